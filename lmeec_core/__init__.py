@@ -1,0 +1,65 @@
+"""LM-EEC: ego-exo correspondence with long-term memory. Everything that is not ROS.
+
+The names below are imported when they are first used: what needs no network (`lmeec --help`,
+reading takes and bags) starts without waiting for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from lmeec_core.checkpoint import (
+        CheckpointError,
+        bundled_weights,
+        load_model,
+        load_weights,
+        read_state_dict,
+    )
+    from lmeec_core.config import (
+        PRESETS,
+        ConvTrunkConfig,
+        MatchingConfig,
+        MemoryConfig,
+        ModelConfig,
+        TrunkConfig,
+        preset,
+    )
+    from lmeec_core.model import LMEEC, build_model
+    from lmeec_core.tracker import Correspondence, CorrespondenceTracker, exclusive_masks
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "LMEEC",
+    "PRESETS",
+    "CheckpointError",
+    "ConvTrunkConfig",
+    "Correspondence",
+    "CorrespondenceTracker",
+    "MatchingConfig",
+    "MemoryConfig",
+    "ModelConfig",
+    "TrunkConfig",
+    "__version__",
+    "build_model",
+    "bundled_weights",
+    "exclusive_masks",
+    "load_model",
+    "load_weights",
+    "preset",
+    "read_state_dict",
+]
+
+_MODULES = ("config", "checkpoint", "model", "tracker")  # in the order of their cost
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        for module in _MODULES:
+            value = getattr(importlib.import_module(f"lmeec_core.{module}"), name, None)
+            if value is not None:
+                globals()[name] = value
+                return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,197 @@
+"""Checkpoints in: released ``.pt`` files and ``.safetensors``, strictly, with a clear report."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lmeec_core.config import PRESETS, ModelConfig, Precision, preset
+from lmeec_core.model import LMEEC, build_model
+
+logger = logging.getLogger(__name__)
+
+MV_MOE_PREFIX = "MV_MoE."
+_WEIGHTS = Path(__file__).parent / "weights"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be used; the message says why and what would be expected."""
+
+
+def bundled_weights(name: str) -> Path | None:
+    """The weights that the package ships for a preset, or None."""
+    path = _WEIGHTS / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+def read_state_dict(path: Path) -> dict[str, Tensor]:
+    """Read a checkpoint's weights without ever executing what is in the file.
+
+    Args:
+        path: ``.safetensors``, or a ``.pt`` whose weights lie at the top or under ``model``.
+
+    Raises:
+        CheckpointError: no such file, unreadable, or not a mapping of names to tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"checkpoint {path}: no such file")
+    try:
+        if path.suffix == ".safetensors":
+            content: object = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise CheckpointError(
+            f"checkpoint {path}: unreadable or corrupt ({_first(error)})"
+        ) from error
+    except Exception as error:  # torch raises UnpicklingError and others for what is not weights
+        raise CheckpointError(
+            f"checkpoint {path}: not a plain file of weights, which alone is loaded "
+            f"({_first(error)})"
+        ) from error
+    if isinstance(content, dict) and isinstance(content.get("model"), dict):
+        content = content["model"]
+    if not isinstance(content, dict) or not content:
+        raise CheckpointError(f"checkpoint {path}: holds no weights (a mapping of names expected)")
+    wrong = [str(k) for k, v in content.items() if not (isinstance(k, str) and torch.is_tensor(v))]
+    if wrong:
+        raise CheckpointError(
+            f"checkpoint {path}: {wrong[0]!r} is not a tensor; the weights are expected at the "
+            f"top or under 'model'"
+        )
+    return content
+
+
+def _first(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0][:200] if text else type(error).__name__
+
+
+def load_weights(
+    model: LMEEC, state: dict[str, Tensor], source: str, require_mv_moe: bool = True
+) -> None:
+    """Put weights into a model, strictly: every name and shape must agree.
+
+    Args:
+        model: the network; unchanged if an error is raised.
+        state: names to tensors.
+        source: where the weights come from, for messages.
+        require_mv_moe: if False, an original SAM 2.1 checkpoint without MV-MoE is allowed; the
+            MV-MoE then keeps its initial values, and a warning says so.
+
+    Raises:
+        CheckpointError: with the first missing, unexpected and misshapen names.
+    """
+    own = model.state_dict()
+    missing = [name for name in own if name not in state]
+    moe_absent = bool(missing) and not any(name.startswith(MV_MOE_PREFIX) for name in state)
+    only_moe = moe_absent and all(name.startswith(MV_MOE_PREFIX) for name in missing)
+    allowed = only_moe and not require_mv_moe
+    unexpected = [name for name in state if name not in own]
+    misshapen = [
+        f"{name} (file {tuple(state[name].shape)}, model {tuple(own[name].shape)})"
+        for name in own
+        if name in state and state[name].shape != own[name].shape
+    ]
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:3])}{', ...' if len(names) > 3 else ''}"
+        for kind, names in (
+            ("missing", [] if allowed else missing),
+            ("unexpected", unexpected),
+            ("misshapen", misshapen),
+        )
+        if names
+    ]
+    if problems:
+        hint = (
+            " This looks like an original SAM 2.1 checkpoint: allow it with require_mv_moe=False."
+            if only_moe and not unexpected and not misshapen
+            else ""
+        )
+        raise CheckpointError(
+            f"checkpoint {source} does not fit the model: {'; '.join(problems)}.{hint}"
+        )
+    model.load_state_dict(state, strict=not allowed)
+    if allowed:
+        logger.warning(
+            "checkpoint %s has no MV-MoE (an original SAM 2.1 file): its %d entries keep their "
+            "initial values, so masks after the first frame mean little without training",
+            source,
+            len(missing),
+        )
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        ValueError: an unknown device, or CUDA asked for where there is none.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise ValueError(f"device: {device!r} given, auto, cpu or cuda expected") from error
+    if resolved.type not in ("cpu", "cuda"):
+        raise ValueError(f"device: {device!r} given, auto, cpu or cuda expected")
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device: {device!r} given, but torch finds no CUDA device; use cpu")
+    return resolved
+
+
+def load_model(
+    model: str | ModelConfig = "base_plus",
+    checkpoint: str | Path | None = None,
+    device: str = "auto",
+    precision: Precision = "fp32",
+    seed: int | None = None,
+    require_mv_moe: bool = True,
+) -> LMEEC:
+    """Build a network and load its weights: the way to get one that works.
+
+    Args:
+        model: a preset's name or a configuration.
+        checkpoint: ``.pt`` or ``.safetensors``; None takes the weights bundled for the preset.
+        device: auto, cpu, cuda or cuda:<index>.
+        precision: fp32, or bf16 (normalisation, rotary tables and logits stay in float32).
+        seed: if given and there is no checkpoint and none is bundled: random weights from this
+            seed. Their masks mean nothing; this is for trying out the plumbing.
+        require_mv_moe: see :func:`load_weights`.
+
+    Raises:
+        CheckpointError: the checkpoint is absent, unreadable or does not fit.
+        ValueError: unknown preset, device or precision.
+    """
+    if precision not in ("fp32", "bf16"):
+        raise ValueError(f"precision: {precision!r} given, fp32 or bf16 expected")
+    config = preset(model) if isinstance(model, str) else model
+    target = resolve_device(device)
+    path = Path(checkpoint) if checkpoint else None
+    if path is None and isinstance(model, str):
+        path = bundled_weights(model)
+    if path is not None:
+        network = build_model(config)
+        load_weights(network, read_state_dict(path), str(path), require_mv_moe)
+    elif seed is not None:
+        network = seeded_model(config, seed)
+    else:
+        raise CheckpointError(
+            f"no checkpoint given, and no weights are bundled for {model!r} (bundled: "
+            f"{[name for name in PRESETS if bundled_weights(name)] or 'none'}); give a checkpoint, "
+            f"or a seed for random weights whose masks mean nothing"
+        )
+    network.precision = precision
+    return network.to(target).requires_grad_(False)
+
+
+def seeded_model(config: ModelConfig, seed: int) -> LMEEC:
+    """A network with reproducible random weights; leaves the global generator alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(config)

@@ -1,0 +1,332 @@
+"""The ``lmeec`` command.
+
+The sub-commands that use ROS (play, record, demo) live in lmeec_ros and are imported when called.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lmeec_core.simulation.command import simulate_command
+from lmeec_core.training.command import train_command
+
+app = typer.Typer(
+    name="lmeec",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Correspondence masks between ego and exo cameras: find in the target views the objects "
+    "whose masks are given in the query view.\n\n"
+    "A first walk, in two terminals (--help after a command shows more examples):\n\n"
+    "- `lmeec info take_7`: what a take or a bag holds\n"
+    "- `lmeec bag take_7 take_7_bag`: make a ROS 2 bag of a take\n"
+    "- `lmeec play take_7_bag --wait 30`: publish it; a running node answers with masks\n"
+    "- `lmeec record masks_bag`: meanwhile, record the masks\n"
+    "- `lmeec demo --take take_7`: all of it at once, node included\n"
+    "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
+    "- `lmeec train runs/nano`: trains the small network that comes with the package",
+)
+
+
+class Masks(StrEnum):
+    """How query masks are written into a bag."""
+
+    image = "image"
+    array = "array"
+
+
+TakePath = Annotated[Path, typer.Argument(help="Folder of a take (EgoExo4D processed layout).")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it is there.")]
+
+
+@app.command()
+def info(
+    path: Annotated[Path, typer.Argument(help="A take or a ROS 2 bag.")],
+) -> None:
+    """Say what a take or a bag holds."""
+    from lmeec_core import inspection
+
+    _run(lambda: inspection.show(path, Console()))
+
+
+@app.command()
+def bag(
+    take: TakePath,
+    out: Annotated[Path, typer.Argument(help="Folder of the new bag.")],
+    query: Annotated[
+        str, typer.Option(help="Query camera: ego, exo (the first one) or a name.")
+    ] = "ego",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Target camera, may be repeated.", show_default="all of the other kind"),
+    ] = None,
+    object_name: Annotated[
+        list[str] | None,
+        typer.Option("--object", help="Object to ask for, may be repeated.", show_default="all"),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Decoded rgb8 images instead of the take's JPEG files.")
+    ] = False,
+    masks: Annotated[
+        Masks,
+        typer.Option(
+            help="Query masks as a label image, or as lmeec/CorrespondenceMaskArray, which also "
+            "keeps masks that overlap."
+        ),
+    ] = Masks.image,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a take as a ROS 2 bag (MCAP): images of the cameras and masks of the query camera.
+
+    Frame number f gets the stamp f / 30 s + 1 s. No ROS installation is needed.
+
+    **Examples**
+
+    - `lmeec bag take_7 take_7_bag`
+    - `lmeec bag take_7 take_7_back --query exo --target ego --object "red cup"`
+    """
+
+    def work() -> None:
+        from lmeec_core.takes import Take
+        from lmeec_ros.take_bags import bag_from_take
+
+        made = bag_from_take(
+            Take.open(take),
+            out,
+            query=query,
+            targets=target,
+            objects=object_name,
+            raw=raw,
+            masks="label_image" if masks is Masks.image else "mask_array",
+            overwrite=overwrite,
+        )
+        console = Console()
+        console.print(f"{out}: {len(made.frames)} frames, query camera {made.query}")
+        for name, topic in made.image_topics.items():
+            console.print(f"  {topic}  (camera {made.cameras[name]})", highlight=False)
+        console.print(f"  {made.mask_topic}  (query masks, {made.mask_type})", highlight=False)
+        objects = ", ".join(f"{label}:{name}" for label, name in made.objects.items())
+        console.print(f"  objects {objects}", highlight=False, markup=False)
+        if made.overlaps:
+            console.print(
+                f"  note: {made.overlaps} mask pixels belong to several objects and went to the "
+                "highest label; --masks array keeps them all"
+            )
+
+    _run(work)
+
+
+@app.command()
+def play(
+    bag_path: Annotated[Path, typer.Argument(metavar="BAG", help="Folder, .mcap or .db3 file.")],
+    topics: Annotated[
+        list[str] | None, typer.Option("--topic", help="Only this topic, may be repeated.")
+    ] = None,
+    remap: Annotated[
+        list[str] | None,
+        typer.Option(help="Publish a topic under another name, FROM:=TO, may be repeated."),
+    ] = None,
+    rate: Annotated[
+        float, typer.Option(min=0.0, help="Pace; 2 is twice as fast, 0 does not wait at all.")
+    ] = 1.0,
+    loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = (
+        False
+    ),
+    clock: Annotated[bool, typer.Option("--clock", help="Publish the bag's time on /clock.")] = (
+        False
+    ),
+    wait: Annotated[
+        float,
+        typer.Option(min=0.0, help="Wait up to this many seconds for subscribers to all topics."),
+    ] = 2.0,
+) -> None:
+    """Publish a bag over ROS 2.
+
+    All publishers are reliable. Topics whose message types are not installed are skipped and named.
+
+    **Examples**
+
+    - `lmeec play take_7_bag --rate 0.2 --wait 30`
+    - `lmeec play robot_bag --topic /head/image_raw --remap /head/image_raw:=/ego/image_raw --loop`
+    """
+
+    def work() -> None:
+        from lmeec_ros import bag_commands
+
+        pairs = dict(_remap(entry) for entry in remap or ())
+        bag_commands.play(
+            bag_path,
+            topics=topics,
+            remap=pairs,
+            rate=rate,
+            loop=loop,
+            clock=clock,
+            wait=wait,
+            console=Console(stderr=True),
+        )
+
+    _run(work)
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Argument(metavar="BAG", help="Folder of the new bag.")],
+    topics: Annotated[
+        list[str] | None, typer.Argument(help="Topics.", show_default="the node's masks")
+    ] = None,
+    node: Annotated[
+        str, typer.Option(help="Name of the node whose masks are recorded by default.")
+    ] = "lmeec",
+    everything: Annotated[
+        bool, typer.Option("--all", help="By default all outputs of the node, not only masks.")
+    ] = False,
+    duration: Annotated[
+        float | None, typer.Option(min=0.0, help="Stop after this many seconds.")
+    ] = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Record topics into a ROS 2 bag (MCAP) until Ctrl-C.
+
+    Topics that appear later are taken up. The bag appears when the recording ends (Ctrl-C,
+    SIGTERM, --duration) with all that had arrived by then.
+    """
+
+    def work() -> None:
+        from lmeec_ros import bag_commands
+
+        bag_commands.record(
+            out,
+            topics or None,
+            of_node=node,
+            everything=everything,
+            duration=duration,
+            overwrite=overwrite,
+            console=Console(stderr=True),
+        )
+
+    _run(work)
+
+
+@app.command()
+def demo(
+    take: Annotated[
+        Path | None, typer.Option(help="Folder of a take.", show_default="the sample take")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
+    preset: Annotated[str, typer.Option(help="Model preset.")] = "nano",
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Weights.", show_default="the preset's own, if it has any")
+    ] = None,
+    query: Annotated[str, typer.Option(help="Query camera: ego, exo or a name.")] = "ego",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(help="Target camera, may be repeated.", show_default="all of the other kind"),
+    ] = None,
+    object_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--object", help="Object to ask for, may be repeated.", show_default="the first ones"
+        ),
+    ] = None,
+    max_objects: Annotated[
+        int,
+        typer.Option(min=0, help="Without --object, ask for so many objects; 0: for all."),
+    ] = 4,
+    rate: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            help="Pace of the recording, 1 is its own; slow machines then drop frames, which is "
+            "counted. 0: publish the next frame when the masks of the last one are back.",
+        ),
+    ] = 0.0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    raw: Annotated[bool, typer.Option("--raw", help="Raw images instead of JPEG.")] = False,
+) -> None:
+    """The whole path once: node process, recording played to it over DDS, masks collected.
+
+    Leaves in the results folder: the bags, masks.json (the benchmark's result file), overlays
+    (contact_sheet.png, overlay.mp4), report.json and the node's log. The exit code is 0 only if
+    masks came back and every pair of images without masks was counted as dropped by the node.
+
+    **Examples**
+
+    - `lmeec demo`
+    - `lmeec demo --take take_7 --query exo --checkpoint weights.pt --preset base_plus`
+    """
+
+    def work() -> int:
+        from lmeec_ros.demo import DemoOptions, run
+
+        options = DemoOptions(
+            take=take,
+            out=out,
+            preset=preset,
+            checkpoint=checkpoint,
+            query=query,
+            targets=tuple(target or ()),
+            objects=tuple(object_name or ()),
+            max_objects=max_objects,
+            rate=rate,
+            device=device,
+            raw=raw,
+        )
+        return run(options, Console())
+
+    _run(work)
+
+
+def _remap(entry: str) -> tuple[str, str]:
+    source, separator, name = entry.partition(":=")
+    if not separator or not source or not name:
+        raise typer.BadParameter(f"--remap {entry!r}: expected FROM:=TO")
+    return source, name
+
+
+def _run(work: Callable[[], Any]) -> None:
+    """Run a command; what a user can mend is one line on stderr and exit code 1."""
+    try:
+        code = work()
+    except (ValueError, OSError) as error:
+        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
+        raise typer.Exit(1) from error
+    except ImportError as error:
+        hint = "" if error.name not in _ROS else _ROS_HINT
+        text = f"[bold red]error:[/] {_escape(str(error))}{hint}"
+        Console(stderr=True).print(text, soft_wrap=True)
+        raise typer.Exit(1) from error
+    if code:
+        raise typer.Exit(int(code))
+
+
+_ROS = ("rclpy", "lmeec", "sensor_msgs", "rosgraph_msgs")
+_ROS_HINT = "; this command needs ROS 2: source your ROS workspace, or `source .ci/env.sh` here"
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+app.command("simulate")(simulate_command)
+app.command("train")(train_command)
+
+
+def main() -> int:
+    """Entry point of the ``lmeec`` command."""
+    app()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

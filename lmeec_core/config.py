@@ -1,0 +1,265 @@
+"""Typed, validated configuration of the network and of the memory, and the presets.
+
+Configuration is validated once, here; the rest of the package trusts its types.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Compression = Literal["average", "keep_first", "fifo", "iou", "cluster"]
+Fusion = Literal["mv_moe", "add", "none"]
+Precision = Literal["fp32", "bf16"]
+
+RELEASE_POINTER_WINDOW = 16
+"""Frames that object pointers look back over, the current one counted (SAM 2.1)."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrunkConfig(_Frozen):
+    """The Hiera trunk of the image encoder. The defaults are SAM 2.1 base-plus.
+
+    Attributes:
+        kind: tells the trunks apart in files.
+        embed_dim: channels of the first stage; each later stage doubles them.
+        num_heads: attention heads of the first stage; each later stage doubles them.
+        stages: number of blocks in each of the four stages.
+        global_attention_blocks: indices of the blocks that attend to the whole image.
+        background_position_size: (height, width) of the learned background position embedding.
+        window_spec: side of the attention windows in each stage, in tokens.
+        patch_kernel: side of the first convolution's kernel, in pixels (odd).
+        patch_stride: stride of the first convolution, in pixels. Features and masks have this
+            stride; the memory works at four times this stride.
+    """
+
+    kind: Literal["hiera"] = "hiera"
+    embed_dim: int = Field(112, ge=4)
+    num_heads: int = Field(2, ge=1)
+    stages: tuple[int, int, int, int] = (2, 3, 16, 3)
+    global_attention_blocks: tuple[int, ...] = (12, 16, 20)
+    background_position_size: tuple[int, int] = (14, 14)
+    window_spec: tuple[int, int, int, int] = (8, 4, 14, 7)
+    patch_kernel: int = Field(7, ge=3)
+    patch_stride: int = Field(4, ge=2)
+
+    @model_validator(mode="after")
+    def _check(self) -> TrunkConfig:
+        if min(self.stages) < 1:
+            raise ValueError(f"trunk.stages: {self.stages} given, every stage needs a block")
+        if self.embed_dim % self.num_heads:
+            raise ValueError(
+                f"trunk.num_heads: {self.num_heads} does not divide embed_dim {self.embed_dim}"
+            )
+        if self.patch_kernel % 2 == 0 or self.patch_stride not in (2, 4):
+            raise ValueError(
+                f"trunk: patch_kernel {self.patch_kernel} must be odd and patch_stride "
+                f"{self.patch_stride} must be 2 or 4"
+            )
+        return self
+
+
+class ConvTrunkConfig(_Frozen):
+    """A small convolutional trunk for CPUs: residual stages at strides 2, 4, 8 and 16.
+
+    Attributes:
+        kind: tells the trunks apart in files.
+        channels: channels at strides 2, 4, 8 and 16.
+        blocks: residual blocks at strides 4, 8 and 16.
+        attention_blocks: transformer blocks over the whole image at stride 16.
+        attention_heads: heads of those; divides the last of ``channels``.
+        middle_dim: width of the neck's features at stride 4.
+    """
+
+    kind: Literal["conv"] = "conv"
+    channels: tuple[int, int, int, int] = (32, 48, 96, 192)
+    blocks: tuple[int, int, int] = (2, 3, 2)
+    attention_blocks: int = Field(2, ge=0)
+    attention_heads: int = Field(6, ge=1)
+    middle_dim: int = Field(64, ge=8)
+
+    @property
+    def patch_stride(self) -> int:
+        """Pixels per cell of the finest features and of the masks."""
+        return 2
+
+    @model_validator(mode="after")
+    def _check(self) -> ConvTrunkConfig:
+        if self.channels[3] % self.attention_heads or self.channels[3] % 4:
+            raise ValueError(
+                f"trunk.channels: {self.channels[3]} at stride 16 given, a multiple of 4 and of "
+                f"attention_heads {self.attention_heads} expected"
+            )
+        return self
+
+
+class MatchingConfig(_Frozen):
+    """A contrastive embedding of image locations that helps a small network to match.
+
+    Attributes:
+        dim: width of the embedding.
+        content_dim: width of queries and keys of the memory attention beside the embedding.
+    """
+
+    dim: int = Field(64, ge=8)
+    content_dim: int = Field(64, ge=8, multiple_of=4)
+
+
+class ModelConfig(_Frozen):
+    """The network. The defaults are the released LM-EEC (SAM 2.1 base-plus, 480 pixels).
+
+    Attributes:
+        image_size: side S of the square model input, in pixels; a multiple of 8 patch strides.
+        trunk: the image encoder's trunk.
+        hidden_dim: width of the features, tokens and object pointers.
+        memory_dim: width of the memory features; divides hidden_dim.
+        memory_slots: rows of the temporal embedding (7 = the current frame and six past ones).
+        memory_layers: layers of the memory attention.
+        memory_feedforward: width of the memory attention's feed-forward part.
+        fuser_layers: convolution blocks of the memory encoder.
+        decoder_layers: two-way layers of the mask decoder.
+        decoder_heads: attention heads of the mask decoder.
+        decoder_feedforward: width of the mask decoder's feed-forward part.
+        memory_pool: stored frames are averaged over squares of this many tokens a side, which
+            makes the attention over the banks cheaper by its square; divides the grid.
+        matching: the contrastive embedding, None where there is none (the release).
+    """
+
+    image_size: int = Field(480, ge=32, le=4096)
+    trunk: TrunkConfig | ConvTrunkConfig = TrunkConfig()
+    hidden_dim: int = Field(256, ge=32)
+    memory_dim: int = Field(64, ge=8)
+    memory_slots: int = Field(7, ge=2)
+    memory_layers: int = Field(4, ge=1)
+    memory_feedforward: int = Field(2048, ge=8)
+    fuser_layers: int = Field(2, ge=1)
+    decoder_layers: int = Field(2, ge=1)
+    decoder_heads: int = Field(8, ge=1)
+    decoder_feedforward: int = Field(2048, ge=8)
+    memory_pool: int = Field(1, ge=1)
+    matching: MatchingConfig | None = None
+
+    @property
+    def memory_stride(self) -> int:
+        """Pixels per token of the memory (16 in the release)."""
+        return self.trunk.patch_stride * 4
+
+    @property
+    def grid(self) -> int:
+        """Side of the token grid; the memory has grid * grid tokens (P)."""
+        return self.image_size // self.memory_stride
+
+    @property
+    def mask_size(self) -> int:
+        """Side of the mask logits (S/4 in the release)."""
+        return self.image_size // self.trunk.patch_stride
+
+    @model_validator(mode="after")
+    def _check(self) -> ModelConfig:
+        step = self.trunk.patch_stride * 8
+        if self.image_size % step:
+            raise ValueError(f"image_size: {self.image_size} given, a multiple of {step} expected")
+        if isinstance(self.trunk, TrunkConfig):
+            self._check_windows(self.trunk)
+        if self.grid % self.memory_pool:
+            raise ValueError(
+                f"memory_pool: {self.memory_pool} does not divide the grid of {self.grid} tokens"
+            )
+        if self.hidden_dim % self.memory_dim or self.hidden_dim % 8:
+            raise ValueError(
+                f"hidden_dim: {self.hidden_dim} given, a multiple of 8 and of memory_dim "
+                f"{self.memory_dim} expected"
+            )
+        if (self.hidden_dim // 2) % self.decoder_heads:
+            raise ValueError(
+                f"decoder_heads: {self.decoder_heads} does not divide half of hidden_dim "
+                f"{self.hidden_dim}"
+            )
+        return self
+
+    def _check_windows(self, trunk: TrunkConfig) -> None:
+        if self.mask_size % trunk.window_spec[0]:
+            raise ValueError(
+                f"image_size: {self.image_size} gives {self.mask_size} tokens a side, a multiple "
+                f"of the first window {trunk.window_spec[0]} expected"
+            )
+        for stage in (1, 2, 3):
+            if sum(trunk.stages[:stage]) in trunk.global_attention_blocks:
+                continue
+            # A stage's first block pools within windows of the stage before.
+            side, window = self.mask_size >> (stage - 1), trunk.window_spec[stage - 1]
+            if -(-side // window) != -(-(side // 2) // (window // 2)):
+                raise ValueError(
+                    f"image_size: {self.image_size} does not fit the trunk: {side} tokens a side "
+                    f"in windows of {window} cannot be halved before stage {stage + 1}"
+                )
+
+
+class MemoryConfig(_Frozen):
+    """The long-term memory of a tracker (paper section 3.5).
+
+    Attributes:
+        compression: what happens when a bank holds one frame more than its capacity.
+            ``keep_first`` is what the released code computes and what released checkpoints were
+            evaluated with; ``average`` is the paper's equation 10; ``fifo``, ``iou`` and
+            ``cluster`` are the alternatives of the paper's Table 6.
+        capacity: frames in each bank (M; 6 in the release, Table 5).
+        query_bank: keep the past frames of the query view (Table 4).
+        target_bank: keep the past frames of each target view (Table 4).
+        fusion: ``mv_moe`` (the method), ``add`` (the paper's base model) or ``none`` (the
+            memory-aware feature alone; Table 2).
+        iou_threshold: with ``iou``: a frame stays only if its predicted IoU exceeds this.
+    """
+
+    compression: Compression = "keep_first"
+    capacity: int = Field(6, ge=1, le=64)
+    query_bank: bool = True
+    target_bank: bool = True
+    fusion: Fusion = "mv_moe"
+    iou_threshold: float = Field(0.3, ge=0.0, le=1.0)
+
+
+PRESETS: dict[str, ModelConfig] = {
+    "base_plus": ModelConfig(),
+    "nano": ModelConfig(
+        image_size=256,
+        trunk=ConvTrunkConfig(),
+        hidden_dim=128,
+        memory_dim=64,
+        memory_layers=2,
+        memory_feedforward=512,
+        decoder_layers=2,
+        decoder_heads=4,
+        decoder_feedforward=256,
+        memory_pool=2,
+        matching=MatchingConfig(),
+    ),
+    "mini": ModelConfig(
+        image_size=128,
+        trunk=TrunkConfig(
+            embed_dim=16,
+            num_heads=1,
+            stages=(1, 2, 3, 1),
+            global_attention_blocks=(2, 4),
+            background_position_size=(7, 7),
+            window_spec=(8, 4, 7, 7),
+        ),
+    ),
+}
+"""Named networks: ``base_plus`` is the released LM-EEC, ``nano`` a small one for CPUs, ``mini`` a
+tiny one for tests."""
+
+
+def preset(name: str) -> ModelConfig:
+    """Return the named network configuration.
+
+    Raises:
+        ValueError: if there is no preset of that name; the message lists the names.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset: {name!r} given, one of {sorted(PRESETS)} expected")
+    return PRESETS[name]

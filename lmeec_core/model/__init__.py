@@ -1,0 +1,21 @@
+"""The LM-EEC network; it knows nothing of time."""
+
+from lmeec_core.model.lmeec import (
+    LMEEC,
+    MASK_BIAS,
+    MASK_SCALE,
+    NO_OBJECT_LOGIT,
+    Prediction,
+    ViewFeatures,
+    build_model,
+)
+
+__all__ = [
+    "LMEEC",
+    "MASK_BIAS",
+    "MASK_SCALE",
+    "NO_OBJECT_LOGIT",
+    "Prediction",
+    "ViewFeatures",
+    "build_model",
+]

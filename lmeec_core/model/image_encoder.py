@@ -1,0 +1,208 @@
+"""Image encoder: Hiera trunk (arXiv 2306.00989) with windowed positions, and the FPN neck."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmeec_core.config import ModelConfig, TrunkConfig
+from lmeec_core.model.conv_trunk import ConvNeck, ConvTrunk
+from lmeec_core.model.layers import MLP
+
+_STAGE_POOL = 2  # side of the max pooling at the start of stages 2 to 4
+
+
+class PatchEmbed(nn.Module):
+    """First convolution: pixels to tokens."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(
+            3,
+            config.embed_dim,
+            config.patch_kernel,
+            stride=config.patch_stride,
+            padding=config.patch_kernel // 2,
+        )
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) to (B, S/stride, S/stride, embed_dim)."""
+        return self.proj(image).permute(0, 2, 3, 1)
+
+
+def _pool(x: Tensor) -> Tensor:
+    """Max pooling by two of (B, H, W, C)."""
+    return F.max_pool2d(x.permute(0, 3, 1, 2), _STAGE_POOL).permute(0, 2, 3, 1)
+
+
+def _to_windows(x: Tensor, side: int) -> Tensor:
+    """Cut (B, H, W, C), padded with zeros, into windows (B * n, side, side, C)."""
+    b, h, w, c = x.shape
+    x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
+    x = x.view(b, x.shape[1] // side, side, x.shape[2] // side, side, c)
+    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, c)
+
+
+def _from_windows(x: Tensor, side: int, h: int, w: int) -> Tensor:
+    """Join windows (B * n, side, side, C) to (B, h, w, C), dropping the padding."""
+    rows, columns = -(-h // side), -(-w // side)
+    x = x.view(-1, rows, columns, side, side, x.shape[-1]).permute(0, 1, 3, 2, 4, 5)
+    return x.reshape(x.shape[0], rows * side, columns * side, -1)[:, :h, :w]
+
+
+class WindowAttention(nn.Module):
+    """Attention within each window; queries are pooled where a stage begins."""
+
+    def __init__(self, dim: int, dim_out: int, heads: int, pool: bool) -> None:
+        super().__init__()
+        self.heads, self.pool = heads, pool
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, h, w, dim) to (B, h', w', dim_out); h' = h / 2 where pooled."""
+        b, h, w, _ = x.shape
+        q, k, v = self.qkv(x).chunk(3, dim=-1)
+        if self.pool:
+            q = _pool(q)
+            h, w = q.shape[1:3]
+
+        def split(t: Tensor) -> Tensor:
+            return t.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+
+        x = F.scaled_dot_product_attention(split(q), split(k), split(v))
+        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
+
+
+class HieraBlock(nn.Module):
+    """One transformer block of the trunk."""
+
+    def __init__(self, dim: int, dim_out: int, heads: int, window: int, pool: bool) -> None:
+        super().__init__()
+        self.window, self.pool = window, pool
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
+        self.attn = WindowAttention(dim, dim_out, heads, pool)
+        self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
+        self.mlp = MLP((dim_out, 4 * dim_out, dim_out), nn.GELU)
+        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, H, W, dim) to (B, H', W', dim_out)."""
+        shortcut, x = x, self.norm1(x)
+        if self.proj is not None:
+            shortcut = self.proj(x)
+            if self.pool:
+                shortcut = _pool(shortcut)
+        if self.window:
+            side = self.window // _STAGE_POOL if self.pool else self.window
+            x = self.attn(_to_windows(x, self.window))
+            x = _from_windows(x, side, *shortcut.shape[1:3])
+        else:
+            x = self.attn(x)
+        x = shortcut + x
+        return x + self.mlp(self.norm2(x))
+
+
+class Hiera(nn.Module):
+    """The trunk: four stages, each at half the resolution of the one before."""
+
+    def __init__(self, config: TrunkConfig) -> None:
+        super().__init__()
+        self.patch_embed = PatchEmbed(config)
+        self.pos_embed = nn.Parameter(
+            torch.zeros(1, config.embed_dim, *config.background_position_size)
+        )
+        side = config.window_spec[0]
+        self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, side, side))
+        self.blocks = nn.ModuleList()
+        self._ends: set[int] = set()
+        dim, heads, index = config.embed_dim, config.num_heads, 0
+        for stage, depth in enumerate(config.stages):
+            for i in range(depth):
+                first = stage > 0 and i == 0
+                # A stage's first block still has the window of the stage before it.
+                window = config.window_spec[stage - 1 if first else stage]
+                if index in config.global_attention_blocks:
+                    window = 0
+                dim_out = dim * 2 if first else dim
+                heads = heads * 2 if first else heads
+                self.blocks.append(HieraBlock(dim, dim_out, heads, window, first))
+                dim, index = dim_out, index + 1
+            self._ends.add(index - 1)
+        self.channels = [config.embed_dim * 2**stage for stage in range(4)]
+        self._position: tuple[Any, Tensor] | None = None
+
+    def position(self, h: int, w: int) -> Tensor:
+        """The position embedding (1, h, w, C); remembered while the weights stay the same."""
+        a, b = self.pos_embed, self.pos_embed_window
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._make_position(h, w)
+        key = (h, w, a.device, a.dtype, a.data_ptr(), b.data_ptr(), a._version, b._version)
+        if self._position is None or self._position[0] != key:
+            self._position = (key, self._make_position(h, w))
+        return self._position[1]
+
+    def _make_position(self, h: int, w: int) -> Tensor:
+        background = F.interpolate(self.pos_embed, size=(h, w), mode="bicubic")
+        side = self.pos_embed_window.shape[-1]
+        window = self.pos_embed_window.tile(1, 1, h // side, w // side)
+        return (background + window).permute(0, 2, 3, 1).contiguous()
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(B, 3, S, S) to the four stages' features (B, C_i, H_i, W_i), finest first."""
+        x = self.patch_embed(image)
+        x = x + self.position(x.shape[1], x.shape[2])
+        stages = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self._ends:
+                stages.append(x.permute(0, 3, 1, 2))
+        return stages
+
+
+class FpnNeck(nn.Module):
+    """Lateral 1x1 convolutions; the third level also receives the fourth, upsampled."""
+
+    def __init__(self, channels: list[int], width: int) -> None:
+        super().__init__()
+        # The checkpoint lists the coarsest level first, each convolution in its own container.
+        self.convs = nn.ModuleList()
+        for c in reversed(channels):
+            level = nn.Sequential()
+            level.add_module("conv", nn.Conv2d(c, width, 1))
+            self.convs.append(level)
+
+    def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Features of the three finest levels (B, width, H_i, W_i), finest first."""
+        coarse = self.convs[0](stages[3])
+        top = self.convs[1](stages[2]) + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
+        return self.convs[3](stages[0]), self.convs[2](stages[1]), top
+
+
+class ImageEncoder(nn.Module):
+    """Trunk and neck; the coarsest level only feeds the one above it."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.trunk: Hiera | ConvTrunk
+        self.neck: FpnNeck | ConvNeck
+        if isinstance(config.trunk, TrunkConfig):
+            self.trunk = Hiera(config.trunk)
+            self.neck = FpnNeck(self.trunk.channels, config.hidden_dim)
+        else:
+            self.trunk = ConvTrunk(config.trunk)
+            self.neck = ConvNeck(config.trunk, config.hidden_dim)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 3, S, S) to features at 1, 2 and 4 patch strides (see :func:`level_channels`)."""
+        return self.neck(self.trunk(image))
+
+
+def level_channels(config: ModelConfig) -> tuple[int, int]:
+    """Channels of the image encoder's features at 1 and 2 patch strides."""
+    if isinstance(config.trunk, TrunkConfig):
+        return config.hidden_dim, config.hidden_dim
+    return config.trunk.channels[0], config.trunk.middle_dim

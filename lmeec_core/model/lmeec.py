@@ -1,0 +1,344 @@
+"""The LM-EEC network: its stages, each a pure function of tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmeec_core.config import RELEASE_POINTER_WINDOW, Fusion, ModelConfig, Precision
+from lmeec_core.model.image_encoder import ImageEncoder, level_channels
+from lmeec_core.model.layers import MLP, sine_position_1d, sine_position_2d
+from lmeec_core.model.mask_decoder import Decoded, MaskDecoder, PromptEncoder
+from lmeec_core.model.matching import Described, Matching, MatchPrompt
+from lmeec_core.model.memory_attention import MemoryAttention
+from lmeec_core.model.memory_encoder import MemoryEncoder
+from lmeec_core.model.mv_moe import MVMoE
+
+NO_OBJECT_LOGIT = -1024.0
+"""Mask logit everywhere where the object is judged absent (SAM 2.1)."""
+MASK_SCALE, MASK_BIAS = 20.0, -10.0
+"""Mask probabilities p enter the memory encoder as MASK_SCALE * p + MASK_BIAS."""
+
+
+class ViewFeatures(NamedTuple):
+    """Image features of a batch of V views."""
+
+    fine: Tensor
+    """(V, C/8, 4g, 4g), reduced for the mask decoder."""
+    middle: Tensor
+    """(V, C/4, 2g, 2g), reduced for the mask decoder."""
+    top: Tensor
+    """(V, C, g, g); g * g = P tokens."""
+    middle_embedding: Tensor | None = None
+    """With matching: (V, D, 2g, 2g) unit vectors, float32."""
+    top_embedding: Tensor | None = None
+    """With matching: (V, D, g, g) unit vectors, float32."""
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> ViewFeatures:
+        """The same function applied to every tensor, to select or to repeat views."""
+        middle, top = self.middle_embedding, self.top_embedding
+        return ViewFeatures(
+            function(self.fine),
+            function(self.middle),
+            function(self.top),
+            None if middle is None else function(middle),
+            None if top is None else function(top),
+        )
+
+
+class Prediction(NamedTuple):
+    """A batch of B correspondences."""
+
+    logits: Tensor
+    """(B, s, s) float32 mask logits after the presence rule."""
+    predicted_iou: Tensor
+    """(B,) float32 in 0 .. 1."""
+    presence_logit: Tensor
+    """(B,) float32."""
+    pointer: Tensor
+    """(B, C) object pointers."""
+
+
+class LMEEC(nn.Module):
+    """LM-EEC on SAM 2.1; names and shapes of the state dict are the released checkpoint's.
+
+    The module holds no state in time. :class:`lmeec_core.CorrespondenceTracker` keeps the memory
+    and calls the stages. ``precision`` ("fp32" or "bf16") sets how the stages compute; bf16 keeps
+    normalisation, rotary tables, mask and presence logits in float32.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.precision: Precision = "fp32"
+        dim = config.hidden_dim
+        self.image_encoder = ImageEncoder(config)
+        self.memory_attention = MemoryAttention(config)
+        self.memory_encoder = MemoryEncoder(config)
+        self.sam_prompt_encoder = PromptEncoder(dim)
+        self.sam_mask_decoder = MaskDecoder(config)
+        self.obj_ptr_proj = MLP((dim, dim, dim, dim))
+        self.obj_ptr_tpos_proj = nn.Linear(dim, config.memory_dim)
+        self.MV_MoE = MVMoE(dim)
+        self.matching = (
+            Matching(config.matching, level_channels(config)[1], dim) if config.matching else None
+        )
+        # Part of every SAM 2.1 checkpoint; takes no part in LM-EEC.
+        self.mask_downsample = nn.Conv2d(1, 1, 4, stride=4)
+        self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
+        self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))
+        self.maskmem_tpos_enc = nn.Parameter(
+            torch.zeros(config.memory_slots, 1, 1, config.memory_dim)
+        )
+        self.no_obj_ptr = nn.Parameter(torch.zeros(1, dim))
+        self.no_obj_embed_spatial = nn.Parameter(torch.zeros(1, config.memory_dim))
+        for parameter in (
+            self.no_mem_embed,
+            self.no_mem_pos_enc,
+            self.maskmem_tpos_enc,
+            self.no_obj_ptr,
+            self.no_obj_embed_spatial,
+        ):
+            nn.init.trunc_normal_(parameter, std=0.02)
+
+        def tokens(channels: int) -> Tensor:  # (P, channels)
+            return sine_position_2d(config.grid, config.grid, channels).flatten(1).T.contiguous()
+
+        self.image_position: Tensor
+        self.memory_position: Tensor
+        self.register_buffer("image_position", tokens(dim), persistent=False)
+        self.register_buffer("memory_position", tokens(config.memory_dim), persistent=False)
+        self.stored_position: Tensor  # of the stored frames' tokens
+        self.register_buffer(
+            "stored_position", self.pool_memory(self.memory_position[None])[0], persistent=False
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.no_obj_ptr.device
+
+    def autocast(self) -> AbstractContextManager[Any]:
+        """The context in which the stages compute at :attr:`precision`."""
+        if self.precision == "fp32":
+            # Convolutions would otherwise round to TF32 on a GPU.
+            cuda = self.device.type == "cuda"
+            return torch.backends.cudnn.flags(allow_tf32=False) if cuda else nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    def encode_images(self, images: Tensor) -> ViewFeatures:
+        """Encode views.
+
+        Args:
+            images: (V, 3, S, S) float32, normalised (:mod:`lmeec_core.preprocessing`).
+        """
+        fine, middle, top = self.image_encoder(images)
+        decoder = self.sam_mask_decoder
+        features = ViewFeatures(decoder.conv_s0(fine), decoder.conv_s1(middle), top)
+        if self.matching is None:
+            return features
+        return ViewFeatures(*features[:3], *self.matching.embed(middle, top))
+
+    def prepare_targets(self, views: ViewFeatures) -> Tensor:
+        """What memory attention computes of K target views alone: (K, P, C).
+
+        With matching (K, P, C + D): the embedding, as it is, behind.
+        """
+        tokens = views.top.flatten(2).transpose(1, 2)
+        prepared = self.memory_attention.prepare(tokens, self.image_position)
+        return self._with_embedding(prepared, views)
+
+    @staticmethod
+    def _with_embedding(tokens: Tensor, views: ViewFeatures) -> Tensor:
+        """Tokens (B, P, .) with the views' embedding, if there is one, as further channels."""
+        if views.top_embedding is None:
+            return tokens
+        embedding = views.top_embedding.flatten(2).transpose(1, 2)
+        return torch.cat((tokens, embedding.to(tokens.dtype)), dim=-1)
+
+    def pool_memory(self, memory: Tensor) -> Tensor:
+        """Memory features as they are stored: (B, P, C) to (B, P / memory_pool^2, C)."""
+        step, side = self.config.memory_pool, self.config.grid
+        if step == 1:
+            return memory
+        image = memory.transpose(1, 2).unflatten(2, (side, side))
+        return F.avg_pool2d(image, step).flatten(2).transpose(1, 2)
+
+    def match(
+        self, query: ViewFeatures, masks: Tensor, targets: ViewFeatures
+    ) -> MatchPrompt | None:
+        """Compare objects with target views; None for networks without matching.
+
+        Args:
+            query: the query view of each of B target views, or the one query view of all.
+            masks: (B or 1, N, S, S) of 0 and 1: N objects of each query view.
+            targets: B target views.
+
+        Returns:
+            prompts (B, N, ...).
+        """
+        if self.matching is None:
+            return None
+        described = self.describe(query, masks)
+        assert query.top_embedding is not None
+        assert targets.middle_embedding is not None and targets.top_embedding is not None
+        return self.matching.compare(
+            described, query.top_embedding, targets.middle_embedding, targets.top_embedding
+        )
+
+    def describe(self, query: ViewFeatures, masks: Tensor) -> Described:
+        """Describe N objects of each of B query views; needs matching."""
+        assert self.matching is not None and query.middle_embedding is not None
+        return self.matching.describe(query.middle_embedding, query.top, masks)
+
+    def encode_query_memory(self, views: ViewFeatures, masks: Tensor) -> Tensor:
+        """Memory features of query masks.
+
+        The binary mask passes a sigmoid before scale and bias, as in the release: outside
+        becomes 0, inside 4.62.
+
+        Args:
+            views: the query view of each of B masks.
+            masks: (B, S, S) of 0 and 1.
+
+        Returns:
+            (B, P, memory_dim); with matching memory_dim + D.
+        """
+        return self._with_embedding(
+            self._encode_memory(views.top, masks.to(self.image_position.dtype)), views
+        )
+
+    def encode_target_memory(
+        self, views: ViewFeatures, logits: Tensor, presence_logit: Tensor
+    ) -> Tensor:
+        """Memory features of predicted masks.
+
+        Args:
+            views: the target view of each of B masks.
+            logits: (B, s, s) mask logits after the presence rule.
+            presence_logit: (B,).
+
+        Returns:
+            (B, P, memory_dim); with matching memory_dim + D.
+        """
+        size = self.config.image_size
+        full = F.interpolate(logits[:, None], size=(size, size), mode="bilinear")[:, 0]
+        absent = (presence_logit <= 0).to(full.dtype)[:, None, None]
+        encoded = self._encode_memory(views.top, full)
+        encoded = encoded + (absent * self.no_obj_embed_spatial).to(encoded.dtype)
+        return self._with_embedding(encoded, views)
+
+    def _encode_memory(self, top: Tensor, mask: Tensor) -> Tensor:
+        scaled = mask.sigmoid() * MASK_SCALE + MASK_BIAS
+        return self.memory_encoder(top, scaled[:, None]).flatten(2).transpose(1, 2)
+
+    def attend_view(self, prepared: Tensor, query_memory: Tensor) -> Tensor:
+        """View-specific feature: the targets attend to this frame's query memory.
+
+        Args:
+            prepared: (B, P, C) from :meth:`prepare_targets`.
+            query_memory: (B, P, memory_dim).
+
+        Returns:
+            (B, P, C).
+        """
+        return self.memory_attention(prepared, query_memory, self.memory_position, 0)
+
+    def attend_memory(
+        self,
+        prepared: Tensor,
+        banks: list[tuple[Tensor, list[int]]],
+        pointers: Tensor,
+        pointer_window: int = RELEASE_POINTER_WINDOW,
+    ) -> Tensor:
+        """Memory-aware feature: the targets attend to the banks and the object pointers.
+
+        Args:
+            prepared: (B, P, C) from :meth:`prepare_targets`.
+            banks: for each bank its frames (B, m, P', width) from :meth:`pool_memory`, oldest
+                first, and the row of the temporal embedding for each frame.
+            pointers: (B, n, C) object pointers, newest first (1, 2, ... frames back).
+            pointer_window: frames that pointers look back over; scales their distance in time.
+
+        Returns:
+            (B, P, C).
+        """
+        features, positions = [], []
+        for frames, rows in banks:
+            time = self.maskmem_tpos_enc[rows].flatten(1)  # (m, memory_dim)
+            features.append(frames.flatten(1, 2))
+            positions.append((self.stored_position + time[:, None]).flatten(0, 1))
+        batch, count, _ = pointers.shape
+        split = self.config.hidden_dim // self.config.memory_dim
+        if count:
+            back = torch.arange(1, count + 1, dtype=torch.float32, device=pointers.device)
+            sine = sine_position_1d(back / max(pointer_window - 1, 1), self.config.hidden_dim)
+            tokens = pointers.reshape(batch, count * split, -1)
+            if self.config.matching is not None:  # pointers have no embedding
+                tokens = F.pad(tokens, (0, self.config.matching.dim))
+            features.append(tokens)
+            positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
+        dtype = features[0].dtype
+        memory = torch.cat([f.to(dtype) for f in features], dim=1)
+        position = torch.cat([p.to(dtype) for p in positions], dim=0)
+        return self.memory_attention(prepared, memory, position, count * split, pooled=True)
+
+    def fuse(self, memory_aware: Tensor, view_specific: Tensor, fusion: Fusion) -> Tensor:
+        """Fuse two features (B, P, C) to (B, P, C); see :class:`lmeec_core.MemoryConfig`."""
+        if fusion == "none":
+            return memory_aware
+        if fusion == "add":
+            return memory_aware + view_specific
+        side = self.config.grid
+
+        def image(x: Tensor) -> Tensor:
+            return x.transpose(1, 2).unflatten(2, (side, side))
+
+        return self.MV_MoE(image(memory_aware), image(view_specific)).flatten(2).transpose(1, 2)
+
+    def decode(
+        self, fused: Tensor, fine: Tensor, middle: Tensor, match: MatchPrompt | None = None
+    ) -> Prediction:
+        """Mask, predicted IoU, presence and object pointer of fused features.
+
+        Args:
+            fused: (B, P, C).
+            fine, middle: high-resolution features of the target views, (B, ...).
+            match: with matching, the B prompts of :meth:`match`.
+        """
+        return self.judge(self.decode_raw(fused, fine, middle, match))
+
+    def decode_raw(
+        self, fused: Tensor, fine: Tensor, middle: Tensor, match: MatchPrompt | None = None
+    ) -> Decoded:
+        """The mask decoder's output before the presence rule; arguments as :meth:`decode`."""
+        side = self.config.grid
+        image = fused.transpose(1, 2).unflatten(2, (side, side))
+        prompt, maps = self.sam_prompt_encoder.sparse(fused.shape[0]), None
+        if self.matching is not None and match is not None:
+            maps = match.maps
+            image = image + self.matching.dense_prompt(maps)
+            prompt = torch.cat((prompt.to(match.token.dtype), match.token[:, None]), dim=1)
+        position = self.sam_prompt_encoder.pe_layer(side)
+        return self.sam_mask_decoder(image, fine, middle, position, prompt, maps)
+
+    def judge(self, decoded: Decoded) -> Prediction:
+        """Apply the presence rule and make the object pointers."""
+        present = decoded.presence_logit > 0
+        logits = decoded.logits.where(present[:, None, None], NO_OBJECT_LOGIT)
+        pointer = self.obj_ptr_proj(decoded.token)
+        pointer = pointer.where(present[:, None], self.no_obj_ptr.to(pointer.dtype))
+        return Prediction(logits, decoded.predicted_iou, decoded.presence_logit, pointer)
+
+
+def build_model(config: ModelConfig) -> LMEEC:
+    """Build an untrained network in evaluation mode, as a torch module.
+
+    Use :func:`lmeec_core.load_model` to get one with weights.
+    """
+    return LMEEC(config).eval()

@@ -1,0 +1,230 @@
+"""SAM 2.1's prompt encoder (the part that holds weights) and mask decoder."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from lmeec_core.config import ModelConfig
+from lmeec_core.model.image_encoder import level_channels
+from lmeec_core.model.layers import MLP, Attention, LayerNorm2d
+from lmeec_core.model.matching import MAPS
+
+_MASK_TOKENS = 4  # one for a single mask, three for SAM's ambiguous prompts (not used here)
+
+
+class RandomFourierPosition(nn.Module):
+    """Position encoding by random spatial frequencies (arXiv 2006.10739)."""
+
+    positional_encoding_gaussian_matrix: Tensor
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, width // 2))
+
+    def forward(self, grid: int) -> Tensor:
+        """Encoding of the cell centres of a square grid: (grid * grid, width)."""
+        matrix = self.positional_encoding_gaussian_matrix.float()
+        centre = (torch.arange(grid, device=matrix.device, dtype=torch.float32) + 0.5) / grid
+        y, x = torch.meshgrid(centre, centre, indexing="ij")
+        with torch.autocast(matrix.device.type, enabled=False):
+            angle = (2 * torch.stack((x, y), dim=-1).flatten(0, 1) - 1) @ matrix * (2 * math.pi)
+        return torch.cat((angle.sin(), angle.cos()), dim=1)
+
+
+class PromptEncoder(nn.Module):
+    """Weights of SAM's prompts. Only "not a point" and the position encoding take part."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.pe_layer = RandomFourierPosition(width)
+        self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
+        self.not_a_point_embed = nn.Embedding(1, width)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, 4, 2, stride=2),
+            LayerNorm2d(4),
+            nn.GELU(),
+            nn.Conv2d(4, 16, 2, stride=2),
+            LayerNorm2d(16),
+            nn.GELU(),
+            nn.Conv2d(16, width, 1),
+        )
+        self.no_mask_embed = nn.Embedding(1, width)
+
+    def sparse(self, batch: int) -> Tensor:
+        """The prompt of a frame without clicks: two "not a point" tokens (batch, 2, width)."""
+        return self.not_a_point_embed.weight.expand(batch, 2, -1)
+
+
+class TwoWayLayer(nn.Module):
+    """Tokens and image attend to each other (arXiv 2304.02643, appendix A)."""
+
+    def __init__(self, config: ModelConfig, first: bool) -> None:
+        super().__init__()
+        dim, heads = config.hidden_dim, config.decoder_heads
+        self.first = first
+        self.self_attn = Attention(dim, heads, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.cross_attn_token_to_image = Attention(dim, heads, dim // 2)
+        self.norm2 = nn.LayerNorm(dim)
+        self.mlp = MLP((dim, config.decoder_feedforward, dim))
+        self.norm3 = nn.LayerNorm(dim)
+        self.norm4 = nn.LayerNorm(dim)
+        self.cross_attn_image_to_token = Attention(dim, heads, dim // 2)
+
+    def forward(
+        self, tokens: Tensor, image: Tensor, token_pos: Tensor, image_pos: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """tokens and token_pos (B, T, C), image (B, P, C), image_pos (P, C)."""
+        if self.first:  # the tokens still are their own position
+            tokens = self.self_attn(tokens, tokens, tokens)
+        else:
+            q = tokens + token_pos
+            tokens = tokens + self.self_attn(q, q, tokens)
+        tokens = self.norm1(tokens)
+        keys = image + image_pos
+        tokens = tokens + self.cross_attn_token_to_image(tokens + token_pos, keys, image)
+        tokens = self.norm2(tokens)
+        tokens = self.norm3(tokens + self.mlp(tokens))
+        image = image + self.cross_attn_image_to_token(keys, tokens + token_pos, tokens)
+        return tokens, self.norm4(image)
+
+
+class TwoWayTransformer(nn.Module):
+    """The decoder's transformer."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.layers = nn.ModuleList(
+            TwoWayLayer(config, first=i == 0) for i in range(config.decoder_layers)
+        )
+        self.final_attn_token_to_image = Attention(dim, config.decoder_heads, dim // 2)
+        self.norm_final_attn = nn.LayerNorm(dim)
+
+    def forward(self, image: Tensor, image_pos: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """image (B, P, C), image_pos (P, C), tokens (B, T, C); returns (tokens, image)."""
+        position = tokens
+        for layer in self.layers:
+            tokens, image = layer(tokens, image, position, image_pos)
+        attended = self.final_attn_token_to_image(tokens + position, image + image_pos, image)
+        return self.norm_final_attn(tokens + attended), image
+
+
+class Decoded(NamedTuple):
+    """What the mask decoder says of each correspondence of a batch."""
+
+    logits: Tensor
+    """(B, s, s) float32 mask logits before the presence rule."""
+    predicted_iou: Tensor
+    """(B,) float32 in 0 .. 1."""
+    presence_logit: Tensor
+    """(B,) float32; the object is judged present where it is above 0."""
+    token: Tensor
+    """(B, C) mask token, from which the object pointer is made."""
+
+
+class _Refine(nn.Module):
+    """A 3x3 convolution near the output: small objects need their neighbourhood."""
+
+    def __init__(self, inside: int, outside: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inside, outside, 3, padding=1)
+        self.norm = LayerNorm2d(outside)
+        self.outside = outside
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inside, H, W) to (B, outside, H, W); the first channels are added on."""
+        return x[:, : self.outside] + self.norm(self.conv(x))
+
+
+class MaskDecoder(nn.Module):
+    """Predicts one mask, its IoU and the object's presence."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        dim = config.hidden_dim
+        self.transformer = TwoWayTransformer(config)
+        self.iou_token = nn.Embedding(1, dim)
+        self.mask_tokens = nn.Embedding(_MASK_TOKENS, dim)
+        self.obj_score_token = nn.Embedding(1, dim)
+        self.output_upscaling = nn.Sequential(
+            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            LayerNorm2d(dim // 4),
+            nn.GELU(),
+            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            nn.GELU(),
+        )
+        fine, middle = level_channels(config)
+        self.conv_s0 = nn.Conv2d(fine, dim // 8, 1)
+        self.conv_s1 = nn.Conv2d(middle, dim // 4, 1)
+        self.output_hypernetworks_mlps = nn.ModuleList(
+            MLP((dim, dim, dim, dim // 8)) for _ in range(_MASK_TOKENS)
+        )
+        self.iou_prediction_head = MLP((dim, dim, dim, _MASK_TOKENS))
+        # With matching, the presence head also sees how well the best place matches.
+        peaks = MAPS if config.matching else 0
+        self.pred_obj_score_head = MLP((dim + peaks, dim, dim, 1))
+        self.refine_middle: nn.Module | None = None
+        self.refine_fine: nn.Module | None = None
+        if config.matching:
+            self.refine_middle = _Refine(dim // 4 + MAPS, dim // 4)
+            self.refine_fine = _Refine(dim // 8, dim // 8)
+
+    def forward(
+        self,
+        fused: Tensor,
+        fine: Tensor,
+        middle: Tensor,
+        position: Tensor,
+        prompt: Tensor,
+        maps: Tensor | None = None,
+    ) -> Decoded:
+        """Decode.
+
+        Args:
+            fused: (B, C, g, g) fused features.
+            fine: (B, C/8, 4g, 4g) and middle: (B, C/4, 2g, 2g) high-resolution features.
+            position: (g * g, C) position encoding of the image tokens.
+            prompt: (B, n, C) sparse prompt tokens.
+            maps: with matching, (B, MAPS, 2g, 2g) where the view looks like the object.
+        """
+        batch, _, side, _ = fused.shape
+        own = torch.cat(
+            (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
+        )
+        tokens = torch.cat((own.expand(batch, -1, -1), prompt), dim=1)
+        tokens, image = self.transformer(fused.flatten(2).transpose(1, 2), position, tokens)
+        up1, norm, act1, up2, act2 = self.output_upscaling
+        image = image.transpose(1, 2).unflatten(2, (side, side))
+        image = norm(up1(image) + middle)
+        if self.refine_middle is not None and maps is not None:
+            image = self.refine_middle(torch.cat((image, maps.to(image.dtype)), dim=1))
+        image = up2(act1(image)) + fine
+        if self.refine_fine is not None:
+            image = self.refine_fine(image)
+        image = act2(image)
+        mask_token = tokens[:, 2]
+        kernel = self.output_hypernetworks_mlps[0](mask_token)
+        with torch.autocast(fused.device.type, enabled=False):
+            logits = torch.einsum("bc,bchw->bhw", kernel.float(), image.float())
+        score_token = tokens[:, 0]
+        if maps is not None:
+            peaks = torch.stack(
+                (
+                    maps[:, 0].amax(dim=(1, 2)),
+                    maps[:, 2].amax(dim=(1, 2)),
+                    logits.detach().amax(dim=(1, 2)) / 5,
+                ),
+                dim=1,
+            )
+            score_token = torch.cat((score_token, peaks.to(score_token.dtype)), dim=1)
+        return Decoded(
+            logits,
+            self.iou_prediction_head(tokens[:, 1])[:, 0].float().sigmoid(),
+            self.pred_obj_score_head(score_token)[:, 0].float(),
+            mask_token,
+        )

@@ -1,0 +1,124 @@
+"""Contrastive matching: an embedding of image locations, and what it says of an object.
+
+Large networks learn to match from the mask loss alone; a small one does not. Each location of a
+view gets a unit vector, trained so that the same surface has the same vector in every view.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmeec_core.config import MatchingConfig
+
+MAPS = 3
+"""Maps per correspondence: cosine, sharpened cosine, propagated mask."""
+
+
+class Described(NamedTuple):
+    """N objects of each of B query views."""
+
+    prototype: Tensor
+    """(B, N, D) unit vectors: mean embedding of the object."""
+    content: Tensor
+    """(B, N, C) mean top feature of the object."""
+    coverage: Tensor
+    """(B, N, g, g) share of each memory cell that the mask covers, 0 .. 1."""
+
+
+class MatchPrompt(NamedTuple):
+    """Help for the mask decoder, for each object and target view."""
+
+    token: Tensor
+    """(..., C) sparse prompt made of the object's description."""
+    maps: Tensor
+    """(..., MAPS, 2g, 2g) float32: where the target view looks like the object."""
+
+
+def masked_mean(features: Tensor, masks: Tensor) -> Tensor:
+    """Means of features over masks.
+
+    Args:
+        features: (B, D, h, w). masks: (B, N, h, w), values 0 .. 1.
+
+    Returns:
+        (B, N, D) float32; zero where a mask is empty.
+    """
+    weight = masks.flatten(2).float()
+    weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-4)
+    return weight @ features.flatten(2).transpose(1, 2).float()
+
+
+class Matching(nn.Module):
+    """Embeds views and compares objects with target views.
+
+    Args:
+        config: the embedding.
+        middle_dim: channels of the image encoder's features at two patch strides.
+        dim: channels of its top features.
+    """
+
+    def __init__(self, config: MatchingConfig, middle_dim: int, dim: int) -> None:
+        super().__init__()
+        self.embed_middle = nn.Conv2d(middle_dim, config.dim, 1)
+        self.embed_top = nn.Conv2d(dim, config.dim, 1)
+        self.log_temperatures = nn.Parameter(torch.tensor([3.0, 3.0]))  # of prototype, of top
+        self.token = nn.Linear(dim + config.dim, dim)
+        self.add_maps = nn.Conv2d(MAPS, dim, 3, padding=1)
+
+    def embed(self, middle: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
+        """Unit vectors, float32, of every location: (V, D, 2g, 2g) and (V, D, g, g)."""
+        return (
+            F.normalize(self.embed_middle(middle).float(), dim=1),
+            F.normalize(self.embed_top(top).float(), dim=1),
+        )
+
+    def describe(self, middle: Tensor, top: Tensor, masks: Tensor) -> Described:
+        """Describe objects of query views.
+
+        Args:
+            middle: (B, D, 2g, 2g) embedding. top: (B, C, g, g) top features.
+            masks: (B, N, S, S) of 0 and 1.
+        """
+        with torch.autocast(masks.device.type, enabled=False):
+            fine = F.avg_pool2d(masks.float(), masks.shape[-1] // middle.shape[-1])
+            coverage = F.avg_pool2d(fine, middle.shape[-1] // top.shape[-1])
+            prototype = F.normalize(masked_mean(middle, fine), dim=-1)
+            return Described(prototype, masked_mean(top, coverage), coverage)
+
+    def compare(
+        self, objects: Described, query: Tensor, middle: Tensor, top: Tensor
+    ) -> MatchPrompt:
+        """Compare objects with target views.
+
+        Args:
+            objects: of the query view of each of B target views (B may be 1 there).
+            query: (1 or B, D, g, g) top embedding of the query views.
+            middle, top: (B, D, ., .) embeddings of the target views.
+
+        Returns:
+            the prompt of every target view and object: token (B, N, C), maps (B, N, MAPS, ., .).
+        """
+        prototype_scale, top_scale = self.log_temperatures.exp().unbind()
+        with torch.autocast(middle.device.type, enabled=False):
+            batch, side = middle.shape[0], middle.shape[-2:]
+            prototype = objects.prototype.expand(batch, -1, -1)
+            cosine = (prototype @ middle.flatten(2)).unflatten(2, side)
+            peak = cosine.amax(dim=(2, 3), keepdim=True).detach()
+            sharp = ((cosine - peak) * prototype_scale.detach()).exp()
+            alike = top.flatten(2).transpose(1, 2) @ query.flatten(2)  # (B, P, P)
+            share = (alike * top_scale).softmax(dim=-1)
+            coverage = objects.coverage.flatten(2).transpose(1, 2).expand(batch, -1, -1)
+            carried = (share @ coverage).transpose(1, 2).unflatten(2, top.shape[-2:])
+            carried = F.interpolate(carried, size=side, mode="bilinear", align_corners=False)
+        token = self.token(torch.cat((objects.content, objects.prototype), dim=-1))
+        return MatchPrompt(
+            token.expand(batch, -1, -1), torch.stack((cosine, sharp, carried), dim=2)
+        )
+
+    def dense_prompt(self, maps: Tensor) -> Tensor:
+        """Maps (B, MAPS, 2g, 2g) as a dense prompt (B, C, g, g)."""
+        return self.add_maps(F.avg_pool2d(maps, 2))

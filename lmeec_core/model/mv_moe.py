@@ -1,0 +1,42 @@
+"""Memory-View Mixture-of-Experts (paper section 3.4)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+class MVMoE(nn.Module):
+    """Fuses the memory-aware and the view-specific feature.
+
+    Channel routing weighs each feature's channels from both spatial means (equations 1 to 3),
+    spatial routing weighs each location from both results; each weight w acts as f + w * f, and
+    the sum of the two is the fused feature. Equation 5 prints the channel weight once more; the
+    text and released weights mean the spatial one. In the state dict, 1 is memory and 2 is view.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.mlp1, self.mlp2 = self._channel_router(dim), self._channel_router(dim)
+        self.conv1, self.conv2 = self._spatial_router(dim), self._spatial_router(dim)
+
+    @staticmethod
+    def _channel_router(dim: int) -> nn.Sequential:
+        return nn.Sequential(nn.Linear(2 * dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.Sigmoid())
+
+    @staticmethod
+    def _spatial_router(dim: int) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(2 * dim, dim, 3, padding=1, bias=False),
+            nn.ReLU(),
+            nn.Conv2d(dim, 1, 1, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, memory: Tensor, view: Tensor) -> Tensor:
+        """Fuse two features (B, C, g, g); returns (B, C, g, g)."""
+        means = torch.cat((memory.mean(dim=(2, 3)), view.mean(dim=(2, 3))), dim=1)
+        memory = memory + memory * self.mlp1(means)[:, :, None, None]
+        view = view + view * self.mlp2(means)[:, :, None, None]
+        both = torch.cat((memory, view), dim=1)
+        return memory + memory * self.conv1(both) + view + view * self.conv2(both)

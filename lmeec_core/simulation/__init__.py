@@ -1,0 +1,11 @@
+"""Simulated ego-exo takes: procedural scenes rendered with MuJoCo, with exact masks.
+
+MuJoCo is imported where it is used. `render_scene` gives arrays, `render_many` writes shards for
+training, `generate_takes` writes takes in the processed EgoExo4D layout.
+"""
+
+from __future__ import annotations
+
+from .config import LEVELS, SPLITS, SimulationConfig, level, training_config
+
+__all__ = ["LEVELS", "SPLITS", "SimulationConfig", "level", "training_config"]

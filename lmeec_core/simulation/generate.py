@@ -1,0 +1,179 @@
+"""Simulated takes on disk: the processed EgoExo4D layout, split files and a manifest."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmeec_core.takes import TakeWriter
+
+from .backend import choose_backend
+from .config import SPLITS, SimulationConfig
+from .render import SceneRenderer
+from .scene import Scene
+from .shapes import TRAINING_KINDS, kinds
+from .textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
+from .workers import JobResult, run_jobs
+
+FRAME_STEP = 30
+"""Frame numbers go 0, 30, 60, ...: one frame per second of 30 fps video, as in EgoExo4D."""
+
+MANIFEST, SPLIT_FILE = "manifest.json", "split.json"
+
+
+@dataclass(frozen=True)
+class TakeJob:
+    """One take to make."""
+
+    seed: int
+    config: SimulationConfig
+    split: str
+    frames: int
+    size: int
+    quality: int
+    path: str
+
+
+def take_name(split: str, seed: int) -> str:
+    """Name of a take, the same for the same seed."""
+    return f"sim_{split}_{seed:06d}"
+
+
+def write_take(job: TakeJob) -> dict[str, Any]:
+    """Render a take and write it; it appears under its name once it is complete.
+
+    Images and masks are (size, size). An object has an entry where at least one of its pixels is
+    visible. Returns what the manifest says of the take. Raises FileExistsError if it is there.
+    """
+    scene = Scene(job.seed, job.config, job.split, job.size, job.frames)
+    facts: dict[str, Any] = {
+        "seed": job.seed,
+        "split": job.split,
+        "level": job.config.level,
+        "size": job.size,
+        "layout": scene.layout.kind,
+        "kinds": {o.name: o.kind for o in scene.objects},
+        "moved": [o.name for o in scene.objects[: scene.moved]],
+    }
+    extra = {"simulated": True, "scenario": f"simulated {scene.layout.kind}", "simulation": facts}
+    with (
+        SceneRenderer(scene) as renderer,
+        TakeWriter(job.path, quality=job.quality, extra=extra) as take,
+    ):
+        for spec in scene.objects:
+            take.add_object(spec.name)
+        for step in range(job.frames):
+            scene.pose(step)
+            for number, camera in enumerate(scene.cameras):
+                rgb, labels = renderer.shoot(step, number)
+                take.image(camera, step * FRAME_STEP, rgb)
+                counts = np.bincount(labels.ravel(), minlength=256)
+                for index, spec in enumerate(scene.objects):
+                    if counts[index + 1]:
+                        take.mask(spec.name, camera, step * FRAME_STEP, labels == index + 1)
+    return facts
+
+
+def _write_json(path: Path, content: Any) -> None:
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, path)
+
+
+def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:
+    """Raise ValueError where the folder holds takes made with another recipe."""
+    path = root / MANIFEST
+    if not path.exists():
+        return
+    there = json.loads(path.read_text()).get("recipe", {})
+    wanted = json.loads(json.dumps(recipe))
+    for key in wanted:
+        if there.get(key) != wanted[key]:
+            raise ValueError(
+                f"{path}: its takes were made with {key} = {there.get(key)}, asked for is "
+                f"{wanted[key]}; give the same options to add to it, or another folder"
+            )
+
+
+def _finish(root: Path, recipe: dict[str, Any]) -> None:
+    """Write split.json and manifest.json for the takes that are there."""
+    splits: dict[str, list[str]] = {s: [] for s in SPLITS}
+    takes: dict[str, Any] = {}
+    for split in SPLITS:
+        for annotation in sorted((root / split).glob("sim_*/annotation.json")):
+            name = annotation.parent.name
+            splits[split].append(name)
+            takes[name] = json.loads(annotation.read_text())["simulation"]
+    _write_json(root / SPLIT_FILE, splits)
+    manifest = {
+        "simulated": True,
+        "recipe": recipe,
+        "training_kinds": list(TRAINING_KINDS),
+        "held_out_kinds": list(kinds("test")),
+        "training_textures": list(TRAINING_TEXTURES),
+        "held_out_textures": list(HELD_OUT_TEXTURES),
+        "note": "test draws held-out kinds alone, and held-out textures or patterns of its own",
+        "takes": takes,
+    }
+    _write_json(root / MANIFEST, manifest)
+
+
+def generate_takes(
+    root: str | Path,
+    config: SimulationConfig,
+    counts: dict[str, int],
+    frames: int = 60,
+    size: int = 480,
+    first_seed: int = 0,
+    quality: int = 90,
+    workers: int = 1,
+    timeout: float = 3600.0,
+) -> Iterator[JobResult]:
+    """Make `counts[split]` takes per split under `root`/<split>/<take>; yields them as they come.
+
+    Seeds run from `first_seed` in each split (whose random streams differ). Finished takes are
+    kept and not made again; a half-written one is never seen under its name. Afterwards
+    split.json and manifest.json are written. Raises ValueError for options that differ from those
+    of the takes that are there.
+    """
+    for name, value, least in (("frames", frames, 1), ("size", size, 32), ("workers", workers, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}, expected {least} or more")
+    unknown = set(counts) - set(SPLITS)
+    if unknown:
+        raise ValueError(f"unknown splits {sorted(unknown)}, expected {', '.join(SPLITS)}")
+    choose_backend()
+    base = Path(root)
+    base.mkdir(parents=True, exist_ok=True)
+    recipe = {"config": config.to_dict(), "frames": frames, "size": size, "quality": quality,
+              "frame_step": FRAME_STEP}  # fmt: skip
+    _check_manifest(base, recipe)
+    _finish(base, recipe)
+    for left_over in base.glob("*/.sim_*.partial"):
+        shutil.rmtree(left_over, ignore_errors=True)
+    yield from run_jobs(
+        write_take, missing_jobs(base, config, counts, frames, size, first_seed, quality), workers,
+        timeout,
+    )  # fmt: skip
+    _finish(base, recipe)
+
+
+def missing_jobs(
+    root: Path, config: SimulationConfig, counts: dict[str, int], frames: int, size: int,
+    first_seed: int, quality: int,
+) -> Sequence[TakeJob]:  # fmt: skip
+    """The takes that are not there yet."""
+    jobs = []
+    for split in SPLITS:
+        for seed in range(first_seed, first_seed + counts.get(split, 0)):
+            path = root / split / take_name(split, seed)
+            if not path.exists():
+                jobs.append(TakeJob(seed, config, split, frames, size, quality, str(path)))
+    return jobs

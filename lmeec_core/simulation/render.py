@@ -1,0 +1,151 @@
+"""Pixels of a scene: colour images and exact label images, straight into arrays."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .backend import load_mujoco, use_gl_context
+from .config import SimulationConfig
+from .scene import Scene
+
+Image = NDArray[np.uint8]
+
+
+class SceneRenderer:
+    """Renders one scene's cameras. Use it as a context manager: it holds OpenGL memory."""
+
+    def __init__(self, scene: Scene) -> None:
+        use_gl_context()
+        mujoco = load_mujoco()
+        self._mj, self.scene = mujoco, scene
+        size = scene.size
+        self._context = mujoco.MjrContext(scene.model, mujoco.mjtFontScale.mjFONTSCALE_50)
+        mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
+        self._view = mujoco.MjvScene(scene.model, maxgeom=scene.model.ngeom + 50)
+        self._rect = mujoco.MjrRect(0, 0, size, size)
+        self._camera = mujoco.MjvCamera()
+        self._camera.type = mujoco.mjtCamera.mjCAMERA_FIXED
+        self._options = []
+        for number in range(len(scene.cameras)):
+            option = mujoco.MjvOption()
+            option.geomgroup[:] = 1
+            if number == 0:
+                option.geomgroup[2] = 0  # the wearer's own head and torso
+            self._options.append(option)
+        self._ids = [
+            int(scene.model.camera(n).id)
+            for n in ("ego", *(f"exo{i}" for i in range(len(scene.cameras) - 1)))
+        ]
+        self._buffer = np.zeros((size, size, 3), np.uint8)
+
+    def __enter__(self) -> SceneRenderer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.free()
+
+    def _render(self, segmentation: bool) -> Image:
+        flags = self._view.flags
+        flags[self._mj.mjtRndFlag.mjRND_SEGMENT] = segmentation
+        flags[self._mj.mjtRndFlag.mjRND_IDCOLOR] = segmentation
+        self._mj.mjr_render(self._rect, self._view, self._context)
+        self._mj.mjr_readPixels(self._buffer, None, self._rect, self._context)
+        return self._buffer[::-1].copy()
+
+    def shoot(self, step: int, camera: int) -> tuple[Image, Image]:
+        """Camera `camera` (0: ego) at a step: rgb (S, S, 3) and labels (S, S), both uint8.
+
+        Call `scene.pose(step)` first.
+        """
+        scene = self.scene
+        self._camera.fixedcamid = self._ids[camera]
+        self._mj.mjv_updateScene(
+            scene.model, scene.data, self._options[camera], None, self._camera,
+            self._mj.mjtCatBit.mjCAT_ALL, self._view,
+        )  # fmt: skip
+        rgb = self._render(False)
+        codes = self._render(True).astype(np.int32)
+        codes = codes[..., 0] + (codes[..., 1] << 8) + (codes[..., 2] << 16)
+        labels = self._code_table()[codes]
+        effects = scene.effects[camera]
+        return effects.image(rgb, scene.random(20, camera, step)), effects.labels(labels)
+
+    def _code_table(self) -> Image:
+        """Label of each segmentation code; code = index of the drawn geometry + 1."""
+        count = self._view.ngeom
+        table = np.zeros(count + 2, np.uint8)
+        for geometry in self._view.geoms[:count]:
+            if geometry.objtype == self._mj.mjtObj.mjOBJ_GEOM and geometry.segid >= 0:
+                table[geometry.segid + 1] = self.scene.label_of_geometry[geometry.objid]
+        return table
+
+
+@dataclass(frozen=True)
+class SceneArrays:
+    """A rendered scene: F frames of C cameras (ego first), S x S pixels."""
+
+    rgb: Image  # (F, C, S, S, 3)
+    labels: Image  # (F, C, S, S): 0 background, 1..n objects, 255 person
+    steps: list[int]  # (F,) step of the motion plan of each frame
+    names: list[str]  # n object names
+    kinds: list[str]
+    moved: int  # objects 1..moved are carried about
+    cameras: list[str]
+    seed: int
+    split: str
+
+
+def pick_steps(
+    rng: np.random.Generator, frames: int, total: int, clip: int, stride: int
+) -> list[int]:
+    """Steps of the frames: runs of `clip` steps, `stride` apart inside a run, spread over the plan.
+
+    With clip 1 the frames are spread over the plan with jitter. Raises ValueError if `frames`
+    is no multiple of `clip`.
+    """
+    if clip < 1 or stride < 1 or frames < 1 or frames % clip:
+        raise ValueError(
+            f"frames {frames}, clip {clip}, stride {stride}: expected positive numbers with "
+            "frames a multiple of clip"
+        )
+    span = (clip - 1) * stride + 1
+    runs = frames // clip
+    if total < runs * span:
+        raise ValueError(f"{runs} runs of {span} steps do not fit in {total} steps")
+    slack = total - runs * span
+    starts = np.sort(rng.integers(0, slack + 1, runs)) + span * np.arange(runs)
+    return [int(s) + i * stride for s in starts for i in range(clip)]
+
+
+def render_scene(
+    seed: int,
+    config: SimulationConfig,
+    frames: int,
+    size: int,
+    split: str,
+    clip: int = 1,
+    stride: int = 1,
+    steps: int = 160,
+) -> SceneArrays:
+    """Render `frames` frames of a scene from every camera.
+
+    `clip` consecutive frames (`stride` steps apart) form a run; runs are spread over a plan of
+    `steps` steps. Deterministic in its arguments. Raises RenderingError where MuJoCo cannot
+    render.
+    """
+    scene = Scene(seed, config, split, size, steps)
+    chosen = pick_steps(scene.random(6), frames, steps, clip, stride)
+    shape = (frames, len(scene.cameras), size, size)
+    rgb, labels = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
+    with SceneRenderer(scene) as renderer:
+        for f, step in enumerate(chosen):
+            scene.pose(step)
+            for c in range(shape[1]):
+                rgb[f, c], labels[f, c] = renderer.shoot(step, c)
+    return SceneArrays(
+        rgb, labels, chosen, [o.name for o in scene.objects], [o.kind for o in scene.objects],
+        scene.moved, list(scene.cameras), seed, split,
+    )  # fmt: skip

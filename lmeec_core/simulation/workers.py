@@ -1,0 +1,134 @@
+"""Jobs over worker processes that survive a job that fails, crashes or hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import time
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+START_SECONDS = 180.0
+"""Allowed for a worker process to start, on top of a job's time."""
+
+
+@dataclass(frozen=True)
+class JobResult:
+    """What became of a job: its value, or the error as text."""
+
+    job: Any
+    value: Any = None
+    error: str | None = None
+
+
+def _serve(function: Callable[[Any], Any], pipe: Connection) -> None:
+    """A worker's loop: jobs in, results out, until None comes."""
+    import cv2
+
+    cv2.setNumThreads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+    with contextlib.suppress(EOFError, OSError):  # the parent is gone
+        _serve_jobs(function, pipe)
+
+
+def _serve_jobs(function: Callable[[Any], Any], pipe: Connection) -> None:
+    while (message := pipe.recv()) is not None:
+        pipe.send(None)  # the job begins: imports are done, its time runs from here
+        try:
+            pipe.send((function(message[0]), None))
+        except Exception as error:  # the reason goes to the parent, the worker lives on
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            text = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
+            pipe.send((None, text))
+
+
+class _Worker:
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        context = multiprocessing.get_context("spawn")  # OpenGL contexts do not survive a fork
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(function, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+        self.job: Any = None
+        self.since = 0.0
+
+    def give(self, job: Any) -> None:
+        self.job, self.since = job, time.monotonic() + START_SECONDS
+        with contextlib.suppress(OSError):  # a worker that just died is noticed by its exit code
+            self.pipe.send((job,))
+
+    def stop(self, kill: bool = False) -> None:
+        with contextlib.suppress(OSError):  # it may be gone already
+            if kill:
+                self.process.kill()
+            else:
+                self.pipe.send(None)
+        self.process.join(5)
+        if self.process.is_alive():
+            self.process.kill()
+        self.pipe.close()
+
+
+def run_jobs(
+    function: Callable[[Any], Any], jobs: Iterable[Any], workers: int, timeout: float = 300.0
+) -> Iterator[JobResult]:
+    """Run `function(job)` for every job on worker processes; results come in order of completion.
+
+    A job that raises, kills its process, or takes longer than `timeout` seconds yields a
+    JobResult with an error; its worker is replaced and the rest goes on. `function` must be
+    importable. Raises ValueError for fewer than one worker.
+    """
+    if workers < 1:
+        raise ValueError(f"workers is {workers}, expected 1 or more")
+    waiting = iter(jobs)
+    pool: list[_Worker] = []
+    try:
+        for job in waiting:
+            pool.append(_Worker(function))
+            pool[-1].give(job)
+            if len(pool) == workers:
+                break
+        while pool:
+            wait([w.pipe for w in pool], timeout=1.0)
+            for worker in list(pool):
+                result = _collect(worker, timeout)
+                if result is None:
+                    continue
+                dead = not worker.process.is_alive() or (
+                    result.error is not None and result.error.startswith("timeout")
+                )
+                pool.remove(worker)
+                # The next job starts before the result is handed out: consumers may be slow.
+                following = next(waiting, None)
+                if dead or following is None:
+                    worker.stop(kill=dead)
+                if following is not None:
+                    worker = _Worker(function) if dead else worker
+                    worker.give(following)
+                    pool.append(worker)
+                yield result
+    finally:
+        for worker in pool:
+            worker.stop(kill=True)
+
+
+def _collect(worker: _Worker, timeout: float) -> JobResult | None:
+    """The worker's result, an error if it died or ran out of time, None while it works."""
+    try:
+        while worker.pipe.poll():
+            message = worker.pipe.recv()
+            if message is not None:
+                return JobResult(worker.job, *message)
+            worker.since = time.monotonic()
+    except (EOFError, OSError):
+        worker.process.join(5)
+        return JobResult(worker.job, error=f"worker died, exit code {worker.process.exitcode}")
+    if not worker.process.is_alive():
+        return JobResult(worker.job, error=f"worker died, exit code {worker.process.exitcode}")
+    if time.monotonic() - worker.since > timeout:
+        return JobResult(worker.job, error=f"timeout: longer than {timeout:g} s")
+    return None

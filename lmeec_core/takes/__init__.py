@@ -1,0 +1,31 @@
+"""Recordings on disk: takes in the EgoExo4D processed layout, splits, result files, mask RLE.
+
+    take = Take.open("path/to/take")
+    rgb = take.image(take.ego, 30)                 # uint8 (H, W, 3)
+    mask = take.mask("cup", take.exos[0], 30)      # bool (H, W) or None
+
+Nothing is read before it is asked for, and nothing that was decoded is kept, so a take of any
+length runs in constant memory.
+"""
+
+from lmeec_core.takes.images import decode_image, encode_jpeg
+from lmeec_core.takes.results import Prediction, Results
+from lmeec_core.takes.rle import decode_mask, encode_mask, resize_mask
+from lmeec_core.takes.splits import read_split
+from lmeec_core.takes.take import Take, TakeError, is_ego
+from lmeec_core.takes.writer import TakeWriter
+
+__all__ = [
+    "Prediction",
+    "Results",
+    "Take",
+    "TakeError",
+    "TakeWriter",
+    "decode_image",
+    "decode_mask",
+    "encode_jpeg",
+    "encode_mask",
+    "is_ego",
+    "read_split",
+    "resize_mask",
+]

@@ -1,0 +1,17 @@
+"""The error of everything that is read from disk."""
+
+from __future__ import annotations
+
+import os
+
+
+class TakeError(ValueError):
+    """A file of a recording is missing, broken or not what was expected.
+
+    Attributes:
+        path: the file or folder that is at fault.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path = os.fspath(path)

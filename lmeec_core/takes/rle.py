@@ -1,0 +1,97 @@
+"""Masks as COCO compressed run lengths (column-major, size [H, W]).
+
+Encoding is pycocotools'. Decoding is our own: pycocotools returns uninitialised memory for run
+lengths that do not fill the mask, and broken files must be noticed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Rle = dict[str, Any]
+
+
+def encode_mask(mask: NDArray[Any]) -> Rle:
+    """Encode a mask.
+
+    Args:
+        mask: (H, W), bool or number; whatever is not 0 belongs to the object.
+
+    Returns:
+        ``{"size": [H, W], "counts": str}``, ready for JSON.
+
+    Raises:
+        ValueError: if the array is not two-dimensional or has no pixel.
+    """
+    from pycocotools import mask as coco
+
+    if mask.ndim != 2 or mask.size == 0:
+        raise ValueError(f"a mask of shape {mask.shape} was given, expected (H, W) with H, W > 0")
+    rle = coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
+    return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
+
+
+def decode_mask(rle: Rle) -> NDArray[np.bool_]:
+    """Decode a mask, (H, W) bool.
+
+    Args:
+        rle: ``size`` [H, W] and ``counts``, compressed (str or bytes) or a list of run lengths.
+
+    Raises:
+        ValueError: if it is not such a dictionary, or its runs do not fill H x W pixels.
+    """
+    try:
+        height, width = (int(n) for n in rle["size"])
+        counts = rle["counts"]
+    except (TypeError, KeyError, ValueError) as error:
+        raise ValueError(f"not a mask in COCO run lengths (size, counts): {error!r}") from error
+    if height <= 0 or width <= 0:
+        raise ValueError(f"a mask of size [{height}, {width}]")
+    if isinstance(counts, list):
+        runs = np.asarray(counts, dtype=np.int64)
+    elif isinstance(counts, str | bytes):
+        runs = _runs(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
+    else:
+        raise ValueError(f"counts of a mask are {type(counts).__name__}, expected a string")
+    if int(runs.sum()) != height * width or bool((runs < 0).any()):
+        raise ValueError(f"the runs of a mask fill {int(runs.sum())} pixels, not {height}x{width}")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape((height, width), order="F"))
+
+
+def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
+    """Resize a mask (H, W) to ``size`` = (height, width) by nearest neighbour (OpenCV's)."""
+    if mask.shape == tuple(size):
+        return mask.astype(bool)
+    resized = cv2.resize(
+        (mask != 0).astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST
+    )
+    return np.asarray(resized).astype(bool)
+
+
+def _runs(counts: bytes) -> NDArray[np.int64]:
+    """Run lengths of COCO's compressed string: 5 bits a character, differences to two runs before.
+
+    Raises:
+        ValueError: on a character out of range or a number that is cut off.
+    """
+    codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
+    if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
+        raise ValueError("the counts of a mask are not COCO compressed run lengths")
+    last = (codes & 0x20) == 0
+    ends = np.flatnonzero(last)
+    starts = np.concatenate(([0], ends[:-1] + 1))
+    if int((ends - starts).max()) > 6:
+        raise ValueError("the counts of a mask hold a number that is too long")
+    place = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
+    numbers = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
+    lengths = 5 * (ends - starts + 1)
+    numbers = np.where(codes[ends] & 0x10, numbers - (1 << lengths), numbers)
+    if numbers.size > 3:  # from the fourth run on, each is stored as a difference
+        numbers[1::2] = np.cumsum(numbers[1::2])
+        numbers[2::2] = np.cumsum(numbers[2::2])
+    return numbers

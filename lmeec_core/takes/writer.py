@@ -1,0 +1,110 @@
+"""Writer of a take in the EgoExo4D processed layout."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmeec_core.takes.errors import TakeError
+from lmeec_core.takes.images import encode_jpeg
+from lmeec_core.takes.rle import Rle, encode_mask
+from lmeec_core.takes.take import ANNOTATION
+
+
+class TakeWriter:
+    """Write a take; it appears under its name only once it is complete.
+
+        with TakeWriter("out/take_7") as take:
+            take.image("aria01", 0, rgb)
+            take.mask("cup", "aria01", 0, mask)
+
+    Files go to a hidden folder beside ``path``, which is renamed on leaving the block without an
+    exception and removed on leaving it with one.
+
+    Args:
+        path: folder of the take.
+        overwrite: replace a take that is there; otherwise FileExistsError.
+        quality: JPEG quality, 1 to 100.
+        extra: more entries for annotation.json, such as {"scenario": ...}.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overwrite: bool = False,
+        quality: int = 90,
+        extra: dict[str, Any] | None = None,
+    ) -> None:
+        self.path = Path(path)
+        if self.path.exists() and not overwrite:
+            raise FileExistsError(f"{self.path} exists; remove it, or write with overwrite=True")
+        self.quality = quality
+        self.extra = dict(extra or {})
+        self._masks: dict[str, dict[str, dict[str, Rle | None]]] = {}
+        self._frames: set[int] = set()
+        self._folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
+        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.mkdir(parents=True)
+
+    def image(self, camera: str, frame: int, image: NDArray[np.uint8] | bytes) -> None:
+        """Add an image: RGB uint8 (H, W, 3), or the bytes of a JPEG as they are."""
+        if not camera or "/" in camera or camera.startswith("."):
+            raise TakeError(self.path, f"{camera!r} cannot be a camera name (it names a folder)")
+        folder = self._folder / camera
+        folder.mkdir(exist_ok=True)
+        data = image if isinstance(image, bytes) else encode_jpeg(image, self.quality)
+        (folder / f"{int(frame)}.jpg").write_bytes(data)
+        self._frames.add(int(frame))
+
+    def mask(
+        self, object_name: str, camera: str, frame: int, mask: NDArray[Any] | Rle | None
+    ) -> None:
+        """Add a mask: (H, W) (not 0 = object), run lengths as they are, or None for null.
+
+        Leave an object that is absent from an image out; the benchmark takes an object as present
+        in a target image that has an entry.
+        """
+        entry = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
+        self._masks.setdefault(object_name, {}).setdefault(camera, {})[str(int(frame))] = entry
+
+    def add_object(self, object_name: str) -> None:
+        """List an object, also if no mask of it follows. Fixes the order of the objects."""
+        self._masks.setdefault(object_name, {})
+
+    def close(self) -> None:
+        """Write annotation.json and give the take its name."""
+        content = {**self.extra, "masks": self._masks, "subsample_idx": sorted(self._frames)}
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+        (self._folder / ANNOTATION).write_text(text, encoding="utf-8")
+        old = self._folder.with_suffix(".old")
+        if self.path.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(self.path, old)
+        os.replace(self._folder, self.path)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def abort(self) -> None:
+        """Remove what was written; nothing appears under the take's name."""
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> TakeWriter:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()

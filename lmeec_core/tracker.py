@@ -1,0 +1,389 @@
+"""The tracker: one step per frame for N objects in K target views, as one batch.
+
+Work that does not depend on the object or on the target is done once: each camera is encoded
+once per step, a target's first self-attention once per step, an object's query memory once per
+step, and its query bank is shared by all targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
+from lmeec_core.memory import BankUpdate, MemoryBank, PointerBank, strategy
+from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
+from lmeec_core.model.matching import MatchPrompt
+from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
+
+Image = npt.NDArray[np.uint8]
+Mask = npt.NDArray[np.bool_]
+
+NO_MASK = "no query mask on this frame"
+EMPTY_MASK = "empty query mask on this frame"
+
+
+@dataclass(frozen=True, slots=True)
+class Correspondence:
+    """One object in one target view on one frame."""
+
+    logits: Tensor
+    """(s, s) float32 mask logits, s = S/4; -1024 everywhere where the object is judged absent."""
+    presence_logit: float
+    """Above 0 where the object is judged present."""
+    predicted_iou: float
+    """The network's own estimate of the mask's IoU, 0 .. 1."""
+    pointer: Tensor
+    """(C,) object pointer."""
+    size: tuple[int, int]
+    """(height, width) of the target image, in pixels."""
+    skipped: str | None = None
+    """Why the object was not sought on this frame (no or an empty query mask); None if it was.
+    A skipped object is never visible and its memory is as it was."""
+
+    @property
+    def presence(self) -> float:
+        """Probability that the object is in the target view, 0 .. 1."""
+        return 0.0 if self.skipped else float(1 / (1 + np.exp(-self.presence_logit)))
+
+    def visible(self, threshold: float = 0.5) -> bool:
+        """Whether the object is judged present, with at least this probability.
+
+        The network's own rule is 0.5; a lower threshold changes nothing.
+        """
+        return not self.skipped and self.presence_logit > 0 and self.presence >= threshold
+
+    def full_logits(self) -> Tensor:
+        """Mask logits upsampled bilinearly to the target image: float32 (height, width)."""
+        logits = self.logits[None, None]
+        return F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0, 0]
+
+    def mask(self, threshold: float = 0.5) -> Mask:
+        """The mask at the target image's size: bool (height, width), all False if not visible."""
+        if not self.visible(threshold):
+            return np.zeros(self.size, dtype=np.bool_)
+        return (self.full_logits() > 0).cpu().numpy()
+
+
+Found = dict[str, dict[str, Correspondence]]
+"""Target camera to object id to :class:`Correspondence`; every target has the same objects."""
+
+
+def exclusive_masks(found: Mapping[str, Correspondence], threshold: float = 0.5) -> dict[str, Mask]:
+    """Masks of one target's objects without overlap: each pixel goes to the highest logit.
+
+    Args:
+        found: object id to correspondence, all of one target view.
+        threshold: see :meth:`Correspondence.visible`.
+    """
+    masks = {name: c.mask(threshold) for name, c in found.items()}
+    visible = [name for name, c in found.items() if c.visible(threshold)]
+    if len(visible) > 1:
+        winner = torch.stack([found[name].full_logits() for name in visible]).argmax(dim=0)
+        owner = winner.cpu().numpy()
+        for i, name in enumerate(visible):
+            masks[name] = masks[name] & (owner == i)
+    return masks
+
+
+class _Encoded(NamedTuple):
+    """What a step's images and masks give, before any memory is read."""
+
+    targets: ViewFeatures  # K views
+    prepared: Tensor  # (K, P, C)
+    query_memory: Tensor  # (N, P, memory_dim), with matching memory_dim + D
+    match: MatchPrompt | None  # N * K prompts, object by object, target by target
+
+
+class CorrespondenceTracker:
+    """Finds objects of a query view in target views, frame after frame.
+
+    Memory per object and target view is constant in time. Query and target are just names of
+    cameras, so either direction (ego to exo, exo to ego) is the same.
+
+    Args:
+        model: a network with weights (:func:`lmeec_core.load_model`).
+        query: the camera in which the objects' masks are given.
+        targets: the cameras in which they are sought.
+        memory: see :class:`lmeec_core.MemoryConfig`.
+        num_frames: length of the recording where it is known: sets the object pointers' window
+            and time scale as the release does. None (a live stream) means 16 or more.
+        max_objects: refuse more objects than this, a bound on memory.
+
+    Raises:
+        ValueError: no target, a target named twice, or the query among the targets.
+    """
+
+    def __init__(
+        self,
+        model: LMEEC,
+        query: str,
+        targets: Sequence[str],
+        memory: MemoryConfig | None = None,
+        num_frames: int | None = None,
+        max_objects: int = 32,
+    ) -> None:
+        targets = tuple(targets)
+        if isinstance(targets, str) or not targets or len(set(targets)) != len(targets):
+            raise ValueError(f"targets: {targets!r} given, one or more different names expected")
+        if query in targets:
+            raise ValueError(f"targets: {targets!r} contain the query camera {query!r}")
+        if num_frames is not None and num_frames < 1:
+            raise ValueError(f"num_frames: {num_frames} given, at least 1 or None expected")
+        self.model = model
+        self.query = query
+        self.targets = targets
+        self.memory = memory or MemoryConfig()
+        self.max_objects = max_objects
+        self._window = min(num_frames or RELEASE_POINTER_WINDOW, RELEASE_POINTER_WINDOW)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every object."""
+        compress = strategy(self.memory)
+        self._slots: dict[str, int] = {}
+        self._query_bank = MemoryBank(self.memory.capacity, compress)
+        self._target_bank = MemoryBank(self.memory.capacity, compress)
+        self._pointers = PointerBank(self._window - 1)
+
+    def forget(self, object_id: str) -> bool:
+        """Forget one object and free its place; returns whether it was known."""
+        slot = self._slots.pop(object_id, None)
+        if slot is None:
+            return False
+        self._query_bank.clear(slot)
+        for pair in self._pair_slots(slot):
+            self._target_bank.clear(pair)
+            self._pointers.clear(pair)
+        return True
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Ids of all known objects, in the order in which they came."""
+        return tuple(self._slots)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the memory takes."""
+        return self._query_bank.nbytes + self._target_bank.nbytes + self._pointers.nbytes
+
+    @torch.inference_mode()
+    def step(
+        self, images: Mapping[str, Image], masks: Mapping[str, npt.NDArray[Any] | None]
+    ) -> Found:
+        """Find the objects in the target views of one frame.
+
+        Args:
+            images: RGB uint8 (H, W, 3) of any size, for the query and every target camera;
+                further cameras are ignored.
+            masks: object id to its mask in the query view: bool, or 0 and 1 or 255, (H, W) of any
+                size. None or an empty mask: the object is skipped on this frame. A known object
+                that is not named is skipped too. A new id starts with empty banks.
+
+        Returns:
+            for every target camera and every known object a :class:`Correspondence`.
+
+        Raises:
+            ValueError: a missing camera, a wrong shape, dtype or value, or too many objects;
+                names it. The memory is unchanged after any error.
+        """
+        views = self._check_images(images)
+        sought, skipped = self._check_masks(masks)
+        sizes = {name: views[name].shape[:2] for name in self.targets}
+        prediction = None
+        if sought:
+            slots = self._place(list(sought))
+            size, device = self.model.config.image_size, self.model.device
+            inputs = prepare_images(list(views.values()), size, device)
+            query_masks = prepare_masks(list(sought.values()), size, device)
+            with self.model.autocast():
+                encoded = self._encode(inputs, query_masks)
+                prediction = self._predict(slots, encoded)
+                updates = self._plan(slots, encoded, prediction)
+            self._commit(dict(zip(sought, slots, strict=True)), updates, prediction)
+        for name in skipped:
+            self._slots.setdefault(name, self._place([name])[0])
+        return self._collect(list(sought), prediction, skipped, sizes)
+
+    # -- checks ------------------------------------------------------------------------------
+
+    def _check_images(self, images: Mapping[str, Image]) -> dict[str, Image]:
+        views = {}
+        for name in (self.query, *self.targets):
+            if name not in images:
+                raise ValueError(
+                    f"image of camera {name!r} is missing; given: {sorted(images) or 'none'}"
+                )
+            views[name] = check_image(name, images[name])
+        return views
+
+    def _check_masks(
+        self, masks: Mapping[str, npt.NDArray[Any] | None]
+    ) -> tuple[dict[str, Mask], dict[str, str]]:
+        sought: dict[str, Mask] = {}
+        skipped = {name: NO_MASK for name in self._slots if name not in masks}
+        for name, mask in masks.items():
+            if not isinstance(name, str) or not name:
+                raise ValueError(f"object id {name!r}: a non-empty string expected")
+            if mask is None:
+                skipped[name] = NO_MASK
+                continue
+            checked = check_mask(name, mask)
+            if checked.any():
+                sought[name] = checked
+            else:
+                skipped[name] = EMPTY_MASK
+        known = set(self._slots) | set(masks)
+        if len(known) > self.max_objects:
+            raise ValueError(
+                f"{len(known)} objects, at most {self.max_objects} expected; forget some, or "
+                f"raise max_objects"
+            )
+        return sought, skipped
+
+    # -- slots -------------------------------------------------------------------------------
+
+    def _place(self, names: list[str]) -> list[int]:
+        """Slots of objects; new ones get the lowest free ones. Nothing is changed."""
+        taken = set(self._slots.values())
+        slots = []
+        for name in names:
+            slot = self._slots.get(name)
+            if slot is None:
+                slot = next(i for i in range(len(taken) + 1) if i not in taken)
+                taken.add(slot)
+            slots.append(slot)
+        return slots
+
+    def _pair_slots(self, slot: int) -> list[int]:
+        """Slots of an object's target views."""
+        return [slot * len(self.targets) + k for k in range(len(self.targets))]
+
+    # -- the step ----------------------------------------------------------------------------
+
+    def _encode(self, images: Tensor, masks: Tensor) -> _Encoded:
+        """Encode all views (the query first) and the query masks."""
+        features = self.model.encode_images(images)
+        query, targets = features.map(lambda x: x[:1]), features.map(lambda x: x[1:])
+        queries = query.map(lambda x: x.expand(masks.shape[0], -1, -1, -1))
+        match = self.model.match(query, masks[None], targets)
+        return _Encoded(
+            targets,
+            self.model.prepare_targets(targets),
+            self.model.encode_query_memory(queries, masks),
+            match and MatchPrompt(*(x.transpose(0, 1).flatten(0, 1) for x in match)),
+        )
+
+    def _predict(self, slots: list[int], encoded: _Encoded) -> Prediction:
+        """Predictions of all pairs, object by object, target by target (B = N * K)."""
+        count, features = len(slots), encoded.targets
+        prepared = encoded.prepared.repeat(count, 1, 1)
+        query_memory = encoded.query_memory.repeat_interleave(len(self.targets), dim=0)
+        fused = self.model.attend_view(prepared, query_memory)
+        pairs = [pair for slot in slots for pair in self._pair_slots(slot)]
+        for (query, target, pointers), index in self._groups(pairs).items():
+            if not query + target + pointers:
+                continue  # first frame: the view-specific feature alone
+            aware = self._attend_memory([pairs[i] for i in index], prepared[index])
+            fused[index] = self.model.fuse(aware, fused[index], self.memory.fusion).to(fused.dtype)
+        fine, middle = (x.repeat(count, 1, 1, 1) for x in (features.fine, features.middle))
+        return self.model.decode(fused, fine, middle, encoded.match)
+
+    def _groups(self, pairs: list[int]) -> dict[tuple[int, int, int], list[int]]:
+        """Pairs by the lengths of their memories; one group in the steady state."""
+        groups: dict[tuple[int, int, int], list[int]] = {}
+        for i, pair in enumerate(pairs):
+            key = (
+                self._query_bank.length(pair // len(self.targets)),
+                self._target_bank.length(pair),
+                self._pointers.length(pair),
+            )
+            groups.setdefault(key, []).append(i)
+        return groups
+
+    def _attend_memory(self, pairs: list[int], prepared: Tensor) -> Tensor:
+        """Memory-aware features of pairs whose memories are equally long."""
+        objects = [pair // len(self.targets) for pair in pairs]
+        banks = [
+            (frames, bank.rows(frames.shape[1], self.model.config.memory_slots))
+            for bank, slots in ((self._query_bank, objects), (self._target_bank, pairs))
+            if bank.length(slots[0])
+            for frames in (bank.read(slots),)
+        ]
+        return self.model.attend_memory(prepared, banks, self._pointers.read(pairs), self._window)
+
+    def _plan(
+        self, slots: list[int], encoded: _Encoded, prediction: Prediction
+    ) -> list[tuple[MemoryBank, BankUpdate]]:
+        """The banks after this frame, computed but not written."""
+        updates = []
+        if self.memory.query_bank:
+            frames = self.model.pool_memory(encoded.query_memory)
+            scores = frames.new_ones(len(slots))
+            updates += [(self._query_bank, u) for u in self._query_bank.plan(slots, frames, scores)]
+        if self.memory.target_bank:
+            pairs = [pair for slot in slots for pair in self._pair_slots(slot)]
+            views = encoded.targets.map(lambda x: x.repeat(len(slots), 1, 1, 1))
+            frames = self.model.encode_target_memory(
+                views, prediction.logits, prediction.presence_logit
+            )
+            frames = self.model.pool_memory(frames)
+            planned = self._target_bank.plan(pairs, frames, prediction.predicted_iou)
+            updates += [(self._target_bank, u) for u in planned]
+        return updates
+
+    def _commit(
+        self,
+        placed: dict[str, int],
+        updates: list[tuple[MemoryBank, BankUpdate]],
+        prediction: Prediction,
+    ) -> None:
+        pairs = [pair for slot in placed.values() for pair in self._pair_slots(slot)]
+        self._slots.update(placed)
+        for bank, update in updates:
+            bank.commit(update)
+        self._pointers.push(pairs, prediction.pointer)
+
+    def _collect(
+        self,
+        sought: list[str],
+        prediction: Prediction | None,
+        skipped: dict[str, str],
+        sizes: dict[str, tuple[int, int]],
+    ) -> Found:
+        found: Found = {name: {} for name in self.targets}
+        config = self.model.config
+        if prediction is not None:
+            # One transfer for all numbers, not one per correspondence.
+            numbers = torch.stack((prediction.presence_logit, prediction.predicted_iou)).tolist()
+            for i, (name, target) in enumerate((n, t) for n in sought for t in self.targets):
+                found[target][name] = Correspondence(
+                    prediction.logits[i],
+                    numbers[0][i],
+                    numbers[1][i],
+                    prediction.pointer[i].float(),
+                    sizes[target],
+                )
+        side = config.mask_size
+        for name, reason in skipped.items():
+            for target in self.targets:
+                found[target][name] = Correspondence(
+                    torch.full((side, side), NO_OBJECT_LOGIT, device=self.model.device),
+                    NO_OBJECT_LOGIT,
+                    0.0,
+                    torch.zeros(config.hidden_dim, device=self.model.device),
+                    sizes[target],
+                    reason,
+                )
+        order = {name: i for i, name in enumerate(self._slots)}
+        return {
+            target: dict(sorted(entries.items(), key=lambda item: order[item[0]]))
+            for target, entries in found.items()
+        }

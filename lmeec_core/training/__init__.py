@@ -1,0 +1,1 @@
+"""Training: data in device memory, augmentation, losses, clip steps, trainer, evaluation."""

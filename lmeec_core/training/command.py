@@ -1,0 +1,218 @@
+"""`lmeec train`: training from the command line, its options from a YAML file."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+CONFIGS = Path(__file__).parent / "configs"
+SETTINGS = "train.yaml"
+"""The settings of a run, in its folder."""
+
+MAY_CHANGE = frozenset(
+    {"device", "workers", "render", "keep", "session_minutes", "evaluate_every", "report_every",
+     "tensorboard"}
+)  # fmt: skip
+"""Settings that a resumed run may have otherwise; the rest decides what is learnt."""
+
+
+class TrainConfig(BaseModel):
+    """Settings of a run; configs/nano_sim.yaml explains each."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    minutes: float = Field(gt=0)
+    stages: Literal["auto", "gpu", "cpu"] = "auto"
+    seed: int = Field(0, ge=0)
+    device: str = "auto"
+    scenes: int = Field(12_000, ge=1)
+    frames: int = Field(8, ge=4, multiple_of=4)
+    start_at: int = Field(150, ge=1)
+    keep: int = Field(4_000, ge=0)
+    val_scenes: int = Field(24, ge=1)
+    test_scenes: int = Field(60, ge=1)
+    workers: int | None = Field(None, ge=1)
+    render: bool = True
+    session_minutes: float | None = Field(None, gt=0)
+    evaluate_every: float = Field(3.0, gt=0)
+    report_every: float = Field(10.0, ge=0)
+    tensorboard: bool = True
+
+    def arguments(self, work: Path, out: Path) -> argparse.Namespace:
+        """The same for :func:`lmeec_core.training.nano.work`."""
+        from lmeec_core.training.nano import parse
+
+        args = parse(["--work", str(work), "--out", str(out)])
+        for name, value in self.model_dump(exclude={"render", "tensorboard"}).items():
+            if value is not None:
+                setattr(args, name, value)
+        if not self.render:
+            args.no_render, args.keep = True, None  # scenes that were brought are not deleted
+        return args
+
+
+def find_config(name: str) -> Path:
+    """The file of that name, or the one that the package brings.
+
+    Raises:
+        ValueError: neither is there; names those that the package brings.
+    """
+    for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    known = ", ".join(sorted(p.name for p in CONFIGS.glob("*.yaml")))
+    raise ValueError(f"--config {name}: no such file; the package brings {known}")
+
+
+def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
+    """Read and check settings.
+
+    Args:
+        path: a YAML file.
+        changes: ``name=value`` each, the value in YAML.
+
+    Raises:
+        ValueError: not YAML, an unknown name or a wrong value; says which.
+    """
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a mapping of names to values was expected")
+    for change in changes:
+        name, equals, value = change.partition("=")
+        if not equals:
+            raise ValueError(f"--set {change}: expected name=value")
+        content[name.strip()] = yaml.safe_load(value)
+    try:
+        return TrainConfig(**content)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {e['input']!r} given"
+            for e in error.errors()
+        ]
+        raise ValueError(f"{path}: " + "; ".join(lines)) from error
+
+
+def remember(config: TrainConfig, work: Path) -> None:
+    """Write the settings into the run's folder, or compare them with those it began with.
+
+    Raises:
+        ValueError: the folder's run began with settings that may not change; names them.
+    """
+    path, now = work / SETTINGS, config.model_dump()
+    if path.is_file():
+        before = yaml.safe_load(path.read_text())
+        other = [k for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v]
+        if other:
+            told = ", ".join(f"{k} {before.get(k)!r} (now {now[k]!r})" for k in other)
+            raise ValueError(
+                f"{work} holds a run with other settings: {told}; give the same to go on with it, "
+                "or another folder"
+            )
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(yaml.safe_dump(now, sort_keys=False))
+    os.replace(partial, path)
+
+
+def train_command(
+    work: Annotated[
+        Path, typer.Argument(help="Folder of the run: scenes, checkpoint, TensorBoard, log.")
+    ],
+    config: Annotated[
+        str, typer.Option(help="YAML file, or the name of one that the package brings.")
+    ] = "nano_sim.yaml",
+    changes: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Another value for this run, name=value, may be repeated."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the weights.", show_default="WORK/out")
+    ] = None,
+) -> None:
+    """Train the small network on simulated scenes, from rendering to scores on held-out ones.
+
+    One command renders, trains while scenes come in, sets the presence threshold on validation
+    scenes and scores the network on shapes and textures that it never saw. Stop it whenever you
+    like (Ctrl-C, a kill, a power cut): the same command goes on from the last checkpoint, which
+    is at most 45 seconds old. Two cores take two hours, a large GPU twenty minutes.
+
+    **Examples**
+
+    - `lmeec train runs/nano`: all of it, with the settings of nano_sim.yaml
+    - `lmeec train runs/try --set minutes=10 --set scenes=500 --set test_scenes=10`: a short try
+    - `lmeec train runs/nano --set session_minutes=25`: a part of it, for a machine on loan; exit
+      code 3 while there is more to do
+    - `tensorboard --logdir runs/nano/tensorboard`: curves and examples, in another terminal
+    - `lmeec demo --checkpoint runs/nano/out/nano.safetensors`: try the weights
+
+    Results: WORK/out/nano.safetensors (float16 weights), metrics.json (schedule, machine, curve)
+    and done.json (scores). WORK/nano.log has the details. Rendering needs MuJoCo, and TensorBoard
+    its library: pip install 'lmeec[simulation,training]'.
+    """
+    try:
+        done = _run(work, find_config(config), changes or (), out or work / "out")
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from error
+    except KeyboardInterrupt:
+        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        raise typer.Exit(130) from None
+    if not done:
+        raise typer.Exit(3)
+
+
+def _run(work: Path, config: Path, changes: Sequence[str], out: Path) -> bool:
+    """Train and show the results; whether all is done."""
+    from rich.console import Console
+
+    settings = read_config(config, changes)
+    if settings.render and importlib.util.find_spec("mujoco") is None:
+        raise ValueError(
+            "MuJoCo is not installed, which renders the scenes: pip install 'lmeec[simulation]', "
+            "or --set render=false with scenes in the run's folder"
+        )
+    work, out = work.resolve(), out.resolve()
+    work.mkdir(parents=True, exist_ok=True)
+    remember(settings, work)
+
+    from lmeec_core.training import nano
+    from lmeec_core.training.monitor import RunMonitor, results_table
+
+    console = Console()
+    if not (out / nano.DONE).is_file():
+        log = _log_to(work / nano.LOG)
+        try:
+            folder = work / "tensorboard" if settings.tensorboard else None
+            with RunMonitor(console, folder) as monitor:
+                nano.work(settings.arguments(work, out), monitor)
+        finally:
+            logging.getLogger("lmeec_core").removeHandler(log)
+            log.close()
+    if not (out / nano.DONE).is_file():
+        console.print("time is up for now; the same command goes on", highlight=False)
+        return False
+    console.print(results_table(json.loads((out / nano.DONE).read_text())))
+    console.print(f"weights: {out / nano.WEIGHTS}", highlight=False, soft_wrap=True)
+    return True
+
+
+def _log_to(path: Path) -> logging.FileHandler:
+    """Append what the package logs to a file."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("lmeec_core")
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    return handler

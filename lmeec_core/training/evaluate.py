@@ -1,0 +1,217 @@
+"""Scores on simulated scenes: single frames in batches, and clips through the tracker itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+
+from lmeec_core.config import MemoryConfig
+from lmeec_core.evaluation.metrics import contour_accuracy, iou
+from lmeec_core.model import LMEEC
+from lmeec_core.tracker import CorrespondenceTracker
+from lmeec_core.training.augment import normalise
+from lmeec_core.training.forward import forward_pairs
+from lmeec_core.training.sampling import MIN_AREA
+from lmeec_core.training.store import SceneStore
+
+DIRECTIONS = ("ego_to_exo", "exo_to_ego")
+
+
+class Row(NamedTuple):
+    """One object in one target view on one frame."""
+
+    direction: int  # 0 ego to exo, 1 exo to ego
+    query_area: float  # pixels
+    target_area: float
+    iou: float  # of the mask before the presence rule (pairs) or of the shown mask (tracker)
+    contour: float  # NaN where not measured
+    presence_logit: float
+
+
+def qualifies(query_area: float, target_area: float) -> bool:
+    """Whether a query counts: well visible where it is given; well visible or absent elsewhere."""
+    return query_area >= MIN_AREA and (target_area >= MIN_AREA or target_area == 0)
+
+
+def balanced_accuracy(rows: list[Row], threshold: float = 0.0) -> float:
+    """Mean of the shares of present and of absent objects that are judged rightly."""
+    shares = [
+        [(r.presence_logit > threshold) == present for r in rows if (r.target_area > 0) == present]
+        for present in (True, False)
+    ]
+    return float(np.mean([np.mean(s) for s in shares if s])) if any(shares) else float("nan")
+
+
+def summary(rows: list[Row]) -> dict[str, float]:
+    """IoU and contour accuracy of present objects, and existence, per direction."""
+    result: dict[str, float] = {}
+    for number, name in enumerate(DIRECTIONS):
+        mine = [r for r in rows if r.direction == number]
+        present = [r for r in mine if r.target_area > 0]
+        result[f"{name} iou"] = (
+            float(np.mean([r.iou for r in present])) if present else float("nan")
+        )
+        contours = [r.contour for r in present if not np.isnan(r.contour)]
+        if contours:
+            result[f"{name} contour"] = float(np.mean(contours))
+        result[f"{name} existence"] = balanced_accuracy(mine)
+        result[f"{name} present"] = len(present)
+        result[f"{name} absent"] = len(mine) - len(present)
+    return result
+
+
+def by_area(rows: list[Row]) -> dict[str, dict[str, float]]:
+    """IoU of present objects by their area in the target view, in pixels."""
+    edges = (30, 75, 150, 300, 600, 1e9)
+    result: dict[str, dict[str, float]] = {}
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        mine = [r.iou for r in rows if low <= r.target_area < high]
+        name = f"{low:g}-{high:g}" if high < 1e9 else f"over {low:g}"
+        result[name] = {"iou": float(np.mean(mine)) if mine else float("nan"), "count": len(mine)}
+    return result
+
+
+def best_threshold(rows: list[Row]) -> float:
+    """Presence logit that gives the best balanced accuracy."""
+    values = np.unique(np.quantile([r.presence_logit for r in rows], np.linspace(0, 1, 201)))
+    return float(max(values, key=lambda v: balanced_accuracy(rows, float(v))))
+
+
+def queries(store: SceneStore, scenes: int, step: int) -> Iterator[tuple[int, ...]]:
+    """(scene, frame, query camera, target camera, label) of everything that counts."""
+    area = store.table[:scenes, ..., 0].cpu().numpy()
+    for scene in range(area.shape[0]):
+        for frame in range(scene % step, store.frames, step):
+            for exo in range(1, store.cameras):
+                for query, target in ((0, exo), (exo, 0)):
+                    pair = zip(area[scene, frame, query], area[scene, frame, target], strict=True)
+                    for label, (a, b) in enumerate(pair):
+                        if label and qualifies(a, b):
+                            yield scene, frame, query, target, label
+
+
+@torch.no_grad()
+def evaluate_pairs(
+    model: LMEEC, store: SceneStore, scenes: int, step: int = 1, batch: int = 32, per_view: int = 4
+) -> list[Row]:
+    """Single frames without memory, in batches; every ``step``-th frame of the first scenes."""
+    model.eval()
+    groups: dict[tuple[int, ...], list[int]] = {}
+    for *place, label in queries(store, min(scenes, store.count), step):
+        groups.setdefault(tuple(place), []).append(label)
+    jobs = [
+        (place, labels[i : i + per_view])
+        for place, labels in groups.items()
+        for i in range(0, len(labels), per_view)
+    ]
+    rows: list[Row] = []
+    device, size = store.device, model.config.image_size
+    for start in range(0, len(jobs), batch):
+        part = jobs[start : start + batch]
+        index = torch.tensor([place for place, _ in part], device=device)
+        wanted = torch.tensor([g + [0] * (per_view - len(g)) for _, g in part], device=device)
+        scene, frame, query, target = index.unbind(1)
+        views = torch.cat((store.packed[scene, frame, query], store.packed[scene, frame, target]))
+        images = views[..., :3].permute(0, 3, 1, 2).float() / 255
+        masks = (
+            views[..., 3][:, None] == torch.cat((wanted, wanted))[..., None, None].byte()
+        ).float()
+        if store.size != size:
+            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+            masks = (
+                F.interpolate(masks, size=(size, size), mode="bilinear", antialias=True) >= 0.5
+            ).float()
+        count = len(part)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            features = model.encode_images(normalise(images))
+            first, second = features.map(lambda x: x[:count]), features.map(lambda x: x[count:])  # noqa: B023
+            decoded = forward_pairs(model, first, second, masks[:count], per_view).decoded
+        full = F.interpolate(decoded.logits[:, None].float(), size=(size, size), mode="bilinear")[
+            :, 0
+        ]
+        found, truth = (full > 0).unflatten(0, (count, per_view)), masks[count:] > 0
+        union = (found | truth).sum(dim=(2, 3)).clamp_min(1)
+        score = ((found & truth).sum(dim=(2, 3)) / union).tolist()
+        presence = decoded.presence_logit.unflatten(0, (count, per_view)).tolist()
+        area = store.table[
+            scene[:, None], frame[:, None], torch.stack((query, target), 1), :, 0
+        ].tolist()
+        for i, (view, labels) in enumerate(part):
+            for j, label in enumerate(labels):
+                rows.append(
+                    Row(int(view[2] > 0), area[i][0][label], area[i][1][label], score[i][j],
+                        float("nan"), presence[i][j])
+                )  # fmt: skip
+    return rows
+
+
+def evaluate_tracker(
+    model: LMEEC, store: SceneStore, scenes: int, memory: MemoryConfig | None = None
+) -> list[Row]:
+    """Clips through :class:`CorrespondenceTracker`, both directions, all objects at once.
+
+    IoU and contour are of the shown mask, so an object wrongly judged absent scores 0.
+    """
+    model.eval()
+    rows: list[Row] = []
+    area = store.table[..., 0].cpu().numpy()
+    for scene in range(min(scenes, store.count)):
+        packed = store.packed[scene].cpu().numpy()
+        exos = list(range(1, store.cameras))
+        for query, targets in [(0, exos), *((exo, [0]) for exo in exos)]:
+            rows += _track(model, packed, area[scene], query, targets, memory)
+    return rows
+
+
+def _track(
+    model: LMEEC,
+    packed: NDArray[np.uint8],
+    area: NDArray[np.float32],
+    query: int,
+    targets: list[int],
+    memory: MemoryConfig | None,
+) -> list[Row]:
+    frames = packed.shape[0]
+    names = [str(t) for t in targets]
+    tracker = CorrespondenceTracker(model, str(query), names, memory, frames)
+    rows = []
+    for frame in range(frames):
+        labels = packed[frame, ..., 3]
+        given = {str(n): labels[query] == n for n in np.flatnonzero(area[frame, query])}
+        images = {
+            str(c): np.ascontiguousarray(packed[frame, c, ..., :3]) for c in (query, *targets)
+        }
+        found = tracker.step(images, given)
+        for target in targets:
+            for name in given:
+                seen = area[frame, query, int(name)], area[frame, target, int(name)]
+                if not qualifies(*seen):
+                    continue
+                one = found[str(target)][name]
+                mask, truth = one.mask(), labels[target] == int(name)
+                score = iou(mask, truth) if seen[1] else float("nan")
+                contour = contour_accuracy(mask, truth) if seen[1] else float("nan")
+                rows.append(
+                    Row(
+                        int(query > 0),
+                        float(seen[0]),
+                        float(seen[1]),
+                        score,
+                        contour,
+                        one.presence_logit,
+                    )
+                )
+    return rows
+
+
+def shift_presence(model: LMEEC, threshold: float) -> None:
+    """Move the presence head's bias so that ``threshold`` becomes 0."""
+    head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
+    assert isinstance(head, torch.nn.Linear)
+    with torch.no_grad():
+        head.bias.sub_(threshold)

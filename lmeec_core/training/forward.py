@@ -1,0 +1,159 @@
+"""The network on batches of training examples, through the stages that the tracker calls."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmeec_core.config import RELEASE_POINTER_WINDOW, Fusion
+from lmeec_core.model import LMEEC, ViewFeatures
+from lmeec_core.model.mask_decoder import Decoded
+from lmeec_core.model.matching import MatchPrompt
+from lmeec_core.training.sampling import other
+
+
+def swap(views: ViewFeatures) -> ViewFeatures:
+    """Every row's other view."""
+    return views.map(other)
+
+
+class Step(NamedTuple):
+    """Output of one frame for R rows of N objects, the first n of them sought."""
+
+    decoded: Decoded
+    """R * n correspondences, row by row, before the presence rule."""
+    match: MatchPrompt | None
+    """(R, N, ...); None without matching."""
+
+
+class _Read(NamedTuple):
+    """What a frame gives before any memory is read; R * n correspondences."""
+
+    prepared: Tensor
+    query_memory: Tensor
+    view_specific: Tensor
+    match: MatchPrompt | None
+
+
+def _repeat(views: ViewFeatures, count: int) -> ViewFeatures:
+    """Each row ``count`` times, of what the memory encoder needs."""
+    embedding = views.top_embedding
+    return ViewFeatures(
+        views.fine,
+        views.middle,
+        views.top.repeat_interleave(count, 0),
+        None,
+        None if embedding is None else embedding.repeat_interleave(count, 0),
+    )
+
+
+def _read(
+    model: LMEEC, query: ViewFeatures, target: ViewFeatures, masks: Tensor, sought: int
+) -> _Read:
+    match = model.match(query, masks, target)
+    prepared = model.prepare_targets(target).repeat_interleave(sought, 0)
+    memory = model.encode_query_memory(_repeat(query, sought), masks[:, :sought].flatten(0, 1))
+    return _Read(prepared, memory, model.attend_view(prepared, memory), match)
+
+
+def _decode(
+    model: LMEEC, fused: Tensor, target: ViewFeatures, match: MatchPrompt | None, n: int
+) -> Decoded:
+    prompt = match and MatchPrompt(*(x[:, :n].flatten(0, 1) for x in match))
+    fine, middle = (x.repeat_interleave(n, 0) for x in (target.fine, target.middle))
+    return model.decode_raw(fused, fine, middle, prompt)
+
+
+def forward_pairs(
+    model: LMEEC, query: ViewFeatures, target: ViewFeatures, masks: Tensor, sought: int
+) -> Step:
+    """One frame without memory.
+
+    Args:
+        query, target: R views each.
+        masks: (R, N, S, S) of 0 and 1 in the query views.
+        sought: n, objects of each row that go through the whole network.
+    """
+    read = _read(model, query, target, masks, sought)
+    decoded = _decode(model, read.view_specific, target, read.match, sought)
+    return Step(decoded, read.match)
+
+
+class ClipMemory:
+    """First-in-first-out banks and pointers of R * n correspondences that train together.
+
+    A correspondence that is not sought on a frame repeats its newest entry, so that all banks
+    stay equally long.
+
+    Args:
+        model: the network.
+        capacity: frames in each bank.
+        newest_first: count the temporal embedding's rows from the newest frame (training in the
+            release), or from the oldest slot of a full bank (its compressed banks).
+        query_bank, target_bank: which banks there are.
+    """
+
+    def __init__(
+        self,
+        model: LMEEC,
+        capacity: int = 6,
+        newest_first: bool = True,
+        query_bank: bool = True,
+        target_bank: bool = True,
+    ) -> None:
+        self.model, self.capacity, self.newest_first = model, capacity, newest_first
+        self.kept = (query_bank, target_bank)
+        self.banks: tuple[list[Tensor], list[Tensor]] = ([], [])
+        self.pointers: list[Tensor] = []
+
+    def attend(self, prepared: Tensor) -> Tensor:
+        """Memory-aware features (B, P, C)."""
+        table = self.model.config.memory_slots
+        banks = []
+        for frames in self.banks:
+            if frames:
+                last = (len(frames) if self.newest_first else self.capacity) - 1
+                rows = [min(last - i, table - 2) for i in range(len(frames))]
+                banks.append((torch.stack(frames, dim=1), rows))
+        pointers = torch.stack(self.pointers, dim=1)
+        return self.model.attend_memory(prepared, banks, pointers, RELEASE_POINTER_WINDOW)
+
+    def push(self, query: Tensor, target: Tensor, pointer: Tensor, active: Tensor) -> None:
+        """Append one frame: memories (B, P, width), pointers (B, C), active (B,) bool."""
+        for kept, frames, new in zip(self.kept, self.banks, (query, target), strict=True):
+            if not kept:
+                continue
+            new = self.model.pool_memory(new)
+            if frames:
+                new = torch.where(active[:, None, None], new, frames[-1].to(new.dtype))
+            frames.append(new)
+            del frames[: -self.capacity]
+        if self.pointers:
+            pointer = torch.where(active[:, None], pointer, self.pointers[0].to(pointer.dtype))
+        self.pointers = [pointer, *self.pointers][: RELEASE_POINTER_WINDOW - 1]
+
+
+def forward_clip_frame(
+    model: LMEEC,
+    query: ViewFeatures,
+    target: ViewFeatures,
+    masks: Tensor,
+    sought: int,
+    memory: ClipMemory,
+    fusion: Fusion = "mv_moe",
+) -> Step:
+    """One frame of a clip: as :func:`forward_pairs`, with memory read and written."""
+    read = _read(model, query, target, masks, sought)
+    fused = read.view_specific
+    if memory.pointers:
+        fused = model.fuse(memory.attend(read.prepared), fused, fusion)
+    decoded = _decode(model, fused, target, read.match, sought)
+    prediction = model.judge(decoded)
+    written = model.encode_target_memory(
+        _repeat(target, sought), prediction.logits, prediction.presence_logit
+    )
+    active = masks[:, :sought].flatten(0, 1).flatten(1).any(dim=1)
+    memory.push(read.query_memory, written, prediction.pointer, active)
+    return Step(decoded, read.match)

@@ -1,0 +1,157 @@
+"""Losses of masks, IoU and presence (the paper's four) and of the contrastive embedding."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float = 2.0) -> Tensor:
+    """Focal loss (arXiv 1708.02002), mean over pixels.
+
+    Args:
+        logits: (..., h, w). target: the same shape, 0 .. 1 (soft at the border).
+        alpha: weight of the object against the rest; below 0 no weighting.
+        gamma: how much easy pixels count less.
+
+    Returns:
+        (...,).
+    """
+    p = logits.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    right = p * target + (1 - p) * (1 - target)
+    loss = cross * (1 - right) ** gamma
+    if alpha >= 0:
+        loss = loss * (alpha * target + (1 - alpha) * (1 - target))
+    return loss.mean(dim=(-2, -1))
+
+
+def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """1 - (2 |p t| + 1) / (|p| + |t| + 1), (..., h, w) to (...,)."""
+    p = logits.sigmoid()
+    both = (p * target).sum(dim=(-2, -1))
+    return 1 - (2 * both + 1) / (p.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1)) + 1)
+
+
+def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
+    """IoU of thresholded masks: logits > 0, target > 0.5; 0 where both are empty."""
+    p, t = logits > 0, target > 0.5
+    union = (p | t).sum(dim=(-2, -1)).clamp_min(1)
+    return (p & t).sum(dim=(-2, -1)) / union
+
+
+def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
+    """Mean of values with weights >= 0; 0 where all weights are."""
+    return (values * weight).sum() / weight.sum().clamp_min(1)
+
+
+class LossWeights(NamedTuple):
+    """Weights of the terms; the defaults are the paper's four (section 4.3)."""
+
+    focal: float = 20.0
+    dice: float = 1.0
+    iou: float = 1.0
+    presence: float = 1.0
+    absent: float = 0.0
+    """Further weight of absent examples in the presence term."""
+    empty: float = 0.0
+    """Weight of the focal term of absent examples (their target is an empty mask)."""
+    alpha: float = 0.25
+
+
+def mask_losses(
+    logits: Tensor,
+    predicted_iou: Tensor,
+    presence_logit: Tensor,
+    target: Tensor,
+    valid: Tensor,
+    weights: LossWeights,
+) -> dict[str, Tensor]:
+    """The four terms, each with its weight.
+
+    Mask and IoU terms count where the object is in the target view, presence everywhere.
+
+    Args:
+        logits: (B, h, w) before the presence rule.
+        predicted_iou: (B,) 0 .. 1. presence_logit: (B,).
+        target: (B, h, w) true masks, 0 .. 1.
+        valid: (B,) 1 where the example counts.
+    """
+    logits = logits.float()
+    present = (target.sum(dim=(-2, -1)) > 0).float()
+    weight = present * valid
+    focal = focal_loss(logits, target, weights.alpha)
+    presence = F.binary_cross_entropy_with_logits(presence_logit, present, reduction="none")
+    presence_weight = valid * (1 + weights.absent * (1 - present))
+    wrong = (predicted_iou - mask_iou(logits.detach(), target)).abs()
+    return {
+        "focal": weights.focal * weighted_mean(focal, weight)
+        + weights.empty * weighted_mean(focal, valid * (1 - present)),
+        "dice": weights.dice * weighted_mean(dice_loss(logits, target), weight),
+        "iou": weights.iou * weighted_mean(wrong, weight),
+        "presence": weights.presence
+        * (presence * presence_weight).sum()
+        / valid.sum().clamp_min(1),
+    }
+
+
+def dense_info_nce(cosine: Tensor, target: Tensor, temperature: Tensor, weight: Tensor) -> Tensor:
+    """InfoNCE of an object's prototype against every location of a view.
+
+    Args:
+        cosine: (B, N, h, w). target: (B, N, h, w) true masks, 0 .. 1.
+        temperature: factor on the cosine. weight: (B, N), 0 where the object is not there.
+    """
+    score = (cosine * temperature).flatten(2).log_softmax(dim=-1)
+    share = target.flatten(2)
+    share = share / share.sum(dim=-1, keepdim=True).clamp_min(1e-4)
+    return weighted_mean(-(share * score).sum(dim=-1), weight)
+
+
+def prototype_info_nce(
+    query: Tensor, target: Tensor, identity: Tensor, weight: Tensor, temperature: Tensor
+) -> Tensor:
+    """InfoNCE of objects' prototypes in one view against all prototypes in the other views.
+
+    Args:
+        query, target: (M, D) unit vectors of the same M objects in the two views.
+        identity: (M,) equal where the object is the same.
+        weight: (M,) 1 where the object is in both views.
+    """
+    there = weight > 0
+    score = (query @ target.T) * temperature
+    score = score.masked_fill(~there[None], -1e4).log_softmax(dim=1)
+    same = ((identity[:, None] == identity[None]) & there[None]).float()
+    each = -(score * same).sum(dim=1) / same.sum(dim=1).clamp_min(1)
+    return weighted_mean(each, weight)
+
+
+def propagation_loss(carried: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    """How well the mask that attention carries over agrees with the true one.
+
+    Args:
+        carried, target: (B, N, h, w), 0 .. 1. weight: (B, N).
+    """
+    p = carried.clamp(1e-4, 1 - 1e-4)
+    cross = -(4 * target * p.log() + (1 - target) * (1 - p).log()).mean(dim=(-2, -1))
+    both = (p * target).sum(dim=(-2, -1))
+    total = p.sum(dim=(-2, -1)) + target.sum(dim=(-2, -1))
+    dice = 1 - (2 * both + 0.5) / (total + 0.5)
+    return weighted_mean(2 * cross + 0.3 * dice, weight)
+
+
+def foreground_loss(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy and dice of foreground channels, (B, c, h, w) both."""
+    p = logits.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(logits, target)
+    both = (p * target).sum(dim=(0, 2, 3))
+    total = p.sum(dim=(0, 2, 3)) + target.sum(dim=(0, 2, 3))
+    return cross + 0.5 * (1 - (2 * both + 1) / (total + 1)).mean()
+
+
+def total(terms: dict[str, Tensor]) -> Tensor:
+    """Sum of all terms."""
+    return torch.stack([term.float() for term in terms.values()]).sum()

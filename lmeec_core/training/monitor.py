@@ -1,0 +1,182 @@
+"""What a person sees of a training run: progress bar, TensorBoard, example overlays, table."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+    from torch.utils.tensorboard import SummaryWriter
+
+    from lmeec_core.model import LMEEC
+    from lmeec_core.training.store import SceneStore
+
+
+class Monitor:
+    """Told what a run does; this one keeps it to itself."""
+
+    def scenes(self, count: int, wanted: int) -> None:
+        """So many scenes are there of those that training waits for."""
+
+    def record(self, record: dict[str, Any], progress: float) -> None:
+        """A new entry of the history, at a progress of 0 .. 1."""
+
+    def examples(self, model: LMEEC, store: SceneStore, step: int) -> None:
+        """The network as it is now; it may be tried on validation scenes."""
+
+    def phase(self, text: str) -> None:
+        """Training is over, something else begins."""
+
+
+def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np.uint8] | None:
+    """Correspondences on the first scenes: query views beside target views with found masks.
+
+    The true masks are white outlines. One object of a view each, both directions by turns.
+
+    Returns:
+        RGB uint8 (H, W, 3); None if no object is in both views of any of the scenes.
+    """
+    from lmeec_core.overlay import contact_sheet, draw_masks, side_by_side
+    from lmeec_core.tracker import CorrespondenceTracker
+    from lmeec_core.training.evaluate import queries
+
+    chosen: dict[tuple[int, ...], int] = {}
+    for scene, frame, query, target, label in queries(store, store.count, store.frames):
+        if store.table[scene, frame, target, label, 0] > 0:
+            chosen.setdefault((scene, frame, query, target), label)
+        if len(chosen) == count:
+            break
+    tiles = []
+    for (scene, frame, query, target), label in chosen.items():
+        views = [store.packed[scene, frame, c].cpu().numpy() for c in (query, target)]
+        images = [np.ascontiguousarray(v[..., :3]) for v in views]
+        asked, truth = (v[..., 3] == label for v in views)
+        tracker = CorrespondenceTracker(model, "query", ("target",))
+        found = tracker.step({"query": images[0], "target": images[1]}, {"it": asked})
+        mask = found["target"]["it"].mask()
+        drawn = [
+            draw_masks(images[0], {"it": asked}),
+            draw_masks(images[1], {"it": mask}, truth={"it": truth}),
+        ]
+        tiles.append(side_by_side(drawn, store.size))
+    return contact_sheet(tiles, 2) if tiles else None
+
+
+class RunMonitor(Monitor):
+    """Progress bar on a console, and TensorBoard files; a context manager.
+
+    Args:
+        console: where to show.
+        folder: TensorBoard's folder; None writes none.
+
+    Raises:
+        ImportError: TensorBoard is wanted and not installed.
+    """
+
+    def __init__(self, console: Console, folder: Path | None) -> None:
+        from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeElapsedColumn
+
+        self.console, self.folder = console, folder
+        self._writer: SummaryWriter | None = None
+        if folder is not None and importlib.util.find_spec("tensorboard") is None:
+            raise ImportError(
+                "tensorboard is not installed: pip install 'lmeec[training]', or "
+                "--set tensorboard=false"
+            )
+        columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+        self.bar = Progress(*columns, "{task.fields[note]}", console=console)
+        self.task = self.bar.add_task("scenes", total=1.0, note="")
+
+    def __enter__(self) -> RunMonitor:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+        if self._writer is not None:
+            self._writer.close()
+
+    def writer(self, step: int) -> SummaryWriter | None:
+        """TensorBoard's writer; what a run before this one wrote from ``step`` on is dropped."""
+        if self._writer is None and self.folder is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(self.folder, purge_step=step)
+        return self._writer
+
+    def scenes(self, count: int, wanted: int) -> None:
+        note = f"{count} of the first {wanted}"
+        self.bar.update(self.task, completed=min(1.0, count / max(1, wanted)), note=note)
+
+    def record(self, record: dict[str, Any], progress: float) -> None:
+        shown = {k: v for k, v in record.items() if isinstance(v, int | float)}
+        named = ("loss", "iou", "presence accuracy", "steps_per_s")
+        note = " ".join(f"{k} {shown[k]:.2f}" for k in named if k in shown)
+        if note:
+            self.bar.update(self.task, note=note)
+        self.bar.update(self.task, description=record["stage"], completed=progress)
+        scores = [f"{k[5:]} {v:.3f}" for k, v in shown.items() if k.startswith("eval ")]
+        if scores or not self.console.is_terminal:  # a log file has no bar
+            text = ", ".join(scores) or note
+            line = f"{record['minutes']:.1f} min, step {record['step']}: {text}"
+            self.console.print(line, highlight=False, markup=False)
+        writer = self.writer(record["step"])
+        if writer is None:
+            return
+        for name, value in shown.items():
+            if name != "step":
+                tag = f"validation/{name[5:]}" if name[:5] == "eval " else f"train/{name}"
+                writer.add_scalar(tag, value, record["step"])
+        writer.flush()
+
+    def examples(self, model: LMEEC, store: SceneStore, step: int) -> None:
+        writer = self.writer(step)
+        sheet = example_sheet(model, store) if writer is not None and store.count else None
+        if writer is not None and sheet is not None:
+            writer.add_image("validation", sheet, step, dataformats="HWC")
+
+    def phase(self, text: str) -> None:
+        self.bar.update(self.task, description=text, completed=1.0, note="")
+        if not self.console.is_terminal:
+            self.console.print(text, highlight=False)
+
+
+def results_table(results: dict[str, Any]) -> Table:
+    """Scores per direction of single frames and of the tracker, and by size of the object.
+
+    Args:
+        results: what a finished run wrote (``done.json``).
+    """
+    from rich.table import Table
+
+    table = Table(title="Held-out scenes")
+    for column in ("", "objects", "IoU", "contour accuracy", "existence"):
+        table.add_column(column, justify="right" if column else "left")
+
+    def text(value: float | None) -> str:
+        return "" if value is None or math.isnan(value) else f"{value:.3f}"
+
+    for kind in ("single frame", "tracker"):
+        scores = results[f"test {kind}"]
+        for direction in ("ego_to_exo", "exo_to_ego"):
+            get = {k.removeprefix(direction + " "): v for k, v in scores["all"].items()}.get
+            table.add_row(
+                f"{kind}, {direction.replace('_', ' ')}", f"{get('present')} + {get('absent')}",
+                text(get("iou")), text(get("contour")), text(get("existence")),
+            )  # fmt: skip
+        for size, entry in scores["by target area"].items():
+            name = f"{kind}, {size} pixels in the target view"
+            table.add_row(name, str(entry["count"]), text(entry["iou"]))
+        table.add_section()
+    table.caption = (
+        "Objects: present + absent in the target view. IoU of present ones; of the tracker as it "
+        "shows them, so an object wrongly judged absent scores 0. Existence: balanced accuracy."
+    )
+    return table

@@ -1,0 +1,375 @@
+"""Rendering, training, calibration and evaluation of the small network as one resumable command.
+
+``python -m lmeec_core.training.nano --work DIR --out DIR --minutes M`` renders simulated scenes
+in processes of their own, trains on them while they come, picks the presence threshold on the
+validation scenes, scores the network on held-out scenes and writes weights (float16
+safetensors), numbers and a log to ``--out``. It can be stopped at any moment; the same command
+goes on from the last checkpoint. With ``--detach`` the work runs in a session of its own, and the
+command only waits, so that several short commands in a row add up to one run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from lmeec_core.config import preset
+from lmeec_core.model import LMEEC
+from lmeec_core.training.evaluate import (
+    Row,
+    balanced_accuracy,
+    best_threshold,
+    by_area,
+    evaluate_pairs,
+    evaluate_tracker,
+    shift_presence,
+    summary,
+)
+from lmeec_core.training.monitor import Monitor
+from lmeec_core.training.stages import CPU_STAGES, GPU_STAGES
+from lmeec_core.training.store import SceneStore
+from lmeec_core.training.trainer import Schedule, Trainer
+
+logger = logging.getLogger(__name__)
+
+FIRST_SEED = {"train": 0, "val": 10_000_000, "test": 20_000_000}
+LOG, PID, DONE = "nano.log", "nano.pid", "done.json"
+WEIGHTS, METRICS = "nano.safetensors", "metrics.json"
+
+
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--work", type=Path, required=True, help="scenes, checkpoint, log")
+    parser.add_argument("--out", type=Path, required=True, help="weights and numbers go here")
+    parser.add_argument("--minutes", type=float, default=21.0, help="training time in all")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--stages", default="auto", choices=("auto", "gpu", "cpu"))
+    parser.add_argument("--scenes", type=int, default=12_000, help="training scenes")
+    parser.add_argument("--frames", type=int, default=8, help="of a scene, a multiple of 4")
+    parser.add_argument("--keep", type=int, default=4_000, help="scenes kept on disk for a resume")
+    parser.add_argument("--start-at", type=int, default=150, help="scenes before training starts")
+    parser.add_argument("--val-scenes", type=int, default=24)
+    parser.add_argument("--test-scenes", type=int, default=60)
+    parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
+    parser.add_argument("--no-render", action="store_true", help="take the scenes that are there")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--session-minutes", type=float, default=1e9, help="stop after so long")
+    parser.add_argument("--evaluate-every", type=float, default=3.0, help="minutes")
+    parser.add_argument("--report-every", type=float, default=10.0, help="seconds")
+    parser.add_argument("--detach", action="store_true", help="work in a session of its own")
+    parser.add_argument("--wait", type=float, default=9.3, help="with --detach: minutes to wait")
+    parser.add_argument("--render-only", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args(arguments)
+
+
+# -- rendering ---------------------------------------------------------------------------------
+
+
+def working_backend() -> str:
+    """The OpenGL back end that really renders here: the given one, else EGL, else OSMesa."""
+    given = os.environ.get("MUJOCO_GL")
+    if given:
+        return given
+    script = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
+    for name in ("egl", "osmesa"):
+        environment = os.environ | {"MUJOCO_GL": name}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", script], env=environment, capture_output=True, timeout=60
+            )
+        except subprocess.TimeoutExpired:
+            print(f"render: MUJOCO_GL={name} hangs", flush=True)
+            continue
+        if done.returncode == 0:
+            return name
+        print(f"render: MUJOCO_GL={name} fails: {done.stderr.decode()[-300:]}", flush=True)
+    raise SystemExit("render: neither EGL nor OSMesa works here")
+
+
+def render(args: argparse.Namespace) -> None:
+    """Render validation, test and training scenes, in this order."""
+    from lmeec_core.simulation.config import training_config
+    from lmeec_core.simulation.shards import render_many
+
+    os.nice(5)
+    parent = os.getppid()
+    os.environ["MUJOCO_GL"] = working_backend()
+    print(f"render: MUJOCO_GL={os.environ['MUJOCO_GL']}, {args.workers} workers", flush=True)
+    wanted = (("val", args.val_scenes), ("test", args.test_scenes), ("train", args.scenes))
+    for split, count in wanted:
+        folder = args.work / split
+        done = failed = 0
+        start = time.monotonic()
+        seeds = range(FIRST_SEED[split], FIRST_SEED[split] + count)
+        results = render_many(
+            seeds, training_config(2), args.frames, 256, split, folder, args.workers,
+            clip=min(4, args.frames), stride=3,
+        )  # fmt: skip
+        for result in results:
+            done, failed = done + 1, failed + (result.error is not None)
+            if result.error is not None and failed < 20:
+                print(f"render {split} seed {result.job.seed}: {result.error}", flush=True)
+            if done in (10, 100) or done % 500 == 0:
+                speed = done / (time.monotonic() - start)
+                print(f"render {split}: {done} scenes, {failed} failed, {speed:.2f}/s", flush=True)
+            if os.getppid() != parent:  # the trainer is gone
+                return
+
+
+def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
+    """Render in a process of its own."""
+    command = [sys.executable, "-m", "lmeec_core.training.nano", "--render-only"]
+    for name in ("work", "out", "scenes", "val_scenes", "test_scenes", "workers", "frames"):
+        command += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+    with open(log, "ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+
+# -- results -----------------------------------------------------------------------------------
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write atomically."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content, indent=1))
+    os.replace(partial, path)
+
+
+def export(model: LMEEC, path: Path, metadata: dict[str, str]) -> None:
+    """Write a network's weights as float16 safetensors, atomically."""
+    state = {
+        name: (value.half() if value.is_floating_point() else value).cpu().contiguous()
+        for name, value in model.state_dict().items()
+    }
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    save_file(state, partial, metadata)
+    partial.chmod(0o644)
+    os.replace(partial, path)
+
+
+def machine(device: torch.device) -> dict[str, Any]:
+    """What the run ran on."""
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
+    return {"gpu": gpu, "cores": os.cpu_count(), "python": platform.python_version(),
+            "torch": torch.__version__}  # fmt: skip
+
+
+def calibrate(model: LMEEC, store: SceneStore, scenes: int) -> dict[str, Any]:
+    """Move the presence bias to the best balanced accuracy on validation scenes."""
+    shifts, report = [], {}
+    for _ in range(2):  # the threshold changes what is remembered, hence twice
+        rows = evaluate_tracker(model, store, scenes)
+        if not rows:
+            break
+        threshold = best_threshold(rows)
+        before, after = balanced_accuracy(rows), balanced_accuracy(rows, threshold)
+        report = {"before the last shift": summary(rows)}
+        if after > before:
+            shift_presence(model, threshold)
+            shifts.append(threshold)
+        logger.info("calibration: %.3f at 0, %.3f at %.3f", before, after, threshold)
+    return {"presence shifts": shifts} | report
+
+
+def scores(rows: list[Row]) -> dict[str, Any]:
+    """All numbers of an evaluation."""
+    return {"all": summary(rows), "by target area": by_area(rows)}
+
+
+def snapshot(trainer: Trainer, args: argparse.Namespace, report: dict[str, Any] | None) -> None:
+    """Write weights and numbers so far."""
+    args.out.mkdir(parents=True, exist_ok=True)
+    note = {"preset": "nano", "minutes": f"{trainer.spent / 60:.2f}", "steps": str(trainer.step)}
+    export(trainer.averaged, args.out / WEIGHTS, note)
+    content = {
+        "minutes": trainer.spent / 60, "steps": trainer.step, "scenes": trainer.store.count,
+        "rejected scenes": trainer.store.rejected, "machine": machine(trainer.device),
+        "schedule": asdict(trainer.schedule), "results": report, "history": trainer.history,
+    }  # fmt: skip
+    write_json(args.out / METRICS, content)
+
+
+# -- the command -------------------------------------------------------------------------------
+
+
+def open_stores(args: argparse.Namespace, device: torch.device) -> dict[str, SceneStore]:
+    """The scenes of all splits, filled in the background as they come."""
+    stores = {
+        "train": SceneStore(args.work / "train", args.scenes, device, args.keep),
+        "val": SceneStore(args.work / "val", args.val_scenes, device),
+        "test": SceneStore(args.work / "test", args.test_scenes, device),
+    }
+    for store in stores.values():
+        store.watch()
+    return stores
+
+
+def wait_for_scenes(
+    args: argparse.Namespace,
+    store: SceneStore,
+    renderer: subprocess.Popen[bytes] | None,
+    monitor: Monitor,
+) -> None:
+    """Wait for the first training scenes.
+
+    Raises:
+        RuntimeError: hardly any came within five minutes.
+    """
+    wanted = min(args.start_at, args.scenes)
+    for _ in range(60):
+        stopped = renderer is None or renderer.poll() is not None
+        ready = store.wait_for(wanted, 5)
+        monitor.scenes(store.count, wanted)
+        if ready or stopped:
+            break
+    if store.count < min(wanted, 8):
+        raise RuntimeError(f"only {store.count} scenes; see {args.work / LOG}")
+
+
+def finish(
+    trainer: Trainer, args: argparse.Namespace, stores: dict[str, SceneStore], monitor: Monitor
+) -> None:
+    """Calibrate and score the trained network, and write everything."""
+    torch.backends.cudnn.benchmark = False
+    model, test = trainer.averaged, stores["test"]
+    monitor.phase("presence threshold")
+    report: dict[str, Any] = {"calibration": calibrate(model, stores["val"], args.val_scenes)}
+    monitor.phase("held-out scenes, single frames")
+    report["test single frame"] = scores(evaluate_pairs(model, test, args.test_scenes))
+    snapshot(trainer, args, report)
+    monitor.phase("held-out scenes, tracker")
+    report["test tracker"] = scores(evaluate_tracker(model, test, args.test_scenes))
+    logger.info("test %s", json.dumps(report))
+    snapshot(trainer, args, report)
+    write_json(args.out / DONE, report)
+
+
+def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
+    """Render, train, evaluate; returns whether everything is done."""
+    monitor = monitor or Monitor()
+    start = time.monotonic()
+    device = torch.device(
+        ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+    )
+    if device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    gpu = device.type == "cuda" if args.stages == "auto" else args.stages == "gpu"
+    schedule = Schedule(GPU_STAGES if gpu else CPU_STAGES, args.minutes, seed=args.seed)
+    renderer = None if args.no_render else start_rendering(args, args.work / LOG)
+    stores = open_stores(args, device)
+    try:
+        wait_for_scenes(args, stores["train"], renderer, monitor)
+
+        def evaluate(model: LMEEC) -> dict[str, float]:
+            snapshot(trainer, args, None)
+            torch.backends.cudnn.benchmark = False  # shapes vary too much
+            rows = evaluate_pairs(model, stores["val"], *((20, 2) if gpu else (4, 8)))
+            monitor.examples(model, stores["val"], trainer.step)
+            torch.backends.cudnn.benchmark = device.type == "cuda"
+            return summary(rows) if rows else {}
+
+        trainer = Trainer(
+            preset("nano"), schedule, stores["train"], args.work, device, evaluate,
+            args.evaluate_every, lambda record: monitor.record(record, trainer.progress),
+        )  # fmt: skip
+        logger.info("%s, %d scenes, stages %s", device, stores["train"].count,
+                    [s.name for s in schedule.stages])  # fmt: skip
+        left = args.session_minutes - (time.monotonic() - start) / 60
+        over = trainer.run(left, report_every=args.report_every)
+        snapshot(trainer, args, None)
+        if over:
+            if renderer is not None:
+                renderer.terminate()
+            finish(trainer, args, stores, monitor)
+        return over
+    finally:
+        if renderer is not None:
+            renderer.terminate()
+            renderer.wait(20)
+        for store in stores.values():
+            store.close()
+
+
+def alive(pid: Path) -> bool:
+    """Whether the process whose number is in the file runs."""
+    try:
+        state = Path(f"/proc/{int(pid.read_text())}/stat").read_text()
+    except (OSError, ValueError):
+        return False
+    return state.rpartition(")")[2].split()[0] != "Z"
+
+
+def detach(args: argparse.Namespace, arguments: list[str]) -> None:
+    """Start the work in a session of its own unless it runs or is done, wait, copy the results."""
+    args.work.mkdir(parents=True, exist_ok=True)
+    inner, log = args.work / "out", args.work / LOG
+    end = time.monotonic() + 60 * args.wait
+    if not alive(args.work / PID) and not (inner / DONE).is_file():
+        command = [sys.executable, "-m", "lmeec_core.training.nano"]
+        command += [a for a in arguments if a != "--detach"]
+        command += ["--work", str(args.work), "--out", str(inner)]
+        # The work goes on while the checkout may be written anew: it runs from a copy.
+        package = Path(__file__).parents[1]
+        shutil.copytree(package, args.work / "code" / package.name, dirs_exist_ok=True)
+        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+        with open(log, "ab") as file:
+            child = subprocess.Popen(
+                command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment,
+                cwd=args.work / "code", start_new_session=True,
+            )  # fmt: skip
+        (args.work / PID).write_text(str(child.pid))
+        reap = child
+    else:
+        reap = None
+    shown = 0
+    while time.monotonic() < end and not (inner / DONE).is_file():
+        if (reap.poll() is not None) if reap else not alive(args.work / PID):
+            break
+        time.sleep(2)
+        if log.is_file() and log.stat().st_size > shown:
+            text = log.read_bytes()[shown:]
+            shown += len(text)
+            sys.stdout.write(text.decode(errors="replace"))
+            sys.stdout.flush()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for path in (*inner.glob("*.*"), log):
+        if path.is_file() and not path.name.startswith("."):
+            shutil.copy(path, args.out / path.name)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; returns 0 when all is done, 3 when there is more to do."""
+    given = sys.argv[1:] if arguments is None else arguments
+    args = parse(given)
+    args.work, args.out = args.work.resolve(), args.out.resolve()
+    args.work.mkdir(parents=True, exist_ok=True)
+    if args.render_only:
+        render(args)
+        return 0
+    if args.detach:
+        detach(args, given)
+        return 0 if (args.work / "out" / DONE).is_file() else 3
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stdout
+    )
+    return 0 if work(args) else 3
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,41 @@
+"""Parts of the network that only training needs, and start values."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmeec_core.model import LMEEC, ViewFeatures
+from lmeec_core.model.conv_trunk import conv_block
+
+
+class ForegroundHead(nn.Module):
+    """Says of every pixel whether an object or a person is there; helps early training only."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.reduce = nn.Conv2d(width // 4, width // 8, 1)
+        self.block = conv_block(width // 8, width // 8)
+        self.out = nn.Conv2d(width // 8, 2, 1)
+
+    def forward(self, views: ViewFeatures) -> Tensor:
+        """Logits of object and person (V, 2, 4g, 4g)."""
+        x = F.interpolate(self.reduce(views.middle), scale_factor=2.0, mode="bilinear")
+        return self.out(self.block(x + views.fine))
+
+
+def share_parameters(source: nn.Module, target: nn.Module) -> None:
+    """Make ``target`` use the very parameters and saved buffers of ``source`` (same layout)."""
+    for own, given in zip(target.modules(), source.modules(), strict=True):
+        own._parameters = given._parameters
+        for name, buffer in given._buffers.items():
+            if name not in given._non_persistent_buffers_set:
+                own._buffers[name] = buffer
+
+
+def initialise(model: LMEEC) -> None:
+    """Start values for training from scratch (the plain ones suit a checkpoint that overwrites)."""
+    for module in model.modules():
+        gamma = getattr(module, "gamma", None)
+        if isinstance(gamma, nn.Parameter):
+            nn.init.constant_(gamma, 0.1)

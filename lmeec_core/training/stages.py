@@ -1,0 +1,85 @@
+"""What a training run does when: the stages of the small model's curriculum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from lmeec_core.training.losses import LossWeights
+
+Kind = Literal["contrast", "pairs", "clips"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a training run.
+
+    Attributes:
+        name: for reports.
+        kind: ``contrast`` trains image encoder and embedding alone, ``pairs`` the network on
+            single frames, ``clips`` with memory and MV-MoE over several frames.
+        share: share of the run's time.
+        size: side of the images, in pixels.
+        batch: pairs of views (or of clips) per step; each trains in both directions.
+        crop: smallest and largest side of the crops, as a share of the image.
+        sought: objects per view that go through the whole network.
+        objects: objects per view for the contrastive losses.
+        times: frames of a clip.
+        contrast: weight of the contrastive losses.
+        positive_share: share of sought objects that are in the other view.
+        encoder_rate: factor on the image encoder's learning rate; 0 freezes it, which saves its
+            backward pass.
+    """
+
+    name: str
+    kind: Kind
+    share: float
+    size: int
+    batch: int
+    crop: tuple[float, float]
+    sought: int = 3
+    objects: int = 8
+    times: int = 1
+    contrast: float = 1.0
+    positive_share: float = 0.57
+    encoder_rate: float = 1.0
+
+
+NANO_WEIGHTS = LossWeights(
+    focal=40.0, dice=1.0, iou=0.5, presence=0.5, absent=1.0, empty=4.0, alpha=0.5
+)
+"""Focal is averaged over pixels and objects are small, hence 40; absent examples count double."""
+
+GPU_STAGES = (
+    Stage("contrast", "contrast", 0.12, 192, 64, (0.4, 1.0), sought=4, objects=8),
+    Stage("pairs", "pairs", 0.33, 256, 32, (0.4, 1.0)),
+    Stage("pairs, whole", "pairs", 0.12, 256, 32, (0.75, 1.0)),
+    Stage("clips", "clips", 0.33, 256, 12, (0.7, 1.0), objects=3, times=8, contrast=0.5),
+    Stage(
+        "clips, whole", "clips", 0.10, 256, 12, (0.95, 1.0), objects=3, times=8, contrast=0.3,
+        encoder_rate=0.5,
+    ),
+)  # fmt: skip
+"""For one large GPU and about 20 minutes."""
+
+CPU_STAGES = (
+    Stage("contrast", "contrast", 0.22, 128, 8, (0.4, 1.0), sought=4, objects=8),
+    Stage("pairs, small", "pairs", 0.37, 144, 5, (0.4, 1.0)),
+    Stage("pairs", "pairs", 0.17, 256, 2, (0.8, 1.0)),
+    Stage(
+        "clips", "clips", 0.24, 256, 1, (0.8, 1.0), objects=3, times=4, contrast=0.5,
+        encoder_rate=0.0,
+    ),
+)  # fmt: skip
+"""For two CPU cores."""
+
+
+def stage_at(stages: tuple[Stage, ...], progress: float) -> int:
+    """Index of the stage at a progress of 0 .. 1."""
+    end = 0.0
+    total = sum(stage.share for stage in stages)
+    for i, stage in enumerate(stages):
+        end += stage.share / total
+        if progress < end:
+            return i
+    return len(stages) - 1

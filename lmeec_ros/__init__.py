@@ -1,0 +1,1 @@
+"""The ROS 2 edge of LM-EEC: topics in, tracker, topics out. It holds no tensor arithmetic."""

@@ -1,0 +1,121 @@
+"""The work of `lmeec play` and `lmeec record`: signals, progress, messages to the user."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lmeec_ros.bags import BagReader
+from lmeec_ros.play import Player
+from lmeec_ros.record import Recorder, spin_until
+
+
+@contextmanager
+def ros_node(name: str) -> Iterator[tuple[Node, threading.Event]]:
+    """A plain node, and an event that SIGINT or SIGTERM sets instead of ending the process."""
+    stop = threading.Event()
+
+    def on_signal(*_: Any) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(name)
+    try:
+        yield node, stop
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def play(
+    path: Path,
+    *,
+    topics: Collection[str] | None,
+    remap: Mapping[str, str],
+    rate: float,
+    loop: bool,
+    clock: bool,
+    wait: float,
+    console: Console,
+) -> None:
+    """Publish a bag; see `lmeec play --help`."""
+    with BagReader(path) as bag, ros_node("lmeec_play") as (node, stop):
+        player = Player(node, bag, topics=topics or None, remap=remap, clock=clock)
+        for topic, reason in player.skipped.items():
+            console.print(f"[yellow]skipped[/] {topic}: {reason}", soft_wrap=True)
+        if wait and not player.wait(wait, stop) and not stop.is_set():
+            console.print(f"[yellow]nobody listens to[/] {', '.join(player.unheard())}")
+        passes, published = 0, 0
+        with _progress(console, player.count) as (bar, task):
+            while not stop.is_set():
+                bar.reset(task)
+                published += player.play(
+                    rate=rate, stop=stop, progress=lambda *_: bar.advance(task)
+                )
+                passes += 1
+                if not loop:
+                    break
+        if not player.flush(2.0 if stop.is_set() else 10.0):
+            console.print("[yellow]some subscribers did not acknowledge all messages[/]")
+        text = "stopped" if stop.is_set() else "done"
+        console.print(f"{text}: {published} messages in {passes} pass{'es' * (passes != 1)}")
+
+
+def record(
+    path: Path,
+    topics: Sequence[str] | None,
+    *,
+    of_node: str,
+    everything: bool,
+    duration: float | None,
+    overwrite: bool,
+    console: Console,
+) -> None:
+    """Record topics; see `lmeec record --help`."""
+    with ros_node("lmeec_record") as (node, stop):
+        recorder = Recorder(
+            node, path, topics, of_node=of_node, everything=everything, overwrite=overwrite
+        )
+        shown: set[str] = set()
+
+        def announce() -> None:
+            for topic in recorder.counts:
+                if topic not in shown:
+                    shown.add(topic)
+                    console.print(f"recording {topic}", highlight=False)
+            for topic, reason in recorder.problems.items():
+                if topic not in shown:
+                    shown.add(topic)
+                    console.print(f"[yellow]not recorded[/] {topic}: {reason}", soft_wrap=True)
+
+        what = ", ".join(topics) if topics else f"outputs of the node {of_node}"
+        console.print(f"waiting for {what}; Ctrl-C ends the recording", highlight=False)
+        spin_until(recorder, node, stop, duration=duration, each=announce)
+        for topic in recorder.missing:
+            console.print(f"[yellow]nobody published[/] {topic}")
+        for topic, count in recorder.counts.items():
+            console.print(f"{count:7d}  {topic}", highlight=False)
+        console.print(f"written to {path}", highlight=False)
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[tuple[Progress, Any]]:
+    columns = (TextColumn("playing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield bar, bar.add_task("play", total=total)

@@ -1,0 +1,224 @@
+"""sensor_msgs images to NumPy arrays, without a copy where the bytes allow it.
+
+The functions read attributes only (height, width, encoding, step, is_bigendian, data, format), so
+they take rclpy's messages and those of the rosbags library alike.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+MAX_PIXELS = 64_000_000
+"""Default limit of width * height: larger images are refused before memory is taken."""
+
+# encoding: (bytes per sample, samples per pixel)
+_PLAIN = {
+    "rgb8": (1, 3),
+    "bgr8": (1, 3),
+    "8UC3": (1, 3),
+    "rgba8": (1, 4),
+    "bgra8": (1, 4),
+    "mono8": (1, 1),
+    "8UC1": (1, 1),
+    "mono16": (2, 1),
+    "16UC1": (2, 1),
+}
+_LABEL = ("8UC1", "mono8", "16UC1", "mono16")
+
+
+class ImageError(ValueError):
+    """An image that cannot be read; the text says what was given and what was expected."""
+
+
+def to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
+    """Return the pixels of a sensor_msgs/Image.
+
+    rgb8 and rgba8 come as a view of the message's bytes; the others are converted. 16-bit grey
+    keeps its upper 8 bits. 8UC3 names no order of colours and is read as OpenCV's: blue first.
+
+    Args:
+        msg: the image.
+        max_pixels: refuse images of more pixels.
+
+    Returns:
+        uint8 (H, W, 3), red first.
+
+    Raises:
+        ImageError: if the size, the step or the buffer is wrong, or the encoding is not known
+            (others than the plain ones need the package cv_bridge).
+    """
+    if msg.encoding not in _PLAIN:
+        return _with_cv_bridge(msg, max_pixels)
+    pixels = _plain_view(msg, max_pixels)  # (H, W, samples)
+    if pixels.dtype != np.uint8:
+        pixels = (pixels >> 8).astype(np.uint8)
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    if msg.encoding in ("bgr8", "8UC3"):
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+    if msg.encoding == "bgra8":
+        return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB)
+    return pixels[:, :, :3]
+
+
+def compressed_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
+    """Return the pixels of a sensor_msgs/CompressedImage (JPEG or PNG).
+
+    Returns:
+        uint8 (H, W, 3), red first.
+
+    Raises:
+        ImageError: if the data is neither JPEG nor PNG, is damaged, or exceeds `max_pixels`.
+    """
+    data = _checked_stream(msg, max_pixels)
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    if decoded is None:
+        raise ImageError(
+            f"compressed image ({msg.format!r}, {len(data)} bytes): the data is corrupt"
+        )
+    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+
+
+def to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
+    """Return the labels of a label image (8UC1, mono8, 16UC1 or mono16).
+
+    Returns:
+        uint8 or uint16 (H, W), 0 = background.
+
+    Raises:
+        ImageError: as for `to_rgb`, or if the encoding holds no labels.
+    """
+    if msg.encoding not in _LABEL:
+        raise ImageError(
+            f"label image: encoding {msg.encoding!r} given, one of {', '.join(_LABEL)} expected"
+        )
+    return _plain_view(msg, max_pixels)[:, :, 0]
+
+
+def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
+    """Return the labels of a PNG label image with one channel of 8 or 16 bits.
+
+    Returns:
+        uint8 or uint16 (H, W), 0 = background.
+
+    Raises:
+        ImageError: as for `compressed_to_rgb`, or if the image is not a PNG (JPEG changes
+            labels) or has several channels.
+    """
+    data = _checked_stream(msg, max_pixels)
+    if not _is_png(data):
+        raise ImageError("label image: JPEG given, PNG expected (JPEG does not keep labels)")
+    decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    if decoded is None:
+        raise ImageError(f"label image (PNG, {len(data)} bytes): the data is corrupt")
+    if decoded.ndim != 2 or decoded.dtype not in (np.uint8, np.uint16):
+        raise ImageError(
+            f"label image: PNG of shape {decoded.shape} and type {decoded.dtype} given, one "
+            "channel of 8 or 16 bits expected"
+        )
+    return decoded
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width < 1 or height < 1:
+        raise ImageError(f"image size {width} x {height} given, at least 1 x 1 expected")
+    if width * height > max_pixels:
+        raise ImageError(
+            f"image size {width} x {height} given, at most {max_pixels} pixels accepted "
+            "(parameter max_image_pixels)"
+        )
+
+
+def _plain_view(msg: Any, max_pixels: int) -> Array:
+    """View the bytes of an image with a plain encoding as (H, W, samples)."""
+    width, height, step = int(msg.width), int(msg.height), int(msg.step)
+    _check_size(width, height, max_pixels)
+    sample_bytes, samples = _PLAIN[msg.encoding]
+    row = width * sample_bytes * samples
+    if step < row:
+        raise ImageError(
+            f"image {width} x {height} {msg.encoding}: step {step} given, at least {row} expected"
+        )
+    data = np.frombuffer(msg.data, np.uint8)
+    if data.size != step * height:
+        kind = "truncated" if data.size < step * height else "oversized"
+        raise ImageError(
+            f"image {width} x {height} {msg.encoding}: {kind} buffer, {data.size} bytes given, "
+            f"{step * height} expected (step {step} x height {height})"
+        )
+    order = ">" if msg.is_bigendian else "<"
+    dtype = np.dtype(np.uint8) if sample_bytes == 1 else np.dtype(f"{order}u2")
+    pixel = sample_bytes * samples
+    view: Array = np.ndarray(
+        (height, width, samples), dtype, data.data, 0, (step, pixel, sample_bytes)
+    )
+    return view
+
+
+def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
+    _check_size(int(msg.width), int(msg.height), max_pixels)
+    try:
+        from cv_bridge import CvBridge
+    except ImportError as error:
+        raise ImageError(
+            f"image encoding {msg.encoding!r} given; {', '.join(_PLAIN)} are read without help, "
+            "others need the ROS package cv_bridge, which is not installed"
+        ) from error
+    try:
+        return np.asarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="rgb8"))
+    except Exception as error:  # cv_bridge raises errors of several libraries
+        raise ImageError(f"image encoding {msg.encoding!r}: cv_bridge says: {error}") from error
+
+
+def _is_png(data: Array) -> bool:
+    return data[:8].tobytes() == b"\x89PNG\r\n\x1a\n"
+
+
+def _checked_stream(msg: Any, max_pixels: int) -> Array:
+    """Return the bytes of a JPEG or PNG whose header announces an acceptable size."""
+    data = np.frombuffer(msg.data, np.uint8)
+    head = data[: 65536 * 4].tobytes()
+    if _is_png(data):
+        if len(head) < 33 or head[12:16] != b"IHDR":
+            raise ImageError(f"compressed image: PNG of {data.size} bytes is truncated")
+        width, height = struct.unpack(">II", head[16:24])
+        _check_size(width, height, max_pixels)
+        if data[-12:].tobytes()[4:8] != b"IEND":
+            raise ImageError(f"compressed image: PNG of {data.size} bytes is truncated")
+    elif head[:3] == b"\xff\xd8\xff":
+        _check_size(*_jpeg_size(head), max_pixels)
+        if b"\xff\xd9" not in data[-64:].tobytes():
+            raise ImageError(f"compressed image: JPEG of {data.size} bytes is truncated")
+    else:
+        raise ImageError(
+            f"compressed image: format {msg.format!r}, {data.size} bytes that begin with "
+            f"{head[:4].hex() or 'nothing'}; JPEG or PNG expected"
+        )
+    return data
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int]:
+    """Return (width, height) from the frame header of a JPEG."""
+    position = 2
+    while position + 9 <= len(head):
+        if head[position] != 0xFF:
+            break
+        marker = head[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+            continue
+        length = int.from_bytes(head[position + 2 : position + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", head[position + 5 : position + 9])
+            return width, height
+        if length < 2:
+            break
+        position += 2 + length
+    raise ImageError("compressed image: the JPEG's header is corrupt (no frame header found)")

@@ -1,0 +1,218 @@
+"""One input of the node: its subscription, the quality of service, and what is known of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from lmeec.msg import CorrespondenceMaskArray
+from rclpy.callback_groups import CallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
+from sensor_msgs.msg import CompressedImage, Image
+
+from lmeec_ros import filters
+from lmeec_ros.monitor import StreamMonitor
+from lmeec_ros.parameters import NodeConfig
+
+DEPTH = 5
+QUERY_MASKS = "query masks"
+"""Name of the query masks' input."""
+
+
+class InputStream(filters.SimpleFilter):  # type: ignore[misc]
+    """A topic as a filter that outlives its subscription.
+
+    With qos `auto` the subscription is reliable if every publisher offers it (or there is none
+    yet), else best effort, which hears every publisher; `refresh` follows publishers that come
+    later.
+
+    Args:
+        node: the node.
+        name: name of the input in logs and in the pairing.
+        topic: topic, as given (remappings apply).
+        msg_type: type of its messages.
+        qos: auto, sensor_data or reliable.
+        parameter: name of the parameter that sets the qos, for hints.
+        group: callback group of the subscription.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        name: str,
+        topic: str,
+        msg_type: Any,
+        qos: str,
+        parameter: str,
+        group: CallbackGroup,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.topic = node.resolve_topic_name(topic)
+        self.msg_type = msg_type
+        self.monitor = StreamMonitor()
+        self.reliability: ReliabilityPolicy | None = None
+        self.on_error: Callable[[Exception], None] | None = None
+        self._node = node
+        self._qos = qos
+        self._parameter = parameter
+        self._group = group
+        self._subscriber: Any = None
+        self._retired: Any = None  # the one before, until the next refresh
+        self._given_topic = topic
+
+    @property
+    def type_name(self) -> str:
+        """The type of its messages as ROS writes it, as sensor_msgs/msg/Image."""
+        package = self.msg_type.__module__.split(".")[0]
+        return f"{package}/msg/{self.msg_type.__name__}"
+
+    def open(self) -> None:
+        """Subscribe."""
+        self.monitor = StreamMonitor()
+        self._subscribe(self._wanted())
+
+    def close(self) -> None:
+        """Unsubscribe; nothing comes any more."""
+        for subscriber in (self._retired, self._subscriber):
+            if subscriber is not None:
+                self._drop(subscriber)
+        self._retired = self._subscriber = self.reliability = None
+
+    def refresh(self) -> None:
+        """Subscribe anew if the publishers have changed what they offer (qos `auto`)."""
+        if self._retired is not None:
+            self._drop(self._retired)
+            self._retired = None
+        if self._subscriber is None or self._qos != "auto":
+            return
+        wanted = self._wanted()
+        if wanted != self.reliability:
+            # The old one goes with the next call only: publishers take a while to find the new
+            # one, and nothing is to be lost between.
+            self._retired = self._subscriber
+            self._subscribe(wanted)
+
+    def publishers(self) -> list[Any]:
+        """Return the endpoints that publish on the topic."""
+        return list(self._node.get_publishers_info_by_topic(self.topic))
+
+    def describe_publishers(self) -> str:
+        """Say in words who publishes on the topic, and what to change if that does not fit."""
+        offers = self.publishers()
+        if not offers:
+            return f"nobody publishes there{self._like()}"
+        texts = []
+        for offer in offers:
+            kind = "reliable" if _is_reliable(offer) else "best effort"
+            who = f"{offer.node_namespace.rstrip('/')}/{offer.node_name}"
+            texts.append(f"{who} offers {offer.topic_type}, {kind}")
+        hint = ""
+        if all(offer.topic_type != self.type_name for offer in offers):
+            hint = f"; {self.type_name} is expected: check the topic and the transport"
+        elif self.reliability == ReliabilityPolicy.RELIABLE and not all(map(_is_reliable, offers)):
+            hint = f"; a reliable subscription does not hear it: set {self._parameter} to auto"
+        return "; ".join(texts) + hint
+
+    def _like(self) -> str:
+        """Topics of the right type, for whoever mistook the name."""
+        known = self._node.get_topic_names_and_types()
+        topics = [name for name, types in known if self.type_name in types and name != self.topic]
+        own = {p.topic_name for p in self._node.publishers}
+        topics = [name for name in topics if name not in own and self._published(name)][:5]
+        return f" (but {self.type_name} comes on {', '.join(topics)})" if topics else ""
+
+    def _published(self, topic: str) -> bool:
+        offers = self._node.get_publishers_info_by_topic(topic)
+        return any(offer.topic_type == self.type_name for offer in offers)
+
+    def _wanted(self) -> ReliabilityPolicy:
+        if self._qos == "reliable":
+            return ReliabilityPolicy.RELIABLE
+        if self._qos == "sensor_data":
+            return ReliabilityPolicy.BEST_EFFORT
+        offers = self.publishers()
+        if not offers:
+            # A reliable subscription gets the very first message of a publisher to come; a best
+            # effort one misses it while they find each other.
+            return self.reliability or ReliabilityPolicy.RELIABLE
+        if all(map(_is_reliable, offers)):
+            return ReliabilityPolicy.RELIABLE
+        return ReliabilityPolicy.BEST_EFFORT
+
+    def _subscribe(self, reliability: ReliabilityPolicy) -> None:
+        if self.reliability is not None:
+            self._node.get_logger().info(
+                f"{self.name}: {self.topic} now subscribed {_words(reliability)}, as offered"
+            )
+        self.reliability = reliability
+        self._subscriber = filters.Subscriber(
+            self._node,
+            self.msg_type,
+            self._given_topic,
+            qos_profile=QoSProfile(depth=DEPTH, reliability=reliability),
+            callback_group=self._group,
+            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
+        )
+        self._subscriber.registerCallback(self._on_message)
+
+    def _drop(self, subscriber: Any) -> None:
+        subscriber.callbacks.clear()
+        self._node.destroy_subscription(subscriber.sub)
+
+    def _on_message(self, msg: Any) -> None:
+        # An exception would end the executor, and with it the node.
+        try:
+            stamp = filters.stamp_of(msg)
+            if self._retired is not None and stamp == self.monitor.newest_ns:
+                return  # it came by both subscriptions
+            self.monitor.add(stamp)
+            self.signalMessage(msg)
+        except Exception as error:
+            if self.on_error is None:
+                raise
+            self.on_error(error)
+
+    def _on_incompatible(self, event: Any) -> None:
+        policy = qos_policy_name_from_kind(event.last_policy_kind)
+        text = f"{self.name}: a publisher on {self.topic} offers an incompatible {policy}; "
+        if self._qos == "auto":
+            self._node.get_logger().info(text + "following it")
+        else:
+            self._node.get_logger().warning(text + f"set {self._parameter} to auto to hear it")
+
+
+def _is_reliable(offer: Any) -> bool:
+    return bool(offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE)
+
+
+def _words(reliability: ReliabilityPolicy) -> str:
+    return "reliable" if reliability == ReliabilityPolicy.RELIABLE else "best effort"
+
+
+def make_inputs(node: Node, config: NodeConfig, group: CallbackGroup) -> list[InputStream]:
+    """Return the inputs: the query camera's, the query masks', then the targets' in order.
+
+    Args:
+        node: the node.
+        config: its configuration.
+        group: callback group of the subscriptions.
+    """
+
+    def camera_input(name: str) -> InputStream:
+        camera = config.cameras[name]
+        kind = Image if camera.transport == "raw" else CompressedImage
+        parameter = f"cameras.{name}.qos"
+        return InputStream(node, name, camera.topic, kind, camera.qos, parameter, group)
+
+    masks = config.query_masks
+    kind: Any = Image if masks.transport == "raw" else CompressedImage
+    if masks.type == "mask_array":
+        kind = CorrespondenceMaskArray
+    query_masks = InputStream(
+        node, QUERY_MASKS, masks.topic, kind, masks.qos, "query_masks.qos", group
+    )
+    targets = [camera_input(name) for name in config.target_cameras]
+    return [camera_input(config.query_camera), query_masks, *targets]

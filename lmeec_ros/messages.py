@@ -1,0 +1,226 @@
+"""Masks to messages and back: CorrespondenceMaskArray, label images, overlays."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from lmeec.msg import CorrespondenceMask, CorrespondenceMaskArray
+from sensor_msgs.msg import Image, RegionOfInterest
+from std_msgs.msg import Header
+
+from lmeec_core import Correspondence
+
+Mask = npt.NDArray[np.bool_]
+
+MAX_LABEL = 65535
+
+
+class MessageError(ValueError):
+    """Query masks that cannot be used; the text says what was given and what was expected."""
+
+
+class LabelTable:
+    """Gives every object id one label (its value in label images) for good, and back.
+
+    Args:
+        named: label (1 to 65535) to id, both unique.
+    """
+
+    def __init__(self, named: Mapping[int, str] | None = None) -> None:
+        self.named = dict(named or {})
+        self._ids = dict(self.named)
+        self._labels = {name: label for label, name in self.named.items()}
+
+    def id_of(self, label: int) -> str:
+        """Return the id of a label; one without a name becomes object_<label>."""
+        if label not in self._ids:
+            self._remember(label, f"object_{label}")
+        return self._ids[label]
+
+    def label_of(self, object_id: str, wish: int = 0) -> int:
+        """Return the label of an id; a new id gets `wish` if that is free, else the lowest free.
+
+        Raises:
+            MessageError: if all 65535 labels are taken.
+        """
+        if object_id not in self._labels:
+            free = 1 <= wish <= MAX_LABEL and wish not in self._ids
+            label = (
+                wish
+                if free
+                else next((i for i in range(1, MAX_LABEL + 1) if i not in self._ids), 0)
+            )
+            if not label:
+                raise MessageError(f"object {object_id!r}: all {MAX_LABEL} labels are taken")
+            self._remember(label, object_id)
+        return self._labels[object_id]
+
+    def _remember(self, label: int, object_id: str) -> None:
+        self._ids[label] = object_id
+        self._labels[object_id] = label
+
+
+def masks_from_labels(
+    labels: npt.NDArray[Any], table: LabelTable, max_objects: int = 32
+) -> dict[str, Mask | None]:
+    """Split a label image into masks.
+
+    Args:
+        labels: uint8 or uint16 (H, W), 0 = background.
+        table: names of the labels.
+        max_objects: refuse images with more labels (a camera image taken for labels has many).
+
+    Returns:
+        object id to bool (H, W); None for every named object that is not in the image.
+
+    Raises:
+        MessageError: if there are more labels than `max_objects`.
+    """
+    counts = np.bincount(labels.ravel())
+    present = [int(label) for label in np.flatnonzero(counts) if label]
+    if len(present) > max_objects:
+        raise MessageError(
+            f"label image with {len(present)} labels given, at most {max_objects} expected "
+            "(parameter max_objects; is it a label image at all?)"
+        )
+    masks: dict[str, Mask | None] = dict.fromkeys(table.named.values())
+    masks.update({table.id_of(label): labels == label for label in present})
+    return masks
+
+
+def masks_from_array(
+    msg: Any, table: LabelTable, max_pixels: int = 64_000_000
+) -> dict[str, Mask | None]:
+    """Return the masks of a CorrespondenceMaskArray at the size of its image.
+
+    Returns:
+        object id to bool (height, width); None for objects that are not visible, and for named
+        ones that are not in the message.
+
+    Raises:
+        MessageError: if a size, a region, an encoding or a buffer is wrong, or an id occurs twice.
+    """
+    width, height = int(msg.width), int(msg.height)
+    if not 1 <= width * height <= max_pixels:
+        raise MessageError(
+            f"mask array of {width} x {height} given, 1 to {max_pixels} pixels expected"
+        )
+    masks: dict[str, Mask | None] = dict.fromkeys(table.named.values())
+    seen: set[str] = set()
+    for entry in msg.masks:
+        name = entry.object_id
+        if not name or name in seen:
+            raise MessageError(f"mask array: object id {name!r} given, texts that differ expected")
+        seen.add(name)
+        table.label_of(name, int(entry.label))
+        masks[name] = _full_mask(entry, width, height) if entry.visible else None
+    return masks
+
+
+def _full_mask(entry: Any, width: int, height: int) -> Mask:
+    roi, mask = entry.roi, entry.mask
+    where = f"mask array, object {entry.object_id!r}"
+    x, y, w, h = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
+    if w < 1 or h < 1 or x + w > width or y + h > height:
+        raise MessageError(
+            f"{where}: region {w} x {h} at ({x}, {y}) given, one inside {width} x {height} expected"
+        )
+    if mask.encoding not in ("mono8", "8UC1") or (mask.width, mask.height) != (w, h):
+        raise MessageError(
+            f"{where}: mask {mask.width} x {mask.height} {mask.encoding} given, {w} x {h} mono8 "
+            "(the region's size) expected"
+        )
+    data = np.frombuffer(mask.data, np.uint8)
+    if mask.step < w or data.size != mask.step * h:
+        raise MessageError(
+            f"{where}: buffer of {data.size} bytes with step {mask.step} given, {w * h} bytes with "
+            f"step {w} expected"
+        )
+    full = np.zeros((height, width), np.bool_)
+    full[y : y + h, x : x + w] = data.reshape(h, mask.step)[:, :w] > 0
+    return full
+
+
+def image_message(pixels: npt.NDArray[Any], encoding: str, header: Header) -> Image:
+    """Return a sensor_msgs/Image of an array (H, W) or (H, W, channels), uint8 or uint16."""
+    pixels = np.ascontiguousarray(pixels)
+    msg = Image(header=header, encoding=encoding, is_bigendian=0)
+    msg.height, msg.width = pixels.shape[:2]
+    msg.step = pixels.strides[0]
+    data = array("B")  # much faster than to assign bytes or a list
+    data.frombytes(pixels.data.cast("B") if pixels.size else b"")
+    msg.data = data
+    return msg
+
+
+def mask_message(
+    object_id: str, label: int, found: Correspondence, mask: Mask, header: Header
+) -> CorrespondenceMask:
+    """Return the message of one object in one target image.
+
+    Args:
+        object_id: the object's id.
+        label: its value in label images.
+        found: what the tracker found; gives presence and score.
+        mask: bool (H, W) at the target image's size; empty if the object is not visible.
+        header: the target image's.
+    """
+    msg = CorrespondenceMask(object_id=object_id, label=label)
+    msg.presence = float(found.presence)
+    msg.score = float(min(1.0, max(0.0, found.predicted_iou)))
+    msg.mask.header, msg.mask.encoding = header, "mono8"
+    columns = np.flatnonzero(mask.any(axis=0))
+    msg.visible = columns.size > 0
+    if msg.visible:
+        rows = np.flatnonzero(mask.any(axis=1))
+        y, x = int(rows[0]), int(columns[0])
+        crop = mask[y : int(rows[-1]) + 1, x : int(columns[-1]) + 1]
+        height, width = crop.shape
+        msg.roi = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+        msg.mask = image_message(crop.astype(np.uint8) * 255, "mono8", header)
+        msg.area = int(np.count_nonzero(crop))
+    return msg
+
+
+def mask_array_message(
+    found: Mapping[str, Correspondence],
+    masks: Mapping[str, Mask],
+    table: LabelTable,
+    header: Header,
+    query_header: Header,
+    cameras: tuple[str, str],
+    size: tuple[int, int],
+) -> CorrespondenceMaskArray:
+    """Return the message of all objects in one target image.
+
+    Args:
+        found: object id to what the tracker found in this target.
+        masks: object id to bool (H, W), the same ids.
+        table: labels of the ids.
+        header: the target image's.
+        query_header: the query image's.
+        cameras: names of the query and of the target camera.
+        size: (height, width) of the target image.
+    """
+    msg = CorrespondenceMaskArray(header=header, query_header=query_header)
+    msg.query_camera, msg.target_camera = cameras
+    msg.height, msg.width = size
+    msg.masks = [
+        mask_message(name, table.label_of(name), one, masks[name], header)
+        for name, one in found.items()
+    ]
+    return msg
+
+
+def label_image(
+    masks: Mapping[str, Mask], table: LabelTable, size: tuple[int, int]
+) -> npt.NDArray[np.uint16]:
+    """Return uint16 (H, W): the label of the object at each pixel, 0 = none (a later one wins)."""
+    labels = np.zeros(size, np.uint16)
+    for name, mask in masks.items():
+        labels[mask] = table.label_of(name)
+    return labels

@@ -1,0 +1,152 @@
+"""Small measurements: the rate and loss of a stream, percentiles of latencies, a patient log."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class StreamHealth:
+    """What is known of a stream of stamped messages.
+
+    Attributes:
+        received: messages so far.
+        age: seconds since the last message arrived; None before the first.
+        rate: messages per second over the last few seconds, by arrival; 0 if silent.
+        period: the camera's period by its stamps, seconds; None while unknown.
+        lost: messages missing in the window, judged by gaps in the stamps.
+        loss: lost / (lost + received), both in the window, 0 to 1.
+        window: messages in the window.
+    """
+
+    received: int
+    age: float | None
+    rate: float
+    period: float | None
+    lost: int
+    loss: float
+    window: int
+
+
+class StreamMonitor:
+    """Follows the stamps and times of arrival of one stream; may be used from any thread.
+
+    Args:
+        window: messages looked back at.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(self, window: int = 150, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._arrivals: deque[float] = deque(maxlen=window)
+        self._gaps: deque[int] = deque(maxlen=window)
+        self._newest: int | None = None
+        self._received = 0
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Stamp of the last message, nanoseconds."""
+        return self._newest
+
+    def add(self, stamp_ns: int) -> None:
+        """Note the arrival of a message with that stamp (nanoseconds)."""
+        with self._lock:
+            self._received += 1
+            self._arrivals.append(self._clock())
+            if self._newest is not None and stamp_ns > self._newest:
+                self._gaps.append(stamp_ns - self._newest)
+            self._newest = stamp_ns
+
+    def health(self, rate_window: float = 5.0) -> StreamHealth:
+        """Return what is known now; the rate is over the last `rate_window` seconds."""
+        with self._lock:
+            now = self._clock()
+            age = now - self._arrivals[-1] if self._arrivals else None
+            recent = [t for t in self._arrivals if now - t <= rate_window]
+            span = now - recent[0] if recent else 0.0
+            rate = (len(recent) - 1) / span if len(recent) > 1 and span > 0 else 0.0
+            gaps = sorted(self._gaps)
+        if len(gaps) < 3:
+            return StreamHealth(self._received, age, rate, None, 0, 0.0, len(gaps))
+        # A low percentile, not the median: the period must come out right when most frames are
+        # lost, and one short gap must not.
+        period = gaps[len(gaps) // 10]
+        lost = sum(max(0, round(gap / period) - 1) for gap in gaps if gap < 60 * period)
+        return StreamHealth(
+            self._received, age, rate, period / 1e9, lost, lost / (lost + len(gaps)), len(gaps)
+        )
+
+
+class Percentiles:
+    """The last values of a quantity, for percentiles; may be used from any thread."""
+
+    def __init__(self, window: int = 200) -> None:
+        self._values: deque[float] = deque(maxlen=window)
+        self._lock = threading.Lock()
+
+    def add(self, value: float) -> None:
+        """Note a value."""
+        with self._lock:
+            self._values.append(value)
+
+    def get(self, *percents: float) -> list[float | None]:
+        """Return the nearest-rank percentiles (0 to 100); None where there is no value yet."""
+        with self._lock:
+            ordered = sorted(self._values)
+        if not ordered:
+            return [None for _ in percents]
+        last = len(ordered) - 1
+        return [ordered[min(last, int(len(ordered) * p / 100))] for p in percents]
+
+
+class PatientLog:
+    """Lets a line of each kind through once in a while, and says how many were held back.
+
+    It only hands back the text: rclpy tells log calls apart by their place in the code, and
+    refuses two severities in one place.
+
+    Args:
+        interval: seconds between two lines of the same kind.
+        clock: seconds, monotonic.
+        count: say how many lines were held back (for events; not for a state that lasts).
+    """
+
+    MAX_KINDS = 500
+
+    def __init__(
+        self,
+        interval: float = 5.0,
+        clock: Callable[[], float] = time.monotonic,
+        count: bool = True,
+    ) -> None:
+        self._interval = interval
+        self._count = count
+        self._clock = clock
+        self._last: dict[str, float] = {}
+        self._held: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def __call__(self, kind: str, text: str) -> str | None:
+        """Return the text to log now, or None if that kind was logged lately."""
+        with self._lock:
+            now = self._clock()
+            if kind in self._last and now - self._last[kind] < self._interval:
+                self._held[kind] = self._held.get(kind, 0) + 1
+                return None
+            held = self._held.pop(kind, 0) if self._count else 0
+            if len(self._last) >= self.MAX_KINDS:  # kinds may come from outside
+                self._last.clear()
+                self._held.clear()
+            self._last[kind] = now
+        return text + (f" (and {held} more of this kind)" if held else "")
+
+    def forget(self, prefix: str = "") -> None:
+        """Let the next event of the kinds that begin with `prefix` be logged at once."""
+        with self._lock:
+            for kind in [one for one in self._last if one.startswith(prefix)]:
+                del self._last[kind]

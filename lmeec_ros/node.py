@@ -1,0 +1,400 @@
+"""The ROS 2 node: a lifecycle node that publishes where objects are in the target cameras."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import rclpy
+from builtin_interfaces.msg import Duration
+from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.lifecycle.node import LifecycleNodeMixin
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+import lmeec_core as lm
+from lmeec_ros import diagnostics, filters, parameters
+from lmeec_ros.inputs import InputStream, make_inputs
+from lmeec_ros.monitor import PatientLog
+from lmeec_ros.outputs import Outputs
+from lmeec_ros.pipeline import InputError, SetProcessor, TargetOutput, load_processor
+from lmeec_ros.watchdog import Watchdog
+from lmeec_ros.worker import Worker
+
+STEP_PATIENCE = 60.0
+"""Seconds that deactivation waits for the step under way."""
+Success, Failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class LmeecNode(LifecycleNode):
+    """Finds the objects of the query camera's masks in the target cameras, and publishes them.
+
+    configure loads the model and warms it up; activate subscribes and publishes; deactivate stops
+    both and keeps the memory; cleanup frees everything. Callbacks only hand over: one worker
+    thread decodes, infers and publishes.
+
+    Args:
+        name: name of the node.
+        kwargs: further arguments of rclpy.node.Node (context, parameter_overrides, ...).
+
+    Raises:
+        lmeec_ros.parameters.ParameterError: if a parameter is wrong or not known.
+    """
+
+    def __init__(self, name: str = "lmeec", **kwargs: Any) -> None:
+        # LifecycleNode's own constructor puts the lifecycle services into the default group, where
+        # loading a model would block the parameter services; so its two parents' are called.
+        Node.__init__(self, name, **kwargs)
+        self._lifecycle_group = MutuallyExclusiveCallbackGroup()
+        self._input_group = MutuallyExclusiveCallbackGroup()
+        LifecycleNodeMixin.__init__(self, callback_group=self._lifecycle_group)
+        self._change_state = self._service_change_state.callback
+        self._service_change_state.callback = self._on_change_state
+        self.config = parameters.declare(self)
+        self.add_on_set_parameters_callback(self._check_parameters)
+        self.add_post_set_parameters_callback(self._take_parameters)
+        self.measured = diagnostics.Measurements()
+        self.processor: SetProcessor | None = None
+        self.worker: Worker[tuple[Any, ...]] | None = None
+        self.synchronizer: filters.Synchronizer | None = None
+        self.inputs: list[InputStream] = []
+        self._outputs: Outputs | None = None
+        self._watchdog: Watchdog | None = None
+        self._patient = PatientLog(5.0)
+        self._last_stamp: int | None = None
+        self._transition = threading.RLock()  # a transition, or the watch, at a time
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self.create_timer(0.5, self._watch, callback_group=self._lifecycle_group, clock=steady)
+        self._start_timer = None
+        if self.config["autostart"]:
+            self._start_timer = self.create_timer(
+                0.01, self._autostart, callback_group=self._lifecycle_group, clock=steady
+            )
+
+    # ---- lifecycle
+
+    @property
+    def state(self) -> str:
+        """Label of the lifecycle state."""
+        return str(self._state_machine.current_state[1])
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load the model, warm it up, create the publishers."""
+        return self._guarded("configure", self._configure, self._release)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Subscribe, start the worker, publish."""
+
+        def activate() -> None:
+            self._activate()
+            super(LmeecNode, self).on_activate(state)
+
+        return self._guarded("activate", activate, self._stop)
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Unsubscribe and stop the worker; the memory of the objects is kept."""
+
+        def deactivate() -> None:
+            self._stop()
+            super(LmeecNode, self).on_deactivate(state)
+
+        return self._guarded("deactivate", deactivate)
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free the model, the memory and the publishers."""
+        return self._guarded("cleanup", self._release)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and free everything."""
+        return self._guarded("shutdown", self._release)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything; the node can be configured again."""
+        return self._guarded("error processing", self._release)
+
+    def _guarded(
+        self, name: str, action: Callable[[], None], undo: Callable[[], None] | None = None
+    ) -> TransitionCallbackReturn:
+        # rclpy swallows exceptions of transitions without a word.
+        with self._transition:
+            started = time.monotonic()
+            try:
+                action()
+            except Exception as error:
+                if not self.context.ok():  # interrupted: whatever failed is of no interest
+                    return Failure
+                self.measured.last_error = f"{name} failed: {error}"
+                self.get_logger().error(self.measured.last_error)
+                if not isinstance(error, ValueError | OSError):
+                    self.get_logger().error(traceback.format_exc())
+                if undo is not None:
+                    try:
+                        undo()
+                    except Exception:
+                        self.get_logger().error(traceback.format_exc())
+                return Failure
+            self.measured.last_error = ""
+            self.get_logger().info(f"{name}: done in {time.monotonic() - started:.1f} s")
+            return Success
+
+    def _on_change_state(self, request: Any, response: Any) -> Any:
+        # rclpy raises on a transition that the state does not have, which would end the node.
+        try:
+            return self._change_state(request, response)
+        except Exception as error:
+            self.get_logger().error(f"transition refused in the state {self.state}: {error}")
+            response.success = False
+            return response
+
+    def _autostart(self) -> None:
+        assert self._start_timer is not None
+        self._start_timer.cancel()
+        try:
+            if self.trigger_configure() == Success:
+                self.trigger_activate()
+            elif self.context.ok():
+                self.get_logger().error(
+                    "not started; the node stays unconfigured and can be configured again "
+                    f"(ros2 lifecycle set {self.get_fully_qualified_name()} configure)"
+                )
+        except Exception:  # rclpy cannot finish a transition after an interrupt
+            if self.context.ok():
+                raise
+
+    def _configure(self) -> None:
+        config = self.config
+        self.get_logger().info(
+            f"loading preset {config['model.preset']}, weights "
+            f"{config.checkpoint or 'of the preset'}, on {config['model.device']}"
+        )
+        seeded = config.seed is not None and config.checkpoint is None
+        if seeded and lm.bundled_weights(config["model.preset"]) is None:
+            text = f"no checkpoint: random weights of model.seed {config.seed}; "
+            self.get_logger().warning(text + "the masks mean nothing")
+        self.processor = load_processor(config)
+        self._outputs = Outputs(self, config)
+
+    def _activate(self) -> None:
+        config = self.config
+        self.measured = diagnostics.Measurements()
+        self._patient.forget()
+        self.worker = Worker(self._process, self._on_step_error, config["mailbox.depth"])
+        self.inputs = make_inputs(self, config, self._input_group)
+        self.synchronizer = filters.make_synchronizer(
+            config["pairing.policy"],
+            self.inputs,
+            config["pairing.queue"],
+            config["pairing.tolerance"],
+            [one.name for one in self.inputs],
+            self._on_time_jump,
+        )
+        self.synchronizer.registerCallback(self._on_set)
+        self._watchdog = Watchdog(self.inputs, self.synchronizer.stats, self.get_logger())
+        self.worker.start()
+        for one in self.inputs:
+            one.on_error = self._on_step_error
+            one.open()
+
+    def _stop(self) -> None:
+        for one in self.inputs:
+            one.close()
+        if self.worker is not None and not self.worker.stop(STEP_PATIENCE):
+            raise RuntimeError(f"the step under way did not end within {STEP_PATIENCE:.0f} s")
+        self.inputs, self.worker = [], None
+        self.synchronizer = self._watchdog = None
+
+    def _release(self) -> None:
+        self._stop()
+        if self._outputs is not None:
+            self._outputs.destroy()
+            self._outputs = None
+        device = self._device()
+        self.processor = self._last_stamp = None
+        if device is not None and device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
+
+    def close(self, timeout: float = 2.0) -> bool:
+        """Stop the worker at the end of the process; return whether nothing runs any more."""
+        worker = self.worker
+        stopped = worker is None or worker.stop(timeout)
+        free = self._transition.acquire(timeout=timeout)
+        if free:
+            self._transition.release()
+        return stopped and free
+
+    # ---- the way of a frame
+
+    def _on_set(self, *messages: Any) -> None:
+        if self.worker is None or self.worker.put(messages):
+            return
+        text = "inference is slower than the cameras: the oldest set waiting was dropped"
+        if line := self._patient("mailbox", text):
+            self.get_logger().warning(line)
+
+    def _on_time_jump(self, name: str, old: int, new: int) -> None:
+        self.get_logger().warning(
+            f"time jumped back by {(old - new) / 1e9:.3f} s ({name}: {old / 1e9:.3f} to "
+            f"{new / 1e9:.3f}); pairing and memory start afresh"
+        )
+        if self.worker is not None:
+            self.worker.call(self._reset_memory)
+
+    def _reset_memory(self) -> None:
+        self._last_stamp = None
+        if self.processor is not None:
+            self.processor.tracker.reset()
+
+    def _process(self, messages: tuple[Any, ...], arrived: float) -> None:
+        """Process one set (in the worker's thread)."""
+        processor, outputs = self.processor, self._outputs
+        if processor is None or outputs is None:
+            return
+        started = time.monotonic()
+        query, masks, *targets = messages
+        stamp = filters.stamp_of(query)
+        if self._last_stamp is not None and stamp <= self._last_stamp:
+            self.get_logger().warning("the query image is older than the last: memory reset")
+            self._reset_memory()
+        self._last_stamp = stamp
+        names = processor.config.target_cameras
+        found = processor.process(query, masks, dict(zip(names, targets, strict=True)))
+        taken = time.monotonic() - started
+        for target, output in found.items():
+            seconds = int(taken)
+            output.message.processing_time = Duration(
+                sec=seconds, nanosec=int((taken - seconds) * 1e9)
+            )
+            outputs.publish(target, output, processor)
+        self._measure(stamp, started, arrived, found)
+
+    def _measure(
+        self, stamp: int, started: float, arrived: float, found: dict[str, TargetOutput]
+    ) -> None:
+        now = time.monotonic()
+        measured = self.measured
+        measured.published += len(found)
+        measured.output.add(stamp)
+        measured.step.add(1e3 * (now - started))
+        measured.latency.add(1e3 * (now - arrived))
+        clock = self.get_clock().now().nanoseconds
+        for output in found.values():
+            measured.add_age(1e-6 * (clock - filters.stamp_of(output)))
+        measured.last_error = ""
+
+    def _on_step_error(self, error: Exception) -> None:
+        self.measured.last_error = str(error)
+        text = f"set skipped: {error}"
+        kind = re.sub(r"\d+", "#", str(error))[:200]
+        if not isinstance(error, InputError):
+            kind = type(error).__name__
+            text += "\n" + "".join(traceback.format_exception(error))
+        if line := self._patient(kind, text):
+            self.get_logger().error(line)
+
+    # ---- parameters
+
+    def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
+        own = [one for one in changes if one.name in self.config.values]
+        try:
+            parameters.load({**self.config.values, **{one.name: one.value for one in own}})
+        except parameters.ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _take_parameters(self, changes: list[Parameter]) -> None:
+        own = {one.name: one.value for one in changes if one.name in self.config.values}
+        if not own:
+            return
+        self.config = parameters.load({**self.config.values, **own})
+        processor, synchronizer = self.processor, self.synchronizer
+        if processor is not None:
+            processor.config = self.config
+        if synchronizer is not None and "pairing.tolerance" in own:
+            synchronizer.set_tolerance(self.config["pairing.tolerance"])
+        for name, value in own.items():
+            self.get_logger().info(f"{name} is now {value}")
+
+    # ---- watching
+
+    def _watch(self) -> None:
+        with self._transition:
+            try:
+                for one in self.inputs:
+                    one.refresh()
+                if self._watchdog is not None and self.state == "active":
+                    config = self.config
+                    self._watchdog.look(config["silence_warning"], config["pairing.tolerance"])
+            except Exception as error:  # must not end the executor
+                if self.context.ok():
+                    self._on_step_error(error)
+
+    def _device(self) -> str | None:
+        return None if self.processor is None else str(self.processor.tracker.model.device)
+
+    def _publish_diagnostics(self) -> None:
+        synchronizer, worker, watchdog = self.synchronizer, self.worker, self._watchdog
+        try:
+            now = diagnostics.Snapshot(
+                self.get_fully_qualified_name(),
+                self.state,
+                self.config,
+                self._device(),
+                self.measured,
+                synchronizer.stats() if synchronizer is not None else None,
+                worker.stats() if worker is not None else None,
+                tuple(self.inputs),
+                watchdog.silent if watchdog is not None else frozenset(),
+            )
+            self._diagnostics.publish(diagnostics.build(self.get_clock().now().to_msg(), now))
+        except Exception as error:  # must not end the executor
+            if self.context.ok():
+                self._on_step_error(error)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is interrupted; return the exit status."""
+    try:
+        rclpy.init(args=list(args) if args is not None else None)
+        node = LmeecNode()
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:  # wrong arguments, a parameter file that cannot be read, ...
+        if not isinstance(error, parameters.ParameterError):
+            traceback.print_exc()
+        print(f"lmeec_node: not started: {error}", file=sys.stderr, flush=True)
+        rclpy.try_shutdown()
+        return 2
+    # Three threads: one transition that takes seconds, the inputs, and parameters and timers.
+    executor = MultiThreadedExecutor(num_threads=3)
+    executor.add_node(node)
+    clean = True
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        clean = node.close()
+        if clean:
+            executor.shutdown(timeout_sec=1.0)
+            node.destroy_node()
+        rclpy.try_shutdown()
+    if not clean:  # a step or the loading of a model is under way; do not wait for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0

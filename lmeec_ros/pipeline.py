@@ -1,0 +1,185 @@
+"""From the messages of one moment to the masks of each target camera, without a node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lmeec.msg import CorrespondenceMaskArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+import lmeec_core as lm
+from lmeec_ros import images, messages
+from lmeec_ros.parameters import NodeConfig
+
+WARM_UP_SIZE = (480, 640)
+
+
+class InputError(ValueError):
+    """A message that cannot be used; the text names the camera or the query masks."""
+
+
+@dataclass(frozen=True)
+class TargetOutput:
+    """What one step found in one target camera."""
+
+    message: CorrespondenceMaskArray
+    image: images.Array
+    """The target image, uint8 (H, W, 3)."""
+    found: Mapping[str, lm.Correspondence]
+    header: Header
+
+    def label_image(self, table: messages.LabelTable, threshold: float) -> Image:
+        """Return the label image (16UC1); where objects overlap, the likeliest one wins."""
+        masks = lm.exclusive_masks(self.found, threshold)
+        labels = messages.label_image(masks, table, self.image.shape[:2])
+        return messages.image_message(labels, "16UC1", self.header)
+
+    def overlay(self, table: messages.LabelTable, threshold: float) -> Image:
+        """Return the target image with the masks drawn over it (rgb8)."""
+        from lmeec_core import overlay
+
+        masks = {name: found.mask(threshold) for name, found in self.found.items()}
+        colours = {name: overlay.colour(table.label_of(name) - 1) for name in masks}
+        lines = [f"{name} {found.presence:.2f}" for name, found in self.found.items()]
+        drawn = overlay.draw_masks(self.image, masks, colours=colours)
+        drawn = overlay.caption(drawn, lines, [colours[name] for name in self.found])
+        return messages.image_message(drawn, "rgb8", self.header)
+
+
+class SetProcessor:
+    """Decodes the messages of a set, steps the tracker and builds the messages to publish.
+
+    It has no thread and no node: the node's worker calls it, and so may an offline replay.
+
+    Args:
+        tracker: its query and targets are those of the configuration.
+        config: topics, transports and limits.
+        table: labels of the objects.
+    """
+
+    def __init__(
+        self, tracker: lm.CorrespondenceTracker, config: NodeConfig, table: messages.LabelTable
+    ) -> None:
+        self.tracker = tracker
+        self.config = config
+        self.table = table
+
+    def process(
+        self, query: Any, masks: Any, targets: Mapping[str, Any]
+    ) -> dict[str, TargetOutput]:
+        """Take the tracker one step further.
+
+        Args:
+            query: image message of the query camera.
+            masks: message of the query masks.
+            targets: target camera to image message.
+
+        Returns:
+            target camera to output, every target with the same objects.
+
+        Raises:
+            InputError: if a message cannot be used; the tracker's memory is unchanged.
+        """
+        config = self.config
+        pictures = {config.query_camera: self._image(config.query_camera, query)}
+        for name, msg in targets.items():
+            pictures[name] = self._image(name, msg)
+        query_masks = self._query_masks(masks)
+        try:
+            found = self.tracker.step(pictures, query_masks)
+        except ValueError as error:
+            raise InputError(f"set at {_seconds(query)}: {error}") from error
+        return {
+            name: self._output(name, found[name], pictures[name], msg.header, query.header)
+            for name, msg in targets.items()
+        }
+
+    def warm_up(self) -> None:
+        """Step on blank images (the first steps are the slowest), then forget them."""
+        blank = np.zeros((*WARM_UP_SIZE, 3), np.uint8)
+        mask = np.zeros(WARM_UP_SIZE, np.bool_)
+        mask[100:200, 100:200] = True
+        cameras = (self.config.query_camera, *self.config.target_cameras)
+        names = list(self.config.objects.values())[: self.config["max_objects"]] or ["object"]
+        for _ in range(self.config["model.warm_up_steps"]):
+            self.tracker.step(dict.fromkeys(cameras, blank), dict.fromkeys(names, mask))
+        self.tracker.reset()
+
+    def _image(self, camera: str, msg: Any) -> images.Array:
+        given = self.config.cameras[camera]
+        raw = given.transport == "raw"
+        read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
+        try:
+            return read(msg, self.config["max_image_pixels"])
+        except images.ImageError as error:
+            raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
+
+    def _query_masks(self, msg: Any) -> dict[str, messages.Mask | None]:
+        given, limit = self.config.query_masks, self.config["max_image_pixels"]
+        try:
+            if given.type == "mask_array":
+                return messages.masks_from_array(msg, self.table, limit)
+            raw = given.transport == "raw"
+            labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
+            return messages.masks_from_labels(labels, self.table, self.config["max_objects"])
+        except (images.ImageError, messages.MessageError) as error:
+            raise InputError(f"query masks ({given.topic}): {error}") from error
+
+    def _output(
+        self,
+        target: str,
+        found: Mapping[str, lm.Correspondence],
+        picture: images.Array,
+        header: Header,
+        query_header: Header,
+    ) -> TargetOutput:
+        threshold = self.config["presence_threshold"]
+        if self.config["output.exclusive"]:
+            masks = lm.exclusive_masks(found, threshold)
+        else:
+            masks = {name: one.mask(threshold) for name, one in found.items()}
+        message = messages.mask_array_message(
+            found,
+            masks,
+            self.table,
+            header,
+            query_header,
+            (self.config.query_camera, target),
+            picture.shape[:2],
+        )
+        return TargetOutput(message, picture, found, header)
+
+
+def load_processor(config: NodeConfig) -> SetProcessor:
+    """Load the model, build the tracker, and warm both up.
+
+    Raises:
+        lmeec_core.CheckpointError: if there are no weights, or they do not fit.
+        ValueError: if the device is not there.
+    """
+    model = lm.load_model(
+        config["model.preset"],
+        checkpoint=config.checkpoint,
+        device=config["model.device"],
+        precision=config["model.precision"],
+        seed=config.seed,
+        require_mv_moe=config["model.require_mv_moe"],
+    )
+    tracker = lm.CorrespondenceTracker(
+        model,
+        query=config.query_camera,
+        targets=config.target_cameras,
+        memory=config.memory(),
+        max_objects=config["max_objects"],
+    )
+    processor = SetProcessor(tracker, config, messages.LabelTable(config.objects))
+    processor.warm_up()
+    return processor
+
+
+def _seconds(msg: Any) -> str:
+    return f"{msg.header.stamp.sec}.{msg.header.stamp.nanosec:09d}"

@@ -1,0 +1,92 @@
+"""Correctness on a CUDA device; skipped, with the reason, where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import lmeec_core as lm
+from lmeec_core.preprocessing import prepare_images, prepare_masks
+
+GOLDEN = Path(__file__).parents[1] / "data" / "golden"
+
+pytestmark = pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="not run: torch finds no CUDA device"
+)
+
+
+def run(model: lm.LMEEC, golden: dict, memory: lm.MemoryConfig) -> list[lm.Correspondence]:
+    count = len(golden["ego"])
+    tracker = lm.CorrespondenceTracker(model, "ego", ["exo"], memory, num_frames=count)
+    return [
+        tracker.step(
+            {"ego": golden["ego"][t], "exo": golden["exo"][t]}, {"object": golden["mask"][t]}
+        )["exo"]["object"]
+        for t in range(count)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("case", "preset", "compression"),
+    [
+        ("mini_present", "mini", "keep_first"),
+        ("mini_absent", "mini", "keep_first"),
+        ("mini_fifo", "mini", "fifo"),
+        ("base_plus", "base_plus", "keep_first"),
+    ],
+)
+def test_golden_fp32_on_cuda(
+    case: str, preset: str, compression: str, golden_model: Callable[..., lm.LMEEC]
+) -> None:
+    with np.load(GOLDEN / f"{case}.npz") as file:
+        golden = dict(file)
+    model = golden_model(preset, float(golden["score_bias"])).cuda()
+    found = run(model, golden, lm.MemoryConfig(compression=compression))
+    frames = golden.get("low_res_frames", np.arange(len(found)))
+    for ours, reference in (
+        (np.stack([found[t].logits.cpu().numpy() for t in frames]), golden["low_res"]),
+        (np.stack([c.pointer.cpu().numpy() for c in found]), golden["ptr"]),
+        (np.array([[c.presence_logit] for c in found]), golden["score"]),
+        (np.array([[c.predicted_iou] for c in found]), golden["iou"]),
+    ):
+        assert np.abs(ours - reference).max() / np.abs(reference).max() < 1e-4
+
+
+def test_bf16_on_cuda_is_close_to_fp32(golden_model: Callable[..., lm.LMEEC]) -> None:
+    with np.load(GOLDEN / "base_plus.npz") as file:
+        golden = dict(file)
+    model = golden_model("base_plus", float(golden["score_bias"])).cuda()
+    model.precision = "bf16"
+    found = run(model, golden, lm.MemoryConfig())
+    ours = np.stack([found[t].logits.cpu().numpy() for t in golden["low_res_frames"]])
+    difference = np.abs(ours - golden["low_res"])
+    assert np.median(difference) / np.abs(golden["low_res"]).max() < 0.01
+
+
+def test_preprocessing_on_cuda_equals_the_cpu() -> None:
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (360, 640, 3), dtype=np.uint8)
+    mask = rng.random((360, 640)) < 0.5
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    a, b = (prepare_images([image], 480, d).cpu() for d in (cpu, cuda))
+    assert ((a - b).abs() > 1e-4).float().mean() < 1e-3
+    a, b = (prepare_masks([mask], 480, d).cpu() for d in (cpu, cuda))
+    assert (a != b).float().mean() < 1e-3
+
+
+def test_device_memory_is_constant_in_time(golden_model: Callable[..., lm.LMEEC]) -> None:
+    model = golden_model("mini", 1.5).cuda()
+    tracker = lm.CorrespondenceTracker(model, "ego", ["exo"])
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    mask = np.ones((128, 128), bool)
+    used = []
+    for step in range(300):
+        tracker.step({"ego": image, "exo": image}, {"cup": mask})
+        if step >= 50:
+            used.append(torch.cuda.memory_allocated())
+    assert max(used) == min(used)

@@ -1,0 +1,97 @@
+"""The small network: shape, size, and that training and tracker compute the same."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import lmeec_core as lm
+from lmeec_core.training.augment import normalise
+from lmeec_core.training.forward import ClipMemory, forward_clip_frame
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def small() -> lm.LMEEC:
+    """The nano network at 64 pixels, with random weights whose statistics are not trivial."""
+    torch.manual_seed(0)
+    model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": SIZE}))
+    model.train().encode_images(torch.randn(8, 3, SIZE, SIZE))  # batch statistics
+    return model.eval().requires_grad_(False)
+
+
+def _clip(frames: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    random = np.random.default_rng(3)
+    images = random.integers(0, 256, (2, frames, SIZE, SIZE, 3), dtype=np.uint8)
+    masks = np.zeros((frames, 2, SIZE, SIZE), bool)
+    for t in range(frames):
+        masks[t, 0, 10 + t : 30, 8:24] = True
+        masks[t, 1, 30:44, 20 + t : 50] = True
+    return images[0], images[1], masks
+
+
+def test_nano_is_small_enough() -> None:
+    model = lm.build_model(lm.preset("nano"))
+    count = sum(value.numel() for value in model.state_dict().values())
+    assert sum(p.numel() for p in model.parameters()) <= 6_000_000
+    assert 2 * count <= 12_000_000  # bytes in half precision
+    assert model.config.mask_size == 128 and model.config.grid == 32
+
+
+def test_released_networks_have_no_matching() -> None:
+    names = lm.build_model(lm.preset("mini")).state_dict()
+    assert not [n for n in names if "matching" in n or "refine" in n or "temperature" in n]
+
+
+@pytest.mark.parametrize("newest_first", [True, False])
+def test_training_computes_what_the_tracker_does(small: lm.LMEEC, newest_first: bool) -> None:
+    """With first in first out the rows count from the newest frame, with the release's
+    compression from the oldest slot; five frames are too few for anything to be compressed."""
+    frames = 5
+    ego, exo, masks = _clip(frames)
+    compression = "fifo" if newest_first else "keep_first"
+    tracker = lm.CorrespondenceTracker(
+        small, "ego", ("exo",), lm.MemoryConfig(compression=compression)
+    )
+    memory = ClipMemory(small, newest_first=newest_first)
+    for t in range(frames):
+        found = tracker.step({"ego": ego[t], "exo": exo[t]}, {"a": masks[t, 0], "b": masks[t, 1]})[
+            "exo"
+        ]
+        both = torch.from_numpy(np.stack((ego[t], exo[t]))).permute(0, 3, 1, 2).float() / 255
+        views = small.encode_images(normalise(both))
+        query, target = views.map(lambda x: x[:1]), views.map(lambda x: x[1:])
+        given = torch.from_numpy(masks[t])[None].float()
+        step = forward_clip_frame(small, query, target, given, 2, memory)
+        prediction = small.judge(step.decoded)
+        for i, name in enumerate("ab"):
+            assert torch.allclose(found[name].logits, prediction.logits[i], atol=1e-3)
+            assert found[name].presence_logit == pytest.approx(
+                float(prediction.presence_logit[i]), abs=1e-4
+            )
+            assert torch.allclose(found[name].pointer, prediction.pointer[i], atol=1e-4)
+
+
+def test_targets_and_objects_of_a_batch_do_not_mix(small: lm.LMEEC) -> None:
+    """Two objects in two target views at once give what each gives alone."""
+    ego, exo, masks = _clip(3)
+    images = [{"q": ego[t], "t0": exo[t], "t1": exo[2 - t]} for t in range(3)]
+    together = lm.CorrespondenceTracker(small, "q", ("t0", "t1"))
+    alone = lm.CorrespondenceTracker(small, "q", ("t1",))
+    for t in range(3):
+        found = together.step(images[t], {"a": masks[t, 0], "b": masks[t, 1]})["t1"]["b"]
+        single = alone.step(images[t], {"b": masks[t, 1]})["t1"]["b"]
+        assert found.presence_logit == pytest.approx(single.presence_logit, abs=1e-4)
+        assert torch.allclose(found.logits, single.logits, atol=1e-3)
+
+
+def test_bank_frames_are_pooled(small: lm.LMEEC) -> None:
+    ego, exo, masks = _clip(2)
+    tracker = lm.CorrespondenceTracker(small, "q", ("t",))
+    tracker.step({"q": ego[0], "t": exo[0]}, {"a": masks[0, 0]})
+    config = small.config
+    width = config.memory_dim + config.matching.dim
+    stored = tracker._query_bank.read([0])
+    assert stored.shape == (1, 1, (config.grid // 2) ** 2, width)

@@ -1,0 +1,223 @@
+"""`lmeec train`: settings, and a short run on drawn scenes that is interrupted and goes on."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from rich.console import Console
+from typer.testing import CliRunner
+
+import lmeec_core as lm
+from lmeec_core.cli import app
+from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config, remember
+from lmeec_core.training.monitor import RunMonitor, example_sheet, results_table
+from lmeec_core.training.store import SceneStore
+
+runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+SIDE = 64
+
+
+def _scene(seed: int) -> np.ndarray:
+    """Coloured squares that move, an ego and an exo camera: uint8 (4, 2, 64, 64, 4)."""
+    random = np.random.default_rng(seed)
+    packed = np.zeros((4, 2, SIDE, SIDE, 4), np.uint8)
+    packed[..., :3] = random.integers(60, 120, (1, 2, SIDE, SIDE, 3))
+    for label in range(1, 5):
+        shade = random.integers(0, 256, 3)
+        for camera in range(2):
+            x, y = random.integers(0, SIDE - 20, 2)
+            if label == 4 and camera:
+                continue  # seen by the ego camera alone
+            for frame in range(4):
+                spot = slice(y, y + 14), slice(x + frame, x + frame + 12)
+                packed[frame, camera][spot] = (*shade, label)
+    return packed
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A run's folder with drawn scenes."""
+    for split, count in (("train", 12), ("val", 1), ("test", 1)):
+        folder = tmp_path / "run" / split
+        folder.mkdir(parents=True)
+        for seed in range(count):
+            np.save(folder / f"{split}_{seed:08d}.npy", _scene(1000 * len(split) + seed))
+    return tmp_path / "run"
+
+
+SHORT = {
+    "minutes": 0.25, "render": False, "scenes": 12, "start_at": 12, "val_scenes": 1,
+    "test_scenes": 1, "stages": "cpu", "device": "cpu", "evaluate_every": 0.1, "report_every": 0,
+    "keep": 1,
+}  # fmt: skip
+
+
+def _run(work: Path, *options: str, **changes: object) -> Any:
+    given = [f"--set={k}={yaml.safe_dump(v).split()[0]}" for k, v in (SHORT | changes).items()]
+    return runner.invoke(app, ["train", str(work), *given, *options])
+
+
+@pytest.mark.slow
+def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for _ in range(5):  # on a busy machine a session may end before its first step
+        first = _run(work, session_minutes=0.12)
+        assert first.exit_code == 3, first.output
+        assert "the same command goes on" in first.output
+        begun = json.loads((work / "out" / "metrics.json").read_text())
+        if begun["steps"]:
+            break
+    assert 0 < begun["minutes"] < 0.25 and begun["results"] is None
+
+    second = _run(work)
+    assert second.exit_code == 0, second.output
+    ended = json.loads((work / "out" / "metrics.json").read_text())
+    assert ended["steps"] > begun["steps"] and ended["minutes"] >= 0.25
+    count = len(begun["history"])
+    assert count and ended["history"][:count] == begun["history"]
+    stages = [r["stage"] for r in ended["history"]]
+    assert stages[0] == "contrast" and "pairs, small" in stages
+    assert any("eval ego_to_exo iou" in r for r in ended["history"])
+    assert all(np.isfinite(r["loss"]) for r in ended["history"] if "loss" in r)
+
+    done = json.loads((work / "out" / "done.json").read_text())
+    ego = done["test tracker"]["all"]
+    assert (ego["ego_to_exo present"], ego["ego_to_exo absent"]) == (12, 4)
+    assert "Held-out scenes" in second.output and "tracker, ego to exo" in second.output
+    assert f"{ego['ego_to_exo iou']:.3f}" in second.output and "12 + 4" in second.output
+    lm.load_model("nano", checkpoint=work / "out" / "nano.safetensors", device="cpu")
+    assert len(list((work / "train").glob("*.npy"))) == 12  # scenes that were brought stay
+
+    events = EventAccumulator(str(work / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    steps = [e.step for e in events.Scalars("train/loss")]
+    assert steps == [r["step"] for r in ended["history"] if "loss" in r]
+    assert "validation/exo_to_ego existence" in events.Tags()["scalars"]
+    assert events.Tags()["images"] == ["validation"]
+
+    again = _run(work)
+    assert again.exit_code == 0 and "Held-out scenes" in again.output
+    assert json.loads((work / "out" / "metrics.json").read_text()) == ended
+
+
+def test_a_folder_keeps_its_settings(work: Path) -> None:
+    remember(TrainConfig(minutes=5), work)
+    remember(TrainConfig(minutes=5, workers=3, session_minutes=2), work)
+    result = _run(work, seed=4, minutes=5)
+    assert result.exit_code == 2
+    assert "holds a run with other settings" in result.output and "seed 0 (now 4)" in result.output
+    assert "workers" not in result.output
+
+
+def test_too_few_scenes(tmp_path: Path) -> None:
+    result = _run(tmp_path / "empty", tensorboard=False)
+    assert result.exit_code == 2
+    assert "error: only 0 scenes; see" in result.output and "nano.log" in result.output
+
+
+# -- what a person sees ------------------------------------------------------------------------
+
+
+def test_example_sheet_and_tensorboard_of_a_resumed_run(tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    store = SceneStore(tmp_path, 1, torch.device("cpu"))
+    store.add(_scene(5))
+    torch.manual_seed(0)
+    model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": SIDE})).eval()
+    sheet = example_sheet(model, store)
+    assert sheet is not None and sheet.dtype == np.uint8 and sheet.shape[2] == 3
+    assert sheet.shape[1] > 4 * SIDE  # two tiles of two views in a row, one for each direction
+    console = Console(file=io.StringIO(), width=100)
+    runs = (((1, 3.0), (2, 2.0), (3, 9.0)), ((3, 1.0), (4, 0.5)))  # killed after step 3, saved at 2
+    for run in runs:
+        with RunMonitor(console, tmp_path / "board") as monitor:
+            for step, loss in run:
+                record = {"stage": "pairs", "minutes": 0.1 * step, "step": step, "loss": loss}
+                monitor.record(record | {"eval ego_to_exo iou": 0.25}, step / 4)
+            monitor.examples(model, store, step)
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    found = [(e.step, e.value) for e in events.Scalars("train/loss")]
+    assert found == [(1, 3.0), (2, 2.0), (3, 1.0), (4, 0.5)]
+    assert events.Scalars("validation/ego_to_exo iou")[-1].value == 0.25
+    assert events.Images("validation")[-1].width == sheet.shape[1]
+    assert "0.4 min, step 4: ego_to_exo iou 0.250" in console.file.getvalue()
+
+
+def test_example_sheet_of_scenes_where_nothing_counts(tmp_path: Path) -> None:
+    store = SceneStore(tmp_path, 1, torch.device("cpu"))
+    store.add(np.zeros((4, 2, SIDE, SIDE, 4), np.uint8))
+    model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": SIDE})).eval()
+    assert example_sheet(model, store) is None
+
+
+def test_table() -> None:
+    scores = {"ego_to_exo iou": 0.5125, "ego_to_exo existence": 0.75, "ego_to_exo present": 7,
+              "ego_to_exo absent": 3, "exo_to_ego iou": float("nan"),
+              "exo_to_ego existence": float("nan"), "exo_to_ego present": 0,
+              "exo_to_ego absent": 0}  # fmt: skip
+    entry = {"all": scores, "by target area": {"30-75": {"iou": 0.3333, "count": 4}}}
+    tracker = {"all": scores | {"ego_to_exo contour": 0.625}, "by target area": {}}
+    console = Console(file=io.StringIO(), width=160)
+    console.print(results_table({"test single frame": entry, "test tracker": tracker}))
+    text = console.file.getvalue()
+    for expected in ("7 + 3", "0.512", "0.750", "0.625", "30-75 pixels", "0.333"):
+        assert expected in text
+    assert "nan" not in text
+
+
+# -- settings ----------------------------------------------------------------------------------
+
+
+def test_settings_reach_the_run(tmp_path: Path) -> None:
+    config = read_config(find_config("nano_sim"), ["workers=3", "minutes=7.5", "seed=9"])
+    args = config.arguments(tmp_path, tmp_path / "out")
+    assert (args.workers, args.minutes, args.seed) == (3, 7.5, 9)
+    assert (args.scenes, args.frames, args.keep, args.no_render) == (12_000, 8, 4_000, False)
+    assert (args.work, args.out) == (tmp_path, tmp_path / "out")
+    assert args.session_minutes > 1e6 and args.detach is False
+
+
+def test_the_file_names_every_setting() -> None:
+    content = yaml.safe_load((CONFIGS / "nano_sim.yaml").read_text())
+    assert set(content) == set(TrainConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("minuts=3", "minuts: Extra inputs are not permitted"),
+        ("frames=6", "frames: .*multiple of 4.*6 given"),
+        ("stages=fast", "stages: .*'gpu'"),
+        ("minutes", "--set minutes: expected name=value"),
+    ],
+)
+def test_bad_settings_are_named(change: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        read_config(CONFIGS / "nano_sim.yaml", [change])
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no such file; the package brings nano_sim.yaml"):
+        find_config("nano_simm")
+    path = tmp_path / "own.yaml"
+    for text, message in (("a: [", "not YAML"), ("- 1", "mapping"), ("seed: 1", "minutes: Field")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_config(find_config(str(path)))
+
+
+def test_help() -> None:
+    result = runner.invoke(app, ["train", "--help"])
+    assert result.exit_code == 0
+    for word in ("Examples", "tensorboard --logdir", "nano_sim.yaml", "--set"):
+        assert word in result.output

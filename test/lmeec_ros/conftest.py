@@ -1,0 +1,260 @@
+"""A DDS domain for the tests, a rig of publishers and subscriptions, and the installed node."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PATIENCE = 90.0
+SEED = 0  # random weights of the preset "mini" that find the test's objects visible
+PERIOD = 100_000_000  # nanoseconds between the test's frames
+
+
+def pytest_configure() -> None:
+    """Give this test process a DDS domain of its own and the package's Fast DDS profile."""
+    if "PYTEST_XDIST_WORKER" in os.environ or "ROS_DOMAIN_ID" not in os.environ:
+        os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        os.environ.setdefault(name, str(REPOSITORY / "config" / "fastdds.xml"))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
+    """Return the condition's value once it is true; fail with `what` after `patience` seconds."""
+    end = time.monotonic() + patience
+    while time.monotonic() < end:
+        value = condition()
+        if value:
+            return value
+        time.sleep(0.01)
+    pytest.fail(f"waited {patience:.0f} s in vain for {what() if callable(what) else what}")
+
+
+def scene(number: int, height: int = 60, width: int = 80) -> np.ndarray:
+    """An image of coloured clouds, the same for the same number."""
+    coarse = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def label_frame(k: int, knife: bool = True, height: int = 60, width: int = 80) -> np.ndarray:
+    """Labels of frame k: 1 (cup) always, 2 (knife) where asked for."""
+    labels = np.zeros((height, width), np.uint8)
+    labels[10 + 2 * k % 20 : 30 + 2 * k % 20, 20:50] = 1
+    if knife:
+        labels[40:55, 5 * k % 40 : 20 + 5 * k % 40] = 2
+    return labels
+
+
+def image_msg(pixels: np.ndarray, encoding: str, stamp_ns: int, frame: str = "") -> Any:
+    """A sensor_msgs/Image, made without the code under test."""
+    from sensor_msgs.msg import Image
+
+    msg = Image(encoding=encoding, height=pixels.shape[0], width=pixels.shape[1])
+    msg.step = pixels.strides[0]
+    msg.data = array("B", pixels.tobytes())
+    return stamped(msg, stamp_ns, frame)
+
+
+def stamped(msg: Any, stamp_ns: int, frame: str = "") -> Any:
+    """The message with stamp and frame id set."""
+    msg.header.stamp.sec, msg.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+    msg.header.frame_id = frame
+    return msg
+
+
+def stamp_ns(msg: Any) -> int:
+    """The message's stamp in nanoseconds."""
+    return msg.header.stamp.sec * 1_000_000_000 + msg.header.stamp.nanosec
+
+
+class Rig:
+    """A second ROS process's worth of publishers and subscriptions, spun in a thread."""
+
+    def __init__(self, context: Any, name: str = "rig") -> None:
+        import rclpy.executors
+        import rclpy.node
+
+        self.node = rclpy.node.Node(name, context=context, enable_rosout=False)
+        self.executor = rclpy.executors.SingleThreadedExecutor(context=context)
+        self.executor.add_node(self.node)
+        self.received: dict[str, list[Any]] = {}
+        self.publishers: dict[str, Any] = {}
+        self._clients: dict[str, Any] = {}
+        self._spinning = True
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while self._spinning:
+            self.executor.spin_once(timeout_sec=0.05)
+
+    def advertise(self, topic: str, kind: Any, reliable: bool = True) -> Any:
+        from rclpy.qos import QoSProfile, ReliabilityPolicy
+
+        policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+        qos = QoSProfile(depth=50, reliability=policy)
+        self.publishers[topic] = self.node.create_publisher(kind, topic, qos)
+        return self.publishers[topic]
+
+    def listen(self, topic: str, kind: Any) -> list[Any]:
+        messages: list[Any] = []
+        self.received[topic] = messages
+        self.node.create_subscription(kind, topic, messages.append, 200)
+        return messages
+
+    def publish(self, topic: str, msg: Any) -> None:
+        self.publishers[topic].publish(msg)
+
+    def wait_heard(self, reliable: bool = True) -> None:
+        """Wait until each publisher has its one subscription, reliable where it can be."""
+
+        def settled() -> bool:
+            for topic, publisher in self.publishers.items():
+                infos = self.node.get_subscriptions_info_by_topic(topic)
+                if publisher.get_subscription_count() != 1 or len(infos) != 1:
+                    return False
+                if reliable and infos[0].qos_profile.reliability.name != "RELIABLE":
+                    return False
+            return True
+
+        wait_until(settled, "subscriptions to the rig's topics")
+
+    def call(self, kind: Any, service: str, request: Any) -> Any:
+        """Call a service and return its response.
+
+        An answer is lost if the service has not found this client yet, so what may be repeated is
+        asked again; a change of state may not, and is led by a request that changes nothing.
+        """
+        from lifecycle_msgs.srv import ChangeState
+
+        if kind is not ChangeState:
+            return self._ask(kind, service, request, once=False)
+        if service not in self._clients:
+            nothing = ChangeState.Request()
+            nothing.transition.label = "no such transition"
+            self._ask(kind, service, nothing, once=False)
+        return self._ask(kind, service, request, once=True)
+
+    def _client(self, kind: Any, service: str) -> Any:
+        """A client that has found its service.
+
+        Once in some hundred runs a client never finds a service of its own process; a new one does.
+        """
+        since = time.monotonic()
+
+        def found() -> bool:
+            nonlocal since
+            if service not in self._clients:
+                self._clients[service] = self.node.create_client(kind, service)
+            if self._clients[service].service_is_ready():
+                return True
+            if time.monotonic() - since > 10:
+                since = time.monotonic()
+                self.node.destroy_client(self._clients.pop(service))
+            return False
+
+        wait_until(found, f"service {service}")
+        return self._clients[service]
+
+    def _ask(self, kind: Any, service: str, request: Any, once: bool) -> Any:
+        client = self._client(kind, service)
+        futures = [client.call_async(request)]
+        asked = time.monotonic()
+
+        def answered() -> Any:
+            nonlocal asked
+            if not once and time.monotonic() - asked > 3:
+                asked = time.monotonic()
+                futures.append(client.call_async(request))
+            return next((future for future in futures if future.done()), None)
+
+        return wait_until(answered, f"the answer of {service}").result()
+
+    def close(self) -> None:
+        self._spinning = False
+        self._thread.join(5.0)
+        self.executor.shutdown(timeout_sec=1.0)
+        self.node.destroy_node()
+
+
+@pytest.fixture
+def context() -> Iterator[Any]:
+    """An rclpy context of its own."""
+    import rclpy
+
+    one = rclpy.Context()
+    rclpy.init(context=one)
+    yield one
+    rclpy.try_shutdown(context=one)
+
+
+@pytest.fixture
+def rig(context: Any) -> Iterator[Rig]:
+    """Publishers and subscriptions in this process."""
+    one = Rig(context)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def tools() -> Any:
+    """The helpers of this file, for test modules (which cannot import it)."""
+    from types import SimpleNamespace
+
+    return SimpleNamespace(
+        wait_until=wait_until,
+        scene=scene,
+        label_frame=label_frame,
+        image_msg=image_msg,
+        stamped=stamped,
+        stamp_ns=stamp_ns,
+        SEED=SEED,
+        PERIOD=PERIOD,
+        REPOSITORY=REPOSITORY,
+    )
+
+
+@pytest.fixture
+def start_node(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Start the installed node as a process: start_node({"model.preset": "mini", ...})."""
+    from lmeec_ros.node_process import NodeProcess
+
+    running: list[Any] = []
+
+    def start(values: dict[str, Any], **kwargs: Any) -> Any:
+        number = len(running)
+        file = tmp_path / f"node_{number}.yaml"
+        file.write_text(yaml.safe_dump({"/**": {"ros__parameters": values}}))
+        process = NodeProcess(file, tmp_path / f"node_{number}.log", **kwargs)
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        process.stop()
+
+
+@pytest.fixture
+def logged(tools: Any) -> Callable[..., str]:
+    """Wait for a text in a node's log: logged(process, "silent")."""
+
+    def wait(process: Any, text: str, count: int = 1) -> str:
+        def found() -> bool:
+            return str(process.log.read_text(errors="replace")).count(text) >= count
+
+        wait_until(found, lambda: f"{text!r} in the log:\n{process.tail(40)}")
+        return str(process.log.read_text(errors="replace"))
+
+    return wait

@@ -1,0 +1,207 @@
+"""Images of every plain encoding, and what is refused."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmeec_ros import images
+
+RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+GREY = RGB[:, :, 0].copy()
+DEEP = (GREY.astype(np.uint16) << 8) + 17
+
+
+def message(pixels: np.ndarray, encoding: str, padding: int = 0, big: bool = False) -> Any:
+    height, width = pixels.shape[:2]
+    if pixels.dtype == np.uint16:
+        pixels = pixels.astype(">u2" if big else "<u2")
+    rows = pixels.reshape(height, -1).view(np.uint8).reshape(height, -1)
+    rows = np.pad(rows, ((0, 0), (0, padding)), constant_values=99)
+    return SimpleNamespace(
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=int(big),
+        step=rows.shape[1],
+        data=rows.tobytes(),
+    )
+
+
+def compressed(data: bytes, kind: str) -> Any:
+    return SimpleNamespace(format=kind, data=data)
+
+
+def encoded(pixels: np.ndarray, suffix: str) -> bytes:
+    ok, data = cv2.imencode(suffix, pixels)
+    assert ok
+    return bytes(data.tobytes())
+
+
+@pytest.mark.parametrize("padding", [0, 3])
+@pytest.mark.parametrize(
+    ("encoding", "pixels", "expected"),
+    [
+        ("rgb8", RGB, RGB),
+        ("bgr8", RGB[:, :, ::-1], RGB),
+        ("8UC3", RGB[:, :, ::-1], RGB),
+        ("rgba8", np.dstack((RGB, GREY)), RGB),
+        ("bgra8", np.dstack((RGB[:, :, ::-1], GREY)), RGB),
+        ("mono8", GREY, np.dstack((GREY,) * 3)),
+        ("8UC1", GREY, np.dstack((GREY,) * 3)),
+    ],
+)
+def test_plain_encodings(
+    encoding: str, pixels: np.ndarray, expected: np.ndarray, padding: int
+) -> None:
+    read = images.to_rgb(message(np.ascontiguousarray(pixels), encoding, padding))
+    assert read.dtype == np.uint8
+    np.testing.assert_array_equal(read, expected)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("encoding", ["mono16", "16UC1"])
+def test_16_bit_grey_keeps_its_upper_byte(encoding: str, big: bool) -> None:
+    msg = message(DEEP, encoding, padding=2, big=big)
+    np.testing.assert_array_equal(images.to_rgb(msg), np.dstack((GREY,) * 3))
+    np.testing.assert_array_equal(images.to_labels(msg), DEEP)
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "rgba8"])
+def test_no_copy_where_the_bytes_allow(encoding: str) -> None:
+    msg = message(RGB if encoding == "rgb8" else np.dstack((RGB, GREY)), encoding, padding=5)
+    msg.data = bytearray(msg.data)
+    read = images.to_rgb(msg)
+    msg.data[0] ^= 255
+    assert read[0, 0, 0] == msg.data[0], "the array is not a view of the message's bytes"
+
+
+def test_a_real_message_is_read(tools: Any) -> None:
+    msg = tools.image_msg(RGB, "rgb8", 0)
+    np.testing.assert_array_equal(images.to_rgb(msg), RGB)
+    assert np.shares_memory(images.to_rgb(msg), np.frombuffer(msg.data, np.uint8))
+
+
+def test_compressed_images() -> None:
+    smooth = cv2.resize(RGB, (64, 48), interpolation=cv2.INTER_CUBIC)
+    bgr = smooth[:, :, ::-1]
+    png = images.compressed_to_rgb(compressed(encoded(bgr, ".png"), "png"))
+    np.testing.assert_array_equal(png, smooth)
+    jpeg = images.compressed_to_rgb(compressed(encoded(bgr, ".jpg"), "bgr8; jpeg compressed bgr8"))
+    assert np.abs(jpeg.astype(int) - smooth).mean() < 12
+
+
+@pytest.mark.parametrize("labels", [GREY, DEEP])
+def test_png_labels_are_exact(labels: np.ndarray) -> None:
+    read = images.compressed_to_labels(compressed(encoded(labels, ".png"), "png"))
+    np.testing.assert_array_equal(read, labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"data": b"\0" * 100}, "truncated buffer, 100 bytes given, 105 expected"),
+        ({"data": b"\0" * 200}, "oversized buffer, 200 bytes given, 105 expected"),
+        ({"width": 0}, "at least 1 x 1"),
+        ({"height": 0}, "at least 1 x 1"),
+        ({"step": 20}, "step 20 given, at least 21"),
+        ({"width": 1 << 31, "height": 1 << 31}, "max_image_pixels"),
+        ({"encoding": "bayer_rggb8"}, "'bayer_rggb8' given.*cv_bridge"),
+        ({"encoding": ""}, "'' given"),
+    ],
+)
+def test_bad_images_are_refused(change: dict[str, Any], text: str) -> None:
+    msg = message(RGB, "rgb8")
+    vars(msg).update(change)
+    with pytest.raises(images.ImageError, match=text):
+        images.to_rgb(msg)
+
+
+def test_the_limit_of_pixels_is_a_parameter() -> None:
+    images.to_rgb(message(RGB, "rgb8"), max_pixels=35)
+    with pytest.raises(images.ImageError, match="7 x 5 given, at most 34"):
+        images.to_rgb(message(RGB, "rgb8"), max_pixels=34)
+
+
+def bomb_png() -> bytes:
+    data = bytearray(encoded(RGB, ".png"))
+    data[16:24] = (100_000).to_bytes(4, "big") * 2
+    return bytes(data)
+
+
+def bomb_jpeg() -> bytes:
+    data = bytearray(encoded(RGB, ".jpg"))
+    at = data.index(b"\xff\xc0")
+    data[at + 5 : at + 9] = b"\xff\xff\xff\xff"
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "begin with nothing"),
+        (b"GIF89a" + b"\0" * 50, "JPEG or PNG expected"),
+        (encoded(RGB, ".jpg")[:-40], "JPEG of .* bytes is truncated"),
+        (encoded(RGB, ".png")[:-20], "PNG of .* bytes is truncated"),
+        (encoded(RGB, ".png")[:20], "PNG of .* bytes is truncated"),
+        (b"\xff\xd8\xff" + b"\0" * 300 + b"\xff\xd9", "header is corrupt"),
+        (bomb_png(), "100000 x 100000 given, at most"),
+        (bomb_jpeg(), "65535 x 65535 given, at most"),
+    ],
+)
+def test_bad_streams_are_refused(data: bytes, text: str) -> None:
+    with pytest.raises(images.ImageError, match=text):
+        images.compressed_to_rgb(compressed(data, "jpeg"))
+
+
+def test_labels_refuse_what_holds_none() -> None:
+    with pytest.raises(images.ImageError, match="'rgb8' given"):
+        images.to_labels(message(RGB, "rgb8"))
+    with pytest.raises(images.ImageError, match="JPEG given, PNG expected"):
+        images.compressed_to_labels(compressed(encoded(GREY, ".jpg"), "jpeg"))
+    with pytest.raises(images.ImageError, match="one channel of 8 or 16 bits"):
+        images.compressed_to_labels(compressed(encoded(RGB, ".png"), "png"))
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    encoding=st.sampled_from([*images._PLAIN, "yuv422", "x"]),
+    width=st.integers(-2, 9) | st.integers(0, 2**32 - 1),
+    height=st.integers(-2, 9) | st.integers(0, 2**32 - 1),
+    step=st.integers(0, 64) | st.integers(0, 2**32 - 1),
+    data=st.binary(max_size=600),
+    big=st.booleans(),
+)
+def test_any_image_is_read_or_refused(
+    encoding: str, width: int, height: int, step: int, data: bytes, big: bool
+) -> None:
+    msg = SimpleNamespace(
+        encoding=encoding, width=width, height=height, step=step, data=data, is_bigendian=big
+    )
+    try:
+        read = images.to_rgb(msg)
+    except images.ImageError as error:
+        assert str(error)
+    else:
+        assert read.shape == (height, width, 3)
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.binary(max_size=200),
+    st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", encoded(RGB, ".jpg")]),
+    st.data(),
+)
+def test_any_stream_is_read_or_refused(tail: bytes, head: bytes, data: Any) -> None:
+    cut = data.draw(st.integers(0, len(head)))
+    for read in (images.compressed_to_rgb, images.compressed_to_labels):
+        try:
+            read(compressed(head[:cut] + tail + b"\xff\xd9", "jpeg"), 10_000)
+        except images.ImageError as error:
+            assert str(error)

@@ -1,0 +1,127 @@
+"""The table of parameters: defaults, checks, errors, and the file that comes with the package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from lmeec_ros import parameters
+from lmeec_ros.parameters import ParameterError, load
+
+
+def test_defaults() -> None:
+    config = load({})
+    assert list(config.cameras) == ["ego", "exo"]
+    assert config.cameras["exo"].topic == "/exo/image_raw"
+    assert config.query_masks.topic == "/ego/label_image"
+    assert (config.query_camera, config.target_cameras) == ("ego", ("exo",))
+    assert (config.checkpoint, config.seed, config.objects) == (None, None, {})
+    assert config["pairing.tolerance"] == 0.02
+    assert config.memory().capacity == 6
+
+
+def test_a_full_configuration() -> None:
+    config = load(
+        {
+            "camera_names": ["head", "left-1"],
+            "cameras.head.transport": "compressed",
+            "cameras.left-1.topic": "cam/left",
+            "query_camera": "left-1",
+            "target_cameras": ["head"],
+            "query_masks.type": "mask_array",
+            "objects": ["1: cup", " 20 :bread knife", ""],
+            "memory.compression": "fifo",
+            "memory.capacity": 3,
+            "memory.fusion": "add",
+            "model.seed": 4,
+            "model.checkpoint": "/a/b.pt",
+            "pairing.tolerance": 1,
+            "use_sim_time": True,
+        }
+    )
+    assert config.cameras["head"].topic == "/head/image_raw/compressed"
+    assert config.cameras["left-1"].topic == "cam/left"
+    assert config.query_masks.topic == "/left_1/masks"
+    assert config.objects == {1: "cup", 20: "bread knife"}
+    assert (config.memory().compression, config.memory().fusion) == ("fifo", "add")
+    assert (config.seed, config.checkpoint) == (4, "/a/b.pt")
+    assert config["pairing.tolerance"] == 1.0 and isinstance(config["pairing.tolerance"], float)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"pairing.tolerence": 0.1}, "no such parameter; did you mean 'pairing.tolerance'"),
+        ({"presence_treshold": 0.1}, "did you mean 'presence_threshold'"),
+        ({"utterly wrong": 1}, "no such parameter$"),
+        ({"cameras.exx.topic": "/x"}, "no camera 'exx' in camera_names.*did you mean 'exo'"),
+        ({"cameras.exo.topics": "/x"}, "did you mean 'cameras.exo.topic'"),
+        ({"cameras.exo.transport": "compresed"}, "raw, compressed expected; did you mean 'compre"),
+        ({"model.preset": "base-plus"}, "did you mean 'base_plus'"),
+        ({"pairing.tolerance": -0.1}, r"-0.1 given, 0.0 to 10.0 expected"),
+        ({"pairing.tolerance": "wide"}, "'wide' given, a number expected"),
+        ({"pairing.queue": 2.5}, "2.5 given, a whole number expected"),
+        ({"autostart": 1}, "1 given, true or false expected"),
+        ({"mailbox.depth": 0}, "0 given, 1 to 100 expected"),
+        ({"camera_names": ["ego"]}, "two or more different names"),
+        ({"camera_names": ["ego", "ego"]}, "two or more different names"),
+        ({"camera_names": ["a-b", "a_b"]}, "two or more different names"),
+        ({"camera_names": ["ego", "/exo"]}, "'/exo' given, a letter and then"),
+        ({"query_camera": "egg"}, "did you mean 'ego'"),
+        ({"target_cameras": ["ex"]}, "did you mean 'exo'"),
+        ({"target_cameras": ["ego"]}, "other than the query camera"),
+        ({"target_cameras": [""]}, "at least one"),
+        ({"target_cameras": ["exo", "exo"]}, "each once"),
+        ({"objects": ["cup"]}, "'cup' given, \"label:id\""),
+        ({"objects": ["0:cup"]}, "label from 1 to 65535"),
+        ({"objects": ["70000:cup"]}, "label from 1 to 65535"),
+        ({"objects": ["1:cup", "1:knife"]}, "occurs before"),
+        ({"objects": ["1:cup", "2:cup"]}, "occurs before"),
+        ({"query_masks.type": "mask_array", "query_masks.transport": "compressed"}, "only label"),
+    ],
+)
+def test_what_is_wrong_is_named(values: dict[str, Any], text: str) -> None:
+    with pytest.raises(ParameterError, match=text):
+        load(values)
+
+
+def test_the_table_is_sound() -> None:
+    for spec in parameters.TABLE:
+        assert spec.check(spec.default) == spec.default
+        assert spec.description and spec.description[0] != " "
+        descriptor = spec.descriptor()
+        assert descriptor.read_only is not spec.live
+        assert (spec.minimum is None) == (spec.maximum is None)
+    live = {spec.name for spec in parameters.TABLE if spec.live}
+    assert live == {
+        "presence_threshold",
+        "pairing.tolerance",
+        "silence_warning",
+        "output.masks",
+        "output.label_image",
+        "output.overlay",
+        "output.exclusive",
+    }
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            values.update(flat(value, f"{prefix}{key}."))
+        else:
+            values[prefix + key] = value
+    return values
+
+
+def test_the_file_of_the_package_names_every_parameter_and_its_default(tools: Any) -> None:
+    text = (tools.REPOSITORY / "config" / "lmeec.yaml").read_text()
+    values = flat(yaml.safe_load(text)["/**"]["ros__parameters"])
+    config = load(values)
+    names = set(parameters.table_for(list(config.cameras)))
+    assert set(values) == names
+    for name, default in load({}).values.items():
+        if name in values and name not in ("objects", "cameras.ego.topic", "cameras.exo.topic"):
+            assert config[name] == default or name == "query_masks.topic", name

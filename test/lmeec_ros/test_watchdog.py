@@ -1,0 +1,117 @@
+"""What the watchdog says, with inputs and a clock set by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from lmeec_ros.monitor import StreamMonitor
+from lmeec_ros.pairing import PairingCore
+from lmeec_ros.watchdog import PROFILE_VARIABLES, Watchdog
+
+
+class Clock:
+    now = 50.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Lines(list[str]):
+    """A logger."""
+
+    def warning(self, text: str) -> None:
+        self.append(text)
+
+    info = warning
+
+
+class Input:
+    """What the watchdog reads of an input."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self.name, self.topic = name, f"/{name}"
+        self.monitor = StreamMonitor(clock=clock)
+        self.publishers = "nobody publishes there"
+
+    def describe_publishers(self) -> str:
+        return self.publishers
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.clock, self.lines = Clock(), Lines()
+        self.inputs = [Input(name, self.clock) for name in ("ego", "masks", "exo")]
+        self.core: PairingCore[int] = PairingCore("ego", ["masks", "exo"], 20_000_000)
+        logger: Any = self.lines
+        inputs: Any = self.inputs
+        self.dog = Watchdog(inputs, self.core.stats, logger, self.clock)
+
+    def run(self, frames: int, rate: float = 30.0, offset: float = 0.0, **lost: int) -> None:
+        for _ in range(frames):
+            self.clock.now += 1 / rate
+            for one in self.inputs:
+                stamp = round((self.clock.now + offset * (one.name == "exo")) * 1e9)
+                every = lost.get(one.name)
+                if every is None or (every and round(self.clock.now * rate) % every):
+                    one.monitor.add(stamp)
+                    self.core.add(one.name, stamp, 0)
+            self.dog.look(2.0, 0.02)
+
+
+def test_all_is_well() -> None:
+    bench = Bench()
+    bench.run(200)
+    assert bench.lines == []
+
+
+def test_silence_is_told_once_in_a_while_and_its_end_too() -> None:
+    bench = Bench()
+    bench.run(30)
+    bench.run(30 * 20, exo=0)
+    assert len(bench.lines) == 1 and bench.lines[0].startswith("exo: silent, no message on /exo")
+    assert bench.dog.silent == {"exo"}
+    bench.inputs[2].publishers = "/cam offers"
+    bench.run(10, exo=0)
+    assert len(bench.lines) == 2 and bench.lines[1].endswith("/cam offers")
+    bench.run(30 * 40, exo=0)
+    assert len(bench.lines) == 3
+    bench.run(3)
+    assert bench.lines[3:] == ["exo: messages come again on /exo"] and not bench.dog.silent
+
+
+def test_no_query_masks_from_the_start() -> None:
+    bench = Bench()
+    bench.run(90, masks=0)
+    assert len(bench.lines) == 1 and "without query masks nothing is published" in bench.lines[0]
+
+
+def test_out_of_step() -> None:
+    bench = Bench()
+    bench.run(90, rate=5.0, offset=0.06)
+    assert "exo is out of step: +0.060 s from ego, pairing.tolerance is 0.020 s" in bench.lines[0]
+    assert len(bench.lines) == 1
+
+
+def test_stamps_that_are_never_set() -> None:
+    bench = Bench()
+    for _ in range(100):
+        bench.clock.now += 0.1
+        for one in bench.inputs:
+            one.monitor.add(0)
+            bench.core.add(one.name, 0, 0)
+        bench.dog.look(2.0, 0.02)
+    assert "the stamps of ego, masks, exo are 0" in bench.lines[0]
+
+
+@pytest.mark.parametrize("profile", ["", "/p.xml"])
+def test_loss_and_its_remedy_are_told_once(monkeypatch: Any, profile: str) -> None:
+    for name in PROFILE_VARIABLES:
+        monkeypatch.setenv(name, profile)
+    bench = Bench()
+    bench.run(400, ego=3, exo=2)
+    assert len(bench.lines) == 1
+    assert "of the messages on /ego got lost on the way" in bench.lines[0]
+    remedy = "profile /p.xml is set here; the publisher needs it too" if profile else "fastdds.xml"
+    assert remedy in bench.lines[0]

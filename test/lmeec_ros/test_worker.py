@@ -1,0 +1,103 @@
+"""The mailbox and the worker thread."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+
+from lmeec_ros.worker import Worker
+
+
+class Gate:
+    """A step that waits until it is let go."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Semaphore(0)
+        self.go = threading.Semaphore(0)
+        self.seen: list[Any] = []
+        self.threads: set[str] = set()
+        self.errors: list[Exception] = []
+
+    def __call__(self, item: Any, arrived: float) -> None:
+        self.entered.release()
+        assert self.go.acquire(timeout=30)
+        self.seen.append(item)
+        self.threads.add(threading.current_thread().name)
+        if item == "bad":
+            raise RuntimeError("bad item")
+
+
+@pytest.fixture
+def gate() -> Gate:
+    return Gate()
+
+
+def started(gate: Gate, depth: int) -> Worker[Any]:
+    worker: Worker[Any] = Worker(gate, gate.errors.append, depth)
+    worker.start()
+    return worker
+
+
+def total(worker: Worker[Any]) -> int:
+    s = worker.stats()
+    return s.processed + s.failed + s.dropped + s.discarded + s.waiting
+
+
+def test_the_oldest_is_dropped_and_counted(gate: Gate) -> None:
+    worker = started(gate, 2)
+    worker.put(0)
+    assert gate.entered.acquire(timeout=30)  # 0 is being processed, the mailbox is empty
+    assert [worker.put(i) for i in range(1, 6)] == [True, True, False, False, False]
+    assert worker.stats().dropped == 3
+    for _ in range(3):
+        gate.go.release()
+    assert worker.wait_idle(30)
+    assert gate.seen == [0, 4, 5]
+    assert gate.threads == {"inference"}
+    assert total(worker) == worker.stats().received == 6
+    assert worker.stop(30)
+
+
+def test_an_exception_does_not_end_the_worker(gate: Gate) -> None:
+    worker = started(gate, 5)
+    for item in ("good", "bad", "fine"):
+        worker.put(item)
+        gate.go.release()
+    assert worker.wait_idle(30)
+    assert gate.seen == ["good", "bad", "fine"]
+    assert [str(e) for e in gate.errors] == ["bad item"]
+    assert (worker.stats().processed, worker.stats().failed) == (2, 1)
+    assert worker.stop(30)
+
+
+def test_a_call_runs_before_newer_items(gate: Gate) -> None:
+    worker = started(gate, 3)
+    worker.put("old")
+    assert gate.entered.acquire(timeout=30)
+    worker.put("stale")
+    worker.call(lambda: gate.seen.append("reset"))
+    worker.put("new")
+    gate.go.release(2)
+    assert worker.wait_idle(30)
+    assert gate.seen == ["old", "reset", "new"]
+    assert worker.stats().discarded == 1
+    assert worker.stop(30)
+
+
+def test_stop_does_not_wait_for_ever(gate: Gate) -> None:
+    worker = started(gate, 1)
+    worker.put("long")
+    assert gate.entered.acquire(timeout=30)
+    assert not worker.stop(0.05)
+    gate.go.release()
+    assert worker.stop(30)
+    assert worker.put("too late")
+    assert worker.stats().discarded == 1
+    assert gate.seen == ["long"]
+
+
+def test_depth_is_checked(gate: Gate) -> None:
+    with pytest.raises(ValueError, match="depth 0 given"):
+        Worker(gate, gate.errors.append, 0)
