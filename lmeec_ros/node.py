@@ -237,6 +237,15 @@ class LmeecNode(LifecycleNode):
             self._transition.release()
         return stopped and free
 
+    def destroy_node(self) -> None:
+        """Free the node's DDS entities, those of its lifecycle too.
+
+        rclpy leaves the lifecycle services to the garbage collector: until it comes, a node that
+        is gone still answers to its name, and clients of the next one wait in vain.
+        """
+        super().destroy_node()
+        self._state_machine.destroy_when_not_in_use()
+
     # ---- the way of a frame
 
     def _on_set(self, *messages: Any) -> None:

@@ -67,17 +67,31 @@ def _decode(
 
 
 def forward_pairs(
-    model: LMEEC, query: ViewFeatures, target: ViewFeatures, masks: Tensor, sought: int
+    model: LMEEC,
+    query: ViewFeatures,
+    target: ViewFeatures,
+    masks: Tensor,
+    sought: int,
+    fusion: Fusion | None = None,
 ) -> Step:
-    """One frame without memory.
+    """One frame without memory of other frames.
 
     Args:
         query, target: R views each.
         masks: (R, N, S, S) of 0 and 1 in the query views.
         sought: n, objects of each row that go through the whole network.
+        fusion: fuse with a memory that holds this frame's query alone, so that the decoder knows
+            fused features before clips train; None decodes the view-specific feature.
     """
     read = _read(model, query, target, masks, sought)
-    decoded = _decode(model, read.view_specific, target, read.match, sought)
+    fused = read.view_specific
+    if fusion is not None:
+        bank = model.pool_memory(read.query_memory)[:, None]
+        row = int(torch.randint(model.config.memory_slots - 1, ()))
+        pointers = read.prepared.new_zeros(bank.shape[0], 0, model.config.hidden_dim)
+        memory = model.attend_memory(read.prepared, [(bank, [row])], pointers)
+        fused = model.fuse(memory, fused, fusion)
+    decoded = _decode(model, fused, target, read.match, sought)
     return Step(decoded, read.match)
 
 

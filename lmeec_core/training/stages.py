@@ -63,11 +63,12 @@ GPU_STAGES = (
 """For one large GPU and about 20 minutes."""
 
 CPU_STAGES = (
-    Stage("contrast", "contrast", 0.22, 128, 8, (0.4, 1.0), sought=4, objects=8),
-    Stage("pairs, small", "pairs", 0.37, 144, 5, (0.4, 1.0)),
-    Stage("pairs", "pairs", 0.17, 256, 2, (0.8, 1.0)),
+    Stage("contrast", "contrast", 0.18, 128, 8, (0.4, 1.0), sought=4, objects=8),
+    Stage("pairs, small", "pairs", 0.30, 144, 5, (0.4, 1.0)),
+    Stage("clips, small", "clips", 0.16, 144, 2, (0.5, 1.0), objects=4, times=3),
+    Stage("pairs", "pairs", 0.14, 256, 2, (0.7, 1.0)),
     Stage(
-        "clips", "clips", 0.24, 256, 1, (0.8, 1.0), objects=3, times=4, contrast=0.5,
+        "clips", "clips", 0.22, 256, 1, (0.8, 1.0), objects=3, times=4, contrast=0.5,
         encoder_rate=0.0,
     ),
 )  # fmt: skip

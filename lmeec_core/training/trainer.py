@@ -27,7 +27,12 @@ from lmeec_core.training.forward import (
     forward_pairs,
     swap,
 )
-from lmeec_core.training.parts import ForegroundHead, initialise, share_parameters
+from lmeec_core.training.parts import (
+    ForegroundHead,
+    attention_backend,
+    initialise,
+    share_parameters,
+)
 from lmeec_core.training.sampling import Examples, sample
 from lmeec_core.training.stages import NANO_WEIGHTS, Stage, stage_at
 from lmeec_core.training.store import SceneStore
@@ -185,7 +190,8 @@ class Trainer:
             if stage.kind == "contrast":
                 step = Step(None, model.match(query, masks, swap(query)))  # type: ignore[arg-type]
             elif times == 1:
-                step = forward_pairs(model, query, swap(query), masks, stage.sought)
+                fusion = self.schedule.fusion if torch.rand(()) < 0.5 else None
+                step = forward_pairs(model, query, swap(query), masks, stage.sought, fusion)
             else:
                 step = forward_clip_frame(
                     model, query, swap(query), masks, stage.sought, memory, self.schedule.fusion
@@ -271,11 +277,12 @@ class Trainer:
         self.foreground.train()
         if stage.kind == "clips":
             frozen_norms(model)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
-            terms, figures = self.terms(stage, examples)
-        loss = losses.total(terms)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with attention_backend(self.device):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
+                terms, figures = self.terms(stage, examples)
+            loss = losses.total(terms)
+            loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.schedule.clip)
         # A step whose gradient is not finite is left out, without waiting for the device.

@@ -148,24 +148,10 @@ class Rig:
         return self._ask(kind, service, request, once=True)
 
     def _client(self, kind: Any, service: str) -> Any:
-        """A client that has found its service.
-
-        Once in some hundred runs a client never finds a service of its own process; a new one does.
-        """
-        since = time.monotonic()
-
-        def found() -> bool:
-            nonlocal since
-            if service not in self._clients:
-                self._clients[service] = self.node.create_client(kind, service)
-            if self._clients[service].service_is_ready():
-                return True
-            if time.monotonic() - since > 10:
-                since = time.monotonic()
-                self.node.destroy_client(self._clients.pop(service))
-            return False
-
-        wait_until(found, f"service {service}")
+        """A client that has found its service."""
+        if service not in self._clients:
+            self._clients[service] = self.node.create_client(kind, service)
+        wait_until(self._clients[service].service_is_ready, f"service {service}")
         return self._clients[service]
 
     def _ask(self, kind: Any, service: str, request: Any, once: bool) -> Any:

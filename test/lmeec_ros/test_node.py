@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -92,6 +93,25 @@ def test_lifecycle_round_trips_leave_nothing_behind(make_node: Any, rig: Any, to
         threads = names
     assert change(rig, Transition.TRANSITION_UNCONFIGURED_SHUTDOWN)
     assert state(rig) == State.PRIMARY_STATE_FINALIZED
+
+
+def test_a_destroyed_node_is_gone_at_once(context: Any, rig: Any, tools: Any) -> None:
+    overrides = [Parameter(k, value=v) for k, v in {**BASE, "autostart": False}.items()]
+    gc.disable()  # rclpy alone leaves the lifecycle services until it comes
+    try:
+        for _ in range(2):
+            node = LmeecNode(context=context, parameter_overrides=overrides)
+            services = [f"/lmeec/{name}" for name in ("change_state", "get_state")]
+
+            def served(services: list[str] = services) -> int:
+                return sum(name in services for name, _ in rig.node.get_service_names_and_types())
+
+            tools.wait_until(lambda: served() == len(services), "the node's services")
+            node.destroy_node()
+            tools.wait_until(lambda: served() == 0, "the services to be gone", patience=20)
+            assert "lmeec" not in rig.node.get_node_names()
+    finally:
+        gc.enable()
 
 
 def test_a_transition_that_does_not_fit_is_refused(make_node: Any, rig: Any) -> None:
