@@ -15,7 +15,6 @@ from lmeec_core.ablation.variants import (
     PAPER_LENGTHS,
     PAPER_TABLE,
     Line,
-    Metric,
     Table,
     length_class,
 )
