@@ -70,16 +70,21 @@ def sought_objects(take: Take, count: int) -> tuple[str, ...]:
 
 
 def track(
-    model: LMEEC, take: Take, query: str, objects: tuple[str, ...], variant: Variant
+    model: LMEEC,
+    take: Take,
+    query: str,
+    objects: tuple[str, ...],
+    variant: Variant,
+    most: int | None = None,
 ) -> Scores:
     """Track the objects into all cameras of the other kind and score what is found.
 
     An object counts on frames where it has at least :data:`MIN_AREA` pixels in the query view, and
-    as many or none in the target view.
+    as many or none in the target view. ``most`` limits the frames to the first so many.
     """
     ego = is_ego(query)
     targets = take.exos if ego else (take.ego,)
-    frames = take.common_frames(query, *targets)
+    frames = take.common_frames(query, *targets)[:most]
     tracker = CorrespondenceTracker(model, query, targets, variant.memory(ego), len(frames))
     scores = Scores(f"simulated, objects of {MIN_AREA} pixels or more")
     for frame in frames:
