@@ -54,7 +54,7 @@ def train_fusion(
     if weights.is_file():
         report(1.0)
         return weights
-    schedule = Schedule((STAGE,), 1.0, RATE, fusion=fusion, seed=seed, steps=steps)
+    schedule = Schedule((STAGE,), 1.0, RATE, ema=0.97, fusion=fusion, seed=seed, steps=steps)
     trainer = Trainer(
         preset("nano"), schedule, store, folder / f"run_{steps}", torch.device("cpu"),
         start=start_weights(checkpoint, seed),

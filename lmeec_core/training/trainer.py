@@ -55,7 +55,8 @@ class Schedule:
         floor: last learning rate as a share of the largest.
         decay: weight decay of matrices.
         clip: largest gradient norm.
-        ema: decay of the averaged weights.
+        ema: decay of the averaged weights; its memory, 1 / (1 - ema) steps, is to be short beside
+            the last stage.
         fusion: how the memory-aware and the view-specific feature are fused.
         bf16: compute in bfloat16.
         seed: of weights and sampling.
