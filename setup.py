@@ -28,6 +28,7 @@ EXTRAS_REQUIRE = {
     "ray": ["ray>=2.40"],
     "dev": [
         "hypothesis>=6.100",
+        "lzstring>=1.0.4",  # what our own decoder is tested against
         "mypy>=1.15",
         "psutil>=5.9",
         "pytest>=8.2",

@@ -116,11 +116,28 @@ class Take:
             shared = numbers if shared is None else shared & numbers
         return tuple(sorted(shared or ()))
 
-    @property
+    @cached_property
+    def has_images(self) -> bool:
+        """Whether there are images; annotations whose videos are not at hand have none."""
+        return True
+
+    @cached_property
     def subsample_idx(self) -> tuple[int, ...]:
         """The annotated frame numbers as the file lists them; () if it does not."""
         listed = self.annotation.get("subsample_idx") or ()
         return tuple(int(n) for n in listed)
+
+    @property
+    def scenario(self) -> str | None:
+        """What is done in the take (EgoExo4D: Cooking, Basketball, ...), if the file says it."""
+        scenario = self.annotation.get("scenario")
+        return None if scenario is None else str(scenario)
+
+    @property
+    def length(self) -> int:
+        """Number of frames: as the file lists them, or of the camera with the most images."""
+        listed = len(self.subsample_idx)
+        return listed or max((len(self.frames(camera)) for camera in self.cameras), default=0)
 
     # -- images --------------------------------------------------------------------------------
 
@@ -191,10 +208,25 @@ class Take:
         """Whether the file has an entry (a mask or null) of the object in this image."""
         return str(frame) in self._entries(object_name, camera)
 
+    def annotated_frames(self, object_name: str, camera: str) -> frozenset[int] | None:
+        """Frames in which the object was looked for in a camera, whether it is there or not.
+
+        EgoExo4D's raw files and the benchmark's truth file list them; the processed layout does
+        not, and gives None.
+        """
+        listed = self.annotation.get("annotated_frames")
+        frames = (((listed or {}).get(object_name)) or {}).get(camera)
+        return None if frames is None else frozenset(int(n) for n in frames)
+
+    def mask_cameras(self, object_name: str) -> tuple[str, ...]:
+        """Cameras that the file lists for the object, be it without a mask, ego cameras first."""
+        listed = self._cameras_of(object_name)
+        return tuple(sorted(listed, key=lambda name: (not is_ego(name), name)))
+
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
         """The stored run lengths of a mask, or None where there is no mask or it is null."""
         entry = self._entries(object_name, camera).get(str(frame))
-        return entry if entry is None else dict(entry)
+        return entry if entry is None else self._rle(entry)
 
     def mask(self, object_name: str, camera: str, frame: int) -> NDArray[np.bool_] | None:
         """The mask of an object, bool (H, W) at its stored size; None where there is none or null.
@@ -202,14 +234,14 @@ class Take:
         Raises:
             TakeError: if the object is unknown or its mask is broken.
         """
-        entry = self._entries(object_name, camera).get(str(frame))
-        if entry is None:
-            return None
         try:
-            return decode_mask(entry)
+            rle = self.rle(object_name, camera, frame)
+            return None if rle is None else decode_mask(rle)
+        except TakeError:
+            raise
         except ValueError as error:
-            where = f"object {object_name!r}, camera {camera!r}, frame {frame}"
-            raise TakeError(self.path / ANNOTATION, f"{where}: {error}") from error
+            where = f"take {self.name}, object {object_name!r}, camera {camera!r}, frame {frame}"
+            raise TakeError(self._annotation_path, f"{where}: {error}") from error
 
     # -- internal ------------------------------------------------------------------------------
 
@@ -217,17 +249,40 @@ class Take:
     def _frames(self) -> dict[str, tuple[int, ...]]:
         return {}
 
-    def _entries(self, object_name: str, camera: str) -> dict[str, Any]:
+    @property
+    def _annotation_path(self) -> Path:
+        return self.path / ANNOTATION
+
+    def _rle(self, entry: Any) -> Rle:
+        """Run lengths of a mask as the file stores it.
+
+        Raises:
+            ValueError: if it is broken.
+        """
+        if not isinstance(entry, dict):
+            raise ValueError(f"a mask is {type(entry).__name__}, expected size and counts")
+        return dict(entry)
+
+    def _cameras_of(self, object_name: str) -> dict[str, Any]:
         masks = self.annotation["masks"]
         if object_name not in masks:
             known = ", ".join(repr(name) for name in list(masks)[:12])
             raise TakeError(
-                self.path / ANNOTATION, f"no object {object_name!r}; the take has {known}"
+                self._annotation_path, f"no object {object_name!r}; take {self.name} has {known}"
             )
-        entries = (masks[object_name] or {}).get(camera) or {}
+        cameras = masks[object_name] or {}
+        if not isinstance(cameras, dict):
+            raise TakeError(
+                self._annotation_path,
+                f"masks of object {object_name!r} are no dictionary by camera",
+            )
+        return cameras
+
+    def _entries(self, object_name: str, camera: str) -> dict[str, Any]:
+        entries = self._cameras_of(object_name).get(camera) or {}
         if not isinstance(entries, dict):
             raise TakeError(
-                self.path / ANNOTATION,
+                self._annotation_path,
                 f"masks of object {object_name!r}, camera {camera!r} are no dictionary by frame",
             )
         return entries
