@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lmeec_core.evaluation.command import evaluate_command
 from lmeec_core.simulation.command import simulate_command
 from lmeec_core.training.command import train_command
 
@@ -33,7 +34,8 @@ app = typer.Typer(
     "- `lmeec record masks_bag`: meanwhile, record the masks\n"
     "- `lmeec demo --take take_7`: all of it at once, node included\n"
     "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
-    "- `lmeec train runs/nano`: trains the small network that comes with the package",
+    "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
+    "- `lmeec evaluate masks.json take_7`: scores masks, writes a report",
 )
 
 
@@ -318,6 +320,7 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
+app.command("evaluate")(evaluate_command)
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import decode_image
-from lmeec_core.takes.rle import Rle, decode_mask
+from lmeec_core.takes.rle import Rle, Size, decode_mask
 
 __all__ = ["Take", "TakeError", "is_ego"]
 
@@ -228,15 +228,22 @@ class Take:
         entry = self._entries(object_name, camera).get(str(frame))
         return entry if entry is None else self._rle(entry)
 
-    def mask(self, object_name: str, camera: str, frame: int) -> NDArray[np.bool_] | None:
-        """The mask of an object, bool (H, W) at its stored size; None where there is none or null.
+    def mask(
+        self, object_name: str, camera: str, frame: int, size: Size | None = None
+    ) -> NDArray[np.bool_] | None:
+        """The mask of an object, bool (H, W); None where there is none or it is null.
+
+        Args:
+            object_name, camera, frame: where.
+            size: (height, width) to give it by nearest neighbour, or a function of the stored size
+                that tells it; by default as it is stored.
 
         Raises:
             TakeError: if the object is unknown or its mask is broken.
         """
         try:
             rle = self.rle(object_name, camera, frame)
-            return None if rle is None else decode_mask(rle)
+            return None if rle is None else decode_mask(rle, size)
         except TakeError:
             raise
         except ValueError as error:
