@@ -52,9 +52,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A take or a ROS 2 bag.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A take, a dataset folder, a raw relations file or a ROS 2 bag."),
+    ],
 ) -> None:
-    """Say what a take or a bag holds."""
+    """Say what takes or a bag hold. The exit code is 1 if any of them is broken."""
     from lmeec_core import inspection
 
     _run(lambda: inspection.show(path, Console()))

@@ -223,6 +223,12 @@ def show(evaluation: Evaluation, console: Console) -> None:
         f"existence accuracy {percent(scores.existence_accuracy)} % ({protocol}).",
         highlight=False,
     )
+    if evaluation.unlisted:
+        console.print(
+            f"{len(evaluation.unlisted)} takes have no lists of annotated frames: all their frames "
+            "with images were scored. Give relations_{split}.json as truth for the exact numbers.",
+            highlight=False,
+        )
     if evaluation.problems:
         console.print(
             f"[bold yellow]incomplete:[/] {evaluation.missing} predictions are missing or broken; "

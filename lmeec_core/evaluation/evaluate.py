@@ -44,6 +44,8 @@ class Evaluation:
         takes: the takes that were scored.
         problems: what the benchmark would refuse in the result file.
         skipped: takes of the truth that could not be read.
+        unlisted: takes whose truth does not list the frames that were annotated; all frames with
+            images were scored, where the benchmark would leave some out.
     """
 
     direction: str
@@ -51,6 +53,7 @@ class Evaluation:
     takes: dict[str, TakeInfo] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     skipped: list[TakeError] = field(default_factory=list)
+    unlisted: list[str] = field(default_factory=list)
 
     @property
     def missing(self) -> int:
@@ -129,15 +132,18 @@ def _score_take(
 ) -> Scores:
     """Scores of one take; what is to be said of it goes into ``done`` once it is through."""
     part, problems = Scores(done.scores.protocol), []
+    pairs = pairs_of(truth, results.direction)
+    listed = True
     if part.protocol == "official" and not isinstance(truth, ResultsTruth):
         problems += validate_take(results, truth)
+        listed = all(truth.annotated_frames(p.object_name, p.target) is not None for p in pairs)
     broken: list[str] = []
-    pairs = pairs_of(truth, results.direction)
     for number, pair in enumerate(pairs):
         part.add(score(results, truth, pair, part.protocol, broken.append))
         if progress is not None:
             progress(truth.name, (index + (number + 1) / len(pairs)) / count)
     problems += [Problem("prediction broken", truth.name, text, 1) for text in broken]
     done.problems += problems
+    done.unlisted += [] if listed else [truth.name]
     done.takes[truth.name] = TakeInfo(truth.scenario or "not given", truth.length)
     return part

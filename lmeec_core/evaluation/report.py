@@ -86,6 +86,7 @@ class Report:
             "takes": {name: info._asdict() for name, info in evaluation.takes.items()},
             "problems": [problem._asdict() for problem in evaluation.problems],
             "predictions_missing": evaluation.missing,
+            "takes_without_annotated_frames": evaluation.unlisted,
             "worst": [
                 {
                     "take": s.take, "take_iou": s.take_iou, "object": s.object_name,
@@ -149,6 +150,7 @@ class Report:
             "problem_count": len(evaluation.problems),
             "problem_kinds": Counter(problem.kind for problem in evaluation.problems),
             "missing": evaluation.missing,
+            "unlisted": len(evaluation.unlisted),
             "plots": self._plots(evaluation.scores, groups) if evaluation.scores.ious else [],
             "strips": self.strips.get(evaluation.direction, []),
         }
