@@ -20,6 +20,7 @@ TILES = 5
 TILE = (360, 480)  # height, width; shown at half of it
 QUERY, TRUTH, PREDICTION = (255, 190, 30), (0, 200, 255), (240, 80, 40)
 GROUND = 56
+OUTLINE = 3
 LEAST_WINDOW = 0.3  # share of the image that is shown at least
 MARGIN = 1.5
 
@@ -151,7 +152,9 @@ def _draw(image: Image, window: Window, masks: Sequence[tuple[Mask | None, Any, 
     for mask, colour, alpha in masks:
         if mask is not None:
             small = resize_mask(_cut(mask, window), (height, width))
-            tile = draw_masks(tile, {"": small}, colours={"": colour}, alpha=alpha)
+            tile = draw_masks(
+                tile, {"": small}, colours={"": colour}, alpha=alpha, thickness=OUTLINE
+            )
     data = base64.b64encode(encode_jpeg(tile, 75)).decode("ascii")
     return f"data:image/jpeg;base64,{data}"
 
