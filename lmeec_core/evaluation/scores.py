@@ -84,6 +84,16 @@ class Scores:
         return [record.iou for record in self.records if record.iou is not None]
 
     @property
+    def locations(self) -> list[float]:
+        """Location errors, one for every scored frame with a true mask."""
+        return [record.location for record in self.records if record.location is not None]
+
+    @property
+    def contours(self) -> list[float]:
+        """Contour accuracies, one for every scored frame with a true mask."""
+        return [record.contour for record in self.records if record.contour is not None]
+
+    @property
     def existing(self) -> list[bool]:
         """For every scored frame whether the object exists in the target view."""
         return [record.exists for record in self.records]
@@ -101,12 +111,12 @@ class Scores:
     @property
     def location_error(self) -> float:
         """Mean location error, where the object exists."""
-        return _mean([r.location for r in self.records if r.location is not None])
+        return _mean(self.locations)
 
     @property
     def contour_accuracy(self) -> float:
         """Mean contour accuracy, where the object exists."""
-        return _mean([r.contour for r in self.records if r.contour is not None])
+        return _mean(self.contours)
 
     @property
     def association_accuracy(self) -> float:
