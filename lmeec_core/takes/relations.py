@@ -161,7 +161,7 @@ class RelationsTake(Take):
         """
         listed = self.annotation.get("subsample_idx")
         if listed is not None:
-            return tuple(int(n) for n in listed)
+            return self._numbers(listed, "subsample_idx")
         ego = self.cameras[0]
         if self.image_path(ego, 0).is_file():
             return tuple(range(0, len(self._video(ego)), FRAME_STEP))

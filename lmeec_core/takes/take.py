@@ -124,8 +124,7 @@ class Take:
     @cached_property
     def subsample_idx(self) -> tuple[int, ...]:
         """The annotated frame numbers as the file lists them; () if it does not."""
-        listed = self.annotation.get("subsample_idx") or ()
-        return tuple(int(n) for n in listed)
+        return self._numbers(self.annotation.get("subsample_idx") or (), "subsample_idx")
 
     @property
     def scenario(self) -> str | None:
@@ -202,7 +201,8 @@ class Take:
 
         In a target view the benchmark takes the object as present in these frames.
         """
-        return tuple(sorted(int(frame) for frame in self._entries(object_name, camera)))
+        where = f"masks of object {object_name!r}, camera {camera!r}"
+        return tuple(sorted(self._numbers(self._entries(object_name, camera), where)))
 
     def annotated(self, object_name: str, camera: str, frame: int) -> bool:
         """Whether the file has an entry (a mask or null) of the object in this image."""
@@ -215,8 +215,10 @@ class Take:
         not, and gives None.
         """
         listed = self.annotation.get("annotated_frames")
-        frames = (((listed or {}).get(object_name)) or {}).get(camera)
-        return None if frames is None else frozenset(int(n) for n in frames)
+        for key in (object_name, camera):
+            listed = listed.get(key) if isinstance(listed, dict) else None
+        where = f"annotated_frames of object {object_name!r}, camera {camera!r}"
+        return None if listed is None else frozenset(self._numbers(listed, where))
 
     def mask_cameras(self, object_name: str) -> tuple[str, ...]:
         """Cameras that the file lists for the object, be it without a mask, ego cameras first."""
@@ -269,6 +271,14 @@ class Take:
         if not isinstance(entry, dict):
             raise ValueError(f"a mask is {type(entry).__name__}, expected size and counts")
         return dict(entry)
+
+    def _numbers(self, values: Any, where: str) -> tuple[int, ...]:
+        """Frame numbers as the file has them, numbers or text."""
+        try:
+            return tuple(int(value) for value in values)
+        except (TypeError, ValueError) as error:
+            text = f"take {self.name}, {where}: not all are frame numbers ({error})"
+            raise TakeError(self._annotation_path, text) from error
 
     def _cameras_of(self, object_name: str) -> dict[str, Any]:
         masks = self.annotation["masks"]

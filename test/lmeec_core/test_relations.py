@@ -206,6 +206,18 @@ def test_a_broken_take_is_skipped_and_counted(tmp_path: Path, entry: str) -> Non
     assert takes.broken and "take bad" in str(takes.broken[0])
 
 
+def test_frame_numbers_that_are_none_name_the_file_and_the_place(raw: Path) -> None:
+    content = json.loads(raw.read_text())
+    camera = content["annotations"]["u1"]["object_masks"]["cup/red"][EXO]
+    camera["annotation"]["x7"] = camera["annotation"]["0"]
+    camera["annotated_frames"] = [0, None]
+    raw.write_text(json.dumps(content))
+    take = RelationsFile(raw).open("u1")
+    for use in (take.mask_frames, take.annotated_frames):
+        with pytest.raises(TakeError, match=r"relations_val\.json.*u1.*'cup/red'.*'cam01'"):
+            use("cup/red", EXO)
+
+
 # -- videos ----------------------------------------------------------------------------------
 
 
