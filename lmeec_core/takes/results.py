@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
+from lmeec_core.takes.json_file import frame_numbers, is_frame, read_json
 from lmeec_core.takes.rle import Rle, decode_mask, encode_mask
 
 DIRECTIONS = ("ego-exo", "exo-ego")
@@ -42,7 +43,11 @@ class Prediction(NamedTuple):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The mask, bool (H, W)."""
+        """The mask, bool (H, W).
+
+        Raises:
+            ValueError: if its run lengths are broken.
+        """
         return decode_mask(self.rle)
 
 
@@ -143,15 +148,11 @@ class Results:
             direction: which part to read; may be left out if the file has only one.
 
         Raises:
-            TakeError: if the file is missing or broken or lacks the direction.
+            TakeError: if the file is missing or broken or lacks the direction. Run lengths are
+                looked into only when a mask is asked for.
         """
-        try:
-            content = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise TakeError(path, f"cannot be read: {error}") from error
-        except ValueError as error:
-            raise TakeError(path, f"is not valid JSON: {error}") from error
-        found = [name for name in DIRECTIONS if isinstance(content, dict) and name in content]
+        content = read_json(path)
+        found = [name for name in DIRECTIONS if name in content]
         if direction is None and len(found) == 1:
             direction = found[0]
         if direction not in found:
@@ -165,5 +166,30 @@ class Results:
         for take, entry in part["results"].items():
             if not isinstance(entry, dict) or not isinstance(entry.get("masks"), dict):
                 raise TakeError(path, f"take {take!r} holds no 'masks' by object")
+            problem = _problem(entry["masks"])
+            if problem:
+                raise TakeError(path, f"take {take!r}, {problem}")
+            entry["subsample_idx"] = list(frame_numbers(path, entry.get("subsample_idx")))
             results._takes[take] = entry
         return results
+
+
+def _problem(masks: dict[str, Any]) -> str:
+    """What is wrong with a take's predictions, empty if nothing is."""
+    for name, pairs in masks.items():
+        if not isinstance(pairs, dict):
+            return f"object {name!r}: no masks by pair of cameras"
+        for pair, frames in pairs.items():
+            where = f"object {name!r}, pair {pair!r}"
+            if not isinstance(frames, dict):
+                return f"{where}: no masks by frame"
+            for frame, entry in frames.items():
+                if not is_frame(frame):
+                    return f"{where}: {frame[:80]!r} is no frame number"
+                if not isinstance(entry, dict) or not isinstance(entry.get("pred_mask"), dict):
+                    return f"{where}, frame {frame}: no 'pred_mask' in run lengths"
+                confidence = entry.get("confidence")
+                # NaN fails the comparison, too.
+                if not isinstance(confidence, int | float) or not abs(confidence) <= 1e6:
+                    return f"{where}, frame {frame}: no 'confidence', a number"
+    return ""

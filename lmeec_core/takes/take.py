@@ -10,7 +10,6 @@ camera may differ in size. Object names are any text, "/" included.
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import decode_image
+from lmeec_core.takes.json_file import frame_numbers, is_frame, read_json
 from lmeec_core.takes.rle import Rle, decode_mask
 
 __all__ = ["Take", "TakeError", "is_ego"]
@@ -119,14 +119,13 @@ class Take:
     @property
     def subsample_idx(self) -> tuple[int, ...]:
         """The annotated frame numbers as the file lists them; () if it does not."""
-        listed = self.annotation.get("subsample_idx") or ()
-        return tuple(int(n) for n in listed)
+        return frame_numbers(self.path / ANNOTATION, self.annotation.get("subsample_idx"))
 
     # -- images --------------------------------------------------------------------------------
 
     def image_path(self, camera: str, frame: int) -> Path:
         """The file of an image (it may not exist)."""
-        return self.path / camera / f"{frame}.jpg"
+        return self.path / camera / f"{int(frame)}.jpg"
 
     def image_bytes(self, camera: str, frame: int) -> bytes:
         """An image's file as it is (JPEG).
@@ -134,11 +133,11 @@ class Take:
         Raises:
             TakeError: if there is no such camera or frame, or it cannot be read.
         """
+        self._check_camera(camera)  # names may come from other files and lead out of the folder
         path = self.image_path(camera, frame)
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            self._check_camera(camera)
             raise TakeError(path, f"camera {camera!r} has no frame {frame}") from None
         except OSError as error:
             raise TakeError(path, f"cannot be read: {error}") from error
@@ -165,13 +164,8 @@ class Take:
             TakeError: if the file is missing, is no JSON, or has another shape.
         """
         path = self.path / ANNOTATION
-        try:
-            content = json.loads(path.read_bytes())
-        except OSError as error:
-            raise TakeError(path, f"cannot be read: {error}") from error
-        except ValueError as error:
-            raise TakeError(path, f"is not valid JSON: {error}") from error
-        if not isinstance(content, dict) or not isinstance(content.get("masks"), dict):
+        content = read_json(path)
+        if not isinstance(content.get("masks"), dict):
             raise TakeError(path, 'expected {"masks": {object: {camera: {frame: mask}}}, ...}')
         return content
 
@@ -194,6 +188,8 @@ class Take:
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
         """The stored run lengths of a mask, or None where there is no mask or it is null."""
         entry = self._entries(object_name, camera).get(str(frame))
+        if entry is not None and not isinstance(entry, dict):
+            raise self._broken(object_name, camera, frame, f"{type(entry).__name__} given")
         return entry if entry is None else dict(entry)
 
     def mask(self, object_name: str, camera: str, frame: int) -> NDArray[np.bool_] | None:
@@ -208,8 +204,7 @@ class Take:
         try:
             return decode_mask(entry)
         except ValueError as error:
-            where = f"object {object_name!r}, camera {camera!r}, frame {frame}"
-            raise TakeError(self.path / ANNOTATION, f"{where}: {error}") from error
+            raise self._broken(object_name, camera, frame, str(error)) from error
 
     # -- internal ------------------------------------------------------------------------------
 
@@ -224,13 +219,18 @@ class Take:
             raise TakeError(
                 self.path / ANNOTATION, f"no object {object_name!r}; the take has {known}"
             )
-        entries = (masks[object_name] or {}).get(camera) or {}
-        if not isinstance(entries, dict):
+        by_camera = masks[object_name] or {}
+        entries = by_camera.get(camera) or {} if isinstance(by_camera, dict) else by_camera
+        if not isinstance(entries, dict) or not all(map(is_frame, entries)):
             raise TakeError(
                 self.path / ANNOTATION,
                 f"masks of object {object_name!r}, camera {camera!r} are no dictionary by frame",
             )
         return entries
+
+    def _broken(self, object_name: str, camera: str, frame: int, reason: str) -> TakeError:
+        where = f"object {object_name!r}, camera {camera!r}, frame {frame}"
+        return TakeError(self.path / ANNOTATION, f"{where}: {reason}")
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self.cameras:

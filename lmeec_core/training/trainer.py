@@ -397,7 +397,7 @@ class Trainer:
 
     def load(self) -> None:
         """Continue from the checkpoint."""
-        content = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=False)
+        content = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=True)
         self.model.load_state_dict(content["model"])
         self.foreground.load_state_dict(content["foreground"])
         self.averaged.load_state_dict(content["averaged"])
