@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import reprlib
 import zipfile
@@ -65,7 +66,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     wrong = [k for k, v in content.items() if not (isinstance(k, str) and _is_dense(v))]
     if wrong:
         raise CheckpointError(
-            f"checkpoint {path}: {reprlib.repr(wrong[0])} is not a dense tensor of numbers; the "
+            f"checkpoint {path}: {reprlib.repr(wrong[0])} is not a tensor (dense, of real numbers); the "
             f"weights are expected at the top or under 'model'"
         )
     return content
@@ -162,17 +163,18 @@ def load_weights(
 
 def fitting_preset(state: dict[str, Tensor]) -> str | None:
     """The preset whose names and shapes a state dict has, MV-MoE apart; None if there is none."""
+    wanted = _shapes(state)
+    return next((name for name in PRESETS if _preset_shapes(name) == wanted), None)
 
-    def shapes(of: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        return {n: v.shape for n, v in of.items() if not n.startswith(MV_MOE_PREFIX)}
 
-    wanted = shapes(state)
-    for name, config in PRESETS.items():
-        with torch.device("meta"):
-            network = build_model(config)
-        if shapes(network.state_dict()) == wanted:
-            return name
-    return None
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {n: v.shape for n, v in state.items() if not n.startswith(MV_MOE_PREFIX)}
+
+
+@functools.cache
+def _preset_shapes(name: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return _shapes(build_model(PRESETS[name]).state_dict())
 
 
 def resolve_device(device: str) -> torch.device:

@@ -46,8 +46,6 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     Raises:
         ValueError: if the data are neither, cut off, or announce more than ``max_pixels``.
     """
-    if not data:
-        raise ValueError("the image is empty (0 bytes), JPEG or PNG expected")
     if is_png(data):
         if len(data) < 33 or data[12:16] != b"IHDR" or data.rfind(b"IEND") < 0:
             raise ValueError(f"PNG of {len(data)} bytes is truncated")
@@ -62,7 +60,8 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
             raise ValueError(f"JPEG with {scans} scans given, at most {MAX_SCANS} accepted")
     else:
         raise ValueError(
-            f"{len(data)} bytes that begin with {data[:4].hex()} given, JPEG or PNG expected"
+            f"{len(data)} bytes that begin with {data[:4].hex() or 'nothing'} given, JPEG or PNG "
+            "image expected"
         )
     check_size(width, height, max_pixels)
     return width, height

@@ -95,7 +95,7 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
         return TrainConfig.model_validate(content)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {reprlib.repr(e['input'])} given"
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {reprlib.repr(e['input'])[:200]} given"
             for e in error.errors()[:5]
         ]
         raise ValueError(f"{path}: " + "; ".join(lines)) from error
