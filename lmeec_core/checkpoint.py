@@ -66,8 +66,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     wrong = [k for k, v in content.items() if not (isinstance(k, str) and _is_dense(v))]
     if wrong:
         raise CheckpointError(
-            f"checkpoint {path}: {reprlib.repr(wrong[0])} is not a tensor (dense, of real numbers); the "
-            f"weights are expected at the top or under 'model'"
+            f"checkpoint {path}: {reprlib.repr(wrong[0])} is not a tensor (dense, of real "
+            f"numbers); the weights are expected at the top or under 'model'"
         )
     return content
 

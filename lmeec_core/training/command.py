@@ -95,10 +95,14 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
         return TrainConfig.model_validate(content)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {reprlib.repr(e['input'])[:200]} given"
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {_short(e['input'])} given"
             for e in error.errors()[:5]
         ]
         raise ValueError(f"{path}: " + "; ".join(lines)) from error
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value)[:200]  # aliases in a file can stand for more than fits in memory
 
 
 def _parse_yaml(text: str, where: str) -> Any:

@@ -82,7 +82,8 @@ def context() -> Any:
 TEXT = (Path(__file__).resolve().parents[2] / "config" / "lmeec.yaml").read_bytes()
 WORDS = st.sampled_from(
     [b"&a [*a]", b"!!python/object/apply:os.getpid []", b"- ", b": ", b"\n", b"[", b"{", b"0x",
-     b"1e999",      b"\xff", b"\0", b"<<: *a", b"/**:\n", b"null", b"\t", b"9" * 400, b".nan", b"'", b'"']
+     b"1e999", b"\xff", b"\0", b"<<: *a", b"/**:\n", b"null",
+     b"\t", b"9" * 400, b".nan", b"'", b'"']
 )  # fmt: skip
 
 
