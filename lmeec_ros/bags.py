@@ -229,9 +229,12 @@ class BagReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         from rosbags.rosbag2 import Reader
 
+        from lmeec_ros import unpacking
+
         self.path = Path(path)
         if not self.path.exists():
             raise BagError(f"{self.path}: there is no such bag")
+        unpacking.install()
         try:
             self._reader = Reader(self.path)
             self._reader.open()

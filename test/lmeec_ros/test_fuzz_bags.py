@@ -12,9 +12,17 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import (
+    CompressionFormat,
+    CompressionMode,
+    StoragePlugin,
+    Writer,
+    reader,
+    storage_mcap,
+)
 
 from lmeec_core.takes import Take, TakeWriter
+from lmeec_ros import unpacking
 from lmeec_ros.bags import BagError, BagReader, find_definition, split_type, typestore
 from lmeec_ros.play import message_class
 from lmeec_ros.take_bags import RecordingInfo, bag_from_take
@@ -78,6 +86,29 @@ def read_all(path: Path) -> int:
             bag.decode(topic, data)
             count += 1
         return count
+
+
+def test_packed_bombs_are_refused(
+    bounded: Bounded, bags: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunks, messages and whole files of zeros, in each place where a bag may be compressed."""
+    assert read_all(bags[0])  # reading any bag sets the limits
+    monkeypatch.setattr(unpacking, "MOST_BYTES", 2**22)
+    zeros = bytes(2**16)
+    zstd, lz4 = unpacking.zstd.compress(zeros) * 300, unpacking.lz4.frame.compress(zeros) * 300
+    copy = tmp_path / "bag"
+    shutil.copytree(bags[5], copy)
+    next(copy.glob("*.zstd")).write_bytes(zstd)
+    with bounded(10.0, 20):
+        with pytest.raises(BagError, match="times as large"):
+            BagReader(copy)
+        with pytest.raises(ValueError, match="become more than"):
+            reader.zstd.decompress(zstd)
+        for kind, packed in (("zstd", zstd), ("lz4", lz4)):
+            with pytest.raises(ValueError, match="become more than"):
+                storage_mcap.decompress(packed, kind, 300 * len(zeros), 0)
+            with pytest.raises(ValueError, match="cut off"):
+                storage_mcap.decompress(packed[: len(packed) // 300 - 5], kind, 1, 0)
 
 
 WORDS = st.sampled_from(
