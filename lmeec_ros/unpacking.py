@@ -7,7 +7,6 @@ places where it looks for its own (those of the pinned version; a test notices i
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -15,11 +14,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import lz4.frame
+from rosbags.rosbag2 import reader, storage_mcap
 
-if sys.version_info >= (3, 14):
-    from compression import zstd
-else:
-    from backports import zstd
+zstd = storage_mcap.zstd  # Python's own, or its backport
 
 MOST_BYTES = 256 * 2**20
 """Size up to which a chunk, message or file is always unpacked; larger ones up to MOST_RATIO."""
@@ -79,7 +76,5 @@ def open_zstd(file: Any, mode: str) -> Iterator[Any]:
 @cache
 def install() -> None:
     """Make the rosbags library use these functions."""
-    from rosbags.rosbag2 import reader, storage_mcap
-
     storage_mcap.DECOMPRESSORS.update({"zstd": unpack_zstd, "lz4": unpack_lz4})
     reader.zstd = SimpleNamespace(decompress=unpack_zstd, open=open_zstd)  # type: ignore[assignment]
