@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
 
 import lz4.frame
 from rosbags.rosbag2 import reader, storage_mcap
@@ -57,7 +57,7 @@ def _unpack(make: Callable[[], Any], data: bytes) -> bytes:
 
 
 @contextmanager
-def open_zstd(file: Any, mode: str) -> Iterator[Any]:
+def open_zstd(file: Any, mode: Literal["rb"]) -> Iterator[Any]:
     """Read a Zstandard file; `read` raises ValueError beyond what `most_bytes` allows."""
     left = most_bytes(os.fstat(file.fileno()).st_size)
     with zstd.open(file, mode) as inner:

@@ -143,8 +143,10 @@ def test_pt_files_of_other_contents(bounded: Bounded, folder: Path, content: Any
 
 
 @pytest.fixture(scope="module")
-def mini() -> lm.LMEEC:
-    return lm.load_model("mini", device="cpu", seed=3)
+def mini() -> tuple[lm.LMEEC, dict[str, torch.Tensor]]:
+    """A network, and a copy of its weights."""
+    model = lm.load_model("mini", device="cpu", seed=3)
+    return model, {name: value.clone() for name, value in model.state_dict().items()}
 
 
 @given(
@@ -154,8 +156,11 @@ def mini() -> lm.LMEEC:
         max_size=3,
     )
 )
-def test_weights_that_do_not_fit(bounded: Bounded, mini: lm.LMEEC, changes: dict[int, str]) -> None:
-    own = mini.state_dict()
+def test_weights_that_do_not_fit(
+    bounded: Bounded, mini: tuple[lm.LMEEC, dict[str, torch.Tensor]], changes: dict[int, str]
+) -> None:
+    model, before = mini
+    own = model.state_dict()
     state, names = dict(own), list(own)
     misfits = set()
     for number, kind in changes.items():
@@ -175,16 +180,15 @@ def test_weights_that_do_not_fit(bounded: Bounded, mini: lm.LMEEC, changes: dict
             state[name + "x" * (kind == "rename")] = others[kind]
         if name not in state or state[name].shape != own[name].shape:
             misfits.add(name)
-    before = {name: value.clone() for name, value in own.items()}
     with bounded():
         try:
-            load_weights(mini, state, "file.pt")
+            load_weights(model, state, "file.pt")
         except lm.CheckpointError as error:
             assert misfits and "file.pt" in str(error)
-            assert all(torch.equal(before[n], v) for n, v in mini.state_dict().items())
+            assert all(torch.equal(before[n], v) for n, v in model.state_dict().items())
         else:
             assert not misfits
-    mini.load_state_dict(before)
+            model.load_state_dict(before)
 
 
 def repacked(data: bytes, change: Callable[[str, bytes], bytes]) -> bytes:
