@@ -25,7 +25,7 @@ help:
 	@echo "                  TAKE=<folder>  CHECKPOINT=<file>  PRESET=<name>  RATE=<factor>  OUT=<folder>"
 	@echo "make test       format, lint and type checks, then all tests that are not slow"
 	@echo "                  PYTEST_ARGS='-k pairing -x' passes options on to pytest"
-	@echo "make test-slow  the slow tests"
+	@echo "make test-slow  the slow tests, and the fuzz tests with many more inputs"
 	@echo "make lint       format, lint and type checks alone;  make format  repairs format and imports"
 	@echo "make build      set-up and colcon build; afterwards: source .ci/env.sh && lmeec --help"
 	@echo "make clean      removes build/ install/ log/ out/;  make distclean  .venv too"
@@ -57,7 +57,7 @@ test: lint
 
 test-slow:
 	@.ci/setup.sh dev
-	@$(ENTER); $(PYTEST) -m slow $(PYTEST_ARGS)
+	@$(ENTER); $(PYTEST) -m "slow or fuzz" --hypothesis-profile=thorough $(PYTEST_ARGS)
 
 clean:
 	rm -rf build install log out

@@ -19,7 +19,7 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    "bags": ["rosbags>=0.10"],  # rosbag2 files without ROS
+    "bags": ["rosbags>=0.11.9,<0.12"],  # rosbag2 files without ROS; see lmeec_ros/unpacking.py
     "video": ["av>=13"],  # MP4
     "simulation": ["mujoco==3.17.0"],  # plain `mujoco` may resolve to 4.x, a meta package
     "training": ["tensorboard>=2.16"],

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import reprlib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -45,6 +48,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             content: object = load_file(path)
         else:
+            _check_archive(path)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError) as error:
         raise CheckpointError(
@@ -59,13 +63,40 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         content = content["model"]
     if not isinstance(content, dict) or not content:
         raise CheckpointError(f"checkpoint {path}: holds no weights (a mapping of names expected)")
-    wrong = [str(k) for k, v in content.items() if not (isinstance(k, str) and torch.is_tensor(v))]
+    wrong = [k for k, v in content.items() if not (isinstance(k, str) and _is_dense(v))]
     if wrong:
         raise CheckpointError(
-            f"checkpoint {path}: {wrong[0]!r} is not a tensor; the weights are expected at the "
-            f"top or under 'model'"
+            f"checkpoint {path}: {reprlib.repr(wrong[0])} is not a tensor (dense, of real "
+            f"numbers); the weights are expected at the top or under 'model'"
         )
     return content
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a ``.pt`` that is damaged, or takes more memory than it has bytes.
+
+    torch stores tensors as they are, in a zip archive, and does not look at its checksums. The
+    format before that (torch 1.5 and older) allocates what a file claims; it is refused.
+
+    Raises:
+        ValueError: if it is no such file.
+    """
+    if not zipfile.is_zipfile(path):
+        raise ValueError("not a zip archive, as torch.save writes it")
+    with zipfile.ZipFile(path) as archive:
+        packed = [info.filename for info in archive.infolist() if info.compress_type]
+        if packed:
+            raise ValueError(f"{packed[0]!r} in it is compressed, which torch.save never does")
+        broken = archive.testzip()
+    if broken is not None:
+        raise ValueError(f"the checksum of {broken!r} in it is wrong")
+
+
+def _is_dense(value: object) -> bool:
+    return isinstance(value, Tensor) and (
+        value.layout is torch.strided
+        and not (value.is_quantized or value.is_complex() or value.is_meta)
+    )
 
 
 def _first(error: BaseException) -> str:
@@ -132,17 +163,18 @@ def load_weights(
 
 def fitting_preset(state: dict[str, Tensor]) -> str | None:
     """The preset whose names and shapes a state dict has, MV-MoE apart; None if there is none."""
+    wanted = _shapes(state)
+    return next((name for name in PRESETS if _preset_shapes(name) == wanted), None)
 
-    def shapes(of: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-        return {n: v.shape for n, v in of.items() if not n.startswith(MV_MOE_PREFIX)}
 
-    wanted = shapes(state)
-    for name, config in PRESETS.items():
-        with torch.device("meta"):
-            network = build_model(config)
-        if shapes(network.state_dict()) == wanted:
-            return name
-    return None
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {n: v.shape for n, v in state.items() if not n.startswith(MV_MOE_PREFIX)}
+
+
+@functools.cache
+def _preset_shapes(name: str) -> dict[str, torch.Size]:
+    with torch.device("meta"):
+        return _shapes(build_model(PRESETS[name]).state_dict())
 
 
 def resolve_device(device: str) -> torch.device:

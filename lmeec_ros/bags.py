@@ -7,6 +7,7 @@ those of ``ros2 bag`` (MCAP storage; reading also sqlite3, with or without compr
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 MASKS_TYPE = "lmeec/msg/CorrespondenceMaskArray"
 INFO_KEY = "lmeec"
 """Key of this project's entry (JSON) in a bag's custom data."""
+_TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*/msg/[A-Za-z][A-Za-z0-9_]*")
 
 
 class BagError(ValueError):
@@ -44,6 +46,20 @@ class Topic:
     latched: bool
 
 
+def split_type(type_name: str) -> tuple[str, str]:
+    """Package and name of a message type, "package/msg/Name".
+
+    Type names come from recordings and lead to files and modules, so nothing else is let through.
+
+    Raises:
+        BagError: if it is no such name.
+    """
+    if not _TYPE_NAME.fullmatch(type_name):
+        raise BagError(f"message type {type_name[:80]!r} given, package/msg/Name expected")
+    package, _, name = type_name.split("/")
+    return package, name
+
+
 def find_definition(type_name: str) -> str:
     """Text of a message definition (.msg) from the ROS packages at hand or this source tree.
 
@@ -53,7 +69,7 @@ def find_definition(type_name: str) -> str:
     Raises:
         BagError: if there is none.
     """
-    package, _, name = type_name.split("/")
+    package, name = split_type(type_name)
     here = Path(__file__).resolve()
     prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
     folders = [prefix / "share" / package / "msg" for prefix in prefixes]
@@ -213,9 +229,12 @@ class BagReader:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         from rosbags.rosbag2 import Reader
 
+        from lmeec_ros import unpacking
+
         self.path = Path(path)
         if not self.path.exists():
             raise BagError(f"{self.path}: there is no such bag")
+        unpacking.install()
         try:
             self._reader = Reader(self.path)
             self._reader.open()
@@ -274,12 +293,23 @@ class BagReader:
         """A serialised message as an object with the message's fields.
 
         Types that are not known take the definition that the bag carries, if it does.
+
+        Raises:
+            BagError: if the type cannot be made known, or the message does not have it.
         """
         type_name = self.topics[topic].type
-        if type_name not in self._registered:
-            self._learn(type_name)
-            self._registered.add(type_name)
-        return typestore().deserialize_cdr(data, type_name)
+        try:
+            if type_name not in self._registered:
+                self._learn(type_name)
+                self._registered.add(type_name)
+            return typestore().deserialize_cdr(data, type_name)
+        except BagError:
+            raise
+        except Exception as error:  # the library's readers raise errors of many kinds
+            raise BagError(
+                f"{self.path}: topic {topic}, {type_name}: a message of {len(data)} bytes cannot "
+                f"be read: {error!r}"
+            ) from error
 
     def _learn(self, type_name: str) -> None:
         if type_name in typestore().fielddefs:

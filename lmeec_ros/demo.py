@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.markup import escape
 
 import lmeec_core as lm
+from lmeec_core.files import write_text
 from lmeec_core.takes import Take
 from lmeec_ros.node_process import NodeError, dds_profile
 from lmeec_ros.take_bags import RecordingInfo, bag_from_take, stamp_of
@@ -131,7 +132,7 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
 def write_parameters(path: Path, parameters: dict[str, Any]) -> None:
     """Write a node's parameter file."""
     content = {"/**": {"ros__parameters": parameters}}
-    path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
 def _settle_environment() -> None:

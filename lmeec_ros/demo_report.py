@@ -16,9 +16,10 @@ from rich.table import Table
 
 from lmeec_core import overlay
 from lmeec_core.evaluation import Scores, benchmark_size, iou, score_pair
+from lmeec_core.files import write_text
 from lmeec_core.takes import Results, Take, decode_mask, encode_mask, is_ego, resize_mask
 from lmeec_ros.bags import BagReader
-from lmeec_ros.messages import LabelTable, masks_from_array
+from lmeec_ros.messages import MAX_LABEL, LabelTable, masks_from_array
 from lmeec_ros.take_bags import RecordingInfo, frame_of
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def finish(out: Path, outcome: Outcome, console: Console) -> int:
     results.write(out / "masks.json")
     report = measure(outcome, answers, processing, results)
     report_path = out / "report.json"
-    report_path.write_text(json.dumps(report, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_text(report_path, json.dumps(report, indent=1, ensure_ascii=False))
     pictures = list(_pictures(out, outcome, answers)) if answers else []
     _print_table(report, outcome, console)
     for path in (out / "masks_bag", out / "masks.json", *pictures, report_path, out / "node.log"):
@@ -95,7 +96,7 @@ def read_answers(bag_path: Path, info: RecordingInfo) -> tuple[Answers, list[flo
             message = bag.decode(topic, data)
             stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
             processing.append(message.processing_time.sec + message.processing_time.nanosec / 1e9)
-            masks = masks_from_array(message, LabelTable())
+            masks = masks_from_array(message, LabelTable(), max_objects=MAX_LABEL)
             for entry in message.masks:
                 mask = masks[entry.object_id]
                 if mask is None:

@@ -6,17 +6,22 @@ they take rclpy's messages and those of the rosbags library alike.
 
 from __future__ import annotations
 
-import struct
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-Array = npt.NDArray[Any]
+from lmeec_core.takes.images import (
+    MAX_PIXELS,
+    check_size,
+    check_stream,
+    decode_image,
+    decode_stream,
+    is_png,
+)
 
-MAX_PIXELS = 64_000_000
-"""Default limit of width * height: larger images are refused before memory is taken."""
+Array = npt.NDArray[Any]
 
 # encoding: (bytes per sample, samples per pixel)
 _PLAIN = {
@@ -77,13 +82,10 @@ def compressed_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
     Raises:
         ImageError: if the data is neither JPEG nor PNG, is damaged, or exceeds `max_pixels`.
     """
-    data = _checked_stream(msg, max_pixels)
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    if decoded is None:
-        raise ImageError(
-            f"compressed image ({msg.format!r}, {len(data)} bytes): the data is corrupt"
-        )
-    return cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
+    try:
+        return decode_image(_bytes(msg), max_pixels)
+    except ValueError as error:
+        raise ImageError(f"compressed image (format {msg.format!r}): {error}") from error
 
 
 def to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
@@ -112,12 +114,21 @@ def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
         ImageError: as for `compressed_to_rgb`, or if the image is not a PNG (JPEG changes
             labels) or has several channels.
     """
-    data = _checked_stream(msg, max_pixels)
-    if not _is_png(data):
-        raise ImageError("label image: JPEG given, PNG expected (JPEG does not keep labels)")
-    decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    if decoded is None:
-        raise ImageError(f"label image (PNG, {len(data)} bytes): the data is corrupt")
+    data = _bytes(msg)
+    try:
+        check_stream(data, max_pixels)
+        if not is_png(data):
+            raise ValueError("JPEG given, PNG expected (JPEG does not keep labels)")
+        depth, colour = data[24], data[25]
+        # Fewer bits would be stretched to 8, and other values come out than were put in.
+        if depth not in (8, 16) or colour != 0:
+            raise ValueError(
+                f"PNG with {depth} bits and colour type {colour} given, one channel of 8 or 16 "
+                "bits (colour type 0) expected"
+            )
+        decoded = decode_stream(data, cv2.IMREAD_UNCHANGED)
+    except ValueError as error:
+        raise ImageError(f"label image (format {msg.format!r}): {error}") from error
     if decoded.ndim != 2 or decoded.dtype not in (np.uint8, np.uint16):
         raise ImageError(
             f"label image: PNG of shape {decoded.shape} and type {decoded.dtype} given, one "
@@ -126,20 +137,17 @@ def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
     return decoded
 
 
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width < 1 or height < 1:
-        raise ImageError(f"image size {width} x {height} given, at least 1 x 1 expected")
-    if width * height > max_pixels:
-        raise ImageError(
-            f"image size {width} x {height} given, at most {max_pixels} pixels accepted "
-            "(parameter max_image_pixels)"
-        )
+def _check_size(msg: Any, max_pixels: int) -> None:
+    try:
+        check_size(int(msg.width), int(msg.height), max_pixels)
+    except ValueError as error:
+        raise ImageError(str(error)) from error
 
 
 def _plain_view(msg: Any, max_pixels: int) -> Array:
     """View the bytes of an image with a plain encoding as (H, W, samples)."""
     width, height, step = int(msg.width), int(msg.height), int(msg.step)
-    _check_size(width, height, max_pixels)
+    _check_size(msg, max_pixels)
     sample_bytes, samples = _PLAIN[msg.encoding]
     row = width * sample_bytes * samples
     if step < row:
@@ -163,7 +171,7 @@ def _plain_view(msg: Any, max_pixels: int) -> Array:
 
 
 def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
-    _check_size(int(msg.width), int(msg.height), max_pixels)
+    _check_size(msg, max_pixels)
     try:
         from cv_bridge import CvBridge
     except ImportError as error:
@@ -177,48 +185,5 @@ def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
         raise ImageError(f"image encoding {msg.encoding!r}: cv_bridge says: {error}") from error
 
 
-def _is_png(data: Array) -> bool:
-    return data[:8].tobytes() == b"\x89PNG\r\n\x1a\n"
-
-
-def _checked_stream(msg: Any, max_pixels: int) -> Array:
-    """Return the bytes of a JPEG or PNG whose header announces an acceptable size."""
-    data = np.frombuffer(msg.data, np.uint8)
-    head = data[: 65536 * 4].tobytes()
-    if _is_png(data):
-        if len(head) < 33 or head[12:16] != b"IHDR":
-            raise ImageError(f"compressed image: PNG of {data.size} bytes is truncated")
-        width, height = struct.unpack(">II", head[16:24])
-        _check_size(width, height, max_pixels)
-        if data[-12:].tobytes()[4:8] != b"IEND":
-            raise ImageError(f"compressed image: PNG of {data.size} bytes is truncated")
-    elif head[:3] == b"\xff\xd8\xff":
-        _check_size(*_jpeg_size(head), max_pixels)
-        if b"\xff\xd9" not in data[-64:].tobytes():
-            raise ImageError(f"compressed image: JPEG of {data.size} bytes is truncated")
-    else:
-        raise ImageError(
-            f"compressed image: format {msg.format!r}, {data.size} bytes that begin with "
-            f"{head[:4].hex() or 'nothing'}; JPEG or PNG expected"
-        )
-    return data
-
-
-def _jpeg_size(head: bytes) -> tuple[int, int]:
-    """Return (width, height) from the frame header of a JPEG."""
-    position = 2
-    while position + 9 <= len(head):
-        if head[position] != 0xFF:
-            break
-        marker = head[position + 1]
-        if marker == 0xFF:  # a fill byte
-            position += 1
-            continue
-        length = int.from_bytes(head[position + 2 : position + 4], "big")
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
-            height, width = struct.unpack(">HH", head[position + 5 : position + 9])
-            return width, height
-        if length < 2:
-            break
-        position += 2 + length
-    raise ImageError("compressed image: the JPEG's header is corrupt (no frame header found)")
+def _bytes(msg: Any) -> bytes:
+    return np.frombuffer(msg.data, np.uint8).tobytes()

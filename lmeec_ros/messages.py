@@ -13,10 +13,13 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from lmeec_core import Correspondence
+from lmeec_core.takes.images import MAX_PIXELS
 
 Mask = npt.NDArray[np.bool_]
 
 MAX_LABEL = 65535
+MAX_ID = 256
+"""Most characters of an object's id; ids are kept for good."""
 
 
 class MessageError(ValueError):
@@ -38,7 +41,10 @@ class LabelTable:
     def id_of(self, label: int) -> str:
         """Return the id of a label; one without a name becomes object_<label>."""
         if label not in self._ids:
-            self._remember(label, f"object_{label}")
+            name = f"object_{label}"
+            while name in self._labels:  # another label was given this id
+                name += "_"
+            self._remember(label, name)
         return self._ids[label]
 
     def label_of(self, object_id: str, wish: int = 0) -> int:
@@ -110,7 +116,7 @@ def masks_from_labels(
 
 
 def masks_from_array(
-    msg: Any, table: LabelTable, max_pixels: int = 64_000_000
+    msg: Any, table: LabelTable, max_pixels: int = MAX_PIXELS, max_objects: int = 32
 ) -> dict[str, Mask | None]:
     """Return the masks of a CorrespondenceMaskArray at the size of its image.
 
@@ -119,26 +125,39 @@ def masks_from_array(
         ones that are not in the message.
 
     Raises:
-        MessageError: if a size, a region, an encoding or a buffer is wrong, or an id occurs twice.
+        MessageError: if a size, a region, an encoding or a buffer is wrong, an id occurs twice, or
+            there are more objects than `max_objects`. Nothing is remembered then.
     """
     width, height = int(msg.width), int(msg.height)
     if not 1 <= width * height <= max_pixels:
         raise MessageError(
-            f"mask array of {width} x {height} given, 1 to {max_pixels} pixels expected"
+            f"mask array of {width} x {height} given, 1 to {max_pixels} pixels expected "
+            "(parameter max_image_pixels)"
         )
-    masks: dict[str, Mask | None] = dict.fromkeys(table.named.values())
-    seen: set[str] = set()
+    if len(msg.masks) > max_objects:
+        raise MessageError(
+            f"mask array with {len(msg.masks)} objects given, at most {max_objects} expected "
+            "(parameter max_objects)"
+        )
+    crops: dict[str, npt.NDArray[np.uint8] | None] = {}
     for entry in msg.masks:
         name = entry.object_id
-        if not name or name in seen:
-            raise MessageError(f"mask array: object id {name!r} given, texts that differ expected")
-        seen.add(name)
-        table.label_of(name, int(entry.label))
-        masks[name] = _full_mask(entry, width, height) if entry.visible else None
+        if not name or name in crops or len(name) > MAX_ID:
+            raise MessageError(
+                f"mask array: object id {name[:80]!r} given, texts that differ, of 1 to {MAX_ID} "
+                "characters, expected"
+            )
+        crops[name] = _crop(entry, width, height) if entry.visible else None
+    masks: dict[str, Mask | None] = dict.fromkeys(table.named.values())
+    for entry in msg.masks:
+        table.label_of(entry.object_id, int(entry.label))
+        crop = crops[entry.object_id]
+        masks[entry.object_id] = None if crop is None else _full_mask(entry.roi, crop, msg)
     return masks
 
 
-def _full_mask(entry: Any, width: int, height: int) -> Mask:
+def _crop(entry: Any, width: int, height: int) -> npt.NDArray[np.uint8]:
+    """A view of an entry's bytes, (h, w), checked against the image's size."""
     roi, mask = entry.roi, entry.mask
     where = f"mask array, object {entry.object_id!r}"
     x, y, w, h = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
@@ -148,8 +167,8 @@ def _full_mask(entry: Any, width: int, height: int) -> Mask:
         )
     if mask.encoding not in ("mono8", "8UC1") or (mask.width, mask.height) != (w, h):
         raise MessageError(
-            f"{where}: mask {mask.width} x {mask.height} {mask.encoding} given, {w} x {h} mono8 "
-            "(the region's size) expected"
+            f"{where}: mask {mask.width} x {mask.height} {mask.encoding[:40]} given, {w} x {h} "
+            "mono8 (the region's size) expected"
         )
     data = np.frombuffer(mask.data, np.uint8)
     if mask.step < w or data.size != mask.step * h:
@@ -157,8 +176,13 @@ def _full_mask(entry: Any, width: int, height: int) -> Mask:
             f"{where}: buffer of {data.size} bytes with step {mask.step} given, {w * h} bytes with "
             f"step {w} expected"
         )
-    full = np.zeros((height, width), np.bool_)
-    full[y : y + h, x : x + w] = data.reshape(h, mask.step)[:, :w] > 0
+    return data.reshape(h, mask.step)[:, :w]
+
+
+def _full_mask(roi: Any, crop: npt.NDArray[np.uint8], msg: Any) -> Mask:
+    full = np.zeros((int(msg.height), int(msg.width)), np.bool_)
+    y, x = int(roi.y_offset), int(roi.x_offset)
+    full[y : y + crop.shape[0], x : x + crop.shape[1]] = crop > 0
     return full
 
 

@@ -71,9 +71,12 @@ class Spec:
         if expected is float and type(value) is int:
             value = float(value)  # `tolerance: 1` in a YAML file
         if expected is list:
-            value = [] if value is None else list(value)
-            if not all(isinstance(one, str) for one in value):
+            # Not `list(value)` at once: it takes a text apart into its letters.
+            texts = [] if value is None else value
+            listed = isinstance(texts, Sequence) and not isinstance(texts, str)
+            if not listed or not all(isinstance(one, str) for one in texts):
                 raise ParameterError(f"{self.name}: {value!r} given, a list of texts expected")
+            value = list(texts)
         elif type(value) is not expected:
             kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
             raise ParameterError(f"{self.name}: {value!r} given, {kind[expected]} expected")
@@ -341,7 +344,9 @@ def _objects(rows: Sequence[str]) -> dict[int, str]:
     objects: dict[int, str] = {}
     for row in rows:
         label, colon, name = (part.strip() for part in row.partition(":"))
-        if not (colon and name and label.isdecimal() and 1 <= int(label) <= 65535):
+        if not (
+            colon and name and label.isdecimal() and len(label) <= 5 and 1 <= int(label) <= 65535
+        ):
             raise ParameterError(
                 f'objects: {row!r} given, "label:id" with a label from 1 to 65535 expected, '
                 'as "1:cup"'

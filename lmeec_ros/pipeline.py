@@ -122,7 +122,7 @@ class SetProcessor:
         given, limit = self.config.query_masks, self.config["max_image_pixels"]
         try:
             if given.type == "mask_array":
-                return messages.masks_from_array(msg, self.table, limit)
+                return messages.masks_from_array(msg, self.table, limit, self.config["max_objects"])
             raw = given.transport == "raw"
             labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
             return messages.masks_from_labels(labels, self.table, self.config["max_objects"])

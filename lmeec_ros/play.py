@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from lmeec_ros.bags import BagError, BagReader, Topic
+from lmeec_ros.bags import BagError, BagReader, Topic, split_type
 
 DEPTH = 100
 """Messages a publisher keeps for a reliable subscriber that is slower than it."""
@@ -29,11 +29,11 @@ def message_class(type_name: str) -> Any:
     """The Python class of a message type, "package/msg/Name".
 
     Raises:
-        BagError: if the package is not installed.
+        BagError: if it is no such name, or the package is not installed.
     """
-    package, kind, name = type_name.split("/")
+    package, name = split_type(type_name)
     try:
-        return getattr(importlib.import_module(f"{package}.{kind}"), name)
+        return getattr(importlib.import_module(f"{package}.msg"), name)
     except (ImportError, AttributeError) as error:
         raise BagError(f"{type_name}: this message type is not installed ({error})") from error
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
 
 from lmeec_core.takes import Take
 from lmeec_ros.bags import INFO_KEY, MASKS_TYPE, BagError, BagReader, BagWriter, typestore
@@ -78,13 +79,23 @@ class RecordingInfo:
 
     @classmethod
     def read(cls, bag: BagReader) -> RecordingInfo | None:
-        """From a bag's metadata; None for a bag that was not made from a take."""
+        """From a bag's metadata; None for a bag that was not made from a take.
+
+        Raises:
+            BagError: if the entry is not what this package writes.
+        """
         text = bag.info.get(INFO_KEY)
         if text is None:
             return None
-        content = json.loads(text)
-        content["objects"] = {int(label): name for label, name in content["objects"].items()}
-        return cls(**content)
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "it"
+            raise BagError(
+                f"{bag.path}: the entry {INFO_KEY!r} in its metadata is not what lmeec writes "
+                f"({where}: {first['msg']})"
+            ) from error
 
 
 def bag_from_take(

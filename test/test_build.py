@@ -25,7 +25,7 @@ VENV_SHARE = Path(sys.prefix) / "share"
 # What the packages may import without package.xml naming it.
 OWN = {"lmeec", "lmeec_core", "lmeec_ros"}
 # Python packages that rosdep cannot give; package.xml says so in a comment that names each.
-BY_PIP = {"torch", "pydantic", "typer", "safetensors", "pycocotools", "rosbags", "av"}
+BY_PIP = {"torch", "pydantic", "typer", "safetensors", "pycocotools", "rosbags", "lz4", "av"}
 MODULE_TO_KEY = {"cv2": "python3-opencv", "PIL": "python3-pil"}
 
 

@@ -61,7 +61,7 @@ def save_memory(
     Raises:
         OSError: it cannot be written.
     """
-    tensors = {}
+    tensors: dict[str, Tensor] = {}
     for i, (_, parts) in enumerate(tracker.memory_state().items()):
         tensors |= {f"{i}.{name}": value.cpu().contiguous() for name, value in parts.items()}
     facts = _facts(tracker) | {"objects": list(tracker.objects), "extra": extra or {}}
@@ -89,7 +89,7 @@ def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, A
             facts = json.loads((file.metadata() or {}).get(_KEY, "null"))
             _check(tracker, facts, source)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         if isinstance(error, MemoryFileError):
             raise
         raise MemoryFileError(f"memory {source}: unreadable or corrupt ({error})") from error

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 
+LONGEST = 1000
+"""Characters of a reason."""
+
 
 class TakeError(ValueError):
     """A file of a recording is missing, broken or not what was expected.
@@ -13,5 +16,7 @@ class TakeError(ValueError):
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:
+        if len(reason) > LONGEST:  # names in broken files can be of any length
+            reason = reason[:LONGEST] + " ..."
         super().__init__(f"{os.fspath(path)}: {reason}")
         self.path = os.fspath(path)

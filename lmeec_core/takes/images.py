@@ -1,30 +1,97 @@
-"""JPEG files to RGB arrays and back, with damage noticed."""
+"""JPEG and PNG data to RGB arrays and back, with damage and absurd sizes noticed first."""
 
 from __future__ import annotations
+
+import struct
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+MAX_PIXELS = 64_000_000
+"""Default limit of width * height: larger images are refused before memory is taken."""
+MAX_SCANS = 100
+"""Scans of a progressive JPEG (about ten are usual); each costs the time of a whole image."""
+_STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # JPEG markers without a length
+_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
-def decode_image(data: bytes) -> NDArray[np.uint8]:
+
+def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
+    """Refuse an image size.
+
+    Raises:
+        ValueError: if there is no pixel, or more than ``max_pixels``.
+    """
+    if width < 1 or height < 1:
+        raise ValueError(f"image size {width} x {height} given, at least 1 x 1 expected")
+    if width * height > max_pixels:
+        raise ValueError(
+            f"image size {width} x {height} given, at most {max_pixels} pixels accepted "
+            "(max_image_pixels)"
+        )
+
+
+def is_png(data: bytes) -> bool:
+    """Whether data begin as a PNG does."""
+    return data[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
+    """Look at the header and the end of a JPEG or PNG, without decoding it.
+
+    Returns:
+        (width, height) as the header announces them.
+
+    Raises:
+        ValueError: if the data are neither, cut off, or announce more than ``max_pixels``.
+    """
+    if is_png(data):
+        if len(data) < 33 or data[12:16] != b"IHDR" or data.rfind(b"IEND") < 0:
+            raise ValueError(f"PNG of {len(data)} bytes is truncated")
+        width, height = struct.unpack(">II", data[16:24])
+    elif data[:3] == b"\xff\xd8\xff":
+        width, height = _jpeg_size(data)
+        # OpenCV fills a cut-off JPEG with grey and only prints a warning.
+        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+            raise ValueError(f"JPEG of {len(data)} bytes is truncated (no end marker)")
+        scans = data.count(b"\xff\xda")
+        if scans > MAX_SCANS:
+            raise ValueError(f"JPEG with {scans} scans given, at most {MAX_SCANS} accepted")
+    else:
+        raise ValueError(
+            f"{len(data)} bytes that begin with {data[:4].hex() or 'nothing'} given, JPEG or PNG "
+            "image expected"
+        )
+    check_size(width, height, max_pixels)
+    return width, height
+
+
+def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
     """Decode a JPEG or PNG to RGB, uint8 (H, W, 3).
 
     Raises:
-        ValueError: if the data are empty, cut off or no image.
+        ValueError: if the data are empty, cut off or no image, or announce more than
+            ``max_pixels``.
     """
-    if not data:
-        raise ValueError("the image is empty (0 bytes)")
-    # OpenCV fills a cut-off JPEG with grey and only prints a warning.
-    if data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-        raise ValueError(f"the JPEG is cut off ({len(data)} bytes, no end marker)")
-    try:
-        bgr = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_COLOR)
-    except cv2.error as error:
-        raise ValueError(f"the image cannot be decoded: {error}") from error
-    if bgr is None:
-        raise ValueError(f"the {len(data)} bytes are no JPEG or PNG image that can be decoded")
+    check_stream(data, max_pixels)
+    bgr = decode_stream(data, cv2.IMREAD_COLOR)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def decode_stream(data: bytes, flags: int) -> NDArray[Any]:
+    """Decode data that :func:`check_stream` accepted, with OpenCV's flags.
+
+    Raises:
+        ValueError: if they are damaged.
+    """
+    try:
+        decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
+    except cv2.error as error:
+        raise ValueError(f"image of {len(data)} bytes cannot be decoded: {error}") from error
+    if decoded is None:
+        raise ValueError(f"image of {len(data)} bytes: the data are corrupt")
+    return np.asarray(decoded)
 
 
 def encode_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
@@ -43,3 +110,26 @@ def encode_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
     if not done:
         raise ValueError(f"an image of shape {rgb.shape} could not be encoded as JPEG")
     return bytes(data)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    """Return (width, height) from the frame header of a JPEG.
+
+    It walks the markers as the decoder does, so that both find the same header.
+    """
+    position = 2
+    while position + 9 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # a fill byte
+            position += 1
+        elif marker in _STANDALONE:
+            position += 2
+        elif marker in _FRAMES:
+            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
+            return width, height
+        else:
+            length = int.from_bytes(data[position + 2 : position + 4], "big")
+            if length < 2 or marker in (0x00, 0xD8, 0xD9, 0xDA):
+                break
+            position += 2 + length
+    raise ValueError(f"the JPEG's header is corrupt ({len(data)} bytes, no frame header found)")

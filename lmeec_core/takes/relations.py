@@ -99,7 +99,7 @@ class RelationsFile:
             text = file.read(end - start)
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:  # the latter for nested brackets
             raise TakeError(self.path, f"take {name}: is not valid JSON: {error}") from error
         if not isinstance(content, dict):
             raise TakeError(self.path, f"take {name}: expected a dictionary")

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
+from lmeec_core.takes.json_file import frame_numbers, is_frame, read_json
 from lmeec_core.takes.rle import Rle, decode_mask, encode_mask
 
 DIRECTIONS = ("ego-exo", "exo-ego")
@@ -42,7 +43,11 @@ class Prediction(NamedTuple):
 
     @property
     def mask(self) -> NDArray[np.bool_]:
-        """The mask, bool (H, W)."""
+        """The mask, bool (H, W).
+
+        Raises:
+            ValueError: if its run lengths are broken.
+        """
         return decode_mask(self.rle)
 
 
@@ -135,8 +140,10 @@ class Results:
             return None
         try:
             rle, confidence = entry["pred_mask"], float(entry["confidence"])
-        except (TypeError, KeyError, ValueError) as error:
-            raise ValueError(f"no pred_mask and confidence ({error!r})") from error
+            if not abs(confidence) <= 1e6:  # NaN fails the comparison, too
+                raise ValueError(f"confidence {confidence}")
+        except (TypeError, KeyError, ValueError, OverflowError) as error:
+            raise ValueError(f"no pred_mask and confidence ({error!r:.200})") from error
         return Prediction(take, object_name, pair, frame, rle, confidence)
 
     def rle(self, take: str, object_name: str, pair: str, frame: int) -> Rle | None:
@@ -175,7 +182,8 @@ class Results:
             direction: which part to read; may be left out if the file has only one.
 
         Raises:
-            TakeError: if the file is missing or broken or lacks the direction.
+            TakeError: if the file is missing or broken or lacks the direction. Run lengths are
+                looked into only when a mask is asked for.
         """
         parts = cls.read_all(path)
         if direction is None and len(parts) == 1:
@@ -191,13 +199,8 @@ class Results:
         Raises:
             TakeError: if the file is missing or broken or has no direction.
         """
-        try:
-            content = json.loads(Path(path).read_bytes())
-        except OSError as error:
-            raise TakeError(path, f"cannot be read: {error}") from error
-        except ValueError as error:
-            raise TakeError(path, f"is not valid JSON: {error}") from error
-        found = [name for name in DIRECTIONS if isinstance(content, dict) and name in content]
+        content = read_json(path)
+        found = [name for name in DIRECTIONS if name in content]
         if not found:
             raise TakeError(
                 path, f'is no result file, {{"ego-exo": {{"results": ...}}}}; no part {DIRECTIONS}'
@@ -215,9 +218,24 @@ class Results:
             where = f"{direction}, take {take!r}"
             if not isinstance(entry, dict) or not isinstance(entry.get("masks"), dict):
                 raise TakeError(path, f"{where} holds no 'masks' by object")
-            for name, pairs in entry["masks"].items():
-                frames = list((pairs or {}).values()) if isinstance(pairs, dict | None) else [0]
-                if not all(isinstance(f, dict) and all(map(str.isdecimal, f)) for f in frames):
-                    raise TakeError(path, f"{where}, object {name!r}: no masks by pair and frame")
+            problem = _problem(entry["masks"])
+            if problem:
+                raise TakeError(path, f"{where}, {problem}")
+            entry["subsample_idx"] = list(frame_numbers(path, entry.get("subsample_idx")))
             results._takes[take] = entry
         return results
+
+
+def _problem(masks: dict[str, Any]) -> str:
+    """What is wrong with the shape of a take's predictions, empty if nothing is."""
+    for name, pairs in masks.items():
+        if not isinstance(pairs, dict | None):
+            return f"object {name!r}: no masks by pair of cameras"
+        for pair, frames in (pairs or {}).items():
+            where = f"object {name!r}, pair {pair!r}"
+            if not isinstance(frames, dict | None):
+                return f"{where}: no masks by frame"
+            for frame in frames or {}:
+                if not is_frame(frame):
+                    return f"{where}: {frame[:80]!r} is no frame number"
+    return ""

@@ -6,12 +6,15 @@ lengths that do not fill the mask, and broken files must be noticed.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Callable
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+from lmeec_core.takes.images import MAX_PIXELS, check_size
 
 Rle = dict[str, Any]
 Size = tuple[int, int] | Callable[[int, int], tuple[int, int]]
@@ -37,31 +40,28 @@ def encode_mask(mask: NDArray[Any]) -> Rle:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def decode_mask(rle: Rle, size: Size | None = None) -> NDArray[np.bool_]:
+def decode_mask(
+    rle: Rle, size: Size | None = None, max_pixels: int = MAX_PIXELS
+) -> NDArray[np.bool_]:
     """Decode a mask, (H, W) bool.
 
     Args:
         rle: ``size`` [H, W] and ``counts``, compressed (str or bytes) or a list of run lengths.
         size: (height, width) to give it, or a function of its own that tells it, as
             :func:`resize_mask` does; smaller masks come straight from the runs.
+        max_pixels: refuse masks of more pixels, before memory is taken for them.
 
     Raises:
-        ValueError: if it is not such a dictionary, or its runs do not fill H x W pixels.
+        ValueError: if it is not such a dictionary, its runs do not fill H x W pixels, or there are
+            more than ``max_pixels``.
     """
+    height, width = mask_size(rle)
     try:
-        height, width = (int(n) for n in rle["size"])
-        counts = rle["counts"]
-    except (TypeError, KeyError, ValueError) as error:
-        raise ValueError(f"not a mask in COCO run lengths (size, counts): {error!r}") from error
-    if height <= 0 or width <= 0:
-        raise ValueError(f"a mask of size [{height}, {width}]")
-    if isinstance(counts, list):
-        runs = np.asarray(counts, dtype=np.int64)
-    elif isinstance(counts, str | bytes):
-        runs = _runs(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
-    else:
-        raise ValueError(f"counts of a mask are {type(counts).__name__}, expected a string")
-    if int(runs.sum()) != height * width or bool((runs < 0).any()):
+        check_size(width, height, max_pixels)
+    except ValueError as error:
+        raise ValueError(f"a mask: {error}") from error
+    runs = _checked_runs(rle.get("counts"), height * width)
+    if int(runs.sum()) != height * width:
         raise ValueError(f"the runs of a mask fill {int(runs.sum())} pixels, not {height}x{width}")
     if callable(size):
         size = size(height, width)
@@ -70,6 +70,36 @@ def decode_mask(rle: Rle, size: Size | None = None) -> NDArray[np.bool_]:
     if size[0] > height or size[1] > width:
         return resize_mask(_filled(runs, (height, width)), size)
     return _filled(_shrunk(runs, (height, width), size), size)
+
+
+def mask_size(rle: Rle) -> tuple[int, int]:
+    """(height, width) of a mask, not decoded.
+
+    Raises:
+        ValueError: if there is no ``size`` of two whole numbers.
+    """
+    size = rle.get("size") if isinstance(rle, dict) else None
+    whole = isinstance(size, list | tuple) and [type(n) for n in size] == [int, int]
+    if not whole:
+        raise ValueError(
+            f"not a mask in COCO run lengths: {reprlib.repr(rle)} given, size [H, W] and counts "
+            "expected"
+        )
+    return size[0], size[1]  # type: ignore[index]
+
+
+def _checked_runs(counts: object, pixels: int) -> NDArray[np.int64]:
+    """Run lengths, each from 0 to ``pixels``, so that their sum cannot overflow."""
+    if isinstance(counts, list):
+        if not all(type(n) is int and 0 <= n <= pixels for n in counts):
+            raise ValueError(f"the runs of a mask are not whole numbers from 0 to {pixels}")
+        return np.asarray(counts, dtype=np.int64)
+    if not isinstance(counts, str | bytes):
+        raise ValueError(f"counts of a mask are {type(counts).__name__}, expected a string")
+    runs = _runs(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
+    if int(runs.min()) < 0 or int(runs.max()) > pixels:
+        raise ValueError(f"the runs of a mask are not from 0 to {pixels}")
+    return runs
 
 
 def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:

@@ -10,7 +10,6 @@ camera may differ in size. Object names are any text, "/" included.
 
 from __future__ import annotations
 
-import json
 import os
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import decode_image
+from lmeec_core.takes.json_file import is_frame, read_json
 from lmeec_core.takes.rle import Rle, Size, decode_mask
 
 __all__ = ["Take", "TakeError", "is_ego"]
@@ -142,7 +142,7 @@ class Take:
 
     def image_path(self, camera: str, frame: int) -> Path:
         """The file of an image (it may not exist)."""
-        return self.path / camera / f"{frame}.jpg"
+        return self.path / camera / f"{int(frame)}.jpg"
 
     def image_bytes(self, camera: str, frame: int) -> bytes:
         """An image's file as it is (JPEG).
@@ -150,11 +150,11 @@ class Take:
         Raises:
             TakeError: if there is no such camera or frame, or it cannot be read.
         """
+        self._check_camera(camera)  # names may come from other files and lead out of the folder
         path = self.image_path(camera, frame)
         try:
             return path.read_bytes()
         except FileNotFoundError:
-            self._check_camera(camera)
             raise TakeError(path, f"camera {camera!r} has no frame {frame}") from None
         except OSError as error:
             raise TakeError(path, f"cannot be read: {error}") from error
@@ -181,13 +181,8 @@ class Take:
             TakeError: if the file is missing, is no JSON, or has another shape.
         """
         path = self.path / ANNOTATION
-        try:
-            content = json.loads(path.read_bytes())
-        except OSError as error:
-            raise TakeError(path, f"cannot be read: {error}") from error
-        except ValueError as error:
-            raise TakeError(path, f"is not valid JSON: {error}") from error
-        if not isinstance(content, dict) or not isinstance(content.get("masks"), dict):
+        content = read_json(path)
+        if not isinstance(content.get("masks"), dict):
             raise TakeError(path, 'expected {"masks": {object: {camera: {frame: mask}}}, ...}')
         return content
 
@@ -249,8 +244,7 @@ class Take:
         except TakeError:
             raise
         except ValueError as error:
-            where = f"take {self.name}, object {object_name!r}, camera {camera!r}, frame {frame}"
-            raise TakeError(self._annotation_path, f"{where}: {error}") from error
+            raise self._broken(object_name, camera, frame, str(error)) from error
 
     # -- internal ------------------------------------------------------------------------------
 
@@ -274,11 +268,11 @@ class Take:
 
     def _numbers(self, values: Any, where: str) -> tuple[int, ...]:
         """Frame numbers as the file has them, numbers or text."""
-        try:
-            return tuple(int(value) for value in values)
-        except (TypeError, ValueError) as error:
-            text = f"take {self.name}, {where}: not all are frame numbers ({error})"
-            raise TakeError(self._annotation_path, text) from error
+        known = isinstance(values, list | tuple | dict)
+        if not known or not all(type(n) is int or is_frame(n) for n in values):
+            text = f"take {self.name}, {where}: not all are frame numbers"
+            raise TakeError(self._annotation_path, text)
+        return tuple(int(value) for value in values)
 
     def _cameras_of(self, object_name: str) -> dict[str, Any]:
         masks = self.annotation["masks"]
@@ -297,12 +291,16 @@ class Take:
 
     def _entries(self, object_name: str, camera: str) -> dict[str, Any]:
         entries = self._cameras_of(object_name).get(camera) or {}
-        if not isinstance(entries, dict):
+        if not isinstance(entries, dict) or not all(map(is_frame, entries)):
             raise TakeError(
                 self._annotation_path,
                 f"masks of object {object_name!r}, camera {camera!r} are no dictionary by frame",
             )
         return entries
+
+    def _broken(self, object_name: str, camera: str, frame: int, reason: str) -> TakeError:
+        where = f"take {self.name}, object {object_name!r}, camera {camera!r}, frame {frame}"
+        return TakeError(self._annotation_path, f"{where}: {reason}")
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self.cameras:

@@ -56,7 +56,7 @@ class TakeWriter:
 
     def image(self, camera: str, frame: int, image: NDArray[np.uint8] | bytes) -> None:
         """Add an image: RGB uint8 (H, W, 3), or the bytes of a JPEG as they are."""
-        if not camera or "/" in camera or camera.startswith("."):
+        if not camera or "/" in camera or "\0" in camera or camera.startswith("."):
             raise TakeError(self.path, f"{camera!r} cannot be a camera name (it names a folder)")
         folder = self._folder / camera
         folder.mkdir(exist_ok=True)

@@ -17,6 +17,7 @@ from typing import Any
 from lmeec_core.ablation.units import track
 from lmeec_core.ablation.variants import REFERENCE
 from lmeec_core.checkpoint import load_model
+from lmeec_core.files import write_text
 from lmeec_core.takes import Take
 from lmeec_core.training.nano import DONE, METRICS, WEIGHTS, write_json
 
@@ -131,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
                         "iou": sample_scores(weights)},
         "baselines": baseline_lines(args.baselines),
     }  # fmt: skip
-    (FOLDER / "nano.md").write_text(card(run, results, facts))
+    write_text(FOLDER / "nano.md", card(run, results, facts))
     del facts["baselines"]
     write_json(FOLDER / "nano.json", {**facts, "scores": results, "run": _without_steps(run)})
     print(f"{weights}: {facts['bytes']} bytes, {json.dumps(facts['sample take'])}")

@@ -7,9 +7,10 @@ import importlib.util
 import json
 import logging
 import os
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -85,25 +86,42 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
     Raises:
         ValueError: not YAML, an unknown name or a wrong value; says which.
     """
-    try:
-        content = yaml.safe_load(path.read_text())
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: a mapping of names to values was expected")
+    content = _read_yaml(path)
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"--set {change}: expected name=value")
-        content[name.strip()] = yaml.safe_load(value)
+        content[name.strip()] = _parse_yaml(value, f"--set {change}")
     try:
-        return TrainConfig(**content)
+        return TrainConfig.model_validate(content)
     except ValidationError as error:
         lines = [
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {e['input']!r} given"
-            for e in error.errors()
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {_short(e['input'])} given"
+            for e in error.errors()[:5]
         ]
         raise ValueError(f"{path}: " + "; ".join(lines)) from error
+
+
+def _short(value: object) -> str:
+    return reprlib.repr(value)[:200]  # aliases in a file can stand for more than fits in memory
+
+
+def _parse_yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 35th of May
+        raise ValueError(f"{where}: not YAML: {error}") from error
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not a text in UTF-8: {error}") from error
+    content = _parse_yaml(text, str(path))
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
+        raise ValueError(f"{path}: a mapping of names to values was expected")
+    return content
 
 
 def remember(config: TrainConfig, work: Path) -> None:
@@ -114,7 +132,7 @@ def remember(config: TrainConfig, work: Path) -> None:
     """
     path, now = work / SETTINGS, config.model_dump()
     if path.is_file():
-        before = yaml.safe_load(path.read_text())
+        before = _read_yaml(path)
         other = [k for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v]
         if other:
             told = ", ".join(f"{k} {before.get(k)!r} (now {now[k]!r})" for k in other)

@@ -28,6 +28,7 @@ from safetensors.torch import save_file
 
 from lmeec_core.checkpoint import CheckpointError, bundled_weights, read_state_dict
 from lmeec_core.config import preset
+from lmeec_core.files import write_text
 from lmeec_core.model import LMEEC
 from lmeec_core.training.evaluate import (
     Row,
@@ -358,7 +359,7 @@ def detach(args: argparse.Namespace, arguments: list[str]) -> None:
                 command, stdout=file, stderr=file, stdin=subprocess.DEVNULL, env=environment,
                 cwd=args.work / "code", start_new_session=True,
             )  # fmt: skip
-        (args.work / PID).write_text(str(child.pid))
+        write_text(args.work / PID, str(child.pid))
         reap = child
     else:
         reap = None
@@ -375,7 +376,9 @@ def detach(args: argparse.Namespace, arguments: list[str]) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for path in (*inner.glob("*.*"), log):
         if path.is_file() and not path.name.startswith("."):
-            shutil.copy(path, args.out / path.name)
+            partial = args.out / f".{path.name}.{os.getpid()}"
+            shutil.copy(path, partial)
+            os.replace(partial, args.out / path.name)
 
 
 def main(arguments: list[str] | None = None) -> int:

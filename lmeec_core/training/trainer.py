@@ -397,8 +397,17 @@ class Trainer:
         os.replace(partial, self.folder / CHECKPOINT)
 
     def load(self) -> None:
-        """Continue from the checkpoint."""
-        content = torch.load(self.folder / CHECKPOINT, map_location="cpu", weights_only=False)
+        """Continue from the checkpoint.
+
+        Raises:
+            ValueError: it cannot be read, or holds more than numbers (which is never executed).
+        """
+        path = self.folder / CHECKPOINT
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch's are of many kinds
+            first = (str(error).strip() or repr(error)).splitlines()[0][:200]
+            raise ValueError(f"{path}: unreadable ({first}); remove it to begin anew") from error
         self.model.load_state_dict(content["model"])
         self.foreground.load_state_dict(content["foreground"])
         self.averaged.load_state_dict(content["averaged"])

@@ -146,7 +146,7 @@ def bomb_jpeg() -> bytes:
     ("data", "text"),
     [
         (b"", "begin with nothing"),
-        (b"GIF89a" + b"\0" * 50, "JPEG or PNG expected"),
+        (b"GIF89a" + b"\0" * 50, "JPEG or PNG image expected"),
         (encoded(RGB, ".jpg")[:-40], "JPEG of .* bytes is truncated"),
         (encoded(RGB, ".png")[:-20], "PNG of .* bytes is truncated"),
         (encoded(RGB, ".png")[:20], "PNG of .* bytes is truncated"),

@@ -1,0 +1,47 @@
+"""Profiles of the generated tests, and the guard that every generated input runs under."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+# Examples of each fuzz test (marked `fuzz`). `make test` runs quick, `make test-slow` thorough.
+COMMON = settings(
+    deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large]
+)
+settings.register_profile("quick", COMMON, max_examples=25)
+settings.register_profile("thorough", COMMON, max_examples=800)
+settings.load_profile("quick")
+
+
+def largest_size() -> int:
+    """The most memory that this process has had resident since the last reset, kB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+
+@pytest.fixture(scope="session")
+def bounded() -> Callable[..., AbstractContextManager[None]]:
+    """Guard of one input: no hang, and no memory taken beyond a limit.
+
+    `with bounded(seconds, megabytes):` fails if the block takes more processor time, or lets the
+    process grow by more at any moment. What is allocated but never touched does not count.
+    """
+
+    @contextmanager
+    def guard(seconds: float = 5.0, megabytes: int = 200) -> Iterator[None]:
+        Path("/proc/self/clear_refs").write_text("5")  # the largest size is now the present one
+        before = largest_size()
+        started = time.thread_time()
+        yield
+        spent = time.thread_time() - started
+        grown = (largest_size() - before) // 1024
+        assert spent < seconds, f"took {spent:.1f} s of processor time, at most {seconds} allowed"
+        assert grown < megabytes, f"took {grown} MB of memory, at most {megabytes} allowed"
+
+    return guard

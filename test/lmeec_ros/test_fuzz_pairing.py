@@ -1,0 +1,149 @@
+"""Pairing of generated streams: how near, how bounded, and that the synchroniser agrees."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sensor_msgs.msg import CompressedImage
+
+from lmeec_ros import filters
+from lmeec_ros.pairing import DropReason, MatchedSet, PairingCore
+
+pytestmark = pytest.mark.fuzz
+
+MS = 1_000_000
+Event = tuple[str, int]
+STREAMS = ("a", "b", "c", "d")
+
+
+@st.composite
+def arrivals(draw: st.DrawFn) -> tuple[tuple[str, ...], list[Event]]:
+    """Two to four cameras of different rates; jitter, loss, repeats, disorder, clocks that jump.
+
+    The stamps are in nanoseconds and may be anything that ROS can write.
+    """
+    names = STREAMS[: draw(st.integers(2, 4))]
+    rng = draw(st.randoms(use_true_random=False))
+    loss, repeat, late, jump = (draw(st.sampled_from([0.0, 0.05, 0.3])) for _ in range(4))
+    jitter = draw(st.sampled_from([0, 3 * MS, 20 * MS]))
+    start = draw(st.sampled_from([0, 10**9, 1_700_000_000 * 10**9, -5 * 10**9]))
+    events: list[tuple[float, Event]] = []
+    for name in names:
+        period = rng.choice((10, 33, 40, 100)) * MS
+        offset, shift, gone = rng.randint(-30, 30) * MS, 0, rng.random() < 0.1
+        for k in range(0 if gone else draw(st.integers(0, 40))):
+            if rng.random() < jump / 10:  # this camera's clock alone is set
+                shift += rng.choice((-5000, -300, -100, 100, 300, 5000)) * MS
+            if rng.random() < loss:
+                continue
+            seen = start + offset + k * period + rng.randint(-jitter, jitter)
+            delay = rng.choice((5, 80, 400)) * MS if rng.random() < late else 0
+            events.append((seen + delay, (name, seen + shift)))
+            if rng.random() < repeat:
+                events.append((seen + delay + 2 * MS, (name, seen + shift)))
+    ordered = [event for _, event in sorted(events)]
+    if ordered and rng.random() < jump:  # all of them at once: a bag that loops
+        cut, back = rng.randrange(len(ordered)), rng.choice((250, 3000)) * MS
+        ordered = ordered[:cut] + [(n, s - back) for n, s in ordered[cut:]]
+    return names, ordered
+
+
+def check_set(found: MatchedSet[int], events: list[Event], now: int, used: set[int]) -> None:
+    """No item twice, none that has not come, none beyond what the set says."""
+    for name, item in found.items.items():
+        assert events[item] == (name, found.stamps[name]) and item <= now and item not in used
+        used.add(item)
+    assert found.skew_ns == max(abs(s - found.stamp_ns) for s in found.stamps.values())
+
+
+@given(arrivals(), st.integers(0, 60), st.integers(1, 12), st.booleans())
+def test_any_streams(
+    streams: tuple[tuple[str, ...], list[Event]], tolerance: int, queue: int, change: bool
+) -> None:
+    names, events = streams
+    core: PairingCore[int] = PairingCore(names[0], names[1:], tolerance * MS, queue)
+    used: set[int] = set()
+    sets: list[MatchedSet[int]] = []
+    for number, (name, stamp) in enumerate(events):
+        if change and number == len(events) // 2:
+            core.tolerance_ns = 5 * MS  # a live change holds for every set from here on
+        found = core.add(name, stamp, number)
+        for one in found:
+            check_set(one, events, number, used)
+            assert one.skew_ns <= core.tolerance_ns
+        sets += found
+        for stream in core.stats().streams.values():
+            assert stream.queued <= queue
+            assert stream.received == stream.paired + sum(stream.dropped.values()) + stream.queued
+            assert set(stream.dropped) <= {reason.value for reason in DropReason}
+    for one in core.flush():
+        check_set(one, events, len(events), used)
+        sets.append(one)
+    for first, second in pairwise(sets):
+        assert first.epoch < second.epoch or first.stamp_ns < second.stamp_ns
+    stats = core.stats()
+    assert sum(s.received for s in stats.streams.values()) == len(events)
+    assert stats.sets == len(sets) and all(s.paired == len(sets) for s in stats.streams.values())
+    assert all(s.queued == 0 for s in stats.streams.values())
+
+
+@given(
+    st.lists(st.integers(0, 2000), unique=True, max_size=40),
+    st.lists(st.integers(0, 2000), unique=True, max_size=60),
+    st.integers(0, 100),
+)
+def test_the_nearest_of_what_has_come(a: list[int], b: list[int], tolerance: int) -> None:
+    """With all of the other stream here, and no other anchor near, it is the nearest that is taken.
+
+    An anchor within twice the tolerance of another one may have to leave its nearest to that.
+    """
+    a, b = sorted(a), sorted(b)
+    core: PairingCore[int] = PairingCore("a", ["b"], tolerance * MS, queue=100)
+    sets = [one for ms in b for one in core.add("b", ms * MS, ms)]
+    sets += [one for ms in a for one in core.add("a", ms * MS, ms)]
+    sets += core.flush()
+    pairs = {one.items["a"]: one.items["b"] for one in sets}
+    for anchor in a:
+        if any(0 < abs(other - anchor) <= 2 * tolerance for other in a):
+            continue
+        within = [other for other in b if abs(other - anchor) <= tolerance]
+        if within:
+            nearest = min(abs(other - anchor) for other in within)
+            assert abs(pairs[anchor] - anchor) == nearest
+        else:
+            assert anchor not in pairs
+
+
+@given(arrivals(), st.integers(0, 60), st.integers(1, 12))
+def test_the_synchroniser_says_the_same_with_real_messages(
+    streams: tuple[tuple[str, ...], list[Event]], tolerance: int, queue: int
+) -> None:
+    names, events = streams
+    events = [(name, abs(stamp)) for name, stamp in events]  # ROS time has no sign here
+    core: PairingCore[int] = PairingCore(names[0], names[1:], tolerance * MS, queue)
+    wanted = [
+        tuple(one.stamps[name] for name in names)
+        for number, (name, stamp) in enumerate(events)
+        for one in core.add(name, stamp, number)
+    ]
+    inputs = {name: filters.SimpleFilter() for name in names}
+    resets: list[Any] = []
+    synchronizer = filters.NearestTimeSynchronizer(
+        list(inputs.values()), queue, tolerance / 1000, names, lambda *jump: resets.append(jump)
+    )
+    got: list[tuple[int, ...]] = []
+    synchronizer.registerCallback(lambda *m: got.append(tuple(filters.stamp_of(x) for x in m)))
+    kept: dict[str, int] = defaultdict(int)
+    for name, stamp in events:
+        msg = CompressedImage()
+        msg.header.stamp.sec, msg.header.stamp.nanosec = divmod(stamp, 10**9)
+        inputs[name].signalMessage(msg)
+        kept[name] += 1
+    assert got == wanted
+    assert synchronizer.stats() == core.stats() and len(resets) == core.epoch
+    assert {n: s.received for n, s in synchronizer.stats().streams.items() if s.received} == kept
