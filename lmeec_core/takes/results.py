@@ -82,6 +82,11 @@ class Results:
         rle = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
         frames[str(int(frame))] = {"pred_mask": rle, "confidence": float(confidence)}
 
+    def add_object(self, take: str, object_name: str) -> None:
+        """List an object, also if no prediction of it follows. Fixes the order of the objects."""
+        entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
+        entry["masks"].setdefault(object_name, {})
+
     def set_frames(self, take: str, frames: list[int]) -> None:
         """Set a take's ``subsample_idx``: the frames of the recording that were gone through."""
         entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
@@ -121,18 +126,12 @@ class Results:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; it is replaced in one step."""
-        content = {
-            self.direction: {
-                "version": self.version,
-                "challenge": self.challenge,
-                "results": self._takes,
-            }
-        }
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, target)
+        write_results(path, self)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the file holds under the direction."""
+        return {"version": self.version, "challenge": self.challenge, "results": self._takes}
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], direction: str | None = None) -> Results:
@@ -167,3 +166,13 @@ class Results:
                 raise TakeError(path, f"take {take!r} holds no 'masks' by object")
             results._takes[take] = entry
         return results
+
+
+def write_results(path: str | os.PathLike[str], *results: Results) -> None:
+    """Write a result file with one or both directions; it is replaced in one step."""
+    content = {one.direction: one.content for one in results}
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, target)
