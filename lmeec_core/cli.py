@@ -17,6 +17,7 @@ from rich.console import Console
 from lmeec_core.offline.cli import track_command
 from lmeec_core.simulation.command import simulate_command
 from lmeec_core.training.command import train_command
+from lmeec_core.viewing.cli import view_command
 
 app = typer.Typer(
     name="lmeec",
@@ -322,6 +323,7 @@ def _escape(text: str) -> str:
 
 
 app.command("track")(track_command)
+app.command("view")(view_command)
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)
 
