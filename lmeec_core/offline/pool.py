@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -80,6 +81,7 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
     """
     ray = _import_ray()
     settings = jobs[0].settings
+    _check_address(address)
     try:
         ray.init(
             address=address,
@@ -108,6 +110,17 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
                 yield Outcome(job.unit, None, f"{DIED}: {first} ({ATTEMPTS} attempts)")
     finally:
         ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Whether anybody listens at host:port; Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise ValueError(f"--cluster {address}: no Ray cluster there: {error}") from error
 
 
 def _import_ray() -> Any:

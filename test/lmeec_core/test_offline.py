@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -291,16 +292,14 @@ def test_worker_processes_give_the_same_bytes_and_a_killed_one_is_replaced(
 def test_a_worker_that_always_dies_is_reported_and_nothing_is_written(
     take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pool, "work", _die)
+    (tmp_path / "deadly.py").write_text("import os\n\ndef work(job):\n    os._exit(7)\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(pool, "work", importlib.import_module("deadly").work)
     out = tmp_path / "x.json"
     result = track(take.path, out, *MINI, "--workers", "2", "--direction", "ego-exo")
     assert result.exit_code == 1 and not out.exists()
     assert result.output.count("tried again") == 4
     assert "2 units: worker died, exit code 7 (3 attempts)" in result.output
-
-
-def _die(job: Job) -> bytes:
-    os._exit(7)
 
 
 @pytest.mark.slow
