@@ -53,6 +53,8 @@ class RerunWriter:
         self.path = path
         self.classes: dict[str, int] = {}
         self._colours = colours
+        self._laid_out = False
+        self._curves_known: set[tuple[str, ...]] = set()
         path.parent.mkdir(parents=True, exist_ok=True)
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._stream = self._rr.RecordingStream(APPLICATION, recording_id=path.stem)
@@ -62,6 +64,8 @@ class RerunWriter:
 
     def add(self, moment: Moment) -> None:
         """Log one moment."""
+        if not self._laid_out:
+            self._lay_out(moment)
         self._stream.set_time("frame", sequence=moment.frame)
         self._stream.set_time("time", duration=moment.seconds)
         self._view("query", moment.query)
@@ -89,6 +93,27 @@ class RerunWriter:
         else:
             self.abort()
 
+    def _lay_out(self, moment: Moment) -> None:
+        """The viewer's layout: cameras beside each other, curves below."""
+        import rerun.blueprint as layout
+
+        views = [("query", moment.query), *(("target", view) for view in moment.targets)]
+        cameras = [
+            layout.Spatial2DView(
+                origin=self._rr.new_entity_path([kind, view.camera]), name=f"{kind} {view.camera}"
+            )
+            for kind, view in views
+        ]
+        curves = [
+            layout.TimeSeriesView(origin=f"/{kind}", name=kind)
+            for kind in ("presence", "score", "iou")
+        ]
+        rows = layout.Vertical(
+            layout.Horizontal(*cameras), layout.Horizontal(*curves), row_shares=[2, 1]
+        )
+        self._stream.send_blueprint(layout.Blueprint(rows))
+        self._laid_out = True
+
     def _view(self, kind: str, view: View) -> None:
         rr, stream = self._rr, self._stream
         if view.image is None:
@@ -106,8 +131,15 @@ class RerunWriter:
         if view.truth is not None and name in view.presence:
             scalars["iou"] = true_iou(view.masks[name], view.truth.get(name))
         for kind, value in scalars.items():
+            path = [kind, view.camera, name]
             if value is not None:
-                self._stream.log([kind, view.camera, name], self._rr.Scalars(value))
+                if tuple(path) not in self._curves_known:
+                    self._curves_known.add(tuple(path))
+                    style = self._rr.SeriesLines(
+                        colors=[self._colours[name]], names=[f"{view.camera} {name}"]
+                    )
+                    self._stream.log(path, style, static=True)
+                self._stream.log(path, self._rr.Scalars(value))
 
     def _labels(self, masks: Mapping[str, Mask | None], size: tuple[int, int]) -> NDArray[Any]:
         """Masks as one image of class ids; where they overlap, the later one wins."""

@@ -346,8 +346,8 @@ def test_missing_duplicated_and_disordered_messages(tmp_path: Path) -> None:
     del messages[EXO, 2], messages[EGO, 4], messages[LABELS, 5]
     again = [dataclasses.replace(messages[EXO, 1], log=PERIOD + MS)]
     again += [dataclasses.replace(messages[EGO, 6], log=6 * PERIOD + 3 * MS)]
-    # The target image of 3 comes after that of 4, the query masks of 6 after those of 7: by then the
-    # pairing has given these sets up, as it does in the node.
+    # The target image of 3 comes after that of 4, the query masks of 6 after those of 7: the
+    # pairing has given these sets up by then, as it does in the node.
     messages[EXO, 3].log = 4 * PERIOD + 5 * MS
     messages[LABELS, 6].log = 7 * PERIOD + 5 * MS
     expected = [(k * PERIOD,) * 3 for k in (0, 1, 7)]
