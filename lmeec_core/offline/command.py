@@ -94,7 +94,10 @@ def prepare(options: TrackOptions) -> Work:
     takes = list_takes(options.source, options.split, options.takes)
     settings = take_settings(options.changes, options.threads)
     directions = [options.direction] if options.direction else list(DIRECTIONS)
-    plans = [plan_take(t, directions, options.objects, settings.max_objects) for t in takes]
+    plans = [  # one annotation in memory at a time
+        plan_take(takes.pop(0), directions, options.objects, settings.max_objects)
+        for _ in range(len(takes))
+    ]
     known = {name for plan in plans if plan.recording for name in plan.recording.objects}
     missing = [name for name in options.objects if name not in known]
     if missing:
@@ -144,9 +147,10 @@ def run(options: TrackOptions, console: Console) -> int:
     Raises:
         ValueError, OSError: what the user can mend; finished units are kept.
     """
-    work = prepare(options)
     folder = options.out.with_name(options.out.name + WORK)
     _check_outputs(options, folder)
+    with console.status(f"looking at {_escape(str(options.source))}"):
+        work = prepare(options)
     _introduce(work, options, console)
     with UnitStore(folder, work.settings) as store:
         failed = compute_all(work, store, options, console)

@@ -303,6 +303,37 @@ def test_a_worker_that_always_dies_is_reported_and_nothing_is_written(
 
 
 @pytest.mark.slow
+def test_killed_at_random_moments_with_worker_processes(take: Take, tmp_path: Path) -> None:
+    def command(name: str) -> list[str]:
+        folder = tmp_path / name
+        return [
+            *(sys.executable, "-P", "-m", "lmeec_core.cli", "track", str(take.path), *MINI),
+            *("--out", str(folder / "x.json"), "--bag", str(folder / "masks"), "--workers", "2"),
+        ]
+
+    def files(name: str) -> tuple[bytes, bytes]:
+        folder = tmp_path / name
+        return (folder / "x.json").read_bytes(), (folder / "masks" / "masks.mcap").read_bytes()
+
+    begin = time.monotonic()
+    subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL)
+    duration = time.monotonic() - begin
+    rng, killed = np.random.default_rng(time.time_ns()), 0
+    for _ in range(20):
+        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
+        try:
+            process.wait(float(rng.uniform(0.3, 1.2)) * duration)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            killed += 1
+        if process.returncode == 0:
+            break
+    assert process.returncode == 0
+    assert files("killed") == files("whole"), f"after {killed} kills"
+
+
+@pytest.mark.slow
 def test_scaling_compares_the_bytes(take: Take, tmp_path: Path) -> None:
     result = track(take.path, tmp_path / "x.json", *MINI, "--scaling", "1,2")
     assert result.exit_code == 0, result.output

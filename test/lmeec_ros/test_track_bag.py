@@ -193,3 +193,31 @@ def test_videos_of_a_bag_with_masks_of_either_kind(tracked: Path, tmp_path: Path
         left = 128 + 4
         shown = frames[0][-96:, left : left + 128].astype(int)
         assert np.mean(np.abs(shown - plain).max(axis=2) > 60) > 0.05
+
+
+@pytest.mark.slow
+def test_the_nodes_recorded_output_of_the_same_bag_scores_the_same(
+    take: Take, tmp_path: Path
+) -> None:
+    """The installed node as a process, over DDS, in lock-step; then the bag offline."""
+    from lmeec_core.evaluation import Scores, score_pair
+
+    out = tmp_path / "demo"
+    command = ["demo", "--take", str(take.path), "--preset", "mini", "--device", "cpu"]
+    result = runner.invoke(app, [*command, "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    offline = tmp_path / "offline.json"
+    command = ["track", str(out / "input_bag"), "--params", str(out / "parameters.yaml")]
+    result = runner.invoke(app, [*command, "--out", str(offline), "--workers", "1"])
+    assert result.exit_code == 0, result.output
+    numbers = []
+    for path in (out / "masks.json", offline):
+        scores = Scores()
+        for name in take.objects:
+            for camera in take.exos:
+                pair = (name, "aria01_214-1", camera)
+                scores.add(score_pair(Results.read(path), take, *pair))
+        numbers.append(scores.summary())
+    assert numbers[0]["frames"] == numbers[1]["frames"] and numbers[0]["frames_missing"] == 0
+    for key in ("iou", "location_error", "contour_accuracy", "existence_balanced_accuracy"):
+        assert numbers[1][key] == pytest.approx(numbers[0][key], abs=1e-3), key
