@@ -84,6 +84,11 @@ def prepare(options: TrackOptions) -> Work:
         TakeError, BagError, CheckpointError, ParameterError: what was given cannot be used.
     """
     if is_bag(options.source):
+        if options.objects or options.takes or options.split:
+            raise ValueError(
+                f"{options.source} is a bag: --object, --take and --split belong to takes; its "
+                "objects are those of its query masks"
+            )
         from lmeec_ros import bag_units
 
         config = bag_units.read_config(options.source, options.params, options.changes)

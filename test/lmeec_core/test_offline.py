@@ -237,6 +237,7 @@ def test_datasets_and_folders_of_takes(tmp_path: Path) -> None:
         (["--preset", "mini"], "--seed 0"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
         ([*MINI, "--params", "x.yaml"], "belongs to bags"),
+        ([*MINI, "--threads", "0"], "--threads"),
         ([*MINI, "--cluster", "127.0.0.1:1"], "--cluster 127.0.0.1:1"),
     ],
 )
@@ -244,7 +245,7 @@ def test_errors_say_what_to_do(take: Take, tmp_path: Path, arguments: list[str],
     if "--cluster" in arguments:
         pytest.importorskip("ray", reason="the extra ray is not installed")
     result = track(take.path, tmp_path / "x.json", *arguments)
-    assert result.exit_code == 1 and text in result.output
+    assert result.exit_code in (1, 2) and text in result.output
     assert not (tmp_path / "x.json").exists()
 
 
@@ -303,6 +304,7 @@ def test_a_worker_that_always_dies_is_reported_and_nothing_is_written(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_killed_at_random_moments_with_worker_processes(take: Take, tmp_path: Path) -> None:
     def command(name: str) -> list[str]:
         folder = tmp_path / name
@@ -319,16 +321,16 @@ def test_killed_at_random_moments_with_worker_processes(take: Take, tmp_path: Pa
     subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL)
     duration = time.monotonic() - begin
     rng, killed = np.random.default_rng(time.time_ns()), 0
-    for _ in range(20):
+    for attempt in range(4):
+        patience = float(rng.uniform(0.3, 1.2)) * duration if attempt < 3 else None
         process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
         try:
-            process.wait(float(rng.uniform(0.3, 1.2)) * duration)
+            process.wait(patience)
+            break
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
             killed += 1
-        if process.returncode == 0:
-            break
     assert process.returncode == 0
     assert files("killed") == files("whole"), f"after {killed} kills"
 
