@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lmeec_core.ablation.command import ablate_command
 from lmeec_core.offline.cli import track_command
 from lmeec_core.simulation.command import simulate_command
 from lmeec_core.training.command import train_command
@@ -37,7 +38,8 @@ app = typer.Typer(
     "- `lmeec track take_7`: masks for a whole recording, offline\n"
     "- `lmeec view take_7 take_7_predictions.json`: a video of them\n"
     "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
-    "- `lmeec train runs/nano`: trains the small network that comes with the package",
+    "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
+    "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it",
 )
 
 
@@ -326,6 +328,7 @@ app.command("track")(track_command)
 app.command("view")(view_command)
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)
+app.command("ablate")(ablate_command)
 
 
 def main() -> int:

@@ -82,7 +82,7 @@ def track_command(
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(show_default="base_plus", rich_help_panel=_HOW)
+        str | None, typer.Option(help="The network: nano, base_plus.", show_default="nano", rich_help_panel=_HOW)
     ] = None,
     checkpoint: Annotated[
         Path | None,
@@ -162,10 +162,10 @@ def track_command(
 
     **Examples**
 
-    - `lmeec track take_7 --preset nano`: both directions, take_7_predictions.json
-    - `lmeec track egoexo --split test --checkpoint weights.pt --out test.json --workers 8`
+    - `lmeec track take_7`: both directions, take_7_predictions.json
+    - `lmeec track egoexo --split test --preset base_plus --checkpoint weights.pt --out test.json`
     - `lmeec track robot_bag --params my.yaml --bag masks_bag`: what the node would have published
-    - `lmeec track take_7 --preset nano --scaling 1,2,4`: is it worth more processes?
+    - `lmeec track take_7 --scaling 1,2,4`: is it worth more processes?
     - `lmeec view take_7 take_7_predictions.json`: look at it
 
     Exit code 1 if a recording or a frame could not be read (it is named and left out) or a unit

@@ -130,7 +130,7 @@ def take_settings(changes: dict[str, Any], threads: int) -> Settings:
 
     model = {k.removeprefix("model."): v for k, v in changes.items() if k.startswith("model.")}
     memory = {k.removeprefix("memory."): v for k, v in changes.items() if k.startswith("memory.")}
-    name, checkpoint = model.get("preset", "base_plus"), model.get("checkpoint") or None
+    name, checkpoint = model.get("preset", "nano"), model.get("checkpoint") or None
     preset(name)
     seed = model.get("seed")
     return Settings(

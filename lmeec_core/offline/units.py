@@ -39,7 +39,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    preset: str = "base_plus"
+    preset: str = "nano"
     checkpoint: str | None = None
     weights: str = ""
     device: str = "cpu"

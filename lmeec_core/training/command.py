@@ -32,7 +32,8 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     minutes: float = Field(gt=0)
-    stages: Literal["auto", "gpu", "cpu"] = "auto"
+    stages: Literal["auto", "gpu", "cpu", "cpu_more"] = "auto"
+    start: str | None = None
     seed: int = Field(0, ge=0)
     device: str = "auto"
     scenes: int = Field(12_000, ge=1)
