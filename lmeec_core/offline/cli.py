@@ -82,7 +82,10 @@ def track_command(
         ),
     ] = None,
     preset: Annotated[
-        str | None, typer.Option(help="The network: nano, base_plus.", show_default="nano", rich_help_panel=_HOW)
+        str | None,
+        typer.Option(
+            help="The network: nano, base_plus.", show_default="nano", rich_help_panel=_HOW
+        ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
