@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -186,6 +187,11 @@ def list_takes(path: Path, split: str | None = None, names: Sequence[str] = ()) 
             path,
             "no takes: expected a take (annotation.json), a dataset (split.json and "
             "<split>/<take>), a folder of takes, or a bag",
+        )
+    twice = [name for name, count in Counter(take.name for take in takes).items() if count > 1]
+    if twice:
+        raise TakeError(
+            path, f"take {twice[0]!r} occurs more than once; choose a split, or one of the folders"
         )
     unknown = [name for name in names if name not in {take.name for take in takes}]
     if unknown:

@@ -223,6 +223,9 @@ def test_datasets_and_folders_of_takes(tmp_path: Path) -> None:
         list_takes(root, names=["d"])
     with pytest.raises(TakeError, match="no takes"):
         list_takes(tmp_path)
+    (root / "split.json").write_text(json.dumps({"test": ["b", "c"], "val": ["c"]}))
+    with pytest.raises(TakeError, match="'c' occurs more than once"):
+        list_takes(root)
     (root / "test" / "b" / "annotation.json").write_text('{"masks": {"cup": {"aria01": []')
     out = tmp_path / "found.json"
     result = track(root, out, *MINI, "--split", "test", "--direction", "ego-exo")
