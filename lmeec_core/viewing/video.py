@@ -81,9 +81,7 @@ class Painter:
         return [f"{moment.query.camera} (query)", *names[:LISTED], *_more(names)]
 
     def _lines(self, view: View) -> list[str]:
-        lines = [self._line(name, view) for name in view.masks]
-        if not view.presence:
-            lines = [] if view.truth is None else ["white: truth"]
+        lines = [self._line(name, view) for name in view.masks] if view.presence else []
         return [*lines[:LISTED], *_more(lines)]
 
     @staticmethod
