@@ -15,6 +15,7 @@ INSTALL_REQUIRES = [
     "rich>=13",
     "safetensors>=0.4.3",
     "pycocotools>=2.0.7",
+    "Jinja2>=3.1",  # also a requirement of torch
 ]
 
 EXTRAS_REQUIRE = {
@@ -29,6 +30,7 @@ EXTRAS_REQUIRE = {
     "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
     "dev": [
         "hypothesis>=6.100",
+        "lzstring>=1.0.4",  # what our own decoder is tested against
         "mypy>=1.15",
         "psutil>=5.9",
         "pytest>=8.2",
@@ -50,7 +52,7 @@ if __name__ == "__main__":  # .ci/missing.py reads the lists above
         license="Apache-2.0",
         python_requires=">=3.11,<3.14",
         packages=find_packages(include=["lmeec_core", "lmeec_core.*"]),
-        package_data={"": ["weights/*", "configs/*", "py.typed"]},
+        package_data={"": ["weights/*", "configs/*", "*.html", "py.typed"]},
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,
         entry_points={"console_scripts": ["lmeec = lmeec_core.cli:main"]},

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TrunkConfig,
         preset,
     )
+    from lmeec_core.memory.saved import MemoryFileError, load_memory, save_memory
     from lmeec_core.model import LMEEC, build_model
     from lmeec_core.tracker import Correspondence, CorrespondenceTracker, exclusive_masks
 
@@ -40,19 +41,28 @@ __all__ = [
     "CorrespondenceTracker",
     "MatchingConfig",
     "MemoryConfig",
+    "MemoryFileError",
     "ModelConfig",
     "TrunkConfig",
     "__version__",
     "build_model",
     "bundled_weights",
     "exclusive_masks",
+    "load_memory",
     "load_model",
     "load_weights",
     "preset",
     "read_state_dict",
+    "save_memory",
 ]
 
-_MODULES = ("config", "checkpoint", "model", "tracker")  # in the order of their cost
+_MODULES = (
+    "config",
+    "checkpoint",
+    "model",
+    "tracker",
+    "memory.saved",
+)  # in the order of their cost
 
 
 def __getattr__(name: str) -> Any:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from lmeec_core.ablation.command import ablate_command
+from lmeec_core.evaluation.command import evaluate_command
 from lmeec_core.offline.cli import track_command
 from lmeec_core.simulation.command import simulate_command
 from lmeec_core.training.command import train_command
@@ -39,6 +40,7 @@ app = typer.Typer(
     "- `lmeec view take_7 take_7_predictions.json`: a video of them\n"
     "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
     "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
+    "- `lmeec evaluate masks.json take_7`: scores masks, writes a report\n"
     "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it",
 )
 
@@ -56,9 +58,12 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if
 
 @app.command()
 def info(
-    path: Annotated[Path, typer.Argument(help="A take or a ROS 2 bag.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A take, a dataset folder, a raw relations file or a ROS 2 bag."),
+    ],
 ) -> None:
-    """Say what a take or a bag holds."""
+    """Say what takes or a bag hold. The exit code is 1 if any of them is broken."""
     from lmeec_core import inspection
 
     run_command(lambda: inspection.show(path, Console()))
@@ -326,6 +331,7 @@ def _escape(text: str) -> str:
 
 app.command("track")(track_command)
 app.command("view")(view_command)
+app.command("evaluate")(evaluate_command)
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)
 app.command("ablate")(ablate_command)

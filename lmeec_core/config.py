@@ -154,6 +154,12 @@ class ModelConfig(_Frozen):
         return self.image_size // self.memory_stride
 
     @property
+    def stored_shape(self) -> tuple[int, int]:
+        """Tokens and channels of a frame in a memory bank."""
+        width = self.memory_dim + (self.matching.dim if self.matching else 0)
+        return (self.grid // self.memory_pool) ** 2, width
+
+    @property
     def mask_size(self) -> int:
         """Side of the mask logits (S/4 in the release)."""
         return self.image_size // self.trunk.patch_stride

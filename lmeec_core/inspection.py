@@ -1,32 +1,69 @@
-"""What `lmeec info` says about a take or a bag."""
+"""What `lmeec info` says about takes or a bag."""
 
 from __future__ import annotations
 
+from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lmeec_core.takes import Take, TakeError, is_ego
+from lmeec_core.takes import Take, TakeError, Takes, is_ego, open_takes
+
+LISTED = 20
+"""So many takes of a dataset are opened and listed."""
 
 
-def show(path: Path, console: Console) -> None:
-    """Print what a take or a rosbag2 recording holds.
+def show(path: Path, console: Console) -> int:
+    """Print what takes of any kind, or a rosbag2 recording, hold.
+
+    Returns:
+        How many takes turned out to be broken.
 
     Raises:
-        TakeError, BagError: if it is neither, or broken.
+        TakeError, BagError: if it is neither, or a single take is broken.
     """
-    if (path / "annotation.json").is_file():
-        _show_take(Take.open(path), console)
-        return
     from lmeec_ros.bags import is_bag  # rosbags only, no ROS
 
-    if not is_bag(path):
+    if is_bag(path):
+        _show_bag(path, console)
+        return 0
+    try:
+        takes = open_takes(path)
+    except TakeError as error:
         raise TakeError(
-            path, "is neither a take (a folder with annotation.json) nor a rosbag2 recording"
-        )
-    _show_bag(path, console)
+            path, f"is neither takes nor a rosbag2 recording ({str(error).partition(': ')[2]})"
+        ) from error
+    if takes.kind == "take":
+        _show_take(takes.open(takes.names[0]), console)
+        return 0
+    _show_takes(takes, console)
+    return len(takes.broken)
+
+
+def _show_takes(takes: Takes, console: Console) -> None:
+    console.print(f"{takes.kind} {escape(str(takes.path))}: {len(takes)} takes")
+    table = Table("take", "scenario", "cameras", "objects", "frames", "images")
+    listed = islice(takes, LISTED) if len(takes) > LISTED else takes
+    for take in listed:
+        try:
+            cells = (
+                take.scenario or "-",
+                ", ".join(take.cameras),
+                str(len(take.objects)),
+                str(take.length),
+                "yes" if take.has_images else "no",
+            )
+        except TakeError as error:
+            takes.report(error)
+        else:
+            table.add_row(escape(take.name), *map(escape, cells))
+    console.print(table)
+    if len(takes) > LISTED:
+        console.print(f"and {len(takes) - LISTED} more")
+    for broken in takes.broken:
+        console.print(f"[bold red]broken:[/] {escape(str(broken))}", soft_wrap=True)
 
 
 def _show_take(take: Take, console: Console) -> None:

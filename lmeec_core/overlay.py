@@ -52,6 +52,7 @@ def draw_masks(
     colours: Mapping[str, Colour] | None = None,
     truth: Mapping[str, NDArray[Any] | None] | None = None,
     alpha: float = 0.5,
+    thickness: int | None = None,
 ) -> Image:
     """Draw masks over an image.
 
@@ -61,13 +62,14 @@ def draw_masks(
         colours: by object; default by position.
         truth: true masks by object, drawn as white outlines.
         alpha: weight of the colour inside a mask, 0 to 1. The outline is opaque.
+        thickness: of outlines in pixels; by default one per 240 pixels of the image.
 
     Returns:
         RGB uint8 (H, W, 3).
     """
     drawn = image.copy()
     size = (image.shape[0], image.shape[1])
-    thickness = max(1, round(min(size) / 240))
+    thickness = thickness or max(1, round(min(size) / 240))
     for index, (name, mask) in enumerate(masks.items()):
         if mask is None:
             continue

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
-from lmeec_core.memory import BankUpdate, MemoryBank, PointerBank, strategy
+from lmeec_core.memory import BankUpdate, MemoryBank, State, TrackMemory, strategy
 from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
 from lmeec_core.model.matching import MatchPrompt
 from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
@@ -147,32 +147,44 @@ class CorrespondenceTracker:
 
     def reset(self) -> None:
         """Forget every object."""
-        compress = strategy(self.memory)
-        self._slots: dict[str, int] = {}
-        self._query_bank = MemoryBank(self.memory.capacity, compress)
-        self._target_bank = MemoryBank(self.memory.capacity, compress)
-        self._pointers = PointerBank(self._window - 1)
+        self._tracks = TrackMemory(
+            len(self.targets), self.memory.capacity, strategy(self.memory), self._window - 1
+        )
 
     def forget(self, object_id: str) -> bool:
         """Forget one object and free its place; returns whether it was known."""
-        slot = self._slots.pop(object_id, None)
-        if slot is None:
-            return False
-        self._query_bank.clear(slot)
-        for pair in self._pair_slots(slot):
-            self._target_bank.clear(pair)
-            self._pointers.clear(pair)
-        return True
+        return self._tracks.forget(object_id)
+
+    def memory_state(self) -> State:
+        """Copies of the memory, for :meth:`restore`; :func:`lmeec_core.save_memory` writes it."""
+        return self._tracks.state()
+
+    @torch.inference_mode()
+    def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Replace the memory by what :meth:`memory_state` of a like tracker gave.
+
+        Raises:
+            ValueError: too many objects, an unknown part or a wrong shape; the memory is unchanged.
+        """
+        if len(state) > self.max_objects:
+            raise ValueError(f"{len(state)} objects, at most {self.max_objects} expected")
+        before, config = self._tracks, self.model.config
+        self.reset()
+        try:
+            self._tracks.restore(state, config.stored_shape, config.hidden_dim)
+        except ValueError:
+            self._tracks = before
+            raise
 
     @property
     def objects(self) -> tuple[str, ...]:
         """Ids of all known objects, in the order in which they came."""
-        return tuple(self._slots)
+        return tuple(self._tracks.slots)
 
     @property
     def memory_bytes(self) -> int:
         """Bytes that the memory takes."""
-        return self._query_bank.nbytes + self._target_bank.nbytes + self._pointers.nbytes
+        return self._tracks.nbytes
 
     @torch.inference_mode()
     def step(
@@ -199,7 +211,7 @@ class CorrespondenceTracker:
         sizes = {name: views[name].shape[:2] for name in self.targets}
         prediction = None
         if sought:
-            slots = self._place(list(sought))
+            slots = self._tracks.place(list(sought))
             size, device = self.model.config.image_size, self.model.device
             inputs = prepare_images(list(views.values()), size, device)
             query_masks = prepare_masks(list(sought.values()), size, device)
@@ -209,7 +221,7 @@ class CorrespondenceTracker:
                 updates = self._plan(slots, encoded, prediction)
             self._commit(dict(zip(sought, slots, strict=True)), updates, prediction)
         for name in skipped:
-            self._slots.setdefault(name, self._place([name])[0])
+            self._tracks.slots.setdefault(name, self._tracks.place([name])[0])
         return self._collect(list(sought), prediction, skipped, sizes)
 
     # -- checks ------------------------------------------------------------------------------
@@ -228,7 +240,7 @@ class CorrespondenceTracker:
         self, masks: Mapping[str, npt.NDArray[Any] | None]
     ) -> tuple[dict[str, Mask], dict[str, str]]:
         sought: dict[str, Mask] = {}
-        skipped = {name: NO_MASK for name in self._slots if name not in masks}
+        skipped = {name: NO_MASK for name in self._tracks.slots if name not in masks}
         for name, mask in masks.items():
             if not isinstance(name, str) or not name:
                 raise ValueError(f"object id {name!r}: a non-empty string expected")
@@ -240,31 +252,13 @@ class CorrespondenceTracker:
                 sought[name] = checked
             else:
                 skipped[name] = EMPTY_MASK
-        known = set(self._slots) | set(masks)
+        known = set(self._tracks.slots) | set(masks)
         if len(known) > self.max_objects:
             raise ValueError(
                 f"{len(known)} objects, at most {self.max_objects} expected; forget some, or "
                 f"raise max_objects"
             )
         return sought, skipped
-
-    # -- slots -------------------------------------------------------------------------------
-
-    def _place(self, names: list[str]) -> list[int]:
-        """Slots of objects; new ones get the lowest free ones. Nothing is changed."""
-        taken = set(self._slots.values())
-        slots = []
-        for name in names:
-            slot = self._slots.get(name)
-            if slot is None:
-                slot = next(i for i in range(len(taken) + 1) if i not in taken)
-                taken.add(slot)
-            slots.append(slot)
-        return slots
-
-    def _pair_slots(self, slot: int) -> list[int]:
-        """Slots of an object's target views."""
-        return [slot * len(self.targets) + k for k in range(len(self.targets))]
 
     # -- the step ----------------------------------------------------------------------------
 
@@ -287,7 +281,7 @@ class CorrespondenceTracker:
         prepared = encoded.prepared.repeat(count, 1, 1)
         query_memory = encoded.query_memory.repeat_interleave(len(self.targets), dim=0)
         fused = self.model.attend_view(prepared, query_memory)
-        pairs = [pair for slot in slots for pair in self._pair_slots(slot)]
+        pairs = [pair for slot in slots for pair in self._tracks.pairs(slot)]
         for (query, target, pointers), index in self._groups(pairs).items():
             if not query + target + pointers:
                 continue  # first frame: the view-specific feature alone
@@ -301,9 +295,9 @@ class CorrespondenceTracker:
         groups: dict[tuple[int, int, int], list[int]] = {}
         for i, pair in enumerate(pairs):
             key = (
-                self._query_bank.length(pair // len(self.targets)),
-                self._target_bank.length(pair),
-                self._pointers.length(pair),
+                self._tracks.query.length(pair // len(self.targets)),
+                self._tracks.target.length(pair),
+                self._tracks.pointers.length(pair),
             )
             groups.setdefault(key, []).append(i)
         return groups
@@ -313,11 +307,13 @@ class CorrespondenceTracker:
         objects = [pair // len(self.targets) for pair in pairs]
         banks = [
             (frames, bank.rows(frames.shape[1], self.model.config.memory_slots))
-            for bank, slots in ((self._query_bank, objects), (self._target_bank, pairs))
+            for bank, slots in ((self._tracks.query, objects), (self._tracks.target, pairs))
             if bank.length(slots[0])
             for frames in (bank.read(slots),)
         ]
-        return self.model.attend_memory(prepared, banks, self._pointers.read(pairs), self._window)
+        return self.model.attend_memory(
+            prepared, banks, self._tracks.pointers.read(pairs), self._window
+        )
 
     def _plan(
         self, slots: list[int], encoded: _Encoded, prediction: Prediction
@@ -327,16 +323,18 @@ class CorrespondenceTracker:
         if self.memory.query_bank:
             frames = self.model.pool_memory(encoded.query_memory)
             scores = frames.new_ones(len(slots))
-            updates += [(self._query_bank, u) for u in self._query_bank.plan(slots, frames, scores)]
+            updates += [
+                (self._tracks.query, u) for u in self._tracks.query.plan(slots, frames, scores)
+            ]
         if self.memory.target_bank:
-            pairs = [pair for slot in slots for pair in self._pair_slots(slot)]
+            pairs = [pair for slot in slots for pair in self._tracks.pairs(slot)]
             views = encoded.targets.map(lambda x: x.repeat(len(slots), 1, 1, 1))
             frames = self.model.encode_target_memory(
                 views, prediction.logits, prediction.presence_logit
             )
             frames = self.model.pool_memory(frames)
-            planned = self._target_bank.plan(pairs, frames, prediction.predicted_iou)
-            updates += [(self._target_bank, u) for u in planned]
+            planned = self._tracks.target.plan(pairs, frames, prediction.predicted_iou)
+            updates += [(self._tracks.target, u) for u in planned]
         return updates
 
     def _commit(
@@ -345,11 +343,11 @@ class CorrespondenceTracker:
         updates: list[tuple[MemoryBank, BankUpdate]],
         prediction: Prediction,
     ) -> None:
-        pairs = [pair for slot in placed.values() for pair in self._pair_slots(slot)]
-        self._slots.update(placed)
+        pairs = [pair for slot in placed.values() for pair in self._tracks.pairs(slot)]
+        self._tracks.slots.update(placed)
         for bank, update in updates:
             bank.commit(update)
-        self._pointers.push(pairs, prediction.pointer)
+        self._tracks.pointers.push(pairs, prediction.pointer)
 
     def _collect(
         self,
@@ -382,7 +380,7 @@ class CorrespondenceTracker:
                     sizes[target],
                     reason,
                 )
-        order = {name: i for i, name in enumerate(self._slots)}
+        order = {name: i for i, name in enumerate(self._tracks.slots)}
         return {
             target: dict(sorted(entries.items(), key=lambda item: order[item[0]]))
             for target, entries in found.items()

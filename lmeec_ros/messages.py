@@ -59,6 +59,23 @@ class LabelTable:
             self._remember(label, object_id)
         return self._labels[object_id]
 
+    @property
+    def labels(self) -> dict[str, int]:
+        """Label of every id known so far."""
+        return dict(self._labels)
+
+    def restore(self, labels: Mapping[str, int]) -> None:
+        """Take over labels of an earlier run; what is known already stays as it is."""
+        for object_id, label in labels.items():
+            if object_id not in self._labels and label not in self._ids:
+                self._remember(label, object_id)
+
+    def forget(self, object_id: str) -> None:
+        """Free the label of an id that no parameter names."""
+        label = self._labels.get(object_id)
+        if label is not None and label not in self.named:
+            del self._labels[object_id], self._ids[label]
+
     def _remember(self, label: int, object_id: str) -> None:
         self._ids[label] = object_id
         self._labels[object_id] = label

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
-import rclpy
 from builtin_interfaces.msg import Duration
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.lifecycle.node import LifecycleNodeMixin
 from rclpy.node import Node
@@ -29,12 +26,18 @@ from lmeec_ros.inputs import InputStream, make_inputs
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.outputs import Outputs
 from lmeec_ros.pipeline import InputError, SetProcessor, TargetOutput, load_processor
+from lmeec_ros.services import MemoryServices
 from lmeec_ros.watchdog import Watchdog
 from lmeec_ros.worker import Worker
 
+T = TypeVar("T")
+
 STEP_PATIENCE = 60.0
 """Seconds that deactivation waits for the step under way."""
+MAX_FAILURES = 3
+"""Failed steps in a row after which the node goes to error processing."""
 Success, Failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+Error = TransitionCallbackReturn.ERROR
 
 
 class LmeecNode(LifecycleNode):
@@ -72,12 +75,14 @@ class LmeecNode(LifecycleNode):
         self._outputs: Outputs | None = None
         self._watchdog: Watchdog | None = None
         self._patient = PatientLog(5.0)
+        self._failures = 0  # steps in a row that failed for reasons that are not the input's
         self._last_stamp: int | None = None
         self._transition = threading.RLock()  # a transition, or the watch, at a time
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(1.0, self._publish_diagnostics, clock=steady)
         self.create_timer(0.5, self._watch, callback_group=self._lifecycle_group, clock=steady)
+        self._memory_services = MemoryServices(self, self.with_processor)
         self._start_timer = None
         if self.config["autostart"]:
             self._start_timer = self.create_timer(
@@ -111,7 +116,9 @@ class LmeecNode(LifecycleNode):
             self._stop()
             super(LmeecNode, self).on_deactivate(state)
 
-        return self._guarded("deactivate", deactivate)
+        done = self._guarded("deactivate", deactivate)
+        # rclpy has no other way from active to error processing.
+        return Error if self._failures >= MAX_FAILURES else done
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model, the memory and the publishers."""
@@ -191,6 +198,7 @@ class LmeecNode(LifecycleNode):
         config = self.config
         self.measured = diagnostics.Measurements()
         self._patient.forget()
+        self._failures = 0
         self.worker = Worker(self._process, self._on_step_error, config["mailbox.depth"])
         self.inputs = make_inputs(self, config, self._input_group)
         self.synchronizer = filters.make_synchronizer(
@@ -236,6 +244,36 @@ class LmeecNode(LifecycleNode):
         if free:
             self._transition.release()
         return stopped and free
+
+    def with_processor(self, function: Callable[[SetProcessor], T]) -> T:
+        """Call a function with the processor while no step is under way, and return its result.
+
+        Raises:
+            RuntimeError: the node is not configured, or a step took too long; says so.
+        """
+        with self._transition:
+            processor, worker = self.processor, self.worker
+            if processor is None:
+                raise RuntimeError("no memory: the node is not configured")
+            if worker is None:
+                return function(processor)
+            future: Future[T] = Future()
+
+            def run() -> None:
+                try:
+                    future.set_result(function(processor))
+                except Exception as error:
+                    future.set_exception(error)
+
+            worker.call(run, discard=False)
+        try:
+            return future.result(STEP_PATIENCE)
+        except TimeoutError:
+            if future.done():
+                raise
+            raise RuntimeError(
+                f"the step under way takes more than {STEP_PATIENCE:.0f} s"
+            ) from None
 
     def destroy_node(self) -> None:
         """Free the node's DDS entities, those of its lifecycle too.
@@ -304,12 +342,14 @@ class LmeecNode(LifecycleNode):
         for output in found.values():
             measured.add_age(1e-6 * (clock - filters.stamp_of(output)))
         measured.last_error = ""
+        self._failures = 0
 
     def _on_step_error(self, error: Exception) -> None:
         self.measured.last_error = str(error)
         text = f"set skipped: {error}"
         kind = re.sub(r"\d+", "#", str(error))[:200]
         if not isinstance(error, InputError):
+            self._failures += 1
             kind = type(error).__name__
             text += "\n" + "".join(traceback.format_exception(error))
         if line := self._patient(kind, text):
@@ -343,6 +383,8 @@ class LmeecNode(LifecycleNode):
     def _watch(self) -> None:
         with self._transition:
             try:
+                if self._failures >= MAX_FAILURES and self.state == "active":
+                    self._give_up()
                 for one in self.inputs:
                     one.refresh()
                 if self._watchdog is not None and self.state == "active":
@@ -351,6 +393,16 @@ class LmeecNode(LifecycleNode):
             except Exception as error:  # must not end the executor
                 if self.context.ok():
                     self._on_step_error(error)
+
+    def _give_up(self) -> None:
+        """Go to error processing, which frees everything and leaves the node unconfigured."""
+        cause = self.measured.last_error
+        self.get_logger().error(
+            f"{self._failures} steps in a row failed ({cause}); the node stops, unconfigured. Mend "
+            f"the cause, then ros2 lifecycle set {self.get_fully_qualified_name()} configure"
+        )
+        self.trigger_deactivate()
+        self.measured.last_error = f"stopped after {self._failures} failed steps: {cause}"
 
     def _device(self) -> str | None:
         return None if self.processor is None else str(self.processor.tracker.model.device)
@@ -373,37 +425,3 @@ class LmeecNode(LifecycleNode):
         except Exception as error:  # must not end the executor
             if self.context.ok():
                 self._on_step_error(error)
-
-
-def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until it is interrupted; return the exit status."""
-    try:
-        rclpy.init(args=list(args) if args is not None else None)
-        node = LmeecNode()
-    except KeyboardInterrupt:
-        return 0
-    except Exception as error:  # wrong arguments, a parameter file that cannot be read, ...
-        if not isinstance(error, parameters.ParameterError):
-            traceback.print_exc()
-        print(f"lmeec_node: not started: {error}", file=sys.stderr, flush=True)
-        rclpy.try_shutdown()
-        return 2
-    # Three threads: one transition that takes seconds, the inputs, and parameters and timers.
-    executor = MultiThreadedExecutor(num_threads=3)
-    executor.add_node(node)
-    clean = True
-    try:
-        executor.spin()
-    except (KeyboardInterrupt, ExternalShutdownException):
-        pass
-    finally:
-        clean = node.close()
-        if clean:
-            executor.shutdown(timeout_sec=1.0)
-            node.destroy_node()
-        rclpy.try_shutdown()
-    if not clean:  # a step or the loading of a model is under way; do not wait for it
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(0)
-    return 0

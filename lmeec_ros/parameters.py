@@ -134,6 +134,8 @@ TABLE = (
     Spec("memory.query_bank", True, "Remember past frames of the query camera"),
     Spec("memory.target_bank", True, "Remember past frames of each target camera"),
     Spec("memory.fusion", "mv_moe", "How the views are fused", ("mv_moe", "add", "none")),
+    Spec("memory_folder", "", "Folder of the files of ~/save_memory and ~/load_memory; empty: "
+         "$ROS_HOME/lmeec, which is ~/.ros/lmeec"),
     Spec("pairing.policy", "nearest", "nearest: ours; approximate and exact: those of "
          "message_filters, where installed", ("nearest", "approximate", "exact")),
     Spec("pairing.tolerance", 0.02, "Largest distance in time between the query image and what "

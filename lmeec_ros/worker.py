@@ -83,10 +83,11 @@ class Worker(Generic[T]):
             self._condition.notify_all()
             return not full
 
-    def call(self, function: Callable[[], object]) -> None:
-        """Throw away what waits, and run `function` in the worker's thread before newer items."""
+    def call(self, function: Callable[[], object], discard: bool = True) -> None:
+        """Run `function` in the worker's thread before what waits, or in its place (`discard`)."""
         with self._condition:
-            self._discard()
+            if discard:
+                self._discard()
             self._calls.append(function)
             self._condition.notify_all()
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lmeec_core.ablation.variants import Variant
 from lmeec_core.checkpoint import load_model
 from lmeec_core.evaluation.metrics import mask_metrics
-from lmeec_core.evaluation.protocol import Scores
+from lmeec_core.evaluation.scores import FrameScore, Scores
 from lmeec_core.model import LMEEC
 from lmeec_core.takes import Take, is_ego
 from lmeec_core.tracker import Correspondence, CorrespondenceTracker
@@ -93,22 +93,22 @@ def track(
         found = tracker.step({c: take.image(c, frame) for c in (query, *targets)}, masks)
         for target in targets:
             for name in masks:
-                _score(scores, found[target][name], take.mask(name, target, frame))
+                record = FrameScore(take.name, name, query, target, frame, False, False)
+                _score(scores, record, found[target][name], take.mask(name, target, frame))
     return scores
 
 
-def _score(scores: Scores, found: Correspondence, truth: NDArray[np.bool_] | None) -> None:
+def _score(
+    scores: Scores, record: FrameScore, found: Correspondence, truth: NDArray[np.bool_] | None
+) -> None:
     area = 0 if truth is None else int(truth.sum())
     if 0 < area < MIN_AREA:
         return
-    scores.existing.append(area > 0)
-    scores.predicted.append(found.visible())
-    if truth is None or not area:
-        return
-    measured = mask_metrics(found.mask(), truth)
-    scores.ious.append(measured.iou)
-    scores.locations.append(measured.location)
-    scores.contours.append(measured.contour)
+    record = record._replace(exists=area > 0, predicted=found.visible())
+    if truth is not None and area:
+        iou, contour, location, _ = mask_metrics(found.mask(), truth)
+        record = record._replace(iou=iou, contour=contour, location=location)
+    scores.records.append(record)
 
 
 def score_unit(unit: Unit) -> str:

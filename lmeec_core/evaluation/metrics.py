@@ -5,9 +5,8 @@ All take a predicted and a true mask of the same shape (H, W), bool.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -20,8 +19,7 @@ CONTOUR_TOLERANCE = 0.008  # share of the image diagonal, DAVIS
 ASSOCIATION_IOU = 0.5
 
 
-@dataclass(frozen=True)
-class MaskMetrics:
+class MaskMetrics(NamedTuple):
     """Agreement of one predicted mask with the truth.
 
     Attributes:

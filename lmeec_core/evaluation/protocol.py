@@ -1,154 +1,162 @@
-"""Scores of a result file on a take, protocol `official`.
+"""Scores of predictions by the rules of a protocol.
 
-As the benchmark's evaluation: one score per (take, object, exo camera, frame) and their plain mean.
-Frames: those of the query view's masks for which the target camera has been annotated. Truth at a
-long side of 480 pixels, and so the predictions.
+`official` is the benchmark's evaluation: one score per (take, object, exo camera, frame) and their
+plain mean. Frames: those of the query view's masks for which the target camera has been annotated.
+Truth at a long side of 480 pixels, and so the predictions. The object exists where the truth has an
+entry; the prediction says so by its confidence.
+
+`lm_eec` is the evaluation that comes with the LM-EEC release: everything squashed to 480 x 480, the
+frames that have a prediction, whether annotated or not. The object exists where the true mask is
+not empty; the prediction says so by its area.
+
+Numbers of the two are not comparable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
-from lmeec_core.evaluation.metrics import ASSOCIATION_IOU, mask_metrics
-from lmeec_core.takes import Results, Take, resize_mask
+from lmeec_core.evaluation.metrics import mask_metrics
+from lmeec_core.evaluation.scores import FrameScore, Scores
+from lmeec_core.evaluation.truth import Pair, ResultsTruth, Truth
+from lmeec_core.takes import Results, Take, decode_mask
+from lmeec_core.takes.rle import Size
 
-PROTOCOL = "official"
+PROTOCOLS = ("official", "lm_eec")
 LONG_SIDE = 480
 CONFIDENCE = 0.5
+LEAST_AREA = 0.001  # share of the image, lm_eec
 
 
 def benchmark_size(height: int, width: int) -> tuple[int, int]:
-    """(height, width) at which the benchmark compares masks: long side 480, truncated."""
-    longest = max(height, width)
-    return int(height * LONG_SIDE / longest), int(width * LONG_SIDE / longest)
+    """(height, width) at which the benchmark compares masks: long side 480, truncated.
 
-
-@dataclass
-class Scores:
-    """Sums over scored frames; the properties are the benchmark's numbers (NaN without frames).
-
-    Attributes:
-        protocol: name of the rules; numbers of different protocols are not comparable.
-        ious, locations, contours: one value for every scored frame where the object exists.
-        existing, predicted: one truth value for every scored frame: whether the object exists in
-            the target view, and whether the prediction says so.
-        missing: frames that should have had a prediction and had none; they count as empty masks.
+    In the benchmark's floating-point steps, which for some sizes make the long side 479.
     """
-
-    protocol: str = PROTOCOL
-    ious: list[float] = field(default_factory=list)
-    locations: list[float] = field(default_factory=list)
-    contours: list[float] = field(default_factory=list)
-    existing: list[bool] = field(default_factory=list)
-    predicted: list[bool] = field(default_factory=list)
-    missing: int = 0
-
-    def add(self, other: Scores) -> None:
-        """Take in the frames of other scores of the same protocol."""
-        for name in ("ious", "locations", "contours", "existing", "predicted"):
-            getattr(self, name).extend(getattr(other, name))
-        self.missing += other.missing
-
-    @property
-    def frames(self) -> int:
-        """Number of scored (object, camera, frame)."""
-        return len(self.existing)
-
-    @property
-    def iou(self) -> float:
-        """Mean intersection over union, where the object exists."""
-        return _mean(self.ious)
-
-    @property
-    def location_error(self) -> float:
-        """Mean location error, where the object exists."""
-        return _mean(self.locations)
-
-    @property
-    def contour_accuracy(self) -> float:
-        """Mean contour accuracy, where the object exists."""
-        return _mean(self.contours)
-
-    @property
-    def association_accuracy(self) -> float:
-        """Share of frames with an IoU above 0.5, where the object exists."""
-        return _mean([iou > ASSOCIATION_IOU for iou in self.ious])
-
-    @property
-    def existence_accuracy(self) -> float:
-        """Share of frames whose existence is predicted rightly."""
-        return _mean([a == b for a, b in zip(self.existing, self.predicted, strict=True)])
-
-    @property
-    def existence_balanced_accuracy(self) -> float:
-        """Mean over the classes (exists, does not) that occur of the share predicted rightly."""
-        shares = []
-        for kind in (True, False):
-            said = [
-                p == kind for t, p in zip(self.existing, self.predicted, strict=True) if t == kind
-            ]
-            if said:
-                shares.append(_mean(said))
-        return _mean(shares)
-
-    def summary(self) -> dict[str, float | int | str | None]:
-        """All numbers by name, for JSON (NaN as None)."""
-        numbers = {
-            "iou": self.iou,
-            "location_error": self.location_error,
-            "contour_accuracy": self.contour_accuracy,
-            "existence_balanced_accuracy": self.existence_balanced_accuracy,
-            "existence_accuracy": self.existence_accuracy,
-            "association_accuracy": self.association_accuracy,
-        }
-        clean = {name: None if np.isnan(value) else value for name, value in numbers.items()}
-        return {
-            "protocol": self.protocol,
-            "frames": self.frames,
-            "frames_missing": self.missing,
-            **clean,
-        }
+    ratio = 1.0 / max(height, width) * LONG_SIDE
+    return int(height * ratio), int(width * ratio)
 
 
-def score_pair(results: Results, take: Take, object_name: str, query: str, target: str) -> Scores:
+def score_pair(
+    results: Results,
+    take: Take,
+    object_name: str,
+    query: str,
+    target: str,
+    protocol: str = "official",
+    on_broken: Callable[[str], None] | None = None,
+) -> Scores:
     """Scores of one object from one query camera to one target camera.
 
-    Predictions of another size are resized to the benchmark's by nearest neighbour.
+    Predictions of another size than the protocol's are resized to it by nearest neighbour.
+
+    Args:
+        results: the predictions.
+        take: the truth.
+        object_name, query, target: what to score.
+        protocol: "official" or "lm_eec".
+        on_broken: told of every prediction that cannot be read; it counts as missing.
+
+    Raises:
+        TakeError: if the truth is broken, or lacks the object.
     """
-    scores = Scores()
-    for frame in scored_frames(take, object_name, query, target):
-        prediction = results.get(take.name, object_name, query, target, frame)
-        scores.missing += prediction is None
-        confident = prediction is not None and prediction.confidence > CONFIDENCE
-        exists = take.annotated(object_name, target, frame)
-        scores.existing.append(exists)
-        scores.predicted.append(confident)
-        truth = take.mask(object_name, target, frame)
-        if truth is None:
-            continue
-        size = benchmark_size(*truth.shape)
-        found = np.zeros(size, bool) if prediction is None else resize_mask(prediction.mask, size)
-        measured = mask_metrics(found, resize_mask(truth, size))
-        scores.ious.append(measured.iou)
-        scores.locations.append(measured.location)
-        scores.contours.append(measured.contour)
+    pair = Pair(object_name, query, target, f"{query}_{target}")
+    return score(results, take, pair, protocol, on_broken)
+
+
+def score(
+    results: Results,
+    truth: Truth,
+    pair: Pair,
+    protocol: str,
+    on_broken: Callable[[str], None] | None = None,
+) -> Scores:
+    """As :func:`score_pair`, with a truth of either kind.
+
+    Raises:
+        ValueError: on an unknown protocol, or one that this truth does not allow.
+    """
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"protocol {protocol!r} was given, expected one of {PROTOCOLS}")
+    if protocol == "lm_eec":
+        frames: Iterator[int] = iter(results.pair_frames(truth.name, pair.object_name, pair.key))
+        size: Size = (LONG_SIDE, LONG_SIDE)
+    elif isinstance(truth, ResultsTruth):
+        raise ValueError(
+            f"{truth.path}: a truth in the result format does not say which frames are annotated; "
+            "protocol official needs the annotations, use lm_eec"
+        )
+    else:
+        frames = scored_frames(truth, pair.object_name, pair.query, pair.target)
+        size = benchmark_size
+    scores = Scores(protocol)
+    for frame in frames:
+        true = truth.mask(pair.object_name, pair.target, frame, size)
+        found = _prediction(results, truth.name, pair, frame, true, on_broken)
+        if protocol == "official":  # a null mask: the object exists, there is nothing to compare
+            exists = truth.annotated(pair.object_name, pair.target, frame)
+            says = found is not None and found.confidence > CONFIDENCE
+        else:
+            exists = true is not None and bool(true.any())
+            says = found is not None and _is_large(found.mask)
+            true = true if exists else None
+        record = FrameScore(
+            truth.name, pair.object_name, pair.query, pair.target, frame, exists, says,
+            missing=found is None,
+        )  # fmt: skip
+        if true is not None:
+            iou, contour, location, _ = mask_metrics(
+                np.zeros(true.shape, bool) if found is None else found.mask, true
+            )
+            share = float(np.count_nonzero(true) / true.size)
+            record = record._replace(iou=iou, contour=contour, location=location, size=share)
+        scores.records.append(record)
     return scores
+
+
+class _Found(NamedTuple):
+    mask: NDArray[np.bool_]
+    confidence: float
+
+
+def _is_large(mask: NDArray[np.bool_]) -> bool:
+    return bool(np.count_nonzero(mask) > LEAST_AREA * mask.shape[0] * mask.shape[1])
+
+
+def _prediction(
+    results: Results,
+    take: str,
+    pair: Pair,
+    frame: int,
+    true: NDArray[np.bool_] | None,
+    on_broken: Callable[[str], None] | None,
+) -> _Found | None:
+    """The prediction of a frame at the true mask's size; None if there is none or it is broken."""
+    size = (LONG_SIDE, LONG_SIDE) if true is None else (true.shape[0], true.shape[1])
+    try:
+        entry = results.prediction(take, pair.object_name, pair.key, frame)
+        return None if entry is None else _Found(decode_mask(entry.rle, size), entry.confidence)
+    except ValueError as error:
+        if on_broken is not None:
+            where = f"take {take}, object {pair.object_name!r}, {pair.key}, frame {frame}"
+            on_broken(f"{where}: {error}")
+        return None
 
 
 def scored_frames(take: Take, object_name: str, query: str, target: str) -> Iterator[int]:
     """Frames with a query mask, of those that were annotated in the target camera.
 
-    The processed layout lists annotated frames for the take as a whole; without the list, the
-    frames that the target camera has images of are taken.
+    Where the take does not list the frames that were annotated (the processed layout), those of the
+    take that the target camera has images of are taken.
     """
-    annotated = set(take.subsample_idx) & set(take.frames(target)) or set(take.frames(target))
+    annotated: frozenset[int] | set[int] | None = take.annotated_frames(object_name, target)
+    if annotated is None:
+        images = set(take.frames(target))
+        annotated = set(take.subsample_idx) & images or images
     for frame in take.mask_frames(object_name, query):
         if frame in annotated:
             yield frame
-
-
-def _mean(values: list[float] | list[bool]) -> float:
-    return float(np.mean(values)) if values else float("nan")

@@ -95,6 +95,11 @@ class MemoryBank:
         if slot < len(self.lengths):
             self.lengths[slot] = 0
 
+    def contents(self, slot: int) -> tuple[Tensor, Tensor]:
+        """A slot's frames (m, P, C) and scores (m,), copies; m is at least 1."""
+        length = self.lengths[slot]
+        return self._frames[slot, :length].clone(), self._scores[slot, :length].clone()
+
     def _reserve(self, slots: int, like: Tensor) -> None:
         missing = slots - len(self.lengths)
         if missing > 0:
@@ -144,6 +149,10 @@ class PointerBank:
         """Empty a slot."""
         if slot < len(self.lengths):
             self.lengths[slot] = 0
+
+    def contents(self, slot: int) -> Tensor:
+        """A slot's pointers (n, C), newest first, a copy; n is at least 1."""
+        return self._pointers[slot, : self.lengths[slot]].clone()
 
     @property
     def nbytes(self) -> int:

@@ -1,5 +1,6 @@
-"""Recordings on disk: takes in the EgoExo4D processed layout, splits, result files, mask RLE.
+"""Recordings on disk: takes in EgoExo4D's layouts, splits, result files, mask RLE.
 
+    takes = open_takes("path/to/dataset", "val")   # or one take, or relations_val.json
     take = Take.open("path/to/take")
     rgb = take.image(take.ego, 30)                 # uint8 (H, W, 3)
     mask = take.mask("cup", take.exos[0], 30)      # bool (H, W) or None
@@ -8,7 +9,9 @@ Nothing is read before it is asked for, and nothing that was decoded is kept, so
 length runs in constant memory.
 """
 
+from lmeec_core.takes.collection import Takes, open_takes
 from lmeec_core.takes.images import decode_image, encode_jpeg
+from lmeec_core.takes.relations import RelationsFile, RelationsTake
 from lmeec_core.takes.results import Prediction, Results, write_results
 from lmeec_core.takes.rle import decode_mask, encode_mask, resize_mask
 from lmeec_core.takes.splits import read_split
@@ -17,15 +20,19 @@ from lmeec_core.takes.writer import TakeWriter
 
 __all__ = [
     "Prediction",
+    "RelationsFile",
+    "RelationsTake",
     "Results",
     "Take",
     "TakeError",
     "TakeWriter",
+    "Takes",
     "decode_image",
     "decode_mask",
     "encode_jpeg",
     "encode_mask",
     "is_ego",
+    "open_takes",
     "read_split",
     "resize_mask",
     "write_results",

@@ -83,7 +83,7 @@ class Results:
         frames[str(int(frame))] = {"pred_mask": rle, "confidence": float(confidence)}
 
     def add_object(self, take: str, object_name: str) -> None:
-        """List an object, also if no prediction of it follows. Fixes the order of the objects."""
+        """List an object; the benchmark wants every object of a take, also without predictions."""
         entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
         entry["masks"].setdefault(object_name, {})
 
@@ -93,36 +93,63 @@ class Results:
         entry["subsample_idx"] = [int(frame) for frame in frames]
 
     def frames(self, take: str) -> tuple[int, ...]:
-        """A take's ``subsample_idx``."""
+        """A take's ``subsample_idx``; () if it has none."""
         return tuple(int(n) for n in self._takes[take].get("subsample_idx") or ())
+
+    def objects(self, take: str) -> tuple[str, ...]:
+        """Objects that a take's part lists, also those without predictions."""
+        return tuple(self._masks(take))
+
+    def pairs(self, take: str, object_name: str) -> tuple[str, ...]:
+        """Names "<query>_<target>" of an object's camera pairs."""
+        return tuple(self._masks(take).get(object_name) or {})
+
+    def pair_frames(self, take: str, object_name: str, pair: str) -> tuple[int, ...]:
+        """Frames with a prediction, increasing."""
+        return tuple(sorted(map(int, self._entries(take, object_name, pair))))
 
     def predictions(self, take: str | None = None) -> Iterator[Prediction]:
         """All predictions, or those of one take, frames in increasing order per object and pair."""
         for name in self._takes if take is None else (take,):
-            for object_name, pairs in self._takes.get(name, {"masks": {}})["masks"].items():
-                for pair, frames in pairs.items():
-                    for frame in sorted(frames, key=int):
-                        entry = frames[frame]
-                        yield Prediction(
-                            name,
-                            object_name,
-                            pair,
-                            int(frame),
-                            entry["pred_mask"],
-                            float(entry["confidence"]),
-                        )
+            for object_name in self.objects(name):
+                for pair in self.pairs(name, object_name):
+                    for frame in self.pair_frames(name, object_name, pair):
+                        found = self.prediction(name, object_name, pair, frame)
+                        assert found is not None
+                        yield found
 
     def get(
         self, take: str, object_name: str, query: str, target: str, frame: int
     ) -> Prediction | None:
         """One prediction, or None if there is none."""
-        pair = f"{query}_{target}"
-        masks = self._takes.get(take, {"masks": {}})["masks"]
-        entry = masks.get(object_name, {}).get(pair, {}).get(str(frame))
+        return self.prediction(take, object_name, f"{query}_{target}", frame)
+
+    def prediction(self, take: str, object_name: str, pair: str, frame: int) -> Prediction | None:
+        """One prediction by the pair's name, or None if there is none.
+
+        Raises:
+            ValueError: if it has no mask or no confidence.
+        """
+        entry = self._entries(take, object_name, pair).get(str(frame))
         if entry is None:
             return None
-        confidence = float(entry["confidence"])
-        return Prediction(take, object_name, pair, frame, entry["pred_mask"], confidence)
+        try:
+            rle, confidence = entry["pred_mask"], float(entry["confidence"])
+        except (TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"no pred_mask and confidence ({error!r})") from error
+        return Prediction(take, object_name, pair, frame, rle, confidence)
+
+    def rle(self, take: str, object_name: str, pair: str, frame: int) -> Rle | None:
+        """Run lengths of one mask by the pair's name, whatever its confidence; None without."""
+        entry = self._entries(take, object_name, pair).get(str(frame))
+        return entry.get("pred_mask") if isinstance(entry, dict) else None
+
+    def _masks(self, take: str) -> dict[str, Any]:
+        return dict(self._takes.get(take, {"masks": {}})["masks"])
+
+    def _entries(self, take: str, object_name: str, pair: str) -> dict[str, Any]:
+        pairs = self._takes.get(take, {"masks": {}})["masks"].get(object_name) or {}
+        return pairs.get(pair) or {}
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; it is replaced in one step."""
@@ -144,6 +171,20 @@ class Results:
         Raises:
             TakeError: if the file is missing or broken or lacks the direction.
         """
+        parts = cls.read_all(path)
+        if direction is None and len(parts) == 1:
+            direction = next(iter(parts))
+        if direction is None or direction not in parts:
+            raise TakeError(path, f"no results for direction {direction!r}; it has {list(parts)}")
+        return parts[direction]
+
+    @classmethod
+    def read_all(cls, path: str | os.PathLike[str]) -> dict[str, Results]:
+        """Read all directions of a result file (anyone's).
+
+        Raises:
+            TakeError: if the file is missing or broken or has no direction.
+        """
         try:
             content = json.loads(Path(path).read_bytes())
         except OSError as error:
@@ -151,19 +192,27 @@ class Results:
         except ValueError as error:
             raise TakeError(path, f"is not valid JSON: {error}") from error
         found = [name for name in DIRECTIONS if isinstance(content, dict) and name in content]
-        if direction is None and len(found) == 1:
-            direction = found[0]
-        if direction not in found:
-            raise TakeError(path, f"no results for direction {direction!r}; it has {found}")
-        part = content[direction]
+        if not found:
+            raise TakeError(
+                path, f'is no result file, {{"ego-exo": {{"results": ...}}}}; no part {DIRECTIONS}'
+            )
+        return {name: cls._of(path, name, content[name]) for name in found}
+
+    @classmethod
+    def _of(cls, path: str | os.PathLike[str], direction: str, part: Any) -> Results:
         if not isinstance(part, dict) or not isinstance(part.get("results"), dict):
             raise TakeError(path, f"{direction!r} holds no 'results' by take")
         results = cls(direction)
         results.version = str(part.get("version", ""))
         results.challenge = str(part.get("challenge", ""))
         for take, entry in part["results"].items():
+            where = f"{direction}, take {take!r}"
             if not isinstance(entry, dict) or not isinstance(entry.get("masks"), dict):
-                raise TakeError(path, f"take {take!r} holds no 'masks' by object")
+                raise TakeError(path, f"{where} holds no 'masks' by object")
+            for name, pairs in entry["masks"].items():
+                frames = list((pairs or {}).values()) if isinstance(pairs, dict | None) else [0]
+                if not all(isinstance(f, dict) and all(map(str.isdecimal, f)) for f in frames):
+                    raise TakeError(path, f"{where}, object {name!r}: no masks by pair and frame")
             results._takes[take] = entry
         return results
 

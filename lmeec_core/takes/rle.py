@@ -6,6 +6,7 @@ lengths that do not fill the mask, and broken files must be noticed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -13,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Rle = dict[str, Any]
+Size = tuple[int, int] | Callable[[int, int], tuple[int, int]]
 
 
 def encode_mask(mask: NDArray[Any]) -> Rle:
@@ -35,11 +37,13 @@ def encode_mask(mask: NDArray[Any]) -> Rle:
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
 
-def decode_mask(rle: Rle) -> NDArray[np.bool_]:
+def decode_mask(rle: Rle, size: Size | None = None) -> NDArray[np.bool_]:
     """Decode a mask, (H, W) bool.
 
     Args:
         rle: ``size`` [H, W] and ``counts``, compressed (str or bytes) or a list of run lengths.
+        size: (height, width) to give it, or a function of its own that tells it, as
+            :func:`resize_mask` does; smaller masks come straight from the runs.
 
     Raises:
         ValueError: if it is not such a dictionary, or its runs do not fill H x W pixels.
@@ -59,8 +63,13 @@ def decode_mask(rle: Rle) -> NDArray[np.bool_]:
         raise ValueError(f"counts of a mask are {type(counts).__name__}, expected a string")
     if int(runs.sum()) != height * width or bool((runs < 0).any()):
         raise ValueError(f"the runs of a mask fill {int(runs.sum())} pixels, not {height}x{width}")
-    values = np.arange(len(runs)) % 2 == 1
-    return np.ascontiguousarray(np.repeat(values, runs).reshape((height, width), order="F"))
+    if callable(size):
+        size = size(height, width)
+    if size is None or size == (height, width):
+        return _filled(runs, (height, width))
+    if size[0] > height or size[1] > width:
+        return resize_mask(_filled(runs, (height, width)), size)
+    return _filled(_shrunk(runs, (height, width), size), size)
 
 
 def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
@@ -71,6 +80,29 @@ def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
         (mask != 0).astype(np.uint8), (size[1], size[0]), interpolation=cv2.INTER_NEAREST
     )
     return np.asarray(resized).astype(bool)
+
+
+def _filled(runs: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]:
+    values = np.arange(len(runs)) % 2 == 1
+    return np.ascontiguousarray(np.repeat(values, runs).reshape(size, order="F"))
+
+
+def _shrunk(
+    runs: NDArray[np.int64], old: tuple[int, int], new: tuple[int, int]
+) -> NDArray[np.int64]:
+    """Run lengths after taking the pixels that OpenCV's nearest neighbour takes."""
+    rows, columns = (_nearest(a, b) for a, b in zip(old, new, strict=True))
+    column, row = np.divmod(np.cumsum(runs), old[0])  # of the first pixel after each run
+    place = np.searchsorted(columns, column)  # of the new columns so many lie before it
+    taken = columns[np.minimum(place, new[1] - 1)] == column
+    ends = place * new[0] + np.where(taken, np.searchsorted(rows, row), 0)
+    return np.diff(ends, prepend=0)
+
+
+def _nearest(old: int, new: int) -> NDArray[np.int64]:
+    """Index of the old pixel for every new one along an axis, as OpenCV rounds."""
+    step = 1 / (new / old)
+    return np.minimum(np.floor(np.arange(new) * step).astype(np.int64), old - 1)
 
 
 def _runs(counts: bytes) -> NDArray[np.int64]:

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import decode_image
-from lmeec_core.takes.rle import Rle, decode_mask
+from lmeec_core.takes.rle import Rle, Size, decode_mask
 
 __all__ = ["Take", "TakeError", "is_ego"]
 
@@ -116,11 +116,27 @@ class Take:
             shared = numbers if shared is None else shared & numbers
         return tuple(sorted(shared or ()))
 
-    @property
+    @cached_property
+    def has_images(self) -> bool:
+        """Whether there are images; annotations whose videos are not at hand have none."""
+        return True
+
+    @cached_property
     def subsample_idx(self) -> tuple[int, ...]:
         """The annotated frame numbers as the file lists them; () if it does not."""
-        listed = self.annotation.get("subsample_idx") or ()
-        return tuple(int(n) for n in listed)
+        return self._numbers(self.annotation.get("subsample_idx") or (), "subsample_idx")
+
+    @property
+    def scenario(self) -> str | None:
+        """What is done in the take (EgoExo4D: Cooking, Basketball, ...), if the file says it."""
+        scenario = self.annotation.get("scenario")
+        return None if scenario is None else str(scenario)
+
+    @property
+    def length(self) -> int:
+        """Number of frames: as the file lists them, or of the camera with the most images."""
+        listed = len(self.subsample_idx)
+        return listed or max((len(self.frames(camera)) for camera in self.cameras), default=0)
 
     # -- images --------------------------------------------------------------------------------
 
@@ -185,31 +201,56 @@ class Take:
 
         In a target view the benchmark takes the object as present in these frames.
         """
-        return tuple(sorted(int(frame) for frame in self._entries(object_name, camera)))
+        where = f"masks of object {object_name!r}, camera {camera!r}"
+        return tuple(sorted(self._numbers(self._entries(object_name, camera), where)))
 
     def annotated(self, object_name: str, camera: str, frame: int) -> bool:
         """Whether the file has an entry (a mask or null) of the object in this image."""
         return str(frame) in self._entries(object_name, camera)
 
+    def annotated_frames(self, object_name: str, camera: str) -> frozenset[int] | None:
+        """Frames in which the object was looked for in a camera, whether it is there or not.
+
+        EgoExo4D's raw files and the benchmark's truth file list them; the processed layout does
+        not, and gives None.
+        """
+        listed = self.annotation.get("annotated_frames")
+        for key in (object_name, camera):
+            listed = listed.get(key) if isinstance(listed, dict) else None
+        where = f"annotated_frames of object {object_name!r}, camera {camera!r}"
+        return None if listed is None else frozenset(self._numbers(listed, where))
+
+    def mask_cameras(self, object_name: str) -> tuple[str, ...]:
+        """Cameras that the file lists for the object, be it without a mask, ego cameras first."""
+        listed = self._cameras_of(object_name)
+        return tuple(sorted(listed, key=lambda name: (not is_ego(name), name)))
+
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
         """The stored run lengths of a mask, or None where there is no mask or it is null."""
         entry = self._entries(object_name, camera).get(str(frame))
-        return entry if entry is None else dict(entry)
+        return entry if entry is None else self._rle(entry)
 
-    def mask(self, object_name: str, camera: str, frame: int) -> NDArray[np.bool_] | None:
-        """The mask of an object, bool (H, W) at its stored size; None where there is none or null.
+    def mask(
+        self, object_name: str, camera: str, frame: int, size: Size | None = None
+    ) -> NDArray[np.bool_] | None:
+        """The mask of an object, bool (H, W); None where there is none or it is null.
+
+        Args:
+            object_name, camera, frame: where.
+            size: (height, width) to give it by nearest neighbour, or a function of the stored size
+                that tells it; by default as it is stored.
 
         Raises:
             TakeError: if the object is unknown or its mask is broken.
         """
-        entry = self._entries(object_name, camera).get(str(frame))
-        if entry is None:
-            return None
         try:
-            return decode_mask(entry)
+            rle = self.rle(object_name, camera, frame)
+            return None if rle is None else decode_mask(rle, size)
+        except TakeError:
+            raise
         except ValueError as error:
-            where = f"object {object_name!r}, camera {camera!r}, frame {frame}"
-            raise TakeError(self.path / ANNOTATION, f"{where}: {error}") from error
+            where = f"take {self.name}, object {object_name!r}, camera {camera!r}, frame {frame}"
+            raise TakeError(self._annotation_path, f"{where}: {error}") from error
 
     # -- internal ------------------------------------------------------------------------------
 
@@ -217,17 +258,48 @@ class Take:
     def _frames(self) -> dict[str, tuple[int, ...]]:
         return {}
 
-    def _entries(self, object_name: str, camera: str) -> dict[str, Any]:
+    @property
+    def _annotation_path(self) -> Path:
+        return self.path / ANNOTATION
+
+    def _rle(self, entry: Any) -> Rle:
+        """Run lengths of a mask as the file stores it.
+
+        Raises:
+            ValueError: if it is broken.
+        """
+        if not isinstance(entry, dict):
+            raise ValueError(f"a mask is {type(entry).__name__}, expected size and counts")
+        return dict(entry)
+
+    def _numbers(self, values: Any, where: str) -> tuple[int, ...]:
+        """Frame numbers as the file has them, numbers or text."""
+        try:
+            return tuple(int(value) for value in values)
+        except (TypeError, ValueError) as error:
+            text = f"take {self.name}, {where}: not all are frame numbers ({error})"
+            raise TakeError(self._annotation_path, text) from error
+
+    def _cameras_of(self, object_name: str) -> dict[str, Any]:
         masks = self.annotation["masks"]
         if object_name not in masks:
             known = ", ".join(repr(name) for name in list(masks)[:12])
             raise TakeError(
-                self.path / ANNOTATION, f"no object {object_name!r}; the take has {known}"
+                self._annotation_path, f"no object {object_name!r}; take {self.name} has {known}"
             )
-        entries = (masks[object_name] or {}).get(camera) or {}
+        cameras = masks[object_name] or {}
+        if not isinstance(cameras, dict):
+            raise TakeError(
+                self._annotation_path,
+                f"masks of object {object_name!r} are no dictionary by camera",
+            )
+        return cameras
+
+    def _entries(self, object_name: str, camera: str) -> dict[str, Any]:
+        entries = self._cameras_of(object_name).get(camera) or {}
         if not isinstance(entries, dict):
             raise TakeError(
-                self.path / ANNOTATION,
+                self._annotation_path,
                 f"masks of object {object_name!r}, camera {camera!r} are no dictionary by frame",
             )
         return entries

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.overlay import write_video
+from lmeec_core.takes import encode_mask
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 
@@ -78,5 +81,81 @@ def scene() -> Callable[..., tuple[dict, dict]]:
             mask[y : y + size[0] // 3, x : x + size[1] // 3] = True
             masks[name] = mask
         return images, masks
+
+    return make
+
+
+@pytest.fixture
+def numbered_video() -> Callable[..., Path]:
+    """Write a video whose frames show their numbers: numbered_video(path, frames, (H, W))."""
+
+    def make(path: Path, frames: int, size: tuple[int, int] = (48, 64), rate: float = 30) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return write_video(path, (_numbered(n, size) for n in range(frames)), rate)
+
+    return make
+
+
+@pytest.fixture
+def number_in() -> Callable[[np.ndarray], int]:
+    """Read the number that a frame of `numbered_video` shows."""
+
+    def read(image: np.ndarray) -> int:
+        width = image.shape[1] // 16
+        grey = image[: image.shape[0] // 2].mean(axis=(0, 2))
+        return sum(
+            1 << bit for bit in range(16) if grey[bit * width : (bit + 1) * width].mean() > 128
+        )
+
+    return read
+
+
+def _numbered(number: int, size: tuple[int, int]) -> np.ndarray:
+    image = np.full((*size, 3), 90, np.uint8)
+    width = size[1] // 16
+    for bit in range(16):
+        image[: size[0] // 2, bit * width : (bit + 1) * width] = 255 * (number >> bit & 1)
+    return image
+
+
+@pytest.fixture
+def relations() -> Callable[..., Path]:
+    """Write a raw relations file: relations(path, takes).
+
+    ``takes`` is {uid: {"take_name", "scenario", "masks": {object: {camera: {frame: mask or None}}},
+    "annotated_frames": {object: {camera: [frame, ...]}}}}; frames without the last are those of the
+    masks.
+    """
+    from lzstring import LZString
+
+    def entry(mask: np.ndarray | None) -> dict[str, Any]:
+        if mask is None:
+            return {"width": 8, "height": 8, "encodedMask": None}
+        rle = encode_mask(mask)
+        text = LZString().compressToEncodedURIComponent(rle["counts"])
+        return {"width": rle["size"][1], "height": rle["size"][0], "encodedMask": text}
+
+    def make(path: Path, takes: Mapping[str, Mapping[str, Any]]) -> Path:
+        annotations = {}
+        for uid, take in takes.items():
+            objects: dict[str, Any] = {}
+            for name, cameras in take["masks"].items():
+                listed = take.get("annotated_frames", {}).get(name, {})
+                objects[name] = {
+                    camera: {
+                        "annotation": {str(n): entry(mask) for n, mask in masks.items()},
+                        "annotated_frames": listed.get(camera, sorted(masks)),
+                    }
+                    for camera, masks in cameras.items()
+                }
+            annotations[uid] = {
+                "take_name": take.get("take_name", f"name_{uid}"),
+                "scenario": take.get("scenario", "Cooking"),
+                "object_names": list(objects),
+                "object_masks": objects,
+            }
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"version": "2", "annotations": annotations}))
+        return path
 
     return make

@@ -77,6 +77,7 @@ def test_at_least_200_pairs_per_second() -> None:
         ((3840, 2160), (480, 270)),
         ((120, 200), (288, 480)),
         ((1000, 1501), (319, 480)),  # truncated, not rounded
+        ((98, 98), (479, 479)),  # 98 x (1 / 98 x 480) is a little less than 480
     ],
 )
 def test_benchmark_size(size: tuple[int, int], expected: tuple[int, int]) -> None:

@@ -93,5 +93,5 @@ def test_bank_frames_are_pooled(small: lm.LMEEC) -> None:
     tracker.step({"q": ego[0], "t": exo[0]}, {"a": masks[0, 0]})
     config = small.config
     width = config.memory_dim + config.matching.dim
-    stored = tracker._query_bank.read([0])
+    stored = tracker._tracks.query.read([0])
     assert stored.shape == (1, 1, (config.grid // 2) ** 2, width)

@@ -33,7 +33,7 @@ def check(
     tracker = lm.CorrespondenceTracker(model, "ego", ["exo"], memory, num_frames=count)
     found = []
     for t in range(count):
-        banks = (tracker._query_bank, tracker._target_bank)
+        banks = (tracker._tracks.query, tracker._tracks.target)
         if t == count - 1 and "ego_bank" in golden:
             for bank, name in zip(banks, ("ego_bank", "exo_bank"), strict=True):
                 assert difference(bank.read([0])[0], golden[name]) < TOLERANCE, name

@@ -121,8 +121,8 @@ def test_memory_is_constant_in_time(compression: str, mini: lm.LMEEC, scene: Cal
         tracker.step(images, masks)
         if step:
             sizes.add(tracker.memory_bytes)
-            assert tracker._target_bank.length(0) <= 2
-            assert tracker._pointers.length(0) == min(step + 1, 15)
+            assert tracker._tracks.target.length(0) <= 2
+            assert tracker._tracks.pointers.length(0) == min(step + 1, 15)
     assert len(sizes) == 1
 
 
@@ -150,8 +150,8 @@ def test_switches_change_the_result_after_the_first_frame(
         if step == 0:
             assert torch.equal(a, b)
     assert not torch.allclose(a, b)
-    assert (other._query_bank.nbytes > 0) == memory.query_bank
-    assert (other._target_bank.nbytes > 0) == memory.target_bank
+    assert (other._tracks.query.nbytes > 0) == memory.query_bank
+    assert (other._tracks.target.nbytes > 0) == memory.target_bank
 
 
 def test_masks_have_the_target_images_size(mini: lm.LMEEC, scene: Callable) -> None:
@@ -270,7 +270,7 @@ def test_num_frames_sets_the_pointer_window(mini: lm.LMEEC, scene: Callable) -> 
         live, exact, long, short = (t.step(images, masks)["exo"]["cup"] for t in trackers)
     assert torch.equal(live.pointer, exact.pointer) and torch.equal(live.pointer, long.pointer)
     assert not torch.equal(live.pointer, short.pointer)
-    assert trackers[3]._pointers.length(0) == 3
+    assert trackers[3]._tracks.pointers.length(0) == 3
     with pytest.raises(ValueError, match="num_frames"):
         lm.CorrespondenceTracker(mini, "ego", ["exo"], num_frames=0)
 

@@ -194,6 +194,42 @@ def rig(context: Any) -> Iterator[Rig]:
     one.close()
 
 
+BASE: dict[str, Any] = {
+    "model.preset": "mini",
+    "model.seed": 0,
+    "model.device": "cpu",
+    "model.warm_up_steps": 1,
+}
+
+
+@pytest.fixture
+def make_node(context: Any) -> Iterator[Callable[..., Any]]:
+    """Start nodes in this process: make_node(autostart=False, **{"pairing.tolerance": 0.1})."""
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.parameter import Parameter
+
+    from lmeec_ros.node import LmeecNode
+
+    nodes: list[tuple[Any, Any, threading.Thread]] = []
+
+    def make(**values: Any) -> Any:
+        overrides = [Parameter(k, value=v) for k, v in {**BASE, **values}.items()]
+        node = LmeecNode(context=context, parameter_overrides=overrides)
+        executor = MultiThreadedExecutor(3, context=context)
+        executor.add_node(node)
+        thread = threading.Thread(target=executor.spin, daemon=True)
+        thread.start()
+        nodes.append((node, executor, thread))
+        return node
+
+    yield make
+    for node, executor, thread in nodes:
+        assert node.close(30)
+        executor.shutdown(timeout_sec=5.0)
+        thread.join(10.0)
+        node.destroy_node()
+
+
 @pytest.fixture
 def tools() -> Any:
     """The helpers of this file, for test modules (which cannot import it)."""
@@ -207,6 +243,7 @@ def tools() -> Any:
         stamped=stamped,
         stamp_ns=stamp_ns,
         SEED=SEED,
+        BASE=BASE,
         PERIOD=PERIOD,
         REPOSITORY=REPOSITORY,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -12,41 +11,11 @@ from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
-from rclpy.executors import MultiThreadedExecutor
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from lmeec_ros.node import LmeecNode
 from lmeec_ros.parameters import ParameterError
-
-BASE: dict[str, Any] = {
-    "model.preset": "mini",
-    "model.seed": 0,
-    "model.device": "cpu",
-    "model.warm_up_steps": 1,
-}
-
-
-@pytest.fixture
-def make_node(context: Any) -> Iterator[Callable[..., LmeecNode]]:
-    nodes: list[tuple[LmeecNode, MultiThreadedExecutor, threading.Thread]] = []
-
-    def make(**values: Any) -> LmeecNode:
-        overrides = [Parameter(k, value=v) for k, v in {**BASE, **values}.items()]
-        node = LmeecNode(context=context, parameter_overrides=overrides)
-        executor = MultiThreadedExecutor(3, context=context)
-        executor.add_node(node)
-        thread = threading.Thread(target=executor.spin, daemon=True)
-        thread.start()
-        nodes.append((node, executor, thread))
-        return node
-
-    yield make
-    for node, executor, thread in nodes:
-        assert node.close(30)
-        executor.shutdown(timeout_sec=5.0)
-        thread.join(10.0)
-        node.destroy_node()
 
 
 def change(rig: Any, transition: int) -> bool:
@@ -96,7 +65,7 @@ def test_lifecycle_round_trips_leave_nothing_behind(make_node: Any, rig: Any, to
 
 
 def test_a_destroyed_node_is_gone_at_once(context: Any, rig: Any, tools: Any) -> None:
-    overrides = [Parameter(k, value=v) for k, v in {**BASE, "autostart": False}.items()]
+    overrides = [Parameter(k, value=v) for k, v in {**tools.BASE, "autostart": False}.items()]
 
     def served() -> int:
         names = [name for name, _ in rig.node.get_service_names_and_types()]

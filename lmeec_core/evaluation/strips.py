@@ -1,0 +1,173 @@
+"""Pictures of the worst takes: the query above, truth and prediction below."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from lmeec_core.evaluation.evaluate import Evaluation
+from lmeec_core.evaluation.scores import FrameScore, Scores
+from lmeec_core.evaluation.truth import ResultsTruth, Truth
+from lmeec_core.overlay import draw_masks
+from lmeec_core.takes import Results, TakeError, decode_mask, encode_jpeg, resize_mask
+
+TILES = 5
+TILE = (360, 480)  # height, width; shown at half of it
+QUERY, TRUTH, PREDICTION = (255, 190, 30), (0, 200, 255), (240, 80, 40)
+GROUND = 56
+OUTLINE = 3
+LEAST_WINDOW = 0.3  # share of the image that is shown at least
+MARGIN = 1.5
+
+Image = NDArray[np.uint8]
+Mask = NDArray[np.bool_]
+Window = tuple[float, float, float, float]
+
+
+class Tile(NamedTuple):
+    """One frame: pictures as data addresses, and what it scored."""
+
+    frame: int
+    iou: float
+    query: str | None
+    target: str
+
+
+class Strip(NamedTuple):
+    """The worst object of one of the worst takes.
+
+    Attributes:
+        take, object_name, query, target: what is shown.
+        take_iou, iou: mean IoU of the take, and of this object in this pair of cameras.
+        tiles: some frames.
+        error: why there are no pictures, if so.
+    """
+
+    take: str
+    object_name: str
+    query: str
+    target: str
+    take_iou: float
+    iou: float
+    tiles: tuple[Tile, ...]
+    error: str | None = None
+
+
+def worst_takes(evaluation: Evaluation, count: int) -> list[tuple[Scores, Scores]]:
+    """Scores of the takes with the lowest mean IoU, each with those of its worst object."""
+    takes = [s for s in evaluation.groups()["take"].values() if s.ious]
+    chosen = []
+    for take in sorted(takes, key=lambda s: s.iou)[:count]:
+        pairs = take.by(lambda r: (r.object_name, r.query, r.target)).values()
+        chosen.append((take, min((p for p in pairs if p.ious), key=lambda s: s.iou)))
+    return chosen
+
+
+def draw_strip(results: Results, truth: Truth, take: Scores, pair: Scores) -> Strip:
+    """Draw one of :func:`worst_takes`; an image that cannot be read is named instead."""
+    records = [r for r in pair.records if r.iou is not None]
+    places = np.linspace(0, len(records) - 1, min(TILES, len(records))).round().astype(int)
+    picked = [records[i] for i in places]
+    first = picked[0]
+    strip = Strip(first.take, first.object_name, first.query, first.target, take.iou, pair.iou, ())
+    try:
+        return strip._replace(tiles=tuple(_tiles(results, truth, picked)))
+    except TakeError as error:
+        return strip._replace(error=str(error))
+
+
+def _tiles(results: Results, truth: Truth, records: Sequence[FrameScore]) -> list[Tile]:
+    found = [_predicted(results, record) for record in records]
+    true = [truth.mask(r.object_name, r.target, r.frame) for r in records]
+    bare = isinstance(truth, ResultsTruth)  # has no query masks
+    asked = [None if bare else truth.mask(r.object_name, r.query, r.frame) for r in records]
+    windows = _windows(list(zip(found, true, strict=True)))
+    query_windows = _windows([(mask,) for mask in asked])
+    tiles = []
+    for n, record in enumerate(records):
+        image = _image(truth, record.target, record.frame, true[n])
+        masks = [(found[n], PREDICTION, 0.5), (true[n], TRUTH, 0.0)]
+        target, above, query = _draw(image, windows[n], masks), None, asked[n]
+        if query is not None:
+            image = _image(truth, record.query, record.frame, query)
+            above = _draw(image, query_windows[n], [(query, QUERY, 0.4)])
+        tiles.append(Tile(record.frame, record.iou or 0.0, above, target))
+    return tiles
+
+
+def _predicted(results: Results, record: FrameScore) -> Mask | None:
+    key = f"{record.query}_{record.target}" if record.query else record.target
+    rle = results.rle(record.take, record.object_name, key, record.frame)
+    try:
+        return None if rle is None else decode_mask(rle)
+    except ValueError:
+        return None  # broken; the report names it
+
+
+def _image(truth: Truth, camera: str, frame: int, mask: Mask | None) -> Image:
+    """The image, or a plain ground of the mask's shape where the takes have no images."""
+    if truth.has_images and not isinstance(truth, ResultsTruth):
+        return truth.image(camera, frame)
+    height, width = TILE if mask is None else mask.shape
+    return np.full((height, width, 3), GROUND, np.uint8)
+
+
+def _windows(frames: Sequence[Sequence[Mask | None]]) -> list[Window]:
+    """Part of each image around its masks, (top, left, height, width) as shares of the image.
+
+    All are of one size, so that objects can be compared along a strip.
+    """
+    boxes = [[_span(masks, axis) for axis in (0, 1)] for masks in frames]  # rows, columns
+    extents = [MARGIN * (b - a) for spans in boxes for a, b in spans]
+    side = min(1.0, max(LEAST_WINDOW, *extents))
+    windows = []
+    for spans in boxes:
+        top, left = (min(max(0.0, (a + b - side) / 2), 1 - side) for a, b in spans)
+        windows.append((top, left, side, side))
+    return windows
+
+
+def _span(masks: Sequence[Mask | None], axis: int) -> tuple[float, float]:
+    """From where to where the masks reach along an axis, in [0, 1]; its middle without any."""
+    least, most = 1.0, 0.0
+    for mask in masks:
+        if mask is not None and mask.any():
+            there = np.flatnonzero(mask.any(axis=1 - axis))
+            least = min(least, float(there[0] / mask.shape[axis]))
+            most = max(most, float((there[-1] + 1) / mask.shape[axis]))
+    return (least, most) if most > 0 else (0.5, 0.5)
+
+
+def _draw(image: Image, window: Window, masks: Sequence[tuple[Mask | None, Any, float]]) -> str:
+    """Cut out the window, fit it into a tile, draw the masks; a JPEG as a data address."""
+    height, width = _fitted(image.shape[0], image.shape[1])
+    tile = np.asarray(
+        cv2.resize(_cut(image, window), (width, height), interpolation=cv2.INTER_AREA), np.uint8
+    )
+    for mask, colour, alpha in masks:
+        if mask is not None:
+            small = resize_mask(_cut(mask, window), (height, width))
+            tile = draw_masks(
+                tile, {"": small}, colours={"": colour}, alpha=alpha, thickness=OUTLINE
+            )
+    data = base64.b64encode(encode_jpeg(tile, 75)).decode("ascii")
+    return f"data:image/jpeg;base64,{data}"
+
+
+def _fitted(height: int, width: int) -> tuple[int, int]:
+    factor = min(TILE[0] / height, TILE[1] / width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _cut(array: NDArray[Any], window: Window) -> NDArray[Any]:
+    height, width = array.shape[:2]
+    top, left = round(window[0] * height), round(window[1] * width)
+    bottom = max(top + 1, round((window[0] + window[2]) * height))
+    return np.ascontiguousarray(
+        array[top:bottom, left : max(left + 1, round((window[1] + window[3]) * width))]
+    )

@@ -1,0 +1,132 @@
+"""A tracker's memory as a file, so that a restarted process goes on where the last one was.
+
+The file is safetensors: the memory of every object, and as metadata what it belongs to (network,
+weights, cameras, memory settings). A file that belongs to something else is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from lmeec_core.model import LMEEC
+    from lmeec_core.tracker import CorrespondenceTracker
+
+VERSION = 1
+_KEY = "lmeec_memory"
+
+
+class MemoryFileError(ValueError):
+    """A memory file cannot be used; the message says why."""
+
+
+def fingerprint(model: LMEEC) -> str:
+    """What tells one network's weights from another's: a digest of its configuration, biases and
+    embeddings (the large matrices, which would take seconds, are left out)."""
+    digest = hashlib.sha256(model.config.model_dump_json().encode())
+    for name, value in model.state_dict().items():
+        if value.numel() <= 4096:
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:32]
+
+
+def _facts(tracker: CorrespondenceTracker) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "network": fingerprint(tracker.model),
+        "query": tracker.query,
+        "targets": list(tracker.targets),
+        "memory": tracker.memory.model_dump(mode="json"),
+    }
+
+
+def save_memory(
+    tracker: CorrespondenceTracker, path: str | Path, extra: dict[str, Any] | None = None
+) -> None:
+    """Write the memory of all objects, atomically.
+
+    Args:
+        tracker: whose memory.
+        path: file to write or to replace; its folder is there.
+        extra: further facts to keep with it (JSON).
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    tensors = {}
+    for i, (_, parts) in enumerate(tracker.memory_state().items()):
+        tensors |= {f"{i}.{name}": value.cpu().contiguous() for name, value in parts.items()}
+    facts = _facts(tracker) | {"objects": list(tracker.objects), "extra": extra or {}}
+    target = Path(path)
+    partial = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        save_file(tensors, partial, {_KEY: json.dumps(facts)})
+        os.replace(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, Any]:
+    """Replace the tracker's memory by a file's; returns the further facts kept with it.
+
+    Raises:
+        MemoryFileError: no such file, not a memory file, damaged, or of another network, other
+            cameras or other memory settings; the tracker's memory is unchanged.
+    """
+    source = Path(path)
+    if not source.is_file():
+        raise MemoryFileError(f"memory {source}: no such file")
+    try:
+        with safe_open(source, "pt") as file:
+            facts = json.loads((file.metadata() or {}).get(_KEY, "null"))
+            _check(tracker, facts, source)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as error:
+        if isinstance(error, MemoryFileError):
+            raise
+        raise MemoryFileError(f"memory {source}: unreadable or corrupt ({error})") from error
+    state: dict[str, dict[str, Tensor]] = {}
+    for i, name in enumerate(facts["objects"]):
+        prefix = f"{i}."
+        state[name] = {
+            key.removeprefix(prefix): value.to(tracker.model.device)
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+    try:
+        tracker.restore(state)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise MemoryFileError(f"memory {source}: does not fit ({error})") from error
+    extra = facts["extra"]
+    return extra if isinstance(extra, dict) else {}
+
+
+def _check(tracker: CorrespondenceTracker, facts: Any, source: Path) -> None:
+    if not isinstance(facts, dict) or not isinstance(facts.get("objects"), list):
+        raise MemoryFileError(f"memory {source}: not a memory file of lmeec")
+    names = {
+        "version": "format", "network": "network or weights", "query": "query camera",
+        "targets": "target cameras", "memory": "memory settings",
+    }  # fmt: skip
+    for key, wanted in _facts(tracker).items():
+        if facts.get(key) != wanted:
+            raise MemoryFileError(
+                f"memory {source}: it belongs to another {names[key]} "
+                f"({facts.get(key)!r} in the file, {wanted!r} here)"
+            )
+    if len(facts["objects"]) > tracker.max_objects:
+        raise MemoryFileError(
+            f"memory {source}: {len(facts['objects'])} objects, at most {tracker.max_objects} "
+            "expected; raise max_objects"
+        )
+
+
+__all__ = ["MemoryFileError", "fingerprint", "load_memory", "save_memory"]

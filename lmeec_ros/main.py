@@ -1,0 +1,48 @@
+"""The node as a process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+
+from lmeec_ros import parameters
+from lmeec_ros.node import LmeecNode
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the node until it is interrupted; return the exit status."""
+    try:
+        rclpy.init(args=list(args) if args is not None else None)
+        node = LmeecNode()
+    except KeyboardInterrupt:
+        return 0
+    except Exception as error:  # wrong arguments, a parameter file that cannot be read, ...
+        if not isinstance(error, parameters.ParameterError):
+            traceback.print_exc()
+        print(f"lmeec_node: not started: {error}", file=sys.stderr, flush=True)
+        rclpy.try_shutdown()
+        return 2
+    # Three threads: one transition that takes seconds, the inputs, and parameters and timers.
+    executor = MultiThreadedExecutor(num_threads=3)
+    executor.add_node(node)
+    clean = True
+    try:
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        clean = node.close()
+        if clean:
+            executor.shutdown(timeout_sec=1.0)
+            node.destroy_node()
+        rclpy.try_shutdown()
+    if not clean:  # a step or the loading of a model is under way; do not wait for it
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
+    return 0

@@ -1,0 +1,122 @@
+"""Services on the memory: forget an object, reset, save, load."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lmeec.srv import ForgetObject, MemoryFile
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.node import Node
+from std_srvs.srv import Trigger
+
+import lmeec_core as lm
+from lmeec_ros.pipeline import SetProcessor
+
+WithProcessor = Callable[[Callable[[SetProcessor], str]], str]
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+def memory_file(folder: str, name: str) -> Path:
+    """The file of a name, always inside the folder.
+
+    Args:
+        folder: the parameter memory_folder; empty is the default.
+        name: as the caller gave it.
+
+    Raises:
+        ValueError: not a plain name.
+    """
+    if not _NAME.fullmatch(name):
+        raise ValueError(
+            f"name {name!r} given; up to 100 letters, digits, dots, _ and -, the first a letter or "
+            "a digit, expected (a plain name, the folder is the parameter memory_folder)"
+        )
+    home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
+    return (Path(folder).expanduser() if folder else home / "lmeec") / f"{name}.safetensors"
+
+
+class MemoryServices:
+    """~/forget_object, ~/reset_memory, ~/save_memory and ~/load_memory.
+
+    Args:
+        node: the node; its parameter memory_folder says where files lie.
+        with_processor: calls a function with the processor while no step is under way; raises
+            RuntimeError if that cannot be.
+    """
+
+    def __init__(self, node: Node, with_processor: WithProcessor) -> None:
+        self._node = node
+        self._with_processor = with_processor
+        group = MutuallyExclusiveCallbackGroup()
+        for kind, name, act in (
+            (ForgetObject, "forget_object", self._forget),
+            (Trigger, "reset_memory", self._reset),
+            (MemoryFile, "save_memory", self._save),
+            (MemoryFile, "load_memory", self._load),
+        ):
+            answer = self._answering(name, act)
+            node.create_service(kind, f"~/{name}", answer, callback_group=group)
+
+    def _answering(
+        self, name: str, act: Callable[[Any], Callable[[SetProcessor], str]]
+    ) -> Callable[[Any, Any], Any]:
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                response.message = self._with_processor(act(request))
+                response.success = True
+                self._node.get_logger().info(f"{name}: {response.message}")
+            except (ValueError, OSError, RuntimeError) as error:
+                response.success, response.message = False, str(error)
+                self._node.get_logger().warning(f"{name} refused: {error}")
+            return response
+
+        return answer
+
+    def _forget(self, request: Any) -> Callable[[SetProcessor], str]:
+        def forget(processor: SetProcessor) -> str:
+            known = processor.tracker.objects
+            if not processor.tracker.forget(request.object_id):
+                raise ValueError(
+                    f"object {request.object_id!r} is not known; known: "
+                    f"{', '.join(known) or 'none'}"
+                )
+            processor.table.forget(request.object_id)
+            return f"{request.object_id} is forgotten"
+
+        return forget
+
+    def _reset(self, _: Any) -> Callable[[SetProcessor], str]:
+        def reset(processor: SetProcessor) -> str:
+            count = len(processor.tracker.objects)
+            processor.tracker.reset()
+            return f"the memory of {count} objects is empty"
+
+        return reset
+
+    def _path(self, name: str) -> Path:
+        return memory_file(str(self._node.get_parameter("memory_folder").value), name)
+
+    def _save(self, request: Any) -> Callable[[SetProcessor], str]:
+        path = self._path(request.name)
+
+        def save(processor: SetProcessor) -> str:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lm.save_memory(processor.tracker, path, {"labels": processor.table.labels})
+            return f"{len(processor.tracker.objects)} objects written to {path}"
+
+        return save
+
+    def _load(self, request: Any) -> Callable[[SetProcessor], str]:
+        path = self._path(request.name)
+
+        def load(processor: SetProcessor) -> str:
+            extra = lm.load_memory(processor.tracker, path)
+            processor.table.restore({str(k): int(v) for k, v in extra.get("labels", {}).items()})
+            return f"{len(processor.tracker.objects)} objects read from {path}"
+
+        return load

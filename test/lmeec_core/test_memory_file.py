@@ -1,0 +1,120 @@
+"""A tracker's memory as a file: an exact continuation, and files that are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+import lmeec_core as lm
+
+CAMERAS = ("ego", "exo_left", "exo_right")
+TARGETS = CAMERAS[1:]
+OBJECTS = ("cup", "a/b")
+
+
+def tracker(model: lm.LMEEC, **memory: object) -> lm.CorrespondenceTracker:
+    return lm.CorrespondenceTracker(model, "ego", TARGETS, lm.MemoryConfig(**memory))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def filled(
+    mini: lm.LMEEC, scene: Callable, tmp_path: Path
+) -> tuple[lm.CorrespondenceTracker, Path]:
+    """A tracker after some frames, one object later than the other, and its memory's file."""
+    one = tracker(mini, capacity=3)
+    for step in range(5):
+        images, masks = scene(step, CAMERAS, OBJECTS[: 1 + (step > 2)])
+        one.step(images, masks)
+    path = tmp_path / "memory.safetensors"
+    lm.save_memory(one, path, {"labels": {"cup": 3}})
+    return one, path
+
+
+def test_a_restarted_tracker_goes_on_exactly(
+    filled: tuple, mini: lm.LMEEC, scene: Callable, tmp_path: Path
+) -> None:
+    one, path = filled
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    other = tracker(mini, capacity=3)
+    other.step(*scene(9, CAMERAS, ("something else",)))
+    assert lm.load_memory(other, path) == {"labels": {"cup": 3}}
+    assert other.objects == one.objects == OBJECTS
+    for step in range(5, 9):
+        images, masks = scene(step, CAMERAS, OBJECTS)
+        a, b = one.step(images, masks), other.step(images, masks)
+        for target in TARGETS:
+            for name in OBJECTS:
+                torch.testing.assert_close(
+                    a[target][name].logits, b[target][name].logits, rtol=0, atol=1e-5
+                )
+                assert a[target][name].presence_logit == pytest.approx(
+                    b[target][name].presence_logit, abs=1e-5
+                )
+
+
+def test_an_empty_memory_can_be_kept(mini: lm.LMEEC, tmp_path: Path) -> None:
+    lm.save_memory(tracker(mini), tmp_path / "empty")
+    other = tracker(mini)
+    lm.load_memory(other, tmp_path / "empty")
+    assert other.objects == ()
+
+
+def test_files_of_something_else_are_refused(
+    filled: tuple, mini: lm.LMEEC, golden_model: Callable, tmp_path: Path
+) -> None:
+    one, path = filled
+    save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
+    (tmp_path / "text").write_text("no memory")
+    (tmp_path / "short").write_bytes(path.read_bytes()[:-100])
+    before = one.memory_state()
+    wrong = {
+        "absent": "no such file",
+        "weights.safetensors": "not a memory file",
+        "text": "unreadable or corrupt",
+        "short": "unreadable or corrupt",
+    }
+    for name, text in wrong.items():
+        with pytest.raises(lm.MemoryFileError, match=f"{name}: .*{text}"):
+            lm.load_memory(one, tmp_path / name)
+    other_weights = golden_model("mini", 0.75, "other")
+    cases = [
+        (tracker(other_weights, capacity=3), "another network or weights"),
+        (tracker(mini, capacity=4), "another memory settings"),
+        (lm.CorrespondenceTracker(mini, "ego", ["exo"]), "another target cameras"),
+        (lm.CorrespondenceTracker(mini, "exo_left", ["ego"]), "another query camera"),
+    ]
+    for other, text in cases:
+        with pytest.raises(lm.MemoryFileError, match=text):
+            lm.load_memory(other, path)
+    small = lm.CorrespondenceTracker(
+        mini, "ego", TARGETS, lm.MemoryConfig(capacity=3), max_objects=1
+    )
+    with pytest.raises(lm.MemoryFileError, match="2 objects, at most 1 expected"):
+        lm.load_memory(small, path)
+    after = one.memory_state()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[o][k], before[o][k]) for o in after for k in after[o])
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"0.frames": torch.zeros(2, 3, 4)}, r"\(2, 3, 4\) given, \(1 to 3, "),
+        ({"7.frames": torch.zeros(1)}, "not a part of a memory"),
+        ({"query.pointers": torch.zeros(1)}, "not a part of a memory"),
+        ({"query.scores": torch.zeros(1)}, "without as many query"),
+    ],
+)
+def test_a_state_that_does_not_fit_changes_nothing(
+    filled: tuple, change: dict[str, torch.Tensor], text: str
+) -> None:
+    one, _ = filled
+    state = one.memory_state()
+    state["cup"] = state["cup"] | change
+    with pytest.raises(ValueError, match=text):
+        one.restore(state)
+    assert one.objects == OBJECTS and one.memory_bytes > 0
