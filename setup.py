@@ -26,7 +26,8 @@ EXTRAS_REQUIRE = {
     "evaluation": ["matplotlib>=3.8", "scikit-learn>=1.4", "scipy>=1.11"],
     "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
     "openvino": ["openvino>=2025.0"],
-    "ray": ["ray>=2.40"],
+    "ray": ["ray>=2.40"],  # lmeec track --cluster; a cluster's version has to be ours
+    "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
     "dev": [
         "hypothesis>=6.100",
         "lzstring>=1.0.4",  # what our own decoder is tested against

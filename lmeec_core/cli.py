@@ -16,8 +16,10 @@ from rich.console import Console
 
 from lmeec_core.ablation.command import ablate_command
 from lmeec_core.evaluation.command import evaluate_command
+from lmeec_core.offline.cli import track_command
 from lmeec_core.simulation.command import simulate_command
 from lmeec_core.training.command import train_command
+from lmeec_core.viewing.cli import view_command
 
 app = typer.Typer(
     name="lmeec",
@@ -34,6 +36,8 @@ app = typer.Typer(
     "- `lmeec play take_7_bag --wait 30`: publish it; a running node answers with masks\n"
     "- `lmeec record masks_bag`: meanwhile, record the masks\n"
     "- `lmeec demo --take take_7`: all of it at once, node included\n"
+    "- `lmeec track take_7`: masks for a whole recording, offline\n"
+    "- `lmeec view take_7 take_7_predictions.json`: a video of them\n"
     "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
     "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
     "- `lmeec evaluate masks.json take_7`: scores masks, writes a report\n"
@@ -62,7 +66,7 @@ def info(
     """Say what takes or a bag hold. The exit code is 1 if any of them is broken."""
     from lmeec_core import inspection
 
-    _run(lambda: inspection.show(path, Console()))
+    run_command(lambda: inspection.show(path, Console()))
 
 
 @app.command()
@@ -129,7 +133,7 @@ def bag(
                 "highest label; --masks array keeps them all"
             )
 
-    _run(work)
+    run_command(work)
 
 
 @app.command()
@@ -181,7 +185,7 @@ def play(
             console=Console(stderr=True),
         )
 
-    _run(work)
+    run_command(work)
 
 
 @app.command()
@@ -220,7 +224,7 @@ def record(
             console=Console(stderr=True),
         )
 
-    _run(work)
+    run_command(work)
 
 
 @app.command()
@@ -289,7 +293,7 @@ def demo(
         )
         return run(options, Console())
 
-    _run(work)
+    run_command(work)
 
 
 def _remap(entry: str) -> tuple[str, str]:
@@ -299,7 +303,7 @@ def _remap(entry: str) -> tuple[str, str]:
     return source, name
 
 
-def _run(work: Callable[[], Any]) -> None:
+def run_command(work: Callable[[], Any]) -> None:
     """Run a command; what a user can mend is one line on stderr and exit code 1."""
     try:
         code = work()
@@ -325,6 +329,8 @@ def _escape(text: str) -> str:
     return escape(text)
 
 
+app.command("track")(track_command)
+app.command("view")(view_command)
 app.command("evaluate")(evaluate_command)
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)

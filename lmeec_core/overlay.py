@@ -37,6 +37,14 @@ def colour(index: int) -> Colour:
     return PALETTE[index % len(PALETTE)]
 
 
+class Colours(dict[str, Colour]):
+    """Colours by object: each new object gets the next one."""
+
+    def __missing__(self, name: str) -> Colour:
+        self[name] = colour(len(self))
+        return self[name]
+
+
 def draw_masks(
     image: Image,
     masks: Mapping[str, NDArray[Any] | None],

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from rosbags.typesys.store import Typestore
 
 MASKS_TYPE = "lmeec/msg/CorrespondenceMaskArray"
+PACKED = ".zstd"
+PACKED_MAGIC = b"\x28\xb5\x2f\xfd"
+"""How zstd data begin."""
 INFO_KEY = "lmeec"
 """Key of this project's entry (JSON) in a bag's custom data."""
 _TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*/msg/[A-Za-z][A-Za-z0-9_]*")
@@ -217,7 +221,10 @@ class BagWriter:
 
 
 class BagReader:
-    """Read a rosbag2 recording: a folder with metadata.yaml, or one .mcap or .db3 file.
+    """Read a rosbag2 recording: a folder with metadata.yaml, or one of its .mcap or .db3 files.
+
+    A file alone is read too if the bag is compressed: whole (.mcap.zstd, .db3.zstd; unpacked into
+    a temporary folder meanwhile) or message by message.
 
     Use it in a with statement. Messages are read as they are asked for, in the order of their
     stamps within each file.
@@ -235,11 +242,16 @@ class BagReader:
         if not self.path.exists():
             raise BagError(f"{self.path}: there is no such bag")
         unpacking.install()
+        self._unpacked: TemporaryDirectory[str] | None = None
         try:
-            self._reader = Reader(self.path)
+            self._reader = Reader(self._unpack() if self.path.suffix == PACKED else self.path)
             self._reader.open()
         except Exception as error:  # the library's readers raise errors of many kinds
-            raise BagError(f"{self.path}: is no readable rosbag2 recording: {error}") from error
+            self._remove_unpacked()
+            raise BagError(
+                f"{self.path}: is no readable rosbag2 recording: "
+                f"{str(error).removesuffix('.')}{self._hint()}"
+            ) from error
         self._registered: set[str] = set()
 
     @property
@@ -274,6 +286,8 @@ class BagReader:
         Raises:
             BagError: if a topic is not in the bag, or the file breaks off.
         """
+        from lmeec_ros.unpacking import unpack_zstd
+
         known = self.topics
         missing = [topic for topic in topics or () if topic not in known]
         if missing:
@@ -283,7 +297,10 @@ class BagReader:
             return
         try:
             for connection, stamp, data in self._reader.messages(chosen):
-                yield connection.topic, stamp, bytes(data)
+                # The metadata says whether messages are compressed; a file alone does not have it.
+                # No serialised message begins like that: its first byte is 0.
+                packed = data[:4] == PACKED_MAGIC
+                yield connection.topic, stamp, unpack_zstd(data) if packed else bytes(data)
         except GeneratorExit:
             raise
         except Exception as error:
@@ -328,6 +345,32 @@ class BagReader:
     def close(self) -> None:
         """Close the files."""
         self._reader.close()
+        self._remove_unpacked()
+
+    def _unpack(self) -> Path:
+        """The storage file of a compressed one, in a temporary folder."""
+        from lmeec_ros import unpacking
+
+        self._unpacked = TemporaryDirectory(prefix="lmeec_bag_")
+        file = Path(self._unpacked.name) / self.path.stem
+        with (
+            self.path.open("rb") as raw,
+            unpacking.open_zstd(raw, "rb") as packed,
+            file.open("wb") as plain,
+        ):
+            shutil.copyfileobj(packed, plain)
+        return file
+
+    def _remove_unpacked(self) -> None:
+        if self._unpacked is not None:
+            self._unpacked.cleanup()
+
+    def _hint(self) -> str:
+        """What to do about a folder without metadata.yaml, as a killed recorder leaves it."""
+        files = [file.name for file in sorted(self.path.glob("*")) if is_bag(file)]
+        if not files or (self.path / "metadata.yaml").exists():
+            return ""
+        return f"; name one of its files instead: {', '.join(files)}"
 
     def __enter__(self) -> BagReader:
         return self
@@ -339,7 +382,8 @@ class BagReader:
 def is_bag(path: str | os.PathLike[str]) -> bool:
     """Whether the path looks like a rosbag2 recording."""
     path = Path(path)
-    return (path / "metadata.yaml").is_file() or path.suffix in (".mcap", ".db3")
+    name = path.name.removesuffix(PACKED)
+    return (path / "metadata.yaml").is_file() or name.endswith((".mcap", ".db3"))
 
 
 def _qos(latched: bool) -> Any:

@@ -18,6 +18,7 @@ from rich.markup import escape
 import lmeec_core as lm
 from lmeec_core.files import write_text
 from lmeec_core.takes import Take
+from lmeec_ros import take_bags
 from lmeec_ros.node_process import NodeError, dds_profile
 from lmeec_ros.take_bags import RecordingInfo, bag_from_take, stamp_of
 
@@ -105,19 +106,9 @@ def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:
 
 def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) -> dict[str, Any]:
     """The node's parameters for a bag made from a take; seeded weights where ``trained`` is not."""
-    cameras: dict[str, Any] = {
-        name: {"topic": topic, "transport": info.transport, "qos": "reliable"}
-        for name, topic in info.image_topics.items()
-    }
     checkpoint = options.checkpoint.resolve() if options.checkpoint else ""
     return {
-        "camera_names": list(info.cameras),
-        "cameras": cameras,
-        "query_camera": info.query,
-        "target_cameras": list(info.targets),
-        "query_masks": {"topic": info.mask_topic, "type": info.mask_type, "qos": "reliable"},
-        "max_objects": max(32, len(info.objects)),
-        "objects": [f"{label}:{name}" for label, name in info.objects.items()],
+        **take_bags.node_parameters(info),
         "model": {
             "preset": options.preset,
             "checkpoint": str(checkpoint),

@@ -120,6 +120,14 @@ class NearestTimeSynchronizer(SimpleFilter):  # type: ignore[misc]
                 self._outbox.append(partial(self.signalMessage, *messages))
         self._deliver()
 
+    def flush(self) -> None:
+        """Deliver what is left at the end of a recording: nothing more will come."""
+        with self._lock:
+            for one in self.core.flush():
+                messages = [one.items[name] for name in self.names]
+                self._outbox.append(partial(self.signalMessage, *messages))
+        self._deliver()
+
     def _deliver(self) -> None:
         # Whoever finds nobody delivering does it for all, so that the order holds although no
         # lock is held during a callback.
@@ -188,6 +196,9 @@ class StockSynchronizer(SimpleFilter):  # type: ignore[misc]
         else:
             self._stock = message_filters.ApproximateTimeSynchronizer(fs, queue_size, tolerance)
         self._stock.registerCallback(self._pass_on)
+
+    def flush(self) -> None:
+        """Nothing: the stock policies keep what they have not paired."""
 
     def _watch(self, msg: Any, name: str) -> None:
         stamp = stamp_of(msg)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import yaml
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -271,6 +274,47 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
         objects=_objects(_texts(checked["objects"])),
         values=checked,
     )
+
+
+def read_file(path: str | os.PathLike[str], node: str = "lmeec") -> dict[str, Any]:
+    """The values that a node's parameter file (YAML) sets, by full name.
+
+    Args:
+        path: the file.
+        node: name of the node; entries for it come after those for every node ("/**").
+
+    Raises:
+        ParameterError: no such file, not YAML, or no parameters for the node in it.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ParameterError(f"{path}: cannot be read: {error}") from error
+    values: dict[str, Any] = {}
+    found = False
+    for name in ("/**", "/*", "**", node, f"/{node}"):
+        part = content.get(name) if isinstance(content, dict) else None
+        given = part.get("ros__parameters") if isinstance(part, dict) else None
+        if isinstance(given, dict):
+            found = True
+            values.update(flatten(given))
+    if not found:
+        raise ParameterError(
+            f"{path}: no parameters for the node {node!r}; a file as config/lmeec.yaml, with "
+            '"/**:" and below it "ros__parameters:", expected'
+        )
+    return values
+
+
+def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested names as ROS writes them: {"model": {"preset": x}} gives {"model.preset": x}."""
+    flat: dict[str, Any] = {}
+    for name, value in nested.items():
+        if isinstance(value, Mapping):
+            flat.update(flatten(value, f"{prefix}{name}."))
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
 
 
 def declare(node: Node) -> NodeConfig:

@@ -85,10 +85,10 @@ class SetProcessor:
             InputError: if a message cannot be used; the tracker's memory is unchanged.
         """
         config = self.config
-        pictures = {config.query_camera: self._image(config.query_camera, query)}
+        pictures = {config.query_camera: read_image(config, config.query_camera, query)}
         for name, msg in targets.items():
-            pictures[name] = self._image(name, msg)
-        query_masks = self._query_masks(masks)
+            pictures[name] = read_image(config, name, msg)
+        query_masks = read_query_masks(config, self.table, masks)
         try:
             found = self.tracker.step(pictures, query_masks)
         except ValueError as error:
@@ -108,26 +108,6 @@ class SetProcessor:
         for _ in range(self.config["model.warm_up_steps"]):
             self.tracker.step(dict.fromkeys(cameras, blank), dict.fromkeys(names, mask))
         self.tracker.reset()
-
-    def _image(self, camera: str, msg: Any) -> images.Array:
-        given = self.config.cameras[camera]
-        raw = given.transport == "raw"
-        read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
-        try:
-            return read(msg, self.config["max_image_pixels"])
-        except images.ImageError as error:
-            raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
-
-    def _query_masks(self, msg: Any) -> dict[str, messages.Mask | None]:
-        given, limit = self.config.query_masks, self.config["max_image_pixels"]
-        try:
-            if given.type == "mask_array":
-                return messages.masks_from_array(msg, self.table, limit, self.config["max_objects"])
-            raw = given.transport == "raw"
-            labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
-            return messages.masks_from_labels(labels, self.table, self.config["max_objects"])
-        except (images.ImageError, messages.MessageError) as error:
-            raise InputError(f"query masks ({given.topic}): {error}") from error
 
     def _output(
         self,
@@ -152,6 +132,40 @@ class SetProcessor:
             picture.shape[:2],
         )
         return TargetOutput(message, picture, found, header)
+
+
+def read_image(config: NodeConfig, camera: str, msg: Any) -> images.Array:
+    """The pixels of a camera's message, uint8 RGB (H, W, 3).
+
+    Raises:
+        InputError: if it cannot be used.
+    """
+    given = config.cameras[camera]
+    raw = given.transport == "raw"
+    read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
+    try:
+        return read(msg, config["max_image_pixels"])
+    except images.ImageError as error:
+        raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
+
+
+def read_query_masks(
+    config: NodeConfig, table: messages.LabelTable, msg: Any
+) -> dict[str, messages.Mask | None]:
+    """The query masks of a message, bool (H, W) by object; None for an object without one.
+
+    Raises:
+        InputError: if it cannot be used.
+    """
+    given, limit = config.query_masks, config["max_image_pixels"]
+    try:
+        if given.type == "mask_array":
+            return messages.masks_from_array(msg, table, limit, config["max_objects"])
+        raw = given.transport == "raw"
+        labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
+        return messages.masks_from_labels(labels, table, config["max_objects"])
+    except (images.ImageError, messages.MessageError) as error:
+        raise InputError(f"query masks ({given.topic}): {error}") from error
 
 
 def load_processor(config: NodeConfig) -> SetProcessor:

@@ -156,6 +156,23 @@ def bag_from_take(
     return info
 
 
+def node_parameters(info: RecordingInfo) -> dict[str, Any]:
+    """The node's parameters (nested, as in its YAML file) for a bag made from a take."""
+    cameras: dict[str, Any] = {
+        name: {"topic": topic, "transport": info.transport, "qos": "reliable"}
+        for name, topic in info.image_topics.items()
+    }
+    return {
+        "camera_names": list(info.cameras),
+        "cameras": cameras,
+        "query_camera": info.query,
+        "target_cameras": list(info.targets),
+        "query_masks": {"topic": info.mask_topic, "type": info.mask_type, "qos": "reliable"},
+        "max_objects": max(32, len(info.objects)),
+        "objects": [f"{label}:{name}" for label, name in info.objects.items()],
+    }
+
+
 def label_image(masks: Masks, size: tuple[int, int]) -> tuple[NDArray[Any], int]:
     """Masks by label as one image.
 
@@ -259,7 +276,8 @@ def _mask_size(take: Take, info: RecordingInfo, masks: Masks, frame: int) -> tup
     return height, width
 
 
-def _header(stamp_ns: int, frame_id: str) -> Any:
+def make_header(stamp_ns: int, frame_id: str) -> Any:
+    """std_msgs/Header."""
     types = typestore().types
     time = types["builtin_interfaces/msg/Time"](
         sec=stamp_ns // SECOND_NS, nanosec=stamp_ns % SECOND_NS
@@ -267,7 +285,7 @@ def _header(stamp_ns: int, frame_id: str) -> Any:
     return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
 
 
-def _image(header: Any, pixels: NDArray[Any], encoding: str) -> Any:
+def make_image(header: Any, pixels: NDArray[Any], encoding: str) -> Any:
     """sensor_msgs/Image of (H, W) or (H, W, C) pixels."""
     height, width = pixels.shape[:2]
     return typestore().types["sensor_msgs/msg/Image"](
@@ -283,13 +301,13 @@ def _image(header: Any, pixels: NDArray[Any], encoding: str) -> Any:
 
 def _label_message(labels: NDArray[Any], stamp_ns: int, camera: str) -> Any:
     encoding = "8UC1" if labels.dtype == np.uint8 else "16UC1"
-    return _image(_header(stamp_ns, camera), labels, encoding)
+    return make_image(make_header(stamp_ns, camera), labels, encoding)
 
 
 def _image_message(take: Take, camera: str, name: str, frame: int, raw: bool) -> Any:
-    header = _header(stamp_of(frame), name)
+    header = make_header(stamp_of(frame), name)
     if raw:
-        return _image(header, take.image(camera, frame), "rgb8")
+        return make_image(header, take.image(camera, frame), "rgb8")
     data = np.frombuffer(take.image_bytes(camera, frame), dtype=np.uint8)
     types = typestore().types
     return types["sensor_msgs/msg/CompressedImage"](header=header, format="jpeg", data=data)
@@ -300,30 +318,11 @@ def _array_message(
 ) -> Any:
     """CorrespondenceMaskArray of query masks: each object cropped to its bounding box."""
     types = typestore().types
-    header = _header(stamp_ns, camera)
+    header = make_header(stamp_ns, camera)
     entries = []
     for label, name in names.items():
-        mask = masks[label]
-        left, top, width, height = _box(mask)
-        crop = np.zeros((0, 0), dtype=np.uint8)
-        if mask is not None and width:
-            crop = mask[top : top + height, left : left + width].astype(np.uint8) * 255
-        roi = types["sensor_msgs/msg/RegionOfInterest"](
-            x_offset=left, y_offset=top, height=height, width=width, do_rectify=False
-        )
-        visible = bool(width)
-        entries.append(
-            types["lmeec/msg/CorrespondenceMask"](
-                object_id=name,
-                label=label,
-                visible=visible,
-                presence=float(visible),
-                score=float(visible),
-                roi=roi,
-                mask=_image(header, crop, "mono8"),
-                area=int(np.count_nonzero(crop)),
-            )
-        )
+        visible = float(_box(masks[label])[2] > 0)
+        entries.append(mask_entry(name, label, masks[label], header, visible, visible))
     return types[MASKS_TYPE](
         header=header,
         query_header=header,
@@ -333,6 +332,42 @@ def _array_message(
         height=size[0],
         processing_time=types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0),
         masks=entries,
+    )
+
+
+def mask_entry(
+    object_id: str,
+    label: int,
+    mask: NDArray[np.bool_] | None,
+    header: Any,
+    presence: float,
+    score: float,
+) -> Any:
+    """lmeec/CorrespondenceMask: the mask (H, W) cropped to its bounding box; visible if it has any.
+
+    Args:
+        object_id, label: the object.
+        mask: None or empty where it is not visible.
+        header: of the image.
+        presence, score: 0 to 1.
+    """
+    types = typestore().types
+    left, top, width, height = _box(mask)
+    crop = np.zeros((0, 0), dtype=np.uint8)
+    if mask is not None and width:
+        crop = mask[top : top + height, left : left + width].astype(np.uint8) * 255
+    roi = types["sensor_msgs/msg/RegionOfInterest"](
+        x_offset=left, y_offset=top, height=height, width=width, do_rectify=False
+    )
+    return types["lmeec/msg/CorrespondenceMask"](
+        object_id=object_id,
+        label=label,
+        visible=bool(width),
+        presence=presence,
+        score=score,
+        roi=roi,
+        mask=make_image(header, crop, "mono8"),
+        area=int(np.count_nonzero(crop)),
     )
 
 

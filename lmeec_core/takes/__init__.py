@@ -12,7 +12,7 @@ length runs in constant memory.
 from lmeec_core.takes.collection import Takes, open_takes
 from lmeec_core.takes.images import decode_image, encode_jpeg
 from lmeec_core.takes.relations import RelationsFile, RelationsTake
-from lmeec_core.takes.results import Prediction, Results
+from lmeec_core.takes.results import Prediction, Results, write_results
 from lmeec_core.takes.rle import decode_mask, encode_mask, resize_mask
 from lmeec_core.takes.splits import read_split
 from lmeec_core.takes.take import Take, TakeError, is_ego
@@ -35,4 +35,5 @@ __all__ = [
     "open_takes",
     "read_split",
     "resize_mask",
+    "write_results",
 ]

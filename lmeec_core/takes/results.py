@@ -160,18 +160,12 @@ class Results:
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; it is replaced in one step."""
-        content = {
-            self.direction: {
-                "version": self.version,
-                "challenge": self.challenge,
-                "results": self._takes,
-            }
-        }
-        target = Path(path)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-        partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-        os.replace(partial, target)
+        write_results(path, self)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the file holds under the direction."""
+        return {"version": self.version, "challenge": self.challenge, "results": self._takes}
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], direction: str | None = None) -> Results:
@@ -239,3 +233,13 @@ def _problem(masks: dict[str, Any]) -> str:
                 if not is_frame(frame):
                     return f"{where}: {frame[:80]!r} is no frame number"
     return ""
+
+
+def write_results(path: str | os.PathLike[str], *results: Results) -> None:
+    """Write a result file with one or both directions; it is replaced in one step."""
+    content = {one.direction: one.content for one in results}
+    target = Path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
+    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    os.replace(partial, target)

@@ -26,7 +26,7 @@ def take(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["", "info", "bag", "play", "record", "demo"])
+@pytest.mark.parametrize("command", ["", "info", "bag", "play", "record", "demo", "track", "view"])
 def test_help(command: str) -> None:
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0

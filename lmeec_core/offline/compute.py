@@ -1,0 +1,236 @@
+"""One unit of work, computed: a pure function of the recording and the settings."""
+
+from __future__ import annotations
+
+import json
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmeec_core.offline.records import FrameRecord, ObjectRecord, Small, dump
+from lmeec_core.offline.units import Job, Settings, Unit
+from lmeec_core.takes import Take, TakeError, encode_mask
+
+if TYPE_CHECKING:
+    from lmeec_core.model import LMEEC
+    from lmeec_core.tracker import Correspondence
+
+Report = Callable[[int], None]
+"""Called with the number of frames done."""
+
+_MODELS: dict[str, LMEEC] = {}  # the last one: a worker's units share it
+
+
+def work(job: Job) -> bytes:
+    """What worker processes and cluster nodes run: :func:`compute`, with a note of progress."""
+    if job.progress is None:
+        return compute(job, lambda _: None)
+    path = Path(job.progress)
+
+    def report(done: int) -> None:
+        with suppress(OSError):  # progress is not worth a failure (no shared folder, say)
+            path.write_text(str(done))
+
+    return compute(job, report)
+
+
+def compute(job: Job, report: Report) -> bytes:
+    """Track a unit and return the bytes of its file (:mod:`lmeec_core.offline.records`).
+
+    Raises:
+        TakeError, BagError: the recording cannot be read at all. Single frames that cannot are
+            left out, and listed in the file.
+    """
+    unit, settings = job.unit, job.settings
+    problems: list[str] = []
+    with _threads(settings.threads):
+        frames: Iterator[FrameRecord]
+        if unit.kind == "bag":
+            from lmeec_ros.bag_units import track_bag
+
+            frames = track_bag(unit, settings, model_of(settings), problems)
+        else:
+            frames = track_take(unit, settings, problems)
+        head = {"unit": unit.identity(), "settings": settings.identity()}
+        return dump(head, _counted(frames, report), problems)
+
+
+def model_of(settings: Settings) -> LMEEC:
+    """The network of the settings; kept until another one is asked for."""
+    from lmeec_core.checkpoint import load_model
+
+    names = ("preset", "checkpoint", "weights", "device", "precision", "seed", "require_mv_moe")
+    arguments = {name: getattr(settings, name) for name in names}
+    key = json.dumps(arguments)
+    if key not in _MODELS:
+        _MODELS.clear()
+        del arguments["weights"]
+        _MODELS[key] = load_model(arguments.pop("preset"), **arguments)
+    return _MODELS[key]
+
+
+def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[FrameRecord]:
+    """Go through a take with the tracker, frame by frame of the query camera.
+
+    A query frame without an image in the target camera, or with a damaged one, gives a record
+    without image; the tracker's memory stays as it was. The tracker runs as in the node, which
+    does not know the recording's length.
+    """
+    from lmeec_core.tracker import CorrespondenceTracker
+
+    take = Take.open(unit.source)
+    tracker = CorrespondenceTracker(
+        model_of(settings), unit.query, (unit.target,), settings.memory,
+        max_objects=len(unit.objects),
+    )  # fmt: skip
+    asked = {name: set(take.mask_frames(name, unit.query)) for name in unit.objects}
+    shown = {camera: set(take.frames(camera)) for camera in (unit.query, unit.target)}
+    blank, size = Recorder(settings), _size(take, unit.target)
+    for frame in sorted(shown[unit.query].union(*asked.values())):
+        wanted = {name for name in unit.objects if frame in asked[name]}
+        images = None
+        if all(frame in shown[camera] for camera in shown):
+            images = _images(take, (unit.query, unit.target), frame, problems)
+        if images is None:
+            if size is not None and wanted:
+                yield blank.absent(frame, size, unit.objects, wanted)
+            continue
+        masks = {name: _mask(take, name, unit.query, frame, problems) for name in unit.objects}
+        try:
+            found = tracker.step(images, masks)[unit.target]
+        except ValueError as error:
+            problems.append(f"{take.path}: frame {frame}: {error}")
+            continue
+        size = images[unit.target].shape[:2]
+        yield blank.record(frame, size, found, wanted, labels=None)
+
+
+class Recorder:
+    """Makes records of what the tracker found."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.threshold = settings.presence_threshold
+        self.exclusive = settings.exclusive
+        self._small = Small()
+
+    def record(
+        self,
+        frame: int,
+        size: tuple[int, int],
+        found: dict[str, Correspondence],
+        asked: set[str],
+        labels: dict[str, int] | None,
+    ) -> FrameRecord:
+        """The record of a step.
+
+        Args:
+            frame: number of the frame.
+            size: (height, width) of the target image.
+            found: object to what was found of it.
+            asked: objects with an entry in the query view.
+            labels: object to label; None numbers them in their order, from 1.
+        """
+        from lmeec_core.tracker import exclusive_masks
+
+        if self.exclusive:
+            masks = exclusive_masks(found, self.threshold)
+        else:
+            masks = {name: one.mask(self.threshold) for name, one in found.items()}
+        objects = [
+            self.object(
+                name, labels[name] if labels else i, name in asked, masks[name], size,
+                one.presence, one.predicted_iou,
+            )
+            for i, (name, one) in enumerate(found.items(), start=1)
+        ]  # fmt: skip
+        return FrameRecord(frame, size, objects)
+
+    def object(
+        self,
+        name: str,
+        label: int,
+        asked: bool,
+        mask: NDArray[np.bool_] | None,
+        size: tuple[int, int],
+        presence: float,
+        score: float,
+    ) -> ObjectRecord:
+        """The record of one object; an empty mask is not visible, as in the node's messages."""
+        visible = mask is not None and bool(mask.any())
+        full = encode_mask(mask) if visible and mask is not None else None
+        small = self._small.of(mask if visible else None, size)
+        score = min(1.0, max(0.0, score))
+        return ObjectRecord(name, label, asked, visible, presence, score, small, full)
+
+    def absent(
+        self, frame: int, size: tuple[int, int], objects: tuple[str, ...], asked: set[str]
+    ) -> FrameRecord:
+        """The record of a frame without a target image."""
+        empty = [
+            self.object(name, label, name in asked, None, size, 0.0, 0.0)
+            for label, name in enumerate(objects, start=1)
+        ]
+        return FrameRecord(frame, size, empty, image=False)
+
+
+def error_text(error: BaseException) -> str:
+    """An error in one line; where it is none of ours, with the place in the code."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ValueError | OSError):
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({os.path.basename(place.filename)}, line {place.lineno})"
+
+
+def _images(
+    take: Take, cameras: tuple[str, ...], frame: int, problems: list[str]
+) -> dict[str, NDArray[np.uint8]] | None:
+    try:
+        return {camera: take.image(camera, frame) for camera in cameras}
+    except TakeError as error:
+        problems.append(str(error))
+        return None
+
+
+def _mask(
+    take: Take, name: str, camera: str, frame: int, problems: list[str]
+) -> NDArray[np.bool_] | None:
+    try:
+        return take.mask(name, camera, frame)
+    except TakeError as error:
+        problems.append(str(error))
+        return None
+
+
+def _size(take: Take, camera: str) -> tuple[int, int] | None:
+    """(height, width) of a camera's images, None if none can be read."""
+    for frame in take.frames(camera):
+        with suppress(TakeError):
+            height, width = take.image(camera, frame).shape[:2]
+            return height, width
+    return None
+
+
+def _counted(frames: Iterator[FrameRecord], report: Report) -> Iterator[FrameRecord]:
+    for count, frame in enumerate(frames, start=1):
+        yield frame
+        report(count)
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """So many threads in the network, whatever the machine has."""
+    import torch
+
+    before: Any = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

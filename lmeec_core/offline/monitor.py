@@ -1,0 +1,110 @@
+"""The progress bar of `lmeec track`: frames of all units, rate and time left."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lmeec_core.offline.store import UnitStore
+    from lmeec_core.offline.units import Unit
+
+LOOK_SECONDS = 0.5
+
+
+class RateColumn(ProgressColumn):
+    """Frames per second."""
+
+    def render(self, task: Task) -> Text:
+        """The rate of the last seconds."""
+        speed = task.finished_speed or task.speed
+        return Text("- frames/s" if speed is None else f"{speed:.1f} frames/s")
+
+
+class TrackMonitor:
+    """A progress bar over units, whoever computes them. Use it in a with statement.
+
+    Worker processes note how far they are in the work folder; a thread looks there.
+
+    Args:
+        console: where the bar is shown; not at all if it is no terminal.
+        store: the work folder.
+        units: those to compute.
+    """
+
+    def __init__(self, console: Console, store: UnitStore, units: Sequence[Unit]) -> None:
+        columns = (
+            TextColumn("frames"), BarColumn(), MofNCompleteColumn(), RateColumn(),
+            TimeRemainingColumn(), TextColumn("{task.fields[units]}"),
+        )  # fmt: skip
+        self._console = console
+        self._store = store
+        self._units = {unit.key: unit for unit in units}
+        self._counts = dict.fromkeys(self._units, 0)
+        self._finished = 0
+        self._bar = Progress(*columns, console=console, transient=True)
+        self._task = self._bar.add_task(
+            "track", total=sum(unit.frames for unit in units), units=self._text()
+        )
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+
+    def at(self, unit: Unit, frames: int) -> None:
+        """A unit has so many frames done."""
+        self._counts[unit.key] = min(frames, unit.frames)
+        self._show()
+
+    def done(self, unit: Unit) -> None:
+        """A unit is over, one way or the other."""
+        self._counts[unit.key] = unit.frames
+        self._finished += 1
+        self._show()
+
+    def retried(self, unit: Unit, reason: str) -> None:
+        """A unit is tried again."""
+        self._console.print(f"[yellow]tried again:[/] {unit}: {reason}", highlight=False)
+
+    def _text(self) -> str:
+        return f"{self._finished} of {len(self._units)} units"
+
+    def _show(self) -> None:
+        self._bar.update(self._task, completed=sum(self._counts.values()), units=self._text())
+
+    def _look(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            for unit in list(self._units.values()):
+                with suppress(OSError, ValueError):
+                    done = int(self._store.progress_file(unit).read_text())
+                    if done > self._counts[unit.key]:
+                        self.at(unit, done)
+
+    def __enter__(self) -> TrackMonitor:
+        self._bar.start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self._bar.stop()
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0))

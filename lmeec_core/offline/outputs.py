@@ -1,0 +1,60 @@
+"""The result file, put together from finished units."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from lmeec_core.offline.store import UnitStore
+from lmeec_core.offline.units import Recording, Unit
+from lmeec_core.takes import Results, write_results
+from lmeec_core.takes.results import DIRECTIONS
+
+
+def write_predictions(
+    path: str | os.PathLike[str],
+    recordings: Sequence[Recording],
+    units: Iterable[Unit],
+    store: UnitStore,
+) -> list[str]:
+    """Write the benchmark's result file; the same units give the same bytes.
+
+    Args:
+        path: the file; replaced in one step.
+        recordings: all of them, in order.
+        units: all of them, in order.
+        store: where they are kept.
+
+    Returns:
+        The problems met in single frames, each once.
+
+    Raises:
+        ValueError: a unit is not there; names its file.
+    """
+    wanted = {name for recording in recordings for name in recording.frames}
+    results = {name: Results(name) for name in DIRECTIONS if name in wanted}
+    for recording in recordings:
+        for direction in recording.frames:
+            for name in recording.objects:
+                results[direction].add_object(recording.name, name)
+    problems: dict[str, None] = {}
+    seen: dict[tuple[str, str], set[int]] = {}
+    for unit in units:
+        data = store.load(unit)
+        seen.setdefault((unit.take, unit.direction), set()).update(f.frame for f in data.frames)
+        problems.update(dict.fromkeys(data.problems))
+        for frame in data.frames:
+            for entry in frame.objects:
+                if entry.asked:
+                    results[unit.direction].add(
+                        unit.take, entry.object_id, unit.query, unit.target, frame.frame,
+                        entry.small, entry.presence,
+                    )  # fmt: skip
+    for recording in recordings:
+        for direction, frames in recording.frames.items():
+            if not frames:
+                frames = sorted(seen.get((recording.name, direction), ()))
+            results[direction].set_frames(recording.name, frames)
+    write_results(Path(path), *results.values())
+    return list(problems)

@@ -1,0 +1,143 @@
+"""What a unit of work yields: frame by frame, as lines of JSON with a beginning and an end.
+
+First line: the unit and the settings it was computed with. Then one line a frame. Last line: the
+number of frames and the problems met. A file without its last line is not whole and never used.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmeec_core.evaluation import benchmark_size
+from lmeec_core.takes import encode_mask, resize_mask
+from lmeec_core.takes.rle import Rle
+
+
+@dataclass(frozen=True)
+class ObjectRecord:
+    """One object in one target image.
+
+    Attributes:
+        object_id: the object.
+        label: its value in label images, from 1.
+        asked: whether the query view has an entry of it on this frame, so that the benchmark
+            expects a prediction.
+        visible: whether it is judged to be there.
+        presence: probability that it is there, 0 to 1.
+        score: predicted IoU, 0 to 1.
+        small: the mask at the benchmark's size.
+        mask: the mask at the target image's size; None where not visible.
+    """
+
+    object_id: str
+    label: int
+    asked: bool
+    visible: bool
+    presence: float
+    score: float
+    small: Rle
+    mask: Rle | None
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """A message's header: nanoseconds and frame id."""
+
+    ns: int
+    frame_id: str
+
+
+@dataclass(frozen=True)
+class FrameRecord:
+    """All objects of a unit in one target image.
+
+    Attributes:
+        frame: the frame's number in the result file.
+        size: (height, width) of the target image, pixels.
+        objects: in the order of the unit's objects.
+        image: whether there is an image; without one every object is absent.
+        stamp, query_stamp: headers of the target and of the query image, for bags.
+    """
+
+    frame: int
+    size: tuple[int, int]
+    objects: list[ObjectRecord]
+    image: bool = True
+    stamp: Stamp | None = None
+    query_stamp: Stamp | None = None
+
+
+class UnitData(NamedTuple):
+    """A whole unit as it was kept."""
+
+    head: dict[str, Any]
+    frames: list[FrameRecord]
+    problems: list[str]
+
+
+@dataclass
+class Small:
+    """Run lengths of empty masks, made once per size."""
+
+    _empty: dict[tuple[int, int], Rle] = field(default_factory=dict)
+
+    def of(self, mask: NDArray[np.bool_] | None, size: tuple[int, int]) -> Rle:
+        """The mask (H, W) at the benchmark's size; an empty one for None.
+
+        Args:
+            mask: bool (H, W) or None.
+            size: (H, W).
+        """
+        if mask is not None and mask.any():
+            return encode_mask(resize_mask(mask, benchmark_size(*size)))
+        if size not in self._empty:
+            self._empty[size] = encode_mask(np.zeros(benchmark_size(*size), bool))
+        return self._empty[size]
+
+
+def dump(head: Mapping[str, Any], frames: Iterable[FrameRecord], problems: list[str]) -> bytes:
+    """The bytes of a unit's file; ``problems`` is read after the last frame."""
+    lines = [_line(head)]
+    lines += [_line(asdict(frame)) for frame in frames]
+    lines.append(_line({"end": len(lines) - 1, "problems": problems}))
+    return b"".join(lines)
+
+
+def parse(data: bytes) -> UnitData:
+    """Read a unit's file.
+
+    Raises:
+        ValueError: if it is not whole, or no such file.
+    """
+    lines = data.split(b"\n")
+    if len(lines) < 3 or lines[-1]:
+        raise ValueError("cut off")
+    head, end = json.loads(lines[0]), json.loads(lines[-2])
+    if not isinstance(end, dict) or end.get("end") != len(lines) - 3:
+        raise ValueError("cut off")
+    try:
+        return UnitData(head, list(_frames(lines[1:-2])), list(end["problems"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"of another version ({error!r})") from error
+
+
+def _frames(lines: list[bytes]) -> Iterator[FrameRecord]:
+    for line in lines:
+        content = json.loads(line)
+        content["objects"] = [ObjectRecord(**entry) for entry in content["objects"]]
+        content["size"] = tuple(content["size"])
+        for name in ("stamp", "query_stamp"):
+            if content[name] is not None:
+                content[name] = Stamp(**content[name])
+        yield FrameRecord(**content)
+
+
+def _line(content: Mapping[str, Any]) -> bytes:
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    return text.encode("utf-8") + b"\n"

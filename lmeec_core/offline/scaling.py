@@ -1,0 +1,69 @@
+"""`lmeec track --scaling`: the same units on one process and on several, timed and compared."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmeec_core.offline.command import TrackOptions, Work, compute_all, prepare
+from lmeec_core.offline.monitor import cores
+from lmeec_core.offline.outputs import write_predictions
+from lmeec_core.offline.store import UnitStore
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def run(options: TrackOptions, counts: Sequence[int], console: Console) -> int:
+    """Track once with each number of workers and print a table.
+
+    Args:
+        options: as for tracking; ``workers``, ``out`` and ``bag`` are not used.
+        counts: numbers of workers, each at least 1.
+
+    Returns:
+        0 if all result files were the same, byte by byte.
+
+    Raises:
+        ValueError: no number of workers, or a unit failed.
+    """
+    from rich.table import Table
+
+    if not counts or min(counts) < 1:
+        raise ValueError("--scaling: numbers of workers expected, as 1,2,4")
+    work = prepare(options)
+    frames = sum(unit.frames for unit in work.units)
+    table = Table("workers", "seconds", "frames/s", "times the first", "bytes")
+    table.title = f"{len(work.units)} units, {frames} frames, {cores()} cores"
+    first: tuple[float, str] | None = None
+    same = True
+    for count in counts:
+        seconds, digest = _once(work, dataclasses.replace(options, workers=count), console)
+        first = first or (seconds, digest)
+        same = same and digest == first[1]
+        table.add_row(
+            str(count), f"{seconds:.1f}", f"{frames / seconds:.2f}", f"{first[0] / seconds:.2f}",
+            "the same" if digest == first[1] else "[red]others[/]",
+        )  # fmt: skip
+    console.print(table)
+    console.print("The time includes the start of the processes and the loading of the weights.")
+    return 0 if same else 1
+
+
+def _once(work: Work, options: TrackOptions, console: Console) -> tuple[float, str]:
+    """Seconds, and the digest of the result file."""
+    with tempfile.TemporaryDirectory(prefix="lmeec_scaling_") as folder:
+        out = Path(folder) / "predictions.json"
+        with UnitStore(Path(folder) / "work", work.settings) as store:
+            begin = time.monotonic()
+            failed = compute_all(work, store, options, console)
+            seconds = time.monotonic() - begin
+            if failed:
+                raise ValueError(f"with {options.workers} workers: {next(iter(failed))}")
+            write_predictions(out, work.recordings, work.units, store)
+        return seconds, hashlib.sha256(out.read_bytes()).hexdigest()

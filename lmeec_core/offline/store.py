@@ -1,0 +1,135 @@
+"""The work folder: finished units, one file each, complete or not there."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from lmeec_core.offline.records import UnitData, parse
+from lmeec_core.offline.units import Settings, Unit
+
+SUFFIX = ".jsonl"
+_MANY = 120
+
+
+class UnitStore:
+    """Finished units in a folder. Use it in a with statement; one process at a time.
+
+    A file is written under another name and renamed when it is on the disk, so a process or a
+    machine that stops leaves whole files only; what else lies there is never read.
+
+    Args:
+        folder: the work folder; made if it is not there.
+        settings: units of other settings are not used.
+
+    Raises:
+        ValueError: if another process works in the folder.
+    """
+
+    def __init__(self, folder: Path, settings: Settings) -> None:
+        self.folder = folder
+        self.settings = settings.identity()
+        self.changed: Counter[str] = Counter()
+        """Why kept units could not be used, and how many: shown to the user."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "progress").mkdir(exist_ok=True)
+        self._lock = (folder / "lock").open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise ValueError(
+                f"{folder}: another process works there; wait for it, or give another --out"
+            ) from error
+        for left in (*folder.glob("*.partial"), *(folder / "progress").iterdir()):
+            left.unlink(missing_ok=True)  # of a process that was stopped
+
+    def head(self, unit: Unit) -> dict[str, Any]:
+        """The first line of the unit's file."""
+        return {"unit": unit.identity(), "settings": self.settings}
+
+    def has(self, unit: Unit) -> bool:
+        """Whether the unit was finished with these settings and this input; else counts why not."""
+        path = self._path(unit)
+        try:
+            with path.open("rb") as file:
+                head = json.loads(file.readline())
+                file.seek(max(0, file.seek(0, os.SEEK_END) - 8))
+                whole = file.read().endswith(b"}\n")
+        except FileNotFoundError:
+            return False
+        except ValueError:
+            head, whole = None, False
+        reason = _difference(head, self.head(unit)) if whole else "not readable"
+        if reason:
+            self.changed[reason] += 1
+        return not reason
+
+    def load(self, unit: Unit) -> UnitData:
+        """A finished unit.
+
+        Raises:
+            ValueError: not there, damaged, or of other settings; names the file.
+        """
+        path = self._path(unit)
+        try:
+            data = parse(path.read_bytes())
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{path}: {error}; delete it and run the command again") from error
+        reason = _difference(data.head, self.head(unit))
+        if reason:
+            raise ValueError(f"{path}: {reason}; run the command again")
+        return data
+
+    def put(self, unit: Unit, data: bytes) -> None:
+        """Keep a finished unit."""
+        path = self._path(unit)
+        partial = path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+
+    def progress_file(self, unit: Unit) -> Path:
+        """Where a worker process notes how far it is."""
+        return self.folder / "progress" / unit.key
+
+    def close(self) -> None:
+        """Let other processes in."""
+        self._lock.close()
+
+    def __enter__(self) -> UnitStore:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _path(self, unit: Unit) -> Path:
+        return self.folder / f"{unit.key}{SUFFIX}"
+
+
+def _difference(found: Any, wanted: dict[str, Any]) -> str:
+    """In words, why a kept unit does not fit; "" if it does."""
+    if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
+        return "of another version"
+    before, now = found["settings"], wanted["settings"]
+    changes = [
+        f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
+    if changes:
+        return "; ".join(changes[:3]) + ("; ..." if len(changes) > 3 else "")
+    if found.get("unit") != wanted["unit"]:
+        return "the recording has changed"
+    return ""
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MANY else f"{text[:_MANY]}..."

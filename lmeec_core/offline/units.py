@@ -1,0 +1,265 @@
+"""Settings and units of work, and how a take is cut into units."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmeec_core import __version__
+from lmeec_core.config import MemoryConfig, Precision
+from lmeec_core.takes import Take, TakeError, read_split
+from lmeec_core.takes.results import DIRECTIONS
+
+SPLIT_FILE = "split.json"
+
+
+class Settings(BaseModel):
+    """Everything besides the recording that decides the masks.
+
+    Attributes:
+        preset, checkpoint, device, precision, seed, require_mv_moe: see
+            :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto").
+        weights: digest of the weights, which stands for ``checkpoint`` in comparisons.
+        memory: the tracker's memory.
+        presence_threshold: from which probability on an object is visible, 0 to 1.
+        exclusive: each pixel belongs to one object only, the likeliest.
+        max_objects: objects tracked together; a take with more has several sets of objects.
+        threads: threads of the network. More of them may change masks in their last pixels, so
+            the number belongs to the settings and not to the machine.
+        node: the node's parameters, for a bag.
+        version: of this package.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    preset: str = "nano"
+    checkpoint: str | None = None
+    weights: str = ""
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    seed: int | None = None
+    require_mv_moe: bool = True
+    memory: MemoryConfig = MemoryConfig()
+    presence_threshold: float = Field(0.5, ge=0.0, le=1.0)
+    exclusive: bool = False
+    max_objects: int = Field(32, ge=1)
+    threads: int = Field(1, ge=1)
+    node: dict[str, Any] | None = None
+    version: str = __version__
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides the masks, flat: name to value, as JSON gives it back."""
+        content = self.model_dump(mode="json", exclude={"checkpoint", "node", "memory"})
+        content |= {f"memory.{k}": v for k, v in self.memory.model_dump(mode="json").items()}
+        node = json.loads(json.dumps(self.node or {}))
+        content |= {k: v for k, v in node.items() if k not in ("model.checkpoint", "model.device")}
+        return content
+
+
+def weights_digest(preset: str, checkpoint: str | None, seed: int | None) -> str:
+    """A text that changes with the weights: the file's SHA-256, or the seed.
+
+    Raises:
+        ValueError: no such checkpoint, or no weights at all.
+    """
+    from lmeec_core.checkpoint import CheckpointError, bundled_weights
+
+    path = Path(checkpoint) if checkpoint else bundled_weights(preset)
+    if path is not None:
+        if not path.is_file():
+            raise CheckpointError(f"checkpoint {path}: no such file")
+        with path.open("rb") as file:
+            return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
+    if seed is None:
+        raise CheckpointError(
+            f"no checkpoint given, and no weights come with the preset {preset!r}; give "
+            "--checkpoint FILE, or --seed 0 for random weights whose masks mean nothing"
+        )
+    return f"seed:{seed}"
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One set of objects of one recording, from a query camera to a target camera.
+
+    Attributes:
+        kind: "take" or "bag".
+        source: absolute path of the recording.
+        take: name of the recording in the result file.
+        direction: "ego-exo" or "exo-ego".
+        query, target: cameras, as the result file names them.
+        objects: the set of objects, in order.
+        frames: frames to go through, for the progress bar.
+        inputs: digest of what is read; other inputs give another outcome.
+        names: (query, target) as messages name them, where that differs (bags).
+    """
+
+    kind: str
+    source: str
+    take: str
+    direction: str
+    query: str
+    target: str
+    objects: tuple[str, ...]
+    frames: int
+    inputs: str
+    names: tuple[str, str] | None = None
+
+    @property
+    def key(self) -> str:
+        """Name of the unit's file: the same for the same unit of work, whatever the settings."""
+        what = (self.kind, self.take, self.direction, self.query, self.target, self.objects)
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+
+    def identity(self) -> dict[str, Any]:
+        """All but the path, as JSON gives it back: a recording may be moved."""
+        content = {k: v for k, v in asdict(self).items() if k not in ("source", "frames")}
+        content["names"] = list(self.names) if self.names else None
+        return content | {"objects": list(self.objects)}
+
+    def __str__(self) -> str:
+        return f"{self.take}, {self.query} to {self.target}, {len(self.objects)} objects"
+
+
+class Job(NamedTuple):
+    """A unit to compute; goes to worker processes and other machines."""
+
+    unit: Unit
+    settings: Settings
+    progress: str | None = None
+    """File that takes the number of frames done, for the progress bar; None for none."""
+
+
+class Recording(NamedTuple):
+    """What goes into the result file of a recording besides masks.
+
+    Attributes:
+        name: of the take.
+        objects: all objects asked for, in order; those without any query mask too.
+        frames: by direction, the frames gone through; where the list is empty, those of the units.
+    """
+
+    name: str
+    objects: tuple[str, ...]
+    frames: dict[str, list[int]]
+
+
+class Plan(NamedTuple):
+    """A recording cut into units, or the reason why it cannot be read."""
+
+    recording: Recording | None
+    units: list[Unit]
+    problem: str | None = None
+
+
+def list_takes(path: Path, split: str | None = None, names: Sequence[str] = ()) -> list[Take]:
+    """The takes of a folder: one take, a dataset with split.json, or a folder of takes.
+
+    Args:
+        path: the folder.
+        split: a split of ``split.json``; without the file, a sub-folder; None: all there is.
+        names: only these takes.
+
+    Raises:
+        TakeError: no takes there, no such split, or a name that is not among them.
+    """
+    if (path / "annotation.json").is_file():
+        takes = [Take(path)]
+    elif (path / SPLIT_FILE).is_file():
+        splits = [split] if split else list(json.loads((path / SPLIT_FILE).read_bytes()))
+        takes = [
+            Take(path / one / name) for one in splits for name in read_split(path / SPLIT_FILE, one)
+        ]
+    else:
+        folder = path / split if split else path
+        found = sorted(folder.glob("*/annotation.json"))
+        takes = [Take(file.parent) for file in found]
+    if not takes:
+        raise TakeError(
+            path,
+            "no takes: expected a take (annotation.json), a dataset (split.json and "
+            "<split>/<take>), a folder of takes, or a bag",
+        )
+    twice = [name for name, count in Counter(take.name for take in takes).items() if count > 1]
+    if twice:
+        raise TakeError(
+            path, f"take {twice[0]!r} occurs more than once; choose a split, or one of the folders"
+        )
+    unknown = [name for name in names if name not in {take.name for take in takes}]
+    if unknown:
+        known = ", ".join(take.name for take in takes[:8])
+        raise TakeError(path, f"no take {unknown[0]!r}; it has {known}")
+    return [take for take in takes if not names or take.name in names]
+
+
+def plan_take(
+    take: Take, directions: Iterable[str], objects: Sequence[str], max_objects: int
+) -> Plan:
+    """Cut a take into units.
+
+    A take that cannot be read gives a plan with a problem and no units.
+
+    Args:
+        take: the recording.
+        directions: of :data:`DIRECTIONS`.
+        objects: only these; all if empty. Those that the take does not have are ignored.
+        max_objects: most objects in a unit.
+    """
+    try:
+        names = tuple(name for name in take.objects if not objects or name in objects)
+        digest = _digest(take)
+        units: list[Unit] = []
+        frames: dict[str, list[int]] = {}
+        for direction in directions:
+            pairs = list(camera_pairs(take, direction))
+            numbers = {n for query, _ in pairs for n in take.frames(query)}
+            frames[direction] = sorted(numbers)
+            for query, target in pairs:
+                asked = [name for name in names if take.mask_frames(name, query)]
+                for start in range(0, len(asked), max_objects):
+                    group = tuple(asked[start : start + max_objects])
+                    units.append(
+                        Unit(
+                            "take", str(take.path.resolve()), take.name, direction, query, target,
+                            group, len(take.frames(query)), digest,
+                        )
+                    )  # fmt: skip
+    except (TakeError, AttributeError, TypeError, ValueError, KeyError) as error:
+        text = str(error)
+        if not isinstance(error, TakeError):
+            text = f"{take.path / 'annotation.json'}: not as expected: {error!r}"
+        return Plan(None, [], text)
+    return Plan(Recording(take.name, names, frames), units)
+
+
+def camera_pairs(take: Take, direction: str) -> Iterator[tuple[str, str]]:
+    """(query, target) cameras of a direction.
+
+    Raises:
+        TakeError: without an ego or without any exo camera.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction {direction!r} given, one of {DIRECTIONS} expected")
+    if not take.exos:
+        raise TakeError(take.path, f"no exo camera among {list(take.cameras)}")
+    for exo in take.exos:
+        yield (take.ego, exo) if direction == DIRECTIONS[0] else (exo, take.ego)
+
+
+def _digest(take: Take) -> str:
+    """Digest of annotation.json and of the images' names and sizes."""
+    digest = hashlib.sha256((take.path / "annotation.json").read_bytes())
+    for camera in take.cameras:
+        with os.scandir(take.path / camera) as entries:
+            digest.update(
+                repr((camera, sorted((e.name, e.stat().st_size) for e in entries))).encode()
+            )
+    return digest.hexdigest()[:32]

@@ -1,0 +1,1 @@
+"""Recordings with masks on them: videos, and Rerun recordings."""

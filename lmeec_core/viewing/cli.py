@@ -1,0 +1,233 @@
+"""`lmeec view`: a recording with masks on it, as a video and for Rerun."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from lmeec_core.offline.cli import Direction
+from lmeec_core.takes.results import DIRECTIONS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lmeec_core.viewing.moments import Moment, Predictions
+
+SLOWEST = 4.0
+"""Pictures per second at least: subsampled takes have one a second."""
+LOOKED_AT = 20
+
+
+@dataclass(frozen=True)
+class ViewOptions:
+    """What `lmeec view` is asked for; see its --help."""
+
+    source: Path
+    predictions: Path | None = None
+    out: Path | None = None
+    rerun: Path | None = None
+    direction: str | None = None
+    query: str | None = None
+    params: Path | None = None
+    objects: tuple[str, ...] = ()
+    height: int = 480
+    fps: float | None = None
+
+
+def view_command(
+    source: Annotated[Path, typer.Argument(help="A take or a bag.")],
+    predictions: Annotated[
+        Path | None,
+        typer.Argument(
+            help="A result file (anyone's), or a bag of masks: what the node published or "
+            "`lmeec track --bag` wrote.",
+            show_default="none: query masks and truth alone",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The video (MP4).", show_default="<source>.mp4")
+    ] = None,
+    rerun: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also a Rerun recording (.rrd): images, masks, presence and scores over time."
+        ),
+    ] = None,
+    direction: Annotated[
+        Direction, typer.Option(help="both: the one that the predictions have, or ego-exo.")
+    ] = Direction.both,
+    query: Annotated[
+        str | None,
+        typer.Option(help="Query camera of a take.", show_default="the direction's first"),
+    ] = None,
+    object_name: Annotated[
+        list[str] | None,
+        typer.Option("--object", help="Only this object, may be repeated.", show_default="all"),
+    ] = None,
+    params: Annotated[
+        Path | None, typer.Option(help="For a bag: the node's parameter file.")
+    ] = None,
+    height: Annotated[int, typer.Option(min=64, max=2160, help="Of a view, in pixels.")] = 480,
+    fps: Annotated[
+        float | None,
+        typer.Option(min=0.1, max=120, help="Pace.", show_default="the recording's, at least 4"),
+    ] = None,
+) -> None:
+    """Show a recording with its masks: the query view, beside it each target view.
+
+    Outlined in white is the truth, where the take has it. The video is H.264 and plays in browsers.
+
+    **Examples**
+
+    - `lmeec view take_7 take_7_predictions.json`: take_7.mp4
+    - `lmeec view take_7 theirs.json --query cam01 --object cup --out theirs.mp4`
+    - `lmeec view robot_bag masks_bag --params my.yaml`: what the node saw and answered
+    - `lmeec view take_7 masks_bag --rerun take_7.rrd`, then `rerun take_7.rrd`
+    """
+    from rich.console import Console
+
+    from lmeec_core.cli import run_command
+
+    options = ViewOptions(
+        source=source,
+        predictions=predictions,
+        out=out,
+        rerun=rerun,
+        direction=None if direction is Direction.both else direction.value,
+        query=query,
+        params=params,
+        objects=tuple(object_name or ()),
+        height=height,
+        fps=fps,
+    )
+    run_command(lambda: run(options, Console()))
+
+
+def run(options: ViewOptions, console: Console) -> int:
+    """Write the video and the Rerun recording; return the exit code.
+
+    Raises:
+        TakeError, BagError, ValueError: the source or the predictions cannot be shown.
+    """
+    from rich.progress import track
+
+    from lmeec_core import overlay
+    from lmeec_core.viewing.rerun_file import RerunWriter, tee
+    from lmeec_core.viewing.video import Painter, pictures
+
+    problems: list[str] = []
+    moments, count, title = _open(options, problems)
+    colours = overlay.Colours()
+    out = options.out or Path(f"{options.source.resolve().name}.mp4")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    moments = track(moments, "moments", total=count, console=console, transient=True)
+    first, moments = _ahead(moments, LOOKED_AT)
+    if not first:
+        raise ValueError(f"{options.source}: nothing to show (no frames, or no sets)")
+    for name in first[0].query.masks:
+        colours[name]  # gives it the next colour
+    painter = Painter(colours, options.height, title)
+    rate = _rate(first, options.fps)
+    if options.rerun is None:
+        written = overlay.write_video(out, pictures(moments, painter), rate)
+    else:
+        with RerunWriter(options.rerun, colours) as writer:
+            written = overlay.write_video(out, pictures(tee(moments, writer), painter), rate)
+    console.print(str(written), highlight=False)
+    if options.rerun is not None:
+        console.print(f"{options.rerun} (open it with: rerun {options.rerun})", highlight=False)
+    for text in problems[:5]:
+        console.print(f"left out: {text}", style="yellow", markup=False, soft_wrap=True)
+    return 1 if problems else 0
+
+
+def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], int, str]:
+    """The moments, their number (at most), and a title."""
+    from lmeec_core.offline.command import is_bag
+
+    said = options.predictions.name if options.predictions else "no predictions"
+    if not is_bag(options.source):
+        return _open_take(options, said)
+    from lmeec_ros import bag_units, bag_view
+
+    # The network is not loaded, so weights do not matter here.
+    config = bag_units.read_config(options.source, options.params, {"max_objects": 1024})
+    plan = bag_units.plan_bag(options.source, config, options.direction)
+    assert plan.recording is not None
+    direction, take = plan.units[0].direction, plan.recording.name
+    predictions = _predictions(options, direction, take)
+    moments = bag_view.bag_moments(options.source, config, predictions, problems.append)
+    return moments, plan.units[0].frames, f"{options.source.name}, {said}"
+
+
+def _open_take(options: ViewOptions, said: str) -> tuple[Iterable[Moment], int, str]:
+    from lmeec_core.takes import Take, TakeError
+    from lmeec_core.viewing.moments import choose_query, take_moments
+
+    if options.params is not None:
+        raise ValueError("--params belongs to bags; a take has its cameras in its folders")
+    take = Take.open(options.source)
+    direction = options.direction or _direction_of(options.predictions) or DIRECTIONS[0]
+    query, targets = choose_query(take, direction, options.query)
+    direction = DIRECTIONS[0] if query == take.ego else DIRECTIONS[1]
+    unknown = [name for name in options.objects if name not in take.objects]
+    if unknown:
+        raise TakeError(take.path, f"no object {unknown[0]!r}; it has {list(take.objects)}")
+    objects = [name for name in take.objects if not options.objects or name in options.objects]
+    predictions = _predictions(options, direction, take.name)
+    moments = take_moments(take, query, targets, objects, predictions)
+    title = f"{take.name}, {said}; white outline: truth"
+    return moments, len(take.frames(query)), title
+
+
+def _predictions(options: ViewOptions, direction: str, take: str) -> Predictions:
+    from lmeec_core.takes import Results
+    from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
+
+    path = options.predictions
+    if path is None:
+        return NoPredictions()
+    if path.is_dir() or path.suffix in (".mcap", ".db3"):
+        from lmeec_ros.bag_view import MaskBagPredictions
+
+        return MaskBagPredictions(path)
+    return ResultPredictions(Results.read(path, direction), take, path)
+
+
+def _direction_of(path: Path | None) -> str | None:
+    """The direction of a result file that has only one."""
+    from lmeec_core.takes import Results, TakeError
+
+    if path is None or not path.is_file():
+        return None
+    try:
+        return Results.read(path).direction
+    except TakeError:  # both, or nothing that can be read, which is said later
+        return None
+
+
+def _ahead(moments: Iterable[Moment], count: int) -> tuple[list[Moment], Iterator[Moment]]:
+    """The first moments, and all of them."""
+    iterator = iter(moments)
+    first = list(islice(iterator, count))
+
+    def everything() -> Iterator[Moment]:
+        yield from first
+        yield from iterator
+
+    return first, everything()
+
+
+def _rate(first: list[Moment], wanted: float | None) -> float:
+    """Pictures per second: as asked for, else the recording's own."""
+    if wanted is not None:
+        return wanted
+    steps = [b.seconds - a.seconds for a, b in zip(first, first[1:], strict=False)]
+    step = statistics.median(steps) if steps else 0.0
+    return min(60.0, max(SLOWEST, 1 / step if step > 0 else SLOWEST))

@@ -1,0 +1,128 @@
+"""Moments as pictures: the query view, beside it the target views with what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+import cv2
+import numpy as np
+
+from lmeec_core import overlay
+from lmeec_core.evaluation import benchmark_size, iou
+from lmeec_core.takes import resize_mask
+from lmeec_core.viewing.moments import Mask, Moment, View
+
+LISTED = 10
+"""Objects named on a view; the others are drawn only."""
+TITLE_HEIGHT = 26
+BESIDE = 3
+"""Views in one row; more are spread over two rows."""
+
+
+class Painter:
+    """Draws moments; every picture has the same size.
+
+    Args:
+        colours: by object.
+        height: of a view, pixels.
+        title: said above the views.
+    """
+
+    def __init__(self, colours: Mapping[str, overlay.Colour], height: int, title: str) -> None:
+        self.colours = colours
+        self.height = height
+        self.title = title
+        self._widths: dict[str, int] = {}
+
+    def draw(self, moment: Moment) -> overlay.Image:
+        """One picture, RGB uint8 (H, W, 3)."""
+        panels = [self._panel(moment.query, self._query_lines(moment))]
+        for view in moment.targets:
+            panels.append(self._panel(view, [view.camera, *self._lines(view)]))
+        columns = len(panels) if len(panels) <= BESIDE else -(-len(panels) // 2)
+        rows = [
+            overlay.side_by_side(panels[start : start + columns], self.height)
+            for start in range(0, len(panels), columns)
+        ]
+        width = max(row.shape[1] for row in rows)
+        rows = [_widen(row, width) for row in rows]
+        return np.concatenate([self._head(moment, width), *rows], axis=0)
+
+    def fit_sizes(self, moment: Moment) -> None:
+        """Learn the cameras' shapes from their images, before the first picture."""
+        for view in (moment.query, *moment.targets):
+            if view.image is not None and view.camera not in self._widths:
+                ratio = view.image.shape[1] / view.image.shape[0]
+                self._widths[view.camera] = max(2, round(self.height * ratio))
+
+    def _head(self, moment: Moment, width: int) -> overlay.Image:
+        head: overlay.Image = np.full((TITLE_HEIGHT, width, 3), overlay.BACKGROUND, np.uint8)
+        text = f"{moment.seconds:7.2f} s   {self.title}".encode("ascii", "replace").decode("ascii")
+        cv2.putText(head, text, (6, 18), overlay.FONT, 0.48, overlay.TRUTH, 1, cv2.LINE_AA)
+        return head
+
+    def _panel(self, view: View, lines: list[str]) -> overlay.Image:
+        width = self._widths.get(view.camera, self.height)
+        if view.image is None:
+            blank: overlay.Image = np.full(
+                (self.height, width, 3), overlay.BACKGROUND, dtype=np.uint8
+            )
+            return overlay.caption(blank, [view.camera, "no image"])
+        colours = {name: self.colours[name] for name in view.masks}
+        drawn = overlay.draw_masks(view.image, view.masks, colours=colours, truth=view.truth)
+        shades = [overlay.TRUTH, *colours.values()]
+        return overlay.caption(overlay.fit(drawn, self.height, width), lines, shades)
+
+    def _query_lines(self, moment: Moment) -> list[str]:
+        names = [
+            name if mask is not None else f"{name} (not asked)"
+            for name, mask in moment.query.masks.items()
+        ]
+        return [f"{moment.query.camera} (query)", *names[:LISTED], *_more(names)]
+
+    def _lines(self, view: View) -> list[str]:
+        lines = [self._line(name, view) for name in view.masks] if view.presence else []
+        return [*lines[:LISTED], *_more(lines)]
+
+    @staticmethod
+    def _line(name: str, view: View) -> str:
+        parts = [f"p {view.presence[name]:.2f}" if name in view.presence else "-"]
+        if name in view.score:
+            parts.append(f"score {view.score[name]:.2f}")
+        if view.truth is not None and name in view.presence:
+            value = true_iou(view.masks[name], view.truth.get(name))
+            parts.append("not in truth" if value is None else f"IoU {value:.2f}")
+        return " ".join(parts)
+
+
+def pictures(moments: Iterable[Moment], painter: Painter) -> Iterator[overlay.Image]:
+    """Draw moments; cameras without an image in the first ones get their shape from later ones."""
+    waiting: list[Moment] = []
+    for moment in moments:
+        painter.fit_sizes(moment)
+        waiting.append(moment)
+        if len(waiting) < 30 and any(
+            view.image is None for view in (moment.query, *moment.targets)
+        ):
+            continue
+        yield from map(painter.draw, waiting)
+        waiting.clear()
+    yield from map(painter.draw, waiting)
+
+
+def true_iou(mask: Mask | None, truth: Mask | None) -> float | None:
+    """IoU at the benchmark's size; None without truth."""
+    if truth is None:
+        return None
+    size = benchmark_size(*truth.shape)
+    found = np.zeros(size, bool) if mask is None else resize_mask(mask, size)
+    return float(iou(found, resize_mask(truth, size)))
+
+
+def _more(lines: list[str]) -> list[str]:
+    return [f"and {len(lines) - LISTED} more"] if len(lines) > LISTED else []
+
+
+def _widen(row: overlay.Image, width: int) -> overlay.Image:
+    spare = width - row.shape[1]
+    return np.pad(row, ((0, 0), (0, spare), (0, 0)), constant_values=overlay.BACKGROUND)

@@ -1,0 +1,98 @@
+"""What is to be seen in a bag, moment by moment, and masks that were recorded in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lmeec_core.takes import decode_mask, encode_mask
+from lmeec_core.viewing.moments import Camera, Moment, Predictions, Shown, View, target_view
+from lmeec_ros import filters, take_bags
+from lmeec_ros.bag_units import camera_names, recorded_sets
+from lmeec_ros.bags import MASKS_TYPE, BagError, BagReader
+from lmeec_ros.messages import LabelTable, masks_from_array
+from lmeec_ros.parameters import NodeConfig
+from lmeec_ros.pipeline import InputError, read_image, read_query_masks
+from lmeec_ros.take_bags import RecordingInfo
+
+
+class MaskBagPredictions:
+    """Masks of a bag: what the node published, or what `lmeec track --bag` wrote.
+
+    Args:
+        path: the bag.
+
+    Raises:
+        BagError: it cannot be read, or holds no masks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._found: dict[tuple[int, str, str], dict[str, tuple[Any, float, float]]] = {}
+        with BagReader(path) as bag:
+            topics = [topic.name for topic in bag.topics.values() if topic.type == MASKS_TYPE]
+            if not topics:
+                raise BagError(f"{path}: no masks ({MASKS_TYPE}); it has {sorted(bag.topics)}")
+            for topic, _, data in bag.messages(topics):
+                self._keep(bag.decode(topic, data))
+
+    def _keep(self, message: Any) -> None:
+        masks = masks_from_array(message, LabelTable())
+        key = (filters.stamp_of(message), message.query_camera, message.target_camera)
+        kept = self._found.setdefault(key, {})
+        for entry in message.masks:
+            mask = masks[entry.object_id]
+            rle = None if mask is None else encode_mask(mask)
+            kept[entry.object_id] = (rle, float(entry.presence), float(entry.score))
+
+    def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
+        """See :class:`lmeec_core.viewing.moments.Predictions`."""
+        found = self._found.get((stamp_ns, query.message_name, target.message_name), {})
+        return {
+            name: Shown(None if rle is None else decode_mask(rle), presence, score)
+            for name, (rle, presence, score) in found.items()
+        }
+
+
+def bag_moments(
+    path: Path, config: NodeConfig, predictions: Predictions, problem: Callable[[str], None]
+) -> Iterator[Moment]:
+    """The moments of a bag: its sets, as the node pairs them.
+
+    Args:
+        path: the bag.
+        config: topics and cameras.
+        predictions: what is shown on the target cameras.
+        problem: told of sets that cannot be shown.
+
+    Raises:
+        BagError: the bag cannot be read.
+    """
+    with BagReader(path) as bag:
+        info = RecordingInfo.read(bag)
+    names = {key: Camera(name, key) for key, name in camera_names(config, info).items()}
+    query, targets = names[config.query_camera], [names[key] for key in config.target_cameras]
+    table = LabelTable(config.objects)
+    first: int | None = None
+    for _, messages in recorded_sets(path, config):
+        try:
+            broken = [one for one in messages if isinstance(one, InputError)]
+            if broken:
+                raise broken[0]
+            image = read_image(config, query.message_name, messages[0])
+            masks = read_query_masks(config, table, messages[1])
+            pictures = [
+                read_image(config, camera.message_name, message)
+                for camera, message in zip(targets, messages[2:], strict=True)
+            ]
+        except InputError as error:
+            problem(f"{path}: {error}")
+            continue
+        stamp = filters.stamp_of(messages[0])
+        first = stamp if first is None else first
+        frame = take_bags.frame_of(stamp) if info else stamp
+        views = []
+        for camera, message, picture in zip(targets, messages[2:], pictures, strict=True):
+            found = predictions.find(frame, filters.stamp_of(message), query, camera)
+            views.append(target_view(camera.name, picture, list(masks), found))
+        yield Moment(frame, (stamp - first) / 1e9, View(query.name, image, masks), views)

@@ -1,0 +1,186 @@
+"""`lmeec view`: videos and Rerun recordings of takes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from lmeec_core import overlay
+from lmeec_core.cli import app
+from lmeec_core.takes import Results, Take, TakeWriter, write_results
+from lmeec_core.viewing.moments import Moment, View
+from lmeec_core.viewing.video import Painter, pictures
+
+runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
+NAMES = ("cup/red", "knife")
+FRAMES = tuple(range(0, 24 * 30, 30))
+
+
+def square(left: int, height: int = 60, width: int = 80) -> np.ndarray:
+    mask = np.zeros((height, width), bool)
+    mask[30:50, left : left + 20] = True
+    return mask
+
+
+@pytest.fixture(scope="module")
+def take(tmp_path_factory: pytest.TempPathFactory) -> Take:
+    """Grey images; cam-2 is portrait and lacks the first frames; two objects."""
+    path = tmp_path_factory.mktemp("takes") / "take_7"
+    with TakeWriter(path) as writer:
+        for frame in FRAMES:
+            writer.image("aria01", frame, np.full((60, 80, 3), 90, np.uint8))
+            writer.image("cam-1", frame, np.full((60, 80, 3), 90, np.uint8))
+            if frame > 60:
+                writer.image("cam-2", frame, np.full((80, 60, 3), 90, np.uint8))
+            writer.mask("cup/red", "aria01", frame, square(10))
+            writer.mask("cup/red", "cam-1", frame, square(50))
+            if frame != 30:
+                writer.mask("knife", "aria01", frame, square(50))
+    return Take.open(path)
+
+
+@pytest.fixture(scope="module")
+def predictions(take: Take, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("results") / "found.json"
+    there, back = Results("ego-exo"), Results("exo-ego")
+    for frame in FRAMES:
+        there.add("take_7", "cup/red", "aria01", "cam-1", frame, square(45), 0.9)
+        there.add("take_7", "knife", "aria01", "cam-1", frame, np.zeros((60, 80), bool), 0.25)
+        back.add("take_7", "cup/red", "cam-1", "aria01", frame, square(10), 0.75)
+    write_results(path, there, back)
+    return path
+
+
+def frames_of(path: Path) -> list[np.ndarray]:
+    import av
+
+    with av.open(str(path)) as video:
+        assert video.streams.video[0].codec_context.name == "h264"
+        assert video.streams.video[0].codec_context.pix_fmt == "yuv420p"  # browsers play it
+        return [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+
+
+def near(image: np.ndarray, colour: tuple[int, ...], tolerance: int = 40) -> np.ndarray:
+    """Where an image has a colour laid over the grey of the test's images."""
+    mixed = (np.asarray(colour) + 90) / 2
+    return np.abs(image.astype(int) - mixed).max(axis=2) < tolerance
+
+
+def test_the_video_shows_query_masks_and_predictions_side_by_side(
+    take: Take, predictions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.mp4"
+    command = ["view", str(take.path), str(predictions), "--out", str(out), "--height", "240"]
+    result = runner.invoke(app, [*command, "--direction", "ego-exo"])
+    assert result.exit_code == 0, result.output
+    shown = frames_of(out)
+    assert len(shown) == len(FRAMES)
+    # Two views of 320 x 240 and one of 180 x 240, gaps of 4, and the title.
+    assert shown[0].shape == (240 + 26, 320 + 4 + 320 + 4 + 180, 3)
+    cup = overlay.colour(0)
+    query, target = shown[5][26:, :320], shown[5][26:, 324:644]
+    assert near(query, cup)[140:190, 50:110].mean() > 0.9
+    assert near(target, cup)[140:190, 190:250].mean() > 0.8  # the truth's left edge is in it
+    assert not near(target, cup)[140:190, 20:160].any()
+    white = (target.astype(int).min(axis=2) > 200)[130:]
+    assert white[:, 270:290].any()  # the truth's right edge, beyond the prediction
+
+
+def test_the_other_direction_and_no_predictions(
+    take: Take, predictions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "x.mp4"
+    command = ["view", str(take.path), str(predictions), "--out", str(out), "--height", "96"]
+    result = runner.invoke(app, [*command, "--query", "cam-1", "--object", "cup/red"])
+    assert result.exit_code == 0, result.output
+    assert frames_of(out)[0].shape[1] == 128 + 4 + 128
+    command = ["view", str(take.path), "--out", str(out), "--height", "96", "--fps", "10"]
+    assert runner.invoke(app, command).exit_code == 0
+    assert len(frames_of(out)) == len(FRAMES)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--query", "cam-9"], "cam-9"),
+        (["--object", "spoon"], "spoon"),
+        (["--params", "x.yaml"], "belongs to bags"),
+    ],
+)
+def test_names_that_are_not_there(
+    take: Take, tmp_path: Path, arguments: list[str], text: str
+) -> None:
+    out = tmp_path / "x.mp4"
+    result = runner.invoke(app, ["view", str(take.path), "--out", str(out), *arguments])
+    assert result.exit_code == 1 and text in result.output and not out.exists()
+
+
+def test_predictions_of_another_take(take: Take, tmp_path: Path) -> None:
+    other = Results("ego-exo")
+    other.add("take_8", "cup", "aria01", "cam-1", 0, square(0), 1.0)
+    other.write(tmp_path / "other.json")
+    command = ["view", str(take.path), str(tmp_path / "other.json"), "--out", str(tmp_path / "x")]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 1 and "no take 'take_7'" in result.output
+
+
+def test_pictures_have_one_size_and_two_rows_for_many_cameras() -> None:
+    image = np.zeros((30, 40, 3), np.uint8)
+
+    def moment(frame: int, late: bool) -> Moment:
+        views = [View(f"cam{i}", image, {}) for i in range(3)]
+        views.append(View("late", None if late else np.zeros((40, 30, 3), np.uint8), {}))
+        return Moment(frame, frame / 30, View("ego", image, {}), views)
+
+    painter = Painter(overlay.Colours(), 120, "title")
+    drawn = list(pictures((moment(k, k < 5) for k in range(40)), painter))
+    assert len(drawn) == 40 and {one.shape for one in drawn} == {(2 * 120 + 26, 3 * 160 + 8, 3)}
+
+
+def test_a_rerun_recording_has_images_masks_and_curves(
+    take: Take, predictions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("rerun", reason="the extra rerun is not installed")
+    monkeypatch.setenv("RERUN_ANALYTICS", "0")
+    rrd = tmp_path / "x.rrd"
+    command = ["view", str(take.path), str(predictions), "--out", str(tmp_path / "x.mp4")]
+    command += ["--direction", "ego-exo", "--height", "96", "--rerun", str(rrd)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["x.mp4", "x.rrd"]
+    tool = [sys.executable, "-P", "-m", "rerun", "rrd"]
+    subprocess.run([*tool, "verify", str(rrd)], check=True, capture_output=True)
+    print_ = subprocess.run([*tool, "print", str(rrd)], check=True, capture_output=True, text=True)
+    rows: Counter[str] = Counter()
+    for chunk in re.finditer(r"with (\d+) rows \(.*?\) - (/\S+) - .*\[(\w+):", print_.stdout):
+        rows[f"{chunk[2]} {chunk[3]}"] += int(chunk[1])
+    count = len(FRAMES)
+    for path, number in (
+        ("/query/aria01/image EncodedImage", count),
+        ("/query/aria01/masks SegmentationImage", count),
+        ("/target/cam-1/image EncodedImage", count),
+        ("/target/cam-1/truth SegmentationImage", count),
+        ("/target/cam-2/image EncodedImage", count - 3),
+        (r"/presence/cam-1/cup\/red Scalars", count),
+        ("/presence/cam-1/knife Scalars", count),
+        (r"/iou/cam-1/cup\/red Scalars", count),
+    ):
+        assert rows[path] == number, (path, rows)
+    assert not any(path.startswith("/score") for path in rows)  # a result file has none
+
+
+def test_without_the_sdk_it_says_what_to_install(
+    take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "rerun", None)
+    command = ["view", str(take.path), "--out", str(tmp_path / "x.mp4")]
+    result = runner.invoke(app, [*command, "--rerun", str(tmp_path / "x.rrd")])
+    assert result.exit_code == 1 and "pip install 'lmeec[rerun]'" in result.output
+    assert not list(tmp_path.iterdir())

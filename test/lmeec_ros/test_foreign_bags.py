@@ -1,0 +1,476 @@
+"""Bags by another maker (the rosbags library): storage, compression, encodings, rates, disorder."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import yaml
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.typesys import Stores, get_types_from_msg, get_typestore
+from typer.testing import CliRunner
+
+from lmeec_core.cli import app
+from lmeec_core.takes import Results
+from lmeec_ros import bag_units, filters, parameters
+from lmeec_ros.bags import BagError, BagReader, is_bag
+from lmeec_ros.pipeline import InputError, read_image, read_query_masks
+
+runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
+STORE = get_typestore(Stores.ROS2_JAZZY)
+TYPES = STORE.types
+IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
+START = 1_700_000_000_000_000_000
+MS = 1_000_000
+PERIOD = 100 * MS
+EGO, EXO, LABELS = "/head/image", "/wall/image", "/head/labels"
+
+
+@dataclasses.dataclass
+class Message:
+    """A message for a bag: recorded at `log`, its header says `stamp` (both ns after START)."""
+
+    topic: str
+    stamp: int
+    content: Any
+    log: int | None = None
+
+
+def picture(number: int, height: int = 60, width: int = 80) -> np.ndarray:
+    coarse = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
+    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def labels(number: int) -> np.ndarray:
+    image = np.zeros((60, 80), np.uint8)
+    image[10:40, 10 + 2 * number : 45 + 2 * number] = 1
+    return image
+
+
+def header(stamp: int) -> Any:
+    sec, nanosec = divmod(START + stamp, 10**9)
+    time = TYPES["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
+    return TYPES["std_msgs/msg/Header"](stamp=time, frame_id="camera")
+
+
+def raw(pixels: np.ndarray, encoding: str, pad: int = 0, big: bool = False) -> Callable[[int], Any]:
+    """sensor_msgs/Image; `pad` bytes after every row."""
+    rows = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")))
+    rows = rows.view(np.uint8).reshape(pixels.shape[0], -1)
+    rows = np.pad(rows, ((0, 0), (0, pad)), constant_values=77)
+
+    def make(stamp: int) -> Any:
+        return TYPES[IMAGE](
+            header=header(stamp),
+            height=pixels.shape[0],
+            width=pixels.shape[1],
+            encoding=encoding,
+            is_bigendian=int(big),
+            step=rows.shape[1],
+            data=rows.reshape(-1),
+        )
+
+    return make
+
+
+def compressed(pixels: np.ndarray, suffix: str) -> Callable[[int], Any]:
+    """sensor_msgs/CompressedImage of RGB or single-channel pixels."""
+    stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
+    data = cv2.imencode(suffix, stored, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
+
+    def make(stamp: int) -> Any:
+        name = "jpeg" if suffix == ".jpg" else f"{pixels.dtype}; png compressed"
+        return TYPES[COMPRESSED](header=header(stamp), format=name, data=data.reshape(-1))
+
+    return make
+
+
+def write(
+    path: Path,
+    messages: Iterable[Message],
+    storage: StoragePlugin = StoragePlugin.MCAP,
+    compression: CompressionMode | None = None,
+    version: Any = 9,
+) -> Path:
+    writer = Writer(path, version=version, storage_plugin=storage)
+    if compression is not None:
+        writer.set_compression(compression, CompressionFormat.ZSTD)
+    with writer:
+        connections: dict[str, Any] = {}
+        for message in messages:
+            content = message.content(message.stamp)
+            kind = content.__msgtype__
+            if message.topic not in connections:
+                connections[message.topic] = writer.add_connection(
+                    message.topic, kind, typestore=STORE
+                )
+            log = message.stamp if message.log is None else message.log
+            data = STORE.serialize_cdr(content, kind)
+            writer.write(connections[message.topic], START + log, data)
+    return path
+
+
+def steady(count: int = 2) -> list[Message]:
+    """Three streams in step, raw images."""
+    return [
+        message
+        for k in range(count)
+        for message in (
+            Message(EGO, k * PERIOD, raw(picture(k), "rgb8")),
+            Message(LABELS, k * PERIOD, raw(labels(k), "mono8")),
+            Message(EXO, k * PERIOD, raw(picture(k + 50), "rgb8")),
+        )
+    ]
+
+
+def values(**changes: Any) -> dict[str, Any]:
+    """The node's parameters for these bags; names with "__" for dots."""
+    given = {
+        "cameras.ego.topic": EGO,
+        "cameras.exo.topic": EXO,
+        "query_masks.topic": LABELS,
+        "objects": ["1:cup"],
+        "model.preset": "mini",
+        "model.seed": 0,
+        "model.device": "cpu",
+    }
+    return given | {name.replace("__", "."): value for name, value in changes.items()}
+
+
+def track(path: Path, out: Path, **changes: Any) -> Any:
+    file = out.with_suffix(".yaml")
+    content: dict[str, Any] = {}
+    for name, value in values(**changes).items():
+        *folders, last = name.split(".")
+        place = content
+        for folder in folders:
+            place = place.setdefault(folder, {})
+        place[last] = value
+    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": content}}))
+    command = ["track", str(path), "--params", str(file), "--out", str(out), "--workers", "1"]
+    return runner.invoke(app, command)
+
+
+def found(out: Path) -> list[Any]:
+    """Masks and confidences of a result file, whatever the recording is called."""
+    return [
+        (p.object_name, p.pair, p.frame, p.rle, p.confidence)
+        for p in Results.read(out).predictions()
+    ]
+
+
+def pairs(path: Path, **changes: Any) -> list[tuple[int, ...]]:
+    """Stamps (ns after START) of the sets: query image, query masks, target image."""
+    config = parameters.load(values(**changes))
+    return [
+        tuple(filters.stamp_of(message) - START for message in messages)
+        for _, messages in bag_units.recorded_sets(path, config)
+    ]
+
+
+@pytest.fixture(scope="module")
+def reference(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Predictions for the steady bag."""
+    folder = tmp_path_factory.mktemp("reference")
+    result = track(write(folder / "bag", steady()), folder / "x.json")
+    assert result.exit_code == 0, result.output
+    masks = found(folder / "x.json")
+    assert [entry[2] for entry in masks] == [START, START + PERIOD]
+    assert any(entry[4] > 0.5 for entry in masks)
+    return masks
+
+
+@pytest.mark.parametrize("version", [8, 9])
+@pytest.mark.parametrize(
+    ("storage", "compression"),
+    [
+        (StoragePlugin.SQLITE3, None),
+        (StoragePlugin.SQLITE3, CompressionMode.MESSAGE),
+        (StoragePlugin.SQLITE3, CompressionMode.FILE),
+        (StoragePlugin.MCAP, None),
+        (StoragePlugin.MCAP, CompressionMode.MESSAGE),
+        (StoragePlugin.MCAP, CompressionMode.FILE),
+        (StoragePlugin.MCAP, CompressionMode.STORAGE),
+    ],
+)
+def test_every_storage_and_compression(
+    tmp_path: Path,
+    reference: list[Any],
+    storage: StoragePlugin,
+    compression: CompressionMode | None,
+    version: int,
+) -> None:
+    bag = write(tmp_path / "bag", steady(), storage, compression, version)
+    shown = runner.invoke(app, ["info", str(bag)])
+    assert shown.exit_code == 0, shown.output
+    for topic in (EGO, EXO, LABELS):
+        line = next(line for line in shown.output.splitlines() if f" {topic} " in line)
+        assert IMAGE in line and line.split()[-2] == "2"
+    result = track(bag, tmp_path / "x.json")
+    assert result.exit_code == 0, result.output
+    assert found(tmp_path / "x.json") == reference
+    # The storage file alone, without its folder's metadata.
+    file = next(p for p in bag.iterdir() if p.name != "metadata.yaml")
+    assert is_bag(file)
+    with BagReader(file) as alone, BagReader(bag) as whole:
+        assert list(alone.messages()) == list(whole.messages())
+        assert alone.topics.keys() == whole.topics.keys()
+
+
+GREY = cv2.cvtColor(picture(50), cv2.COLOR_RGB2GRAY)
+DEEP = (GREY.astype(np.uint16) << 8) | 0x5A
+RGB = picture(50)
+ALPHA = np.dstack([RGB, np.full(RGB.shape[:2], 9, np.uint8)])
+COLOUR = {
+    "rgb8": raw(RGB, "rgb8"),
+    "rgb8, padded rows": raw(RGB, "rgb8", pad=5),
+    "bgr8": raw(RGB[:, :, ::-1], "bgr8"),
+    "8UC3": raw(RGB[:, :, ::-1], "8UC3"),
+    "rgba8": raw(ALPHA, "rgba8"),
+    "bgra8": raw(ALPHA[:, :, [2, 1, 0, 3]], "bgra8"),
+    "PNG": compressed(RGB, ".png"),
+}
+MONO = {
+    "mono8": raw(GREY, "mono8", pad=3),
+    "8UC1": raw(GREY, "8UC1"),
+    "mono16": raw(DEEP, "mono16"),
+    "mono16, big endian": raw(DEEP, "mono16", big=True),
+    "16UC1": raw(DEEP, "16UC1", pad=2),
+    "grey PNG": compressed(GREY, ".png"),
+    "16 bit PNG": compressed(DEEP, ".png"),
+}
+
+
+@pytest.mark.parametrize("name", [*COLOUR, *MONO, "JPEG"])
+def test_images_of_every_encoding(tmp_path: Path, name: str) -> None:
+    make = {**COLOUR, **MONO, "JPEG": compressed(RGB, ".jpg")}[name]
+    bag = write(
+        tmp_path / "bag",
+        [
+            Message(EGO, 0, raw(picture(0), "rgb8")),
+            Message(LABELS, 0, raw(labels(0), "mono8")),
+            Message(EXO, 0, make),
+        ],
+    )
+    transport = "compressed" if make(0).__msgtype__ == COMPRESSED else "raw"
+    config = parameters.load(values(cameras__exo__transport=transport))
+    ((_, messages),) = bag_units.recorded_sets(bag, config)
+    expected = RGB if name not in MONO else np.repeat(GREY[:, :, None], 3, axis=2)
+    image = read_image(config, "exo", messages[2])
+    assert image.shape == (60, 80, 3) and image.dtype == np.uint8
+    assert np.abs(image.astype(int) - expected).max() <= (24 if name == "JPEG" else 0)
+
+
+@pytest.mark.parametrize("name", ["bgra8", "PNG", "16UC1", "JPEG"])
+def test_tracking_sees_the_same_pixels(tmp_path: Path, name: str) -> None:
+    make = {**COLOUR, **MONO, "JPEG": compressed(RGB, ".jpg")}[name]
+    transport = "compressed" if make(0).__msgtype__ == COMPRESSED else "raw"
+    results = []
+    for number, (content, kind) in enumerate(((make, transport), (None, "raw"))):
+        if content is None:  # the pixels as they have to be read, as plain rgb8
+            config = parameters.load(values(cameras__exo__transport=transport))
+            content = raw(read_image(config, "exo", make(0)), "rgb8")
+        bag = write(
+            tmp_path / f"bag{number}",
+            [
+                Message(EGO, 0, raw(picture(0), "rgb8")),
+                Message(LABELS, 0, raw(labels(0), "mono8")),
+                Message(EXO, 0, content),
+            ],
+        )
+        out = tmp_path / f"{number}.json"
+        result = track(bag, out, cameras__exo__transport=kind)
+        assert result.exit_code == 0, result.output
+        results.append(found(out))
+    assert results[0] == results[1] and len(results[0]) == 1
+
+
+WIDE = labels(0).astype(np.uint16) * 300
+
+
+@pytest.mark.parametrize(
+    ("make", "label"),
+    [
+        (raw(labels(0), "8UC1", pad=7), 1),
+        (raw(labels(0), "mono8"), 1),
+        (raw(WIDE, "16UC1"), 300),
+        (raw(WIDE, "mono16", big=True), 300),
+        (compressed(labels(0), ".png"), 1),
+        (compressed(WIDE, ".png"), 300),
+    ],
+)
+def test_query_masks_of_every_encoding(tmp_path: Path, make: Any, label: int) -> None:
+    bag = write(
+        tmp_path / "bag",
+        [
+            Message(EGO, 0, raw(picture(0), "rgb8")),
+            Message(LABELS, 0, make),
+            Message(EXO, 0, raw(picture(50), "rgb8")),
+        ],
+    )
+    transport = "compressed" if make(0).__msgtype__ == COMPRESSED else "raw"
+    config = parameters.load(
+        values(query_masks__transport=transport, objects=[f"{label}:cup", "9:knife"])
+    )
+    ((_, messages),) = bag_units.recorded_sets(bag, config)
+    masks = read_query_masks(config, bag_units.LabelTable(config.objects), messages[1])
+    assert masks["knife"] is None and list(masks) == ["cup", "knife"]
+    np.testing.assert_array_equal(masks["cup"], labels(0) == 1)
+
+
+def test_cameras_of_other_rates_and_clocks_that_differ(tmp_path: Path) -> None:
+    """Query at 10 Hz, target at 30 Hz and 7 ms ahead, its messages recorded 60 ms late."""
+    queries = [k * PERIOD for k in range(8)]
+    targets = [7 * MS + round(k * PERIOD / 3) for k in range(24)]
+    masks = [stamp + 2 * MS for stamp in queries]
+    messages = [Message(EGO, s, raw(picture(s), "rgb8")) for s in queries]
+    messages += [Message(LABELS, s, raw(labels(0), "mono8"), s + 30 * MS) for s in masks]
+    messages += [Message(EXO, s, raw(picture(s), "rgb8"), s + 60 * MS) for s in targets]
+    expected = [
+        (q, min(masks, key=lambda s: abs(s - q)), min(targets, key=lambda s: abs(s - q)))  # noqa: B023
+        for q in queries
+    ]
+    for storage in StoragePlugin:
+        bag = write(tmp_path / storage.name, messages, storage)
+        assert pairs(bag) == expected
+        assert pairs(bag, pairing__tolerance=0.005) == []  # no target is that near
+
+
+def test_missing_duplicated_and_disordered_messages(tmp_path: Path) -> None:
+    messages = {(m.topic, m.stamp // PERIOD): m for m in steady(8)}
+    del messages[EXO, 2], messages[EGO, 4], messages[LABELS, 5]
+    again = [dataclasses.replace(messages[EXO, 1], log=PERIOD + MS)]
+    again += [dataclasses.replace(messages[EGO, 6], log=6 * PERIOD + 3 * MS)]
+    # The target image of 3 comes after that of 4, the query masks of 6 after those of 7: the
+    # pairing has given these sets up by then, as it does in the node.
+    messages[EXO, 3].log = 4 * PERIOD + 5 * MS
+    messages[LABELS, 6].log = 7 * PERIOD + 5 * MS
+    expected = [(k * PERIOD,) * 3 for k in (0, 1, 7)]
+    whole = sorted([*messages.values(), *again], key=lambda m: m.stamp)
+    for number, order in enumerate((whole, whole[::-1])):  # as written into the file
+        for storage in StoragePlugin:
+            bag = write(tmp_path / f"{storage.name}{number}", order, storage)
+            assert pairs(bag) == expected, (storage, number)
+
+
+def test_disordered_messages_give_what_the_node_would_give(tmp_path: Path) -> None:
+    """Predictions do not depend on the storage format, and sets come in order of their stamps."""
+    rng = np.random.default_rng(4)
+    messages = steady(6)
+    for message in messages:
+        message.log = message.stamp + int(rng.integers(0, 180)) * MS
+    outs = []
+    for storage in StoragePlugin:
+        bag = write(tmp_path / storage.name, messages, storage, CompressionMode.MESSAGE)
+        stamps = pairs(bag)
+        assert stamps == sorted(stamps) and len(stamps) >= 4
+        out = tmp_path / f"{storage.name}.json"
+        result = track(bag, out)
+        assert result.exit_code == 0, result.output
+        outs.append(found(out))
+        assert [entry[2] - START for entry in outs[-1]] == [stamp[0] for stamp in stamps]
+    assert outs[0] == outs[1]
+
+
+def test_a_recording_that_loops_starts_afresh(tmp_path: Path, reference: list[Any]) -> None:
+    first = [dataclasses.replace(m, stamp=m.stamp + 50 * PERIOD, log=m.stamp) for m in steady(3)]
+    second = [dataclasses.replace(m, log=m.stamp + 10 * PERIOD) for m in steady(2)]
+    bag = write(tmp_path / "bag", first + second)
+    config = parameters.load(values())
+    jumps = [jumped for jumped, _ in bag_units.recorded_sets(bag, config)]
+    assert jumps == [False, False, False, True, False]
+    assert track(bag, tmp_path / "x.json").exit_code == 0
+    assert [one for one in found(tmp_path / "x.json") if one[2] <= START + PERIOD] == reference
+
+
+def test_messages_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> None:
+    messages = steady(4)
+    messages[2].content = raw(picture(50), "yuv422")  # set 0
+    messages[5].content = compressed_as_raw  # set 1
+    messages[7].content = raw(picture(3), "mono8")  # set 2: labels of a size not their own
+    bag = write(tmp_path / "bag", messages)
+    result = track(bag, tmp_path / "x.json")
+    assert result.exit_code == 1
+    assert "'yuv422'" in result.output and "truncated" in result.output
+    assert [entry[2] for entry in found(tmp_path / "x.json")] == [START + 3 * PERIOD]
+
+
+def compressed_as_raw(stamp: int) -> Any:
+    """An image whose buffer is too short."""
+    return dataclasses.replace(raw(RGB, "rgb8")(stamp), data=np.zeros(100, np.uint8))
+
+
+def test_bytes_that_are_no_message(tmp_path: Path) -> None:
+    with Writer(tmp_path / "bag", version=9) as writer:
+        by_topic: dict[str, Any] = {}
+        for number, message in enumerate(steady(2)):
+            content = message.content(message.stamp)
+            if message.topic not in by_topic:
+                by_topic[message.topic] = writer.add_connection(
+                    message.topic, IMAGE, typestore=STORE
+                )
+            data = bytes(STORE.serialize_cdr(content, IMAGE))
+            cut = data[:40] if number == 2 else data
+            writer.write(by_topic[message.topic], START + message.stamp, cut)
+        writer.write(by_topic[EXO], START + PERIOD, b"")
+    config = parameters.load(values())
+    sets = [messages for _, messages in bag_units.recorded_sets(tmp_path / "bag", config)]
+    assert len(sets) == 2 and isinstance(sets[0][2], InputError)
+    assert "are no sensor_msgs/msg/Image" in str(sets[0][2])
+    result = track(tmp_path / "bag", tmp_path / "x.json")
+    assert result.exit_code == 1 and len(found(tmp_path / "x.json")) == 1
+
+
+def test_types_that_nobody_knows_are_no_hindrance(tmp_path: Path) -> None:
+    store = get_typestore(Stores.ROS2_JAZZY)
+    store.register(get_types_from_msg("float64[3] levels\nstd_msgs/Header header", "odd/msg/Odd"))
+    with Writer(tmp_path / "bag", version=9, storage_plugin=StoragePlugin.SQLITE3) as writer:
+        odd = writer.add_connection("/odd", "odd/msg/Odd", typestore=store)
+        empty = writer.add_connection("/camera/nothing", IMAGE, typestore=store)
+        content = store.types["odd/msg/Odd"](levels=np.ones(3), header=header(0))
+        by_topic: dict[str, Any] = {}
+        for message in steady(1):
+            by_topic[message.topic] = writer.add_connection(message.topic, IMAGE, typestore=store)
+            data = store.serialize_cdr(message.content(0), IMAGE)
+            writer.write(by_topic[message.topic], START, data)
+            writer.write(odd, START, store.serialize_cdr(content, "odd/msg/Odd"))
+    assert empty.topic == "/camera/nothing"
+    with BagReader(tmp_path / "bag") as bag:
+        ((_, _, data), *_) = bag.messages(["/odd"])
+        assert list(bag.decode("/odd", data).levels) == [1, 1, 1]
+        assert bag.topics["/camera/nothing"].count == 0
+    assert pairs(tmp_path / "bag") == [(0, 0, 0)]
+    assert "odd/msg/Odd" in runner.invoke(app, ["info", str(tmp_path / "bag")]).output
+    result = runner.invoke(app, ["track", str(tmp_path / "bag"), "--out", str(tmp_path / "x")])
+    assert result.exit_code == 1
+    assert f"/camera/nothing, {EGO}, {LABELS}, {EXO}" in result.output and "--params" in (
+        result.output
+    )
+
+
+def test_a_bag_in_several_files(tmp_path: Path) -> None:
+    """As `ros2 bag record --max-bag-duration` leaves them."""
+    messages = steady(6)
+    whole = write(tmp_path / "whole", messages, StoragePlugin.SQLITE3)
+    for number, part in enumerate((messages[:9], messages[9:])):
+        bag = write(tmp_path / f"part_{number}", part, StoragePlugin.SQLITE3)
+        (bag / f"part_{number}.db3").rename(whole / f"whole_{number}.db3")
+    (whole / "whole.db3").unlink()
+    content = yaml.safe_load((whole / "metadata.yaml").read_text())
+    information = content["rosbag2_bagfile_information"]
+    information["relative_file_paths"] = ["whole_0.db3", "whole_1.db3"]
+    (whole / "metadata.yaml").write_text(yaml.safe_dump(content))
+    assert pairs(whole) == [(k * PERIOD,) * 3 for k in range(6)]
+
+
+def test_a_recorder_that_was_killed_leaves_no_metadata(tmp_path: Path) -> None:
+    bag = write(tmp_path / "bag", steady(3))
+    (bag / "metadata.yaml").unlink()
+    with pytest.raises(BagError, match=r"metadata file.*name one of its files instead: bag.mcap"):
+        BagReader(bag)
+    assert pairs(bag / "bag.mcap") == [(k * PERIOD,) * 3 for k in range(3)]
