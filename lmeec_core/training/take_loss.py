@@ -89,7 +89,8 @@ class ClipLoss(nn.Module):
         times, rows = images.shape[:2]
 
         def encode(frames: Tensor) -> ViewFeatures:  # uint8 (V, 3, S, S)
-            return self.model.encode_images(normalise(frames.float() / 255))
+            with attention_backend(frames.device):  # also when it is called again
+                return self.model.encode_images(normalise(frames.float() / 255))
 
         def part(views: ViewFeatures, *index: int) -> ViewFeatures:
             return views.map(lambda x: x.unflatten(0, (-1, rows, 2))[index[0], :, index[1]])
