@@ -239,19 +239,18 @@ def test_a_gradient_that_is_not_finite(settings: Settings, tmp_path: Path) -> No
 def test_a_tiny_network_learns_one_take_by_heart(
     settings: Settings, draw: Callable[..., None], tmp_path: Path
 ) -> None:
-    """IoU > 0.9 by the real tracker on whole frames, and an absent object is noticed."""
+    """IoU > 0.9 in both directions, by the real tracker over the whole take."""
     folder = tmp_path / "one"
-    draw(folder / "train" / "take", 10, 0, range(7, 10))
+    draw(folder / "train" / "take", 10)
     chosen = settings(
-        conv=True, data=str(folder), steps=60, rate=3e-3, encoder_rate=3e-3, layer_decay=1,
-        clip=1, weight_decay=0.01, augment=None, save_steps=100,
+        conv=True, data=str(folder), steps=45, rate=3e-3, encoder_rate=3e-3, layer_decay=1,
+        clip=1, weight_decay=0.01, augment=None, save_steps=100, report_steps=100,
     )  # fmt: skip
     trainer = make(chosen, tmp_path / "run")
+    before = validate(trainer.model, [folder / "train" / "take"])
     trainer.run()
     found = validate(trainer.model, [folder / "train" / "take"])
     assert not found.errors
-    for direction, present in (("ego-exo", 17), ("exo-ego", 17)):
-        scores = found.scores[direction]
-        assert len(scores.ious) == present and scores.iou > 0.9
-    assert found.scores["ego-exo"].frames == 20
-    assert found.scores["ego-exo"].existence_balanced_accuracy > 0.8
+    for direction in ("ego-exo", "exo-ego"):
+        assert len(found.scores[direction].ious) == 20  # two objects in ten frames
+        assert before.scores[direction].iou < 0.3 < 0.9 < found.scores[direction].iou
