@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lmeec_core.preprocessing import prepare_masks, resize_image
-from lmeec_core.takes import Take, TakeError
+from lmeec_core.takes import Take, TakeError, is_ego
 from lmeec_core.training.take_augment import (
     Augmentation,
     Change,
@@ -28,10 +28,12 @@ from lmeec_core.training.take_augment import (
     draw_change,
 )
 
-ATTEMPTS = 20
+ATTEMPTS = 100
 """Draws for one clip, if takes are broken or have nothing to learn from, before giving up."""
-OPEN_TAKES = 8
-"""Takes whose annotations a process keeps."""
+IN_TAKE = 8
+"""So many of them stay in the take: often one of its exo cameras alone is annotated."""
+OPEN_TAKES = 2
+"""Takes whose annotations, which are large, a process keeps."""
 CPU = torch.device("cpu")
 
 
@@ -58,9 +60,7 @@ class Drawn(NamedTuple):
     clip: Clip | None
     """None if none of :data:`ATTEMPTS` draws gave one."""
     errors: tuple[str, ...]
-    """Broken files and annotations, one line each."""
-    draws: int
-    """Pairs of views that were tried, broken ones included."""
+    """Broken files and annotations met on the way, one line each."""
 
 
 class Pair(NamedTuple):
@@ -120,14 +120,25 @@ class TakeClips(Dataset[Drawn]):
         if not self.pairs:
             told = f"; the first problem: {self.errors[0]}" if self.errors else ""
             raise TakeError(folder, f"no take with an ego and an exo camera in it{told}")
+        self._alike: dict[tuple[Path, bool], list[Pair]] = {}
+        for pair in self.pairs:
+            self._alike.setdefault((pair.take, is_ego(pair.query)), []).append(pair)
+        self._empty: set[Pair] = set()
         self._open: OrderedDict[Path, Take] = OrderedDict()
         self._order: tuple[int, NDArray[np.int64]] | None = None
 
     def __getitem__(self, number: int) -> Drawn:
         errors: list[str] = []
+        first = self.pair(number)
         for attempt in range(ATTEMPTS):
             random = np.random.default_rng((self.seed, number, attempt))
-            pair = self._pair(number) if attempt == 0 else self._any(random)
+            pair = first
+            if attempt:
+                stay = attempt < IN_TAKE and not errors
+                pool = self._alike[first.take, is_ego(first.query)] if stay else self.pairs
+                pair = pool[random.integers(len(pool))]
+            if pair in self._empty:
+                continue
             try:
                 clip = self._read(pair, random)
             except TakeError as error:
@@ -137,18 +148,16 @@ class TakeClips(Dataset[Drawn]):
                 errors.append(f"{pair.take / 'annotation.json'}: {type(error).__name__}: {error}")
             else:
                 if clip is not None:
-                    return Drawn(clip, tuple(errors), attempt + 1)
-        return Drawn(None, tuple(errors), ATTEMPTS)
+                    return Drawn(clip, tuple(errors))
+        return Drawn(None, tuple(errors))
 
-    def _pair(self, number: int) -> Pair:
+    def pair(self, number: int) -> Pair:
+        """The views that a clip is of, unless they are broken or have nothing to learn from."""
         epoch, place = divmod(number, len(self.pairs))
         if self._order is None or self._order[0] != epoch:
             random = np.random.default_rng((self.seed, epoch, ATTEMPTS))  # as no clip's
             self._order = (epoch, random.permutation(len(self.pairs)))
         return self.pairs[self._order[1][place]]
-
-    def _any(self, random: np.random.Generator) -> Pair:
-        return self.pairs[random.integers(len(self.pairs))]
 
     def _take(self, path: Path) -> Take:
         take = self._open.pop(path, None) or Take(path)
@@ -172,6 +181,7 @@ class TakeClips(Dataset[Drawn]):
             self.frames, self.objects, random,
         )  # fmt: skip
         if chosen is None:
+            self._empty.add(pair)
             return None
         start, picked = chosen
         window = frames[start : start + self.frames]

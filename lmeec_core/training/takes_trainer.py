@@ -86,7 +86,7 @@ class TakeTrainer:
         self.step, self.spent = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.unreadable = self.draws = 0
-        """Clips that could not be read, and all that were drawn, of this process; what a resumed
+        """Clips that could not be read, and all that were to be, of this process; what a resumed
         run began with counts in rank 0."""
         self._errors: list[str] = []
         self._known: set[str] = set()
@@ -124,7 +124,7 @@ class TakeTrainer:
             RuntimeError: too much could not be read, or there is nothing to train on.
         """
         for one in drawn:
-            self.draws += one.draws
+            self.draws += len(one.errors) + (one.clip is not None)
             self.unreadable += len(one.errors)
             fresh = [e for e in dict.fromkeys(one.errors) if e not in self._known]
             self._known.update(fresh)
