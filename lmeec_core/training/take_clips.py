@@ -7,6 +7,7 @@ that was cut off, or that is spread over other processes, sees the same clips.
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -126,6 +127,13 @@ class TakeClips(Dataset[Drawn]):
         self._empty: set[Pair] = set()
         self._open: OrderedDict[Path, Take] = OrderedDict()
         self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Changes if a take, one of its cameras or anything that clips are drawn by does."""
+        drawn = (self.size, self.frames, self.objects, self.seed, self.augmentation)
+        pairs = [(pair.take.name, pair.query, pair.target) for pair in self.pairs]
+        return hashlib.sha256(repr((drawn, pairs)).encode()).hexdigest()
 
     def __getitem__(self, number: int) -> Drawn:
         errors: list[str] = []

@@ -78,7 +78,7 @@ def run(
     """One process's part of a run; returns its trainer, which is done."""
     config = settings.network()
     if who.device.type == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
     model = start_model(settings, monitor).to(who.device)
     ranges = settings.augment.ranges() if settings.augment else None
     clips = TakeClips(

@@ -23,6 +23,15 @@ if TYPE_CHECKING:
 TILE = 240
 """Height of a picture's views, in pixels."""
 
+MEASURES = {
+    "frames": "frames",
+    "IoU": "iou",
+    "location error": "location_error",
+    "contour accuracy": "contour_accuracy",
+    "existence (balanced)": "existence_balanced_accuracy",
+}
+"""What is reported, by its heading in the table."""
+
 
 @dataclass
 class Validation:
@@ -52,10 +61,11 @@ class Validation:
         """
         found = {}
         for direction, scores in self.scores.items():
-            for name, value in scores.summary().items():
-                if isinstance(value, float):
-                    found[f"{direction} {name}"] = value
-            found[f"{direction} frames"] = float(scores.frames)
+            summary = scores.summary()
+            for name in MEASURES.values():
+                value = summary[name]
+                if isinstance(value, int | float):
+                    found[f"{direction} {name}"] = float(value)
         return found
 
     def sheet(self) -> NDArray[np.uint8] | None:
@@ -155,16 +165,11 @@ def scores_table(numbers: dict[str, float], title: str) -> Table:
     from rich.table import Table
 
     table = Table(title=title, caption="Protocol official; no numbers of another compare.")
-    columns = {
-        "frames": "frames", "IoU": "iou", "location error": "location_error",
-        "contour accuracy": "contour_accuracy",
-        "existence (balanced)": "existence_balanced_accuracy",
-    }  # fmt: skip
     table.add_column("query to target")
-    for title_of in columns:
-        table.add_column(title_of, justify="right")
+    for heading in MEASURES:
+        table.add_column(heading, justify="right")
     for direction in DIRECTIONS:
-        row = [numbers.get(f"{direction} {name}") for name in columns.values()]
+        row = [numbers.get(f"{direction} {name}") for name in MEASURES.values()]
         texts = ["" if value is None else f"{value:.3f}" for value in row[1:]]
         table.add_row(direction.replace("-", " to "), f"{row[0] or 0:.0f}", *texts)
     return table

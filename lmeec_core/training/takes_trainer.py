@@ -55,7 +55,8 @@ class TakeTrainer:
         monitor: told what happens, in rank 0.
 
     Raises:
-        ValueError: the checkpoint is of a run with another number of clips per step.
+        ValueError: the checkpoint is of a run with another number of clips per step or on other
+            takes, or the takes of the processes differ.
     """
 
     def __init__(
@@ -92,6 +93,11 @@ class TakeTrainer:
         self._known: set[str] = set()
         self._lost = 0
         self._sums = torch.zeros(len(FIGURES) + 2, device=processes.device)
+        if len(set(processes.gather(clips.digest))) > 1:
+            raise ValueError(
+                f"{settings.folder(settings.train_split)}: the takes in it differ from machine to "
+                "machine; all need the same ones"
+            )
         self._resume()
         self.module: nn.Module = loss
         if processes.world > 1:
@@ -251,8 +257,8 @@ class TakeTrainer:
         record = {"minutes": self.spent / 60, "step": self.step, "stage": STAGE} | record
         self.history.append(record)
         self.monitor.record(record, self.step / self.steps)
-        shown = {k: round(v, 5) if isinstance(v, float) else v for k, v in record.items()}
-        logger.info("%s", shown)
+        text = (f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in record.items())
+        logger.info("%s", ", ".join(text))
 
     # -- checkpoints -------------------------------------------------------------------------
 
@@ -264,10 +270,13 @@ class TakeTrainer:
         content = {
             "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "step": self.step, "step_clips": self.step_clips, "spent": self.spent,
-            "history": self.history, "sums": sums,
+            "history": self.history, "sums": sums, "clips": self.clips.digest,
         }  # fmt: skip
         partial = self.folder / f".{CHECKPOINT}.partial"  # one that was cut off is overwritten
-        torch.save(content, partial)
+        with open(partial, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())  # a power cut leaves the old or the new one, too
         os.replace(partial, self.folder / CHECKPOINT)
 
     def _resume(self) -> None:
@@ -285,6 +294,12 @@ class TakeTrainer:
                 f"{self.settings.batch} x accumulate {self.settings.accumulate} x "
                 f"{self.processes.world} processes = {self.step_clips}; set batch and accumulate "
                 f"so that the product is {before}"
+            )
+        if content["clips"] != self.clips.digest:
+            raise ValueError(
+                f"{path}: this run began with other takes than those that now are in "
+                f"{self.settings.folder(self.settings.train_split)}; bring those back, or start a "
+                "run in another folder from this one's weights (--set checkpoint=...)"
             )
         self.model.load_state_dict(content["model"])
         self.optimizer.load_state_dict(content["optimizer"])

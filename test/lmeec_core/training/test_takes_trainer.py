@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -131,6 +132,17 @@ def test_another_number_of_clips_per_step_is_refused(settings: Settings, tmp_pat
     with pytest.raises(ValueError, match=r"2 clips per step.*batch 3 x accumulate 1 x 1.*= 3"):
         make(settings(steps=1, batch=3), tmp_path / "run")
     assert make(settings(steps=1, batch=1, accumulate=2), tmp_path / "run").step == 1
+
+
+def test_other_takes_are_refused(
+    settings: Settings, draw: Callable[..., None], data: Path, tmp_path: Path
+) -> None:
+    make(settings(steps=1), tmp_path / "run").run()
+    shutil.copytree(data, tmp_path / "moved")
+    assert make(settings(steps=1, data=str(tmp_path / "moved")), tmp_path / "run").step == 1
+    draw(data / "train" / "take_7")
+    with pytest.raises(ValueError, match="began with other takes"):
+        make(settings(steps=1), tmp_path / "run")
 
 
 # -- several processes -------------------------------------------------------------------------
