@@ -49,7 +49,7 @@ if __name__ == "__main__":  # .ci/missing.py reads the lists above
         license="Apache-2.0",
         python_requires=">=3.11,<3.14",
         packages=find_packages(include=["lmeec_core", "lmeec_core.*"]),
-        package_data={"": ["*.safetensors", "*.md", "*.yaml", "*.json", "py.typed"]},
+        package_data={"": ["weights/*", "configs/*", "py.typed"]},
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,
         entry_points={"console_scripts": ["lmeec = lmeec_core.cli:main"]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -113,6 +114,9 @@ def load_weights(
             if only_moe and not unexpected and not misshapen
             else ""
         )
+        other = fitting_preset(state)
+        if other is not None and not hint:
+            hint = f" It fits the preset {other!r}: choose that one."
         raise CheckpointError(
             f"checkpoint {source} does not fit the model: {'; '.join(problems)}.{hint}"
         )
@@ -124,6 +128,21 @@ def load_weights(
             source,
             len(missing),
         )
+
+
+def fitting_preset(state: dict[str, Tensor]) -> str | None:
+    """The preset whose names and shapes a state dict has, MV-MoE apart; None if there is none."""
+
+    def shapes(of: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+        return {n: v.shape for n, v in of.items() if not n.startswith(MV_MOE_PREFIX)}
+
+    wanted = shapes(state)
+    for name, config in PRESETS.items():
+        with torch.device("meta"):
+            network = build_model(config)
+        if shapes(network.state_dict()) == wanted:
+            return name
+    return None
 
 
 def resolve_device(device: str) -> torch.device:
@@ -146,7 +165,7 @@ def resolve_device(device: str) -> torch.device:
 
 
 def load_model(
-    model: str | ModelConfig = "base_plus",
+    model: str | ModelConfig = "nano",
     checkpoint: str | Path | None = None,
     device: str = "auto",
     precision: Precision = "fp32",
@@ -156,7 +175,8 @@ def load_model(
     """Build a network and load its weights: the way to get one that works.
 
     Args:
-        model: a preset's name or a configuration.
+        model: a preset's name or a configuration; "nano" comes with weights, "base_plus" is the
+            released network.
         checkpoint: ``.pt`` or ``.safetensors``; None takes the weights bundled for the preset.
         device: auto, cpu, cuda or cuda:<index>.
         precision: fp32, or bf16 (normalisation, rotary tables and logits stay in float32).

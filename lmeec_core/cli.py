@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from lmeec_core.ablation.command import ablate_command
 from lmeec_core.simulation.command import simulate_command
 from lmeec_core.training.command import train_command
 
@@ -33,7 +34,8 @@ app = typer.Typer(
     "- `lmeec record masks_bag`: meanwhile, record the masks\n"
     "- `lmeec demo --take take_7`: all of it at once, node included\n"
     "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
-    "- `lmeec train runs/nano`: trains the small network that comes with the package",
+    "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
+    "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it",
 )
 
 
@@ -320,6 +322,7 @@ def _escape(text: str) -> str:
 
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)
+app.command("ablate")(ablate_command)
 
 
 def main() -> int:

@@ -115,7 +115,7 @@ TABLE = (
     Spec("max_objects", 32, "Most objects followed at a time", minimum=1, maximum=1024),
     Spec("max_image_pixels", 64_000_000, "Larger images (width x height) are refused",
          minimum=1, maximum=1_000_000_000),
-    Spec("model.preset", "base_plus", "The network", tuple(lm.PRESETS)),
+    Spec("model.preset", "nano", "The network", tuple(lm.PRESETS)),
     Spec("model.checkpoint", "", "File of weights (.pt or .safetensors); empty: those that come "
          "with the preset, if any"),
     Spec("model.device", "auto", "auto, cpu or cuda (cuda:1, ...)"),

@@ -35,7 +35,8 @@ class TrainConfig(BaseModel):
 
     recipe: Literal["simulation"] = "simulation"
     minutes: float = Field(gt=0)
-    stages: Literal["auto", "gpu", "cpu"] = "auto"
+    stages: Literal["auto", "gpu", "cpu", "cpu_more"] = "auto"
+    start: str | None = None
     seed: int = Field(0, ge=0)
     device: str = "auto"
     scenes: int = Field(12_000, ge=1)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -10,9 +14,10 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from lmeec_core.config import MemoryConfig
+from lmeec_core.config import MemoryConfig, ModelConfig
 from lmeec_core.evaluation.metrics import contour_accuracy, iou
-from lmeec_core.model import LMEEC
+from lmeec_core.model import LMEEC, build_model
+from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.tracker import CorrespondenceTracker
 from lmeec_core.training.augment import normalise
 from lmeec_core.training.forward import forward_pairs
@@ -150,22 +155,82 @@ def evaluate_pairs(
     return rows
 
 
+class _Clip(NamedTuple):
+    """A scene for a process of its own."""
+
+    number: int
+    weights: str
+    config: ModelConfig
+    memory: MemoryConfig | None
+    packed: NDArray[np.uint8]
+    area: NDArray[np.float32]
+
+
 def evaluate_tracker(
-    model: LMEEC, store: SceneStore, scenes: int, memory: MemoryConfig | None = None
+    model: LMEEC,
+    store: SceneStore,
+    scenes: int,
+    memory: MemoryConfig | None = None,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Row]:
     """Clips through :class:`CorrespondenceTracker`, both directions, all objects at once.
 
-    IoU and contour are of the shown mask, so an object wrongly judged absent scores 0.
+    IoU and contour are of the shown mask, so an object wrongly judged absent scores 0. On a CPU
+    each core works on scenes of its own.
+
+    Args:
+        model, store: the network and the scenes.
+        scenes: use the first so many.
+        memory: see :class:`lmeec_core.MemoryConfig`.
+        report: called with the number of scenes done and their total.
+
+    Raises:
+        RuntimeError: a process failed; says why.
     """
     model.eval()
-    rows: list[Row] = []
+    count = min(scenes, store.count)
+    cores = min(os.cpu_count() or 1, count) if store.device.type == "cpu" else 1
     area = store.table[..., 0].cpu().numpy()
-    for scene in range(min(scenes, store.count)):
-        packed = store.packed[scene].cpu().numpy()
-        exos = list(range(1, store.cameras))
-        for query, targets in [(0, exos), *((exo, [0]) for exo in exos)]:
-            rows += _track(model, packed, area[scene], query, targets, memory)
+    found: dict[int, list[Row]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "weights.pt"
+        if cores > 1:
+            torch.save(model.state_dict(), weights)
+        clips = (
+            _Clip(i, str(weights), model.config, memory, store.packed[i].cpu().numpy(), area[i])
+            for i in range(count)
+        )
+        if cores > 1:
+            for result in run_jobs(_track_apart, clips, cores, timeout=3600.0):
+                if result.error is not None:
+                    raise RuntimeError(f"scene {result.job.number}: {result.error}")
+                found[result.job.number] = result.value
+                report(len(found), count)
+        else:
+            for clip in clips:
+                found[clip.number] = _track_scene(model, clip)
+                report(len(found), count)
+    return [row for number in sorted(found) for row in found[number]]
+
+
+def _track_scene(model: LMEEC, clip: _Clip) -> list[Row]:
+    exos = list(range(1, clip.packed.shape[1]))
+    rows: list[Row] = []
+    for query, targets in [(0, exos), *((exo, [0]) for exo in exos)]:
+        rows += _track(model, clip.packed, clip.area, query, targets, clip.memory)
     return rows
+
+
+def _track_apart(clip: _Clip) -> list[Row]:
+    torch.set_num_threads(1)
+    return _track_scene(_loaded(clip.weights, clip.config), clip)
+
+
+@functools.cache
+def _loaded(weights: str, config: ModelConfig) -> LMEEC:
+    model = build_model(config)
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    return model.requires_grad_(False)
 
 
 def _track(

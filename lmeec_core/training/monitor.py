@@ -40,6 +40,9 @@ class Monitor:
     def phase(self, text: str) -> None:
         """Training is over, something else begins."""
 
+    def part(self, done: int, total: int) -> None:
+        """How much of the phase is done."""
+
 
 def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np.uint8] | None:
     """Correspondences on the first scenes: query views beside target views with found masks.
@@ -157,9 +160,12 @@ class RunMonitor(Monitor):
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def phase(self, text: str) -> None:
-        self.bar.update(self.task, description=text, completed=1.0, note="")
+        self.bar.update(self.task, description=text, completed=0.0, note="")
         if not self.console.is_terminal:
             self.console.print(text, highlight=False)
+
+    def part(self, done: int, total: int) -> None:
+        self.bar.update(self.task, completed=done / max(1, total), note=f"{done} of {total}")
 
 
 def results_table(results: dict[str, Any]) -> Table:

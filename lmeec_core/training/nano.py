@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from lmeec_core.checkpoint import CheckpointError, bundled_weights, read_state_dict
 from lmeec_core.config import preset
 from lmeec_core.model import LMEEC
 from lmeec_core.training.evaluate import (
@@ -39,7 +40,7 @@ from lmeec_core.training.evaluate import (
     summary,
 )
 from lmeec_core.training.monitor import Monitor
-from lmeec_core.training.stages import CPU_STAGES, GPU_STAGES
+from lmeec_core.training.stages import STAGES
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.trainer import Schedule, Trainer
 
@@ -57,7 +58,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="weights and numbers go here")
     parser.add_argument("--minutes", type=float, default=21.0, help="training time in all")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--stages", default="auto", choices=("auto", "gpu", "cpu"))
+    parser.add_argument("--stages", default="auto", choices=("auto", *STAGES))
+    parser.add_argument("--start", help="weights to begin with: a file, or `bundled`")
     parser.add_argument("--scenes", type=int, default=12_000, help="training scenes")
     parser.add_argument("--frames", type=int, default=8, help="of a scene, a multiple of 4")
     parser.add_argument("--keep", type=int, default=4_000, help="scenes kept on disk for a resume")
@@ -169,11 +171,11 @@ def machine(device: torch.device) -> dict[str, Any]:
             "torch": torch.__version__}  # fmt: skip
 
 
-def calibrate(model: LMEEC, store: SceneStore, scenes: int) -> dict[str, Any]:
+def calibrate(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) -> dict[str, Any]:
     """Move the presence bias to the best balanced accuracy on validation scenes."""
     shifts, report = [], {}
     for _ in range(2):  # the threshold changes what is remembered, hence twice
-        rows = evaluate_tracker(model, store, scenes)
+        rows = evaluate_tracker(model, store, scenes, report=monitor.part)
         if not rows:
             break
         threshold = best_threshold(rows)
@@ -241,6 +243,20 @@ def wait_for_scenes(
         raise RuntimeError(f"only {store.count} scenes; see {args.work / LOG}")
 
 
+def start_weights(name: str | None) -> dict[str, torch.Tensor] | None:
+    """Weights to begin with, as float32: None, a file, or those that come with the package.
+
+    Raises:
+        lmeec_core.CheckpointError: there are none, or they cannot be read.
+    """
+    if name is None:
+        return None
+    path = bundled_weights("nano") if name == "bundled" else Path(name)
+    if path is None:
+        raise CheckpointError("start: bundled given, but no weights come with this package")
+    return {k: v.float() if v.is_floating_point() else v for k, v in read_state_dict(path).items()}
+
+
 def finish(
     trainer: Trainer, args: argparse.Namespace, stores: dict[str, SceneStore], monitor: Monitor
 ) -> None:
@@ -248,12 +264,14 @@ def finish(
     torch.backends.cudnn.benchmark = False
     model, test = trainer.averaged, stores["test"]
     monitor.phase("presence threshold")
-    report: dict[str, Any] = {"calibration": calibrate(model, stores["val"], args.val_scenes)}
+    calibration = calibrate(model, stores["val"], args.val_scenes, monitor)
+    report: dict[str, Any] = {"calibration": calibration}
     monitor.phase("held-out scenes, single frames")
     report["test single frame"] = scores(evaluate_pairs(model, test, args.test_scenes))
     snapshot(trainer, args, report)
     monitor.phase("held-out scenes, tracker")
-    report["test tracker"] = scores(evaluate_tracker(model, test, args.test_scenes))
+    rows = evaluate_tracker(model, test, args.test_scenes, report=monitor.part)
+    report["test tracker"] = scores(rows)
     logger.info("test %s", json.dumps(report))
     snapshot(trainer, args, report)
     write_json(args.out / DONE, report)
@@ -262,15 +280,22 @@ def finish(
 def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
     """Render, train, evaluate; returns whether everything is done."""
     monitor = monitor or Monitor()
-    start = time.monotonic()
+    begun = time.monotonic()
     device = torch.device(
         ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
     )
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
         torch.backends.cudnn.benchmark = True
-    gpu = device.type == "cuda" if args.stages == "auto" else args.stages == "gpu"
-    schedule = Schedule(GPU_STAGES if gpu else CPU_STAGES, args.minutes, seed=args.seed)
+    gpu, start = device.type == "cuda", start_weights(args.start)
+    name = args.stages
+    if name == "auto":
+        name = "gpu" if gpu else "cpu_more" if start is not None else "cpu"
+    # Fewer steps, and weights that are good already: a shorter mean, a smaller rate.
+    schedule = Schedule(
+        STAGES[name], args.minutes, 1.5e-3 if start is None else 8e-4,
+        ema=0.998 if name == "gpu" else 0.985, seed=args.seed,
+    )  # fmt: skip
     renderer = None if args.no_render else start_rendering(args, args.work / LOG)
     stores = open_stores(args, device)
     try:
@@ -286,11 +311,11 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
 
         trainer = Trainer(
             preset("nano"), schedule, stores["train"], args.work, device, evaluate,
-            args.evaluate_every, lambda record: monitor.record(record, trainer.progress),
+            args.evaluate_every, lambda record: monitor.record(record, trainer.progress), start,
         )  # fmt: skip
         logger.info("%s, %d scenes, stages %s", device, stores["train"].count,
                     [s.name for s in schedule.stages])  # fmt: skip
-        left = args.session_minutes - (time.monotonic() - start) / 60
+        left = args.session_minutes - (time.monotonic() - begun) / 60
         over = trainer.run(left, report_every=args.report_every)
         snapshot(trainer, args, None)
         if over:

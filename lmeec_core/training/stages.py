@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from lmeec_core.training.losses import LossWeights
@@ -73,6 +73,18 @@ CPU_STAGES = (
     ),
 )  # fmt: skip
 """For two CPU cores."""
+
+
+CPU_MORE_STAGES = (
+    replace(CPU_STAGES[1], share=0.34),
+    replace(CPU_STAGES[2], share=0.18),
+    replace(CPU_STAGES[3], share=0.20),
+    replace(CPU_STAGES[4], share=0.28),
+)
+"""For two CPU cores that go on from trained weights."""
+
+STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES, "cpu_more": CPU_MORE_STAGES}
+"""Curricula by their names in the settings."""
 
 
 def stage_at(stages: tuple[Stage, ...], progress: float) -> int:

@@ -49,12 +49,14 @@ class Schedule:
     Attributes:
         stages: the curriculum.
         minutes: length of the whole run, pauses not counted.
+        steps: length in optimisation steps in place of minutes, for runs that are compared.
         rate: largest learning rate.
         warmup: share of the run in which the rate rises; then it falls as a cosine.
         floor: last learning rate as a share of the largest.
         decay: weight decay of matrices.
         clip: largest gradient norm.
-        ema: decay of the averaged weights.
+        ema: decay of the averaged weights; its memory, 1 / (1 - ema) steps, is to be short beside
+            the last stage.
         fusion: how the memory-aware and the view-specific feature are fused.
         bf16: compute in bfloat16.
         seed: of weights and sampling.
@@ -71,6 +73,7 @@ class Schedule:
     fusion: Fusion = "mv_moe"
     bf16: bool = True
     seed: int = 0
+    steps: int | None = None
 
 
 class Trainer:
@@ -85,6 +88,7 @@ class Trainer:
         evaluate: called with the averaged network now and then, returns numbers for the history.
         evaluate_every: minutes between those calls.
         watch: called with every new entry of the history.
+        start: weights to begin with; None trains from scratch. A checkpoint in the folder wins.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class Trainer:
         evaluate: Callable[[LMEEC], dict[str, float]] | None = None,
         evaluate_every: float = 4.0,
         watch: Callable[[dict[str, Any]], None] | None = None,
+        start: dict[str, Tensor] | None = None,
     ) -> None:
         if config.matching is None:
             raise ValueError("config.matching: None given; this trainer needs the embedding")
@@ -107,6 +112,8 @@ class Trainer:
         torch.manual_seed(schedule.seed)
         self.model = LMEEC(config)
         initialise(self.model)
+        if start is not None:
+            self.model.load_state_dict(start)
         self.model.to(device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.foreground = ForegroundHead(config.hidden_dim).to(device)
@@ -159,6 +166,8 @@ class Trainer:
     @property
     def progress(self) -> float:
         """Share of the run that is done, 0 .. 1."""
+        if self.schedule.steps is not None:
+            return min(1.0, self.step / self.schedule.steps)
         return min(1.0, self.spent / (60 * self.schedule.minutes))
 
     def _set_rate(self, stage: Stage) -> float:

@@ -65,6 +65,11 @@ def test_wrong_file_names_what_does_not_fit(tmp_path: Path, state: dict) -> None
     assert "1 misshapen: no_obj_ptr (file (1, 7), model (1, 256))" in text
 
 
+def test_weights_of_another_preset_are_recognised(tmp_path: Path, state: dict) -> None:
+    with pytest.raises(lm.CheckpointError, match="It fits the preset 'mini': choose that one"):
+        lm.load_model("nano", save_pt(tmp_path / "a.pt", state), device="cpu")
+
+
 class _Evil:
     def __reduce__(self) -> tuple:
         return (Path.touch, (Path("executed"),))

@@ -15,10 +15,14 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import lmeec_core as lm
+from lmeec_core.checkpoint import seeded_model
 from lmeec_core.cli import app
+from lmeec_core.training import nano
 from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config, remember
 from lmeec_core.training.monitor import RunMonitor, example_sheet, results_table
+from lmeec_core.training.stages import CPU_MORE_STAGES
 from lmeec_core.training.store import SceneStore
+from lmeec_core.training.trainer import Schedule, Trainer
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 SIDE = 64
@@ -204,6 +208,26 @@ def test_the_file_names_every_setting() -> None:
 def test_bad_settings_are_named(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_config(CONFIGS / "nano_sim.yaml", [change])
+
+
+def test_weights_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = seeded_model(lm.preset("nano"), 3)
+    nano.export(model, tmp_path / "half.safetensors", {})
+    start = nano.start_weights(str(tmp_path / "half.safetensors"))
+    assert start is not None
+    store = SceneStore(tmp_path / "none", 1, torch.device("cpu"))
+    trainer = Trainer(
+        lm.preset("nano"), Schedule(CPU_MORE_STAGES, 1.0), store, tmp_path / "run",
+        torch.device("cpu"), start=start,
+    )  # fmt: skip
+    for name, value in trainer.averaged.state_dict().items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-3)
+    assert nano.start_weights(None) is None
+    with pytest.raises(lm.CheckpointError, match="absent.*no such file"):
+        nano.start_weights(str(tmp_path / "absent"))
+    monkeypatch.setattr(nano, "bundled_weights", lambda name: None)
+    with pytest.raises(lm.CheckpointError, match="no weights come with this package"):
+        nano.start_weights("bundled")
 
 
 def test_bad_files(tmp_path: Path) -> None:

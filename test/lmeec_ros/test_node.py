@@ -97,16 +97,16 @@ def test_lifecycle_round_trips_leave_nothing_behind(make_node: Any, rig: Any, to
 
 def test_a_destroyed_node_is_gone_at_once(context: Any, rig: Any, tools: Any) -> None:
     overrides = [Parameter(k, value=v) for k, v in {**BASE, "autostart": False}.items()]
+
+    def served() -> int:
+        names = [name for name, _ in rig.node.get_service_names_and_types()]
+        return sum(name in ("/lmeec/change_state", "/lmeec/get_state") for name in names)
+
     gc.disable()  # rclpy alone leaves the lifecycle services until it comes
     try:
         for _ in range(2):
             node = LmeecNode(context=context, parameter_overrides=overrides)
-            services = [f"/lmeec/{name}" for name in ("change_state", "get_state")]
-
-            def served(services: list[str] = services) -> int:
-                return sum(name in services for name, _ in rig.node.get_service_names_and_types())
-
-            tools.wait_until(lambda: served() == len(services), "the node's services")
+            tools.wait_until(lambda: served() == 2, "the node's services")
             node.destroy_node()
             tools.wait_until(lambda: served() == 0, "the services to be gone", patience=20)
             assert "lmeec" not in rig.node.get_node_names()

@@ -1,0 +1,174 @@
+"""An ablation from takes to results; everything finished is kept, so that it can be resumed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from lmeec_core.ablation.fusion import train_fusion
+from lmeec_core.ablation.units import Unit, score_unit, sought_objects
+from lmeec_core.ablation.variants import LINES, Table, Variant, variants_of
+from lmeec_core.simulation.config import level, training_config
+from lmeec_core.simulation.generate import generate_takes
+from lmeec_core.simulation.shards import render_many
+from lmeec_core.simulation.workers import run_jobs
+from lmeec_core.takes import Take
+from lmeec_core.training.store import SceneStore
+
+SIZE = 256
+FIRST_SEED = 300_000
+"""Seeds of the takes; those of training, validation and test of the bundled weights lie apart."""
+SCENE_SEED = 30_000_000
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How large an ablation is; see `lmeec ablate --help`."""
+
+    work: Path
+    checkpoint: Path
+    tables: tuple[Table, ...]
+    takes: int
+    frames: int
+    lengths: tuple[int, ...]
+    objects: int
+    exo_cameras: int
+    seeds: int
+    steps: int
+    scenes: int
+    workers: int
+
+
+class Progress(Protocol):
+    """What shows how far it is."""
+
+    def __call__(self, what: str, done: float, total: float) -> None:
+        """Part of the work, and how much of it is done."""
+
+
+def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
+    """Simulated test takes of a length, made where they are not there yet.
+
+    Raises:
+        RuntimeError: a take could not be made; says why.
+    """
+    root = settings.work / f"takes_{frames}"
+    config = level("normal", exo_cameras=settings.exo_cameras)
+    done = len(list(root.glob("test/sim_*/annotation.json")))
+    what = f"takes of {frames} frames"
+    progress(what, done, settings.takes)
+    made = generate_takes(
+        root, config, {"test": settings.takes}, frames, SIZE, FIRST_SEED, workers=settings.workers
+    )
+    for result in made:
+        if result.error is not None:
+            raise RuntimeError(f"take of seed {result.job.seed}: {result.error}")
+        done += 1
+        progress(what, done, settings.takes)
+    return sorted((root / "test").glob("sim_*"))[: settings.takes]
+
+
+def training_scenes(settings: Settings, progress: Progress) -> SceneStore:
+    """Scenes to train the fusion variants on."""
+    folder = settings.work / "scenes"
+    seeds = range(SCENE_SEED, SCENE_SEED + settings.scenes)
+    done = len(list(folder.glob("*.npy")))
+    for _ in render_many(
+        seeds, training_config(2), 4, SIZE, "train", folder, settings.workers, clip=4, stride=3
+    ):
+        done += 1
+        progress("training scenes", done, settings.scenes)
+    store = SceneStore(folder, settings.scenes, torch.device("cpu"))
+    store.load_new()
+    if not store.count:
+        raise RuntimeError(f"{folder}: no scene could be rendered")
+    return store
+
+
+def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[Path, int | None]]]:
+    """Weights of every variant by its name: one file, or one per training seed."""
+    found: dict[str, list[tuple[Path, int | None]]] = {}
+    trained = [v for v in variants_of(settings.tables) if v.trained]
+    store = training_scenes(settings, progress) if trained else None
+    for variant in variants_of(settings.tables):
+        if not variant.trained or store is None:
+            found[variant.name] = [(settings.checkpoint, None)]
+            continue
+        for seed in range(settings.seeds):
+            what = f"training {variant.name}, seed {seed}"
+            weights = train_fusion(
+                settings.checkpoint, variant.fusion, seed, settings.steps, store,
+                settings.work / f"{variant.name}_{seed}",
+                partial(progress, what, total=1.0),
+            )  # fmt: skip
+            found.setdefault(variant.name, []).append((weights, seed))
+    return found
+
+
+def _units(
+    settings: Settings,
+    variant: Variant,
+    weights: list[tuple[Path, int | None]],
+    takes: list[Path],
+) -> Iterator[Unit]:
+    threads = max(1, torch.get_num_threads() // settings.workers)
+    for path in takes:
+        take = Take.open(path)
+        objects = sought_objects(take, settings.objects)
+        for file, seed in weights:
+            for query in (take.ego, *take.exos):
+                yield Unit(
+                    variant, file, seed, path, query, objects, threads, settings.work / "units"
+                )
+
+
+def units_of(
+    settings: Settings, weights: dict[str, list[tuple[Path, int | None]]], progress: Progress
+) -> dict[Table, list[Unit]]:
+    """The units of each table; tables share those of the same variant and takes."""
+    plain = [t for t in settings.tables if t != "length"]
+    standard = takes_of(settings, settings.frames, progress) if plain else []
+    result: dict[Table, list[Unit]] = {}
+    for table in settings.tables:
+        takes = standard
+        if table == "length":
+            takes = [t for n in settings.lengths for t in takes_of(settings, n, progress)]
+        variants = {line.variant.name: line.variant for line in LINES[table]}
+        result[table] = [
+            unit for v in variants.values() for unit in _units(settings, v, weights[v.name], takes)
+        ]
+    return result
+
+
+def run(settings: Settings, progress: Progress) -> dict[Table, list[dict[str, Any]]]:
+    """Everything from takes to the scored units of each table.
+
+    Raises:
+        RuntimeError: takes, scenes or units failed; names the first and its cause.
+    """
+    settings.work.mkdir(parents=True, exist_ok=True)
+    weights = checkpoints(settings, progress)
+    tables = units_of(settings, weights, progress)
+    wanted = {unit.file: unit for units in tables.values() for unit in units}
+    missing = [unit for unit in wanted.values() if not unit.file.is_file()]
+    missing.sort(key=lambda unit: (unit.take, unit.query))  # all variants of a take come together
+    done = len(wanted) - len(missing)
+    progress("scoring", done, len(wanted))
+    failed = []
+    for result in run_jobs(score_unit, missing, settings.workers, timeout=24 * 3600):
+        if result.error is not None:
+            failed.append(f"{result.job.file.name}: {result.error}")
+        done += result.error is None
+        progress("scoring", done, len(wanted))
+    if failed:
+        raise RuntimeError(f"{len(failed)} of {len(wanted)} units failed, the first: {failed[0]}")
+    return {
+        table: [json.loads(unit.file.read_text()) for unit in units]
+        for table, units in tables.items()
+    }

@@ -1,0 +1,146 @@
+"""One unit of an ablation: a variant on one take from one query camera, scored and kept on disk."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmeec_core.ablation.variants import Variant
+from lmeec_core.checkpoint import load_model
+from lmeec_core.evaluation.metrics import mask_metrics
+from lmeec_core.evaluation.protocol import Scores
+from lmeec_core.model import LMEEC
+from lmeec_core.takes import Take, is_ego
+from lmeec_core.tracker import Correspondence, CorrespondenceTracker
+
+MIN_AREA = 30
+"""Visible pixels from which an object is asked for."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What :func:`score_unit` does and where its result goes."""
+
+    variant: Variant
+    checkpoint: Path
+    seed: int | None
+    """Seed of the training that made the checkpoint, for variants that are trained."""
+    take: Path
+    query: str
+    objects: tuple[str, ...]
+    threads: int
+    folder: Path
+
+    @property
+    def file(self) -> Path:
+        """Where the result lies; another checkpoint or other objects give another file."""
+        facts = f"{_digest(self.checkpoint)} {sorted(self.objects)} {asdict(self.variant)}"
+        key = hashlib.sha256(facts.encode()).hexdigest()[:12]
+        return self.folder / f"{self.variant.name}_{self.take.name}_{self.query}_{key}.json"
+
+
+@functools.cache
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@functools.cache
+def _model(path: Path) -> LMEEC:
+    return load_model("nano", path, device="cpu")
+
+
+def sought_objects(take: Take, count: int) -> tuple[str, ...]:
+    """The objects that the person moves, then those most often visible in all cameras."""
+    moved = take.annotation.get("simulation", {}).get("moved", [])
+
+    def rank(name: str) -> tuple[bool, int, str]:
+        frames = [len(take.mask_frames(name, camera)) for camera in take.cameras]
+        return name not in moved, -min(frames), name
+
+    visible = [n for n in take.objects if any(take.mask_frames(n, c) for c in take.cameras)]
+    return tuple(sorted(visible, key=rank)[:count])
+
+
+def track(
+    model: LMEEC,
+    take: Take,
+    query: str,
+    objects: tuple[str, ...],
+    variant: Variant,
+    most: int | None = None,
+) -> Scores:
+    """Track the objects into all cameras of the other kind and score what is found.
+
+    An object counts on frames where it has at least :data:`MIN_AREA` pixels in the query view, and
+    as many or none in the target view. ``most`` limits the frames to the first so many.
+    """
+    ego = is_ego(query)
+    targets = take.exos if ego else (take.ego,)
+    frames = take.common_frames(query, *targets)[:most]
+    tracker = CorrespondenceTracker(model, query, targets, variant.memory(ego), len(frames))
+    scores = Scores(f"simulated, objects of {MIN_AREA} pixels or more")
+    for frame in frames:
+        given = {name: take.mask(name, query, frame) for name in objects}
+        masks = {n: m for n, m in given.items() if m is not None and m.sum() >= MIN_AREA}
+        found = tracker.step({c: take.image(c, frame) for c in (query, *targets)}, masks)
+        for target in targets:
+            for name in masks:
+                _score(scores, found[target][name], take.mask(name, target, frame))
+    return scores
+
+
+def _score(scores: Scores, found: Correspondence, truth: NDArray[np.bool_] | None) -> None:
+    area = 0 if truth is None else int(truth.sum())
+    if 0 < area < MIN_AREA:
+        return
+    scores.existing.append(area > 0)
+    scores.predicted.append(found.visible())
+    if truth is None or not area:
+        return
+    measured = mask_metrics(found.mask(), truth)
+    scores.ious.append(measured.iou)
+    scores.locations.append(measured.location)
+    scores.contours.append(measured.contour)
+
+
+def score_unit(unit: Unit) -> str:
+    """Track, score and write one unit; returns the file's path. A file that is there is kept."""
+    import torch
+
+    if unit.file.is_file():
+        return str(unit.file)
+    torch.set_num_threads(unit.threads)
+    take = Take.open(unit.take)
+    targets = take.exos if is_ego(unit.query) else (take.ego,)
+    scores = track(_model(unit.checkpoint), take, unit.query, unit.objects, unit.variant)
+    _write(unit, len(take.common_frames(unit.query, *targets)), scores)
+    return str(unit.file)
+
+
+def _write(unit: Unit, frames: int, scores: Scores) -> None:
+    content: dict[str, Any] = {
+        "variant": unit.variant.name,
+        "seed": unit.seed,
+        "take": unit.take.name,
+        "query": unit.query,
+        "frames": frames,
+        "objects": list(unit.objects),
+        "protocol": scores.protocol,
+        "iou": [round(x, 6) for x in scores.ious],
+        "location": [round(x, 6) for x in scores.locations],
+        "contour": [round(x, 6) for x in scores.contours],
+        "existing": scores.existing,
+        "predicted": scores.predicted,
+    }
+    unit.folder.mkdir(parents=True, exist_ok=True)
+    partial = unit.file.with_name(f".{unit.file.name}.{os.getpid()}")
+    partial.write_text(json.dumps(content))
+    os.replace(partial, unit.file)

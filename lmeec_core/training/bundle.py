@@ -1,0 +1,147 @@
+"""Put trained weights into the package, with their scores and the model card.
+
+``python -m lmeec_core.training.bundle OUT`` takes what ``lmeec train`` left in OUT (weights,
+metrics.json, done.json) and writes lmeec_core/weights/nano.safetensors, nano.json and nano.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from lmeec_core.ablation.units import track
+from lmeec_core.ablation.variants import REFERENCE
+from lmeec_core.checkpoint import load_model
+from lmeec_core.takes import Take
+from lmeec_core.training.nano import DONE, METRICS, WEIGHTS, write_json
+
+PACKAGE = Path(__file__).resolve().parents[1]
+FOLDER = PACKAGE / "weights"
+SAMPLE_TAKE = PACKAGE.parent / "test" / "data" / "sample_take"
+SAMPLE_OBJECTS = ("pail_1", "teapot_1", "camera_1")
+SAMPLE_FRAMES = 15
+
+
+def sample_scores(weights: Path, take: Path = SAMPLE_TAKE) -> dict[str, float]:
+    """IoU on the first frames of the sample take (held-out shapes), per direction."""
+    model, opened = load_model("nano", weights, device="cpu"), Take.open(take)
+    scores = {}
+    for name, query in (("ego to exo", opened.ego), ("exo to ego", opened.exos[0])):
+        found = track(model, opened, query, SAMPLE_OBJECTS, REFERENCE, SAMPLE_FRAMES)
+        scores[name] = round(found.iou, 4)
+    return scores
+
+
+def _line(name: str, numbers: dict[str, Any]) -> str:
+    cells = []
+    for direction in ("ego_to_exo", "exo_to_ego"):
+        cells += [
+            f"{numbers[f'{direction} {key}']:.3f}" if f"{direction} {key}" in numbers else ""
+            for key in ("iou", "contour", "existence")
+        ]
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def _areas(results: dict[str, Any]) -> list[str]:
+    rows = ["| visible pixels in the target view | IoU | objects |", "| --- | --- | --- |"]
+    for area, numbers in results["test tracker"]["by target area"].items():
+        rows.append(f"| {area} | {numbers['iou']:.3f} | {numbers['count']} |")
+    return rows
+
+
+def _curve(history: list[dict[str, Any]]) -> list[str]:
+    rows = ["| minutes | stage | IoU, ego to exo | IoU, exo to ego |", "| --- | --- | --- | --- |"]
+    for record in history:
+        if "eval ego_to_exo iou" in record:
+            rows.append(
+                f"| {record['minutes']:.0f} | {record['stage']} | "
+                f"{record['eval ego_to_exo iou']:.3f} | {record['eval exo_to_ego iou']:.3f} |"
+            )
+    return rows
+
+
+def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) -> str:
+    """The model card as Markdown."""
+    machine, test = run["machine"], results["test tracker"]["all"]
+    device = machine["gpu"] or f"{machine['cores']} CPU cores"
+    counts = [int(test[f"{d} {k}"]) for k in ("present", "absent")
+              for d in ("ego_to_exo", "exo_to_ego")]  # fmt: skip
+    template = (Path(__file__).parent / "configs" / "nano_card.md").read_text()
+    return template.format(
+        parameters=facts["parameters"] / 1e6,
+        megabytes=facts["bytes"] / 1e6,
+        scenes=run["scenes"],
+        minutes=run["minutes"],
+        steps=run["steps"],
+        device=device,
+        torch=machine["torch"],
+        seed=run["schedule"]["seed"],
+        test_scenes=facts["test scenes"],
+        present=counts[0] + counts[1],
+        absent=counts[2] + counts[3],
+        tracker=_line("tracker", test),
+        single=_line("single frames, no memory", results["test single frame"]["all"]),
+        areas="\n".join(_areas(results)),
+        curve="\n".join(_curve(run["history"])),
+        shifts=", ".join(f"{s:+.2f}" for s in results["calibration"]["presence shifts"]) or "none",
+        baselines=facts["baselines"],
+    )
+
+
+def baseline_lines(path: Path | None) -> str:
+    """Lines of the card's table for the simple methods, from the baselines' own result file."""
+    if path is None:
+        return ""
+    rows = []
+    for name, found in json.loads(path.read_text())["scores"].items():
+        rows.append(_line(name, {
+            f"{direction} {key}": found[direction][key]
+            for direction in found for key in ("iou", "contour", "existence")
+            if key in found[direction]
+        }))  # fmt: skip
+    return "\n".join(rows)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line of the module."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path, help="folder with the results of a finished training")
+    parser.add_argument("--test-scenes", type=int, required=True, help="scenes of the test scores")
+    parser.add_argument("--baselines", type=Path, help="result file of evaluation.baselines")
+    args = parser.parse_args(arguments)
+    run, results = (json.loads((args.out / name).read_text()) for name in (METRICS, DONE))
+    run.pop("results", None)
+    FOLDER.mkdir(exist_ok=True)
+    weights = FOLDER / WEIGHTS
+    partial = weights.with_name(f".{weights.name}.{os.getpid()}")
+    shutil.copyfile(args.out / WEIGHTS, partial)
+    os.replace(partial, weights)
+    parameters = sum(p.numel() for p in load_model("nano", weights, device="cpu").parameters())
+    facts = {
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "bytes": weights.stat().st_size,
+        "parameters": parameters,
+        "test scenes": args.test_scenes,
+        "sample take": {"objects": SAMPLE_OBJECTS, "frames": SAMPLE_FRAMES,
+                        "iou": sample_scores(weights)},
+        "baselines": baseline_lines(args.baselines),
+    }  # fmt: skip
+    (FOLDER / "nano.md").write_text(card(run, results, facts))
+    del facts["baselines"]
+    write_json(FOLDER / "nano.json", {**facts, "scores": results, "run": _without_steps(run)})
+    print(f"{weights}: {facts['bytes']} bytes, {json.dumps(facts['sample take'])}")
+
+
+def _without_steps(run: dict[str, Any]) -> dict[str, Any]:
+    """The run without the curve's points between validations, which are thousands."""
+    curve = [r for r in run["history"] if any(k.startswith("eval ") for k in r)]
+    return {**run, "history": curve}
+
+
+if __name__ == "__main__":
+    main()
