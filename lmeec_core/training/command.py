@@ -57,7 +57,7 @@ class TrainConfig(BaseModel):
         from lmeec_core.training.nano import parse
 
         args = parse(["--work", str(work), "--out", str(out)])
-        for name, value in self.model_dump(exclude={"render", "tensorboard"}).items():
+        for name, value in self.model_dump(exclude={"recipe", "render", "tensorboard"}).items():
             if value is not None:
                 setattr(args, name, value)
         if not self.render:
