@@ -10,28 +10,31 @@ import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lmeec_core.training.take_settings import TakeTrainConfig
+
 CONFIGS = Path(__file__).parent / "configs"
 SETTINGS = "train.yaml"
 """The settings of a run, in its folder."""
 
-MAY_CHANGE = frozenset(
-    {"device", "workers", "render", "keep", "session_minutes", "evaluate_every", "report_every",
-     "tensorboard"}
-)  # fmt: skip
-"""Settings that a resumed run may have otherwise; the rest decides what is learnt."""
-
 
 class TrainConfig(BaseModel):
-    """Settings of a run; configs/nano_sim.yaml explains each."""
+    """Settings of a run on simulated scenes; configs/nano_sim.yaml explains each."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    may_change: ClassVar[frozenset[str]] = frozenset(
+        {"device", "workers", "render", "keep", "session_minutes", "evaluate_every",
+         "report_every", "tensorboard"}
+    )  # fmt: skip
+    """Settings that a resumed run may have otherwise; the rest decides what is learnt."""
+
+    recipe: Literal["simulation"] = "simulation"
     minutes: float = Field(gt=0)
     stages: Literal["auto", "gpu", "cpu", "cpu_more"] = "auto"
     start: str | None = None
@@ -55,12 +58,19 @@ class TrainConfig(BaseModel):
         from lmeec_core.training.nano import parse
 
         args = parse(["--work", str(work), "--out", str(out)])
-        for name, value in self.model_dump(exclude={"render", "tensorboard"}).items():
+        for name, value in self.model_dump(exclude={"recipe", "render", "tensorboard"}).items():
             if value is not None:
                 setattr(args, name, value)
         if not self.render:
             args.no_render, args.keep = True, None  # scenes that were brought are not deleted
         return args
+
+
+RECIPES: dict[str, type[TrainConfig] | type[TakeTrainConfig]] = {
+    "simulation": TrainConfig,
+    "takes": TakeTrainConfig,
+}
+"""Settings by a file's ``recipe``; without one it is of the first."""
 
 
 def find_config(name: str) -> Path:
@@ -76,12 +86,12 @@ def find_config(name: str) -> Path:
     raise ValueError(f"--config {name}: no such file; the package brings {known}")
 
 
-def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
-    """Read and check settings.
+def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig | TakeTrainConfig:
+    """Read and check settings, of the class that the file's ``recipe`` names.
 
     Args:
         path: a YAML file.
-        changes: ``name=value`` each, the value in YAML.
+        changes: ``name=value`` each, the value in YAML; ``a.b=value`` sets b inside a.
 
     Raises:
         ValueError: not YAML, an unknown name or a wrong value; says which.
@@ -91,9 +101,13 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig:
         name, equals, value = change.partition("=")
         if not equals:
             raise ValueError(f"--set {change}: expected name=value")
-        content[name.strip()] = _parse_yaml(value, f"--set {change}")
+        _set(content, name.strip(), _parse_yaml(value, f"--set {change}"))
+    recipe = content.get("recipe", "simulation")
+    if not isinstance(recipe, str) or recipe not in RECIPES:
+        known = ", ".join(sorted(RECIPES))
+        raise ValueError(f"{path}: recipe: {_short(recipe)} given, one of {known} expected")
     try:
-        return TrainConfig.model_validate(content)
+        return RECIPES[recipe].model_validate(content)
     except ValidationError as error:
         lines = [
             f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {_short(e['input'])} given"
@@ -124,7 +138,17 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def remember(config: TrainConfig, work: Path) -> None:
+def _set(content: dict[str, Any], name: str, value: Any) -> None:
+    """Set a value, the name of a value inside another with dots."""
+    *outer, last = name.split(".")
+    for part in outer:
+        inner = content.get(part)
+        content[part] = dict(inner) if isinstance(inner, dict) else {}
+        content = content[part]
+    content[last] = value
+
+
+def remember(config: TrainConfig | TakeTrainConfig, work: Path) -> None:
     """Write the settings into the run's folder, or compare them with those it began with.
 
     Raises:
@@ -133,7 +157,7 @@ def remember(config: TrainConfig, work: Path) -> None:
     path, now = work / SETTINGS, config.model_dump()
     if path.is_file():
         before = _read_yaml(path)
-        other = [k for k, v in now.items() if k not in MAY_CHANGE and before.get(k) != v]
+        other = [k for k, v in now.items() if k not in config.may_change and before.get(k) != v]
         if other:
             told = ", ".join(f"{k} {before.get(k)!r} (now {now[k]!r})" for k in other)
             raise ValueError(
@@ -160,12 +184,18 @@ def train_command(
         Path | None, typer.Option(help="Folder of the weights.", show_default="WORK/out")
     ] = None,
 ) -> None:
-    """Train the small network on simulated scenes, from rendering to scores on held-out ones.
+    """Train a network: the small one on simulated scenes, or any preset on takes.
 
-    One command renders, trains while scenes come in, sets the presence threshold on validation
-    scenes and scores the network on shapes and textures that it never saw. Stop it whenever you
-    like (Ctrl-C, a kill, a power cut): the same command goes on from the last checkpoint, which
-    is at most 45 seconds old. Two cores take two hours, a large GPU twenty minutes.
+    The settings file says which. Stop a run whenever you like (Ctrl-C, a kill, a power cut): the
+    same command goes on from the last checkpoint.
+
+    **nano_sim.yaml** (default): one command renders, trains while scenes come in, sets the
+    presence threshold on validation scenes and scores the network on shapes and textures that it
+    never saw. Two cores take two hours, a large GPU twenty minutes.
+
+    **egoexo4d.yaml**: the paper's recipe on takes in the EgoExo4D processed layout
+    (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or many of several machines under torchrun.
+    Broken images and annotations are named, skipped and counted.
 
     **Examples**
 
@@ -175,10 +205,16 @@ def train_command(
       code 3 while there is more to do
     - `tensorboard --logdir runs/nano/tensorboard`: curves and examples, in another terminal
     - `lmeec demo --checkpoint runs/nano/out/nano.safetensors`: try the weights
+    - `lmeec train runs/ego --config egoexo4d.yaml --set data=/data/egoexo4d
+      --set checkpoint=sam2.1_hiera_base_plus.pt`: the paper's training on one GPU
+    - `torchrun --nproc-per-node 4 --no-python lmeec train runs/ego --config egoexo4d.yaml ...`: on
+      four
+    - `lmeec train runs/own --config egoexo4d.yaml --set data=takes --set preset=nano
+      --set epochs=5`: fine-tune the small network on takes of your own
 
-    Results: WORK/out/nano.safetensors (float16 weights), metrics.json (schedule, machine, curve)
-    and done.json (scores). WORK/nano.log has the details. Rendering needs MuJoCo, and TensorBoard
-    its library: pip install 'lmeec[simulation,training]'.
+    Results: WORK/out/PRESET.safetensors (weights), metrics.json (settings, machine, curve) and, on
+    simulated scenes, done.json (scores). WORK/nano.log or WORK/train.log has the details. Rendering
+    needs MuJoCo, and TensorBoard its library: pip install 'lmeec[simulation,training]'.
     """
     try:
         done = _run(work, find_config(config), changes or (), out or work / "out")
@@ -197,12 +233,17 @@ def _run(work: Path, config: Path, changes: Sequence[str], out: Path) -> bool:
     from rich.console import Console
 
     settings = read_config(config, changes)
+    work, out = work.resolve(), out.resolve()
+    if isinstance(settings, TakeTrainConfig):
+        from lmeec_core.training.take_command import train_on_takes
+
+        train_on_takes(settings, work, out)
+        return True
     if settings.render and importlib.util.find_spec("mujoco") is None:
         raise ValueError(
             "MuJoCo is not installed, which renders the scenes: pip install 'lmeec[simulation]', "
             "or --set render=false with scenes in the run's folder"
         )
-    work, out = work.resolve(), out.resolve()
     work.mkdir(parents=True, exist_ok=True)
     remember(settings, work)
 
@@ -211,7 +252,7 @@ def _run(work: Path, config: Path, changes: Sequence[str], out: Path) -> bool:
 
     console = Console()
     if not (out / nano.DONE).is_file():
-        log = _log_to(work / nano.LOG)
+        log = log_to(work / nano.LOG)
         try:
             folder = work / "tensorboard" if settings.tensorboard else None
             with RunMonitor(console, folder) as monitor:
@@ -227,7 +268,7 @@ def _run(work: Path, config: Path, changes: Sequence[str], out: Path) -> bool:
     return True
 
 
-def _log_to(path: Path) -> logging.FileHandler:
+def log_to(path: Path) -> logging.FileHandler:
     """Append what the package logs to a file."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))

@@ -43,9 +43,12 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
     return (p & t).sum(dim=(-2, -1)) / union
 
 
-def weighted_mean(values: Tensor, weight: Tensor) -> Tensor:
-    """Mean of values with weights >= 0; 0 where all weights are."""
-    return (values * weight).sum() / weight.sum().clamp_min(1)
+def weighted_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
+    """Mean of values with weights >= 0; 0 where all weights are.
+
+    ``count``, if given, is what the sum is divided by in place of the weights' sum.
+    """
+    return (values * weight).sum() / (weight.sum().clamp_min(1) if count is None else count)
 
 
 class LossWeights(NamedTuple):
@@ -69,6 +72,7 @@ def mask_losses(
     target: Tensor,
     valid: Tensor,
     weights: LossWeights,
+    count: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """The four terms, each with its weight.
 
@@ -79,6 +83,8 @@ def mask_losses(
         predicted_iou: (B,) 0 .. 1. presence_logit: (B,).
         target: (B, h, w) true masks, 0 .. 1.
         valid: (B,) 1 where the example counts.
+        count: what the terms' sums over examples are divided by, so that batches can be split;
+            None takes the number of examples that have the term.
     """
     logits = logits.float()
     present = (target.sum(dim=(-2, -1)) > 0).float()
@@ -88,13 +94,13 @@ def mask_losses(
     presence_weight = valid * (1 + weights.absent * (1 - present))
     wrong = (predicted_iou - mask_iou(logits.detach(), target)).abs()
     return {
-        "focal": weights.focal * weighted_mean(focal, weight)
-        + weights.empty * weighted_mean(focal, valid * (1 - present)),
-        "dice": weights.dice * weighted_mean(dice_loss(logits, target), weight),
-        "iou": weights.iou * weighted_mean(wrong, weight),
+        "focal": weights.focal * weighted_mean(focal, weight, count)
+        + weights.empty * weighted_mean(focal, valid * (1 - present), count),
+        "dice": weights.dice * weighted_mean(dice_loss(logits, target), weight, count),
+        "iou": weights.iou * weighted_mean(wrong, weight, count),
         "presence": weights.presence
         * (presence * presence_weight).sum()
-        / valid.sum().clamp_min(1),
+        / (valid.sum().clamp_min(1) if count is None else count),
     }
 
 

@@ -31,6 +31,12 @@ class Monitor:
     def examples(self, model: LMEEC, store: SceneStore, step: int) -> None:
         """The network as it is now; it may be tried on validation scenes."""
 
+    def picture(self, image: NDArray[np.uint8], step: int) -> None:
+        """An overlay of what the network finds, RGB (H, W, 3)."""
+
+    def note(self, text: str) -> None:
+        """Something that a person should know."""
+
     def phase(self, text: str) -> None:
         """Training is over, something else begins."""
 
@@ -142,8 +148,16 @@ class RunMonitor(Monitor):
     def examples(self, model: LMEEC, store: SceneStore, step: int) -> None:
         writer = self.writer(step)
         sheet = example_sheet(model, store) if writer is not None and store.count else None
-        if writer is not None and sheet is not None:
-            writer.add_image("validation", sheet, step, dataformats="HWC")
+        if sheet is not None:
+            self.picture(sheet, step)
+
+    def picture(self, image: NDArray[np.uint8], step: int) -> None:
+        writer = self.writer(step)
+        if writer is not None:
+            writer.add_image("validation", image, step, dataformats="HWC")
+
+    def note(self, text: str) -> None:
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def phase(self, text: str) -> None:
         self.bar.update(self.task, description=text, completed=0.0, note="")

@@ -66,14 +66,18 @@ def test_weighted_mean() -> None:
 
 
 def _mask_terms(
-    valid: tuple[float, ...], weights: LossWeights, present: tuple[bool, ...] = (True, False, True)
+    valid: tuple[float, ...],
+    weights: LossWeights,
+    present: tuple[bool, ...] = (True, False, True),
+    count: float | None = None,
 ) -> dict[str, float]:
     """Three examples, the second one absent; each has p = (1/2, 3/4), IoU 1/4, presence 3/4."""
     logits = HALF_AND_THREE_QUARTERS.expand(3, 1, 2)
     target = torch.stack([FIRST_PIXEL if there else row(0, 0) for there in present])
     terms = losses.mask_losses(
-        logits, torch.full((3,), 0.25), torch.full((3,), LN3), target, torch.tensor(valid), weights
-    )
+        logits, torch.full((3,), 0.25), torch.full((3,), LN3), target, torch.tensor(valid), weights,
+        None if count is None else torch.tensor(count),
+    )  # fmt: skip
     return {name: value.item() for name, value in terms.items()}
 
 
@@ -110,6 +114,17 @@ def test_all_absent() -> None:
 def test_nothing_counts() -> None:
     weights = LossWeights(absent=1.0, empty=4.0)
     assert set(_mask_terms((0, 0, 0), weights).values()) == {0}
+
+
+def test_sums_over_a_given_count() -> None:
+    """Divided by one count, the terms of a batch are the sum of its parts' terms."""
+    one = _mask_terms((1, 0, 0), LossWeights(), count=4.0)
+    mean = _mask_terms((1, 0, 0), LossWeights())
+    assert one == pytest.approx({name: value / 4 for name, value in mean.items()})
+    weights = LossWeights(absent=1.0, empty=4.0)
+    parts = [_mask_terms(v, weights, count=4.0) for v in ((1, 0, 0), (0, 1, 0), (0, 0, 1))]
+    whole = _mask_terms((1, 1, 1), weights, count=4.0)
+    assert whole == pytest.approx({name: sum(p[name] for p in parts) for name in whole})
 
 
 def test_absent_examples_leave_the_mask_alone() -> None:

@@ -1,0 +1,105 @@
+"""AdamW as SAM 2.1 is fine-tuned: a lower rate for the image encoder, falling towards its input."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import torch
+from torch import nn
+
+from lmeec_core.config import Fusion
+from lmeec_core.model import LMEEC
+from lmeec_core.model.conv_trunk import ConvTrunk
+
+TRUNK = "image_encoder.trunk."
+IDLE = (
+    "mask_downsample.",
+    "no_mem_embed",
+    "no_mem_pos_enc",
+    "sam_prompt_encoder.point_embeddings.",
+    "sam_prompt_encoder.mask_downscaling.",
+    "sam_prompt_encoder.no_mask_embed.",
+    "sam_mask_decoder.output_hypernetworks_mlps.1.",
+    "sam_mask_decoder.output_hypernetworks_mlps.2.",
+    "sam_mask_decoder.output_hypernetworks_mlps.3.",
+)
+"""Weights of SAM 2.1 checkpoints that take no part in LM-EEC, by the beginnings of their names."""
+
+
+def freeze_idle(model: LMEEC, fusion: Fusion) -> None:
+    """Take the weights that no output depends on out of training, and the rest in."""
+    idle = IDLE if fusion == "mv_moe" else (*IDLE, "MV_MoE.")
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not name.startswith(idle))
+
+
+def trunk_layers(model: LMEEC) -> list[str]:
+    """The trunk's layers from its input on, as beginnings of names of parameters.
+
+    Hiera: the patch embedding, then block by block. The convolutional trunk: the first
+    convolution, then each convolution that begins a stage, residual block and attention block.
+    """
+    trunk = model.image_encoder.trunk
+    if not isinstance(trunk, ConvTrunk):
+        return [f"{TRUNK}patch_embed.", *(f"{TRUNK}blocks.{i}." for i in range(len(trunk.blocks)))]
+    layers = [f"{TRUNK}stages.0."]
+    for i, stage in enumerate(trunk.stages):
+        if i:
+            assert isinstance(stage, nn.Sequential)
+            layers += [f"{TRUNK}stages.{i}.{j}." for j in range(len(stage))]
+    return layers + [f"{TRUNK}attention.{i}." for i in range(len(trunk.attention))]
+
+
+def rate_factor(name: str, layers: list[str], decay: float) -> float:
+    """Factor on the image encoder's rate of one of its parameters.
+
+    The last layer of L has ``decay``, the first ``decay ** L``; what belongs to no layer (position
+    embeddings, the neck) has 1.
+    """
+    for i, layer in enumerate(layers):
+        if name.startswith(layer):
+            # SAM 2 counts one layer more than there are blocks, so the last block decays once.
+            return float(decay ** (len(layers) - i))
+    return 1.0
+
+
+def make_optimizer(
+    model: LMEEC,
+    rate: float,
+    encoder_rate: float,
+    layer_decay: float,
+    weight_decay: float,
+) -> torch.optim.AdamW:
+    """AdamW over all parameters that train; each group has its largest rate as ``top``.
+
+    Weights with one dimension (biases, normalisation, scales) take no weight decay.
+    """
+    layers = trunk_layers(model)
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in _training(model):
+        top = rate
+        if name.startswith("image_encoder."):
+            top = encoder_rate * rate_factor(name, layers, layer_decay)
+        key = (top, weight_decay if parameter.ndim > 1 else 0.0)
+        groups.setdefault(key, []).append(parameter)
+    settings = [
+        {"params": members, "top": top, "lr": top, "weight_decay": decay}
+        for (top, decay), members in groups.items()
+    ]
+    return torch.optim.AdamW(settings)
+
+
+def _training(model: LMEEC) -> Iterator[tuple[str, nn.Parameter]]:
+    return ((n, p) for n, p in model.named_parameters() if p.requires_grad)
+
+
+def cosine(progress: float, floor: float) -> float:
+    """Factor on all rates at a progress of 0 .. 1: from 1 to ``floor`` along half a cosine."""
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Set every group's rate to a share of its largest one."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["top"] * factor

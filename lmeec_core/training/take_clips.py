@@ -1,0 +1,336 @@
+"""Training clips from takes in the EgoExo4D processed layout.
+
+A clip is a few consecutive annotated frames of an ego and an exo camera, one of them the query.
+Which clip has which number, and how it is augmented, follows from the seed alone, so that a run
+that was cut off, or that is spread over other processes, sees the same clips.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lmeec_core.preprocessing import prepare_masks, resize_image
+from lmeec_core.takes import Take, TakeError, is_ego
+from lmeec_core.training.take_augment import (
+    Augmentation,
+    Change,
+    change_image,
+    change_mask,
+    draw_change,
+)
+
+ATTEMPTS = 100
+"""Draws for one clip, if takes are broken or have nothing to learn from, before giving up."""
+IN_TAKE = 8
+"""So many of them stay in the take: often one of its exo cameras alone is annotated."""
+OPEN_TAKES = 2
+"""Takes whose annotations, which are large, a process keeps."""
+CPU = torch.device("cpu")
+
+
+class Clip(NamedTuple):
+    """T frames of a query and a target view with up to N objects, at the model's size S."""
+
+    images: Tensor
+    """uint8 (T, 2, 3, S, S), the query view first."""
+    masks: Tensor
+    """bool (T, N, S, S) in the query view."""
+    truth: Tensor
+    """bool (T, N, S, S) in the target view; empty where the object is absent."""
+    counts: Tensor
+    """float32 (T, N): 1 where the query mask is given and the truth is known."""
+    filled: int
+    """Objects that there are; the rest of the N is empty."""
+    name: str
+    """Take, cameras and frames, for messages."""
+
+
+class Drawn(NamedTuple):
+    """A clip, and what happened on the way to it."""
+
+    clip: Clip | None
+    """None if none of :data:`ATTEMPTS` draws gave one."""
+    errors: tuple[str, ...]
+    """Broken files and annotations met on the way, one line each."""
+
+
+class Pair(NamedTuple):
+    """Two views of a take."""
+
+    take: Path
+    query: str
+    target: str
+
+
+class TakeClips(Dataset[Drawn]):
+    """All clips of a folder of takes, by number 0, 1, 2, ... without end.
+
+    In an epoch (:attr:`pairs` numbers) each exo camera of each take occurs twice, once as the
+    target and once as the query, in an order of its own; start frame, objects and augmentation
+    are drawn. An object belongs to a clip if it has a query mask on its first frame and the
+    target camera is annotated for it at all; one at least is seen in the target view where the
+    take has such a clip. Frames whose mask is null in the file count for nothing.
+
+    Args:
+        folder: holds the takes, one folder each.
+        size: side S of the images, in pixels.
+        frames: T, length of a clip.
+        objects: N, objects of a clip at most.
+        augmentation: see :class:`Augmentation`; None changes nothing.
+        seed: of everything that is drawn.
+
+    Raises:
+        TakeError: no such folder, or no take in it that can be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        size: int,
+        frames: int = 8,
+        objects: int = 3,
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.size, self.frames, self.objects, self.seed = size, frames, objects, seed
+        self.augmentation = augmentation
+        self.errors: list[str] = []
+        """Takes that cannot be used, one line each."""
+        self.takes: list[Path] = []
+        self.pairs: list[Pair] = []
+        for path in list_takes(folder):
+            try:
+                take = Take.open(path)
+                ego, exos = take.ego, take.exos
+            except TakeError as error:
+                self.errors.append(str(error))
+                continue
+            self.takes.append(path)
+            for exo in exos:
+                self.pairs += [Pair(path, ego, exo), Pair(path, exo, ego)]
+        if not self.pairs:
+            told = f"; the first problem: {self.errors[0]}" if self.errors else ""
+            raise TakeError(folder, f"no take with an ego and an exo camera in it{told}")
+        self._alike: dict[tuple[Path, bool], list[Pair]] = {}
+        for pair in self.pairs:
+            self._alike.setdefault((pair.take, is_ego(pair.query)), []).append(pair)
+        self._empty: set[Pair] = set()
+        self._open: OrderedDict[Path, Take] = OrderedDict()
+        self._order: tuple[int, NDArray[np.int64]] | None = None
+
+    @property
+    def digest(self) -> str:
+        """Changes if a take, one of its cameras or anything that clips are drawn by does."""
+        drawn = (self.size, self.frames, self.objects, self.seed, self.augmentation)
+        pairs = [(pair.take.name, pair.query, pair.target) for pair in self.pairs]
+        return hashlib.sha256(repr((drawn, pairs)).encode()).hexdigest()
+
+    def __getitem__(self, number: int) -> Drawn:
+        errors: list[str] = []
+        first = self.pair(number)
+        for attempt in range(ATTEMPTS):
+            random = np.random.default_rng((self.seed, number, attempt))
+            pair = first
+            if attempt:
+                stay = attempt < IN_TAKE and not errors
+                pool = self._alike[first.take, is_ego(first.query)] if stay else self.pairs
+                pair = pool[random.integers(len(pool))]
+            if pair in self._empty:
+                continue
+            try:
+                clip = self._read(pair, random)
+            except TakeError as error:
+                errors.append(str(error))
+            except (ValueError, TypeError, KeyError, AttributeError) as error:
+                # JSON can be valid and yet hold anything in any place.
+                errors.append(f"{pair.take / 'annotation.json'}: {type(error).__name__}: {error}")
+            else:
+                if clip is not None:
+                    return Drawn(clip, tuple(errors))
+        return Drawn(None, tuple(errors))
+
+    def pair(self, number: int) -> Pair:
+        """The views that a clip is of, unless they are broken or have nothing to learn from."""
+        epoch, place = divmod(number, len(self.pairs))
+        if self._order is None or self._order[0] != epoch:
+            random = np.random.default_rng((self.seed, epoch, ATTEMPTS))  # as no clip's
+            self._order = (epoch, random.permutation(len(self.pairs)))
+        return self.pairs[self._order[1][place]]
+
+    def _take(self, path: Path) -> Take:
+        take = self._open.pop(path, None) or Take(path)
+        self._open[path] = take
+        while len(self._open) > OPEN_TAKES:
+            self._open.popitem(last=False)
+        return take
+
+    def _read(self, pair: Pair, random: np.random.Generator) -> Clip | None:
+        """A clip of two views; None if they have none."""
+        take = self._take(pair.take)
+        frames = annotated_frames(take, pair.query, pair.target)
+        names = [
+            name
+            for name in take.objects
+            if take.mask_frames(name, pair.query) and take.mask_frames(name, pair.target)
+        ]
+        chosen = choose(
+            visible(take, names, pair.query, frames),
+            visible(take, names, pair.target, frames),
+            self.frames, self.objects, random,
+        )  # fmt: skip
+        if chosen is None:
+            self._empty.add(pair)
+            return None
+        start, picked = chosen
+        window = frames[start : start + self.frames]
+        return self._load(take, pair, window, [names[i] for i in picked], random)
+
+    def _load(
+        self,
+        take: Take,
+        pair: Pair,
+        window: Sequence[int],
+        names: Sequence[str],
+        random: np.random.Generator,
+    ) -> Clip | None:
+        masks, given, _ = self._masks(take, names, pair.query, window)
+        truth, known, lost = self._masks(take, names, pair.target, window)
+        if not masks[0].reshape(len(names), -1).any(axis=1).all():
+            return None  # too small a mask to be seen at this size
+        change = self._draw(masks[0], random)
+        images = np.stack(
+            [
+                [self._image(take, camera, frame, change) for camera in (pair.query, pair.target)]
+                for frame in window
+            ]
+        )
+        shape = (self.frames, self.objects, self.size, self.size)
+        full = np.zeros((2, *shape), dtype=bool)
+        for t in range(self.frames):
+            for i in range(len(names)):
+                full[0, t, i] = change_mask(masks[t, i], change)
+                full[1, t, i] = change_mask(truth[t, i], change)
+        counts = np.zeros(shape[:2], dtype=np.float32)
+        counts[:, : len(names)] = given & known & ~lost
+        counts *= full[0].any(axis=(2, 3))
+        return Clip(
+            torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous(),
+            torch.from_numpy(full[0]), torch.from_numpy(full[1]), torch.from_numpy(counts),
+            len(names), f"{take.path} {pair.query} to {pair.target}, frames {window[0]} to "
+            f"{window[-1]}",
+        )  # fmt: skip
+
+    def _image(self, take: Take, camera: str, frame: int, change: Change) -> NDArray[np.uint8]:
+        image = resize_image(take.image(camera, frame), self.size, CPU)
+        return change_image(image.permute(1, 2, 0).to(torch.uint8).numpy(), change)
+
+    def _masks(
+        self, take: Take, names: Sequence[str], camera: str, window: Sequence[int]
+    ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
+        """Masks (T, n, S, S); whether each is no null (T, n); whether it vanished at this size."""
+        masks = np.zeros((len(window), len(names), self.size, self.size), dtype=bool)
+        known = np.ones(masks.shape[:2], dtype=bool)
+        lost = np.zeros(masks.shape[:2], dtype=bool)
+        for t, frame in enumerate(window):
+            for i, name in enumerate(names):
+                mask = take.mask(name, camera, frame)
+                if mask is None:
+                    known[t, i] = not take.annotated(name, camera, frame)
+                else:
+                    masks[t, i] = prepare_masks([mask], self.size, CPU)[0].numpy() > 0
+                    lost[t, i] = bool(mask.any()) and not masks[t, i].any()
+        return masks, known, lost
+
+    def _draw(self, masks: NDArray[np.bool_], random: np.random.Generator) -> Change:
+        """A change that leaves every query mask (n, S, S) of the first frame something."""
+        if self.augmentation is None:
+            return Change(None)
+        for _ in range(4):
+            change = draw_change(self.augmentation, self.size, random)
+            if all(change_mask(mask, change).any() for mask in masks):
+                return change
+        return change._replace(matrix=None)
+
+
+def list_takes(folder: Path) -> list[Path]:
+    """Folders of the takes in a split's folder, sorted.
+
+    Raises:
+        TakeError: no such folder, or nothing in it.
+    """
+    if not folder.is_dir():
+        raise TakeError(folder, "no such folder; expected takes as <data>/<split>/<take>")
+    paths = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith("."))
+    if not paths:
+        raise TakeError(folder, "no takes in it; expected <take>/annotation.json")
+    return paths
+
+
+def annotated_frames(take: Take, *cameras: str) -> list[int]:
+    """Frames that all the cameras have and, if the take lists them, that were annotated."""
+    listed = set(take.subsample_idx)
+    return [f for f in take.common_frames(*cameras) if not listed or f in listed]
+
+
+def visible(
+    take: Take, names: Sequence[str], camera: str, frames: Sequence[int]
+) -> NDArray[np.bool_]:
+    """Whether objects have a mask: bool (objects, frames)."""
+    table = [[take.rle(name, camera, frame) is not None for frame in frames] for name in names]
+    return np.array(table, dtype=bool).reshape(len(names), len(frames))
+
+
+def choose(
+    query: NDArray[np.bool_],
+    target: NDArray[np.bool_],
+    length: int,
+    count: int,
+    random: np.random.Generator,
+) -> tuple[int, list[int]] | None:
+    """Draw a clip's start and objects.
+
+    Args:
+        query, target: (objects, frames) whether an object has a mask in the view.
+        length: frames of the clip. count: objects at most.
+
+    Returns:
+        index of the first frame and indices of the objects, the first of them one that the target
+        view sees within the clip, if the two views have such a clip; None if there is no clip
+        that begins with a query mask.
+    """
+    starts = query.shape[1] - length + 1
+    if starts < 1 or not query.shape[0]:
+        return None
+    begins = query[:, :starts]
+    seen = np.lib.stride_tricks.sliding_window_view(target, length, axis=1).any(axis=2)
+    best = begins & seen if (begins & seen).any() else begins
+    if not best.any():
+        return None
+    start = int(random.choice(np.flatnonzero(best.any(axis=0))))
+    first = int(random.choice(np.flatnonzero(best[:, start])))
+    others = np.setdiff1d(np.flatnonzero(begins[:, start]), [first])
+    return start, [first, *(int(i) for i in random.permutation(others)[: count - 1])]
+
+
+def stack(clips: Sequence[Clip]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Clips as one batch: images (T, B, 2, 3, S, S), masks and truth (T, B, n, S, S), counts.
+
+    n is the largest number of objects among the clips.
+    """
+    n = max(clip.filled for clip in clips)
+    images = torch.stack([clip.images for clip in clips], dim=1)
+    masks, truth, counts = (
+        torch.stack([getattr(clip, field)[:, :n] for clip in clips], dim=1)
+        for field in ("masks", "truth", "counts")
+    )
+    return images, masks, truth, counts

@@ -1,0 +1,122 @@
+"""The loss of a batch of clips, as one module: what several processes train together."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lmeec_core.config import Fusion
+from lmeec_core.model import LMEEC, ViewFeatures
+from lmeec_core.training import losses
+from lmeec_core.training.augment import normalise
+from lmeec_core.training.forward import ClipMemory, Step, forward_clip_frame
+from lmeec_core.training.losses import LossWeights
+from lmeec_core.training.parts import attention_backend
+
+TERMS = ("focal", "dice", "iou", "presence")
+FIGURES = (*TERMS, "overlap", "present", "right", "counted")
+"""Sums that :class:`ClipLoss` reports beside the loss: its terms, IoU over present objects and
+their number, presence judged rightly and the number of judgements."""
+
+
+class ClipLoss(nn.Module):
+    """Runs clips through the network, frame by frame with memory, and sums the four losses.
+
+    DistributedDataParallel needs one forward call for all of it. Losses are taken at the image's
+    size and summed over frames and objects, as SAM 2 is trained.
+
+    Args:
+        model: the network.
+        weights: of the four terms.
+        capacity: frames in each first-in-first-out bank.
+        fusion: how the memory-aware and the view-specific feature are fused.
+        bf16: compute in bfloat16; weights, losses and logits stay in float32.
+        recompute: encode frame by frame and again for the backward pass: less memory, more time.
+    """
+
+    def __init__(
+        self,
+        model: LMEEC,
+        weights: LossWeights,
+        capacity: int = 6,
+        fusion: Fusion = "mv_moe",
+        bf16: bool = True,
+        recompute: bool = False,
+    ) -> None:
+        super().__init__()
+        self.model, self.weights, self.fusion = model, weights, fusion
+        self.capacity, self.bf16, self.recompute = capacity, bf16, recompute
+
+    def forward(
+        self, images: Tensor, masks: Tensor, truth: Tensor, counts: Tensor, total: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The loss of B clips of T frames with n objects.
+
+        Args:
+            images: uint8 (T, B, 2, 3, S, S), the query view first.
+            masks, truth: bool (T, B, n, S, S) in the query and in the target view.
+            counts: (T, B, n) 1 where an object counts.
+            total: what the sums over objects are divided by.
+
+        Returns:
+            the loss, and :data:`FIGURES` as one tensor without gradients.
+        """
+        device = images.device.type
+        with attention_backend(images.device):
+            with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+                views = self._encode(images)
+                memory = ClipMemory(self.model, self.capacity)
+                n = masks.shape[2]
+                steps = [
+                    forward_clip_frame(
+                        self.model, query, target, masks[t].float(), n, memory, self.fusion
+                    )
+                    for t, (query, target) in enumerate(views)
+                ]
+            terms = dict.fromkeys(TERMS, images.new_zeros((), dtype=torch.float32))
+            figures = images.new_zeros(len(FIGURES) - len(TERMS), dtype=torch.float32)
+            for step, true, valid in zip(steps, truth, counts, strict=True):
+                found, seen = self._frame(step, true, valid, total)
+                terms = {name: terms[name] + found[name] for name in TERMS}
+                figures = figures + seen
+        summed = torch.stack([terms[name].detach() for name in TERMS])
+        return losses.total(terms), torch.cat((summed, figures))
+
+    def _encode(self, images: Tensor) -> list[tuple[ViewFeatures, ViewFeatures]]:
+        """Query and target views of every frame, B each."""
+        times, rows = images.shape[:2]
+
+        def encode(frames: Tensor) -> ViewFeatures:  # uint8 (V, 3, S, S)
+            with attention_backend(frames.device):  # also when it is called again
+                return self.model.encode_images(normalise(frames.float() / 255))
+
+        def part(views: ViewFeatures, *index: int) -> ViewFeatures:
+            return views.map(lambda x: x.unflatten(0, (-1, rows, 2))[index[0], :, index[1]])
+
+        if not self.recompute:
+            views = encode(images.flatten(0, 2))
+            return [(part(views, t, 0), part(views, t, 1)) for t in range(times)]
+        frames = [checkpoint(encode, images[t].flatten(0, 1), use_reentrant=False) for t in
+                  range(times)]  # fmt: skip
+        return [(part(frame, 0, 0), part(frame, 0, 1)) for frame in frames]
+
+    def _frame(
+        self, step: Step, truth: Tensor, counts: Tensor, total: Tensor
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        decoded = step.decoded
+        target, valid = truth.flatten(0, 1).float(), counts.flatten()
+        size = target.shape[-2:]
+        logits = F.interpolate(decoded.logits[:, None], size=size, mode="bilinear")[:, 0]
+        terms = losses.mask_losses(
+            logits, decoded.predicted_iou, decoded.presence_logit, target, valid, self.weights,
+            total,
+        )  # fmt: skip
+        with torch.no_grad():
+            present = (target.flatten(1).amax(dim=1) > 0).float()
+            right = ((decoded.presence_logit > 0) == (present > 0)).float()
+            overlap = losses.mask_iou(logits, target)
+            seen = valid * present
+            sums = ((overlap * seen).sum(), seen.sum(), (right * valid).sum(), valid.sum())
+        return terms, torch.stack(sums)
