@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.files import write_text
 from lmeec_core.offline.records import FrameRecord, ObjectRecord, Small, dump
 from lmeec_core.offline.units import Job, Settings, Unit
 from lmeec_core.takes import Take, TakeError, encode_mask
@@ -35,7 +36,7 @@ def work(job: Job) -> bytes:
 
     def report(done: int) -> None:
         with suppress(OSError):  # progress is not worth a failure (no shared folder, say)
-            path.write_text(str(done))
+            write_text(path, str(done))
 
     return compute(job, report)
 

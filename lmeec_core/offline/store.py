@@ -37,7 +37,7 @@ class UnitStore:
         """Why kept units could not be used, and how many: shown to the user."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "progress").mkdir(exist_ok=True)
-        self._lock = (folder / "lock").open("w")
+        self._lock = (folder / "lock").open("ab")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -273,9 +273,8 @@ class TakeTrainer:
             "history": self.history, "sums": sums, "clips": self.clips.digest,
         }  # fmt: skip
         partial = self.folder / f".{CHECKPOINT}.partial"  # one that was cut off is overwritten
-        with open(partial, "wb") as file:
-            torch.save(content, file)
-            file.flush()
+        torch.save(content, partial)
+        with open(partial, "rb") as file:
             os.fsync(file.fileno())  # a power cut leaves the old or the new one, too
         os.replace(partial, self.folder / CHECKPOINT)
 

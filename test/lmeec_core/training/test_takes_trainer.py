@@ -102,6 +102,7 @@ def test_a_resumed_run_has_the_same_weights(settings: Settings, tmp_path: Path) 
     assert timeless[0] == timeless[1] and [r["step"] for r in timeless[0]] == [3, 5]
 
 
+@pytest.mark.slow
 def test_a_killed_command_goes_on(settings: Settings, tmp_path: Path) -> None:
     """kill -9 once a checkpoint is there, at whatever moment that meets; then the same command."""
     short = settings(steps=12, batch=1, frames=2)
