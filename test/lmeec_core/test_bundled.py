@@ -1,0 +1,40 @@
+"""The weights that come with the package: size, record, and the IoU they are recorded with."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+import lmeec_core as lm
+from lmeec_core.training.bundle import FOLDER, sample_scores
+
+WEIGHTS = FOLDER / "nano.safetensors"
+RECORD = json.loads((FOLDER / "nano.json").read_text())
+
+
+def test_they_are_small_and_the_recorded_ones() -> None:
+    assert lm.bundled_weights("nano") == WEIGHTS
+    data = WEIGHTS.read_bytes()
+    assert len(data) == RECORD["bytes"] <= 12e6
+    assert hashlib.sha256(data).hexdigest() == RECORD["sha256"]
+    model = lm.load_model()  # nothing named: these
+    assert sum(p.numel() for p in model.parameters()) == RECORD["parameters"] <= 6e6
+    assert model.config == lm.preset("nano")
+
+
+def test_they_reach_their_recorded_iou_on_the_sample_take() -> None:
+    recorded = RECORD["sample take"]["iou"]
+    found = sample_scores(WEIGHTS)
+    assert found.keys() == recorded.keys()
+    for direction, value in found.items():
+        assert value == pytest.approx(recorded[direction], abs=0.02)
+
+
+def test_the_model_card_has_the_recorded_scores() -> None:
+    card = (FOLDER / "nano.md").read_text()
+    test = RECORD["scores"]["test tracker"]["all"]
+    for direction in ("ego_to_exo", "exo_to_ego"):
+        assert f"{test[f'{direction} iou']:.3f}" in card
+        assert f"{test[f'{direction} existence']:.3f}" in card
