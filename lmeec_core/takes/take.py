@@ -291,11 +291,11 @@ class Take:
 
     def _entries(self, object_name: str, camera: str) -> dict[str, Any]:
         entries = self._cameras_of(object_name).get(camera) or {}
-        if not isinstance(entries, dict) or not all(map(is_frame, entries)):
-            raise TakeError(
-                self._annotation_path,
-                f"masks of object {object_name!r}, camera {camera!r} are no dictionary by frame",
-            )
+        where = f"take {self.name}, masks of object {object_name!r}, camera {camera!r}"
+        if not isinstance(entries, dict):
+            raise TakeError(self._annotation_path, f"{where} are no dictionary by frame")
+        if not all(map(is_frame, entries)):
+            raise TakeError(self._annotation_path, f"{where}: not all are frame numbers")
         return entries
 
     def _broken(self, object_name: str, camera: str, frame: int, reason: str) -> TakeError:
