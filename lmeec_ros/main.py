@@ -14,6 +14,14 @@ from lmeec_ros import parameters
 from lmeec_ros.node import LmeecNode
 
 
+def _destroy(node: LmeecNode) -> None:
+    try:
+        node.destroy_node()
+    except Exception:
+        if rclpy.ok():
+            raise  # else the signal has taken away what was to be freed
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is interrupted; return the exit status."""
     try:
@@ -35,11 +43,14 @@ def main(args: Sequence[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except Exception:
+        if rclpy.ok():
+            raise  # else a call that the end of the process interrupted
     finally:
         clean = node.close()
         if clean:
             executor.shutdown(timeout_sec=1.0)
-            node.destroy_node()
+            _destroy(node)
         rclpy.try_shutdown()
     if not clean:  # a step or the loading of a model is under way; do not wait for it
         sys.stdout.flush()

@@ -28,8 +28,10 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def is_frame(text: object) -> bool:
-    """Whether a key names a frame: a whole number, 0 or more, of at most 18 digits."""
-    return isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= 18
+    """Whether a key names a frame: a whole number from 0 to 2^63 - 1 (of bags: nanoseconds)."""
+    if not (isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= 19):
+        return False
+    return int(text) < 2**63
 
 
 def frame_numbers(path: str | os.PathLike[str], listed: object) -> tuple[int, ...]:

@@ -226,10 +226,10 @@ def test_bad_streams_cost_their_frame_only(
     feed.good()
     for where, data, text in (
         ("exo", lambda d: d[: len(d) // 2], "camera 'exo' (/exo/image_raw/compressed): compressed"),
-        ("ego", lambda d: b"\x00" * len(d), "begin with 00000000; JPEG or PNG expected"),
+        ("ego", lambda d: b"\x00" * len(d), "begin with 00000000 given, JPEG or PNG"),
         ("ego", lambda d: d[:4] + b"\x00" * (len(d) - 6) + d[-2:], "header is corrupt"),
-        ("labels", lambda d: d[:40], "query masks (/ego/label_image/compressed): compressed"),
-        ("labels", lambda d: d[:60] + bytes(len(d) - 80) + d[-20:], "the data is corrupt"),
+        ("labels", lambda d: d[:40], "PNG of 40 bytes is truncated"),
+        ("labels", lambda d: d[:60] + bytes(len(d) - 80) + d[-20:], "the data are corrupt"),
     ):
         messages = feed.messages()
         msg = messages[getattr(feed, where)]
