@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,14 +13,12 @@ from lmeec_core.checkpoint import read_state_dict
 from lmeec_core.config import Fusion, preset
 from lmeec_core.model import build_model
 from lmeec_core.training.nano import export
-from lmeec_core.training.stages import Stage
+from lmeec_core.training.stages import CPU_STAGES
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.trainer import Schedule, Trainer
 
 RATE = 3e-4
-STAGE = Stage(
-    "clips", "clips", 1.0, 256, 1, (0.8, 1.0), objects=3, times=4, contrast=0.5, encoder_rate=0.0
-)
+STAGE = replace(CPU_STAGES[-1], share=1.0)
 """Clips of four frames with memory; the image encoder stays as it is."""
 FRESH = "MV_MoE."
 

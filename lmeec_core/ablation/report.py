@@ -9,15 +9,15 @@ from typing import Any
 
 from lmeec_core.ablation.statistics import Estimate, difference, estimate, seed_spread
 from lmeec_core.ablation.variants import (
-    LENGTHS,
     LINES,
     METRICS,
-    PAPER_LENGTHS,
     PAPER_TABLE,
     Line,
     Table,
-    length_class,
 )
+from lmeec_core.evaluation.evaluate import LENGTHS, length_group
+from lmeec_core.evaluation.published import TABLE_7
+from lmeec_core.files import write_text
 from lmeec_core.takes import is_ego
 
 Units = list[dict[str, Any]]
@@ -101,7 +101,7 @@ def by_length(units: Units) -> dict[str, dict[str, Estimate | None]]:
     return {
         line.label: {
             name: estimate(
-                [u for u in of(units, line.variant.name) if length_class(u["frames"]) == name],
+                [u for u in of(units, line.variant.name) if length_group(u["frames"]) == name],
                 "association",
             )
             for name in LENGTHS
@@ -111,10 +111,10 @@ def by_length(units: Units) -> dict[str, dict[str, Estimate | None]]:
 
 
 def _length_table(units: Units) -> list[str]:
-    rows = [["setting", *(f"{name} frames" for name in LENGTHS)]]
+    rows = [["setting", *LENGTHS]]
     for label, found in by_length(units).items():
         rows.append([label, *(_cell(found[name]) for name in LENGTHS)])
-    for label, numbers in PAPER_LENGTHS.items():
+    for label, numbers in TABLE_7.items():
         rows.append([f"paper: {label}", *(f"{n:.4f}" for n in numbers)])
     return _markdown(rows)
 
@@ -175,9 +175,9 @@ def _length_bars(axes: Any, units: Units) -> None:
                 place = j + 0.36 * (i - 0.5)
                 axes.bar(place, one.mean, 0.34, color=(GREY, BLUE)[i % 2], yerr=_error(one),
                          ecolor="#333333", label=label)  # fmt: skip
-    for marker, (label, numbers) in zip("sD", PAPER_LENGTHS.items(), strict=True):
+    for marker, (label, numbers) in zip("sD", TABLE_7.items(), strict=True):
         axes.plot(range(3), numbers, marker, color=RED, label=f"paper: {label}")
-    axes.set_xticks(range(3), [f"{name} frames" for name in LENGTHS])
+    axes.set_xticks(range(3), LENGTHS)
     axes.set_ylabel("association accuracy")
     axes.set_ylim(0, 1)
 
@@ -228,8 +228,6 @@ def write(results: dict[Table, Units], facts: dict[str, Any], folder: Path) -> l
     texts = {"ablation.json": json.dumps(content, indent=1),
              "ablation.md": markdown(results, facts)}  # fmt: skip
     for name, text in texts.items():
-        partial = folder / f".{name}.{os.getpid()}"
-        partial.write_text(text)
-        os.replace(partial, folder / name)
+        write_text(folder / name, text)
     plot(results, folder / "ablation.png")
     return [folder / name for name in (*texts, "ablation.png")]

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.ablation.variants import Metric
+from lmeec_core.evaluation.metrics import ASSOCIATION_IOU
 
-ASSOCIATION_IOU = 0.5
 DRAWS = 2000
 
 

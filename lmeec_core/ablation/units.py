@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from lmeec_core.ablation.variants import Variant
 from lmeec_core.checkpoint import load_model
 from lmeec_core.evaluation.metrics import mask_metrics
 from lmeec_core.evaluation.scores import FrameScore, Scores
+from lmeec_core.files import write_text
 from lmeec_core.model import LMEEC
 from lmeec_core.takes import Take, is_ego
 from lmeec_core.tracker import Correspondence, CorrespondenceTracker
@@ -41,8 +41,13 @@ class Unit:
 
     @property
     def file(self) -> Path:
-        """Where the result lies; another checkpoint or other objects give another file."""
-        facts = f"{_digest(self.checkpoint)} {sorted(self.objects)} {asdict(self.variant)}"
+        """Where the result lies; other weights, objects or recordings give another file.
+
+        Takes of other lengths have the same name where they have the same seed.
+        """
+        facts = (
+            f"{_digest(self.checkpoint)} {self.take} {sorted(self.objects)} {asdict(self.variant)}"
+        )
         key = hashlib.sha256(facts.encode()).hexdigest()[:12]
         return self.folder / f"{self.variant.name}_{self.take.name}_{self.query}_{key}.json"
 
@@ -141,6 +146,4 @@ def _write(unit: Unit, frames: int, scores: Scores) -> None:
         "predicted": scores.predicted,
     }
     unit.folder.mkdir(parents=True, exist_ok=True)
-    partial = unit.file.with_name(f".{unit.file.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content))
-    os.replace(partial, unit.file)
+    write_text(unit.file, json.dumps(content))

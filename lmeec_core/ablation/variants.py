@@ -16,8 +16,6 @@ METRICS: dict[Metric, str] = {
     "contour": "contour accuracy",
     "association": "association accuracy",
 }
-LENGTHS = ("under 200", "200 to 600", "over 600")
-"""Frames of a take (Table 7)."""
 
 
 @dataclass(frozen=True)
@@ -113,18 +111,7 @@ LINES: dict[Table, tuple[Line, ...]] = {
 """Lines of each table. The paper's Table 6 has one number for its feature compression, whose text
 describes ``average`` and whose code computes ``keep_first``."""
 
-PAPER_LENGTHS = {
-    "base model (addition, no compression)": (0.5580, 0.6260, 0.4724),
-    "LM-EEC": (0.6054, 0.6732, 0.6150),
-}
-"""Association accuracy of the paper's Table 7, by :data:`LENGTHS`."""
-
 PAPER_TABLE = {"fusion": 2, "stores": 4, "size": 5, "compression": 6, "length": 7}
-
-
-def length_class(frames: int) -> str:
-    """Which of :data:`LENGTHS` a take belongs to."""
-    return LENGTHS[0] if frames < 200 else LENGTHS[1] if frames <= 600 else LENGTHS[2]
 
 
 def variants_of(tables: tuple[Table, ...]) -> tuple[Variant, ...]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ from lmeec_core.evaluation.evaluate import Evaluation
 from lmeec_core.evaluation.published import SOURCE, TABLE_1, TABLE_7
 from lmeec_core.evaluation.scores import FrameScore, Scores
 from lmeec_core.evaluation.strips import Strip
+from lmeec_core.files import write_text
 
 MEASURES = (
     "iou",
@@ -57,9 +57,7 @@ class Report:
         }
         folder.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            partial = folder / f".{name}.{os.getpid()}.partial"
-            partial.write_text(text, encoding="utf-8")
-            os.replace(partial, folder / name)
+            write_text(folder / name, text)
         return {name: folder / name for name in texts}
 
     def data(self) -> dict[str, Any]:

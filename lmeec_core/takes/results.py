@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.files import write_text
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.json_file import frame_numbers, is_frame, read_json
 from lmeec_core.takes.rle import Rle, decode_mask, encode_mask
@@ -240,6 +241,4 @@ def write_results(path: str | os.PathLike[str], *results: Results) -> None:
     content = {one.direction: one.content for one in results}
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    partial.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, json.dumps(content, ensure_ascii=False))

@@ -86,7 +86,10 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         present=counts[0] + counts[1],
         absent=counts[2] + counts[3],
         tracker=_line("tracker", test),
-        single=_line("single frames, no memory", results["test single frame"]["all"]),
+        single=_line(
+            "single frames, no memory; masks before the presence rule",
+            results["test single frame"]["all"],
+        ),
         areas="\n".join(_areas(results)),
         curve="\n".join(_curve(run["history"])),
         shifts=", ".join(f"{s:+.2f}" for s in results["calibration"]["presence shifts"]) or "none",

@@ -6,7 +6,6 @@ import argparse
 import importlib.util
 import json
 import logging
-import os
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ import typer
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lmeec_core.files import write_text
 from lmeec_core.training.take_settings import TakeTrainConfig
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -164,9 +164,7 @@ def remember(config: TrainConfig | TakeTrainConfig, work: Path) -> None:
                 f"{work} holds a run with other settings: {told}; give the same to go on with it, "
                 "or another folder"
             )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(yaml.safe_dump(now, sort_keys=False))
-    os.replace(partial, path)
+    write_text(path, yaml.safe_dump(now, sort_keys=False))
 
 
 def train_command(

@@ -148,9 +148,7 @@ def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[byt
 
 def write_json(path: Path, content: Any) -> None:
     """Write atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)
+    write_text(path, json.dumps(content, indent=1))
 
 
 def export(model: LMEEC, path: Path, metadata: dict[str, str]) -> None:

@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from lmeec_core.ablation import report, statistics
+from lmeec_core.ablation.units import Unit
 from lmeec_core.ablation.variants import (
     LINES,
     REFERENCE,
     TABLES,
     Variant,
-    length_class,
     variants_of,
 )
 from lmeec_core.checkpoint import seeded_model
@@ -47,10 +47,13 @@ def test_tables_share_the_reference_and_names_are_unique() -> None:
     ]  # fmt: skip
 
 
-def test_length_classes_are_the_papers() -> None:
-    assert [length_class(n) for n in (199, 200, 600, 601)] == [
-        "under 200", "200 to 600", "200 to 600", "over 600",
-    ]  # fmt: skip
+def test_takes_of_other_lengths_have_files_of_their_own(weights: Path, tmp_path: Path) -> None:
+    files = {
+        Unit(REFERENCE, weights, None, tmp_path / folder / "test" / "sim_test_300000", "aria01",
+             ("cup_1",), 1, tmp_path).file
+        for folder in ("takes_120", "takes_400", "takes_700")
+    }  # fmt: skip
+    assert len(files) == 3  # the takes are called alike, their seed is the same
 
 
 def test_the_mean_is_over_frames_and_the_interval_over_takes() -> None:
