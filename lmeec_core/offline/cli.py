@@ -22,10 +22,20 @@ class Direction(StrEnum):
     exo_ego = "exo-ego"
 
 
+class Length(StrEnum):
+    """What the tracker is told of a recording's length."""
+
+    stream = "stream"
+    take = "take"
+
+
 def track_command(
     source: Annotated[
         Path,
-        typer.Argument(help="A take, a folder of takes, a dataset with split.json, or a bag."),
+        typer.Argument(
+            help="A take, a folder of takes, a dataset with split.json, EgoExo4D's "
+            "relations_{split}.json or its folder, or a bag."
+        ),
     ],
     out: Annotated[
         Path | None,
@@ -73,6 +83,14 @@ def track_command(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a relations file: the folder of the takes' videos.",
+            show_default="takes/ beside or above the file",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     params: Annotated[
         Path | None,
         typer.Option(
@@ -117,6 +135,15 @@ def track_command(
             min=1, help="Frames in a memory bank.", show_default="6", rich_help_panel=_HOW
         ),
     ] = None,
+    num_frames: Annotated[
+        Length,
+        typer.Option(
+            help="The length of a take as the tracker is told it: stream: not at all, as in the "
+            "node; take: the number of frames, as the LM-EEC release does. Only takes of less "
+            "than 16 frames differ.",
+            rich_help_panel=_HOW,
+        ),
+    ] = Length.stream,
     workers: Annotated[
         int,
         typer.Option(
@@ -167,6 +194,7 @@ def track_command(
 
     - `lmeec track take_7`: both directions, take_7_predictions.json
     - `lmeec track egoexo --split test --preset base_plus --checkpoint weights.pt --out test.json`
+    - `lmeec track egoexo4d --split val --videos takes`: the raw annotations and videos
     - `lmeec track robot_bag --params my.yaml --bag masks_bag`: what the node would have published
     - `lmeec track take_7 --scaling 1,2,4`: is it worth more processes?
     - `lmeec view take_7 take_7_predictions.json`: look at it
@@ -192,14 +220,16 @@ def track_command(
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = command.TrackOptions(
         source=source,
-        out=out or Path(f"{source.resolve().name}_predictions.json"),
+        out=out or Path(f"{source.resolve().name.removesuffix('.json')}_predictions.json"),
         bag=bag,
         direction=None if direction is Direction.both else direction.value,
         params=params,
         split=split,
         takes=tuple(take or ()),
+        videos=videos,
         objects=tuple(object_name or ()),
         changes=changes,
+        num_frames=num_frames.value,
         threads=threads,
         workers=workers,
         cluster=cluster,

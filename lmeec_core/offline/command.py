@@ -14,15 +14,15 @@ from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.store import UnitStore
 from lmeec_core.offline.units import (
     Job,
+    NumFrames,
     Plan,
     Recording,
     Settings,
     Unit,
-    list_takes,
     plan_take,
     weights_digest,
 )
-from lmeec_core.takes import TakeError
+from lmeec_core.takes import TakeError, open_takes
 from lmeec_core.takes.results import DIRECTIONS
 
 if TYPE_CHECKING:
@@ -45,9 +45,11 @@ class TrackOptions:
     params: Path | None = None
     split: str | None = None
     takes: tuple[str, ...] = ()
+    videos: Path | None = None
     objects: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
     """The node's parameters, by full name, that were given as options."""
+    num_frames: NumFrames = "stream"
     threads: int = 1
     workers: int = 0
     cluster: str | None = None
@@ -73,8 +75,8 @@ class Work:
 
     @property
     def problems(self) -> list[str]:
-        """Recordings that cannot be read."""
-        return [plan.problem for plan in self.plans if plan.problem is not None]
+        """Recordings and cameras that cannot be read."""
+        return [text for plan in self.plans for text in plan.problems]
 
 
 def prepare(options: TrackOptions) -> Work:
@@ -84,10 +86,15 @@ def prepare(options: TrackOptions) -> Work:
         TakeError, BagError, CheckpointError, ParameterError: what was given cannot be used.
     """
     if is_bag(options.source):
-        if options.objects or options.takes or options.split:
+        if options.objects or options.takes or options.split or options.videos:
             raise ValueError(
-                f"{options.source} is a bag: --object, --take and --split belong to takes; its "
-                "objects are those of its query masks"
+                f"{options.source} is a bag: --object, --take, --split and --videos belong to "
+                "takes; its objects are those of its query masks"
+            )
+        if options.num_frames != "stream":
+            raise ValueError(
+                f"{options.source} is a bag: its number of sets is known only once they are "
+                "paired; it is tracked as by the node, --num-frames stream"
             )
         from lmeec_ros import bag_units
 
@@ -96,13 +103,12 @@ def prepare(options: TrackOptions) -> Work:
         return Work(bag_units.settings_of(config, options.threads), [plan])
     if options.params is not None:
         raise ValueError("--params belongs to bags; a take has its cameras in its folders")
-    takes = list_takes(options.source, options.split, options.takes)
-    settings = take_settings(options.changes, options.threads)
+    takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
+    settings = take_settings(options.changes, options.threads, options.num_frames)
     directions = [options.direction] if options.direction else list(DIRECTIONS)
-    plans = [  # one annotation in memory at a time
-        plan_take(takes.pop(0), directions, options.objects, settings.max_objects)
-        for _ in range(len(takes))
-    ]
+    # One annotation in memory at a time.
+    plans = [plan_take(take, directions, options.objects, settings.max_objects) for take in takes]
+    plans += [Plan(None, [], (str(error),)) for error in takes.broken]
     known = {name for plan in plans if plan.recording for name in plan.recording.objects}
     missing = [name for name in options.objects if name not in known]
     if missing:
@@ -119,7 +125,9 @@ def is_bag(path: Path) -> bool:
     return bags.is_bag(path)
 
 
-def take_settings(changes: dict[str, Any], threads: int) -> Settings:
+def take_settings(
+    changes: dict[str, Any], threads: int, num_frames: NumFrames = "stream"
+) -> Settings:
     """Settings for takes from the node's parameters that were given.
 
     Raises:
@@ -142,6 +150,7 @@ def take_settings(changes: dict[str, Any], threads: int) -> Settings:
         seed=seed,
         memory=MemoryConfig(**memory),
         presence_threshold=changes.get("presence_threshold", 0.5),
+        num_frames=num_frames,
         threads=threads,
     )
 
@@ -278,7 +287,8 @@ def _introduce(work: Work, options: TrackOptions, console: Console) -> None:
         console.print("[bold yellow]The weights are random (seeded): the masks mean nothing.[/]")
     _say(console, work.problems, "cannot be read")
     if not units:
-        raise ValueError(f"{options.source}: nothing to track (no object has query masks)")
+        reason = "" if work.problems else " (no object has query masks)"
+        raise ValueError(f"{options.source}: nothing to track{reason}")
 
 
 def _write_bags(work: Work, store: UnitStore, options: TrackOptions, console: Console) -> None:
@@ -289,8 +299,12 @@ def _write_bags(work: Work, store: UnitStore, options: TrackOptions, console: Co
     for plan in work.plans:
         if plan.recording is None or not plan.units:
             continue
-        one = len(work.recordings) == 1
-        path = options.bag if one else options.bag / plan.recording.name
+        name = plan.recording.name
+        if name in ("", ".", "..") or "/" in name or "\0" in name:  # of a relations file
+            raise ValueError(
+                f"{options.source}: take {name!r} cannot be the name of a bag's folder"
+            )
+        path = options.bag if len(work.recordings) == 1 else options.bag / name
         path.parent.mkdir(parents=True, exist_ok=True)
         count = write_mask_bag(path, plan.units, store, overwrite=True)
         console.print(f"{path}: {count} messages")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lmeec_core.files import write_text
 from lmeec_core.offline.records import FrameRecord, ObjectRecord, Small, dump
 from lmeec_core.offline.units import Job, Settings, Unit
-from lmeec_core.takes import Take, TakeError, encode_mask
+from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
@@ -26,6 +26,7 @@ Report = Callable[[int], None]
 """Called with the number of frames done."""
 
 _MODELS: dict[str, LMEEC] = {}  # the last one: a worker's units share it
+_TAKES: dict[tuple[object, ...], Takes] = {}  # likewise
 
 
 def work(job: Job) -> bytes:
@@ -76,19 +77,38 @@ def model_of(settings: Settings) -> LMEEC:
     return _MODELS[key]
 
 
+def open_take(unit: Unit) -> Take:
+    """The take of a unit; the places of takes in a large file are looked up once per process.
+
+    Raises:
+        TakeError: it cannot be opened.
+    """
+    path = Path(unit.source)
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise TakeError(path, f"cannot be read: {error}") from error
+    key = (unit.source, unit.videos, state.st_mtime_ns, state.st_size)
+    if key not in _TAKES:
+        _TAKES.clear()
+        _TAKES[key] = open_takes(path, videos=unit.videos)
+    return _TAKES[key].open(unit.take)
+
+
 def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[FrameRecord]:
     """Go through a take with the tracker, frame by frame of the query camera.
 
     A query frame without an image in the target camera, or with a damaged one, gives a record
-    without image; the tracker's memory stays as it was. The tracker runs as in the node, which
-    does not know the recording's length.
+    without image; the tracker's memory stays as it was.
     """
     from lmeec_core.tracker import CorrespondenceTracker
 
-    take = Take.open(unit.source)
+    take = open_take(unit)
     tracker = CorrespondenceTracker(
         model_of(settings), unit.query, (unit.target,), settings.memory,
         max_objects=len(unit.objects),
+        # A node does not know how long it will run, and a take has to score as its bag does.
+        num_frames=unit.frames if settings.num_frames == "take" else None,
     )  # fmt: skip
     asked = {name: set(take.mask_frames(name, unit.query)) for name in unit.objects}
     shown = {camera: set(take.frames(camera)) for camera in (unit.query, unit.target)}

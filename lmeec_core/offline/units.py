@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from lmeec_core import __version__
 from lmeec_core.config import MemoryConfig, Precision
-from lmeec_core.takes import Take, TakeError, read_split
+from lmeec_core.takes import Take, TakeError
 from lmeec_core.takes.results import DIRECTIONS
 
-SPLIT_FILE = "split.json"
+NumFrames = Literal["stream", "take"]
 
 
 class Settings(BaseModel):
@@ -32,6 +30,9 @@ class Settings(BaseModel):
         presence_threshold: from which probability on an object is visible, 0 to 1.
         exclusive: each pixel belongs to one object only, the likeliest.
         max_objects: objects tracked together; a take with more has several sets of objects.
+        num_frames: the length of recordings as the tracker is told it. "stream": not at all, as in
+            the node. "take": the take's number of frames, as the release does; the masks of takes
+            of less than 16 frames differ (:class:`lmeec_core.CorrespondenceTracker`).
         threads: threads of the network. More of them may change masks in their last pixels, so
             the number belongs to the settings and not to the machine.
         node: the node's parameters, for a bag.
@@ -51,6 +52,7 @@ class Settings(BaseModel):
     presence_threshold: float = Field(0.5, ge=0.0, le=1.0)
     exclusive: bool = False
     max_objects: int = Field(32, ge=1)
+    num_frames: NumFrames = "stream"
     threads: int = Field(1, ge=1)
     node: dict[str, Any] | None = None
     version: str = __version__
@@ -92,7 +94,7 @@ class Unit:
 
     Attributes:
         kind: "take" or "bag".
-        source: absolute path of the recording.
+        source: absolute path of the recording, or of the file that has it among others.
         take: name of the recording in the result file.
         direction: "ego-exo" or "exo-ego".
         query, target: cameras, as the result file names them.
@@ -100,6 +102,7 @@ class Unit:
         frames: frames to go through, for the progress bar.
         inputs: digest of what is read; other inputs give another outcome.
         names: (query, target) as messages name them, where that differs (bags).
+        videos: absolute path of the folder of videos, where one was given.
     """
 
     kind: str
@@ -112,6 +115,7 @@ class Unit:
     frames: int
     inputs: str
     names: tuple[str, str] | None = None
+    videos: str | None = None
 
     @property
     def key(self) -> str:
@@ -120,8 +124,9 @@ class Unit:
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
 
     def identity(self) -> dict[str, Any]:
-        """All but the path, as JSON gives it back: a recording may be moved."""
-        content = {k: v for k, v in asdict(self).items() if k not in ("source", "frames")}
+        """All but the paths, as JSON gives it back: a recording may be moved."""
+        paths = ("source", "videos", "frames")
+        content = {k: v for k, v in asdict(self).items() if k not in paths}
         content["names"] = list(self.names) if self.names else None
         return content | {"objects": list(self.objects)}
 
@@ -153,51 +158,12 @@ class Recording(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A recording cut into units, or the reason why it cannot be read."""
+    """A recording cut into units; no recording if it cannot be read."""
 
     recording: Recording | None
     units: list[Unit]
-    problem: str | None = None
-
-
-def list_takes(path: Path, split: str | None = None, names: Sequence[str] = ()) -> list[Take]:
-    """The takes of a folder: one take, a dataset with split.json, or a folder of takes.
-
-    Args:
-        path: the folder.
-        split: a split of ``split.json``; without the file, a sub-folder; None: all there is.
-        names: only these takes.
-
-    Raises:
-        TakeError: no takes there, no such split, or a name that is not among them.
-    """
-    if (path / "annotation.json").is_file():
-        takes = [Take(path)]
-    elif (path / SPLIT_FILE).is_file():
-        splits = [split] if split else list(json.loads((path / SPLIT_FILE).read_bytes()))
-        takes = [
-            Take(path / one / name) for one in splits for name in read_split(path / SPLIT_FILE, one)
-        ]
-    else:
-        folder = path / split if split else path
-        found = sorted(folder.glob("*/annotation.json"))
-        takes = [Take(file.parent) for file in found]
-    if not takes:
-        raise TakeError(
-            path,
-            "no takes: expected a take (annotation.json), a dataset (split.json and "
-            "<split>/<take>), a folder of takes, or a bag",
-        )
-    twice = [name for name, count in Counter(take.name for take in takes).items() if count > 1]
-    if twice:
-        raise TakeError(
-            path, f"take {twice[0]!r} occurs more than once; choose a split, or one of the folders"
-        )
-    unknown = [name for name in names if name not in {take.name for take in takes}]
-    if unknown:
-        known = ", ".join(take.name for take in takes[:8])
-        raise TakeError(path, f"no take {unknown[0]!r}; it has {known}")
-    return [take for take in takes if not names or take.name in names]
+    problems: tuple[str, ...] = ()
+    """What cannot be read: the recording, or single cameras of it."""
 
 
 def plan_take(
@@ -205,7 +171,8 @@ def plan_take(
 ) -> Plan:
     """Cut a take into units.
 
-    A take that cannot be read gives a plan with a problem and no units.
+    A take that cannot be read gives a plan with a problem and no units; a camera without images,
+    or whose video is broken, a problem and no units of this camera.
 
     Args:
         take: the recording.
@@ -215,12 +182,14 @@ def plan_take(
     """
     try:
         names = tuple(name for name in take.objects if not objects or name in objects)
-        digest = _digest(take)
+        digest = take.digest()
+        videos = None if take.videos is None else str(take.videos.resolve())
+        shown, problems = _frames(take)
         units: list[Unit] = []
         frames: dict[str, list[int]] = {}
         for direction in directions:
-            pairs = list(camera_pairs(take, direction))
-            numbers = {n for query, _ in pairs for n in take.frames(query)}
+            pairs = [p for p in camera_pairs(take, direction) if shown.keys() >= set(p)]
+            numbers = {n for query, _ in pairs for n in shown[query]}
             frames[direction] = sorted(numbers)
             for query, target in pairs:
                 asked = [name for name in names if take.mask_frames(name, query)]
@@ -229,15 +198,42 @@ def plan_take(
                     units.append(
                         Unit(
                             "take", str(take.path.resolve()), take.name, direction, query, target,
-                            group, len(take.frames(query)), digest,
+                            group, len(shown[query]), digest, videos=videos,
                         )
                     )  # fmt: skip
     except (TakeError, AttributeError, TypeError, ValueError, KeyError) as error:
         text = str(error)
         if not isinstance(error, TakeError):
-            text = f"{take.path / 'annotation.json'}: not as expected: {error!r}"
-        return Plan(None, [], text)
-    return Plan(Recording(take.name, names, frames), units)
+            text = f"{take.path}: take {take.name}: not as expected: {error!r}"
+        return Plan(None, [], (text,))
+    finally:
+        take.close()
+    return Plan(Recording(take.name, names, frames), units, problems)
+
+
+def _frames(take: Take) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
+    """Frames of the cameras that have images, and what is wrong with the others."""
+    shown: dict[str, tuple[int, ...]] = {}
+    problems: list[str] = []
+    if not take.has_images:
+        raise TakeError(
+            take.path,
+            f"take {take.name}: no videos, as {take.image_path(take.cameras[0], 0)}; name the "
+            "folder of the takes (--videos)",
+        )
+    for camera in take.cameras:
+        try:
+            frames = take.frames(camera)
+        except TakeError as error:
+            problems.append(str(error))
+            continue
+        if frames:
+            shown[camera] = frames
+        else:
+            problems.append(
+                f"{take.image_path(camera, 0)}: missing, as all images of camera {camera!r}"
+            )
+    return shown, tuple(problems)
 
 
 def camera_pairs(take: Take, direction: str) -> Iterator[tuple[str, str]]:
@@ -252,14 +248,3 @@ def camera_pairs(take: Take, direction: str) -> Iterator[tuple[str, str]]:
         raise TakeError(take.path, f"no exo camera among {list(take.cameras)}")
     for exo in take.exos:
         yield (take.ego, exo) if direction == DIRECTIONS[0] else (exo, take.ego)
-
-
-def _digest(take: Take) -> str:
-    """Digest of annotation.json and of the images' names and sizes."""
-    digest = hashlib.sha256((take.path / "annotation.json").read_bytes())
-    for camera in take.cameras:
-        with os.scandir(take.path / camera) as entries:
-            digest.update(
-                repr((camera, sorted((e.name, e.stat().st_size) for e in entries))).encode()
-            )
-    return digest.hexdigest()[:32]

@@ -152,17 +152,24 @@ def _of_dataset(
 ) -> Takes:
     """Takes of a folder; those that split.json lists but the folder lacks count as broken later."""
     places: dict[str, Path] = {}
+
+    def place(name: str, folder: Path) -> None:
+        if places.setdefault(name, folder) != folder:
+            raise TakeError(
+                root, f"take {name!r} occurs more than once; choose a split, or one of the folders"
+            )
+
     index = root / SPLIT_FILE
     if index.is_file():
         for part in split_names(index) if split is None else (split,):
             for name in read_split(index, part):
                 flat = root / name
-                places[name] = flat if flat.is_dir() else root / part / name
+                place(name, flat if flat.is_dir() else root / part / name)
     else:
         folder = root if split is None else root / split
         pattern = (f"*/{ANNOTATION}", f"*/*/{ANNOTATION}")[: 2 if split is None else 1]
         for file in sorted(p for glob in pattern for p in folder.glob(glob)):
-            places[file.parent.name] = file.parent
+            place(file.parent.name, file.parent)
 
     if not places:
         what = "" if split is None else f" of split {split!r}"
@@ -170,7 +177,7 @@ def _of_dataset(
             root, f"no takes{what} here; a take is a folder with {ANNOTATION} and <camera>/*.jpg"
         )
 
-    def opener(place: Path) -> Callable[[], Take]:
-        return lambda: Take.open(place)
+    def opener(folder: Path) -> Callable[[], Take]:
+        return lambda: Take.open(folder)
 
     return Takes(root, "dataset", {name: opener(p) for name, p in places.items()}, on_error)

@@ -14,6 +14,7 @@ memory, so one pass finds where each take stands, and a take is parsed when it i
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import mmap
@@ -103,7 +104,9 @@ class RelationsFile:
             raise TakeError(self.path, f"take {name}: is not valid JSON: {error}") from error
         if not isinstance(content, dict):
             raise TakeError(self.path, f"take {name}: expected a dictionary")
-        return RelationsTake(self.path, name, _annotation(content, self.path, name), self.videos)
+        annotation = _annotation(content, self.path, name)
+        digest = hashlib.sha256(text).hexdigest()
+        return RelationsTake(self.path, name, annotation, self.videos, digest)
 
     def _index(self) -> None:
         """Find the takes' places: the values of the keys of the top level's "annotations"."""
@@ -133,9 +136,15 @@ class RelationsTake(Take):
     """
 
     def __init__(
-        self, path: Path, name: str, annotation: dict[str, Any], videos: Path | None
+        self,
+        path: Path,
+        name: str,
+        annotation: dict[str, Any],
+        videos: Path | None,
+        annotation_digest: str,
     ) -> None:
         self.path, self.name, self.videos = path, name, videos
+        self._annotation_digest = annotation_digest
         self.annotation = annotation
         self.take_name: str | None = annotation.get("take_name")
         self._open_videos: dict[str, Video] = {}
@@ -217,6 +226,13 @@ class RelationsTake(Take):
             return image
         scale = 2 if is_ego(camera) else 4
         return np.asarray(cv2.resize(image, (width // scale, height // scale)), dtype=np.uint8)
+
+    def digest(self) -> str:
+        """A text that changes with the take's entry in the file, or its videos' sizes in bytes."""
+        paths = {camera: self.image_path(camera, 0) for camera in self.cameras}
+        sizes = {c: path.stat().st_size for c, path in paths.items() if path.is_file()}
+        text = repr((self._annotation_digest, sorted(sizes.items())))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def close(self) -> None:
         """Close the videos; the next image opens them again."""

@@ -10,6 +10,7 @@ camera may differ in size. Object names are any text, "/" included.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from functools import cached_property
 from pathlib import Path
@@ -42,7 +43,10 @@ class Take:
     Attributes:
         path: the take's folder.
         name: the folder's name, EgoExo4D's take id.
+        videos: where videos are looked for, in takes whose images lie in videos; else None.
     """
+
+    videos: Path | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
@@ -137,6 +141,25 @@ class Take:
         """Number of frames: as the file lists them, or of the camera with the most images."""
         listed = len(self.subsample_idx)
         return listed or max((len(self.frames(camera)) for camera in self.cameras), default=0)
+
+    def digest(self) -> str:
+        """A text that changes with the annotations, or the images' names or sizes in bytes.
+
+        Raises:
+            TakeError: if something cannot be read.
+        """
+        try:
+            content = hashlib.sha256((self.path / ANNOTATION).read_bytes())
+            for camera in self.cameras:
+                with os.scandir(self.path / camera) as entries:
+                    files = sorted((entry.name, entry.stat().st_size) for entry in entries)
+                content.update(repr((camera, files)).encode())
+        except OSError as error:
+            raise TakeError(self.path, f"cannot be read: {error}") from error
+        return content.hexdigest()[:32]
+
+    def close(self) -> None:
+        """Close what is open: here nothing is, but videos are."""
 
     # -- images --------------------------------------------------------------------------------
 

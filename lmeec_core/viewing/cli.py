@@ -34,6 +34,9 @@ class ViewOptions:
     rerun: Path | None = None
     direction: str | None = None
     query: str | None = None
+    take: str | None = None
+    split: str | None = None
+    videos: Path | None = None
     params: Path | None = None
     objects: tuple[str, ...] = ()
     height: int = 480
@@ -41,7 +44,12 @@ class ViewOptions:
 
 
 def view_command(
-    source: Annotated[Path, typer.Argument(help="A take or a bag.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A take, or one of a dataset or of EgoExo4D's relations_{split}.json; or a bag."
+        ),
+    ],
     predictions: Annotated[
         Path | None,
         typer.Argument(
@@ -51,7 +59,7 @@ def view_command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="The video (MP4).", show_default="<source>.mp4")
+        Path | None, typer.Option(help="The video (MP4).", show_default="<take or bag>.mp4")
     ] = None,
     rerun: Annotated[
         Path | None,
@@ -65,6 +73,20 @@ def view_command(
     query: Annotated[
         str | None,
         typer.Option(help="Query camera of a take.", show_default="the direction's first"),
+    ] = None,
+    take: Annotated[
+        str | None,
+        typer.Option(help="Which take, where there are several.", show_default="the only one"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of a dataset.", show_default="all")
+    ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a relations file: the folder of the takes' videos.",
+            show_default="takes/ beside or above the file",
+        ),
     ] = None,
     object_name: Annotated[
         list[str] | None,
@@ -87,6 +109,7 @@ def view_command(
 
     - `lmeec view take_7 take_7_predictions.json`: take_7.mp4
     - `lmeec view take_7 theirs.json --query cam01 --object cup --out theirs.mp4`
+    - `lmeec view relations_val.json found.json --take <uid> --videos takes`
     - `lmeec view robot_bag masks_bag --params my.yaml`: what the node saw and answered
     - `lmeec view take_7 masks_bag --rerun take_7.rrd`, then `rerun take_7.rrd`
     """
@@ -101,6 +124,9 @@ def view_command(
         rerun=rerun,
         direction=None if direction is Direction.both else direction.value,
         query=query,
+        take=take,
+        split=split,
+        videos=videos,
         params=params,
         objects=tuple(object_name or ()),
         height=height,
@@ -122,9 +148,9 @@ def run(options: ViewOptions, console: Console) -> int:
     from lmeec_core.viewing.video import Painter, pictures
 
     problems: list[str] = []
-    moments, count, title = _open(options, problems)
+    moments, count, name, said = _open(options, problems)
     colours = overlay.Colours()
-    out = options.out or Path(f"{options.source.resolve().name}.mp4")
+    out = options.out or Path(f"{name}.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
     moments = track(moments, "moments", total=count, console=console, transient=True)
     first, moments = _ahead(moments, LOOKED_AT)
@@ -132,7 +158,7 @@ def run(options: ViewOptions, console: Console) -> int:
         raise ValueError(f"{options.source}: nothing to show (no frames, or no sets)")
     for name in first[0].query.masks:
         colours[name]  # gives it the next colour
-    painter = Painter(colours, options.height, title)
+    painter = Painter(colours, options.height, f"{name}, {said}")
     rate = _rate(first, options.fps)
     if options.rerun is None:
         written = overlay.write_video(out, pictures(moments, painter), rate)
@@ -147,13 +173,15 @@ def run(options: ViewOptions, console: Console) -> int:
     return 1 if problems else 0
 
 
-def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], int, str]:
-    """The moments, their number (at most), and a title."""
+def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], int, str, str]:
+    """The moments, their number (at most), the recording's name, and what is shown of it."""
     from lmeec_core.offline.command import is_bag
 
     said = options.predictions.name if options.predictions else "no predictions"
     if not is_bag(options.source):
-        return _open_take(options, said)
+        return _open_take(options, said, problems)
+    if options.take or options.split or options.videos:
+        raise ValueError(f"{options.source} is a bag: --take, --split and --videos belong to takes")
     from lmeec_ros import bag_units, bag_view
 
     # The network is not loaded, so weights do not matter here.
@@ -163,16 +191,25 @@ def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], 
     direction, take = plan.units[0].direction, plan.recording.name
     predictions = _predictions(options, direction, take)
     moments = bag_view.bag_moments(options.source, config, predictions, problems.append)
-    return moments, plan.units[0].frames, f"{options.source.name}, {said}"
+    return moments, plan.units[0].frames, options.source.resolve().name, said
 
 
-def _open_take(options: ViewOptions, said: str) -> tuple[Iterable[Moment], int, str]:
-    from lmeec_core.takes import Take, TakeError
+def _open_take(
+    options: ViewOptions, said: str, problems: list[str]
+) -> tuple[Iterable[Moment], int, str, str]:
+    from lmeec_core.takes import TakeError, open_takes
     from lmeec_core.viewing.moments import choose_query, take_moments
 
     if options.params is not None:
         raise ValueError("--params belongs to bags; a take has its cameras in its folders")
-    take = Take.open(options.source)
+    wanted = () if options.take is None else (options.take,)
+    takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)
+    if len(takes.names) > 1:
+        listed = ", ".join(takes.names[:8])
+        raise TakeError(
+            options.source, f"which take? Name one of its {len(takes)} with --take: {listed}"
+        )
+    take = takes.open(takes.names[0])
     direction = options.direction or _direction_of(options.predictions) or DIRECTIONS[0]
     query, targets = choose_query(take, direction, options.query)
     direction = DIRECTIONS[0] if query == take.ego else DIRECTIONS[1]
@@ -181,9 +218,10 @@ def _open_take(options: ViewOptions, said: str) -> tuple[Iterable[Moment], int, 
         raise TakeError(take.path, f"no object {unknown[0]!r}; it has {list(take.objects)}")
     objects = [name for name in take.objects if not options.objects or name in options.objects]
     predictions = _predictions(options, direction, take.name)
-    moments = take_moments(take, query, targets, objects, predictions)
-    title = f"{take.name}, {said}; white outline: truth"
-    return moments, len(take.frames(query)), title
+    moments = take_moments(take, query, targets, objects, predictions, problems.append)
+    # A name of a relations file may be anything.
+    name = take.name.replace("/", "_").replace("\0", "_")
+    return moments, len(take.frames(query)), name, f"{said}; white outline: truth"
 
 
 def _predictions(options: ViewOptions, direction: str, take: str) -> Predictions:

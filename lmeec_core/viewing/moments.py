@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -165,32 +164,60 @@ def take_moments(
     targets: Sequence[str],
     objects: Sequence[str],
     predictions: Predictions,
+    report: Callable[[str], None],
 ) -> Iterator[Moment]:
-    """The moments of a take: the frames of the query camera. Damaged images are left dark."""
+    """The moments of a take: the frames of the query camera.
+
+    Images that are not there are left dark, damaged ones and masks too and told to ``report``.
+
+    Raises:
+        TakeError: if the take has no images of the query camera.
+    """
     from lmeec_ros.take_bags import stamp_of, topic_name  # rosbags only, no ROS
 
     source = Camera(query, topic_name(query))
-    first = next(iter(take.frames(query)), 0)
-    for frame in take.frames(query):
+    frames = take.frames(query)
+    if not take.has_images or not frames:
+        raise TakeError(take.image_path(query, 0), f"no images of camera {query!r}")
+    shown = {target: _frames(take, target, report) for target in targets}
+    for frame in frames:
         views = []
         for target in targets:
             camera = Camera(target, topic_name(target))
             found = predictions.find(frame, stamp_of(frame), source, camera)
             found = {name: one for name, one in found.items() if name in objects}
-            truth = {name: _mask(take, name, target, frame) for name in objects}
-            views.append(target_view(target, _image(take, target, frame), objects, found, truth))
-        asked = {name: _mask(take, name, query, frame) for name in objects}
-        seconds = (frame - first) / FRAMES_PER_SECOND
-        yield Moment(frame, seconds, View(query, _image(take, query, frame), asked), views)
+            truth = {name: _mask(take, name, target, frame, report) for name in objects}
+            image = _image(take, target, frame, report) if frame in shown[target] else None
+            views.append(target_view(target, image, objects, found, truth))
+        asked = {name: _mask(take, name, query, frame, report) for name in objects}
+        seconds = (frame - frames[0]) / FRAMES_PER_SECOND
+        view = View(query, _image(take, query, frame, report), asked)
+        yield Moment(frame, seconds, view, views)
 
 
-def _image(take: Take, camera: str, frame: int) -> NDArray[np.uint8] | None:
-    with suppress(TakeError):
+def _frames(take: Take, camera: str, report: Callable[[str], None]) -> set[int]:
+    try:
+        return set(take.frames(camera))
+    except TakeError as error:
+        report(str(error))
+        return set()
+
+
+def _image(
+    take: Take, camera: str, frame: int, report: Callable[[str], None]
+) -> NDArray[np.uint8] | None:
+    try:
         return take.image(camera, frame)
-    return None
+    except TakeError as error:
+        report(str(error))
+        return None
 
 
-def _mask(take: Take, name: str, camera: str, frame: int) -> Mask | None:
-    with suppress(TakeError):
+def _mask(
+    take: Take, name: str, camera: str, frame: int, report: Callable[[str], None]
+) -> Mask | None:
+    try:
         return take.mask(name, camera, frame)
-    return None
+    except TakeError as error:
+        report(str(error))
+        return None

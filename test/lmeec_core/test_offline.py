@@ -25,8 +25,8 @@ from lmeec_core.evaluation import benchmark_size
 from lmeec_core.offline import pool
 from lmeec_core.offline.records import parse
 from lmeec_core.offline.store import UnitStore
-from lmeec_core.offline.units import Job, Settings, Unit, list_takes, plan_take
-from lmeec_core.takes import Results, Take, TakeError, TakeWriter, resize_mask
+from lmeec_core.offline.units import Job, Settings, Unit, plan_take
+from lmeec_core.takes import Results, Take, TakeWriter, resize_mask
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 SETTINGS = Settings(preset="mini", seed=0, weights="seed:0")
@@ -215,17 +215,6 @@ def test_datasets_and_folders_of_takes(tmp_path: Path) -> None:
     for split, name in (("train", "a"), ("test", "b"), ("test", "c")):
         write_take(root / split / name, (0,))
     (root / "split.json").write_text(json.dumps({"train": ["a"], "test": ["b", "c"]}))
-    assert [take.name for take in list_takes(root)] == ["a", "b", "c"]
-    assert [take.name for take in list_takes(root, "test")] == ["b", "c"]
-    assert [take.name for take in list_takes(root / "test")] == ["b", "c"]
-    assert [take.name for take in list_takes(root, names=["c"])] == ["c"]
-    with pytest.raises(TakeError, match="no take 'd'"):
-        list_takes(root, names=["d"])
-    with pytest.raises(TakeError, match="no takes"):
-        list_takes(tmp_path)
-    (root / "split.json").write_text(json.dumps({"test": ["b", "c"], "val": ["c"]}))
-    with pytest.raises(TakeError, match="'c' occurs more than once"):
-        list_takes(root)
     (root / "test" / "b" / "annotation.json").write_text('{"masks": {"cup": {"aria01": []')
     out = tmp_path / "found.json"
     result = track(root, out, *MINI, "--split", "test", "--direction", "ego-exo")

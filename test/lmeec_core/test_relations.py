@@ -329,6 +329,10 @@ def test_open_takes_of_folders(tmp_path: Path) -> None:
     for arguments in ({"split": "test"}, {"split": "none"}, {"names": ("zz",)}):
         with pytest.raises(TakeError, match="test|none|zz"):
             open_takes(root, **arguments)  # type: ignore[arg-type]
+    (root / "split.json").write_text('{"train": ["a"], "val": ["c"], "test": ["c"]}')
+    assert open_takes(root, "val").names == ("c",)
+    with pytest.raises(TakeError, match="'c' occurs more than once"):
+        open_takes(root)
     with pytest.raises(TakeError, match="nowhere"):
         open_takes(tmp_path / "nowhere")
 

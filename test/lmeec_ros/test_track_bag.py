@@ -163,8 +163,10 @@ def test_parameters_of_the_users_own(tracked: Path, tmp_path: Path) -> None:
         (_, _, data), *_ = bag.messages()
         assert bag.decode("/lmeec/left_1/masks", data).target_camera == "left-1"
 
-    result = runner.invoke(app, [*command, "--object", "cup/red"])
-    assert result.exit_code == 1 and "--object" in result.output
+    for refused in (["--object", "cup/red"], ["--videos", "."], ["--num-frames", "take"]):
+        result = runner.invoke(app, [*command, *refused])
+        assert result.exit_code == 1 and "is a bag: " in result.output
+        assert refused[0] in result.output
 
     given["cameras"]["head"]["transport"] = "raw"  # type: ignore[index]
     file.write_text(yaml.safe_dump({"/lmeec": {"ros__parameters": given}}))
