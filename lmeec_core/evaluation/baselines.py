@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.evaluation.metrics import Mask, contour_accuracy, iou
+from lmeec_core.files import write_text
 from lmeec_core.simulation.shards import read_shard
 from lmeec_core.training.evaluate import DIRECTIONS, qualifies
 
@@ -315,9 +315,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content |= {"colour threshold": COLOUR_THRESHOLD}
         content["scores"] = score_baselines(shards, args.step)
     text = json.dumps(content, indent=1)
-    partial = args.out.with_name(f".{args.out.name}.{os.getpid()}")
-    partial.write_text(text)
-    os.replace(partial, args.out)
+    write_text(args.out, text)
     print(text)
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from lmeec_core.files import write_text
 from lmeec_core.takes import TakeWriter
 
 from .backend import choose_backend
@@ -81,12 +81,6 @@ def write_take(job: TakeJob) -> dict[str, Any]:
     return facts
 
 
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(content, indent=1))
-    os.replace(partial, path)
-
-
 def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:
     """Raise ValueError where the folder holds takes made with another recipe."""
     path = root / MANIFEST
@@ -111,7 +105,7 @@ def _finish(root: Path, recipe: dict[str, Any]) -> None:
             name = annotation.parent.name
             splits[split].append(name)
             takes[name] = json.loads(annotation.read_text())["simulation"]
-    _write_json(root / SPLIT_FILE, splits)
+    write_text(root / SPLIT_FILE, json.dumps(splits, indent=1))
     manifest = {
         "simulated": True,
         "recipe": recipe,
@@ -122,7 +116,7 @@ def _finish(root: Path, recipe: dict[str, Any]) -> None:
         "note": "test draws held-out kinds alone, and held-out textures or patterns of its own",
         "takes": takes,
     }
-    _write_json(root / MANIFEST, manifest)
+    write_text(root / MANIFEST, json.dumps(manifest, indent=1))
 
 
 def generate_takes(

@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.files import write_text
+
 from .backend import choose_backend
 from .config import SPLITS, SimulationConfig
 from .render import SceneArrays, render_scene
@@ -58,10 +60,9 @@ def write_shard(arrays: SceneArrays, out_dir: Path) -> Path:
         "kinds": arrays.kinds,
         "moved": arrays.moved,
     }
-    partial = target.with_name(f".{target.stem}.{os.getpid()}")
-    partial.write_text(json.dumps(meta))
-    os.replace(partial, target.with_suffix(".json"))
+    write_text(target.with_suffix(".json"), json.dumps(meta))
     packed = np.concatenate([arrays.rgb, arrays.labels[..., None]], axis=-1)
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     with open(partial, "wb") as file:
         np.save(file, packed)
     os.replace(partial, target)
@@ -137,9 +138,7 @@ def write_manifest(
             f"{path} was written with other options; give the same options to go on with it, or "
             "another output folder"
         )
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text(json.dumps(manifest, indent=1))
-    os.replace(partial, path)
+    write_text(path, json.dumps(manifest, indent=1))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
