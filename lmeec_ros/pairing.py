@@ -32,7 +32,7 @@ MIN_JUMP_NS = 200_000_000
 class _Found(NamedTuple):
     """What a stream has for an anchor."""
 
-    index: int | None  # in its queue
+    place: int | None  # in its queue
     final: bool  # nothing nearer is to be expected
 
 
@@ -286,7 +286,7 @@ class PairingCore(Generic[T]):
                 if self._waits(stamp, streams) and not overflow:
                     break
                 reason = DropReason.QUEUE_FULL if overflow else None
-            chosen = {name: one.index for name, one in streams.items() if one.index is not None}
+            chosen = {name: one.place for name, one in streams.items() if one.place is not None}
             lacking = [name for name in streams if name not in chosen]
             if self._suffices(chosen, lacking):
                 found.append(self._take(chosen))
@@ -307,19 +307,19 @@ class PairingCore(Generic[T]):
 
     def _reason_against(self, anchor: int, streams: dict[str, _Found]) -> DropReason | None:
         """Why no set can come of the anchor any more; None while one can."""
-        hopeless = [name for name, one in streams.items() if one.index is None and one.final]
+        hopeless = [name for name, one in streams.items() if one.place is None and one.final]
         chosen = [name for name in streams if name not in hopeless]
         if not self._suffices(chosen, hopeless):
             return DropReason.NO_PARTNER
         if self._delay and (self._streams[self.anchor].newest or anchor) - anchor > self._delay:
             needed = (name for name in streams if name not in self.targets)
-            if any(streams[name].index is None for name in needed):
+            if any(streams[name].place is None for name in needed):
                 return DropReason.TIMEOUT
         return None
 
     def _waits(self, anchor: int, streams: dict[str, _Found]) -> bool:
         """Whether something may still come that is worth waiting for."""
-        there = [n for n in self.targets if n in streams and streams[n].index is not None]
+        there = [n for n in self.targets if n in streams and streams[n].place is not None]
         for name, one in streams.items():
             if one.final:
                 continue
@@ -338,7 +338,7 @@ class PairingCore(Generic[T]):
         if stream.newest is None:
             stream.since = anchor if stream.since is None else stream.since
             return front - stream.since > wait
-        if one.index is None and stream.intervals:  # noqa: SIM102
+        if one.place is None and stream.intervals:  # noqa: SIM102
             if stream.newest + 0.9 * min(stream.intervals) > anchor + self._tolerance:
                 return True  # its next one belongs to a later anchor
         return front - stream.newest > 2 * stream.period(self._tolerance) + wait

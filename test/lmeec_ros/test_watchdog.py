@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from lmeec_ros import parameters
 from lmeec_ros.monitor import StreamMonitor
 from lmeec_ros.pairing import PairingCore
 from lmeec_ros.watchdog import PROFILE_VARIABLES, Watchdog
+
+CONFIG = parameters.load({"silence_warning": 2.0})
 
 
 class Clock:
@@ -34,6 +37,7 @@ class Input:
         self.name, self.topic = name, f"/{name}"
         self.monitor = StreamMonitor(clock=clock)
         self.publishers = "nobody publishes there"
+        self.is_open = True
 
     def describe_publishers(self) -> str:
         return self.publishers
@@ -57,7 +61,7 @@ class Bench:
                 if every is None or (every and round(self.clock.now * rate) % every):
                     one.monitor.add(stamp)
                     self.core.add(one.name, stamp, 0)
-            self.dog.look(2.0, 0.02)
+            self.dog.look(CONFIG)
 
 
 def test_all_is_well() -> None:
@@ -101,7 +105,7 @@ def test_stamps_that_are_never_set() -> None:
         for one in bench.inputs:
             one.monitor.add(0)
             bench.core.add(one.name, 0, 0)
-        bench.dog.look(2.0, 0.02)
+        bench.dog.look(CONFIG)
     assert "the stamps of ego, masks, exo are 0" in bench.lines[0]
 
 
