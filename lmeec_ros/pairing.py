@@ -27,6 +27,8 @@ T = TypeVar("T")
 
 MIN_JUMP_NS = 200_000_000
 """A stamp further back than this (or ten tolerances) is a clock that was set back."""
+UNKNOWN_NS = 1_000_000_000
+"""Period of a target of which one item has come."""
 
 
 class _Found(NamedTuple):
@@ -47,10 +49,10 @@ class PairingCore(Generic[T]):
 
     Partial sets (`wait_ns` given, several targets): a set needs one of the targets only. A target
     that has nothing for an anchor is left out when it has passed the anchor; when its next item,
-    0.9 of its shortest recent interval after its last one, belongs to a later anchor; when the
-    targets that are there are `wait_ns` past the anchor; or, at once, when they are two of its
-    periods and `wait_ns` past its last item: it is silent, and nothing waits for it until it
-    sends again. Without any target an anchor waits as if sets were not partial.
+    0.9 of its shortest recent interval after its last one, belongs to a later anchor; or when the
+    targets that are there are `wait_ns` past the anchor. After such a wait in vain, and when they
+    are two of its periods and `wait_ns` past its last item, it is silent: nothing waits for it
+    until it sends again. Without any target an anchor waits as if sets were not partial.
 
     A stamp far behind its stream's newest one (more than 0.2 s and ten tolerances), or a long
     run of late ones, is a jump of time (a looped recording): everything queued is dropped and
@@ -235,7 +237,7 @@ class PairingCore(Generic[T]):
         stream.newest = stamp if stream.newest is None else max(stamp, stream.newest)
         self._now = max(stamp, self._now)
         if anchors.newest is None or stamp >= anchors.newest - self._min_jump:
-            stream.astray = False
+            stream.astray = stream.in_vain = False
         if anchors.newest is not None:
             stream.lag = anchors.newest - stamp
         if self._is_past(stream, stamp):
@@ -334,14 +336,14 @@ class PairingCore(Generic[T]):
         """Whether a target is left out of a partial set; `front`: how far the others have come."""
         stream, wait = self._streams[name], self._wait or 0
         if front - anchor > wait:
+            stream.in_vain = True
             return True
         if stream.newest is None:
-            stream.since = anchor if stream.since is None else stream.since
-            return front - stream.since > wait
+            return stream.in_vain
         if one.place is None and stream.intervals:  # noqa: SIM102
             if stream.newest + 0.9 * min(stream.intervals) > anchor + self._tolerance:
                 return True  # its next one belongs to a later anchor
-        return front - stream.newest > 2 * stream.period(self._tolerance) + wait
+        return stream.in_vain and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
 
     def _nearest(self, name: str, anchor: int) -> _Found:
         """What a stream has for an anchor."""

@@ -99,7 +99,7 @@ class Stream(Generic[T]):
     behind: bool = False  # other streams jumped back, this one has not followed yet
     astray: bool = False  # it alone jumped back
     on: bool = True
-    since: int | None = None  # the anchor from which on it is missed, while it has sent nothing
+    in_vain: bool = False  # an anchor has waited in vain since its last item
     late_run: int = 0
     last_miss: int | None = None
     lag: int | None = None
@@ -129,9 +129,9 @@ class Stream(Generic[T]):
     def clear(self, reason: DropReason) -> None:
         """Drop what is queued and forget how far time had come; the rhythm is kept."""
         self.drop_first(len(self.queue), reason)
-        self.newest = self.decided = self.since = None
+        self.newest = self.decided = None
         self.late_run = 0
-        self.astray = False
+        self.astray = self.in_vain = False
 
     def is_repeated(self, stamp: int) -> bool:
         """Whether an item with that stamp is queued, the newest, or the last that was used."""
