@@ -240,11 +240,9 @@ def open_inputs(
     """
     for number, one in enumerate(inputs):
         wanted = number < 2 or not config["output.lazy"] or outputs.has_listeners(one.name)
-        if wanted == one.is_open:
-            continue
         if number >= 2:
             synchronizer.switch(one.name, wanted)
-        if wanted:
+        if wanted and not one.is_open:
             one.open()
-        else:
+        elif one.is_open and not wanted:
             one.close()

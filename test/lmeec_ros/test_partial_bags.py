@@ -58,7 +58,8 @@ def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
 def test_the_other_camera_goes_on_and_both_are_as_in_the_node(bag: Path, tmp_path: Path) -> None:
     expected = node_messages(bag)
     alive = {("cam_1", stamp_of(frame)) for frame in FRAMES}
-    alive |= {("cam_2", stamp_of(frame)) for frame in FRAMES if frame not in DEAD}
+    # Nothing waits for a silent camera: its first image after the others' is too late.
+    alive |= {("cam_2", stamp_of(frame)) for frame in FRAMES if frame not in (*DEAD, 120)}
     assert set(expected) == alive
     command = ["track", str(bag), "--preset", "mini", "--seed", "0", "--device", "cpu"]
     command += ["--out", str(tmp_path / "x.json"), "--bag", str(tmp_path / "masks")]
