@@ -43,6 +43,15 @@ def bag(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path.parent / "bag"
 
 
+def sets(bag: Path, **changes: Any) -> dict[int, list[int]]:
+    """Stamp of each set to the numbers of the cameras whose images it has."""
+    config = bag_units.read_config(bag, None, {**CHANGES, **changes})
+    return {
+        bag_units.filters.stamp_of(query): [k for k, one in enumerate(targets, 1) if one]
+        for _, (query, _, *targets) in bag_units.recorded_sets(bag, config)
+    }
+
+
 def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
     """What the node's processor gives for the sets, both targets in one step."""
     config = bag_units.read_config(bag, None, CHANGES)
@@ -58,8 +67,7 @@ def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
 def test_the_other_camera_goes_on_and_both_are_as_in_the_node(bag: Path, tmp_path: Path) -> None:
     expected = node_messages(bag)
     alive = {("cam_1", stamp_of(frame)) for frame in FRAMES}
-    # Nothing waits for a silent camera: its first image after the others' is too late.
-    alive |= {("cam_2", stamp_of(frame)) for frame in FRAMES if frame not in (*DEAD, 120)}
+    alive |= {("cam_2", stamp_of(frame)) for frame in FRAMES if frame not in DEAD}
     assert set(expected) == alive
     command = ["track", str(bag), "--preset", "mini", "--seed", "0", "--device", "cpu"]
     command += ["--out", str(tmp_path / "x.json"), "--bag", str(tmp_path / "masks")]
@@ -81,13 +89,13 @@ def test_the_other_camera_goes_on_and_both_are_as_in_the_node(bag: Path, tmp_pat
     assert result.exit_code == 0, result.output
 
 
-def test_without_partial_sets_only_whole_moments_count(bag: Path) -> None:
-    config = bag_units.read_config(bag, None, {**CHANGES, "pairing.partial": False})
-    stamps = [
-        bag_units.filters.stamp_of(messages[0])
-        for _, messages in bag_units.recorded_sets(bag, config)
-    ]
-    assert stamps == [stamp_of(frame) for frame in FRAMES if frame not in DEAD]
+def test_with_little_patience_the_first_image_after_the_gap_is_late(bag: Path) -> None:
+    """Nothing waits for a camera that has been silent; without partial sets all wait."""
+    found = sets(bag, **{"pairing.partial_wait": 0.1})
+    assert {stamp_of(frame): [1] for frame in (*DEAD, 120)}.items() <= found.items()
+    assert found[stamp_of(150)] == [1, 2] and len(found) == len(FRAMES)
+    whole = sets(bag, **{"pairing.partial": False})
+    assert whole == {stamp_of(frame): [1, 2] for frame in FRAMES if frame not in DEAD}
 
 
 def test_a_damaged_image_is_left_out_of_its_set_alone(bag: Path) -> None:
