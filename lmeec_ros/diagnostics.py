@@ -39,6 +39,8 @@ class Measurements:
     """Milliseconds from the target image's stamp to the publication, by the node's clock."""
     output: StreamMonitor = field(default_factory=StreamMonitor)
     published: int = 0
+    refused: int = 0
+    """Target images that could not be used and were left out of their partial sets."""
     last_error: str = ""
 
     def add_set(self, stamp_ns: int, started: float, arrived: float, ages: Sequence[float]) -> None:
@@ -154,6 +156,7 @@ def _inference(now: Snapshot) -> DiagnosticStatus:
         "sets_received": worker.received,
         "sets_processed": worker.processed,
         "sets_failed": worker.failed,
+        "images_refused": measured.refused,
         "dropped_mailbox": worker.dropped,
         "dropped_discarded": worker.discarded,
         "waiting": worker.waiting,

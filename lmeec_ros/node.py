@@ -332,6 +332,7 @@ class LmeecNode(LifecycleNode):
         self._failures = 0
 
     def _on_refused_image(self, error: InputError) -> None:
+        self.measured.refused += 1
         kind = "refused " + re.sub(r"\d+", "#", str(error))[:200]
         if line := self._patient(kind, f"image left out of its set: {error}"):
             self.get_logger().error(line)
