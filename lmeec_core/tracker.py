@@ -73,7 +73,7 @@ class Correspondence:
 
 
 Found = dict[str, dict[str, Correspondence]]
-"""Target camera to object id to :class:`Correspondence`; every target has the same objects."""
+"""Target camera with an image to object id to :class:`Correspondence`, all the same objects."""
 
 
 def exclusive_masks(found: Mapping[str, Correspondence], threshold: float = 0.5) -> dict[str, Mask]:
@@ -96,10 +96,11 @@ def exclusive_masks(found: Mapping[str, Correspondence], threshold: float = 0.5)
 class _Encoded(NamedTuple):
     """What a step's images and masks give, before any memory is read."""
 
-    targets: ViewFeatures  # K views
+    targets: ViewFeatures  # K views: the targets with an image
     prepared: Tensor  # (K, P, C)
     query_memory: Tensor  # (N, P, memory_dim), with matching memory_dim + D
     match: MatchPrompt | None  # N * K prompts, object by object, target by target
+    pairs: list[int]  # N * K slots in the target banks and the pointers, in the same order
 
 
 class CorrespondenceTracker:
@@ -188,19 +189,23 @@ class CorrespondenceTracker:
 
     @torch.inference_mode()
     def step(
-        self, images: Mapping[str, Image], masks: Mapping[str, npt.NDArray[Any] | None]
+        self, images: Mapping[str, Image | None], masks: Mapping[str, npt.NDArray[Any] | None]
     ) -> Found:
         """Find the objects in the target views of one frame.
 
+        A target without an image keeps its bank and pointers as they are. The query bank, which all
+        targets share, takes in every frame with a mask, so also where no target has an image: it
+        is the same whether targets are tracked together or one by one.
+
         Args:
-            images: RGB uint8 (H, W, 3) of any size, for the query and every target camera;
-                further cameras are ignored.
+            images: RGB uint8 (H, W, 3) of any size, for the query and every target camera; None
+                for a target that has none on this frame. Further cameras are ignored.
             masks: object id to its mask in the query view: bool, or 0 and 1 or 255, (H, W) of any
                 size. None or an empty mask: the object is skipped on this frame. A known object
                 that is not named is skipped too. A new id starts with empty banks.
 
         Returns:
-            for every target camera and every known object a :class:`Correspondence`.
+            for each target camera with an image and each known object a :class:`Correspondence`.
 
         Raises:
             ValueError: a missing camera, a wrong shape, dtype or value, or too many objects;
@@ -208,32 +213,38 @@ class CorrespondenceTracker:
         """
         views = self._check_images(images)
         sought, skipped = self._check_masks(masks)
-        sizes = {name: views[name].shape[:2] for name in self.targets}
+        sizes = {name: views[name].shape[:2] for name in self.targets if name in views}
         prediction = None
         if sought:
             slots = self._tracks.place(list(sought))
+            there = [k for k, name in enumerate(self.targets) if name in sizes]
+            pairs = [self._tracks.pairs(slot)[k] for slot in slots for k in there]
             size, device = self.model.config.image_size, self.model.device
             inputs = prepare_images(list(views.values()), size, device)
             query_masks = prepare_masks(list(sought.values()), size, device)
             with self.model.autocast():
-                encoded = self._encode(inputs, query_masks)
-                prediction = self._predict(slots, encoded)
+                encoded = self._encode(inputs, query_masks, pairs)
+                prediction = self._predict(slots, encoded) if sizes else None
                 updates = self._plan(slots, encoded, prediction)
-            self._commit(dict(zip(sought, slots, strict=True)), updates, prediction)
+            self._tracks.slots.update(zip(sought, slots, strict=True))
+            self._commit(pairs, updates, prediction)
         for name in skipped:
             self._tracks.slots.setdefault(name, self._tracks.place([name])[0])
         return self._collect(list(sought), prediction, skipped, sizes)
 
     # -- checks ------------------------------------------------------------------------------
 
-    def _check_images(self, images: Mapping[str, Image]) -> dict[str, Image]:
+    def _check_images(self, images: Mapping[str, Image | None]) -> dict[str, Image]:
+        """The query view, then the views of the targets that have an image."""
         views = {}
         for name in (self.query, *self.targets):
             if name not in images:
                 raise ValueError(
                     f"image of camera {name!r} is missing; given: {sorted(images) or 'none'}"
                 )
-            views[name] = check_image(name, images[name])
+            image = images[name]
+            if image is not None or name == self.query:
+                views[name] = check_image(name, image)
         return views
 
     def _check_masks(
@@ -262,26 +273,30 @@ class CorrespondenceTracker:
 
     # -- the step ----------------------------------------------------------------------------
 
-    def _encode(self, images: Tensor, masks: Tensor) -> _Encoded:
+    def _encode(self, images: Tensor, masks: Tensor, pairs: list[int]) -> _Encoded:
         """Encode all views (the query first) and the query masks."""
         features = self.model.encode_images(images)
         query, targets = features.map(lambda x: x[:1]), features.map(lambda x: x[1:])
         queries = query.map(lambda x: x.expand(masks.shape[0], -1, -1, -1))
+        query_memory = self.model.encode_query_memory(queries, masks)
+        if not pairs:  # no target has an image
+            return _Encoded(targets, query_memory[:0], query_memory, None, pairs)
         match = self.model.match(query, masks[None], targets)
         return _Encoded(
             targets,
             self.model.prepare_targets(targets),
-            self.model.encode_query_memory(queries, masks),
+            query_memory,
             match and MatchPrompt(*(x.transpose(0, 1).flatten(0, 1) for x in match)),
+            pairs,
         )
 
     def _predict(self, slots: list[int], encoded: _Encoded) -> Prediction:
         """Predictions of all pairs, object by object, target by target (B = N * K)."""
         count, features = len(slots), encoded.targets
         prepared = encoded.prepared.repeat(count, 1, 1)
-        query_memory = encoded.query_memory.repeat_interleave(len(self.targets), dim=0)
+        query_memory = encoded.query_memory.repeat_interleave(len(encoded.prepared), dim=0)
         fused = self.model.attend_view(prepared, query_memory)
-        pairs = [pair for slot in slots for pair in self._tracks.pairs(slot)]
+        pairs = encoded.pairs
         for (query, target, pointers), index in self._groups(pairs).items():
             if not query + target + pointers:
                 continue  # first frame: the view-specific feature alone
@@ -316,7 +331,7 @@ class CorrespondenceTracker:
         )
 
     def _plan(
-        self, slots: list[int], encoded: _Encoded, prediction: Prediction
+        self, slots: list[int], encoded: _Encoded, prediction: Prediction | None
     ) -> list[tuple[MemoryBank, BankUpdate]]:
         """The banks after this frame, computed but not written."""
         updates = []
@@ -326,28 +341,26 @@ class CorrespondenceTracker:
             updates += [
                 (self._tracks.query, u) for u in self._tracks.query.plan(slots, frames, scores)
             ]
-        if self.memory.target_bank:
-            pairs = [pair for slot in slots for pair in self._tracks.pairs(slot)]
+        if self.memory.target_bank and prediction is not None:
             views = encoded.targets.map(lambda x: x.repeat(len(slots), 1, 1, 1))
             frames = self.model.encode_target_memory(
                 views, prediction.logits, prediction.presence_logit
             )
             frames = self.model.pool_memory(frames)
-            planned = self._tracks.target.plan(pairs, frames, prediction.predicted_iou)
+            planned = self._tracks.target.plan(encoded.pairs, frames, prediction.predicted_iou)
             updates += [(self._tracks.target, u) for u in planned]
         return updates
 
     def _commit(
         self,
-        placed: dict[str, int],
+        pairs: list[int],
         updates: list[tuple[MemoryBank, BankUpdate]],
-        prediction: Prediction,
+        prediction: Prediction | None,
     ) -> None:
-        pairs = [pair for slot in placed.values() for pair in self._tracks.pairs(slot)]
-        self._tracks.slots.update(placed)
         for bank, update in updates:
             bank.commit(update)
-        self._tracks.pointers.push(pairs, prediction.pointer)
+        if prediction is not None:
+            self._tracks.pointers.push(pairs, prediction.pointer)
 
     def _collect(
         self,
@@ -356,12 +369,12 @@ class CorrespondenceTracker:
         skipped: dict[str, str],
         sizes: dict[str, tuple[int, int]],
     ) -> Found:
-        found: Found = {name: {} for name in self.targets}
+        found: Found = {name: {} for name in sizes}
         config = self.model.config
         if prediction is not None:
             # One transfer for all numbers, not one per correspondence.
             numbers = torch.stack((prediction.presence_logit, prediction.predicted_iou)).tolist()
-            for i, (name, target) in enumerate((n, t) for n in sought for t in self.targets):
+            for i, (name, target) in enumerate((n, t) for n in sought for t in sizes):
                 found[target][name] = Correspondence(
                     prediction.logits[i],
                     numbers[0][i],
@@ -371,7 +384,7 @@ class CorrespondenceTracker:
                 )
         side = config.mask_size
         for name, reason in skipped.items():
-            for target in self.targets:
+            for target in sizes:
                 found[target][name] = Correspondence(
                     torch.full((side, side), NO_OBJECT_LOGIT, device=self.model.device),
                     NO_OBJECT_LOGIT,

@@ -194,22 +194,17 @@ def recorded_sets(path: Path, config: NodeConfig) -> Iterator[tuple[bool, list[A
     """The sets of a bag as the node pairs them, decoded: (time jumped back before it, messages).
 
     Messages are in the order of :func:`inputs_of`; one that cannot be decoded is an InputError
-    in its place.
+    in its place, and a target without an image in a partial set has None.
 
     Raises:
         BagError: the bag cannot be read, lacks a topic or has it with another type.
     """
     inputs = inputs_of(config)
     sources = [filters.SimpleFilter() for _ in inputs]
-    out: list[tuple[Recorded, ...]] = []
+    out: list[tuple[Recorded | None, ...]] = []
     jumps: list[int] = []
-    synchronizer = filters.make_synchronizer(
-        config["pairing.policy"],
-        sources,
-        config["pairing.queue"],
-        config["pairing.tolerance"],
-        [one.name for one in inputs],
-        lambda *_: jumps.append(len(out)),
+    synchronizer = filters.synchronizer_for(
+        config, sources, [one.name for one in inputs], lambda *_: jumps.append(len(out))
     )
     synchronizer.registerCallback(lambda *messages: out.append(messages))
 
@@ -257,7 +252,8 @@ def track_bag(
     """Go through a bag as the node does, for one target camera.
 
     The sets are those of all target cameras together, as in the node. A set that cannot be used
-    is left out and listed.
+    is left out and listed. One without an image of the target gives no record; the tracker takes
+    it in all the same, since the other targets' steps renew the query's memory in the node.
     """
     assert settings.node is not None and unit.names is not None
     config = parameters.load(settings.node)
@@ -268,27 +264,32 @@ def track_bag(
         model, config.query_camera, (target,), config.memory(), max_objects=config["max_objects"]
     )
     table = LabelTable(config.objects)
-    processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table)
+    several = len(config.target_cameras) > 1
+    processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)
     index = 2 + config.target_cameras.index(target)
     recorder, last = Recorder(settings), None
+
+    def refused(error: InputError) -> None:
+        problems.append(f"{path}: {error}")
+
     for jumped, messages in recorded_sets(path, config):
         query, masks, goal = messages[0], messages[1], messages[index]
-        broken = [one for one in (query, masks, goal) if isinstance(one, InputError)]
+        broken = isinstance(query, InputError) or isinstance(masks, InputError)
         stamp = None if broken else filters.stamp_of(query)
         if jumped or (last is not None and stamp is not None and stamp <= last):
             tracker.reset()  # as the node does
             last = None
         try:
-            if broken:
-                raise broken[0]
-            output = processor.process(query, masks, {target: goal})[target]
+            found = processor.process(query, masks, {target: goal}, refused)
         except InputError as error:
-            problems.append(f"{path}: {error}")
+            refused(error)
             continue
         last = stamp
         assert stamp is not None
+        if target not in found:
+            continue
         frame = take_bags.frame_of(stamp) if made else stamp
-        yield _record(frame, output, table, recorder)
+        yield _record(frame, found[target], table, recorder)
 
 
 def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recorder) -> FrameRecord:
@@ -314,7 +315,9 @@ class _Query:
     header: Any
 
 
-def _decode(message: Recorded, one: Input) -> Any:
+def _decode(message: Recorded | None, one: Input) -> Any:
+    if message is None:
+        return None
     try:
         return deserialize_message(message.data, one.kind)
     except Exception as error:  # rclpy raises errors of several kinds

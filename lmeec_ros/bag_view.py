@@ -82,7 +82,7 @@ def bag_moments(
             image = read_image(config, query.message_name, messages[0])
             masks = read_query_masks(config, table, messages[1])
             pictures = [
-                read_image(config, camera.message_name, message)
+                None if message is None else read_image(config, camera.message_name, message)
                 for camera, message in zip(targets, messages[2:], strict=True)
             ]
         except InputError as error:
@@ -93,6 +93,8 @@ def bag_moments(
         frame = take_bags.frame_of(stamp) if info else stamp
         views = []
         for camera, message, picture in zip(targets, messages[2:], pictures, strict=True):
-            found = predictions.find(frame, filters.stamp_of(message), query, camera)
+            found = {}
+            if message is not None:
+                found = predictions.find(frame, filters.stamp_of(message), query, camera)
             views.append(target_view(camera.name, picture, list(masks), found))
         yield Moment(frame, (stamp - first) / 1e9, View(query.name, image, masks), views)

@@ -115,6 +115,7 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
             "device": options.device,
             "seed": -1 if trained else SEED,
         },
+        "pairing": {"partial": False},  # the accounts are of sets that every camera has a part in
         # In lock-step the inputs are silent while the node works.
         "silence_warning": 0.0 if options.rate == 0 else 5.0,
     }

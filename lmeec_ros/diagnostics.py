@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -38,7 +39,27 @@ class Measurements:
     """Milliseconds from the target image's stamp to the publication, by the node's clock."""
     output: StreamMonitor = field(default_factory=StreamMonitor)
     published: int = 0
+    refused: int = 0
+    """Target images that could not be used and were left out of their partial sets."""
     last_error: str = ""
+
+    def add_set(self, stamp_ns: int, started: float, arrived: float, ages: Sequence[float]) -> None:
+        """Note a set that was processed and published just now.
+
+        Args:
+            stamp_ns: stamp of the query image.
+            started: when its processing began (`time.monotonic` seconds).
+            arrived: when it was complete, likewise.
+            ages: of each target image, milliseconds.
+        """
+        now = time.monotonic()
+        self.published += len(ages)
+        self.output.add(stamp_ns)
+        self.step.add(1e3 * (now - started))
+        self.latency.add(1e3 * (now - arrived))
+        for age in ages:
+            self.add_age(age)
+        self.last_error = ""
 
     def add_age(self, milliseconds: float) -> None:
         """Note the age of an image at its publication, unless its stamp is of another clock."""
@@ -135,6 +156,7 @@ def _inference(now: Snapshot) -> DiagnosticStatus:
         "sets_received": worker.received,
         "sets_processed": worker.processed,
         "sets_failed": worker.failed,
+        "images_refused": measured.refused,
         "dropped_mailbox": worker.dropped,
         "dropped_discarded": worker.discarded,
         "waiting": worker.waiting,
@@ -156,16 +178,24 @@ def _pairing(now: Snapshot) -> DiagnosticStatus:
         "policy": now.config["pairing.policy"],
         "tolerance_s": now.config["pairing.tolerance"],
         "sets": stats.sets,
+        "partial_sets": stats.partial,
         "time_resets": stats.epoch,
         "last_skew_ms": _number(stats.last_skew_ns / 1e6, 3),
     }
     values |= {f"dropped_{reason}": count for reason, count in stats.dropped.items()}
     for stream, one in stats.streams.items():
         values[f"{stream}_paired"] = f"{one.paired} of {one.received}"
+        values[f"{stream}_missed"] = one.missed
+        values[f"{stream}_lag_ms"] = _number(one.lag_ns / 1e6 if one.lag_ns is not None else None)
     received = min((one.received for one in stats.streams.values()), default=0)
     if stats.sets == 0 and received > 20:
         return _status(name, WARN, "messages come, but none belong together", values)
-    return _status(name, OK, f"{stats.sets} sets", values)
+    text = f"{stats.sets} sets"
+    if now.inputs:
+        anchor, masks = (one.name for one in now.inputs[:2])
+        images, without = stats.streams[anchor].received, stats.streams[masks].missed
+        text += f", {stats.partial} of them partial; {without} of {images} images had no {masks}"
+    return _status(name, OK, text, values)
 
 
 def _input(now: Snapshot, one: InputStream) -> DiagnosticStatus:
@@ -183,6 +213,8 @@ def _input(now: Snapshot, one: InputStream) -> DiagnosticStatus:
     level, text = OK, f"{health.rate:.1f} Hz"
     if one.reliability is None:
         level, text = STALE, "not subscribed"
+        if now.state == "active":
+            level, text = OK, "not subscribed: nobody listens to its outputs (output.lazy)"
     elif one.name in now.silent:
         level, text = ERROR, f"silent: {one.describe_publishers()}"
     elif health.received == 0:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from lmeec_ros.pairing import MIN_JUMP_NS, PairingCore, PairingStats, StreamStats
+from lmeec_ros.pairing import MIN_JUMP_NS, MatchedSet, PairingCore, PairingStats, StreamStats
+from lmeec_ros.parameters import NodeConfig
 
 try:
     import message_filters
@@ -72,9 +73,9 @@ def stamp_of(msg: Any) -> int:
 class NearestTimeSynchronizer(SimpleFilter):  # type: ignore[misc]
     """Pairs messages by the nearest stamp, with :class:`~lmeec_ros.pairing.PairingCore`.
 
-    Callbacks get one message of each input, in the order of the inputs. They run one at a time,
-    in increasing order of stamps, and without any lock held: an exception in a callback, or a
-    slow one, blocks no input.
+    Callbacks get one message of each input, in the order of the inputs; None for a target that
+    has none in a partial set. They run one at a time, in increasing order of stamps, and without
+    any lock held: an exception in a callback, or a slow one, blocks no input.
 
     Args:
         fs: the inputs (anything with registerCallback); the first is the anchor.
@@ -82,6 +83,8 @@ class NearestTimeSynchronizer(SimpleFilter):  # type: ignore[misc]
         tolerance: largest distance in time from the anchor, seconds, inclusive.
         names: names of the inputs for counters and logs; their numbers if not given.
         on_reset: called, in order with the sets, after a backward jump of time.
+        targets: how many of the inputs, the last ones, are targets (may be switched off, and may
+            be missing in partial sets, see :meth:`set_waits`).
     """
 
     def __init__(
@@ -91,11 +94,16 @@ class NearestTimeSynchronizer(SimpleFilter):  # type: ignore[misc]
         tolerance: float,
         names: Sequence[str] | None = None,
         on_reset: OnReset | None = None,
+        targets: int = 0,
     ) -> None:
         super().__init__()
         self.names = [str(n) for n in (names or range(len(fs)))]
         self.core: PairingCore[Any] = PairingCore(
-            self.names[0], self.names[1:], round(tolerance * 1e9), queue_size
+            self.names[0],
+            self.names[1:],
+            round(tolerance * 1e9),
+            queue_size,
+            self.names[len(self.names) - targets :],
         )
         self._on_reset = on_reset
         self._lock = threading.Lock()
@@ -115,18 +123,25 @@ class NearestTimeSynchronizer(SimpleFilter):  # type: ignore[misc]
             jump = self.core.last_jump
             if self.core.epoch != epoch and jump is not None and self._on_reset is not None:
                 self._outbox.append(partial(self._on_reset, *jump))
-            for one in found:
-                messages = [one.items[name] for name in self.names]
-                self._outbox.append(partial(self.signalMessage, *messages))
+            self._post(found)
         self._deliver()
 
     def flush(self) -> None:
         """Deliver what is left at the end of a recording: nothing more will come."""
         with self._lock:
-            for one in self.core.flush():
-                messages = [one.items[name] for name in self.names]
-                self._outbox.append(partial(self.signalMessage, *messages))
+            self._post(self.core.flush())
         self._deliver()
+
+    def switch(self, name: str, on: bool) -> None:
+        """Switch a target on or off: one that is off is in no set."""
+        with self._lock:
+            self._post(self.core.switch(name, on))
+        self._deliver()
+
+    def _post(self, found: Sequence[MatchedSet[Any]]) -> None:
+        for one in found:
+            messages = [one.items.get(name) for name in self.names]
+            self._outbox.append(partial(self.signalMessage, *messages))
 
     def _deliver(self) -> None:
         # Whoever finds nobody delivering does it for all, so that the order holds although no
@@ -151,6 +166,15 @@ class NearestTimeSynchronizer(SimpleFilter):  # type: ignore[misc]
     def set_tolerance(self, tolerance: float) -> None:
         """Change the largest distance in time, seconds."""
         self.core.tolerance_ns = round(tolerance * 1e9)
+
+    def set_waits(self, wait: float | None, delay: float) -> None:
+        """Change how long sets wait, seconds.
+
+        Args:
+            wait: for a target while another one is there; None: every set has all targets.
+            delay: for what is no target, the query masks; 0: until a queue is full.
+        """
+        self.core.set_waits(None if wait is None else round(wait * 1e9), round(delay * 1e9))
 
     def stats(self) -> PairingStats:
         """Return the counters."""
@@ -200,6 +224,12 @@ class StockSynchronizer(SimpleFilter):  # type: ignore[misc]
     def flush(self) -> None:
         """Nothing: the stock policies keep what they have not paired."""
 
+    def switch(self, name: str, on: bool) -> None:
+        """Nothing: their sets are complete or none."""
+
+    def set_waits(self, wait: float | None, delay: float) -> None:
+        """Nothing: they wait for all inputs until a queue is full."""
+
     def _watch(self, msg: Any, name: str) -> None:
         stamp = stamp_of(msg)
         newest = self._newest.get(name, stamp)
@@ -239,6 +269,7 @@ def make_synchronizer(
     tolerance: float,
     names: Sequence[str],
     on_reset: OnReset | None = None,
+    targets: int = 0,
 ) -> Synchronizer:
     """Return the synchroniser of that policy: nearest, approximate or exact.
 
@@ -246,9 +277,36 @@ def make_synchronizer(
         ValueError: if the policy is not known, or not installed.
     """
     if policy == "nearest":
-        return NearestTimeSynchronizer(fs, queue_size, tolerance, names, on_reset)
+        return NearestTimeSynchronizer(fs, queue_size, tolerance, names, on_reset, targets)
     if policy in ("approximate", "exact"):
         return StockSynchronizer(policy, fs, queue_size, tolerance, names, on_reset)
     raise ValueError(
         f"pairing.policy: {policy!r} given, one of nearest, approximate, exact expected"
     )
+
+
+def synchronizer_for(
+    config: NodeConfig, fs: Sequence[Any], names: Sequence[str], on_reset: OnReset
+) -> Synchronizer:
+    """Return the synchroniser that a configuration asks for.
+
+    Args:
+        config: the node's.
+        fs: the inputs: query camera, query masks, target cameras in their order.
+        names: their names.
+        on_reset: see :class:`NearestTimeSynchronizer`.
+
+    Raises:
+        ValueError: if the policy is not installed.
+    """
+    pairing = config["pairing.policy"], fs, config["pairing.queue"], config["pairing.tolerance"]
+    one = make_synchronizer(*pairing, names, on_reset, len(config.target_cameras))
+    take_times(config, one)
+    return one
+
+
+def take_times(config: NodeConfig, synchronizer: Synchronizer) -> None:
+    """Give a synchroniser the tolerance and the waits of a configuration."""
+    synchronizer.set_tolerance(config["pairing.tolerance"])
+    wait = config["pairing.partial_wait"] if config["pairing.partial"] else None
+    synchronizer.set_waits(wait, config["query_masks.max_delay"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from lmeec.msg import CorrespondenceMaskArray
@@ -14,6 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image
 
 from lmeec_ros import filters
 from lmeec_ros.monitor import StreamMonitor
+from lmeec_ros.outputs import Outputs
 from lmeec_ros.parameters import NodeConfig
 
 DEPTH = 5
@@ -62,6 +63,11 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
         self._subscriber: Any = None
         self._retired: Any = None  # the one before, until the next refresh
         self._given_topic = topic
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is subscribed."""
+        return self._subscriber is not None
 
     @property
     def type_name(self) -> str:
@@ -216,3 +222,27 @@ def make_inputs(node: Node, config: NodeConfig, group: CallbackGroup) -> list[In
     )
     targets = [camera_input(name) for name in config.target_cameras]
     return [camera_input(config.query_camera), query_masks, *targets]
+
+
+def open_inputs(
+    inputs: Sequence[InputStream],
+    config: NodeConfig,
+    outputs: Outputs,
+    synchronizer: filters.Synchronizer,
+) -> None:
+    """Open what is to be heard: all inputs, or (output.lazy) of the targets those listened to.
+
+    Args:
+        inputs: the query camera's, the query masks', then the targets'.
+        config: the configuration as it is now.
+        outputs: tells who listens.
+        synchronizer: what the inputs feed; it does without the targets that are closed.
+    """
+    for number, one in enumerate(inputs):
+        wanted = number < 2 or not config["output.lazy"] or outputs.has_listeners(one.name)
+        if number >= 2:
+            synchronizer.switch(one.name, wanted)
+        if wanted and not one.is_open:
+            one.open()
+        elif one.is_open and not wanted:
+            one.close()

@@ -22,10 +22,10 @@ from rclpy.parameter import Parameter
 
 import lmeec_core as lm
 from lmeec_ros import diagnostics, filters, parameters
-from lmeec_ros.inputs import InputStream, make_inputs
+from lmeec_ros.inputs import InputStream, make_inputs, open_inputs
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.outputs import Outputs
-from lmeec_ros.pipeline import InputError, SetProcessor, TargetOutput, load_processor
+from lmeec_ros.pipeline import InputError, SetProcessor, load_processor
 from lmeec_ros.services import MemoryServices
 from lmeec_ros.watchdog import Watchdog
 from lmeec_ros.worker import Worker
@@ -201,20 +201,18 @@ class LmeecNode(LifecycleNode):
         self._failures = 0
         self.worker = Worker(self._process, self._on_step_error, config["mailbox.depth"])
         self.inputs = make_inputs(self, config, self._input_group)
-        self.synchronizer = filters.make_synchronizer(
-            config["pairing.policy"],
-            self.inputs,
-            config["pairing.queue"],
-            config["pairing.tolerance"],
-            [one.name for one in self.inputs],
-            self._on_time_jump,
-        )
+        names = [one.name for one in self.inputs]
+        self.synchronizer = filters.synchronizer_for(config, self.inputs, names, self._on_time_jump)
         self.synchronizer.registerCallback(self._on_set)
         self._watchdog = Watchdog(self.inputs, self.synchronizer.stats, self.get_logger())
         self.worker.start()
         for one in self.inputs:
             one.on_error = self._on_step_error
-            one.open()
+        self._open_inputs()
+
+    def _open_inputs(self) -> None:
+        if self._outputs is not None and self.synchronizer is not None:
+            open_inputs(self.inputs, self.config, self._outputs, self.synchronizer)
 
     def _stop(self) -> None:
         for one in self.inputs:
@@ -319,7 +317,8 @@ class LmeecNode(LifecycleNode):
             self._reset_memory()
         self._last_stamp = stamp
         names = processor.config.target_cameras
-        found = processor.process(query, masks, dict(zip(names, targets, strict=True)))
+        given = dict(zip(names, targets, strict=True))
+        found = processor.process(query, masks, given, self._on_refused_image)
         taken = time.monotonic() - started
         for target, output in found.items():
             seconds = int(taken)
@@ -327,22 +326,16 @@ class LmeecNode(LifecycleNode):
                 sec=seconds, nanosec=int((taken - seconds) * 1e9)
             )
             outputs.publish(target, output, processor)
-        self._measure(stamp, started, arrived, found)
-
-    def _measure(
-        self, stamp: int, started: float, arrived: float, found: dict[str, TargetOutput]
-    ) -> None:
-        now = time.monotonic()
-        measured = self.measured
-        measured.published += len(found)
-        measured.output.add(stamp)
-        measured.step.add(1e3 * (now - started))
-        measured.latency.add(1e3 * (now - arrived))
         clock = self.get_clock().now().nanoseconds
-        for output in found.values():
-            measured.add_age(1e-6 * (clock - filters.stamp_of(output)))
-        measured.last_error = ""
+        ages = [1e-6 * (clock - filters.stamp_of(output)) for output in found.values()]
+        self.measured.add_set(stamp, started, arrived, ages)
         self._failures = 0
+
+    def _on_refused_image(self, error: InputError) -> None:
+        self.measured.refused += 1
+        kind = "refused " + re.sub(r"\d+", "#", str(error))[:200]
+        if line := self._patient(kind, f"image left out of its set: {error}"):
+            self.get_logger().error(line)
 
     def _on_step_error(self, error: Exception) -> None:
         self.measured.last_error = str(error)
@@ -373,8 +366,8 @@ class LmeecNode(LifecycleNode):
         processor, synchronizer = self.processor, self.synchronizer
         if processor is not None:
             processor.config = self.config
-        if synchronizer is not None and "pairing.tolerance" in own:
-            synchronizer.set_tolerance(self.config["pairing.tolerance"])
+        if synchronizer is not None:
+            filters.take_times(self.config, synchronizer)
         for name, value in own.items():
             self.get_logger().info(f"{name} is now {value}")
 
@@ -385,11 +378,11 @@ class LmeecNode(LifecycleNode):
             try:
                 if self._failures >= MAX_FAILURES and self.state == "active":
                     self._give_up()
+                self._open_inputs()
                 for one in self.inputs:
                     one.refresh()
                 if self._watchdog is not None and self.state == "active":
-                    config = self.config
-                    self._watchdog.look(config["silence_warning"], config["pairing.tolerance"])
+                    self._watchdog.look(self.config)
             except Exception as error:  # must not end the executor
                 if self.context.ok():
                     self._on_step_error(error)

@@ -51,6 +51,11 @@ class Outputs:
         if self._wanted(target, "overlay", config):
             self._publishers[target, "overlay"].publish(output.overlay(table, threshold))
 
+    def has_listeners(self, target: str) -> bool:
+        """Whether anybody subscribes to an output of the target."""
+        publishers = (one for (name, _), one in self._publishers.items() if name == target)
+        return any(one.get_subscription_count() for one in publishers)
+
     def _wanted(self, target: str, kind: str, config: NodeConfig) -> bool:
         publisher = self._publishers[target, kind]
         return bool(config[f"output.{kind}"] and publisher.get_subscription_count())

@@ -16,105 +16,26 @@ Use it offline like this::
 from __future__ import annotations
 
 import threading
-from bisect import bisect_left, insort
-from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
-from statistics import median
-from typing import Generic, TypeVar
+from collections.abc import Collection, Sequence
+from typing import Generic, NamedTuple, TypeVar
+
+from lmeec_ros.pairing_stream import DropReason, MatchedSet, PairingStats, Stream, StreamStats
+
+__all__ = ["DropReason", "MatchedSet", "PairingCore", "PairingStats", "StreamStats"]
 
 T = TypeVar("T")
 
 MIN_JUMP_NS = 200_000_000
 """A stamp further back than this (or ten tolerances) is a clock that was set back."""
+UNKNOWN_NS = 1_000_000_000
+"""Period of a target of which one item has come."""
 
 
-class DropReason(StrEnum):
-    """Why an item never became part of a set."""
+class _Found(NamedTuple):
+    """What a stream has for an anchor."""
 
-    NO_PARTNER = "no_partner"  # anchor: some stream has nothing within the tolerance
-    UNMATCHED = "unmatched"  # other stream: no anchor wanted it
-    QUEUE_FULL = "queue_full"  # waited until its queue overflowed
-    LATE = "late"  # older than what has been decided already
-    DUPLICATE = "duplicate"  # a second item with the same stamp
-    TIME_RESET = "time_reset"  # from before a backward jump of time
-
-
-@dataclass(frozen=True)
-class MatchedSet(Generic[T]):
-    """One item of every stream, all close to the anchor's stamp.
-
-    Attributes:
-        stamp_ns: the anchor's stamp; strictly increasing within an epoch.
-        items: stream name to item.
-        stamps: stream name to stamp, nanoseconds.
-        skew_ns: largest distance of a stamp from the anchor's.
-        epoch: number of backward jumps of time so far; forget what was learnt when it changes.
-    """
-
-    stamp_ns: int
-    items: dict[str, T]
-    stamps: dict[str, int]
-    skew_ns: int
-    epoch: int
-
-
-@dataclass(frozen=True)
-class StreamStats:
-    """Counters of one stream: received = paired + sum(dropped.values()) + queued."""
-
-    received: int
-    paired: int
-    queued: int
-    dropped: dict[str, int]
-    last_miss_ns: int | None
-    """Signed distance to the nearest item when the stream last had no partner for an anchor."""
-
-
-@dataclass(frozen=True)
-class PairingStats:
-    """Counters of a :class:`PairingCore`."""
-
-    sets: int
-    epoch: int
-    last_skew_ns: int
-    streams: dict[str, StreamStats]
-
-    @property
-    def dropped(self) -> dict[str, int]:
-        """Drops by reason, all streams together."""
-        total: Counter[str] = Counter()
-        for stream in self.streams.values():
-            total.update(stream.dropped)
-        return dict(total)
-
-
-@dataclass
-class _Stream(Generic[T]):
-    queue: list[tuple[int, T]] = field(default_factory=list)  # by stamp
-    newest: int | None = None  # newest stamp since the last jump of time
-    decided: int | None = None  # no item up to this stamp is wanted any more
-    intervals: deque[int] = field(default_factory=lambda: deque(maxlen=9))
-    behind: bool = False  # other streams jumped back, this one has not followed yet
-    late_run: int = 0
-    last_miss: int | None = None
-    received: int = 0
-    paired: int = 0
-    dropped: Counter[str] = field(default_factory=Counter)
-
-    def drop_first(self, count: int, reason: DropReason) -> None:
-        if count > 0:
-            del self.queue[:count]
-            self.dropped[reason.value] += count
-
-    def drop_until(self, stamp: int, reason: DropReason) -> None:
-        """Drop every queued item with a stamp below `stamp`."""
-        self.drop_first(bisect_left(self.queue, stamp, key=_stamp_of), reason)
-
-
-def _stamp_of(entry: tuple[int, object]) -> int:
-    return entry[0]
+    place: int | None  # in its queue
+    final: bool  # nothing nearer is to be expected
 
 
 class PairingCore(Generic[T]):
@@ -126,10 +47,18 @@ class PairingCore(Generic[T]):
     stamp, or when the candidate lies within half of the stream's own period. Anchors are decided
     in the order of their stamps, no item is used twice, and queues are bounded.
 
+    Partial sets (`wait_ns` given, several targets): a set needs one of the targets only. A target
+    that has nothing for an anchor is left out when it has passed the anchor; when its next item,
+    0.9 of its shortest recent interval after its last one, belongs to a later anchor; or when the
+    targets that are there are `wait_ns` past the anchor. After such a wait in vain, and when they
+    are two of its periods and `wait_ns` past its last item, it is silent: nothing waits for it
+    until it sends again. Without any target an anchor waits as if sets were not partial.
+
     A stamp far behind its stream's newest one (more than 0.2 s and ten tolerances), or a long
     run of late ones, is a jump of time (a looped recording): everything queued is dropped and
     `epoch` increases. Streams that have not jumped yet are waited for: their items from before
-    the jump are dropped.
+    the jump are dropped. With partial sets a target that jumps alone (a camera that restarts with
+    another clock) resets only itself.
 
     All methods may be called from any thread.
 
@@ -138,26 +67,43 @@ class PairingCore(Generic[T]):
         others: names of the other streams, at least one.
         tolerance_ns: largest distance from the anchor's stamp, inclusive; not negative.
         queue: items kept per stream, at least 1.
+        targets: those of `others` that may be switched off; if any, a set needs one of them.
+        wait_ns: longest wait for a target while another is there; None: a set needs all targets
+            that are on.
+        delay_ns: an anchor waits so long, by the anchor stream's own stamps, for the streams that
+            are no targets, and the queues are longer by as much; 0: until a queue is full.
 
     Raises:
         ValueError: if a name occurs twice, or a number is out of range.
     """
 
     def __init__(
-        self, anchor: str, others: Sequence[str], tolerance_ns: int, queue: int = 10
+        self,
+        anchor: str,
+        others: Sequence[str],
+        tolerance_ns: int,
+        queue: int = 10,
+        targets: Collection[str] = (),
+        wait_ns: int | None = None,
+        delay_ns: int = 0,
     ) -> None:
         names = [anchor, *others]
-        if len(set(names)) != len(names) or not others:
-            raise ValueError(f"streams {names} given, an anchor and other names, each once, needed")
+        if len(set(names)) != len(names) or not others or not set(targets) <= set(others):
+            raise ValueError(
+                f"streams {names} and targets {list(targets)} given; an anchor, other names, each "
+                "once, and targets among these needed"
+            )
         if queue < 1:
             raise ValueError(f"queue {queue} given, at least 1 expected")
         self.anchor = anchor
         self.others = tuple(others)
+        self.targets = tuple(name for name in others if name in targets)
         self.queue = queue
         self.tolerance_ns = tolerance_ns
-        self._streams: dict[str, _Stream[T]] = {name: _Stream() for name in names}
+        self.set_waits(wait_ns, delay_ns)
+        self._streams: dict[str, Stream[T]] = {name: Stream() for name in names}
         self._lock = threading.Lock()
-        self._sets = 0
+        self._sets = self._partial = 0
         self._epoch = 0
         self._last_skew = 0
         self._now = 0  # newest stamp since the last jump
@@ -174,6 +120,16 @@ class PairingCore(Generic[T]):
         if value < 0:
             raise ValueError(f"tolerance {value} ns given, 0 or more expected")
         self._tolerance = int(value)
+
+    def set_waits(self, wait_ns: int | None, delay_ns: int) -> None:
+        """Change `wait_ns` and `delay_ns`, at any time.
+
+        Raises:
+            ValueError: if one is negative.
+        """
+        if delay_ns < 0 or (wait_ns is not None and wait_ns < 0):
+            raise ValueError(f"wait {wait_ns}, delay {delay_ns} ns given, 0 or more expected")
+        self._wait, self._delay = wait_ns, delay_ns
 
     @property
     def epoch(self) -> int:
@@ -207,39 +163,72 @@ class PairingCore(Generic[T]):
     def reset(self) -> None:
         """Drop everything queued and begin a new epoch, whatever the stamps that follow."""
         with self._lock:
-            self._clear()
+            self._epoch += 1
             for stream in self._streams.values():
+                stream.clear(DropReason.TIME_RESET)
                 stream.behind = False
+
+    def switch(self, target: str, on: bool) -> list[MatchedSet[T]]:
+        """Switch a target on or off; return the sets that had waited for it.
+
+        One that is off is no part of any set. While all are off nothing is paired.
+
+        Raises:
+            ValueError: if it is not a target.
+        """
+        if target not in self.targets:
+            raise ValueError(f"{target!r} given, one of {', '.join(self.targets)} expected")
+        with self._lock:
+            stream = self._streams[target]
+            if stream.on == on:
+                return []
+            stream.on = on
+            stream.clear(DropReason.NOT_WANTED)
+            if not self._targets_on():
+                for one in self._streams.values():
+                    one.drop_first(len(one.queue), DropReason.NOT_WANTED)
+            return self._collect(final=False)
 
     def stats(self) -> PairingStats:
         """Return a copy of the counters."""
         with self._lock:
-            streams = {
-                name: StreamStats(s.received, s.paired, len(s.queue), dict(s.dropped), s.last_miss)
-                for name, s in self._streams.items()
-            }
-            return PairingStats(self._sets, self._epoch, self._last_skew, streams)
+            streams = {name: stream.stats() for name, stream in self._streams.items()}
+            return PairingStats(self._sets, self._epoch, self._last_skew, streams, self._partial)
+
+    def _targets_on(self) -> list[str]:
+        return [name for name in self.targets if self._streams[name].on]
+
+    def _is_optional(self, name: str) -> bool:
+        """Whether sets can do without that stream now."""
+        return self._wait is not None and name in self.targets and len(self._targets_on()) > 1
+
+    @property
+    def _min_jump(self) -> int:
+        return max(MIN_JUMP_NS, 10 * self._tolerance)
 
     # ---- taking in
 
     def _admit(self, name: str, stamp: int, item: T) -> None:
-        stream = self._streams[name]
+        stream, anchors = self._streams[name], self._streams[self.anchor]
         stream.received += 1
+        if not stream.on or (self.targets and not self._targets_on()):
+            stream.drop(DropReason.NOT_WANTED)
+            return
         if stream.behind:
             if abs(stamp - self._jump_from) <= abs(stamp - self._now):
-                stream.dropped[DropReason.TIME_RESET.value] += 1
+                stream.drop(DropReason.TIME_RESET)
                 return
             stream.behind = False
         if stream.newest is not None and stamp <= stream.newest:
-            if stream.newest - stamp > max(MIN_JUMP_NS, 10 * self._tolerance):
+            if stream.newest - stamp > self._min_jump:
                 self._jump(name, stamp)
-            elif self._is_repeated(stream, stamp):
-                stream.dropped[DropReason.DUPLICATE.value] += 1
+            elif stream.is_repeated(stamp):
+                stream.drop(DropReason.DUPLICATE)
                 return
             elif stream.decided is not None and stamp <= stream.decided:
                 stream.late_run += 1
                 if stream.late_run < max(self.queue, 3):
-                    stream.dropped[DropReason.LATE.value] += 1
+                    stream.drop(DropReason.LATE)
                     return
                 self._jump(name, stamp)  # a loop shorter than the shortest jump
         elif stream.newest is not None:
@@ -247,32 +236,43 @@ class PairingCore(Generic[T]):
         stream.late_run = 0
         stream.newest = stamp if stream.newest is None else max(stamp, stream.newest)
         self._now = max(stamp, self._now)
-        insort(stream.queue, (stamp, item), key=_stamp_of)
-        if name != self.anchor and len(stream.queue) > self.queue:
+        if anchors.newest is None or stamp >= anchors.newest - self._min_jump:
+            stream.astray = stream.in_vain = False
+        if anchors.newest is not None:
+            stream.lag = anchors.newest - stamp
+        if self._is_past(stream, stamp):
+            stream.drop(DropReason.LATE)
+            return
+        stream.insert(stamp, item)
+        if name != self.anchor and len(stream.queue) > stream.capacity(self.queue, self._delay):
             stream.drop_first(1, DropReason.QUEUE_FULL)
 
-    @staticmethod
-    def _is_repeated(stream: _Stream[T], stamp: int) -> bool:
-        if stamp in (stream.newest, stream.decided):
-            return True
-        index = bisect_left(stream.queue, stamp, key=_stamp_of)
-        return index < len(stream.queue) and stream.queue[index][0] == stamp
+    def _is_past(self, stream: Stream[T], stamp: int) -> bool:
+        """Whether every anchor that the item could belong to has been decided."""
+        anchors = self._streams[self.anchor]
+        if stream is anchors or stream.astray or anchors.decided is None:
+            return False
+        return stamp < anchors.decided - self._tolerance
 
     def _jump(self, name: str, stamp: int) -> None:
-        old = self._streams[name].newest or 0
-        self._jump_from = max(s.newest for s in self._streams.values() if s.newest is not None)
-        self._last_jump = (name, old, stamp)
-        self._clear()
-        for other, stream in self._streams.items():
-            stream.behind = other != name
-        self._now = stamp
-
-    def _clear(self) -> None:
+        jumped = self._streams[name]
+        if self._is_optional(name):
+            jumped.clear(DropReason.TIME_RESET)
+            jumped.astray = True
+            return
+        known = [s for s in self._streams.values() if s.newest is not None]
+        self._jump_from = max(s.newest or 0 for s in known if not s.astray or s is jumped)
+        self._last_jump = (name, jumped.newest or 0, stamp)
         self._epoch += 1
+        self._now = stamp
         for stream in self._streams.values():
-            stream.drop_first(len(stream.queue), DropReason.TIME_RESET)
-            stream.newest = stream.decided = None
-            stream.late_run = 0
+            newest = stream.newest
+            if stream.astray and newest is not None and stream is not jumped:  # noqa: SIM102
+                if abs(newest - stamp) < abs(newest - self._jump_from):
+                    stream.astray = False  # it had only jumped before the others
+                    continue
+            stream.clear(DropReason.TIME_RESET)
+            stream.behind = stream is not jumped
 
     # ---- deciding
 
@@ -281,57 +281,87 @@ class PairingCore(Generic[T]):
         anchors = self._streams[self.anchor]
         while anchors.queue:
             stamp = anchors.queue[0][0]
-            overflow = len(anchors.queue) > self.queue
-            chosen: dict[str, int | None] = {}
-            waiting = False
-            hopeless: list[str] = []
-            for name in self.others:
-                chosen[name], known = self._nearest(name, stamp)
-                if known and chosen[name] is None:
-                    hopeless.append(name)
-                waiting = waiting or not known
-            if hopeless:
-                self._give_up(stamp, hopeless, DropReason.NO_PARTNER)
-            elif waiting and not overflow and not final:
-                break
-            elif None in chosen.values():
-                lacking = [name for name, index in chosen.items() if index is None]
-                reason = DropReason.QUEUE_FULL if overflow else DropReason.NO_PARTNER
-                self._give_up(stamp, lacking, reason)
+            streams = {n: self._nearest(n, stamp) for n in self.others if self._streams[n].on}
+            reason = self._reason_against(stamp, streams)
+            if reason is None and not final:
+                overflow = len(anchors.queue) > anchors.capacity(self.queue, self._delay)
+                if self._waits(stamp, streams) and not overflow:
+                    break
+                reason = DropReason.QUEUE_FULL if overflow else None
+            chosen = {name: one.place for name, one in streams.items() if one.place is not None}
+            lacking = [name for name in streams if name not in chosen]
+            if self._suffices(chosen, lacking):
+                found.append(self._take(chosen))
             else:
-                found.append(self._take({k: v for k, v in chosen.items() if v is not None}))
+                anchors.drop_first(1, reason or DropReason.NO_PARTNER)
+                anchors.decided = stamp
+            for name in lacking:
+                if streams[name].final or reason is not DropReason.NO_PARTNER:
+                    self._streams[name].miss(stamp)
             self._forget_before(anchors.queue[0][0] if anchors.queue else stamp)
         return found
 
-    def _nearest(self, name: str, anchor: int) -> tuple[int | None, bool]:
-        """Return the index of the item nearest to the anchor, and whether that is final."""
-        stream = self._streams[name]
-        queue = self._streams[self.anchor].queue
-        following = queue[1][0] if len(queue) > 1 else None
-        best: int | None = None
-        start = bisect_left(stream.queue, anchor - self._tolerance, key=_stamp_of)
-        for index in range(start, len(stream.queue)):
-            stamp = stream.queue[index][0]
-            distance = abs(stamp - anchor)
-            if stamp > anchor + self._tolerance:
-                break
-            if following is not None and abs(stamp - following) < distance:
-                break  # it and all later ones are nearer to the next anchor
-            if best is None or distance < abs(stream.queue[best][0] - anchor):
-                best = index
+    def _suffices(self, chosen: Collection[str], lacking: Sequence[str]) -> bool:
+        """Whether these streams make a set without those."""
+        if self.targets and not any(name in chosen for name in self.targets):
+            return False
+        return all(self._is_optional(name) for name in lacking)
+
+    def _reason_against(self, anchor: int, streams: dict[str, _Found]) -> DropReason | None:
+        """Why no set can come of the anchor any more; None while one can."""
+        hopeless = [name for name, one in streams.items() if one.place is None and one.final]
+        chosen = [name for name in streams if name not in hopeless]
+        if not self._suffices(chosen, hopeless):
+            return DropReason.NO_PARTNER
+        if self._delay and (self._streams[self.anchor].newest or anchor) - anchor > self._delay:
+            needed = (name for name in streams if name not in self.targets)
+            if any(streams[name].place is None for name in needed):
+                return DropReason.TIMEOUT
+        return None
+
+    def _waits(self, anchor: int, streams: dict[str, _Found]) -> bool:
+        """Whether something may still come that is worth waiting for."""
+        there = [n for n in self.targets if n in streams and streams[n].place is not None]
+        for name, one in streams.items():
+            if one.final:
+                continue
+            front = max((self._streams[n].newest or 0 for n in there if n != name), default=None)
+            if front is None or not self._is_optional(name):
+                return True
+            if not self._given_up(name, one, anchor, front):
+                return True
+        return False
+
+    def _given_up(self, name: str, one: _Found, anchor: int, front: int) -> bool:
+        """Whether a target is left out of a partial set; `front`: how far the others have come."""
+        stream, wait = self._streams[name], self._wait or 0
+        if front - anchor > wait:
+            stream.in_vain = True
+            return True
+        if stream.newest is None:
+            return stream.in_vain
+        if one.place is None and stream.intervals:  # noqa: SIM102
+            if stream.newest + 0.9 * min(stream.intervals) > anchor + self._tolerance:
+                return True  # its next one belongs to a later anchor
+        return stream.in_vain and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
+
+    def _nearest(self, name: str, anchor: int) -> _Found:
+        """What a stream has for an anchor."""
+        stream, anchors = self._streams[name], self._streams[self.anchor]
+        following = anchors.queue[1][0] if len(anchors.queue) > 1 else None
+        best = stream.nearest(anchor, following, self._tolerance)
         passed = stream.newest is not None and stream.newest >= anchor
         if best is None:
-            return None, passed
+            return _Found(None, passed)
         ahead = stream.queue[best][0] - anchor
         if ahead > 0:
             wanted_by_next = following is None and ahead > self._half_period(self.anchor)
-            return best, passed and not wanted_by_next
-        return best, passed or -ahead <= self._half_period(name)
+            return _Found(best, passed and not wanted_by_next)
+        return _Found(best, passed or -ahead <= self._half_period(name))
 
     def _half_period(self, name: str) -> float:
         """Half of the stream's period; half of the tolerance while it is not known."""
-        intervals = self._streams[name].intervals
-        return (median(intervals) if intervals else self._tolerance) / 2
+        return self._streams[name].period(self._tolerance) / 2
 
     def _take(self, chosen: dict[str, int]) -> MatchedSet[T]:
         anchors = self._streams[self.anchor]
@@ -345,20 +375,13 @@ class PairingCore(Generic[T]):
             self._streams[name].paired += 1
             self._streams[name].decided = stamps[name]
         self._sets += 1
+        self._partial += any(name not in stamps for name in self._targets_on())
         self._last_skew = max(abs(other - stamp) for other in stamps.values())
         return MatchedSet(stamp, items, stamps, self._last_skew, self._epoch)
-
-    def _give_up(self, anchor: int, lacking: list[str], reason: DropReason) -> None:
-        anchors = self._streams[self.anchor]
-        anchors.drop_first(1, reason)
-        anchors.decided = anchor
-        for name in lacking:
-            stream = self._streams[name]
-            near = [s for s, _ in stream.queue]
-            near += [s for s in (stream.newest, stream.decided) if s is not None]
-            stream.last_miss = min((s - anchor for s in near), key=abs, default=None)
 
     def _forget_before(self, anchor: int) -> None:
         """Drop what is too old for the given anchor and for every later one."""
         for name in self.others:
-            self._streams[name].drop_until(anchor - self._tolerance, DropReason.UNMATCHED)
+            stream = self._streams[name]
+            if not stream.astray:
+                stream.drop_until(anchor - self._tolerance, DropReason.UNMATCHED)

@@ -116,6 +116,9 @@ TABLE = (
     Spec("query_masks.transport", "raw", "Transport of a label image; compressed is PNG",
          TRANSPORTS),
     Spec("query_masks.qos", "auto", "As cameras.<name>.qos", QOS),
+    Spec("query_masks.max_delay", 0.0, "Images wait so long for query masks that come late, "
+         "seconds; the queues are longer by as much. 0: until pairing.queue is full",
+         minimum=0.0, maximum=60.0, live=True),
     Spec("objects", [""], "Objects known by name, each \"label:id\", as \"1:cup\"; a label without "
          "a name becomes the id object_<label>"),
     Spec("max_objects", 32, "Most objects followed at a time", minimum=1, maximum=1024),
@@ -145,6 +148,11 @@ TABLE = (
          "belongs to it, seconds", minimum=0.0, maximum=10.0, live=True),
     Spec("pairing.queue", 10, "Messages kept per input while waiting for the others",
          minimum=1, maximum=1000),
+    Spec("pairing.partial", True, "With several targets: go on with those that have an image, so "
+         "that a silent camera does not stop the others; false: wait for all (policy nearest)",
+         live=True),
+    Spec("pairing.partial_wait", 0.2, "Longest wait for a target's image while another target's "
+         "is there, seconds", minimum=0.0, maximum=10.0, live=True),
     Spec("mailbox.depth", 2, "Sets that may wait for the inference; the oldest is dropped",
          minimum=1, maximum=100),
     Spec("presence_threshold", 0.5, "Presence from which on an object counts as visible",
@@ -155,6 +163,8 @@ TABLE = (
     Spec("output.overlay", True, "Publish ~/<target>/overlay while someone listens", live=True),
     Spec("output.exclusive", False, "Give each pixel to one object only, the likeliest",
          live=True),
+    Spec("output.lazy", False, "Subscribe to a target camera only while someone listens to its "
+         "outputs; its memory has a gap after each pause (policy nearest)", live=True),
     Spec("output.qos_depth", 5, "Depth of the publishers (reliable)", minimum=1, maximum=1000),
     Spec("autostart", True, "Configure and activate at the start; else wait for lifecycle calls"),
     Spec("silence_warning", 5.0, "Warn when an input is silent for so long, seconds; 0: never",
@@ -265,6 +275,11 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
         raise ParameterError(
             f"target_cameras: {list(targets)} given, cameras other than the query camera "
             f"{query!r}, at least one and each once, expected"
+        )
+    if checked["output.lazy"] and checked["pairing.policy"] != "nearest":
+        raise ParameterError(
+            f"output.lazy: true given with pairing.policy {checked['pairing.policy']!r}, which "
+            "needs every target; 'nearest' expected"
         )
     return NodeConfig(
         cameras={name: _camera(name, checked) for name in cameras},

@@ -59,43 +59,65 @@ class SetProcessor:
         tracker: its query and targets are those of the configuration.
         config: topics, transports and limits.
         table: labels of the objects.
+        several: whether a set has several targets, more than the tracker's perhaps: with
+            pairing.partial a bad image of one then does not stop the others.
     """
 
     def __init__(
-        self, tracker: lm.CorrespondenceTracker, config: NodeConfig, table: messages.LabelTable
+        self,
+        tracker: lm.CorrespondenceTracker,
+        config: NodeConfig,
+        table: messages.LabelTable,
+        several: bool | None = None,
     ) -> None:
         self.tracker = tracker
         self.config = config
         self.table = table
+        self.several = len(config.target_cameras) > 1 if several is None else several
 
     def process(
-        self, query: Any, masks: Any, targets: Mapping[str, Any]
+        self,
+        query: Any,
+        masks: Any,
+        targets: Mapping[str, Any],
+        refused: Callable[[InputError], object] = lambda _: None,
     ) -> dict[str, TargetOutput]:
         """Take the tracker one step further.
 
         Args:
             query: image message of the query camera.
             masks: message of the query masks.
-            targets: target camera to image message.
+            targets: target camera to image message; None where it has none. An InputError counts
+                as a message that cannot be used.
+            refused: told of an image that is left out of a partial set.
 
         Returns:
-            target camera to output, every target with the same objects.
+            target camera with an image to output, every target with the same objects.
 
         Raises:
             InputError: if a message cannot be used; the tracker's memory is unchanged.
         """
         config = self.config
-        pictures = {config.query_camera: read_image(config, config.query_camera, query)}
+        pictures: dict[str, images.Array | None] = {
+            config.query_camera: read_image(config, config.query_camera, query)
+        }
         for name, msg in targets.items():
-            pictures[name] = read_image(config, name, msg)
+            try:
+                pictures[name] = None if msg is None else read_image(config, name, msg)
+            except InputError as error:
+                if not (self.several and config["pairing.partial"]):
+                    raise
+                refused(error)
+                pictures[name] = None
         query_masks = read_query_masks(config, self.table, masks)
         try:
             found = self.tracker.step(pictures, query_masks)
         except ValueError as error:
             raise InputError(f"set at {_seconds(query)}: {error}") from error
         return {
-            name: self._output(name, found[name], pictures[name], msg.header, query.header)
-            for name, msg in targets.items()
+            name: self._output(name, found[name], picture, targets[name].header, query.header)
+            for name, picture in pictures.items()
+            if name in found and picture is not None
         }
 
     def warm_up(self) -> None:
@@ -138,8 +160,10 @@ def read_image(config: NodeConfig, camera: str, msg: Any) -> images.Array:
     """The pixels of a camera's message, uint8 RGB (H, W, 3).
 
     Raises:
-        InputError: if it cannot be used.
+        InputError: if it cannot be used, or is one itself (it could not be decoded).
     """
+    if isinstance(msg, InputError):
+        raise msg
     given = config.cameras[camera]
     raw = given.transport == "raw"
     read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
@@ -155,8 +179,10 @@ def read_query_masks(
     """The query masks of a message, bool (H, W) by object; None for an object without one.
 
     Raises:
-        InputError: if it cannot be used.
+        InputError: as :func:`read_image`.
     """
+    if isinstance(msg, InputError):
+        raise msg
     given, limit = config.query_masks, config["max_image_pixels"]
     try:
         if given.type == "mask_array":

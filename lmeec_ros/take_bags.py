@@ -168,6 +168,8 @@ def node_parameters(info: RecordingInfo) -> dict[str, Any]:
         "query_camera": info.query,
         "target_cameras": list(info.targets),
         "query_masks": {"topic": info.mask_topic, "type": info.mask_type, "qos": "reliable"},
+        # A take's frames may be seconds apart, and its cameras have gaps: no camera is dead.
+        "pairing": {"partial_wait": 10.0},
         "max_objects": max(32, len(info.objects)),
         "objects": [f"{label}:{name}" for label, name in info.objects.items()],
     }

@@ -10,8 +10,10 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from lmeec_ros.inputs import InputStream
 from lmeec_ros.monitor import PatientLog
-from lmeec_ros.pairing import PairingStats
+from lmeec_ros.pairing import PairingStats, StreamStats
+from lmeec_ros.parameters import NodeConfig
 
+MAX_DELAY = "query_masks.max_delay"
 REPEAT = 30.0
 LOSS_WORTH_TELLING = 0.1
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -41,18 +43,33 @@ class Watchdog:
         self._patient = PatientLog(REPEAT, clock, count=False)
         self._started = clock()
         self._silent: set[str] = set()
+        self._since: dict[str, float] = {}  # when a closed input was last seen closed
         self._sets = 0
         self._last_set = self._started
+        self._paired: dict[str, tuple[int, float]] = {}  # items of a target in sets, since when
         self._loss_told = False
 
-    def look(self, silence: float, tolerance: float) -> None:
-        """Warn of what has been wrong for `silence` seconds (0: of no silence)."""
-        if silence > 0:
-            for one in self._inputs:
-                self._check_silence(one, silence)
-            if not self._silent:
-                self._check_sets(silence, tolerance)
+    def look(self, config: NodeConfig) -> None:
+        """Warn of what has been wrong for silence_warning seconds (0: of no silence)."""
+        silence: float = config["silence_warning"]
+        opened = [one for one in self._inputs if one.is_open]
         for one in self._inputs:
+            if not one.is_open:
+                self._since[one.name] = self._clock()
+                self._silent.discard(one.name)
+        if silence > 0:
+            for one in opened:
+                self._check_silence(one, silence)
+            targets = [one for one in opened if one in self._inputs[2:]]
+            heard = [one for one in targets if one.name not in self._silent]
+            needed = self._inputs[:2] if config["pairing.partial"] else opened
+            if heard and not any(one.name in self._silent for one in needed):
+                self._check_sets(silence, config)
+                self._check_targets(heard, silence, config["pairing.tolerance"])
+            else:
+                self._last_set = self._clock()
+                self._paired.clear()
+        for one in opened:
             self._check_loss(one)
 
     @property
@@ -62,7 +79,8 @@ class Watchdog:
 
     def _check_silence(self, one: InputStream, silence: float) -> None:
         age = one.monitor.health().age
-        quiet = self._clock() - self._started if age is None else age
+        since = self._since.get(one.name, self._started)
+        quiet = self._clock() - since if age is None else age
         if quiet < silence:
             if one.name in self._silent:
                 self._silent.discard(one.name)
@@ -80,7 +98,8 @@ class Watchdog:
         if line := self._patient(f"silent {one.name}: {publishers}", text):
             self._logger.warning(line)
 
-    def _check_sets(self, silence: float, tolerance: float) -> None:
+    def _check_sets(self, silence: float, config: NodeConfig) -> None:
+        tolerance: float = config["pairing.tolerance"]
         stats = self._stats()
         if stats.sets != self._sets:
             self._sets = stats.sets
@@ -91,13 +110,11 @@ class Watchdog:
         if quiet < silence:
             return
         text = f"messages come, but none belong together for {quiet:.1f} s"
-        anchor = self._inputs[0]
         for name, stream in stats.streams.items():
-            if stream.last_miss_ns is not None and abs(stream.last_miss_ns) > tolerance * 1e9:
-                text += (
-                    f"; {name} is out of step: {stream.last_miss_ns / 1e9:+.3f} s from "
-                    f"{anchor.name}, pairing.tolerance is {tolerance:.3f} s"
-                )
+            text += self._out_of_step(name, stream, tolerance)
+            lag = (stream.lag_ns or 0) / 1e9
+            if name == self._inputs[1].name and lag > max(tolerance, config[MAX_DELAY]):
+                text += f" or comes {lag:.3f} s after its image; then set {MAX_DELAY} above that"
         unset = [one.name for one in self._inputs if one.monitor.newest_ns == 0]
         if unset:
             text += f"; the stamps of {', '.join(unset)} are 0 (header.stamp is not set)"
@@ -105,6 +122,35 @@ class Watchdog:
             text += "; dropped so far: " + ", ".join(f"{k} {v}" for k, v in stats.dropped.items())
         if line := self._patient("no sets", text):
             self._logger.warning(line)
+
+    def _check_targets(self, heard: list[InputStream], silence: float, tolerance: float) -> None:
+        """Warn of targets that send, but whose images are in no set while others are."""
+        streams = self._stats().streams
+        for one in heard:
+            stream = streams[one.name]
+            paired, since = self._paired.get(one.name, (-1, 0.0))
+            if paired != stream.paired:
+                self._paired[one.name] = (stream.paired, self._clock())
+                continue
+            quiet = self._clock() - since
+            if quiet < silence or self._clock() - self._last_set > silence:
+                continue
+            late = stream.dropped.get("late", 0)
+            text = f"{one.name}: images come, but the sets go on without them for {quiet:.1f} s"
+            text += self._out_of_step(one.name, stream, tolerance)
+            if late:
+                text += f"; {late} came too late: pairing.partial_wait is too short"
+            if line := self._patient(f"unused {one.name}", text):
+                self._logger.warning(line)
+
+    def _out_of_step(self, name: str, stream: StreamStats, tolerance: float) -> str:
+        miss = stream.last_miss_ns
+        if miss is None or abs(miss) <= tolerance * 1e9:
+            return ""
+        return (
+            f"; {name} is out of step: {miss / 1e9:+.3f} s from {self._inputs[0].name}, "
+            f"pairing.tolerance is {tolerance:.3f} s"
+        )
 
     def _check_loss(self, one: InputStream) -> None:
         health = one.monitor.health()

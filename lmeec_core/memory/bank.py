@@ -130,7 +130,9 @@ class PointerBank:
         return self.lengths[slot] if slot < len(self.lengths) else 0
 
     def read(self, slots: list[int]) -> Tensor:
-        """Pointers (B, n, C), newest first, of slots that all hold n; slots were used before."""
+        """Pointers (B, n, C), newest first, of slots that all hold n."""
+        if not self.length(slots[0]):
+            return torch.empty(len(slots), 0, 0)
         return _rows(self._pointers, slots)[:, : self.length(slots[0])]
 
     def push(self, slots: list[int], pointers: Tensor) -> None:

@@ -294,3 +294,49 @@ def test_bf16_stays_close_to_fp32(golden_model: Callable[..., lm.LMEEC], scene: 
         outputs.append(found.logits)
     scale = outputs[0].abs().max()
     assert 0 < (outputs[0] - outputs[1]).abs().max() / scale < 0.1
+
+
+@pytest.mark.parametrize("objects", [("cup",), ("cup", "knife", "bowl")])
+@pytest.mark.parametrize("compression", ["keep_first", "cluster"])
+def test_a_target_without_image_keeps_its_memory_and_stops_no_other(
+    objects: tuple[str, ...], compression: str, mini: lm.LMEEC, scene: Callable
+) -> None:
+    """Targets with gaps together equal each target alone with its gaps."""
+    memory = lm.MemoryConfig(compression=compression, capacity=3)
+    together = lm.CorrespondenceTracker(mini, "ego", TARGETS, memory)
+    alone = {t: lm.CorrespondenceTracker(mini, "ego", [t], memory) for t in TARGETS}
+    gaps = {"exo_right": (0, 3, 4, 5), "exo_left": (5, 7)}  # absent from the start; both at 5
+    for step in range(9):
+        images, masks = scene(step, CAMERAS, objects)
+        for target in TARGETS:
+            images[target] = None if step in gaps[target] else images[target]
+        before = together.memory_state()
+        found = together.step(images, masks)
+        assert list(found) == [t for t in TARGETS if images[t] is not None]
+        for k, target in enumerate(TARGETS):
+            single = alone[target].step(images, masks)
+            if images[target] is not None:
+                for name in objects:
+                    assert_same(found[target][name], single[target][name])
+                continue
+            assert single == {}
+            for name, parts in before.items():
+                after = together.memory_state()[name]
+                for key in (f"{k}.frames", f"{k}.scores", f"{k}.pointers"):
+                    assert (key in parts) == (key in after)
+                    assert key not in parts or torch.equal(parts[key], after[key])
+        query = [state["query.frames"] for state in together.memory_state().values()]
+        assert all(len(frames) == min(step + 1, 3) for frames in query), "it sees every frame"
+
+
+def test_images_of_the_query_camera_and_names_are_still_needed(
+    mini: lm.LMEEC, scene: Callable
+) -> None:
+    tracker = lm.CorrespondenceTracker(mini, "ego", TARGETS)
+    images, masks = scene(0, CAMERAS)
+    with pytest.raises(ValueError, match="image 'ego': NoneType given"):
+        tracker.step({**images, "ego": None}, masks)
+    del images["exo_right"]
+    with pytest.raises(ValueError, match="'exo_right' is missing"):
+        tracker.step(images, masks)
+    assert tracker.objects == ()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lmeec_ros import filters
+from lmeec_ros import filters, parameters
 
 MS = 1_000_000
 
@@ -91,6 +91,27 @@ def test_tolerance_changes_live() -> None:
         inputs[1].signalMessage(message(ms + 40))
         one.set_tolerance(0.05)
     assert seen == [2000]
+
+
+def test_a_configuration_says_what_is_waited_for() -> None:
+    values = {"camera_names": ["ego", "a", "b"], "target_cameras": ["a", "b"]}
+    names = ("ego", "masks", "a", "b")
+    inputs = [filters.SimpleFilter() for _ in names]
+    config = parameters.load(values)
+    one: Any = filters.synchronizer_for(config, inputs, names, lambda *_: None)
+    seen: list[Any] = []
+    one.registerCallback(lambda *m: seen.append([None if x is None else x.ms for x in m]))
+    for ms in (0, 100, 200, 300):
+        assert seen == []
+        for index in (0, 1, 2):
+            inputs[index].signalMessage(message(ms))
+    assert seen == [[ms, ms, ms, None] for ms in (0, 100, 200, 300)]  # "a" is 0.3 s further
+    filters.take_times(parameters.load({**values, "pairing.partial": False}), one)
+    for index in (0, 1, 2):
+        inputs[index].signalMessage(message(400))
+    assert len(seen) == 4
+    one.switch("b", False)
+    assert seen[4:] == [[400, 400, 400, None]]
 
 
 def test_policies() -> None:

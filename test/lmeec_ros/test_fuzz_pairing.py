@@ -13,6 +13,7 @@ from sensor_msgs.msg import CompressedImage
 
 from lmeec_ros import filters
 from lmeec_ros.pairing import DropReason, MatchedSet, PairingCore
+from lmeec_ros.pairing_stream import MAX_QUEUE
 
 pytestmark = pytest.mark.fuzz
 
@@ -90,6 +91,102 @@ def test_any_streams(
     assert sum(s.received for s in stats.streams.values()) == len(events)
     assert stats.sets == len(sets) and all(s.paired == len(sets) for s in stats.streams.values())
     assert all(s.queued == 0 for s in stats.streams.values())
+
+
+@given(arrivals(), st.integers(0, 60), st.integers(1, 12), st.integers(0, 300), st.integers(0, 500))
+def test_partial_sets_of_any_streams(
+    streams: tuple[tuple[str, ...], list[Event]], tolerance: int, queue: int, wait: int, delay: int
+) -> None:
+    """An anchor, what every set needs, and targets, of which one is switched on and off."""
+    names, events = streams
+    targets = names[2:] or names[1:]
+    core: PairingCore[int] = PairingCore(
+        names[0], names[1:], tolerance * MS, queue, targets, wait * MS, delay * MS
+    )
+    used: set[int] = set()
+    sets: list[MatchedSet[int]] = []
+    for number, (name, stamp) in enumerate(events):
+        found = core.add(name, stamp, number)
+        if number % 17 == 16:
+            found += core.switch(targets[-1], number % 2 == 1)
+        for one in found:
+            check_set(one, events, number, used)
+            assert one.skew_ns <= core.tolerance_ns and any(t in one.items for t in targets)
+            assert set(names) - set(targets) <= set(one.items)
+        sets += found
+        for stream in core.stats().streams.values():
+            assert stream.queued <= queue + MAX_QUEUE * (delay > 0)
+            assert stream.received == stream.paired + sum(stream.dropped.values()) + stream.queued
+    for one in core.flush():
+        check_set(one, events, len(events), used)
+        sets.append(one)
+    for first, second in pairwise(sets):
+        assert first.epoch < second.epoch or first.stamp_ns < second.stamp_ns
+    for target in targets:  # within an epoch a target's items are in order too
+        taken = [(one.epoch, one.stamp_ns) for one in sets if target in one.items]
+        assert taken == sorted(set(taken))
+    stats = core.stats()
+    assert stats.sets == len(sets) == stats.streams[names[0]].paired
+    for name in names:
+        assert stats.streams[name].paired == sum(name in one.items for one in sets)
+        assert stats.streams[name].queued == 0
+
+
+@st.composite
+def cameras(draw: st.DrawFn) -> tuple[list[str], dict[str, list[Event]], dict[str, int]]:
+    """Synchronised cameras: their names, for each its events, and its transport's delay (ms)."""
+    names = ["ego", "masks", *(f"t{k}" for k in range(draw(st.integers(2, 8))))]
+    period = draw(st.sampled_from([33, 40, 100]))
+    frames, jitter = draw(st.integers(5, 30)), draw(st.integers(0, 2))
+    rng = draw(st.randoms(use_true_random=False))
+    delays = {name: rng.randint(0, 2 * period) for name in names}
+    events = {
+        name: [(name, 1000 + k * period + rng.randint(-jitter, jitter)) for k in range(frames)]
+        for name in names
+    }
+    return names, events, delays
+
+
+def in_order_of_arrival(events: dict[str, list[Event]], delays: dict[str, int]) -> list[Event]:
+    return sorted(
+        (event for name in events for event in events[name]),
+        key=lambda event: (event[1] + delays[event[0]], event),
+    )
+
+
+@given(cameras(), st.booleans())
+def test_while_all_cameras_live_partial_sets_are_no_others(
+    given_cameras: tuple[list[str], dict[str, list[Event]], dict[str, int]], flush: bool
+) -> None:
+    names, events, delays = given_cameras
+    results = []
+    for wait in (None, 300 * MS):
+        core: PairingCore[int] = PairingCore(names[0], names[1:], 10 * MS, 30, names[2:], wait)
+        sets = []
+        for number, (name, ms) in enumerate(in_order_of_arrival(events, delays)):
+            sets += [(number, one) for one in core.add(name, ms * MS, ms)]
+        results.append((sets, core.flush() if flush else None, core.stats()))
+    assert results[0] == results[1] and results[0][2].sets > 0
+
+
+@given(cameras(), st.data())
+def test_a_dead_camera_never_stops_the_others(
+    given_cameras: tuple[list[str], dict[str, list[Event]], dict[str, int]], data: st.DataObject
+) -> None:
+    """Any targets but one may fall silent at any frame, and return at any frame."""
+    names, events, delays = given_cameras
+    expected = [ms for _, ms in events["ego"]]
+    for name in data.draw(st.lists(st.sampled_from(names[3:]), unique=True)):
+        first = data.draw(st.integers(0, len(expected)))
+        last = data.draw(st.integers(first, len(expected)))
+        events[name] = events[name][:first] + events[name][last:]
+    core: PairingCore[int] = PairingCore(names[0], names[1:], 10 * MS, 60, names[2:], 300 * MS)
+    sets: list[MatchedSet[int]] = []
+    for name, ms in in_order_of_arrival(events, delays):
+        sets += core.add(name, ms * MS, ms)
+    sets += core.flush()
+    assert [one.items["ego"] for one in sets] == expected
+    assert all("t0" in one.items and "masks" in one.items for one in sets)
 
 
 @given(

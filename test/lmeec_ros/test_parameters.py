@@ -98,6 +98,10 @@ def test_the_table_is_sound() -> None:
     assert live == {
         "presence_threshold",
         "pairing.tolerance",
+        "pairing.partial",
+        "pairing.partial_wait",
+        "query_masks.max_delay",
+        "output.lazy",
         "silence_warning",
         "output.masks",
         "output.label_image",

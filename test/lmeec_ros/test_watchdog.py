@@ -6,9 +6,12 @@ from typing import Any
 
 import pytest
 
+from lmeec_ros import parameters
 from lmeec_ros.monitor import StreamMonitor
 from lmeec_ros.pairing import PairingCore
 from lmeec_ros.watchdog import PROFILE_VARIABLES, Watchdog
+
+CONFIG = parameters.load({"silence_warning": 2.0})
 
 
 class Clock:
@@ -34,6 +37,7 @@ class Input:
         self.name, self.topic = name, f"/{name}"
         self.monitor = StreamMonitor(clock=clock)
         self.publishers = "nobody publishes there"
+        self.is_open = True
 
     def describe_publishers(self) -> str:
         return self.publishers
@@ -57,7 +61,7 @@ class Bench:
                 if every is None or (every and round(self.clock.now * rate) % every):
                     one.monitor.add(stamp)
                     self.core.add(one.name, stamp, 0)
-            self.dog.look(2.0, 0.02)
+            self.dog.look(CONFIG)
 
 
 def test_all_is_well() -> None:
@@ -101,7 +105,7 @@ def test_stamps_that_are_never_set() -> None:
         for one in bench.inputs:
             one.monitor.add(0)
             bench.core.add(one.name, 0, 0)
-        bench.dog.look(2.0, 0.02)
+        bench.dog.look(CONFIG)
     assert "the stamps of ego, masks, exo are 0" in bench.lines[0]
 
 
@@ -115,3 +119,68 @@ def test_loss_and_its_remedy_are_told_once(monkeypatch: Any, profile: str) -> No
     assert "of the messages on /ego got lost on the way" in bench.lines[0]
     remedy = "profile /p.xml is set here; the publisher needs it too" if profile else "fastdds.xml"
     assert remedy in bench.lines[0]
+
+
+class ManyCameras(Bench):
+    """An ego and two exo cameras, partial sets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inputs.append(Input("exo2", self.clock))
+        names = [one.name for one in self.inputs]
+        self.core = PairingCore("ego", names[1:], 20_000_000, 10, names[2:], 200_000_000)
+        inputs: Any = self.inputs
+        logger: Any = self.lines
+        self.dog = Watchdog(inputs, self.core.stats, logger, self.clock)
+
+
+def test_a_silent_target_is_all_that_is_told_while_the_others_go_on() -> None:
+    bench = ManyCameras()
+    bench.run(30 * 10, exo2=0)
+    assert len(bench.lines) == 1 and bench.lines[0].startswith("exo2: silent")
+    assert bench.core.stats().sets > 250
+
+
+def test_a_closed_input_is_not_silent_and_gets_its_time_when_it_opens() -> None:
+    bench = ManyCameras()
+    bench.inputs[3].is_open = False
+    bench.core.switch("exo2", False)
+    bench.run(30 * 10, exo2=0)
+    bench.inputs[3].is_open = True
+    bench.run(30, exo2=0)
+    assert bench.lines == []
+    bench.run(60, exo2=0)
+    assert len(bench.lines) == 1 and bench.lines[0].startswith("exo2: silent")
+
+
+def test_a_target_that_is_in_no_set_is_told() -> None:
+    bench = ManyCameras()
+    bench.run(90, rate=5.0, offset=0.06)
+    assert len(bench.lines) == 1
+    assert "exo: images come, but the sets go on without them" in bench.lines[0]
+    assert "exo is out of step: +0.060 s from ego" in bench.lines[0]
+
+
+def test_masks_that_come_later_than_the_queue_holds() -> None:
+    bench = Bench()
+    for k in range(200):
+        bench.clock.now += 1 / 30
+        for one in bench.inputs:
+            late = 0.5 if one.name == "masks" else 0.0
+            stamp = round((bench.clock.now - late) * 1e9)
+            one.monitor.add(stamp)
+            bench.core.add(one.name, stamp, k)
+        bench.dog.look(CONFIG)
+    assert "or comes 0.500 s after its image; then set query_masks.max_delay" in bench.lines[0]
+
+
+def test_few_query_masks_are_no_fault() -> None:
+    bench = Bench()
+    for k in range(300):
+        bench.clock.now += 1 / 30
+        for one in bench.inputs:
+            if one.name != "masks" or k % 6 == 0:
+                one.monitor.add(round(bench.clock.now * 1e9))
+                bench.core.add(one.name, round(bench.clock.now * 1e9), k)
+        bench.dog.look(CONFIG)
+    assert bench.lines == [] and bench.core.stats().sets == 50
