@@ -321,12 +321,12 @@ class LmeecNode(LifecycleNode):
         names = processor.config.target_cameras
         found = processor.process(query, masks, dict(zip(names, targets, strict=True)))
         taken = time.monotonic() - started
-        for target, output in found.items():
+        for output in found.values():
             seconds = int(taken)
             output.message.processing_time = Duration(
                 sec=seconds, nanosec=int((taken - seconds) * 1e9)
             )
-            outputs.publish(target, output, processor)
+        outputs.publish(query.header, found, processor)
         self._measure(stamp, started, arrived, found)
 
     def _measure(

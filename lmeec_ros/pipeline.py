@@ -67,6 +67,7 @@ class SetProcessor:
         self.tracker = tracker
         self.config = config
         self.table = table
+        self.query_masks: Mapping[str, messages.Mask | None] = {}  # of the last set
 
     def process(
         self, query: Any, masks: Any, targets: Mapping[str, Any]
@@ -89,6 +90,7 @@ class SetProcessor:
         for name, msg in targets.items():
             pictures[name] = read_image(config, name, msg)
         query_masks = read_query_masks(config, self.table, masks)
+        self.query_masks = query_masks
         try:
             found = self.tracker.step(pictures, query_masks)
         except ValueError as error:
