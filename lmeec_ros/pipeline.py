@@ -100,6 +100,11 @@ class SetProcessor:
             for name, msg in targets.items()
         }
 
+    @property
+    def objects_seen(self) -> int:
+        """How many objects are in the last set's query masks."""
+        return sum(mask is not None and bool(mask.any()) for mask in self.query_masks.values())
+
     def warm_up(self) -> None:
         """Step on blank images (the first steps are the slowest), then forget them."""
         blank = np.zeros((*WARM_UP_SIZE, 3), np.uint8)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from lmeec_ros import reasons
 from lmeec_ros.inputs import InputStream
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.pairing import PairingStats
@@ -40,7 +41,8 @@ class Watchdog:
         self._clock = clock
         self._patient = PatientLog(REPEAT, clock, count=False)
         self._started = clock()
-        self._silent: set[str] = set()
+        self._silent: dict[str, float] = {}  # and for how many seconds
+        self._unpaired = False
         self._sets = 0
         self._last_set = self._started
         self._loss_told = False
@@ -56,28 +58,29 @@ class Watchdog:
             self._check_loss(one)
 
     @property
-    def silent(self) -> frozenset[str]:
-        """Names of the inputs that are silent."""
-        return frozenset(self._silent)
+    def silent(self) -> dict[str, float]:
+        """Names of the inputs that are silent, and for how many seconds."""
+        return dict(self._silent)
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether messages come, but none have belonged together for a while."""
+        return self._unpaired
 
     def _check_silence(self, one: InputStream, silence: float) -> None:
         age = one.monitor.health().age
         quiet = self._clock() - self._started if age is None else age
         if quiet < silence:
             if one.name in self._silent:
-                self._silent.discard(one.name)
+                del self._silent[one.name]
                 self._last_set = self._clock()
                 self._patient.forget(f"silent {one.name}:")
                 self._logger.info(f"{one.name}: messages come again on {one.topic}")
             return
-        self._silent.add(one.name)
-        text = f"{one.name}: silent, no message on {one.topic} for {quiet:.1f} s; "
-        publishers = one.describe_publishers()
-        text += publishers
-        if one is self._inputs[1]:
-            text += "; without query masks nothing is published"
+        self._silent[one.name] = quiet
         # Said again at once when something about the publishers has changed.
-        if line := self._patient(f"silent {one.name}: {publishers}", text):
+        kind = f"silent {one.name}: {one.describe_publishers()}"
+        if line := self._patient(kind, str(reasons.silent(one, quiet))):
             self._logger.warning(line)
 
     def _check_sets(self, silence: float, tolerance: float) -> None:
@@ -85,25 +88,15 @@ class Watchdog:
         if stats.sets != self._sets:
             self._sets = stats.sets
             self._last_set = self._clock()
+            self._unpaired = False
             self._patient.forget("no sets")
             return
         quiet = self._clock() - self._last_set
         if quiet < silence:
             return
-        text = f"messages come, but none belong together for {quiet:.1f} s"
-        anchor = self._inputs[0]
-        for name, stream in stats.streams.items():
-            if stream.last_miss_ns is not None and abs(stream.last_miss_ns) > tolerance * 1e9:
-                text += (
-                    f"; {name} is out of step: {stream.last_miss_ns / 1e9:+.3f} s from "
-                    f"{anchor.name}, pairing.tolerance is {tolerance:.3f} s"
-                )
-        unset = [one.name for one in self._inputs if one.monitor.newest_ns == 0]
-        if unset:
-            text += f"; the stamps of {', '.join(unset)} are 0 (header.stamp is not set)"
-        if stats.dropped:
-            text += "; dropped so far: " + ", ".join(f"{k} {v}" for k, v in stats.dropped.items())
-        if line := self._patient("no sets", text):
+        self._unpaired = True
+        reason = reasons.unpaired(self._inputs, stats, tolerance)
+        if line := self._patient("no sets", f"for {quiet:.1f} s {reason}"):
             self._logger.warning(line)
 
     def _check_loss(self, one: InputStream) -> None:

@@ -221,7 +221,7 @@ def test_diagnostics_while_unconfigured_and_active(make_node: Any, rig: Any, too
         return status if status["/lmeec: node"].message == "active" else None
 
     status = tools.wait_until(active, "diagnostics of the active node")
-    parts = ("node", "inference", "pairing", "ego", "exo", "query masks")
+    parts = ("node", "output", "inference", "pairing", "ego", "exo", "query masks")
     assert set(status) == {f"/lmeec: {part}" for part in parts}
     values = {v.key: v.value for v in status["/lmeec: node"].values}
     assert values["device"] == "cpu" and values["precision"] == "fp32"
