@@ -81,7 +81,7 @@ class Poses:
                 "into a calibration file"
             )
         self._frame = frame
-        self._buffer = tf2_ros.Buffer(node=node)
+        self._buffer = tf2_ros.Buffer()  # waits by the system's clock: simulated time may stand
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def at(self, header: Header) -> Pose:
@@ -103,6 +103,10 @@ class Poses:
             ) from error
         place, turn = found.translation, found.rotation
         return Pose.from_quaternion((place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
+
+    def forget(self) -> None:
+        """Forget the transforms that are not static: those of a time before take no older ones."""
+        self._buffer.clear()
 
     def close(self) -> None:
         """Unsubscribe."""
@@ -234,6 +238,11 @@ class Points:
         if camera not in self._infos:
             raise GeometryError("calibration", f"no CameraInfo came on {given.camera_info}")
         return lens_of(self._infos[camera], given.rectified)
+
+    def forget(self) -> None:
+        """Forget what belongs to the time before a backward jump."""
+        if self._poses is not None:
+            self._poses.forget()
 
     def destroy(self) -> None:
         """Destroy publishers and subscriptions."""

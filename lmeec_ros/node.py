@@ -302,8 +302,9 @@ class LmeecNode(LifecycleNode):
 
     def _reset_memory(self) -> None:
         self._last_stamp = None
-        if self.processor is not None:
+        if self.processor is not None and self._outputs is not None:
             self.processor.tracker.reset()
+            self._outputs.forget()
 
     def _process(self, messages: tuple[Any, ...], arrived: float) -> None:
         """Process one set (in the worker's thread)."""

@@ -71,6 +71,11 @@ class Outputs:
         publisher = self._publishers[target, kind]
         return bool(config[f"output.{kind}"] and publisher.get_subscription_count())
 
+    def forget(self) -> None:
+        """Forget what belongs to the time before a backward jump."""
+        if self.points is not None:
+            self.points.forget()
+
     def destroy(self) -> None:
         """Destroy the publishers."""
         for publisher in self._publishers.values():

@@ -217,39 +217,69 @@ def test_without_tf_every_pose_must_be_in_the_file(make_node: Any, tmp_path: Any
         located(node, Scene(), {"geometry.calibration": path})
 
 
-def test_poses_come_from_tf(make_node: Any, rig: Any, tools: Any, tmp_path: Any) -> None:
+@pytest.fixture
+def tf(make_node: Any, rig: Any, tmp_path: Any) -> Any:
+    """A located scene whose exo pose comes from tf: send(topic, second), locate(second)."""
     pytest.importorskip("tf2_ros", reason="tf2_ros is not installed (not on the index)")
     from geometry_msgs.msg import TransformStamped
     from rclpy.qos import DurabilityPolicy, QoSProfile
     from tf2_msgs.msg import TFMessage
 
-    node = make_node(autostart=False)
     scene = Scene()
     scene.put("cup", (0.05, 0.02, 1.1))
     path = calibration(tmp_path, exo=dict(LENS))
+    node = make_node(autostart=False)
     message, points = located(node, scene, {"geometry.calibration": path})
     assert not message.points and points.refused == {"transform": 1, "views": 1}
-    x, y, z = POSES["exo"]["position"]
-    turn = POSES["exo"]["orientation"]
-    transform = TransformStamped(header=Header(frame_id="table"), child_frame_id="exo_optical")
-    move = transform.transform
-    move.translation.x, move.translation.y, move.translation.z = x, y, z
-    move.rotation.x, move.rotation.y, move.rotation.z, move.rotation.w = turn
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    rig.node.create_publisher(TFMessage, "/tf_static", latched).publish(
-        TFMessage(transforms=[transform])
-    )
     config = parameters.load({"output.points": True, "geometry.calibration": path})
     processor: Any = SimpleNamespace(
         config=config, table=scene.table, query_masks=scene.query_masks
     )
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    publishers = {
+        "/tf": rig.node.create_publisher(TFMessage, "/tf", 10),
+        "/tf_static": rig.node.create_publisher(TFMessage, "/tf_static", latched),
+    }
 
-    def found() -> Any:
-        return points.locate(Header(), scene.found(), processor).points
+    def send(topic: str, second: int) -> None:
+        transform = TransformStamped(header=Header(frame_id="table"), child_frame_id="exo_optical")
+        transform.header.stamp.sec = second
+        move, turn = transform.transform, POSES["exo"]["orientation"]
+        place = POSES["exo"]["position"]
+        move.translation.x, move.translation.y, move.translation.z = place
+        move.rotation.x, move.rotation.y, move.rotation.z, move.rotation.w = turn
+        publishers[topic].publish(TFMessage(transforms=[transform]))
 
-    (one,) = tools.wait_until(found, "a point with the pose from tf")
+    def locate(second: int) -> Any:
+        found = scene.found()
+        found["exo"].header.stamp.sec = second
+        return points.locate(Header(), found, processor).points
+
+    yield SimpleNamespace(send=send, locate=locate, points=points, node=node)
+    points.destroy()
+    assert not [s for s in node.subscriptions if s.topic_name.startswith("/tf")]
+
+
+def test_poses_come_from_tf(tf: Any, tools: Any) -> None:
+    tf.send("/tf_static", 0)
+    (one,) = tools.wait_until(lambda: tf.locate(7), "a point with the pose from tf")
     at = one.point.point
     np.testing.assert_allclose((at.x, at.y, at.z), (0.05, 0.02, 1.1), atol=0.06)
+    tf.points.forget()
+    assert len(tf.locate(8)) == 1  # what is static stays
+
+
+def test_poses_of_moving_cameras_are_those_of_the_stamp(tf: Any, tools: Any) -> None:
+    def heard(second: int) -> Any:
+        tf.send("/tf", second)
+        return tf.locate(second)
+
+    tools.wait_until(lambda: heard(100), "the pose at 100 s")
+    assert not tf.locate(101) and not tf.locate(99)  # no pose is made up
+    tf.send("/tf", 5)
+    assert not tf.locate(5)
+    tf.points.forget()  # the recording began again
+    tools.wait_until(lambda: heard(5), "the pose at 5 s")
 
 
 def test_the_node_publishes_points(make_node: Any, rig: Any, tools: Any, tmp_path: Any) -> None:
