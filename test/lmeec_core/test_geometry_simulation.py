@@ -13,8 +13,6 @@ from lmeec_core.simulation.backend import RenderingError
 from lmeec_core.simulation.render import SceneRenderer
 from lmeec_core.simulation.scene import Scene
 
-SIZE = 192
-
 
 def box_of(scene: Scene, number: int) -> tuple[np.ndarray, float]:
     """Middle and diagonal (metres) of the box around an object, upright in the scene."""
@@ -43,7 +41,7 @@ def seen(scene: Scene, labels: list[np.ndarray]) -> list[list[View]]:
 
 
 def test_true_masks_give_the_true_places() -> None:
-    scene = Scene(0, config.level("easy", exo_cameras=2, distortion=0.0), "train", SIZE, 30)
+    scene = Scene(0, config.level("easy", exo_cameras=2, distortion=0.0), "train", 192, 30)
     try:
         renderer = SceneRenderer(scene)
     except RenderingError as error:
@@ -62,3 +60,32 @@ def test_true_masks_give_the_true_places() -> None:
     for one, other in permutations(range(3), 2):  # masks that belong to different objects
         with pytest.raises(GeometryError, match="reprojection error|behind"):
             triangulate([objects[one][0], *objects[other][1:]], max_error=5.0, min_angle=3.0)
+
+
+@pytest.mark.slow
+def test_how_far_true_masks_lead() -> None:
+    """The README's figures (`-s` prints them)."""
+    settings = config.level("normal", exo_cameras=3, distortion=0.0)
+    distances, errors = [], []
+    for seed in range(8):
+        scene = Scene(seed, settings, "train", 256, 40)
+        try:
+            renderer = SceneRenderer(scene)
+        except RenderingError as error:
+            pytest.skip(str(error))
+        with renderer:
+            for step in (0, 10, 20, 30, 39):
+                scene.pose(step)
+                labels = [renderer.shoot(step, camera)[1] for camera in range(4)]
+                for number, views in enumerate(seen(scene, labels)):
+                    if len(views) >= 2:
+                        found = triangulate(views, max_error=1e9, min_angle=3.0)
+                        body = scene.model.body(f"object{number}").id
+                        distances.append(np.linalg.norm(found.point - scene.data.xipos[body]))
+                        errors.append(found.error)
+    median, most = 1000 * np.percentile(distances, [50, 90])
+    within = float(np.mean(np.array(errors) <= 10))
+    print(
+        f"{len(distances)} points: {median:.0f} mm, 90 % {most:.0f} mm, {within:.0%} <= 10 pixels"
+    )
+    assert median < 35 and most < 90 and within > 0.9
