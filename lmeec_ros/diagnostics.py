@@ -1,85 +1,25 @@
-"""The node's state as diagnostic_msgs/DiagnosticArray."""
+"""The node's state on /diagnostics and ~/status."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from lmeec_ros.inputs import InputStream
-from lmeec_ros.monitor import Percentiles, StreamMonitor
-from lmeec_ros.pairing import PairingStats
-from lmeec_ros.parameters import NodeConfig
-from lmeec_ros.worker import WorkerStats
+from lmeec_ros.reasons import ERROR, OK, PATIENCE, STALE, WARN, Reason, Snapshot, why
 
-OK, WARN, ERROR, STALE = (
-    DiagnosticStatus.OK,
-    DiagnosticStatus.WARN,
-    DiagnosticStatus.ERROR,
-    DiagnosticStatus.STALE,
+TOLD_ELSEWHERE = (
+    *("no_publisher", "wrong_type", "incompatible_qos", "silent", "no_query_masks"),
+    *("unpaired", "out_of_step", "no_stamps", "failing", "failed", "slow"),
 )
-
-MAX_AGE_MS = 3.6e6
-"""Stamps further from the node's clock are of another one (a bag played without /clock)."""
-
-
-@dataclass
-class Measurements:
-    """What the node measures of its own work."""
-
-    latency: Percentiles = field(default_factory=Percentiles)
-    """Milliseconds from the moment a set is complete to its publication."""
-    step: Percentiles = field(default_factory=Percentiles)
-    """Milliseconds that a set's processing took."""
-    age: Percentiles = field(default_factory=Percentiles)
-    """Milliseconds from the target image's stamp to the publication, by the node's clock."""
-    output: StreamMonitor = field(default_factory=StreamMonitor)
-    published: int = 0
-    refused: int = 0
-    """Target images that could not be used and were left out of their partial sets."""
-    last_error: str = ""
-
-    def add_set(self, stamp_ns: int, started: float, arrived: float, ages: Sequence[float]) -> None:
-        """Note a set that was processed and published just now.
-
-        Args:
-            stamp_ns: stamp of the query image.
-            started: when its processing began (`time.monotonic` seconds).
-            arrived: when it was complete, likewise.
-            ages: of each target image, milliseconds.
-        """
-        now = time.monotonic()
-        self.published += len(ages)
-        self.output.add(stamp_ns)
-        self.step.add(1e3 * (now - started))
-        self.latency.add(1e3 * (now - arrived))
-        for age in ages:
-            self.add_age(age)
-        self.last_error = ""
-
-    def add_age(self, milliseconds: float) -> None:
-        """Note the age of an image at its publication, unless its stamp is of another clock."""
-        if abs(milliseconds) < MAX_AGE_MS:
-            self.age.add(milliseconds)
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """What a diagnostic message is made of; parts are None while the node does not have them."""
-
-    name: str
-    state: str
-    config: NodeConfig
-    device: str | None
-    measured: Measurements
-    pairing: PairingStats | None = None
-    worker: WorkerStats | None = None
-    inputs: Sequence[InputStream] = ()
-    silent: frozenset[str] = frozenset()
+"""Kinds of reasons that the watchdog or the node log where they find them."""
 
 
 def _status(name: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
@@ -109,11 +49,11 @@ def device_megabytes(device: str | None) -> float:
     return float(torch.cuda.memory_allocated(device)) / 1e6
 
 
-def build(stamp: Time, now: Snapshot) -> DiagnosticArray:
-    """Return the diagnostics: the node, its inference, its pairing, and each input."""
+def build(stamp: Time, now: Snapshot, reason: Reason) -> DiagnosticArray:
+    """Return the diagnostics: the node, its output, inference and pairing, and each input."""
     message = DiagnosticArray()
     message.header.stamp = stamp
-    message.status = [_node(now), _inference(now), _pairing(now)]
+    message.status = [_node(now), output_status(now, reason), _inference(now), _pairing(now)]
     message.status += [_input(now, one) for one in now.inputs]
     return message
 
@@ -133,6 +73,83 @@ def _node(now: Snapshot) -> DiagnosticStatus:
         "device_memory_mb": _number(device_megabytes(now.device)),
     }
     return _status(f"{now.name}: node", level, text, values)
+
+
+def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
+    """Return what ~/status says: what comes out or why nothing does, latency and drops."""
+    measured, worker = now.measured, now.worker
+    values: dict[str, object] = {
+        "state": now.state,
+        "reason": reason.kind,
+        "remedy": reason.remedy,
+        "rate_out_hz": _number(measured.output.health().rate),
+        "published": measured.published,
+        "objects": measured.objects,
+    }
+    for name in ("latency", "step", "age"):
+        p50, p95 = getattr(measured, name).get(50, 95)
+        values |= {f"{name}_p50_ms": _number(p50), f"{name}_p95_ms": _number(p95)}
+    if now.pairing is not None:
+        dropped = now.pairing.dropped
+        values |= {f"dropped_{name}": count for name, count in dropped.items()}
+    if worker is not None:
+        values |= {"dropped_mailbox": worker.dropped, "sets_failed": worker.failed}
+    for one in now.inputs:
+        values[f"lost_percent_{one.name}"] = _number(100 * one.monitor.health().loss)
+    if now.points is not None:
+        values["points_located"] = now.points.located
+        values |= {f"points_refused_{kind}": n for kind, n in now.points.refused.items()}
+    return _status(f"{now.name}: output", reason.level, str(reason), values)
+
+
+class Reporter:
+    """Publishes /diagnostics and ~/status once a second, and logs what nobody else does.
+
+    ~/status is latched: who comes late gets the last one at once.
+
+    Args:
+        node: the node.
+        snapshot: what is known of it now.
+        on_error: called with what went wrong.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        snapshot: Callable[[], Snapshot],
+        on_error: Callable[[Exception], None],
+    ) -> None:
+        self._node = node
+        self._snapshot = snapshot
+        self._on_error = on_error
+        self._kind, self._since, self._told = "", 0.0, True
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._status = node.create_publisher(DiagnosticStatus, "~/status", latched)
+        # Simulated time may stand still.
+        node.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def _report(self) -> None:
+        try:
+            now = self._snapshot()
+            reason = why(now)
+            message = build(self._node.get_clock().now().to_msg(), now, reason)
+            self._diagnostics.publish(message)
+            self._status.publish(message.status[1])
+            self._log(now, reason)
+        except Exception as error:  # must not end the executor
+            if self._node.context.ok():
+                self._on_error(error)
+
+    def _log(self, now: Snapshot, reason: Reason) -> None:
+        """Log a reason once it has lasted."""
+        if reason.kind != self._kind:
+            told = reason.kind in TOLD_ELSEWHERE or not reason.remedy
+            self._kind, self._since, self._told = reason.kind, time.monotonic(), told
+        patience = now.config["silence_warning"] or PATIENCE
+        if not self._told and time.monotonic() - self._since >= patience:
+            self._told = True
+            self._node.get_logger().warning(str(reason))
 
 
 def _inference(now: Snapshot) -> DiagnosticStatus:

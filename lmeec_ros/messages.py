@@ -13,6 +13,7 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from lmeec_core import Correspondence
+from lmeec_core.geometry import centroid
 from lmeec_core.takes.images import MAX_PIXELS
 
 Mask = npt.NDArray[np.bool_]
@@ -224,6 +225,7 @@ def mask_message(
         msg.roi = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
         msg.mask = image_message(crop.astype(np.uint8) * 255, "mono8", header)
         msg.area = int(np.count_nonzero(crop))
+        msg.centroid_x, msg.centroid_y = centroid(crop, x, y)
     return msg
 
 

@@ -11,7 +11,6 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from builtin_interfaces.msg import Duration
-from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
@@ -26,6 +25,7 @@ from lmeec_ros.inputs import InputStream, make_inputs, open_inputs
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.outputs import Outputs
 from lmeec_ros.pipeline import InputError, SetProcessor, load_processor
+from lmeec_ros.reasons import Measurements, Snapshot
 from lmeec_ros.services import MemoryServices
 from lmeec_ros.watchdog import Watchdog
 from lmeec_ros.worker import Worker
@@ -67,7 +67,7 @@ class LmeecNode(LifecycleNode):
         self.config = parameters.declare(self)
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
-        self.measured = diagnostics.Measurements()
+        self.measured = Measurements()
         self.processor: SetProcessor | None = None
         self.worker: Worker[tuple[Any, ...]] | None = None
         self.synchronizer: filters.Synchronizer | None = None
@@ -79,8 +79,7 @@ class LmeecNode(LifecycleNode):
         self._last_stamp: int | None = None
         self._transition = threading.RLock()  # a transition, or the watch, at a time
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.create_timer(1.0, self._publish_diagnostics, clock=steady)
+        self._reporter = diagnostics.Reporter(self, self._snapshot, self._on_step_error)
         self.create_timer(0.5, self._watch, callback_group=self._lifecycle_group, clock=steady)
         self._memory_services = MemoryServices(self, self.with_processor)
         self._start_timer = None
@@ -196,7 +195,7 @@ class LmeecNode(LifecycleNode):
 
     def _activate(self) -> None:
         config = self.config
-        self.measured = diagnostics.Measurements()
+        self.measured = Measurements()
         self._patient.forget()
         self._failures = 0
         self.worker = Worker(self._process, self._on_step_error, config["mailbox.depth"])
@@ -301,8 +300,9 @@ class LmeecNode(LifecycleNode):
 
     def _reset_memory(self) -> None:
         self._last_stamp = None
-        if self.processor is not None:
+        if self.processor is not None and self._outputs is not None:
             self.processor.tracker.reset()
+            self._outputs.forget()
 
     def _process(self, messages: tuple[Any, ...], arrived: float) -> None:
         """Process one set (in the worker's thread)."""
@@ -320,12 +320,13 @@ class LmeecNode(LifecycleNode):
         given = dict(zip(names, targets, strict=True))
         found = processor.process(query, masks, given, self._on_refused_image)
         taken = time.monotonic() - started
-        for target, output in found.items():
+        for output in found.values():
             seconds = int(taken)
             output.message.processing_time = Duration(
                 sec=seconds, nanosec=int((taken - seconds) * 1e9)
             )
-            outputs.publish(target, output, processor)
+        outputs.publish(query.header, found, processor)
+        self.measured.objects = processor.objects_seen
         clock = self.get_clock().now().nanoseconds
         ages = [1e-6 * (clock - filters.stamp_of(output)) for output in found.values()]
         self.measured.add_set(stamp, started, arrived, ages)
@@ -400,21 +401,19 @@ class LmeecNode(LifecycleNode):
     def _device(self) -> str | None:
         return None if self.processor is None else str(self.processor.tracker.model.device)
 
-    def _publish_diagnostics(self) -> None:
+    def _snapshot(self) -> Snapshot:
         synchronizer, worker, watchdog = self.synchronizer, self.worker, self._watchdog
-        try:
-            now = diagnostics.Snapshot(
-                self.get_fully_qualified_name(),
-                self.state,
-                self.config,
-                self._device(),
-                self.measured,
-                synchronizer.stats() if synchronizer is not None else None,
-                worker.stats() if worker is not None else None,
-                tuple(self.inputs),
-                watchdog.silent if watchdog is not None else frozenset(),
-            )
-            self._diagnostics.publish(diagnostics.build(self.get_clock().now().to_msg(), now))
-        except Exception as error:  # must not end the executor
-            if self.context.ok():
-                self._on_step_error(error)
+        outputs = self._outputs
+        return Snapshot(
+            self.get_fully_qualified_name(),
+            self.state,
+            self.config,
+            self._device(),
+            self.measured,
+            synchronizer.stats() if synchronizer is not None else None,
+            worker.stats() if worker is not None else None,
+            tuple(self.inputs),
+            watchdog.silent if watchdog is not None else {},
+            watchdog.unpaired if watchdog is not None else False,
+            outputs.points if outputs is not None else None,
+        )

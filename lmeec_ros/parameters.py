@@ -106,6 +106,11 @@ TABLE = (
          "sensor_msgs/CompressedImage with JPEG or PNG", TRANSPORTS),
     Spec("cameras.{camera}.qos", "auto", "auto: what the publishers offer; sensor_data: best "
          "effort; reliable", QOS),
+    Spec("cameras.{camera}.camera_info", "", "Topic of the camera's sensor_msgs/CameraInfo, read "
+         "if output.points is set and the calibration file has no lens of it; empty: camera_info "
+         "beside the image topic"),
+    Spec("cameras.{camera}.rectified", False, "The images are rectified: the projection matrix of "
+         "CameraInfo holds, without distortion"),
     Spec("query_camera", "ego", "Camera in whose images the query masks lie"),
     Spec("target_cameras", ["exo"], "Cameras in whose images the objects are searched"),
     Spec("query_masks.topic", "", "Topic of the query masks; empty: "
@@ -165,6 +170,14 @@ TABLE = (
          live=True),
     Spec("output.lazy", False, "Subscribe to a target camera only while someone listens to its "
          "outputs; its memory has a gap after each pause (policy nearest)", live=True),
+    Spec("output.points", False, "Publish ~/points: where the objects are in space"),
+    Spec("geometry.calibration", "", "File of the cameras' lenses and poses; what it lacks comes "
+         "from CameraInfo and tf"),
+    Spec("geometry.frame", "", "Frame of ~/points; empty: the calibration file's"),
+    Spec("geometry.max_error", 10.0, "Largest reprojection error of a point, pixels of the "
+         "calibrated images", minimum=0.0, maximum=1000.0, live=True),
+    Spec("geometry.min_angle", 3.0, "Smallest angle between two cameras' rays to a point, degrees",
+         minimum=0.0, maximum=90.0, live=True),
     Spec("output.qos_depth", 5, "Depth of the publishers (reliable)", minimum=1, maximum=1000),
     Spec("autostart", True, "Configure and activate at the start; else wait for lifecycle calls"),
     Spec("silence_warning", 5.0, "Warn when an input is silent for so long, seconds; 0: never",
@@ -184,6 +197,8 @@ class CameraConfig:
     topic: str
     transport: str
     qos: str
+    camera_info: str
+    rectified: bool
 
 
 @dataclass(frozen=True)
@@ -382,7 +397,12 @@ def _camera(name: str, values: Mapping[str, Any]) -> CameraConfig:
     topic = values[f"cameras.{name}.topic"]
     if not topic:
         topic = f"/{topic_token(name)}/image_raw" + "/compressed" * (transport == "compressed")
-    return CameraConfig(name, topic, transport, values[f"cameras.{name}.qos"])
+    info = values[f"cameras.{name}.camera_info"]
+    if not info:  # image_transport's convention
+        folder = topic.removesuffix("/compressed").rpartition("/")[0]
+        info = f"{folder}/camera_info" if "/" in topic else "camera_info"
+    qos, rectified = values[f"cameras.{name}.qos"], values[f"cameras.{name}.rectified"]
+    return CameraConfig(name, topic, transport, qos, info, rectified)
 
 
 def _query_masks(query: str, values: Mapping[str, Any]) -> QueryMasksConfig:

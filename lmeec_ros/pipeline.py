@@ -74,6 +74,7 @@ class SetProcessor:
         self.config = config
         self.table = table
         self.several = len(config.target_cameras) > 1 if several is None else several
+        self.query_masks: Mapping[str, messages.Mask | None] = {}  # of the last set
 
     def process(
         self,
@@ -110,6 +111,7 @@ class SetProcessor:
                 refused(error)
                 pictures[name] = None
         query_masks = read_query_masks(config, self.table, masks)
+        self.query_masks = query_masks
         try:
             found = self.tracker.step(pictures, query_masks)
         except ValueError as error:
@@ -119,6 +121,11 @@ class SetProcessor:
             for name, picture in pictures.items()
             if name in found and picture is not None
         }
+
+    @property
+    def objects_seen(self) -> int:
+        """How many objects are in the last set's query masks."""
+        return sum(mask is not None and bool(mask.any()) for mask in self.query_masks.values())
 
     def warm_up(self) -> None:
         """Step on blank images (the first steps are the slowest), then forget them."""

@@ -21,12 +21,13 @@ WithProcessor = Callable[[Callable[[SetProcessor], str]], str]
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
-def memory_file(folder: str, name: str) -> Path:
+def memory_file(folder: str, name: str, namespace: str = "/") -> Path:
     """The file of a name, always inside the folder.
 
     Args:
         folder: the parameter memory_folder; empty is the default.
         name: as the caller gave it.
+        namespace: the node's; files of nodes in different ones lie in different folders.
 
     Raises:
         ValueError: not a plain name.
@@ -37,7 +38,8 @@ def memory_file(folder: str, name: str) -> Path:
             "a digit, expected (a plain name, the folder is the parameter memory_folder)"
         )
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
-    return (Path(folder).expanduser() if folder else home / "lmeec") / f"{name}.safetensors"
+    base = Path(folder).expanduser() if folder else home / "lmeec"
+    return base / namespace.strip("/") / f"{name}.safetensors"
 
 
 class MemoryServices:
@@ -99,7 +101,8 @@ class MemoryServices:
         return reset
 
     def _path(self, name: str) -> Path:
-        return memory_file(str(self._node.get_parameter("memory_folder").value), name)
+        folder = str(self._node.get_parameter("memory_folder").value)
+        return memory_file(folder, name, self._node.get_namespace())
 
     def _save(self, request: Any) -> Callable[[SetProcessor], str]:
         path = self._path(request.name)

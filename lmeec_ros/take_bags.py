@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
+from lmeec_core.geometry import centroid
 from lmeec_core.takes import Take
 from lmeec_ros.bags import INFO_KEY, MASKS_TYPE, BagError, BagReader, BagWriter, typestore
 
@@ -358,6 +359,7 @@ def mask_entry(
     crop = np.zeros((0, 0), dtype=np.uint8)
     if mask is not None and width:
         crop = mask[top : top + height, left : left + width].astype(np.uint8) * 255
+    x, y = centroid(crop > 0, left, top) if width else (0.0, 0.0)
     roi = types["sensor_msgs/msg/RegionOfInterest"](
         x_offset=left, y_offset=top, height=height, width=width, do_rectify=False
     )
@@ -370,6 +372,8 @@ def mask_entry(
         roi=roi,
         mask=make_image(header, crop, "mono8"),
         area=int(np.count_nonzero(crop)),
+        centroid_x=x,
+        centroid_y=y,
     )
 
 

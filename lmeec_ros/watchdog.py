@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from lmeec_ros import reasons
 from lmeec_ros.inputs import InputStream
 from lmeec_ros.monitor import PatientLog
-from lmeec_ros.pairing import PairingStats, StreamStats
+from lmeec_ros.pairing import PairingStats
 from lmeec_ros.parameters import NodeConfig
 
-MAX_DELAY = "query_masks.max_delay"
 REPEAT = 30.0
 LOSS_WORTH_TELLING = 0.1
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
@@ -42,8 +42,9 @@ class Watchdog:
         self._clock = clock
         self._patient = PatientLog(REPEAT, clock, count=False)
         self._started = clock()
-        self._silent: set[str] = set()
+        self._silent: dict[str, float] = {}  # and for how many seconds
         self._since: dict[str, float] = {}  # when a closed input was last seen closed
+        self._unpaired = False
         self._sets = 0
         self._last_set = self._started
         self._paired: dict[str, tuple[int, float]] = {}  # items of a target in sets, since when
@@ -56,7 +57,7 @@ class Watchdog:
         for one in self._inputs:
             if not one.is_open:
                 self._since[one.name] = self._clock()
-                self._silent.discard(one.name)
+                self._silent.pop(one.name, None)
         if silence > 0:
             for one in opened:
                 self._check_silence(one, silence)
@@ -68,14 +69,20 @@ class Watchdog:
                 self._check_targets(heard, silence, config["pairing.tolerance"])
             else:
                 self._last_set = self._clock()
+                self._unpaired = False
                 self._paired.clear()
         for one in opened:
             self._check_loss(one)
 
     @property
-    def silent(self) -> frozenset[str]:
-        """Names of the inputs that are silent."""
-        return frozenset(self._silent)
+    def silent(self) -> dict[str, float]:
+        """Names of the inputs that are silent, and for how many seconds."""
+        return dict(self._silent)
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether messages come, but none have belonged together for a while."""
+        return self._unpaired
 
     def _check_silence(self, one: InputStream, silence: float) -> None:
         age = one.monitor.health().age
@@ -83,44 +90,31 @@ class Watchdog:
         quiet = self._clock() - since if age is None else age
         if quiet < silence:
             if one.name in self._silent:
-                self._silent.discard(one.name)
+                del self._silent[one.name]
                 self._last_set = self._clock()
                 self._patient.forget(f"silent {one.name}:")
                 self._logger.info(f"{one.name}: messages come again on {one.topic}")
             return
-        self._silent.add(one.name)
-        text = f"{one.name}: silent, no message on {one.topic} for {quiet:.1f} s; "
-        publishers = one.describe_publishers()
-        text += publishers
-        if one is self._inputs[1]:
-            text += "; without query masks nothing is published"
+        self._silent[one.name] = quiet
         # Said again at once when something about the publishers has changed.
-        if line := self._patient(f"silent {one.name}: {publishers}", text):
+        kind = f"silent {one.name}: {one.describe_publishers()}"
+        if line := self._patient(kind, str(reasons.silent(one, quiet))):
             self._logger.warning(line)
 
     def _check_sets(self, silence: float, config: NodeConfig) -> None:
-        tolerance: float = config["pairing.tolerance"]
         stats = self._stats()
         if stats.sets != self._sets:
             self._sets = stats.sets
             self._last_set = self._clock()
+            self._unpaired = False
             self._patient.forget("no sets")
             return
         quiet = self._clock() - self._last_set
         if quiet < silence:
             return
-        text = f"messages come, but none belong together for {quiet:.1f} s"
-        for name, stream in stats.streams.items():
-            text += self._out_of_step(name, stream, tolerance)
-            lag = (stream.lag_ns or 0) / 1e9
-            if name == self._inputs[1].name and lag > max(tolerance, config[MAX_DELAY]):
-                text += f" or comes {lag:.3f} s after its image; then set {MAX_DELAY} above that"
-        unset = [one.name for one in self._inputs if one.monitor.newest_ns == 0]
-        if unset:
-            text += f"; the stamps of {', '.join(unset)} are 0 (header.stamp is not set)"
-        if stats.dropped:
-            text += "; dropped so far: " + ", ".join(f"{k} {v}" for k, v in stats.dropped.items())
-        if line := self._patient("no sets", text):
+        self._unpaired = True
+        reason = reasons.unpaired(self._inputs, stats, config)
+        if line := self._patient("no sets", f"for {quiet:.1f} s {reason}"):
             self._logger.warning(line)
 
     def _check_targets(self, heard: list[InputStream], silence: float, tolerance: float) -> None:
@@ -137,20 +131,11 @@ class Watchdog:
                 continue
             late = stream.dropped.get("late", 0)
             text = f"{one.name}: images come, but the sets go on without them for {quiet:.1f} s"
-            text += self._out_of_step(one.name, stream, tolerance)
+            text += reasons.out_of_step(one.name, stream, self._inputs[0].name, tolerance)
             if late:
                 text += f"; {late} came too late: pairing.partial_wait is too short"
             if line := self._patient(f"unused {one.name}", text):
                 self._logger.warning(line)
-
-    def _out_of_step(self, name: str, stream: StreamStats, tolerance: float) -> str:
-        miss = stream.last_miss_ns
-        if miss is None or abs(miss) <= tolerance * 1e9:
-            return ""
-        return (
-            f"; {name} is out of step: {miss / 1e9:+.3f} s from {self._inputs[0].name}, "
-            f"pairing.tolerance is {tolerance:.3f} s"
-        )
 
     def _check_loss(self, one: InputStream) -> None:
         health = one.monitor.health()

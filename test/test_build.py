@@ -91,7 +91,7 @@ def test_missing_dependency_is_noticed() -> None:
 def test_package_xml_names_what_messages_and_node_need() -> None:
     fields = "\n".join(p.read_text(encoding="utf-8") for p in (ROOT / "msg").glob("*.msg"))
     of_messages = set(re.findall(r"^(\w+)/\w+", fields, flags=re.MULTILINE))
-    assert of_messages == {"std_msgs", "sensor_msgs", "builtin_interfaces"}
+    assert of_messages == {"std_msgs", "sensor_msgs", "builtin_interfaces", "geometry_msgs"}
     assert of_messages | {"rclpy", "message_filters", "cv_bridge", "launch_ros"} <= declared()
     assert package_xml().findtext("member_of_group") == "rosidl_interface_packages"
     comments = (ROOT / "package.xml").read_text(encoding="utf-8")
@@ -237,6 +237,8 @@ def test_messages_have_the_documented_fields() -> None:
         "roi": "sensor_msgs/RegionOfInterest",
         "mask": "sensor_msgs/Image",
         "area": "uint32",
+        "centroid_x": "float",
+        "centroid_y": "float",
     }
     assert CorrespondenceMaskArray.get_fields_and_field_types() == {
         "header": "std_msgs/Header",

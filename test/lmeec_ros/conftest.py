@@ -212,9 +212,9 @@ def make_node(context: Any) -> Iterator[Callable[..., Any]]:
 
     nodes: list[tuple[Any, Any, threading.Thread]] = []
 
-    def make(**values: Any) -> Any:
+    def make(namespace: str = "", **values: Any) -> Any:
         overrides = [Parameter(k, value=v) for k, v in {**BASE, **values}.items()]
-        node = LmeecNode(context=context, parameter_overrides=overrides)
+        node = LmeecNode(context=context, namespace=namespace, parameter_overrides=overrides)
         executor = MultiThreadedExecutor(3, context=context)
         executor.add_node(node)
         thread = threading.Thread(target=executor.spin, daemon=True)

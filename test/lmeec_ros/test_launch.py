@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import py_compile
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from diagnostic_msgs.msg import DiagnosticStatus
+from lmeec.msg import CorrespondenceMaskArray
+
+from lmeec_ros.bags import BagWriter
+from lmeec_ros.take_bags import make_header, make_image
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "launch").glob("*.launch.py"))
 
 
 def test_there_are_launch_files() -> None:
-    assert [file.name for file in FILES] == ["lmeec.launch.py", "replay.launch.py"]
+    assert [file.name for file in FILES] == [
+        "lmeec.launch.py",
+        "replay.launch.py",
+        "robots.launch.py",
+    ]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
@@ -31,10 +46,14 @@ def describe(file: Path) -> Any:
     return module.generate_launch_description()
 
 
-def test_arguments_and_node() -> None:
+def need_launch() -> None:
     # Not "launch" itself: that name finds the repository's folder of launch files.
     for name in ("launch.actions", "launch_ros.actions"):
         pytest.importorskip(name, reason=f"{name} is not installed (not on the index)")
+
+
+def test_arguments_and_node() -> None:
+    need_launch()
     from launch import LaunchContext
 
     description = describe(FILES[0])
@@ -56,3 +75,133 @@ def test_arguments_and_node() -> None:
     assert nodes[0].node_package == "lmeec" and nodes[0].node_executable == "lmeec_node"
     replay = {one.name for one in describe(FILES[1]).get_launch_arguments()}
     assert {"bag", "rate", "loop", "clock"} <= replay
+
+
+LAUNCH = """
+import sys
+from launch import LaunchDescription, LaunchService
+from launch.actions import IncludeLaunchDescription
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+
+source = PythonLaunchDescriptionSource(sys.argv[1])
+arguments = [tuple(one.split(":=", 1)) for one in sys.argv[2:]]
+service = LaunchService()
+service.include_launch_description(
+    LaunchDescription([IncludeLaunchDescription(source, launch_arguments=arguments)])
+)
+sys.exit(service.run())
+"""
+"""What `ros2 launch` does, without ros2cli."""
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """Run an installed launch file as a process: launch("lmeec.launch.py", "name:=x")."""
+    need_launch()
+    running: list[Any] = []
+
+    def start(file: str, *arguments: str) -> Any:
+        from ament_index_python.packages import get_package_share_directory
+
+        path = os.path.join(get_package_share_directory("lmeec"), "launch", file)
+        command = [sys.executable, "-P", "-c", LAUNCH, path, *arguments]
+        process = subprocess.Popen(
+            command,
+            cwd=tmp_path,
+            env={**os.environ, "ROS_LOG_DIR": str(tmp_path / "log")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+        running.append(process)
+        return process
+
+    yield start
+    for process in running:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def stop(process: Any) -> str:
+    """End a launch as Ctrl-C does; returns what it and its nodes wrote."""
+    process.send_signal(signal.SIGINT)
+    text, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, text
+    return str(text)
+
+
+def params_file(folder: Path, tools: Any, **values: Any) -> Path:
+    file = folder / "params.yaml"
+    content = {"/**": {"ros__parameters": {**tools.BASE, **values}}}
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def test_the_node_by_launch(launch: Any, rig: Any, tools: Any, tmp_path: Path) -> None:
+    statuses = rig.listen("/arm/eye/status", DiagnosticStatus)
+    file = params_file(tmp_path, tools)
+    process = launch(
+        "lmeec.launch.py",
+        f"params_file:={file}",
+        "namespace:=arm",
+        "name:=eye",
+        "exo_image:=/wall/image_raw",
+        "masks:=/found",
+    )
+
+    def waiting() -> bool:
+        assert process.poll() is None, process.communicate()[0]
+        return any(s.message.startswith("waiting for the first") for s in statuses)
+
+    tools.wait_until(waiting, "the launched node to be active")
+    topics = dict(rig.node.get_topic_names_and_types())
+    assert "lmeec/msg/CorrespondenceMaskArray" in topics["/found"]
+    assert rig.node.get_subscriptions_info_by_topic("/wall/image_raw")
+    assert "process has finished cleanly" in stop(process)
+
+
+def test_two_robots_by_launch(launch: Any, rig: Any, tools: Any, tmp_path: Path) -> None:
+    topics = {"cameras.ego.topic": "ego/image_raw", "cameras.exo.topic": "/wall/image_raw"}
+    nested = {"cameras": {"ego": {"topic": topics["cameras.ego.topic"]}}}
+    nested["cameras"]["exo"] = {"topic": topics["cameras.exo.topic"]}
+    file = params_file(tmp_path, tools, **nested)
+    statuses = {name: rig.listen(f"/{name}/lmeec/status", DiagnosticStatus) for name in ("a", "b")}
+    process = launch("robots.launch.py", "robots:=a, b", f"params_file:={file}")
+
+    def both() -> bool:
+        assert process.poll() is None, process.communicate()[0]
+        return all(any(s.level == s.WARN for s in one) for one in statuses.values())
+
+    tools.wait_until(both, "both robots' nodes")
+    for name in ("a", "b"):
+        tools.wait_until(
+            lambda name=name: rig.node.get_subscriptions_info_by_topic(f"/{name}/ego/image_raw"),
+            f"the subscription of {name}",
+        )
+        assert statuses[name][-1].name == f"/{name}/lmeec: output"
+    assert len(rig.node.get_subscriptions_info_by_topic("/wall/image_raw")) == 2
+    assert "a reads /wall/image_raw, which is not in its namespace" in stop(process)
+
+
+def test_a_bag_and_the_node_by_launch(launch: Any, rig: Any, tools: Any, tmp_path: Path) -> None:
+    masks = rig.listen("/lmeec/exo/masks", CorrespondenceMaskArray)
+    bag = tmp_path / "bag"
+    with BagWriter(bag) as writer:
+        for topic in ("/ego/image_raw", "/exo/image_raw", "/ego/label_image"):
+            writer.add_topic(topic, "sensor_msgs/msg/Image")
+        for k in range(1, 9):
+            header = make_header(k * tools.PERIOD, "")
+            for topic in ("/ego/image_raw", "/exo/image_raw"):
+                image = make_image(header, tools.scene(k), "rgb8")
+                writer.write(topic, k * tools.PERIOD, image)
+            labels = make_image(header, tools.label_frame(k), "mono8")
+            writer.write("/ego/label_image", k * tools.PERIOD, labels)
+    process = launch(
+        "replay.launch.py", f"bag:={bag}", f"params_file:={params_file(tmp_path, tools)}"
+    )
+    text, _ = process.communicate(timeout=90)  # it ends with the bag
+    assert process.returncode == 0, text
+    # The end of the bag may cut off the last sets, but no more.
+    assert 4 <= len(masks) <= 8, text

@@ -52,6 +52,8 @@ def test_the_message_of_an_object() -> None:
     assert (msg.presence, msg.score, msg.area) == (0.75, 0.5, 19)
     assert (roi.x_offset, roi.y_offset, roi.width, roi.height) == (3, 2, 5, 4)
     assert (msg.mask.encoding, msg.mask.width, msg.mask.height, msg.mask.step) == ("mono8", 5, 4, 5)
+    rows, columns = np.nonzero(mask)
+    assert (msg.centroid_x, msg.centroid_y) == pytest.approx((columns.mean(), rows.mean()))
     assert set(msg.mask.data) == {0, 255}
     np.testing.assert_array_equal(np.array(msg.mask.data).reshape(4, 5) > 0, mask[2:6, 3:8])
 

@@ -10,6 +10,7 @@ import pytest
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from lmeec.msg import CorrespondenceMaskArray
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
@@ -133,6 +134,31 @@ def test_a_stock_policy_needs_message_filters(make_node: Any, rig: Any) -> None:
         assert node.worker is None and not node.inputs
 
 
+@pytest.mark.parametrize("policy", ["nearest", "approximate", "exact"])
+def test_every_policy_gives_the_same_sets(
+    make_node: Any, rig: Any, tools: Any, policy: str
+) -> None:
+    from lmeec_ros.filters import HAS_MESSAGE_FILTERS
+
+    if policy != "nearest" and not HAS_MESSAGE_FILTERS:
+        pytest.skip("message_filters is not installed (not on the index)")
+    masks = rig.listen("/lmeec/exo/masks", CorrespondenceMaskArray)
+    topics = ("/ego/image_raw", "/ego/label_image", "/exo/image_raw")
+    for topic in topics:
+        rig.advertise(topic, Image)
+    node = make_node(**{"pairing.policy": policy, "mailbox.depth": 10})
+    tools.wait_until(lambda: node.state == "active", "the node to be active")
+    rig.wait_heard()
+    for k in range(1, 5):
+        pictures = [tools.scene(k), tools.label_frame(k), tools.scene(k + 9)]
+        for topic, picture in zip(topics, pictures, strict=True):
+            encoding = "mono8" if picture.ndim == 2 else "rgb8"
+            rig.publish(topic, tools.image_msg(picture, encoding, k * tools.PERIOD))
+    tools.wait_until(lambda: len(masks) == 4, lambda: f"4 sets, not {len(masks)}")
+    assert [tools.stamp_ns(one) for one in masks] == [k * tools.PERIOD for k in range(1, 5)]
+    assert node.synchronizer.stats().sets == 4
+
+
 @pytest.mark.parametrize(
     ("values", "text"),
     [
@@ -221,7 +247,7 @@ def test_diagnostics_while_unconfigured_and_active(make_node: Any, rig: Any, too
         return status if status["/lmeec: node"].message == "active" else None
 
     status = tools.wait_until(active, "diagnostics of the active node")
-    parts = ("node", "inference", "pairing", "ego", "exo", "query masks")
+    parts = ("node", "output", "inference", "pairing", "ego", "exo", "query masks")
     assert set(status) == {f"/lmeec: {part}" for part in parts}
     values = {v.key: v.value for v in status["/lmeec: node"].values}
     assert values["device"] == "cpu" and values["precision"] == "fp32"

@@ -107,6 +107,8 @@ def test_the_table_is_sound() -> None:
         "output.label_image",
         "output.overlay",
         "output.exclusive",
+        "geometry.max_error",
+        "geometry.min_angle",
     }
 
 

@@ -1,0 +1,133 @@
+"""Calibration files: lens and pose of each camera, in YAML.
+
+    frame: table                 # the common frame of all poses
+    cameras:
+      ego:
+        width: 640               # as in sensor_msgs/CameraInfo
+        height: 480
+        distortion_model: plumb_bob
+        k: [525.0, 0.0, 319.5, 0.0, 525.0, 239.5, 0.0, 0.0, 1.0]
+        d: [0.0, 0.0, 0.0, 0.0, 0.0]
+        position: [0.0, 0.0, 1.0]            # of the camera in the frame
+        orientation: [0.0, 0.0, 0.0, 1.0]    # x, y, z, w; camera axes: x right, y down, z forward
+
+A camera may lack its lens (width ... d) or its pose (position, orientation), or both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from lmeec_core.geometry import GeometryError, Intrinsics, Pose, Vector
+
+MAX_BYTES = 1_000_000
+_LENS = ("width", "height", "k")
+_POSE = ("position", "orientation")
+
+Size = Annotated[int, Field(ge=1, le=100_000)]
+Numbers = Annotated[list[float], Field(max_length=14)]
+
+
+class CalibrationError(ValueError):
+    """A calibration file that cannot be used; names the file and what is wrong."""
+
+
+class _Camera(BaseModel):
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
+    width: Size | None = None
+    height: Size | None = None
+    distortion_model: str = "plumb_bob"
+    k: Numbers | None = None
+    d: Numbers = []
+    position: Numbers | None = None
+    orientation: Numbers | None = None
+
+
+class _File(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    frame: str = Field(min_length=1)
+    cameras: dict[str, _Camera]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a file knows.
+
+    Attributes:
+        frame: name of the common frame; empty without a file.
+        lenses: camera to intrinsics, for the cameras that have them.
+        poses: camera to pose in the frame, for the cameras that have one.
+    """
+
+    frame: str = ""
+    lenses: Mapping[str, Intrinsics] = field(default_factory=dict)
+    poses: Mapping[str, Pose] = field(default_factory=dict)
+
+
+def read_calibration(path: str | os.PathLike[str]) -> Calibration:
+    """Read a calibration file.
+
+    Raises:
+        CalibrationError: no such file, not YAML, an unknown name, or numbers that cannot be.
+    """
+    file = Path(path).expanduser()
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise CalibrationError(f"{file}: more than {MAX_BYTES} bytes, a calibration expected")
+        given = _File.model_validate(yaml.safe_load(content.decode("utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise CalibrationError(f"{file}: cannot be read: {error}") from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise CalibrationError(
+            f"{file}: {where}: {first['msg']}; a mapping with frame and cameras expected"
+        ) from error
+    lenses, poses = {}, {}
+    for name, camera in given.cameras.items():
+        try:
+            if _has(camera, _LENS):
+                size = (int(camera.width or 0), int(camera.height or 0))
+                lenses[name] = intrinsics(size, camera.k or [], camera.d, camera.distortion_model)
+            if _has(camera, _POSE):
+                poses[name] = Pose.from_quaternion(camera.position or [], camera.orientation or [])
+        except GeometryError as error:
+            raise CalibrationError(f"{file}: cameras.{name}: {error}") from error
+    return Calibration(given.frame, lenses, poses)
+
+
+def _has(camera: _Camera, names: tuple[str, ...]) -> bool:
+    missing = [name for name in names if getattr(camera, name) is None]
+    if missing and len(missing) < len(names):
+        raise GeometryError(
+            "calibration",
+            f"{', '.join(missing)} missing; all of {', '.join(names)} or none of them expected",
+        )
+    return not missing
+
+
+def intrinsics(size: tuple[int, int], k: Any, d: Any, model: str) -> Intrinsics:
+    """Intrinsics from the numbers of a sensor_msgs/CameraInfo.
+
+    Args:
+        size: (width, height).
+        k: 9 numbers, row by row.
+        d: distortion coefficients.
+        model: name of the lens model; empty, as some drivers leave it, is plumb_bob.
+
+    Raises:
+        GeometryError: if they cannot be those of a camera.
+    """
+    numbers = np.asarray(k, np.float64)
+    matrix: Vector = numbers.reshape(3, 3) if numbers.size == 9 else numbers
+    return Intrinsics(size, matrix, np.asarray(d, np.float64), model or "plumb_bob")

@@ -1,0 +1,290 @@
+"""Points in space from their pixels in two or more cameras: lenses, poses, triangulation.
+
+Pixels are (x, y) with (0, 0) at the centre of the top-left pixel, as in OpenCV and ROS. A camera's
+axes are x right, y down, z forward (ROS: the optical frame). Lengths are in the unit of the poses.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+Vector = npt.NDArray[np.float64]
+
+MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
+"""Lens models of sensor_msgs/CameraInfo; equidistant is OpenCV's fisheye model."""
+COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8), "equidistant": (0, 4)}
+STEPS = 10
+ASPECT_TOLERANCE = 0.01
+
+
+def centroid(mask: npt.NDArray[np.bool_], x: int = 0, y: int = 0) -> tuple[float, float]:
+    """The mean (x, y) of a mask's pixels, moved by `x` and `y`; the mask has at least one.
+
+    Args:
+        mask: bool (H, W).
+        x, y: where its top-left pixel is in the image.
+    """
+    columns, rows = mask.sum(axis=0), mask.sum(axis=1)
+    area = rows.sum()
+    middle_x = columns @ np.arange(len(columns)) / area
+    return x + float(middle_x), y + float(rows @ np.arange(len(rows)) / area)
+
+
+class GeometryError(ValueError):
+    """No consistent point, or numbers of a camera that cannot be; `kind` is one word for it."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(text)
+        self.kind = kind
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """A lens and a sensor, as calibrated.
+
+    Attributes:
+        size: (width, height) of the calibrated image, pixels.
+        matrix: (3, 3) focal lengths and principal point, pixels ("K").
+        distortion: coefficients ("D"), in OpenCV's order; none for no distortion.
+        model: one of `MODELS`.
+
+    Raises:
+        GeometryError: if the numbers cannot be those of a camera; says which.
+    """
+
+    size: tuple[int, int]
+    matrix: Vector
+    distortion: Vector
+    model: str = "plumb_bob"
+
+    def __post_init__(self) -> None:
+        matrix = np.asarray(self.matrix, np.float64)
+        distortion = np.asarray(self.distortion, np.float64).reshape(-1)
+        if self.model not in MODELS:
+            raise GeometryError(
+                "calibration",
+                f"lens model {self.model!r} given, one of {', '.join(MODELS)} expected",
+            )
+        if len(distortion) not in COEFFICIENTS[self.model] or not np.isfinite(distortion).all():
+            raise GeometryError(
+                "calibration",
+                f"distortion {distortion.tolist()} given; {self.model} has "
+                f"{' or '.join(map(str, COEFFICIENTS[self.model]))} finite coefficients",
+            )
+        fits = matrix.shape == (3, 3) and np.isfinite(matrix).all()
+        if not fits or min(matrix[0, 0], matrix[1, 1], *self.size) <= 0 or matrix[2, 2] != 1:
+            raise GeometryError(
+                "calibration",
+                f"camera matrix {matrix.tolist()} for an image of {self.size} pixels given; "
+                "3 x 3 with positive focal lengths, 1 at the end, and a size above 0 expected "
+                "(zeros mean that the camera is not calibrated)",
+            )
+        object.__setattr__(self, "matrix", matrix)
+        object.__setattr__(self, "distortion", distortion)
+
+    def rays(self, pixels: Vector) -> Vector:
+        """Directions in which pixels (N, 2) look: unit vectors (N, 3) in the camera's axes."""
+        points = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
+        if self.model == "equidistant":
+            flat = cv2.fisheye.undistortPoints(points, self.matrix, self._four())
+        else:
+            flat = cv2.undistortPoints(points, self.matrix, self.distortion)
+        rays = np.concatenate([flat.reshape(-1, 2), np.ones((len(points), 1))], axis=1)
+        unit: Vector = rays / np.linalg.norm(rays, axis=1, keepdims=True)
+        return unit
+
+    def project(self, points: Vector) -> Vector:
+        """Pixels (N, 2) of points (N, 3) in the camera's axes, all with z above 0."""
+        given = np.asarray(points, np.float64).reshape(-1, 1, 3)
+        zero = np.zeros(3)
+        if self.model == "equidistant":
+            pixels, _ = cv2.fisheye.projectPoints(given, zero, zero, self.matrix, self._four())
+        else:
+            pixels, _ = cv2.projectPoints(given, zero, zero, self.matrix, self.distortion)
+        return np.asarray(pixels, np.float64).reshape(-1, 2)
+
+    def _four(self) -> Vector:
+        return self.distortion if self.distortion.size else np.zeros(4)
+
+    def scaled(self, pixel: Vector, size: tuple[int, int]) -> Vector:
+        """A pixel (2,) of an image of another (width, height), as one of the calibrated image.
+
+        Raises:
+            GeometryError: if the two sizes do not have the same shape.
+        """
+        (width, height), (w, h) = self.size, size
+        if min(size) < 1 or abs(width * h / (height * w) - 1) > ASPECT_TOLERANCE:
+            raise GeometryError(
+                "calibration",
+                f"image of {w} x {h} given, but the camera is calibrated for {width} x {height}; "
+                "an image of the same shape expected",
+            )
+        factor = np.array([width / w, height / h])
+        moved: Vector = (np.asarray(pixel, np.float64) + 0.5) * factor - 0.5
+        return moved
+
+
+@dataclass(frozen=True)
+class Pose:
+    """Where a camera stands in the common frame.
+
+    Attributes:
+        rotation: (3, 3), its columns the camera's axes in the common frame.
+        position: (3,) of the camera's centre.
+    """
+
+    rotation: Vector
+    position: Vector
+
+    @classmethod
+    def from_quaternion(cls, position: Sequence[float], orientation: Sequence[float]) -> Pose:
+        """A pose from a position and a quaternion (x, y, z, w), as in geometry_msgs/Pose.
+
+        Raises:
+            GeometryError: if a number is not finite, or the quaternion's length is not 1 (+-1 %).
+        """
+        place, turn = np.array(position, np.float64), np.array(orientation, np.float64)
+        length = float(np.linalg.norm(turn))
+        fits = place.shape == (3,) and turn.shape == (4,) and np.isfinite(place).all()
+        if not fits or not abs(length - 1) < 0.01:
+            raise GeometryError(
+                "calibration",
+                f"position {place.tolist()} and orientation {turn.tolist()} given; three numbers, "
+                "and a quaternion (x, y, z, w) of length 1, expected",
+            )
+        x, y, z, w = turn / length
+        rotation = np.array(
+            [
+                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+            ]
+        )
+        return cls(rotation, place)
+
+    def to_camera(self, points: Vector) -> Vector:
+        """Points (N, 3) of the common frame, in the camera's axes."""
+        moved: Vector = (np.asarray(points, np.float64) - self.position) @ self.rotation
+        return moved
+
+
+@dataclass(frozen=True)
+class View:
+    """A pixel (2,) of a camera; it is one of the image that the camera is calibrated for."""
+
+    intrinsics: Intrinsics
+    pose: Pose
+    pixel: Vector
+
+    def ray(self) -> Vector:
+        """The direction in which it looks: a unit vector (3,) in the common frame."""
+        ray: Vector = self.pose.rotation @ self.intrinsics.rays(self.pixel)[0]
+        return ray
+
+    def miss(self, point: Vector) -> Vector:
+        """Where a point (3,) is seen, less the pixel: (2,)."""
+        seen: Vector = self.intrinsics.project(self.pose.to_camera(point[None]))[0] - self.pixel
+        return seen
+
+    def depth(self, point: Vector) -> float:
+        """Distance of a point in front of the camera, along its axis; negative behind it."""
+        return float(self.pose.to_camera(point[None])[0, 2])
+
+
+@dataclass(frozen=True)
+class Triangulation:
+    """A point (3,) in the common frame.
+
+    Attributes:
+        error: root mean square of its distances from the given pixels, pixels.
+        angle: how far the rays are from parallel, degrees, 0 to 90: the widest pair's.
+    """
+
+    point: Vector
+    error: float
+    angle: float
+
+
+def triangulate(views: Sequence[View], max_error: float, min_angle: float) -> Triangulation:
+    """The point that two or more pixels show: least squares of the distances in the images.
+
+    Starts at the point nearest to all rays (the midpoint method: Hartley and Sturm,
+    "Triangulation", CVIU 68(2), 1997, section 5.3), then Gauss-Newton steps on the reprojection
+    error (Hartley and Zisserman, "Multiple View Geometry", 2nd ed., section 12.3 and appendix 6).
+
+    Args:
+        views: pixels of the same thing in different cameras.
+        max_error: largest root mean square reprojection error, pixels.
+        min_angle: smallest angle between the rays of the widest pair, degrees.
+
+    Raises:
+        GeometryError: with the kind "views" (fewer than two), "parallel", "behind" (behind a
+            camera) or "error"; the text has the numbers.
+    """
+    if len(views) < 2:
+        raise GeometryError("views", f"seen by {len(views)} calibrated cameras, 2 or more expected")
+    rays = [view.ray() for view in views]
+    angle = max(_angle(a, b) for a, b in itertools.combinations(rays, 2))
+    if not angle >= max(min_angle, 1e-6):
+        raise GeometryError(
+            "parallel", f"rays {angle:.2f} degrees apart, {min_angle:.2f} or more expected"
+        )
+    point = _linear(views, rays)
+    _check_depths(views, point)
+    for _ in range(STEPS):
+        step = _step(views, point)
+        point = point + step
+        _check_depths(views, point)
+        if float(np.linalg.norm(step)) < 1e-9 * (1 + float(np.linalg.norm(point))):
+            break
+    misses = np.array([view.miss(point) for view in views])
+    error = math.sqrt(float((misses**2).sum(axis=1).mean()))
+    if not error <= max_error:
+        raise GeometryError(
+            "error", f"reprojection error of {error:.1f} pixels, at most {max_error:.1f} expected"
+        )
+    return Triangulation(point, error, angle)
+
+
+def _angle(one: Vector, other: Vector) -> float:
+    """Degrees between two lines, 0 to 90: cameras face to face are as bad as side by side."""
+    sine = float(np.linalg.norm(np.cross(one, other)))
+    return math.degrees(math.atan2(sine, abs(float(one @ other))))
+
+
+def _linear(views: Sequence[View], rays: Sequence[Vector]) -> Vector:
+    """The point nearest to all lines: sum (I - d d^T)(x - c) = 0."""
+    total, right = np.zeros((3, 3)), np.zeros(3)
+    for view, ray in zip(views, rays, strict=True):
+        across = np.eye(3) - np.outer(ray, ray)
+        total += across
+        right += across @ view.pose.position
+    point: Vector = np.asarray(np.linalg.solve(total, right), np.float64)
+    return point
+
+
+def _step(views: Sequence[View], point: Vector) -> Vector:
+    """A Gauss-Newton step; the derivatives by differences, which every lens model has."""
+    small = 1e-6 * max(abs(view.depth(point)) for view in views)
+    rows, misses = [], []
+    for view in views:
+        miss = view.miss(point)
+        columns = [(view.miss(point + small * axis) - miss) / small for axis in np.eye(3)]
+        rows.append(np.stack(columns, axis=1))
+        misses.append(miss)
+    slopes, rest = np.concatenate(rows), np.concatenate(misses)
+    step: Vector = np.asarray(np.linalg.lstsq(slopes, -rest, rcond=None)[0], np.float64)
+    return step
+
+
+def _check_depths(views: Sequence[View], point: Vector) -> None:
+    depth = min(view.depth(point) for view in views)
+    if not depth > 0:
+        raise GeometryError("behind", f"the point is behind a camera ({depth:.3g} before it)")

@@ -1,0 +1,306 @@
+"""The topic ~/points: objects located in space from their masks in two or more cameras."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import numpy as np
+from geometry_msgs.msg import PointStamped
+from lmeec.msg import ObjectPoint, ObjectPointArray
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
+from rclpy.time import Time
+from sensor_msgs.msg import CameraInfo
+from std_msgs.msg import Header
+
+from lmeec_core.calibration import Calibration, intrinsics, read_calibration
+from lmeec_core.geometry import (
+    GeometryError,
+    Intrinsics,
+    Pose,
+    Triangulation,
+    View,
+    centroid,
+    triangulate,
+)
+from lmeec_ros.messages import LabelTable
+from lmeec_ros.monitor import PatientLog
+from lmeec_ros.parameters import NodeConfig, ParameterError
+from lmeec_ros.pipeline import SetProcessor, TargetOutput
+
+try:
+    import tf2_ros
+except ImportError:
+    tf2_ros = None
+
+TRANSFORM_PATIENCE = 0.05
+"""Seconds that a set waits for the transform of its stamp."""
+REPEAT = 30.0
+
+
+def lens_of(info: Any, rectified: bool) -> Intrinsics:
+    """The intrinsics in a CameraInfo message, of the raw or of the rectified image.
+
+    Raises:
+        GeometryError: if it is not calibrated, or shows only a part of the image.
+    """
+    region = info.roi
+    if max(info.binning_x, info.binning_y) > 1 or region.width or region.height:
+        raise GeometryError(
+            "calibration",
+            "CameraInfo with binning or a region of interest given, that of the whole image "
+            "expected; put the lens into the calibration file",
+        )
+    size = (int(info.width), int(info.height))
+    if rectified:
+        return intrinsics(size, np.array(info.p).reshape(3, 4)[:, :3].ravel(), [], "plumb_bob")
+    return intrinsics(size, info.k, info.d, info.distortion_model)
+
+
+class Poses:
+    """Poses of cameras in a frame at a time, from tf.
+
+    Args:
+        node: the node.
+        frame: the common frame.
+
+    Raises:
+        ParameterError: if tf2_ros is not installed.
+    """
+
+    def __init__(self, node: LifecycleNode, frame: str) -> None:
+        if tf2_ros is None:
+            raise ParameterError(
+                "geometry.calibration: without the pose of every camera, which takes the ROS "
+                "package tf2_ros (not installed); put position and orientation of each camera "
+                "into a calibration file"
+            )
+        self._frame = frame
+        self._buffer = tf2_ros.Buffer()  # waits by the system's clock: simulated time may stand
+        self._listener = tf2_ros.TransformListener(self._buffer, node)
+
+    def at(self, header: Header) -> Pose:
+        """The pose of the frame in a header, at its stamp.
+
+        Raises:
+            GeometryError: if tf does not know it; says what tf says.
+        """
+        try:
+            found = self._buffer.lookup_transform(
+                self._frame,
+                header.frame_id,
+                Time.from_msg(header.stamp),
+                Duration(seconds=TRANSFORM_PATIENCE),
+            ).transform
+        except (tf2_ros.TransformException, ValueError) as error:
+            raise GeometryError(
+                "transform", f"no transform from {header.frame_id!r} to {self._frame!r}: {error}"
+            ) from error
+        place, turn = found.translation, found.rotation
+        return Pose.from_quaternion((place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
+
+    def forget(self) -> None:
+        """Forget the transforms that are not static: those of a time before take no older ones."""
+        self._buffer.clear()
+
+    def close(self) -> None:
+        """Unsubscribe."""
+        self._listener.unregister()
+
+
+class Points:
+    """Lifecycle publishers `~/points`, and `~/points/<object>` for the objects named by parameter.
+
+    Lenses come from the calibration file, else from CameraInfo; poses from the file, else from tf.
+
+    Args:
+        node: the node.
+        config: cameras, objects and geometry.
+
+    Raises:
+        ParameterError: if there is no common frame, or poses are missing and so is tf.
+        lmeec_core.calibration.CalibrationError: if the file cannot be used.
+    """
+
+    def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
+        self._node = node
+        file = config["geometry.calibration"]
+        self._calibration = read_calibration(file) if file else Calibration()
+        self.frame = config["geometry.frame"] or self._calibration.frame
+        if not self.frame:
+            raise ParameterError(
+                "geometry.frame: nothing given; the frame of ~/points, or a calibration file, "
+                "expected (or output.points: false)"
+            )
+        if self._calibration.frame not in ("", self.frame):
+            raise ParameterError(
+                f"geometry.frame: {self.frame!r} given, but the poses in {file} are in "
+                f"{self._calibration.frame!r}; leave it empty"
+            )
+        cameras = (config.query_camera, *config.target_cameras)
+        moving = [name for name in cameras if name not in self._calibration.poses]
+        self._poses = Poses(node, self.frame) if moving else None
+        self._infos: dict[str, Any] = {}
+        self._subscriptions = [
+            node.create_subscription(
+                CameraInfo,
+                config.cameras[name].camera_info,
+                partial(self._infos.__setitem__, name),
+                qos_profile_sensor_data,
+            )
+            for name in cameras
+            if name not in self._calibration.lenses
+        ]
+        qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
+        self._all = node.create_lifecycle_publisher(ObjectPointArray, "~/points", qos)
+        self._named = {
+            name: node.create_lifecycle_publisher(PointStamped, f"~/points/{token}", qos)
+            for name, token in _tokens(config).items()
+        }
+        self._patient = PatientLog(REPEAT, count=False)
+        self.located = 0
+        self.refused: Counter[str] = Counter()
+
+    def publish(
+        self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
+    ) -> None:
+        """Locate the objects of a set, and publish those that can be.
+
+        Args:
+            query_header: the query image's.
+            found: target camera to what was found in it.
+            processor: its configuration, labels and last query masks.
+        """
+        message = self.locate(query_header, found, processor)
+        self._all.publish(message)
+        for one in message.points:
+            if one.object_id in self._named:
+                self._named[one.object_id].publish(one.point)
+
+    def locate(
+        self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
+    ) -> ObjectPointArray:
+        """Return the message of a set; arguments as in :meth:`publish`."""
+        config, table = processor.config, processor.table
+        header = Header(stamp=query_header.stamp, frame_id=self.frame)
+        message = ObjectPointArray(header=header)
+        cameras = self._cameras(config, query_header, found)
+        for name, seen in _centroids(config, found, processor).items():
+            try:
+                views = {
+                    camera: View(*cameras[camera], cameras[camera][0].scaled(pixel, size))
+                    for camera, (pixel, size) in seen.items()
+                    if camera in cameras
+                }
+                limits = config["geometry.max_error"], config["geometry.min_angle"]
+                point = triangulate(list(views.values()), *limits)
+            except GeometryError as error:
+                self.refused[error.kind] += 1
+                text = f"object {name!r} is not located: {error}"
+                # That an object is out of the other cameras' sight is no news.
+                if error.kind != "views" and (line := self._patient(f"{name} {error.kind}", text)):
+                    self._node.get_logger().info(line)
+                continue
+            self.located += 1
+            message.points.append(_message(name, table, header, point, list(views)))
+        return message
+
+    def _cameras(
+        self, config: NodeConfig, query_header: Header, found: Mapping[str, TargetOutput]
+    ) -> dict[str, tuple[Intrinsics, Pose]]:
+        """Lens and pose of each camera that has both now; what others lack is logged."""
+        headers = {config.query_camera: query_header}
+        headers |= {camera: output.header for camera, output in found.items()}
+        cameras = {}
+        for camera, header in headers.items():
+            try:
+                pose = self._calibration.poses.get(camera)
+                if pose is None:
+                    assert self._poses is not None
+                    pose = self._poses.at(header)
+                cameras[camera] = self._lens(config, camera), pose
+            except GeometryError as error:
+                self.refused[error.kind] += 1
+                text = f"camera {camera!r} has no part in ~/points: {error}"
+                if line := self._patient(f"{camera} {error.kind}", text):
+                    self._node.get_logger().warning(line)
+        return cameras
+
+    def _lens(self, config: NodeConfig, camera: str) -> Intrinsics:
+        if camera in self._calibration.lenses:
+            return self._calibration.lenses[camera]
+        given = config.cameras[camera]
+        if camera not in self._infos:
+            raise GeometryError("calibration", f"no CameraInfo came on {given.camera_info}")
+        return lens_of(self._infos[camera], given.rectified)
+
+    def forget(self) -> None:
+        """Forget what belongs to the time before a backward jump."""
+        if self._poses is not None:
+            self._poses.forget()
+
+    def destroy(self) -> None:
+        """Destroy publishers and subscriptions."""
+        for publisher in (self._all, *self._named.values()):
+            self._node.destroy_lifecycle_publisher(publisher)
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        if self._poses is not None:
+            self._poses.close()
+
+
+def object_token(name: str) -> str:
+    """An object's id in a form that topic names allow: other characters become _."""
+    token = re.sub("[^A-Za-z0-9]+", "_", name)
+    return f"_{token}" if token[0].isdigit() else token
+
+
+def _tokens(config: NodeConfig) -> dict[str, str]:
+    tokens = {name: object_token(name) for name in config.objects.values()}
+    if len(set(tokens.values())) < len(tokens):
+        raise ParameterError(
+            f"objects: {', '.join(tokens)} given, which do not all differ in their letters and "
+            "digits; topics ~/points/<object> need that (or output.points: false)"
+        )
+    return tokens
+
+
+Centroids = dict[str, tuple[Any, tuple[int, int]]]
+
+
+def _centroids(
+    config: NodeConfig, found: Mapping[str, TargetOutput], processor: SetProcessor
+) -> dict[str, Centroids]:
+    """Object id to camera to the mask's centroid (x, y) and the size (width, height) around it."""
+    seen: dict[str, Centroids] = {}
+    for name, mask in processor.query_masks.items():
+        if mask is not None and mask.any():
+            height, width = mask.shape
+            seen[name] = {config.query_camera: (np.array(centroid(mask)), (width, height))}
+    for camera, output in found.items():
+        size = int(output.message.width), int(output.message.height)
+        for entry in output.message.masks:
+            if entry.visible:
+                pixel = np.array([entry.centroid_x, entry.centroid_y])
+                seen.setdefault(entry.object_id, {})[camera] = (pixel, size)
+    return seen
+
+
+def _message(
+    name: str, table: LabelTable, header: Header, found: Triangulation, cameras: list[str]
+) -> ObjectPoint:
+    point = PointStamped(header=header)
+    point.point.x, point.point.y, point.point.z = (float(value) for value in found.point)
+    return ObjectPoint(
+        object_id=name,
+        label=table.label_of(name),
+        point=point,
+        reprojection_error=found.error,
+        angle=found.angle,
+        cameras=cameras,
+    )

@@ -1,0 +1,91 @@
+"""Centroids of a simulated scene's true masks give the objects' places in the scene."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+
+from lmeec_core.geometry import GeometryError, View, triangulate
+from lmeec_core.simulation import config
+from lmeec_core.simulation.backend import RenderingError
+from lmeec_core.simulation.render import SceneRenderer
+from lmeec_core.simulation.scene import Scene
+
+
+def box_of(scene: Scene, number: int) -> tuple[np.ndarray, float]:
+    """Middle and diagonal (metres) of the box around an object, upright in the scene."""
+    body = scene.model.body(f"object{number}").id
+    corners = []
+    for geom in np.flatnonzero(scene.model.geom_bodyid == body):
+        turn = scene.data.geom_xmat[geom].reshape(3, 3)
+        middle = scene.data.geom_xpos[geom] + turn @ scene.model.geom_aabb[geom][:3]
+        half = np.abs(turn) @ scene.model.geom_aabb[geom][3:]
+        corners += [middle - half, middle + half]
+    low, high = np.min(corners, axis=0), np.max(corners, axis=0)
+    return (low + high) / 2, float(np.linalg.norm(high - low))
+
+
+def seen(scene: Scene, labels: list[np.ndarray]) -> list[list[View]]:
+    """Views of each object by every camera that sees it."""
+    found = []
+    for number in range(len(scene.objects)):
+        views = []
+        for camera, image in enumerate(labels):
+            y, x = np.nonzero(image == number + 1)
+            if len(x) >= 20:
+                views.append(View(*scene.camera(camera), np.array([x.mean(), y.mean()])))
+        found.append(views)
+    return found
+
+
+def test_true_masks_give_the_true_places() -> None:
+    scene = Scene(0, config.level("easy", exo_cameras=2, distortion=0.0), "train", 192, 30)
+    try:
+        renderer = SceneRenderer(scene)
+    except RenderingError as error:
+        pytest.skip(str(error))
+    with renderer:
+        scene.pose(0)
+        objects = seen(scene, [renderer.shoot(0, camera)[1] for camera in range(3)])
+    shares = []
+    for number, views in enumerate(objects):
+        found = triangulate(views, max_error=5.0, min_angle=3.0)
+        middle, diagonal = box_of(scene, number)
+        shares.append(float(np.linalg.norm(found.point - middle)) / diagonal)
+    # A mask's centroid is not quite the image of the middle, and other things cover parts of it.
+    assert len(shares) == 3 and max(shares) < 0.1, shares
+    assert min(shares) < 0.01  # one lies free
+    for one, other in permutations(range(3), 2):  # masks that belong to different objects
+        with pytest.raises(GeometryError, match="reprojection error|behind"):
+            triangulate([objects[one][0], *objects[other][1:]], max_error=5.0, min_angle=3.0)
+
+
+@pytest.mark.slow
+def test_how_far_true_masks_lead() -> None:
+    """The README's figures (`-s` prints them)."""
+    settings = config.level("normal", exo_cameras=3, distortion=0.0)
+    distances, errors = [], []
+    for seed in range(8):
+        scene = Scene(seed, settings, "train", 256, 40)
+        try:
+            renderer = SceneRenderer(scene)
+        except RenderingError as error:
+            pytest.skip(str(error))
+        with renderer:
+            for step in (0, 10, 20, 30, 39):
+                scene.pose(step)
+                labels = [renderer.shoot(step, camera)[1] for camera in range(4)]
+                for number, views in enumerate(seen(scene, labels)):
+                    if len(views) >= 2:
+                        found = triangulate(views, max_error=1e9, min_angle=3.0)
+                        body = scene.model.body(f"object{number}").id
+                        distances.append(np.linalg.norm(found.point - scene.data.xipos[body]))
+                        errors.append(found.error)
+    median, most = 1000 * np.percentile(distances, [50, 90])
+    within = float(np.mean(np.array(errors) <= 10))
+    print(
+        f"{len(distances)} points: {median:.0f} mm, 90 % {most:.0f} mm, {within:.0%} <= 10 pixels"
+    )
+    assert median < 35 and most < 90 and within > 0.9

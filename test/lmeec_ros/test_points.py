@@ -1,0 +1,327 @@
+"""~/points: cameras from files, CameraInfo and tf, and a node that locates what it finds."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from geometry_msgs.msg import PointStamped
+from lmeec.msg import CorrespondenceMaskArray, ObjectPointArray
+from sensor_msgs.msg import CameraInfo, Image
+from std_msgs.msg import Header
+
+from lmeec_core.geometry import GeometryError, Pose, View, centroid, triangulate
+from lmeec_ros import geometry, messages, parameters
+
+K = [70.0, 0.0, 39.5, 0.0, 70.0, 29.5, 0.0, 0.0, 1.0]
+LENS = {"width": 80, "height": 60, "k": K}
+POSES: dict[str, Any] = {
+    # Side by side, 0.4 m apart, the second turned inwards by 2 atan(0.1) = 11.4 degrees.
+    "ego": {"position": [0.0, 0.0, 0.0], "orientation": [0.0, 0.0, 0.0, 1.0]},
+    "exo": {"position": [0.4, 0.0, 0.0], "orientation": [0.0, -0.0995037, 0.0, 0.9950372]},
+}
+
+
+def calibration(tmp_path: Any, lens: bool = True, **changes: Any) -> str:
+    cameras = {name: {**pose, **(LENS if lens else {})} for name, pose in POSES.items()}
+    cameras |= changes
+    path = tmp_path / "calibration.yaml"
+    path.write_text(yaml.safe_dump({"frame": "table", "cameras": cameras}))
+    return str(path)
+
+
+def pose(name: str) -> Pose:
+    return Pose.from_quaternion(POSES[name]["position"], POSES[name]["orientation"])
+
+
+def info(k: Any = K, **changes: Any) -> CameraInfo:
+    msg = CameraInfo(width=80, height=60, distortion_model="plumb_bob", d=[0.1, 0.0, 0.0, 0.0, 0.0])
+    msg.k = list(k)
+    msg.p = [50.0, 0.0, 39.0, 0.0, 0.0, 50.0, 29.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    for name, value in changes.items():
+        setattr(msg, name, value)
+    return msg
+
+
+def test_the_lens_in_a_camera_info() -> None:
+    raw = geometry.lens_of(info(), rectified=False)
+    assert raw.size == (80, 60) and raw.matrix[0, 0] == 70 and raw.distortion[0] == 0.1
+    flat = geometry.lens_of(info(), rectified=True)
+    assert flat.matrix[0, 0] == 50 and flat.matrix[0, 2] == 39 and not flat.distortion.size
+    with pytest.raises(GeometryError, match="not calibrated"):
+        geometry.lens_of(info([0.0] * 9), rectified=False)
+    with pytest.raises(GeometryError, match="binning or a region"):
+        geometry.lens_of(info(binning_x=2), rectified=False)
+
+
+def test_where_camera_info_is_looked_for() -> None:
+    values = {"cameras.ego.topic": "/head/image_raw", "cameras.exo.topic": "side/image/compressed"}
+    values["cameras.exo.transport"] = "compressed"
+    cameras = parameters.load(values).cameras
+    assert cameras["ego"].camera_info == "/head/camera_info"
+    assert cameras["exo"].camera_info == "side/camera_info"
+    given = parameters.load({"cameras.exo.camera_info": "/info", "cameras.exo.topic": "image"})
+    assert given.cameras["exo"].camera_info == "/info"
+    assert parameters.load({"cameras.exo.topic": "image"}).cameras["exo"].camera_info == (
+        "camera_info"
+    )
+
+
+class Scene:
+    """Squares around the images of points, as a set of masks."""
+
+    def __init__(self, size: tuple[int, int] = (60, 80)) -> None:
+        self.size = size
+        self.query_masks: dict[str, Any] = {}
+        self.targets: dict[str, np.ndarray] = {}
+        self.table = messages.LabelTable({1: "cup", 2: "my knife"})
+
+    def square(self, pixel: Any) -> np.ndarray:
+        mask = np.zeros(self.size, bool)
+        x, y = (round(float(v)) for v in pixel)
+        mask[max(y - 3, 0) : y + 4, max(x - 3, 0) : x + 4] = True
+        return mask
+
+    def put(self, name: str, point: Any) -> None:
+        lens = geometry.lens_of(info(d=[]), rectified=False)
+        pixels = [lens.project(pose(c).to_camera(np.array([point])))[0] for c in ("ego", "exo")]
+        self.query_masks[name], self.targets[name] = map(self.square, pixels)
+
+    def found(self) -> dict[str, Any]:
+        header = Header(frame_id="exo_optical")
+        results: Any = {
+            name: SimpleNamespace(presence=0.9, predicted_iou=0.9) for name in self.targets
+        }
+        message = messages.mask_array_message(
+            results, self.targets, self.table, header, Header(), ("ego", "exo"), self.size
+        )
+        return {"exo": SimpleNamespace(message=message, header=header)}
+
+
+def located(node: Any, scene: Scene, values: dict[str, Any]) -> tuple[Any, Any]:
+    values = {"objects": ["1:cup", "2:my knife"], "output.points": True, **values}
+    config = parameters.load(values)
+    points = geometry.Points(node, config)
+    processor: Any = SimpleNamespace(
+        config=config, table=scene.table, query_masks=scene.query_masks
+    )
+    header = Header(frame_id="ego_optical")
+    header.stamp.sec = 12
+    return points.locate(header, scene.found(), processor), points
+
+
+def test_objects_are_located(make_node: Any, tmp_path: Any) -> None:
+    node = make_node(autostart=False)
+    scene = Scene()
+    places = {"cup": (0.05, 0.02, 1.1), "my knife": (0.3, -0.1, 1.5)}
+    for name, place in places.items():
+        scene.put(name, place)
+    message, points = located(node, scene, {"geometry.calibration": calibration(tmp_path)})
+    assert (message.header.frame_id, message.header.stamp.sec) == ("table", 12)
+    assert [one.object_id for one in message.points] == ["cup", "my knife"]
+    for one in message.points:
+        found = one.point.point
+        # Half a pixel of rounding at this focal length and baseline is 3 cm at 1.5 m.
+        np.testing.assert_allclose((found.x, found.y, found.z), places[one.object_id], atol=0.06)
+        assert one.point.header == message.header and list(one.cameras) == ["ego", "exo"]
+        assert one.reprojection_error < 1 and 10 < one.angle < 30
+    assert points.located == 2 and not points.refused
+    topics = {p.topic_name for p in node.publishers}
+    assert {"/lmeec/points", "/lmeec/points/cup", "/lmeec/points/my_knife"} <= topics
+    points.destroy()
+    assert not [p for p in node.publishers if "/points" in p.topic_name]
+
+
+def test_what_is_not_consistent_is_not_published(make_node: Any, tmp_path: Any) -> None:
+    node = make_node(autostart=False)
+    scene = Scene()
+    scene.put("cup", (0.05, 0.02, 1.1))
+    scene.targets["cup"] = scene.square((35, 5))  # another thing
+    scene.put("my knife", (0.3, -0.1, 1.5))
+    scene.targets["my knife"][:] = False  # out of sight
+    message, points = located(node, scene, {"geometry.calibration": calibration(tmp_path)})
+    assert not message.points and points.refused == {"error": 1, "views": 1}
+
+
+def test_half_the_resolution_is_as_good(make_node: Any, tmp_path: Any) -> None:
+    node = make_node(autostart=False)
+    scene = Scene()
+    scene.put("cup", (0.05, 0.02, 1.1))
+    full, _ = located(node, scene, {"geometry.calibration": calibration(tmp_path)})
+    double = {
+        name: {**p, "width": 160, "height": 120, "k": [140, 0, 79.5, 0, 140, 59.5, 0, 0, 1]}
+        for name, p in POSES.items()
+    }
+    scaled, _ = located(node, scene, {"geometry.calibration": calibration(tmp_path, **double)})
+    one, other = (m.points[0].point.point for m in (full, scaled))
+    np.testing.assert_allclose((one.x, one.y, one.z), (other.x, other.y, other.z), atol=1e-3)
+    wide = {"ego": {**POSES["ego"], **LENS, "width": 100}}
+    values = {"geometry.calibration": calibration(tmp_path, **wide)}
+    refused, points = located(node, scene, values)
+    assert not refused.points and points.refused == {"calibration": 1}
+
+
+def test_lenses_come_from_camera_info(make_node: Any, rig: Any, tools: Any, tmp_path: Any) -> None:
+    node = make_node(autostart=False)
+    scene = Scene()
+    scene.put("cup", (0.05, 0.02, 1.1))
+    values = {"geometry.calibration": calibration(tmp_path, lens=False)}
+    message, points = located(node, scene, values)
+    assert not message.points and points.refused == {"calibration": 2, "views": 1}
+    for name in ("ego", "exo"):
+        rig.advertise(f"/{name}/camera_info", CameraInfo)
+
+    def heard() -> bool:
+        for name in ("ego", "exo"):
+            rig.publish(f"/{name}/camera_info", info(d=[]))
+        return len(points._infos) == 2
+
+    tools.wait_until(heard, "both CameraInfo")
+    config = parameters.load({"output.points": True, **values})
+    processor: Any = SimpleNamespace(
+        config=config, table=scene.table, query_masks=scene.query_masks
+    )
+    assert len(points.locate(Header(), scene.found(), processor).points) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({}, "geometry.frame: nothing given"),
+        ({"geometry.frame": "world", "geometry.calibration": "FILE"}, "the poses in .* 'table'"),
+        ({"geometry.calibration": "/no/such/file"}, "cannot be read"),
+        (
+            {"geometry.calibration": "FILE", "objects": ["1:a b", "2:a-b"]},
+            "do not all differ in their letters",
+        ),
+    ],
+)
+def test_a_configuration_that_cannot_be(
+    make_node: Any, tmp_path: Any, values: dict[str, Any], text: str
+) -> None:
+    path = calibration(tmp_path)
+    values = {k: path if v == "FILE" else v for k, v in values.items()}
+    node = make_node(autostart=False)
+    with pytest.raises(ValueError, match=text):
+        located(node, Scene(), values)
+
+
+@pytest.mark.skipif(geometry.tf2_ros is not None, reason="tf2_ros is installed")
+def test_without_tf_every_pose_must_be_in_the_file(make_node: Any, tmp_path: Any) -> None:
+    path = calibration(tmp_path, exo=dict(LENS))
+    node = make_node(autostart=False)
+    with pytest.raises(parameters.ParameterError, match="tf2_ros .not installed."):
+        located(node, Scene(), {"geometry.calibration": path})
+
+
+@pytest.fixture
+def tf(make_node: Any, rig: Any, tmp_path: Any) -> Any:
+    """A located scene whose exo pose comes from tf: send(topic, second), locate(second)."""
+    pytest.importorskip("tf2_ros", reason="tf2_ros is not installed (not on the index)")
+    from geometry_msgs.msg import TransformStamped
+    from rclpy.qos import DurabilityPolicy, QoSProfile
+    from tf2_msgs.msg import TFMessage
+
+    scene = Scene()
+    scene.put("cup", (0.05, 0.02, 1.1))
+    path = calibration(tmp_path, exo=dict(LENS))
+    node = make_node(autostart=False)
+    message, points = located(node, scene, {"geometry.calibration": path})
+    assert not message.points and points.refused == {"transform": 1, "views": 1}
+    config = parameters.load({"output.points": True, "geometry.calibration": path})
+    processor: Any = SimpleNamespace(
+        config=config, table=scene.table, query_masks=scene.query_masks
+    )
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    publishers = {
+        "/tf": rig.node.create_publisher(TFMessage, "/tf", 10),
+        "/tf_static": rig.node.create_publisher(TFMessage, "/tf_static", latched),
+    }
+
+    def send(topic: str, second: int) -> None:
+        transform = TransformStamped(header=Header(frame_id="table"), child_frame_id="exo_optical")
+        transform.header.stamp.sec = second
+        move, turn = transform.transform, POSES["exo"]["orientation"]
+        place = POSES["exo"]["position"]
+        move.translation.x, move.translation.y, move.translation.z = place
+        move.rotation.x, move.rotation.y, move.rotation.z, move.rotation.w = turn
+        publishers[topic].publish(TFMessage(transforms=[transform]))
+
+    def locate(second: int) -> Any:
+        found = scene.found()
+        found["exo"].header.stamp.sec = second
+        return points.locate(Header(), found, processor).points
+
+    yield SimpleNamespace(send=send, locate=locate, points=points, node=node)
+    points.destroy()
+    assert not [s for s in node.subscriptions if s.topic_name.startswith("/tf")]
+
+
+def test_poses_come_from_tf(tf: Any, tools: Any) -> None:
+    tf.send("/tf_static", 0)
+    (one,) = tools.wait_until(lambda: tf.locate(7), "a point with the pose from tf")
+    at = one.point.point
+    np.testing.assert_allclose((at.x, at.y, at.z), (0.05, 0.02, 1.1), atol=0.06)
+    tf.points.forget()
+    assert len(tf.locate(8)) == 1  # what is static stays
+
+
+def test_poses_of_moving_cameras_are_those_of_the_stamp(tf: Any, tools: Any) -> None:
+    def heard(second: int) -> Any:
+        tf.send("/tf", second)
+        return tf.locate(second)
+
+    tools.wait_until(lambda: heard(100), "the pose at 100 s")
+    assert not tf.locate(101) and not tf.locate(99)  # no pose is made up
+    tf.send("/tf", 5)
+    assert not tf.locate(5)
+    tf.points.forget()  # the recording began again
+    tools.wait_until(lambda: heard(5), "the pose at 5 s")
+
+
+def test_the_node_publishes_points(make_node: Any, rig: Any, tools: Any, tmp_path: Any) -> None:
+    points = rig.listen("/lmeec/points", ObjectPointArray)
+    named = rig.listen("/lmeec/points/cup", PointStamped)
+    masks = rig.listen("/lmeec/exo/masks", CorrespondenceMaskArray)
+    values = {"output.points": True, "geometry.calibration": calibration(tmp_path)}
+    # Random weights: the masks mean nothing, so every error is taken.
+    values |= {"geometry.max_error": 1000.0, "geometry.min_angle": 0.0, "objects": ["1:cup"]}
+    node = make_node(**values)
+    for topic in ("/ego/image_raw", "/ego/label_image", "/exo/image_raw"):
+        rig.advertise(topic, Image)
+    tools.wait_until(lambda: node.state == "active", "the node to be active")
+    rig.wait_heard()
+    labels = tools.label_frame(1, knife=False)
+    for k in range(1, 4):
+        stamp = k * tools.PERIOD
+        rig.publish("/ego/image_raw", tools.image_msg(tools.scene(k), "rgb8", stamp, "ego"))
+        rig.publish("/exo/image_raw", tools.image_msg(tools.scene(k + 9), "rgb8", stamp, "exo"))
+        rig.publish("/ego/label_image", tools.image_msg(labels, "mono8", stamp, "ego"))
+    tools.wait_until(lambda: len(points) == 3 and len(masks) == 3, "three sets")
+    located_ones = 0
+    for message, array in zip(points, masks, strict=True):
+        assert tools.stamp_ns(message) == tools.stamp_ns(array)
+        assert message.header.frame_id == "table"
+        entry = array.masks[0]
+        lens = geometry.lens_of(info(d=[]), rectified=False)
+        views = [
+            View(lens, pose("ego"), np.array(centroid(labels == 1))),
+            View(lens, pose("exo"), np.array([entry.centroid_x, entry.centroid_y])),
+        ]
+        try:
+            expected = triangulate(views, 1000.0, 0.0)
+        except GeometryError:
+            assert not message.points
+            continue
+        (one,) = message.points
+        at = one.point.point
+        np.testing.assert_allclose((at.x, at.y, at.z), expected.point, rtol=1e-5)
+        assert one.reprojection_error == pytest.approx(expected.error, rel=1e-5)
+        assert (one.object_id, one.label) == ("cup", 1)
+        located_ones += 1
+    assert located_ones
+    tools.wait_until(lambda: len(named) == located_ones, "the cup's own topic")
+    assert node._outputs.points.located == located_ones
