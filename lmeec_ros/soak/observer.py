@@ -47,6 +47,7 @@ class Observer:
         masks: messages with masks so far.
         objects: object ids in the last message.
         reports: diagnostics so far.
+        values: of the last one: part ("inference", "pairing", ...) to key to value.
         discrepancies: counters that did not add up, in words; the first few.
     """
 
@@ -58,8 +59,7 @@ class Observer:
         self.reports = 0
         self.objects: tuple[str, ...] = ()
         self.discrepancies: list[str] = []
-        self._values: dict[str, dict[str, str]] = {}
-        self._viewers: list[Any] = []
+        self.values: dict[str, dict[str, str]] = {}
         for name in targets:
             topic = f"{NODE}/{name}/masks"
             node.create_subscription(CorrespondenceMaskArray, topic, self._on_masks, 100)
@@ -81,7 +81,7 @@ class Observer:
         }
         wrong = discrepancies(values)
         with self._changed:
-            self._values = values
+            self.values = values
             self.reports += 1
             self.discrepancies += wrong[: max(0, 20 - len(self.discrepancies))]
             self._changed.notify_all()
@@ -95,14 +95,14 @@ class Observer:
         """The last diagnostics' counters of sets, of messages, and of drops by reason."""
         found: dict[str, int] = {}
         for part in ("inference", "pairing"):
-            for key, value in self._values.get(part, {}).items():
+            for key, value in self.values.get(part, {}).items():
                 if value.isdigit():
                     found[f"{part} {key}"] = int(value)
         return found
 
     def settled(self) -> bool:
         """Whether, by the last diagnostics, every set is done and accounted for."""
-        one, pairing = self._values.get("inference", {}), self._values.get("pairing", {})
+        one, pairing = self.values.get("inference", {}), self.values.get("pairing", {})
         if "sets_received" not in one or "sets" not in pairing:
             return False
         done = sum(int(one[key]) for key in _DONE)
