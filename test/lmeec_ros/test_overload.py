@@ -82,4 +82,4 @@ def test_60_hz_into_a_slow_network(
         assert judge.slope(judged) < judge.SLOPE_LIMIT
     assert samples[-1].threads <= samples[0].threads
     print(f"{seconds} s: {received} sets in, {processed} done, step {step:.0f} ms, latency "
-          f"{latency:.0f} ms, age {age:.0f} ms (p95), memory {first:.0f} to {last:.0f} MB")  # fmt: skip
+          f"{latency:.0f} ms, age {age:.0f} ms (p95), {first:.0f} to {last:.0f} MB")  # fmt: skip
