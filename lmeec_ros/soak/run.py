@@ -66,12 +66,17 @@ def run(options: SoakOptions, console: Console) -> int:
         (out / name).unlink(missing_ok=True)
     take = Take.open(options.take or demo.sample_take())
     bag = out / "bag"
-    info = bag_from_take(take, bag, objects=take.objects[: options.objects], overwrite=True)
+    info = bag_from_take(
+        take,
+        bag,
+        objects=take.objects[: options.objects],
+        targets=take.exos[:1],  # a topic that nobody hears would hold up the feeder
+        overwrite=True,
+    )
     trained = lm.bundled_weights(options.preset) is not None
     parameters = {
         **take_bags.node_parameters(info),
         "model": {"preset": options.preset, "device": "cpu", "seed": -1 if trained else demo.SEED},
-        "target_cameras": info.targets[:1],
         "memory_folder": str((out / "memory").resolve()),
     }
     demo.write_parameters(out / "parameters.yaml", parameters)
@@ -80,7 +85,7 @@ def run(options: SoakOptions, console: Console) -> int:
         f"{options.rate:g} frames per second; results in {out}/",
         highlight=False,
     )
-    record = _soak(options, tuple(info.targets[:1]), console)
+    record = _soak(options, tuple(info.targets), console)
     verdict = judge.checks(record)
     settings = {name: str(value) for name, value in asdict(options).items()}
     report.write(out, record, verdict, settings)
