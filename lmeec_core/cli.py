@@ -1,6 +1,7 @@
 """The ``lmeec`` command.
 
-The sub-commands that use ROS (play, record, demo) live in lmeec_ros and are imported when called.
+The sub-commands that use ROS (play, record, demo, soak) live in lmeec_ros and are imported when
+called.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ app = typer.Typer(
     "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
     "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
     "- `lmeec evaluate masks.json take_7`: scores masks, writes a report\n"
-    "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it",
+    "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it\n"
+    "- `lmeec soak`: the node under random faults for half an hour",
 )
 
 
@@ -290,6 +292,54 @@ def demo(
             rate=rate,
             device=device,
             raw=raw,
+        )
+        return run(options, Console())
+
+    run_command(work)
+
+
+@app.command()
+def soak(
+    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 30.0,
+    take: Annotated[
+        Path | None, typer.Option(help="Folder of a take.", show_default="the sample take")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/soak"),
+    preset: Annotated[str, typer.Option(help="Model preset.")] = "mini",
+    seed: Annotated[int, typer.Option(help="Decides all that is random.")] = 0,
+    rate: Annotated[float, typer.Option(min=0.5, help="Frames per second.")] = 10.0,
+    patience: Annotated[
+        float, typer.Option(min=1.0, help="Seconds in which masks have to flow after a fault.")
+    ] = 30.0,
+    fault: Annotated[
+        list[str] | None,
+        typer.Option(help="Only this fault, may be repeated.", show_default="all of them"),
+    ] = None,
+) -> None:
+    """Play a recording to the node for a long time, with random faults, and watch it.
+
+    The node runs as a process of its own. Its memory and threads have to stay flat, masks have to
+    flow again after every fault, its counters have to add up. Leaves report.json, soak.png and the
+    logs in the results folder; the exit code is 0 only if every check passed.
+
+    **Examples**
+
+    - `lmeec soak --minutes 30 --seed 1`
+    - `lmeec soak --minutes 1 --fault kill_feeder --fault corrupt_images`
+    """
+
+    def work() -> int:
+        from lmeec_ros.soak.run import SoakOptions, run
+
+        options = SoakOptions(
+            minutes=minutes,
+            take=take,
+            out=out,
+            preset=preset,
+            seed=seed,
+            rate=rate,
+            patience=patience,
+            faults=tuple(fault or ()),
         )
         return run(options, Console())
 

@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -180,11 +181,18 @@ class BagWriter:
         self.counts[topic] = 0
 
     def write(self, topic: str, stamp_ns: int, message: Any) -> None:
-        """Write a message: one made from `typestore`, or its serialised bytes (CDR)."""
+        """Write a message: one made from `typestore`, or its serialised bytes (CDR).
+
+        Raises:
+            BagError: if it cannot be written (a full disk); nothing of the bag is left then.
+        """
         connection = self._topics[topic]
         if not isinstance(message, bytes):
             message = bytes(typestore().serialize_cdr(message, connection.msgtype))
-        self._writer.write(connection, stamp_ns, message)
+        try:
+            self._writer.write(connection, stamp_ns, message)
+        except OSError as error:
+            raise self._given_up(error) from error
         self.counts[topic] += 1
 
     def set_info(self, key: str, value: str) -> None:
@@ -192,8 +200,15 @@ class BagWriter:
         self._writer.set_custom_data(key, value)
 
     def close(self) -> None:
-        """Finish the bag and give it its name."""
-        self._writer.close()
+        """Finish the bag and give it its name.
+
+        Raises:
+            BagError: if it cannot be written (a full disk); nothing of the bag is left then.
+        """
+        try:
+            self._writer.close()
+        except OSError as error:
+            raise self._given_up(error) from error
         old = self._temporary / "replaced"
         if self.path.exists():
             os.replace(self.path, old)
@@ -202,8 +217,16 @@ class BagWriter:
 
     def abort(self) -> None:
         """Remove what was written; nothing appears under the bag's name."""
-        self._writer.abort()
+        with suppress(OSError):  # it may try to write what a full disk did not take
+            self._writer.abort()
         shutil.rmtree(self._temporary, ignore_errors=True)
+
+    def _given_up(self, error: OSError) -> BagError:
+        self.abort()
+        return BagError(
+            f"{self.path}: not written: {error.strerror}; nothing of it was kept (make room and "
+            "record again)"
+        )
 
     def __enter__(self) -> BagWriter:
         return self

@@ -199,6 +199,12 @@ def _pairing(now: Snapshot) -> DiagnosticStatus:
         "time_resets": stats.epoch,
         "last_skew_ms": _number(stats.last_skew_ns / 1e6, 3),
     }
+    streams = stats.streams.values()
+    values |= {
+        "received": sum(one.received for one in streams),
+        "paired": sum(one.paired for one in streams),
+        "queued": sum(one.queued for one in streams),
+    }
     values |= {f"dropped_{reason}": count for reason, count in stats.dropped.items()}
     for stream, one in stats.streams.items():
         values[f"{stream}_paired"] = f"{one.paired} of {one.received}"

@@ -20,6 +20,8 @@ from lmeec_ros.parameters import NodeConfig
 DEPTH = 5
 QUERY_MASKS = "query masks"
 """Name of the query masks' input."""
+TRANSPORTS = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
+"""Value of the parameter `transport` for messages of a type."""
 
 
 class InputStream(filters.SimpleFilter):  # type: ignore[misc]
@@ -117,10 +119,17 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
             texts.append(f"{who} offers {offer.topic_type}, {kind}")
         hint = ""
         if all(offer.topic_type != self.type_name for offer in offers):
-            hint = f"; {self.type_name} is expected: check the topic and the transport"
+            hint = f"; {self.type_name} is expected: {self._remedy(offers[0].topic_type)}"
         elif self.reliability == ReliabilityPolicy.RELIABLE and not all(map(_is_reliable, offers)):
             hint = f"; a reliable subscription does not hear it: set {self._parameter} to auto"
         return "; ".join(texts) + hint
+
+    def _remedy(self, offered: str) -> str:
+        """What to change where another type is published."""
+        transport = TRANSPORTS.get(offered)
+        if transport is None or self.type_name not in TRANSPORTS:
+            return "check the topic"
+        return f"set {self._parameter.removesuffix('qos')}transport to {transport}"
 
     def _like(self) -> str:
         """Topics of the right type, for whoever mistook the name."""

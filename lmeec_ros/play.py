@@ -5,15 +5,16 @@ from __future__ import annotations
 import importlib
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
 
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from lmeec_ros.bags import BagError, BagReader, Topic, split_type
+from lmeec_ros.bags import BagError, Topic, split_type
 
 DEPTH = 100
 """Messages a publisher keeps for a reliable subscriber that is slower than it."""
@@ -23,6 +24,19 @@ CLOCK_PERIOD = 0.01
 Pace = Callable[[int], bool]
 """Called with a message's stamp (ns) before it is published; returns when it is time, or False to
 stop."""
+
+
+class Recording(Protocol):
+    """What a player needs of a bag; `BagReader` has it."""
+
+    path: Path
+
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        """The topics by name."""
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+        """Topic, stamp (ns) and serialised message, in the order in which they are played."""
 
 
 def message_class(type_name: str) -> Any:
@@ -62,7 +76,7 @@ class Player:
     def __init__(
         self,
         node: Node,
-        bag: BagReader,
+        bag: Recording,
         *,
         topics: Collection[str] | None = None,
         remap: Mapping[str, str] | None = None,

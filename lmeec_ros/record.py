@@ -125,7 +125,11 @@ class Recorder:
             with self._lock:
                 if self._closed:
                     return
-                self._writer.write(topic, self._node.get_clock().now().nanoseconds, data)
+                try:
+                    self._writer.write(topic, self._node.get_clock().now().nanoseconds, data)
+                except BagError:
+                    self._closed = True  # the writer has left nothing to finish
+                    raise
             if self.on_message is not None:
                 self.on_message(topic, data)
 
@@ -150,6 +154,9 @@ def spin_until(
 
     Messages that had arrived when the recording was stopped are written too. The bag is closed
     also if an exception ends the recording.
+
+    Raises:
+        BagError: if the bag cannot be written (a full disk); nothing of it is left then.
     """
     from rclpy.executors import SingleThreadedExecutor
 

@@ -97,7 +97,7 @@ def through_node(
         topics = {f"/{NODE}/{target}/masks": target for target in info.targets}
         recorder = Recorder(node, out / "masks_bag", [*topics, "/diagnostics"], overwrite=True)
         recorder.on_message = lambda topic, data: collector.take_in(topics.get(topic), data)
-        with BagReader(out / "input_bag") as bag, _spinning(node):
+        with BagReader(out / "input_bag") as bag, spinning(node):
             try:
                 player = Player(node, bag)
                 with console.status("the node loads its model"):
@@ -276,7 +276,7 @@ def _wait_ready(
 
 
 @contextmanager
-def _spinning(node: Any) -> Iterator[None]:
+def spinning(node: Any) -> Iterator[None]:
     """Spin a node in a thread."""
     from rclpy.executors import SingleThreadedExecutor
 

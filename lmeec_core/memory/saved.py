@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from lmeec_core.files import replacing
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
@@ -65,13 +66,11 @@ def save_memory(
     for i, (_, parts) in enumerate(tracker.memory_state().items()):
         tensors |= {f"{i}.{name}": value.cpu().contiguous() for name, value in parts.items()}
     facts = _facts(tracker) | {"objects": list(tracker.objects), "extra": extra or {}}
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
-        save_file(tensors, partial, {_KEY: json.dumps(facts)})
-        os.replace(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(Path(path)) as partial:
+        try:
+            save_file(tensors, partial, {_KEY: json.dumps(facts)})
+        except SafetensorError as error:  # a full disk, which that library tells in words only
+            raise OSError(f"{path}: not written: {error}") from error
 
 
 def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from lmeec_core.files import replacing
 from lmeec_core.offline.records import UnitData, parse
 from lmeec_core.offline.units import Settings, Unit
 
@@ -87,13 +88,10 @@ class UnitStore:
 
     def put(self, unit: Unit, data: bytes) -> None:
         """Keep a finished unit."""
-        path = self._path(unit)
-        partial = path.with_suffix(".partial")
-        with partial.open("wb") as file:
+        with replacing(self._path(unit)) as partial, partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(partial, path)
 
     def progress_file(self, unit: Unit) -> Path:
         """Where a worker process notes how far it is."""

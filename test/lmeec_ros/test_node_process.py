@@ -284,7 +284,7 @@ def test_wrong_topics_types_and_qualities_are_explained(
     node = start_node(values(**{"silence_warning": 1.0, "query_masks.qos": "reliable"}))
     logged(node, "nobody publishes there (but sensor_msgs/msg/Image comes on")
     logged(node, "/head/image_raw)")
-    logged(node, "sensor_msgs/msg/Image is expected: check the topic and the transport")
+    logged(node, "sensor_msgs/msg/Image is expected: set cameras.exo.transport to compressed")
     logged(node, "offers an incompatible RELIABILITY; set query_masks.qos to auto to hear it")
     logged(node, "best effort; a reliable subscription does not hear it: set query_masks.qos to")
 

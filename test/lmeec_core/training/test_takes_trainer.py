@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -102,8 +102,17 @@ def test_a_resumed_run_has_the_same_weights(settings: Settings, tmp_path: Path) 
     assert timeless[0] == timeless[1] and [r["step"] for r in timeless[0]] == [3, 5]
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """This process computes with one thread, as the commands do: sums depend on the number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
-def test_a_killed_command_goes_on(settings: Settings, tmp_path: Path) -> None:
+def test_a_killed_command_goes_on(settings: Settings, tmp_path: Path, one_thread: None) -> None:
     """kill -9 once a checkpoint is there, at whatever moment that meets; then the same command."""
     short = settings(steps=12, batch=1, frames=2)
     make(short, tmp_path / "whole").run()
@@ -113,7 +122,7 @@ def test_a_killed_command_goes_on(settings: Settings, tmp_path: Path) -> None:
                           stdout=subprocess.DEVNULL) as process:  # fmt: skip
         while not (work / CHECKPOINT).is_file() and process.poll() is None:
             time.sleep(0.01)
-        os.kill(process.pid, signal.SIGKILL)
+        process.kill()
     assert process.returncode == -signal.SIGKILL
     assert 1 <= torch.load(work / CHECKPOINT, weights_only=True)["step"] < 12
     done = subprocess.run(
