@@ -102,10 +102,21 @@ def queries(store: SceneStore, scenes: int, step: int) -> Iterator[tuple[int, ..
 
 @torch.no_grad()
 def evaluate_pairs(
-    model: LMEEC, store: SceneStore, scenes: int, step: int = 1, batch: int = 32, per_view: int = 4
+    model: LMEEC,
+    store: SceneStore,
+    scenes: int,
+    step: int = 1,
+    batch: int | None = None,
+    per_view: int = 4,
 ) -> list[Row]:
-    """Single frames without memory, in batches; every ``step``-th frame of the first scenes."""
+    """Single frames without memory, in batches; every ``step``-th frame of the first scenes.
+
+    ``batch`` is the number of view pairs computed together: 32 on a GPU, 4 on a CPU by default,
+    where larger tensors only cost page faults (a quarter more processor time with 32).
+    """
     model.eval()
+    if batch is None:
+        batch = 4 if store.device.type == "cpu" else 32
     groups: dict[tuple[int, ...], list[int]] = {}
     for *place, label in queries(store, min(scenes, store.count), step):
         groups.setdefault(tuple(place), []).append(label)

@@ -19,6 +19,7 @@ from lmeec_core.checkpoint import seeded_model
 from lmeec_core.cli import app
 from lmeec_core.training import nano
 from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config, remember
+from lmeec_core.training.evaluate import evaluate_pairs
 from lmeec_core.training.monitor import RunMonitor, example_sheet, results_table
 from lmeec_core.training.stages import CPU_MORE_STAGES
 from lmeec_core.training.store import SceneStore
@@ -208,6 +209,17 @@ def test_the_file_names_every_setting() -> None:
 def test_bad_settings_are_named(change: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         read_config(CONFIGS / "nano_sim.yaml", [change])
+
+
+def test_pairs_score_the_same_in_batches_of_any_size() -> None:
+    store = SceneStore(Path("none"), 1, torch.device("cpu"))
+    store.add(_scene(0))
+    model = seeded_model(lm.preset("mini"), 0)
+    small, whole = (evaluate_pairs(model, store, 1, batch=batch) for batch in (None, 32))
+    assert len(small) == len(whole) == 4 * (2 * 3 + 1)  # frames; seen by both, one not
+    for one, other in zip(small, whole, strict=True):
+        assert one[:4] == pytest.approx(other[:4], abs=1e-5)
+        assert one.presence_logit == pytest.approx(other.presence_logit, abs=1e-4)
 
 
 def test_weights_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
