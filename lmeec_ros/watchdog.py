@@ -43,17 +43,19 @@ class Watchdog:
         self._started = clock()
         self._silent: dict[str, float] = {}  # and for how many seconds
         self._unpaired = False
+        self._mute = False
         self._sets = 0
         self._last_set = self._started
         self._loss_told = False
 
     def look(self, silence: float, tolerance: float) -> None:
-        """Warn of what has been wrong for `silence` seconds (0: of no silence)."""
-        if silence > 0:
-            for one in self._inputs:
-                self._check_silence(one, silence)
-            if not self._silent:
-                self._check_sets(silence, tolerance)
+        """Warn of what has been wrong for `silence` seconds (0: notice it, but do not warn)."""
+        self._mute = silence <= 0
+        silence = silence or reasons.PATIENCE
+        for one in self._inputs:
+            self._check_silence(one, silence)
+        if not self._silent:
+            self._check_sets(silence, tolerance)
         for one in self._inputs:
             self._check_loss(one)
 
@@ -75,13 +77,13 @@ class Watchdog:
                 del self._silent[one.name]
                 self._last_set = self._clock()
                 self._patient.forget(f"silent {one.name}:")
-                self._logger.info(f"{one.name}: messages come again on {one.topic}")
+                if not self._mute:
+                    self._logger.info(f"{one.name}: messages come again on {one.topic}")
             return
         self._silent[one.name] = quiet
         # Said again at once when something about the publishers has changed.
         kind = f"silent {one.name}: {one.describe_publishers()}"
-        if line := self._patient(kind, str(reasons.silent(one, quiet))):
-            self._logger.warning(line)
+        self._warn(kind, str(reasons.silent(one, quiet)))
 
     def _check_sets(self, silence: float, tolerance: float) -> None:
         stats = self._stats()
@@ -96,7 +98,10 @@ class Watchdog:
             return
         self._unpaired = True
         reason = reasons.unpaired(self._inputs, stats, tolerance)
-        if line := self._patient("no sets", f"for {quiet:.1f} s {reason}"):
+        self._warn("no sets", f"for {quiet:.1f} s {reason}")
+
+    def _warn(self, kind: str, text: str) -> None:
+        if not self._mute and (line := self._patient(kind, text)):
             self._logger.warning(line)
 
     def _check_loss(self, one: InputStream) -> None:
