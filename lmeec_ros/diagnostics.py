@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from lmeec_ros.inputs import InputStream
-from lmeec_ros.reasons import ERROR, OK, PATIENCE, STALE, WARN, Reason, Snapshot, why
+from lmeec_ros.reasons import ERROR, OK, STALE, WARN, Reason, Snapshot, why
 
 TOLD_ELSEWHERE = (
     *("no_publisher", "wrong_type", "incompatible_qos", "silent", "no_query_masks"),
@@ -146,8 +146,8 @@ class Reporter:
         if reason.kind != self._kind:
             told = reason.kind in TOLD_ELSEWHERE or not reason.remedy
             self._kind, self._since, self._told = reason.kind, time.monotonic(), told
-        patience = now.config["silence_warning"] or PATIENCE
-        if not self._told and time.monotonic() - self._since >= patience:
+        patience = now.config["silence_warning"]  # 0: never
+        if patience and not self._told and time.monotonic() - self._since >= patience:
             self._told = True
             self._node.get_logger().warning(str(reason))
 

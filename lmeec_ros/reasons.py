@@ -138,7 +138,9 @@ def why(now: Snapshot) -> Reason:
         )
     counted = worker.processed + worker.failed + worker.dropped + worker.discarded
     if worker.received > counted + worker.waiting:
-        return Reason("slow", WARN, "the network is still at its step", f"wait, or {_faster(now)}")
+        return Reason(
+            "slow", WARN, "no set is done yet, the network is at one", f"wait, or {_faster(now)}"
+        )
     if now.unpaired and now.pairing is not None:
         return unpaired(now.inputs, now.pairing, now.config)
     opened = [one for one in now.inputs if one.is_open]

@@ -45,32 +45,33 @@ class Watchdog:
         self._silent: dict[str, float] = {}  # and for how many seconds
         self._since: dict[str, float] = {}  # when a closed input was last seen closed
         self._unpaired = False
+        self._mute = False
         self._sets = 0
         self._last_set = self._started
         self._paired: dict[str, tuple[int, float]] = {}  # items of a target in sets, since when
         self._loss_told = False
 
     def look(self, config: NodeConfig) -> None:
-        """Warn of what has been wrong for silence_warning seconds (0: of no silence)."""
-        silence: float = config["silence_warning"]
+        """Look for what has been wrong for silence_warning seconds; with 0, notice but do not warn."""
+        self._mute = config["silence_warning"] <= 0
+        silence: float = config["silence_warning"] or reasons.PATIENCE
         opened = [one for one in self._inputs if one.is_open]
         for one in self._inputs:
             if not one.is_open:
                 self._since[one.name] = self._clock()
                 self._silent.pop(one.name, None)
-        if silence > 0:
-            for one in opened:
-                self._check_silence(one, silence)
-            targets = [one for one in opened if one in self._inputs[2:]]
-            heard = [one for one in targets if one.name not in self._silent]
-            needed = self._inputs[:2] if config["pairing.partial"] else opened
-            if heard and not any(one.name in self._silent for one in needed):
-                self._check_sets(silence, config)
-                self._check_targets(heard, silence, config["pairing.tolerance"])
-            else:
-                self._last_set = self._clock()
-                self._unpaired = False
-                self._paired.clear()
+        for one in opened:
+            self._check_silence(one, silence)
+        targets = [one for one in opened if one in self._inputs[2:]]
+        heard = [one for one in targets if one.name not in self._silent]
+        needed = self._inputs[:2] if config["pairing.partial"] else opened
+        if heard and not any(one.name in self._silent for one in needed):
+            self._check_sets(silence, config)
+            self._check_targets(heard, silence, config["pairing.tolerance"])
+        else:
+            self._last_set = self._clock()
+            self._unpaired = False
+            self._paired.clear()
         for one in opened:
             self._check_loss(one)
 
@@ -93,13 +94,13 @@ class Watchdog:
                 del self._silent[one.name]
                 self._last_set = self._clock()
                 self._patient.forget(f"silent {one.name}:")
-                self._logger.info(f"{one.name}: messages come again on {one.topic}")
+                if not self._mute:
+                    self._logger.info(f"{one.name}: messages come again on {one.topic}")
             return
         self._silent[one.name] = quiet
         # Said again at once when something about the publishers has changed.
         kind = f"silent {one.name}: {one.describe_publishers()}"
-        if line := self._patient(kind, str(reasons.silent(one, quiet))):
-            self._logger.warning(line)
+        self._warn(kind, str(reasons.silent(one, quiet)))
 
     def _check_sets(self, silence: float, config: NodeConfig) -> None:
         stats = self._stats()
@@ -114,7 +115,10 @@ class Watchdog:
             return
         self._unpaired = True
         reason = reasons.unpaired(self._inputs, stats, config)
-        if line := self._patient("no sets", f"for {quiet:.1f} s {reason}"):
+        self._warn("no sets", f"for {quiet:.1f} s {reason}")
+
+    def _warn(self, kind: str, text: str) -> None:
+        if not self._mute and (line := self._patient(kind, text)):
             self._logger.warning(line)
 
     def _check_targets(self, heard: list[InputStream], silence: float, tolerance: float) -> None:
@@ -134,8 +138,7 @@ class Watchdog:
             text += reasons.out_of_step(one.name, stream, self._inputs[0].name, tolerance)
             if late:
                 text += f"; {late} came too late: pairing.partial_wait is too short"
-            if line := self._patient(f"unused {one.name}", text):
-                self._logger.warning(line)
+            self._warn(f"unused {one.name}", text)
 
     def _check_loss(self, one: InputStream) -> None:
         health = one.monitor.health()

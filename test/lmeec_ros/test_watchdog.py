@@ -90,6 +90,13 @@ def test_silence_is_told_once_in_a_while_and_its_end_too() -> None:
     assert bench.lines[3:] == ["exo: messages come again on /exo"] and not bench.dog.silent
 
 
+def test_without_warnings_it_is_noticed_all_the_same() -> None:
+    bench = Bench()
+    bench.clock.now += 6
+    bench.dog.look(0.0, 0.02)
+    assert bench.lines == [] and set(bench.dog.silent) == {"ego", QUERY_MASKS, "exo"}
+
+
 def test_no_query_masks_from_the_start() -> None:
     bench = Bench()
     bench.run(90, **{QUERY_MASKS: 0})
