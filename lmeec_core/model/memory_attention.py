@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.config import ModelConfig
-from lmeec_core.model.layers import Attention, rotary_tables, rotate
+from lmeec_core.model.layers import (
+    Attention,
+    attention,
+    rotary_tables,
+    rotate,
+    slow_fused_attention,
+)
 
 
 class RotaryAttention(Attention):
@@ -66,8 +72,12 @@ class RotaryAttention(Attention):
         Returns:
             (B, P, dim).
         """
-        keys = self.rotate_keys(k, unrotated, pooled)
-        return self.attend(self.rotate_queries(q), keys, self.split(self.v_proj(v)))
+        queries, keys = self.rotate_queries(q), self.rotate_keys(k, unrotated, pooled)
+        if v.shape[-1] >= q.shape[-1] or not slow_fused_attention(queries):
+            return self.attend(queries, keys, self.split(self.v_proj(v)))
+        # Weights sum to 1, so narrow values may be projected after the attention.
+        mixed = attention(queries, keys, v.to(queries.dtype)[:, None])[:, 0]
+        return self.out_proj(self.v_proj(mixed))
 
 
 class MatchingAttention(RotaryAttention):
@@ -100,6 +110,9 @@ class MatchingAttention(RotaryAttention):
             (queries * queries.shape[-1] ** -0.5, (own * scale).to(queries.dtype)[:, None]), dim=-1
         )
         keys = torch.cat((keys, (other * scale).to(keys.dtype)[:, None]), dim=-1)
+        if slow_fused_attention(queries):
+            queries = queries * queries.shape[-1] ** 0.5
+            return self.out_proj(attention(queries, keys, values).transpose(1, 2).flatten(2))
         width = values.shape[-1]
         # Fast kernels want values as wide as the keys.
         values = F.pad(values, (0, keys.shape[-1] - width))
