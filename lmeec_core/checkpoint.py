@@ -238,8 +238,10 @@ def load_model(
             f"{[name for name in PRESETS if bundled_weights(name)] or 'none'}); give a checkpoint, "
             f"or a seed for random weights whose masks mean nothing"
         )
-    network.precision = precision
-    return network.to(target).requires_grad_(False)
+    network.requires_grad_(False)
+    if precision == "bf16":
+        network.cast_weights()
+    return network.to(target)
 
 
 def seeded_model(config: ModelConfig, seed: int) -> LMEEC:

@@ -190,14 +190,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Apply the rotary encoding, in float32 and in real arithmetic.
 
     Args:
-        x: (B, heads, r * P, C): r frames of P tokens; the encoding repeats for each frame.
+        x: (B, heads, r * P, C): r frames of P tokens; the encoding repeats for each frame. The
+            first members of all channel pairs come first, then the second ones.
         cos, sin: (P, C / 2).
 
     Returns:
-        the same shape and dtype as ``x``.
+        the same shape, order and dtype as ``x``.
     """
-    b, h, length, c = x.shape
-    pairs = x.float().view(b, h, length // cos.shape[0], cos.shape[0], c // 2, 2)
-    even, odd = pairs.unbind(-1)
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
-    return turned.view(b, h, length, c).to(x.dtype)
+    frames = x.unflatten(2, (-1, cos.shape[0]))
+    first, second = frames.chunk(2, dim=-1)
+    turned = (
+        torch.addcmul(first * cos, second, sin, value=-1).to(x.dtype),
+        torch.addcmul(first * sin, second, cos).to(x.dtype),
+    )
+    return torch.cat(turned, dim=-1).flatten(2, 3)
