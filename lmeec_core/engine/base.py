@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lmeec_core.config import ENGINES, EngineName
 from lmeec_core.model.stages import Options, Stage
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
 
-EngineName = Literal["auto", "eager", "cuda_graph", "onnxruntime", "openvino", "tensorrt"]
-ENGINES: tuple[EngineName, ...] = (
-    "auto",
-    "eager",
-    "cuda_graph",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-)
+__all__ = ["ENGINES", "Call", "Engine", "EngineError", "EngineName", "StageFunction"]
 
 StageFunction = Callable[..., tuple[Tensor, ...]]
 """A stage for inputs of fixed shapes: tensors in, tensors out, on the model's device. The outputs

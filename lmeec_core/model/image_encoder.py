@@ -125,8 +125,7 @@ class WindowAttention(nn.Module):
             torch.cat((t, own.expand(t.shape[0], -1, -1, -1)), dim=2)
             for t, own in ((k, key), (v, value))
         )
-        bias = q.new_zeros(1, k.shape[2])
-        bias[:, -1] = math.log(outside)
+        bias = F.pad(q.new_full((1, 1), math.log(outside)), (k.shape[2] - 1, 0))
         return attention(q, k, v, bias)
 
 
