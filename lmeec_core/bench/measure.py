@@ -29,7 +29,7 @@ SEED = 0
 WARM_UP = {"cpu": 1, "cuda": 6}
 """Steps before measuring; CUDA graphs are captured in them."""
 STAGE_STEPS = 5
-"""Steps of which the stages are timed; on a GPU that slows them down, so they are further ones."""
+"""Most steps of which the stages are timed. They are further ones: it slows a GPU down."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,10 @@ def measure(case: Case) -> dict[str, Any]:
         "objects": case.objects,
         "targets": case.targets,
         "step_ms": spread(own),
-        "stage_ms": {name: spread(times) for name, times in stage_times(model, state).items()},
+        "stage_ms": {
+            name: spread(times)
+            for name, times in stage_times(model, state, min(case.steps, STAGE_STEPS)).items()
+        },
         "threads": torch.get_num_threads(),
     }
     if other:
@@ -158,7 +161,7 @@ def _interleave(
     return own, other
 
 
-def stage_times(model: LMEEC, state: SteadyState) -> dict[str, list[float]]:
+def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[float]]:
     """Milliseconds of each stage in further steps; memory attention apart for the two memories,
     the memory encoder apart for query and target; ``rest`` is what is no stage."""
     times: dict[str, list[float]] = {}
@@ -188,7 +191,7 @@ def stage_times(model: LMEEC, state: SteadyState) -> dict[str, list[float]]:
 
     model.runner = run
     try:
-        for _ in range(STAGE_STEPS):
+        for _ in range(steps):
             within = 0.0
             whole = timed(model, lambda: _step(state))
             times.setdefault("rest", []).append(whole - within)
