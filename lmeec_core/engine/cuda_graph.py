@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ class CudaGraphEngine(Engine):
 class _Graph:
     """A stage captured with static inputs and outputs."""
 
-    def __init__(self, model: LMEEC, call: Call, pool: tuple[int, int]) -> None:
+    def __init__(self, model: LMEEC, call: Call, pool: Any) -> None:
         self.inputs = call.example(model.device)
         function = STAGES[call.stage]
         stream = torch.cuda.Stream(model.device)
