@@ -292,18 +292,26 @@ class CorrespondenceTracker:
 
     def _predict(self, slots: list[int], encoded: _Encoded) -> Prediction:
         """Predictions of all pairs, object by object, target by target (B = N * K)."""
-        count, features = len(slots), encoded.targets
+        count = len(slots)
         prepared = encoded.prepared.repeat(count, 1, 1)
         query_memory = encoded.query_memory.repeat_interleave(len(encoded.prepared), dim=0)
-        fused = self.model.attend_view(prepared, query_memory)
+        view = self.model.attend_view(prepared, query_memory)
         pairs = encoded.pairs
-        for (query, target, pointers), index in self._groups(pairs).items():
-            if not query + target + pointers:
-                continue  # first frame: the view-specific feature alone
-            aware = self._attend_memory([pairs[i] for i in index], prepared[index])
-            fused[index] = self.model.fuse(aware, fused[index], self.memory.fusion).to(fused.dtype)
-        fine, middle = (x.repeat(count, 1, 1, 1) for x in (features.fine, features.middle))
-        return self.model.decode(fused, fine, middle, encoded.match)
+        aware, fresh = view, []
+        for lengths, index in self._groups(pairs).items():
+            if not sum(lengths):
+                fresh += index  # first frame: the view-specific feature alone
+                continue
+            attended = self._attend_memory([pairs[i] for i in index], prepared[index])
+            if len(index) == len(pairs):
+                aware = attended
+            else:
+                aware = view.clone() if aware is view else aware
+                aware[index] = attended.to(aware.dtype)
+        known = torch.ones(len(pairs), dtype=torch.bool, device=view.device)
+        known[fresh] = False
+        views = encoded.targets.map(lambda x: x.repeat(count, 1, 1, 1))
+        return self.model.predict(aware, view, known, views, encoded.match, self.memory.fusion)
 
     def _groups(self, pairs: list[int]) -> dict[tuple[int, int, int], list[int]]:
         """Pairs by the lengths of their memories; one group in the steady state."""

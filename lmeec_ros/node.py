@@ -319,7 +319,7 @@ class LmeecNode(LifecycleNode):
         names = processor.config.target_cameras
         given = dict(zip(names, targets, strict=True))
         found = processor.process(query, masks, given, self._on_refused_image)
-        taken = time.monotonic() - started
+        taken = processor.step_seconds
         for output in found.values():
             seconds = int(taken)
             output.message.processing_time = Duration(

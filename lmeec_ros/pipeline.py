@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -75,6 +76,8 @@ class SetProcessor:
         self.table = table
         self.several = len(config.target_cameras) > 1 if several is None else several
         self.query_masks: Mapping[str, messages.Mask | None] = {}  # of the last set
+        self.step_seconds = 0.0
+        """Time that the tracker's last step took."""
 
     def process(
         self,
@@ -112,10 +115,12 @@ class SetProcessor:
                 pictures[name] = None
         query_masks = read_query_masks(config, self.table, masks)
         self.query_masks = query_masks
+        started = time.monotonic()
         try:
             found = self.tracker.step(pictures, query_masks)
         except ValueError as error:
             raise InputError(f"set at {_seconds(query)}: {error}") from error
+        self.step_seconds = time.monotonic() - started
         return {
             name: self._output(name, found[name], picture, targets[name].header, query.header)
             for name, picture in pictures.items()
@@ -213,6 +218,7 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         checkpoint=config.checkpoint,
         device=config["model.device"],
         precision=config["model.precision"],
+        engine=config["model.engine"],
         seed=config.seed,
         require_mv_moe=config["model.require_mv_moe"],
     )

@@ -2,8 +2,6 @@
 
 from lmeec_core.model.lmeec import (
     LMEEC,
-    MASK_BIAS,
-    MASK_SCALE,
     NO_OBJECT_LOGIT,
     Prediction,
     ViewFeatures,
@@ -12,8 +10,6 @@ from lmeec_core.model.lmeec import (
 
 __all__ = [
     "LMEEC",
-    "MASK_BIAS",
-    "MASK_SCALE",
     "NO_OBJECT_LOGIT",
     "Prediction",
     "ViewFeatures",

@@ -18,11 +18,10 @@ from lmeec_core.model.matching import Described, Matching, MatchPrompt
 from lmeec_core.model.memory_attention import MemoryAttention
 from lmeec_core.model.memory_encoder import MemoryEncoder
 from lmeec_core.model.mv_moe import MVMoE
+from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
 
 NO_OBJECT_LOGIT = -1024.0
 """Mask logit everywhere where the object is judged absent (SAM 2.1)."""
-MASK_SCALE, MASK_BIAS = 20.0, -10.0
-"""Mask probabilities p enter the memory encoder as MASK_SCALE * p + MASK_BIAS."""
 
 
 class ViewFeatures(NamedTuple):
@@ -64,18 +63,24 @@ class Prediction(NamedTuple):
     """(B, C) object pointers."""
 
 
+StageRunner = Callable[[Stage, Options, tuple[Tensor, ...]], Outputs]
+
+
 class LMEEC(nn.Module):
     """LM-EEC on SAM 2.1; names and shapes of the state dict are the released checkpoint's.
 
     The module holds no state in time. :class:`lmeec_core.CorrespondenceTracker` keeps the memory
     and calls the stages. ``precision`` ("fp32" or "bf16") sets how the stages compute; bf16 keeps
-    normalisation, rotary tables, mask and presence logits in float32.
+    normalisation, rotary tables, mask and presence logits in float32. ``runner`` computes the
+    stages with another engine than eager torch (:func:`lmeec_core.engine.use_engine`).
     """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
         self.precision: Precision = "fp32"
+        self.runner: StageRunner | None = None
+        self._positions: dict[Any, Tensor] = {}
         dim = config.hidden_dim
         self.image_encoder = ImageEncoder(config)
         self.memory_attention = MemoryAttention(config)
@@ -131,27 +136,39 @@ class LMEEC(nn.Module):
             return torch.backends.cudnn.flags(allow_tf32=False) if cuda else nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def cast_weights(self) -> None:
+        """Compute in bfloat16 from now on, and hold the weights of linear maps so once and for
+        all: casting them in every step costs more than the memory they take. Not for training.
+        """
+        self.precision = "bf16"
+        exact = set(self.sam_mask_decoder.pred_obj_score_head.modules())
+        for module in self.modules():
+            if (
+                isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+                and module not in exact
+            ):
+                module.to(torch.bfloat16)
+
     def encode_images(self, images: Tensor) -> ViewFeatures:
         """Encode views.
 
         Args:
             images: (V, 3, S, S) float32, normalised (:mod:`lmeec_core.preprocessing`).
         """
-        fine, middle, top = self.image_encoder(images)
-        decoder = self.sam_mask_decoder
-        features = ViewFeatures(decoder.conv_s0(fine), decoder.conv_s1(middle), top)
-        if self.matching is None:
-            return features
-        return ViewFeatures(*features[:3], *self.matching.embed(middle, top))
+        return ViewFeatures(*self._run("image_encoder", images))
+
+    def _run(self, stage: Stage, *inputs: Tensor, options: Options = ()) -> Outputs:
+        if self.runner is not None:
+            return self.runner(stage, options, inputs)
+        return STAGES[stage](self, options, *inputs)
 
     def prepare_targets(self, views: ViewFeatures) -> Tensor:
         """What memory attention computes of K target views alone: (K, P, C).
 
         With matching (K, P, C + D): the embedding, as it is, behind.
         """
-        tokens = views.top.flatten(2).transpose(1, 2)
-        prepared = self.memory_attention.prepare(tokens, self.image_position)
-        return self._with_embedding(prepared, views)
+        embedding = () if views.top_embedding is None else (views.top_embedding,)
+        return self._run("target_tokens", views.top, *embedding)[0]
 
     @staticmethod
     def _with_embedding(tokens: Tensor, views: ViewFeatures) -> Tensor:
@@ -209,8 +226,10 @@ class LMEEC(nn.Module):
         Returns:
             (B, P, memory_dim); with matching memory_dim + D.
         """
+        given = masks.to(self.image_position.dtype)
+        present = given.new_ones(masks.shape[0])
         return self._with_embedding(
-            self._encode_memory(views.top, masks.to(self.image_position.dtype)), views
+            self._run("memory_encoder", views.top, given, present)[0], views
         )
 
     def encode_target_memory(
@@ -226,16 +245,8 @@ class LMEEC(nn.Module):
         Returns:
             (B, P, memory_dim); with matching memory_dim + D.
         """
-        size = self.config.image_size
-        full = F.interpolate(logits[:, None], size=(size, size), mode="bilinear")[:, 0]
-        absent = (presence_logit <= 0).to(full.dtype)[:, None, None]
-        encoded = self._encode_memory(views.top, full)
-        encoded = encoded + (absent * self.no_obj_embed_spatial).to(encoded.dtype)
+        (encoded,) = self._run("memory_encoder", views.top, logits, presence_logit)
         return self._with_embedding(encoded, views)
-
-    def _encode_memory(self, top: Tensor, mask: Tensor) -> Tensor:
-        scaled = mask.sigmoid() * MASK_SCALE + MASK_BIAS
-        return self.memory_encoder(top, scaled[:, None]).flatten(2).transpose(1, 2)
 
     def attend_view(self, prepared: Tensor, query_memory: Tensor) -> Tensor:
         """View-specific feature: the targets attend to this frame's query memory.
@@ -247,7 +258,8 @@ class LMEEC(nn.Module):
         Returns:
             (B, P, C).
         """
-        return self.memory_attention(prepared, query_memory, self.memory_position, 0)
+        position = self.memory_position.to(query_memory.dtype)
+        return self._run("memory_attention", prepared, query_memory, position, options=(0, 0))[0]
 
     def attend_memory(
         self,
@@ -268,25 +280,47 @@ class LMEEC(nn.Module):
         Returns:
             (B, P, C).
         """
-        features, positions = [], []
-        for frames, rows in banks:
-            time = self.maskmem_tpos_enc[rows].flatten(1)  # (m, memory_dim)
-            features.append(frames.flatten(1, 2))
-            positions.append((self.stored_position + time[:, None]).flatten(0, 1))
+        features = [frames.flatten(1, 2) for frames, _ in banks]
         batch, count, _ = pointers.shape
         split = self.config.hidden_dim // self.config.memory_dim
         if count:
-            back = torch.arange(1, count + 1, dtype=torch.float32, device=pointers.device)
-            sine = sine_position_1d(back / max(pointer_window - 1, 1), self.config.hidden_dim)
             tokens = pointers.reshape(batch, count * split, -1)
             if self.config.matching is not None:  # pointers have no embedding
                 tokens = F.pad(tokens, (0, self.config.matching.dim))
             features.append(tokens)
-            positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
         dtype = features[0].dtype
         memory = torch.cat([f.to(dtype) for f in features], dim=1)
-        position = torch.cat([p.to(dtype) for p in positions], dim=0)
-        return self.memory_attention(prepared, memory, position, count * split, pooled=True)
+        rows = tuple(row for _, own in banks for row in own)
+        position = self._banks_position(rows, count, pointer_window, dtype)
+        options = (count * split, 1)
+        return self._run("memory_attention", prepared, memory, position, options=options)[0]
+
+    def _banks_position(
+        self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Position (L, memory_dim) of a memory; remembered in inference until weights change."""
+        if not torch.is_inference_mode_enabled():
+            return self._make_position(rows, count, window, dtype)
+        weights = (self.maskmem_tpos_enc, *self.obj_ptr_tpos_proj.parameters())
+        state = tuple((w.data_ptr(), w._version) for w in weights)
+        key = (state, rows, count, window, dtype)
+        if key not in self._positions:
+            if len(self._positions) > 64:
+                self._positions.clear()
+            self._positions[key] = self._make_position(rows, count, window, dtype)
+        return self._positions[key]
+
+    def _make_position(
+        self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype
+    ) -> Tensor:
+        time = self.maskmem_tpos_enc[list(rows)].flatten(1)  # (m, memory_dim)
+        positions = [(self.stored_position + time[:, None]).flatten(0, 1)]
+        if count:
+            split = self.config.hidden_dim // self.config.memory_dim
+            back = torch.arange(1, count + 1, dtype=torch.float32, device=self.device)
+            sine = sine_position_1d(back / max(window - 1, 1), self.config.hidden_dim)
+            positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
+        return torch.cat([p.to(dtype) for p in positions], dim=0)
 
     def fuse(self, memory_aware: Tensor, view_specific: Tensor, fusion: Fusion) -> Tensor:
         """Fuse two features (B, P, C) to (B, P, C); see :class:`lmeec_core.MemoryConfig`."""
@@ -300,6 +334,28 @@ class LMEEC(nn.Module):
             return x.transpose(1, 2).unflatten(2, (side, side))
 
         return self.MV_MoE(image(memory_aware), image(view_specific)).flatten(2).transpose(1, 2)
+
+    def predict(
+        self,
+        aware: Tensor,
+        view: Tensor,
+        known: Tensor,
+        views: ViewFeatures,
+        match: MatchPrompt | None,
+        fusion: Fusion,
+    ) -> Prediction:
+        """Fuse and decode B correspondences.
+
+        Args:
+            aware: (B, P, C) from :meth:`attend_memory`.
+            view: (B, P, C) from :meth:`attend_view`.
+            known: (B,) bool; where False there is no memory yet and ``aware`` takes no part.
+            views: the target view of each.
+            match: with matching, their prompts from :meth:`match`.
+            fusion: see :class:`lmeec_core.MemoryConfig`.
+        """
+        inputs = (aware, view, known, views.fine, views.middle, *(match or ()))
+        return Prediction(*self._run("decoder", *inputs, options=(fusion,)))
 
     def decode(
         self, fused: Tensor, fine: Tensor, middle: Tensor, match: MatchPrompt | None = None

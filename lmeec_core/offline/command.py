@@ -147,6 +147,7 @@ def take_settings(
         weights=weights_digest(name, checkpoint, seed),
         device=str(resolve_device(model.get("device", "auto"))),
         precision=model.get("precision", "fp32"),
+        engine=model.get("engine", "auto"),
         seed=seed,
         memory=MemoryConfig(**memory),
         presence_threshold=changes.get("presence_threshold", 0.5),

@@ -1,0 +1,85 @@
+"""What an engine is: it computes stages of the network for inputs of given shapes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lmeec_core.config import ENGINES, EngineName
+from lmeec_core.model.stages import Options, Stage
+
+if TYPE_CHECKING:
+    from lmeec_core.model import LMEEC
+
+__all__ = ["ENGINES", "Call", "Engine", "EngineError", "EngineName", "StageFunction"]
+
+StageFunction = Callable[..., tuple[Tensor, ...]]
+"""A stage for inputs of fixed shapes: tensors in, tensors out, on the model's device. The outputs
+stay valid only until the function is called again: who keeps one copies it."""
+
+
+class EngineError(ValueError):
+    """An engine cannot be used here; the message says why and what to do."""
+
+
+class Call(NamedTuple):
+    """A stage with the shapes of its inputs: what an engine builds a function for."""
+
+    stage: Stage
+    options: Options
+    """What is fixed beside the shapes, see :mod:`lmeec_core.model.stages`."""
+    shapes: tuple[tuple[int, ...], ...]
+    """Shape of each input tensor, the batch first (the memory's position has none)."""
+    dtypes: tuple[torch.dtype, ...]
+    """Type of each input tensor."""
+
+    @classmethod
+    def of(cls, stage: Stage, options: Options, inputs: tuple[Tensor, ...]) -> Call:
+        """The call that these inputs make."""
+        return cls(
+            stage, options, tuple(tuple(x.shape) for x in inputs), tuple(x.dtype for x in inputs)
+        )
+
+    def example(self, device: torch.device, seed: int = 0) -> tuple[Tensor, ...]:
+        """Random inputs: normal numbers (bool: all true), the same for the same seed."""
+        generator = torch.Generator().manual_seed(seed)
+        return tuple(
+            (
+                torch.ones(shape, dtype=dtype)
+                if dtype is torch.bool
+                else torch.randn(shape, generator=generator).to(dtype)
+            ).to(device)
+            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
+        )
+
+
+class Engine(ABC):
+    """Computes stages. One engine belongs to one model.
+
+    Args:
+        model: the network, with its final weights, device and precision.
+
+    Raises:
+        EngineError: a library or device that it needs is missing.
+    """
+
+    name: ClassVar[EngineName]
+
+    def __init__(self, model: LMEEC) -> None:
+        self.model = model
+
+    def offers(self, call: Call) -> bool:
+        """Whether :meth:`build` gives a function for this call; cheap. Eager takes the rest."""
+        return True
+
+    @abstractmethod
+    def build(self, call: Call) -> StageFunction:
+        """A function for this call; called once for each call, within the model's autocast.
+
+        Raises:
+            EngineError: it cannot be built here after all.
+        """
