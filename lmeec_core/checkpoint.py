@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lmeec_core.config import PRESETS, ModelConfig, Precision, preset
+from lmeec_core.config import PRESETS, EngineName, ModelConfig, Precision, preset
 from lmeec_core.model import LMEEC, build_model
 
 logger = logging.getLogger(__name__)
@@ -203,6 +203,7 @@ def load_model(
     precision: Precision = "fp32",
     seed: int | None = None,
     require_mv_moe: bool = True,
+    engine: EngineName = "eager",
 ) -> LMEEC:
     """Build a network and load its weights: the way to get one that works.
 
@@ -215,11 +216,15 @@ def load_model(
         seed: if given and there is no checkpoint and none is bundled: random weights from this
             seed. Their masks mean nothing; this is for trying out the plumbing.
         require_mv_moe: see :func:`load_weights`.
+        engine: who computes the stages, one of :data:`lmeec_core.engine.ENGINES`.
 
     Raises:
         CheckpointError: the checkpoint is absent, unreadable or does not fit.
-        ValueError: unknown preset, device or precision.
+        ValueError: unknown preset, device or precision; unknown engine, or one that cannot be
+            used here (:class:`lmeec_core.engine.EngineError`).
     """
+    from lmeec_core.engine import use_engine  # engines use the tracker
+
     if precision not in ("fp32", "bf16"):
         raise ValueError(f"precision: {precision!r} given, fp32 or bf16 expected")
     config = preset(model) if isinstance(model, str) else model
@@ -238,8 +243,12 @@ def load_model(
             f"{[name for name in PRESETS if bundled_weights(name)] or 'none'}); give a checkpoint, "
             f"or a seed for random weights whose masks mean nothing"
         )
-    network.precision = precision
-    return network.to(target).requires_grad_(False)
+    network.requires_grad_(False)
+    if precision == "bf16":
+        network.cast_weights()
+    network.to(target)
+    use_engine(network, engine)
+    return network
 
 
 def seeded_model(config: ModelConfig, seed: int) -> LMEEC:

@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from lmeec_core.ablation.command import ablate_command
+from lmeec_core.bench.command import bench_command
 from lmeec_core.engine.export_command import export_command
 from lmeec_core.evaluation.command import evaluate_command
 from lmeec_core.offline.cli import track_command
@@ -43,6 +44,7 @@ app = typer.Typer(
     "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
     "- `lmeec evaluate masks.json take_7`: scores masks, writes a report\n"
     "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it\n"
+    "- `lmeec bench`: what a step costs\n"
     "- `lmeec export`: the network as ONNX graphs, for other engines",
 )
 
@@ -337,6 +339,7 @@ app.command("evaluate")(evaluate_command)
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)
 app.command("ablate")(ablate_command)
+app.command("bench")(bench_command)
 app.command("export")(export_command)
 
 

@@ -5,13 +5,16 @@ Configuration is validated once, here; the rest of the package trusts its types.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Compression = Literal["average", "keep_first", "fifo", "iou", "cluster"]
 Fusion = Literal["mv_moe", "add", "none"]
 Precision = Literal["fp32", "bf16"]
+EngineName = Literal["auto", "eager", "cuda_graph", "onnxruntime", "openvino", "tensorrt"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+"""Who can compute the network's stages, see :mod:`lmeec_core.engine`."""
 
 RELEASE_POINTER_WINDOW = 16
 """Frames that object pointers look back over, the current one counted (SAM 2.1)."""

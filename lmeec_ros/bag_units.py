@@ -102,6 +102,7 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
         weights=weights_digest(preset, config.checkpoint, config.seed),
         device=str(resolve_device(config["model.device"])),
         precision=config["model.precision"],
+        engine=config["model.engine"],
         seed=config.seed,
         require_mv_moe=config["model.require_mv_moe"],
         memory=config.memory(),

@@ -16,6 +16,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 import lmeec_core as lm
+from lmeec_core.config import ENGINES
 
 Value = bool | int | float | str | list[str]
 
@@ -126,6 +127,7 @@ TABLE = (
          "with the preset, if any"),
     Spec("model.device", "auto", "auto, cpu or cuda (cuda:1, ...)"),
     Spec("model.precision", "fp32", "Number format of the network", ("fp32", "bf16")),
+    Spec("model.engine", "auto", "Who computes the network's stages; auto measures once", ENGINES),
     Spec("model.seed", -1, "0 or more, without a checkpoint: random weights of this seed, whose "
          "masks mean nothing; -1: none", minimum=-1, maximum=2**31 - 1),
     Spec("model.require_mv_moe", True, "Refuse a checkpoint without the MV-MoE (plain SAM 2.1)"),

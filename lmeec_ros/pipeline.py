@@ -180,6 +180,7 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         checkpoint=config.checkpoint,
         device=config["model.device"],
         precision=config["model.precision"],
+        engine=config["model.engine"],
         seed=config.seed,
         require_mv_moe=config["model.require_mv_moe"],
     )

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
+from lmeec_core.config import ENGINES, EngineName
 from lmeec_core.model.stages import Options, Stage
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
 
-EngineName = Literal["auto", "eager", "cuda_graph", "onnxruntime", "openvino", "tensorrt"]
-ENGINES: tuple[EngineName, ...] = (
-    "auto",
-    "eager",
-    "cuda_graph",
-    "onnxruntime",
-    "openvino",
-    "tensorrt",
-)
+__all__ = ["ENGINES", "Call", "Engine", "EngineError", "EngineName", "StageFunction"]
 
 StageFunction = Callable[..., tuple[Tensor, ...]]
 """A stage for inputs of fixed shapes: tensors in, tensors out, on the model's device. The outputs
@@ -81,6 +74,10 @@ class Engine(ABC):
 
     def offers(self, call: Call) -> bool:
         """Whether :meth:`build` gives a function for this call; cheap. Eager takes the rest."""
+        return True
+
+    def is_ready(self) -> bool:
+        """Whether it can start at once; ``auto`` takes no other."""
         return True
 
     @abstractmethod

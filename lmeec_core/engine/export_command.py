@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lmeec_core.config import MemoryConfig
+    from lmeec_core.config import MemoryConfig, Precision
     from lmeec_core.engine.base import Call
     from lmeec_core.engine.graphs import GraphStore
     from lmeec_core.model import LMEEC
@@ -45,6 +45,14 @@ def export_command(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32 or bf16, as the engine is to compute. With bf16 the weights are those of "
+            "bf16; the graphs themselves are in float32.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "fp32",
     objects: Annotated[
         int | None,
         typer.Option(
@@ -83,8 +91,8 @@ def export_command(
     and of predicted masks). All shapes are fixed. Beside each graph lies a record (JSON): shapes,
     hashes, versions, and the largest difference from eager torch.
 
-    The engines onnxruntime, openvino and tensorrt make what they need at first use; exporting
-    before saves that time, and serves other programs and other machines.
+    The engines onnxruntime, openvino and tensorrt make what they need at first use, which takes
+    minutes; the engine auto considers them only where the graphs are there already.
 
     **Examples**
 
@@ -109,7 +117,7 @@ def export_command(
             from lmeec_core.engine.tensorrt import load_tensorrt
 
             load_tensorrt()  # its absence is said before the work, not after
-        model = load_model(preset, checkpoint, device="cpu", seed=seed)
+        model = load_model(preset, checkpoint, "cpu", cast("Precision", precision), seed)
         store = GraphStore(model, out)
         calls = _calls(model, objects, targets, memory)
         console = Console()

@@ -6,7 +6,6 @@ ONNX Runtime, OpenVINO and TensorRT all take the graphs.
 
 from __future__ import annotations
 
-import copy
 import importlib.util
 import logging
 import warnings
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lmeec_core.checkpoint import seeded_model
 from lmeec_core.engine.base import Call, EngineError
 from lmeec_core.engine.graphs import describe_inputs, file_hash
 from lmeec_core.files import replacing
@@ -63,10 +63,10 @@ def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
     import onnx
 
     with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
-        on_cpu = model if model.device.type == "cpu" else copy.deepcopy(model).cpu()
+        plain = _plain(model)
         inputs = call.example(torch.device("cpu"))
-        expected = StageModule(on_cpu, call.stage, call.options)(*inputs)
-        program = _trace(on_cpu, call, inputs, len(expected))
+        expected = StageModule(plain, call.stage, call.options)(*inputs)
+        program = _trace(plain, call, inputs, len(expected))
         with replacing(path) as partial:
             program.save(str(partial))
             proto = onnx.load(str(partial))
@@ -96,6 +96,15 @@ def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
         "torch": torch.__version__,
         "onnx": onnx.__version__,
     }
+
+
+def _plain(model: LMEEC) -> LMEEC:
+    """The network on the CPU, with weights in float32."""
+    if model.device.type == "cpu" and model.precision == "fp32":
+        return model
+    plain = seeded_model(model.config, 0)
+    plain.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+    return plain.requires_grad_(False)
 
 
 def require(*modules: str) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lmeec_core.engine.base import Call, Engine, EngineError, StageFunction
 from lmeec_core.engine.graphs import GraphStore, has_batch, is_usual, with_batch
+from lmeec_core.model.stages import STAGES
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
@@ -55,6 +56,7 @@ class GraphEngine(Engine):
     """
 
     device = "cpu"
+    suffix = ".onnx"
     sizes: tuple[int, ...] = (1,)
     """Batches of the graphs that are made unasked. One CPU gains nothing by larger ones."""
 
@@ -75,6 +77,10 @@ class GraphEngine(Engine):
         if one not in self._offers:
             self._offers[one] = is_usual(self.model, one) or self.store.path(one).is_file()
         return self._offers[one]
+
+    def is_ready(self) -> bool:
+        """Whether every stage has a file of :attr:`suffix`: making them takes too long to start."""
+        return all(any(self.store.folder.glob(f"{stage}_b*{self.suffix}")) for stage in STAGES)
 
     def build(self, call: Call) -> StageFunction:
         """See :class:`Engine`; loads the graphs of the call's pieces."""

@@ -167,6 +167,7 @@ class TensorRtEngine(GraphEngine):
 
     name = "tensorrt"
     device = "cuda"
+    suffix = ".engine"
     sizes = (1, 2, 4, 8)
 
     def __init__(self, model: LMEEC, root: Path | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from lmeec_core.config import ModelConfig, TrunkConfig
 from lmeec_core.model.conv_trunk import ConvNeck, ConvTrunk
-from lmeec_core.model.layers import MLP
+from lmeec_core.model.layers import MLP, attention
 
 _STAGE_POOL = 2  # side of the max pooling at the start of stages 2 to 4
 
@@ -38,23 +39,34 @@ def _pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x.permute(0, 3, 1, 2), _STAGE_POOL).permute(0, 2, 3, 1)
 
 
-def _to_windows(x: Tensor, side: int) -> Tensor:
-    """Cut (B, H, W, C), padded with zeros, into windows (B * n, side, side, C)."""
-    b, h, w, c = x.shape
-    x = F.pad(x, (0, 0, 0, -w % side, 0, -h % side))
-    x = x.view(b, x.shape[1] // side, side, x.shape[2] // side, side, c)
-    return x.permute(0, 1, 3, 2, 4, 5).reshape(-1, side, side, c)
+def _to_windows(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Cut (B, H, W, heads, C) into windows (B * n, heads, rows * columns, C) that fit exactly."""
+    b, h, w, heads, c = x.shape
+    x = x.view(b, h // rows, rows, w // columns, columns, heads, c)
+    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, rows * columns, c)
 
 
-def _from_windows(x: Tensor, side: int, h: int, w: int) -> Tensor:
-    """Join windows (B * n, side, side, C) to (B, h, w, C), dropping the padding."""
-    rows, columns = -(-h // side), -(-w // side)
-    x = x.view(-1, rows, columns, side, side, x.shape[-1]).permute(0, 1, 3, 2, 4, 5)
-    return x.reshape(x.shape[0], rows * side, columns * side, -1)[:, :h, :w]
+def _from_windows(x: Tensor, b: int, h: int, w: int, rows: int, columns: int) -> Tensor:
+    """Join windows (B * n, heads, rows * columns, C) to (B, h, w, heads, C)."""
+    heads, c = x.shape[1], x.shape[3]
+    x = x.view(b, h // rows, w // columns, heads, rows, columns, c)
+    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, heads, c)
+
+
+def _spans(length: int, side: int) -> list[tuple[int, int, int]]:
+    """Cut an axis into spans (start, end, side of its windows): whole windows, and the rest."""
+    whole = length - length % side
+    spans = ((0, whole, side), (whole, length, length % side))
+    return [span for span in spans if span[1] > span[0]]
 
 
 class WindowAttention(nn.Module):
-    """Attention within each window; queries are pooled where a stage begins."""
+    """Attention within each window; queries are pooled where a stage begins.
+
+    Windows at the right and lower edge reach over it, and the tokens out there are zeros: their
+    keys and values all are the projection's bias. They stand as one key, whose score is raised by
+    the logarithm of their number, so nothing is computed on padding.
+    """
 
     def __init__(self, dim: int, dim_out: int, heads: int, pool: bool) -> None:
         super().__init__()
@@ -62,19 +74,59 @@ class WindowAttention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * dim_out)
         self.proj = nn.Linear(dim_out, dim_out)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, h, w, dim) to (B, h', w', dim_out); h' = h / 2 where pooled."""
+    def forward(self, x: Tensor, window: int) -> Tensor:
+        """(B, h, w, dim) to (B, h', w', dim_out); h' = h / 2 where pooled.
+
+        Args:
+            x: h and w are even where pooled.
+            window: side of the windows in tokens; 0 is the whole image.
+        """
         b, h, w, _ = x.shape
+        if self.pool and window % _STAGE_POOL:
+            return self._odd_windows(x, window)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
+        step = _STAGE_POOL if self.pool else 1
         if self.pool:
             q = _pool(q)
-            h, w = q.shape[1:3]
+        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
+        rows, columns = ([(0, n, n)] if not window else _spans(n, window) for n in (h, w))
+        bands = []
+        for top, bottom, tall in rows:
+            parts = []
+            for left, right, wide in columns:
+                side = (tall // step, wide // step)
+                queries = q[:, top // step : bottom // step, left // step : right // step]
+                keys, values = (
+                    _to_windows(t[:, top:bottom, left:right], tall, wide) for t in (k, v)
+                )
+                outside = window * window - tall * wide if window else 0
+                y = self._attend(_to_windows(queries, *side), keys, values, outside)
+                parts.append(_from_windows(y, b, *queries.shape[1:3], *side))
+            bands.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
+        joined = torch.cat(bands, dim=1) if len(bands) > 1 else bands[0]
+        return self.proj(joined.flatten(3))
 
-        def split(t: Tensor) -> Tensor:
-            return t.flatten(1, 2).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+    def _odd_windows(self, x: Tensor, window: int) -> Tensor:
+        """Windows of odd sides lose a row and a column where queries are pooled."""
+        b, h, w, dim = x.shape
+        x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
+        rows, columns = x.shape[1] // window, x.shape[2] // window
+        x = _to_windows(x[:, :, :, None], window, window).reshape(-1, window, window, dim)
+        y, side = self(x, 0), window // _STAGE_POOL
+        y = _from_windows(y.flatten(1, 2)[:, None], b, rows * side, columns * side, side, side)
+        return y[:, : h // _STAGE_POOL, : w // _STAGE_POOL, 0]
 
-        x = F.scaled_dot_product_attention(split(q), split(k), split(v))
-        return self.proj(x.transpose(1, 2).reshape(b, h, w, -1))
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, outside: int) -> Tensor:
+        """Attention of windows that ``outside`` tokens of padding belong to."""
+        if not outside:
+            return attention(q, k, v)
+        _, key, value = self.qkv.bias.to(k.dtype).unflatten(0, (3, self.heads, 1, -1))
+        k, v = (
+            torch.cat((t, own.expand(t.shape[0], -1, -1, -1)), dim=2)
+            for t, own in ((k, key), (v, value))
+        )
+        bias = F.pad(q.new_full((1, 1), math.log(outside)), (k.shape[2] - 1, 0))
+        return attention(q, k, v, bias)
 
 
 class HieraBlock(nn.Module):
@@ -96,12 +148,7 @@ class HieraBlock(nn.Module):
             shortcut = self.proj(x)
             if self.pool:
                 shortcut = _pool(shortcut)
-        if self.window:
-            side = self.window // _STAGE_POOL if self.pool else self.window
-            x = self.attn(_to_windows(x, self.window))
-            x = _from_windows(x, side, *shortcut.shape[1:3])
-        else:
-            x = self.attn(x)
+        x = self.attn(x, self.window)
         x = shortcut + x
         return x + self.mlp(self.norm2(x))
 

@@ -135,6 +135,19 @@ class LMEEC(nn.Module):
             return torch.backends.cudnn.flags(allow_tf32=False) if cuda else nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
+    def cast_weights(self) -> None:
+        """Compute in bfloat16 from now on, and hold the weights of linear maps so once and for
+        all: casting them in every step costs more than the memory they take. Not for training.
+        """
+        self.precision = "bf16"
+        exact = set(self.sam_mask_decoder.pred_obj_score_head.modules())
+        for module in self.modules():
+            if (
+                isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+                and module not in exact
+            ):
+                module.to(torch.bfloat16)
+
     def encode_images(self, images: Tensor) -> ViewFeatures:
         """Encode views.
 

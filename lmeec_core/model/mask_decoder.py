@@ -222,9 +222,7 @@ class MaskDecoder(nn.Module):
                 dim=1,
             )
             score_token = torch.cat((score_token, peaks.to(score_token.dtype)), dim=1)
-        return Decoded(
-            logits,
-            self.iou_prediction_head(tokens[:, 1])[:, 0].float().sigmoid(),
-            self.pred_obj_score_head(score_token)[:, 0].float(),
-            mask_token,
-        )
+        with torch.autocast(fused.device.type, enabled=False):
+            presence = self.pred_obj_score_head(score_token.float())[:, 0]
+        iou = self.iou_prediction_head(tokens[:, 1])[:, 0].float().sigmoid()
+        return Decoded(logits, iou, presence, mask_token)

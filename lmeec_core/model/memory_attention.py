@@ -9,7 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.config import ModelConfig
-from lmeec_core.model.layers import Attention, rotary_tables, rotate
+from lmeec_core.model.layers import (
+    Attention,
+    attention,
+    rotary_tables,
+    rotate,
+    slow_fused_attention,
+)
 
 
 class RotaryAttention(Attention):
@@ -23,6 +29,7 @@ class RotaryAttention(Attention):
         pool: side, in tokens, of the squares over which pooled keys were averaged.
     """
 
+    order: Tensor
     cos: Tensor
     sin: Tensor
     pooled_cos: Tensor
@@ -37,6 +44,8 @@ class RotaryAttention(Attention):
         pool: int = 1,
     ) -> None:
         super().__init__(dim, 1, inner or dim, key_dim)
+        pairs = torch.arange(inner or dim).unflatten(0, (-1, 2))
+        self.register_buffer("order", pairs.T.flatten(), persistent=False)
         for name, step in (("", 1), ("pooled_", pool)):
             cos, sin = rotary_tables(grid, inner or dim, step=step)
             self.register_buffer(name + "cos", cos, persistent=False)
@@ -44,11 +53,16 @@ class RotaryAttention(Attention):
 
     def rotate_queries(self, q: Tensor) -> Tensor:
         """Projected and rotated queries of (B, P, dim): (B, 1, P, inner)."""
-        return rotate(self.split(self.q_proj(q)), self.cos, self.sin)
+        return rotate(self._project(self.q_proj, q), self.cos, self.sin)
+
+    def _project(self, projection: nn.Linear, x: Tensor) -> Tensor:
+        """Projected tokens as :func:`rotate` wants them. Scores do not depend on the order of
+        channels, and adjacent pairs, as the weights have them, are slow to turn."""
+        return self.split(F.linear(x, projection.weight[self.order], projection.bias[self.order]))
 
     def rotate_keys(self, k: Tensor, unrotated: int, pooled: bool) -> Tensor:
         """Projected keys of (B, L, key_dim), all but the last ``unrotated`` rotated."""
-        k = self.split(self.k_proj(k))
+        k = self._project(self.k_proj, k)
         spatial = k.shape[2] - unrotated
         cos, sin = (self.pooled_cos, self.pooled_sin) if pooled else (self.cos, self.sin)
         turned = rotate(k[:, :, :spatial], cos, sin)
@@ -66,8 +80,12 @@ class RotaryAttention(Attention):
         Returns:
             (B, P, dim).
         """
-        keys = self.rotate_keys(k, unrotated, pooled)
-        return self.attend(self.rotate_queries(q), keys, self.split(self.v_proj(v)))
+        queries, keys = self.rotate_queries(q), self.rotate_keys(k, unrotated, pooled)
+        if v.shape[-1] >= q.shape[-1] or not slow_fused_attention(queries):
+            return self.attend(queries, keys, self.split(self.v_proj(v)))
+        # Weights sum to 1, so narrow values may be projected after the attention.
+        mixed = attention(queries, keys, v.to(queries.dtype)[:, None])[:, 0]
+        return self.out_proj(self.v_proj(mixed))
 
 
 class MatchingAttention(RotaryAttention):
@@ -100,6 +118,9 @@ class MatchingAttention(RotaryAttention):
             (queries * queries.shape[-1] ** -0.5, (own * scale).to(queries.dtype)[:, None]), dim=-1
         )
         keys = torch.cat((keys, (other * scale).to(keys.dtype)[:, None]), dim=-1)
+        if slow_fused_attention(queries):
+            queries = queries * queries.shape[-1] ** 0.5
+            return self.out_proj(attention(queries, keys, values).transpose(1, 2).flatten(2))
         width = values.shape[-1]
         # Fast kernels want values as wide as the keys.
         values = F.pad(values, (0, keys.shape[-1] - width))
@@ -134,15 +155,16 @@ class MemoryAttentionLayer(nn.Module):
     def attend_memory(
         self,
         x: Tensor,
+        keys: Tensor,
         memory: Tensor,
-        position: Tensor,
         pointers: int,
         pooled: bool,
         embeddings: tuple[Tensor, Tensor] | None,
     ) -> Tensor:
-        """(B, P, C) with the cross-attention to ``memory`` and the feed-forward added."""
+        """(B, P, C) with the cross-attention to the memory (keys: memory with position) and the
+        feed-forward added."""
         attention = self.cross_attn_image
-        given = (self.norm2(x), memory + position, memory, pointers, pooled)
+        given = (self.norm2(x), keys, memory, pointers, pooled)
         if embeddings is not None and isinstance(attention, MatchingAttention):
             x = x + attention.match(*given, *embeddings)
         else:
@@ -201,9 +223,10 @@ class MemoryAttention(nn.Module):
             x, own = prepared[..., : self.dim], prepared[..., self.dim :]
             embeddings = (own, memory[..., self.memory_dim :])
             memory = memory[..., : self.memory_dim]
+        keys = memory + position
         for i, module in enumerate(self.layers):
             layer = cast(MemoryAttentionLayer, module)
             if i:
                 x = layer.attend_self(x)
-            x = layer.attend_memory(x, memory, position, pointers, pooled, embeddings)
+            x = layer.attend_memory(x, keys, memory, pointers, pooled, embeddings)
         return self.norm(x)

@@ -103,6 +103,14 @@ def track_command(
         str | None,
         typer.Option(help="fp32 or bf16.", show_default="fp32", rich_help_panel=_HOW),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Who computes: auto, eager, cuda_graph, onnxruntime, openvino, tensorrt.",
+            show_default="auto",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
     compression: Annotated[
         str | None,
         typer.Option(
@@ -186,6 +194,7 @@ def track_command(
         "model.seed": seed,
         "model.device": device,
         "model.precision": precision,
+        "model.engine": engine,
         "memory.compression": compression,
         "memory.capacity": capacity,
     }

@@ -139,6 +139,7 @@ def take_settings(changes: dict[str, Any], threads: int) -> Settings:
         weights=weights_digest(name, checkpoint, seed),
         device=str(resolve_device(model.get("device", "auto"))),
         precision=model.get("precision", "fp32"),
+        engine=model.get("engine", "auto"),
         seed=seed,
         memory=MemoryConfig(**memory),
         presence_threshold=changes.get("presence_threshold", 0.5),

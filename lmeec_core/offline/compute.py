@@ -66,7 +66,10 @@ def model_of(settings: Settings) -> LMEEC:
     """The network of the settings; kept until another one is asked for."""
     from lmeec_core.checkpoint import load_model
 
-    names = ("preset", "checkpoint", "weights", "device", "precision", "seed", "require_mv_moe")
+    names = (
+        "preset", "checkpoint", "weights", "device", "precision", "engine", "seed",
+        "require_mv_moe",
+    )  # fmt: skip
     arguments = {name: getattr(settings, name) for name in names}
     key = json.dumps(arguments)
     if key not in _MODELS:

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field
 
 from lmeec_core import __version__
-from lmeec_core.config import MemoryConfig, Precision
+from lmeec_core.config import EngineName, MemoryConfig, Precision
 from lmeec_core.takes import Take, TakeError, read_split
 from lmeec_core.takes.results import DIRECTIONS
 
@@ -25,7 +25,7 @@ class Settings(BaseModel):
     """Everything besides the recording that decides the masks.
 
     Attributes:
-        preset, checkpoint, device, precision, seed, require_mv_moe: see
+        preset, checkpoint, device, precision, engine, seed, require_mv_moe: see
             :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto").
         weights: digest of the weights, which stands for ``checkpoint`` in comparisons.
         memory: the tracker's memory.
@@ -45,6 +45,7 @@ class Settings(BaseModel):
     weights: str = ""
     device: str = "cpu"
     precision: Precision = "fp32"
+    engine: EngineName = "auto"
     seed: int | None = None
     require_mv_moe: bool = True
     memory: MemoryConfig = MemoryConfig()

@@ -22,6 +22,7 @@ from lmeec_core.engine import (
     steady_state,
     use_engine,
 )
+from lmeec_core.engine.auto import candidates
 from lmeec_core.engine.graphs import GraphStore, cache_folder, graph_name, is_usual, with_batch
 from lmeec_core.engine.pieces import cut
 from lmeec_core.model.stages import STAGES
@@ -197,12 +198,10 @@ def test_a_filling_memory_stays_eager(network: lm.LMEEC, cache: Path) -> None:
     assert not engine.offers(shorter)
 
 
-def test_command_writes_graphs_once_and_mends_them(tmp_path: Path) -> None:
-    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
-    model = lm.load_model("mini", seed=3, device="cpu")
-    store = GraphStore(model, tmp_path)
+def test_graphs_are_written_once_and_mended(network: lm.LMEEC, cache: Path) -> None:
+    store = GraphStore(network)
     call = with_batch(
-        next(c for c, _ in steady_calls(model, 2, 1) if c.stage == "target_tokens"), 1
+        next(c for c, _ in steady_calls(network, 2, 1) if c.stage == "target_tokens"), 1
     )
     path = store.get(call)
     record = json.loads(path.with_suffix(".json").read_text())
@@ -218,10 +217,28 @@ def test_command_writes_graphs_once_and_mends_them(tmp_path: Path) -> None:
     assert not list(store.folder.glob(".*"))
     assert store.batches(call) == [1]
 
+
+def test_auto_takes_no_engine_whose_graphs_are_not_there(
+    network: lm.LMEEC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making them takes minutes, which no start-up should."""
+    monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
+    engine = make_engine(network, "onnxruntime")
+    assert not engine.is_ready() and set(candidates(network)) == {"eager"}
+    engine.store.folder.mkdir()
+    for stage in STAGES:
+        assert not engine.is_ready()
+        (engine.store.folder / f"{stage}_b1.onnx").touch()
+    assert engine.is_ready() and set(candidates(network)) == {"eager", *RUNTIMES}
+
+
+def test_command_explains_itself(tmp_path: Path) -> None:
+    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
     shown = runner.invoke(app, ["export", "--help"])
     assert shown.exit_code == 0 and "--frames-of-memory" in shown.output
     wrong = runner.invoke(app, ["export", "--preset", "mini", "--out", str(tmp_path)])
     assert wrong.exit_code == 1 and "seed" in wrong.output
+    assert not list(tmp_path.iterdir())
 
 
 def test_other_weights_have_other_graphs(tmp_path: Path) -> None:

@@ -1,0 +1,262 @@
+"""Measuring one case: times of steps and stages, work, memory."""
+
+from __future__ import annotations
+
+import resource
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from lmeec_core.bench.reference import ReferenceStep
+from lmeec_core.checkpoint import load_model
+from lmeec_core.config import EngineName, Precision
+from lmeec_core.engine import Runner, SteadyState, steady_state
+from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmeec_core.model import LMEEC
+
+SEED = 0
+WARM_UP = {"cpu": 1, "cuda": 6}
+"""Steps before measuring; CUDA graphs are captured in them."""
+STAGE_STEPS = 5
+"""Steps of which the stages are timed; on a GPU that slows them down, so they are further ones."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is measured.
+
+    Attributes:
+        preset, device, engine, precision: of the network, see :func:`lmeec_core.load_model`;
+            without bundled weights they are random.
+        objects, targets: N and K.
+        steps: steps measured.
+        reference_steps: reference steps measured in between; 0 for none.
+        reference_precision: of the reference.
+        frames: length of the run in which the growth of memory is measured; 0 for none.
+    """
+
+    preset: str
+    device: str
+    engine: EngineName
+    precision: Precision
+    objects: int
+    targets: int
+    steps: int = 10
+    reference_steps: int = 0
+    reference_precision: Precision = "fp32"
+    frames: int = 0
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Median and 95th percentile of milliseconds."""
+    return {
+        "median": round(float(np.median(times)), 3),
+        "p95": round(float(np.percentile(times, 95)), 3),
+    }
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """Measure a case: the entry of the JSON file, see the README.
+
+    Reference steps are spread between the measured steps, so that other load on the machine hits
+    both alike.
+    """
+    model = model_of(case.preset, case.device, case.precision, case.engine)
+    state = steady_state(model, case.objects, case.targets)
+    reference = None
+    if case.reference_steps:
+        plain = model_of(case.preset, case.device, case.reference_precision, "eager")
+        reference = ReferenceStep(plain, case.objects, case.targets)
+    own, other = _interleave(case, model, lambda: _step(state), reference)
+    result: dict[str, Any] = {
+        "preset": case.preset,
+        "device": device_name(model.device),
+        "engine": case.engine,
+        "engines": engines_of(model),
+        "precision": case.precision,
+        "objects": case.objects,
+        "targets": case.targets,
+        "step_ms": spread(own),
+        "stage_ms": {name: spread(times) for name, times in stage_times(model, state).items()},
+        "threads": torch.get_num_threads(),
+    }
+    if other:
+        result["reference"] = {"precision": case.reference_precision, "step_ms": spread(other)}
+        result["ratio"] = round(float(np.median(other) / np.median(own)), 3)
+    work = _work(case, model)
+    floor = work / peak_gflops(model.device, case.precision) * 1e3
+    result["gflop"] = round(work, 2)
+    result["floor_ms"] = round(floor, 3)
+    result["floor_share"] = round(floor / result["step_ms"]["median"], 3)
+    result["memory"] = {"peak_mb": round(_peak_memory(model.device), 1)}
+    if case.frames:
+        result["memory"] |= growth(model, state, case.frames)
+    return result
+
+
+@lru_cache(maxsize=2)
+def model_of(preset: str, device: str, precision: Precision, engine: EngineName) -> LMEEC:
+    """The network, with its own weights or with random ones."""
+    return load_model(preset, device=device, precision=precision, seed=SEED, engine=engine)
+
+
+def device_name(device: torch.device) -> str:
+    """The processor's kind, a GPU's with its name."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
+
+
+def engines_of(model: LMEEC) -> dict[str, str]:
+    """The engine of each stage."""
+    chosen = model.runner.engines if isinstance(model.runner, Runner) else {}
+    return {stage: chosen[stage].name if stage in chosen else "eager" for stage in STAGES}
+
+
+def _step(state: SteadyState) -> None:
+    state.tracker.step(state.images, state.masks)
+
+
+def timed(model: LMEEC, work: Callable[[], object]) -> float:
+    """Milliseconds that ``work`` takes, the device's included."""
+    _wait(model)
+    start = time.perf_counter()
+    work()
+    _wait(model)
+    return (time.perf_counter() - start) * 1e3
+
+
+def _wait(model: LMEEC) -> None:
+    if model.device.type == "cuda":
+        torch.cuda.synchronize(model.device)
+
+
+def _interleave(
+    case: Case, model: LMEEC, step: Callable[[], None], reference: ReferenceStep | None
+) -> tuple[list[float], list[float]]:
+    """Times of the steps and of the reference's, taken in turns."""
+    for _ in range(WARM_UP[model.device.type]):
+        step()
+    if reference is not None and model.device.type == "cuda":
+        reference()
+    own: list[float] = []
+    other: list[float] = []
+    for i in range(case.steps):
+        own.append(timed(model, step))
+        due = (i + 1) * case.reference_steps // case.steps
+        while reference is not None and len(other) < due:
+            other.append(timed(model, reference))
+    return own, other
+
+
+def stage_times(model: LMEEC, state: SteadyState) -> dict[str, list[float]]:
+    """Milliseconds of each stage in further steps; memory attention apart for the two memories,
+    the memory encoder apart for query and target; ``rest`` is what is no stage."""
+    times: dict[str, list[float]] = {}
+    inner, size = model.runner, model.config.image_size
+    within = 0.0
+
+    def run(stage: Stage, options: Options, inputs: Outputs) -> Outputs:
+        nonlocal within
+        outputs: Outputs = ()
+
+        def work() -> None:
+            nonlocal outputs
+            if inner is not None:
+                outputs = inner(stage, options, inputs)
+            else:
+                outputs = STAGES[stage](model, options, *inputs)
+
+        taken = timed(model, work)
+        part = ""
+        if stage == "memory_attention":
+            part = " memory" if options[1] else " view"
+        elif stage == "memory_encoder":
+            part = " query" if inputs[1].shape[-1] == size else " target"
+        times.setdefault(stage + part, []).append(taken)
+        within += taken
+        return outputs
+
+    model.runner = run
+    try:
+        for _ in range(STAGE_STEPS):
+            within = 0.0
+            whole = timed(model, lambda: _step(state))
+            times.setdefault("rest", []).append(whole - within)
+    finally:
+        model.runner = inner
+    return times
+
+
+def _work(case: Case, model: LMEEC) -> float:
+    """GFLOP (2 per product and sum) that eager torch does in a step of this case."""
+    with _eager(model):
+        state = steady_state(model, case.objects, case.targets)
+        counter = FlopCounterMode(display=False)
+        with counter:
+            _step(state)
+    return counter.get_total_flops() / 1e9
+
+
+@contextmanager
+def _eager(model: LMEEC) -> Iterator[None]:
+    before, model.runner = model.runner, None
+    try:
+        yield
+    finally:
+        model.runner = before
+
+
+@lru_cache(maxsize=4)
+def peak_gflops(device: torch.device, precision: Precision) -> float:
+    """GFLOP/s of a product of large square matrices: what the floor is reckoned with."""
+    side = 8192 if device.type == "cuda" else 2048
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    a = torch.randn(side, side, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(8):
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        start = time.perf_counter()
+        a @ a
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best / 1e9
+
+
+def _peak_memory(device: torch.device) -> float:
+    """Megabytes: of the GPU's memory, or of the process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+
+
+def growth(model: LMEEC, state: SteadyState, frames: int) -> dict[str, float]:
+    """Memory after a tenth of ``frames`` steps and what the others added, in megabytes."""
+
+    def used() -> float:
+        if model.device.type == "cuda":
+            return torch.cuda.memory_allocated(model.device) / 1e6
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * resource.getpagesize() / 1e6
+
+    before, first = 0.0, max(1, frames // 10)
+    for frame in range(frames):
+        _step(state)
+        if frame + 1 == first:
+            before = used()
+    return {
+        "frames": frames,
+        "start_mb": round(before, 2),
+        "growth_mb": round(used() - before, 2),
+    }

@@ -1,0 +1,111 @@
+"""What the benchmark shows and writes: tables, a plot, a JSON file."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from lmeec_core import __version__
+from lmeec_core.files import write_text
+
+Result = dict[str, Any]
+
+
+def show(results: list[Result], console: Console) -> None:
+    """Print a line for each case, and the stages of each."""
+    table = Table(title="One step, milliseconds: median (95th percentile)")
+    for name in ("preset", "engine", "precision", "N", "K"):
+        table.add_column(name)
+    for name in ("step", "reference", "ratio", "GFLOP", "of floor", "peak MB", "growth MB"):
+        table.add_column(name, justify="right")
+    for r in results:
+        reference = r.get("reference")
+        table.add_row(
+            r["preset"], r["engine"], r["precision"], str(r["objects"]), str(r["targets"]),
+            _times(r["step_ms"]),
+            f"{reference['precision']} {_times(reference['step_ms'])}" if reference else "-",
+            f"{r['ratio']:.2f}" if reference else "-",
+            f"{r['gflop']:.1f}", f"{r['floor_share']:.0%}", f"{r['memory']['peak_mb']:.0f}",
+            f"{r['memory']['growth_mb']:+.1f}" if "growth_mb" in r["memory"] else "-",
+        )  # fmt: skip
+    console.print(table)
+    stages = Table(title="Stages in a step")
+    stages.add_column("case")
+    names = list(dict.fromkeys(name for r in results for name in r["stage_ms"]))
+    for name in names:
+        stages.add_column(name, justify="right")
+    for r in results:
+        case = f"{r['preset']} {r['engine']} {r['precision']} {r['objects']}x{r['targets']}"
+        cells = (r["stage_ms"].get(name) for name in names)
+        stages.add_row(case, *(_times(cell) if cell else "-" for cell in cells))
+    console.print(stages)
+
+
+def show_checks(checks: list[Result], console: Console) -> None:
+    """Print what must be reached and whether it was."""
+    table = Table(title="What it must reach")
+    for name in ("", "measured", "at least", "goal", ""):
+        table.add_column(name)
+    for check in checks:
+        word = {True: "[green]reached", False: "[red]missed", None: "not run"}[check["passed"]]
+        value = "-" if check["value"] is None else f"{check['value']:.3g} {check['unit']}"
+        sign = {"<=": "<= ", ">=": ">= "}[check["sense"]]
+        table.add_row(
+            check["name"], value, f"{sign}{check['least']:g}", f"{sign}{check['goal']:g}", word
+        )
+    console.print(table)
+
+
+def _times(times: dict[str, float]) -> str:
+    return f"{times['median']:.1f} ({times['p95']:.1f})"
+
+
+def write(path: Path, results: list[Result], checks: list[Result], node: Result | None) -> None:
+    """Write the JSON file: the machine, ``results``, ``checks`` and what the ROS edge costs."""
+    cuda = torch.cuda.is_available()
+    machine = {
+        "host": platform.node(),
+        "processors": os.cpu_count(),
+        "load": os.getloadavg()[0],
+        "gpu": torch.cuda.get_device_name() if cuda else None,
+        "torch": torch.__version__,
+        "lmeec": __version__,
+    }
+    content: Result = {"machine": machine, "results": results, "checks": checks}
+    if node is not None:
+        content["node"] = node
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, json.dumps(content, indent=1) + "\n")
+
+
+def plot(path: Path, results: list[Result]) -> None:
+    """Draw the time of a step against N x K, a line for each network, engine and precision."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot
+
+    lines: dict[str, list[tuple[int, float]]] = {}
+    for r in results:
+        pairs, name = r["objects"] * r["targets"], f"{r['preset']} {r['engine']} {r['precision']}"
+        lines.setdefault(name, []).append((pairs, r["step_ms"]["median"]))
+        if "reference" in r:
+            key = f"{r['preset']} reference {r['reference']['precision']}"
+            lines.setdefault(key, []).append((pairs, r["reference"]["step_ms"]["median"]))
+    figure, axes = pyplot.subplots(figsize=(7, 4.5))
+    for name, points in lines.items():
+        axes.plot(*zip(*sorted(set(points)), strict=True), marker="o", label=name)
+    axes.set(xlabel="objects x target views", ylabel="step (ms)", ylim=(0, None))
+    axes.legend()
+    axes.grid(alpha=0.3)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=120)
+    pyplot.close(figure)

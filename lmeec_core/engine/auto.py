@@ -1,0 +1,152 @@
+"""Engine ``auto``: the fastest engine of each stage, measured once and remembered by machine."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import platform
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lmeec_core.engine.base import Call, Engine, EngineError, EngineName
+from lmeec_core.engine.registry import make_engine
+from lmeec_core.engine.steady import steady_calls
+from lmeec_core.files import write_text
+from lmeec_core.model.stages import STAGES, Stage
+
+if TYPE_CHECKING:
+    from lmeec_core.model import LMEEC
+
+logger = logging.getLogger(__name__)
+
+_REPEATS = 3
+_MARGIN = 0.95
+"""Another engine must take less than this share of eager's time: each change of engine costs."""
+
+Times = dict[str, dict[str, float]]
+"""Stage to engine to milliseconds of a step's calls."""
+
+
+def choose(model: LMEEC) -> dict[Stage, Engine]:
+    """The fastest engine of each stage for this model on this machine.
+
+    Measured with one object and one target in the steady state, or read from the cache. Where
+    only eager can compute a model nothing is measured.
+    """
+    engines = candidates(model)
+    path = cache_file(model, sorted(engines))
+    times = _read(path)
+    if times is None:
+        times = measure(model, engines)
+        if len(engines) > 1:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, json.dumps(times, indent=1))
+    chosen = {stage: engines[fastest(times.get(stage, {}))] for stage in STAGES}
+    logger.info(
+        "engine auto: %s",
+        ", ".join(f"{stage} {engine.name}" for stage, engine in chosen.items()),
+    )
+    return chosen
+
+
+def fastest(times: dict[str, float]) -> EngineName:
+    """The engine that takes the least time; eager unless another one clearly takes less."""
+    best = min(times, key=times.__getitem__, default="eager")
+    clear = best != "eager" and times[best] < _MARGIN * times.get("eager", float("inf"))
+    return best if clear else "eager"  # type: ignore[return-value]
+
+
+def candidates(model: LMEEC) -> dict[EngineName, Engine]:
+    """The engines that can be used here and now for a model's device; eager is always one."""
+    names: tuple[EngineName, ...] = (
+        ("cuda_graph", "tensorrt") if model.device.type == "cuda" else ("onnxruntime", "openvino")
+    )
+    engines: dict[EngineName, Engine] = {"eager": make_engine(model, "eager")}
+    for name in names:
+        try:
+            engine = make_engine(model, name)
+        except (EngineError, ImportError) as error:
+            logger.debug("engine auto: without %s: %s", name, error)
+            continue
+        if engine.is_ready():
+            engines[name] = engine
+        else:
+            logger.debug("engine auto: without %s: `lmeec export` makes its graphs", name)
+    return engines
+
+
+def measure(model: LMEEC, engines: dict[EngineName, Engine]) -> Times:
+    """Median time of each stage's calls in a steady step with each engine that offers them all."""
+    if len(engines) == 1:
+        return {}
+    times: Times = {}
+    calls = steady_calls(model)
+    with torch.inference_mode(), model.autocast():
+        for stage in STAGES:
+            mine = [(call, inputs) for call, inputs in calls if call.stage == stage]
+            offered = [e for e in engines.values() if all(e.offers(call) for call, _ in mine)]
+            if len(offered) < 2:
+                continue
+            entry = times.setdefault(stage, {})
+            for engine in offered:
+                try:
+                    entry[engine.name] = sum(_time(model, engine, *one) for one in mine)
+                except EngineError as error:
+                    logger.info("engine auto: %s without %s: %s", stage, engine.name, error)
+    return times
+
+
+def _time(model: LMEEC, engine: Engine, call: Call, inputs: tuple[Tensor, ...]) -> float:
+    function = engine.build(call)
+    taken = []
+    for _ in range(_REPEATS + 1):  # the first one warms up
+        start = time.perf_counter()
+        function(*inputs)
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        taken.append((time.perf_counter() - start) * 1e3)
+    return statistics.median(taken[1:])
+
+
+def cache_file(model: LMEEC, engines: list[EngineName]) -> Path:
+    """Where a measurement is remembered: by machine, library versions, network and engines."""
+    cuda = model.device.type == "cuda"
+    key = {
+        "machine": torch.cuda.get_device_name(model.device) if cuda else _processor(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "config": model.config.model_dump(mode="json"),
+        "precision": model.precision,
+        "engines": engines,
+    }
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "lmeec" / f"engines_{digest}.json"
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "")
+    return f"{platform.node()} {model or platform.processor()}"
+
+
+def _read(path: Path) -> Times | None:
+    """A remembered measurement; None if there is none or it cannot be read."""
+    try:
+        times = json.loads(path.read_text(encoding="utf-8"))
+        return {
+            str(stage): {str(name): float(ms) for name, ms in entry.items()}
+            for stage, entry in times.items()
+        }
+    except (OSError, ValueError, AttributeError, TypeError):
+        return None

@@ -1,0 +1,122 @@
+"""CUDA graphs: one launch per stage in place of hundreds."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from lmeec_core.engine.base import Call, Engine, EngineError, StageFunction
+from lmeec_core.model.stages import STAGES, Outputs
+
+if TYPE_CHECKING:
+    from lmeec_core.model import LMEEC
+
+BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
+"""Batches that graphs are captured for; a batch between them is filled up to the next one."""
+CAPTURE_AFTER = 3
+"""Calls of one kind before a graph is captured: the lengths of a filling memory pass once."""
+GRAPHS_KEPT = 24
+"""Graphs kept, the least recently used one goes: objects come and go between few buckets."""
+
+
+def bucket(batch: int) -> int:
+    """The batch that a graph for ``batch`` correspondences has; above the largest, itself."""
+    return next((size for size in BUCKETS if size >= batch), batch)
+
+
+def filled(call: Call) -> Call:
+    """The call with its batch filled up to the bucket; the memory's position has no batch."""
+    size, batch = bucket(call.shapes[0][0]), call.shapes[0][0]
+    unbatched = 2 if call.stage == "memory_attention" else -1
+    shapes = tuple(
+        shape if i == unbatched or shape[0] != batch else (size, *shape[1:])
+        for i, shape in enumerate(call.shapes)
+    )
+    return call._replace(shapes=shapes)
+
+
+class CapturePolicy:
+    """Decides which calls deserve a graph: those that come again."""
+
+    def __init__(self) -> None:
+        self._seen: OrderedDict[Call, int] = OrderedDict()
+
+    def wanted(self, call: Call) -> bool:
+        """Count a call; whether it has now come often enough."""
+        count = self._seen.pop(call, 0) + 1
+        self._seen[call] = count
+        if len(self._seen) > 16 * GRAPHS_KEPT:
+            self._seen.popitem(last=False)
+        return count >= CAPTURE_AFTER
+
+
+class CudaGraphEngine(Engine):
+    """Captures stages as CUDA graphs with static inputs, one per kind of call and bucket."""
+
+    name = "cuda_graph"
+
+    def __init__(self, model: LMEEC) -> None:
+        if model.device.type != "cuda":
+            raise EngineError(
+                f"engine cuda_graph: the model is on {model.device.type}, a CUDA device expected; "
+                "choose eager or auto"
+            )
+        super().__init__(model)
+        self._policy = CapturePolicy()
+        self._graphs: OrderedDict[Call, _Graph] = OrderedDict()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def build(self, call: Call) -> StageFunction:
+        """A function that computes eagerly at first and replays a graph once it is worth it."""
+        full = filled(call)
+
+        def run(*inputs: Tensor) -> Outputs:
+            graph = self._graphs.pop(full, None)
+            if graph is None:
+                if not self._policy.wanted(full):
+                    return STAGES[call.stage](self.model, call.options, *inputs)
+                graph = _Graph(self.model, full, self._pool)
+            self._graphs[full] = graph
+            if len(self._graphs) > GRAPHS_KEPT:
+                self._graphs.popitem(last=False)
+            return graph.replay(inputs)
+
+        return run
+
+
+class _Graph:
+    """A stage captured with static inputs and outputs."""
+
+    def __init__(self, model: LMEEC, call: Call, pool: tuple[int, int]) -> None:
+        self.inputs = call.example(model.device)
+        function = STAGES[call.stage]
+        stream = torch.cuda.Stream(model.device)
+        stream.wait_stream(torch.cuda.current_stream(model.device))
+        with _without_cache(model), torch.cuda.stream(stream):
+            for _ in range(2):  # libraries choose their kernels now
+                function(model, call.options, *self.inputs)
+        torch.cuda.current_stream(model.device).wait_stream(stream)
+        self.graph = torch.cuda.CUDAGraph()
+        with _without_cache(model), torch.cuda.graph(self.graph, pool=pool):
+            self.outputs = function(model, call.options, *self.inputs)
+
+    def replay(self, inputs: Outputs) -> Outputs:
+        """Outputs are copies: graphs share their memory, and the next one may write over it."""
+        for static, given in zip(self.inputs, inputs, strict=True):
+            if static.shape == given.shape:
+                static.copy_(given)
+            else:
+                static[: given.shape[0]].copy_(given)
+        self.graph.replay()
+        batch = inputs[0].shape[0]
+        return tuple(output[:batch].clone() for output in self.outputs)
+
+
+def _without_cache(model: LMEEC) -> torch.autocast:
+    """Autocast that casts weights anew: a cast remembered from a capture would dangle."""
+    return torch.autocast(
+        "cuda", torch.bfloat16, enabled=model.precision == "bf16", cache_enabled=False
+    )

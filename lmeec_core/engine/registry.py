@@ -1,0 +1,33 @@
+"""The engines by name."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+from lmeec_core.engine.base import ENGINES, Engine, EngineError, EngineName
+
+if TYPE_CHECKING:
+    from lmeec_core.model import LMEEC
+
+_CLASSES: dict[EngineName, tuple[str, str]] = {
+    "eager": ("eager", "EagerEngine"),
+    "cuda_graph": ("cuda_graph", "CudaGraphEngine"),
+    "onnxruntime": ("onnxruntime", "OnnxRuntimeEngine"),
+    "openvino": ("openvino", "OpenVinoEngine"),
+    "tensorrt": ("tensorrt", "TensorRtEngine"),
+}
+"""Module in this package and class of each engine; imported when it is asked for."""
+
+
+def make_engine(model: LMEEC, name: EngineName) -> Engine:
+    """An engine for a model.
+
+    Raises:
+        EngineError: unknown, or it cannot be used here.
+    """
+    if name not in _CLASSES:
+        raise EngineError(f"engine: {name!r} given, one of {', '.join(ENGINES)} expected")
+    module, class_name = _CLASSES[name]
+    cls: type[Engine] = getattr(importlib.import_module(f"{__package__}.{module}"), class_name)
+    return cls(model)
