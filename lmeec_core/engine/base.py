@@ -80,6 +80,9 @@ class Engine(ABC):
         """Whether it can start at once; ``auto`` takes no other."""
         return True
 
+    def prepare(self) -> None:  # noqa: B027
+        """Do what would take minutes in the first steps; called once before them."""
+
     @abstractmethod
     def build(self, call: Call) -> StageFunction:
         """A function for this call; called once for each call, within the model's autocast.

@@ -12,10 +12,16 @@ from torch import Tensor
 
 from lmeec_core.engine.base import Call, Engine, EngineError, StageFunction
 from lmeec_core.engine.graphs import GraphStore, has_batch, is_usual, with_batch
+from lmeec_core.engine.onnx_export import require
+from lmeec_core.engine.steady import steady_calls
 from lmeec_core.model.stages import STAGES
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
+
+_KINDS = {"memory_attention": 2, "memory_encoder": 2}
+"""Stages that come with inputs of two kinds: view-specific and full memory, given and predicted
+masks."""
 
 
 def cut(batch: int, sizes: Sequence[int]) -> list[int]:
@@ -68,6 +74,8 @@ class GraphEngine(Engine):
                 "expected; choose that device or another engine"
             )
         self.store = GraphStore(model, root)
+        if not self.is_ready():
+            require("onnx", "onnxscript", "onnxruntime")
         self._programs: dict[Call, Program] = {}
         self._offers: dict[Call, bool] = {}
 
@@ -79,8 +87,17 @@ class GraphEngine(Engine):
         return self._offers[one]
 
     def is_ready(self) -> bool:
-        """Whether every stage has a file of :attr:`suffix`: making them takes too long to start."""
-        return all(any(self.store.folder.glob(f"{stage}_b*{self.suffix}")) for stage in STAGES)
+        """Whether every stage has its files of :attr:`suffix`; making them takes minutes."""
+        return all(
+            len(list(self.store.folder.glob(f"{stage}_b*{self.suffix}"))) >= _KINDS.get(stage, 1)
+            for stage in STAGES
+        )
+
+    def prepare(self) -> None:
+        """Make the graphs of the steady state, if they are not there."""
+        if not self.is_ready():
+            for call, _ in steady_calls(self.model):
+                self.store.get(with_batch(call, 1))
 
     def build(self, call: Call) -> StageFunction:
         """See :class:`Engine`; loads the graphs of the call's pieces."""

@@ -231,9 +231,10 @@ def test_auto_takes_no_engine_whose_graphs_are_not_there(
     engine = make_engine(network, "onnxruntime")
     assert not engine.is_ready() and set(candidates(network)) == {"eager"}
     engine.store.folder.mkdir()
-    for stage in STAGES:
+    names = [*STAGES, "memory_attention", "memory_encoder"]
+    for i, stage in enumerate(names):
         assert not engine.is_ready()
-        (engine.store.folder / f"{stage}_b1.onnx").touch()
+        (engine.store.folder / f"{stage}_b1_l{i}.onnx").touch()
     assert engine.is_ready() and set(candidates(network)) == {"eager", *RUNTIMES}
 
 
