@@ -24,8 +24,9 @@ EXTRAS_REQUIRE = {
     "simulation": ["mujoco==3.17.0"],  # plain `mujoco` may resolve to 4.x, a meta package
     "training": ["tensorboard>=2.16"],
     "evaluation": ["matplotlib>=3.8", "scikit-learn>=1.4", "scipy>=1.11"],
-    "onnx": ["onnx>=1.17", "onnxruntime>=1.20"],
-    "openvino": ["openvino>=2025.0"],
+    # lmeec export, and the engines; versions before these are not tested
+    "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
+    "openvino": ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
     "ray": ["ray>=2.40"],  # lmeec track --cluster; a cluster's version has to be ours
     "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
     "dev": [

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from lmeec_core.ablation.command import ablate_command
 from lmeec_core.bench.command import bench_command
+from lmeec_core.engine.export_command import export_command
 from lmeec_core.evaluation.command import evaluate_command
 from lmeec_core.offline.cli import track_command
 from lmeec_core.simulation.command import simulate_command
@@ -45,7 +46,8 @@ app = typer.Typer(
     "- `lmeec evaluate masks.json take_7`: scores masks, writes a report\n"
     "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it\n"
     "- `lmeec soak`: the node under random faults for half an hour\n"
-    "- `lmeec bench`: what a step costs",
+    "- `lmeec bench`: what a step costs\n"
+    "- `lmeec export`: the network as ONNX graphs, for other engines",
 )
 
 
@@ -388,6 +390,7 @@ app.command("simulate")(simulate_command)
 app.command("train")(train_command)
 app.command("ablate")(ablate_command)
 app.command("bench")(bench_command)
+app.command("export")(export_command)
 
 
 def main() -> int:

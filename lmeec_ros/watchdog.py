@@ -52,7 +52,7 @@ class Watchdog:
         self._loss_told = False
 
     def look(self, config: NodeConfig) -> None:
-        """Look for what has been wrong for silence_warning seconds; with 0, notice but do not warn."""
+        """Warn of what has been wrong for silence_warning seconds (0: notice it only)."""
         self._mute = config["silence_warning"] <= 0
         silence: float = config["silence_warning"] or reasons.PATIENCE
         opened = [one for one in self._inputs if one.is_open]

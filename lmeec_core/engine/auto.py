@@ -64,16 +64,21 @@ def fastest(times: dict[str, float]) -> EngineName:
 
 
 def candidates(model: LMEEC) -> dict[EngineName, Engine]:
-    """The engines that can be used here for a model's device; eager is always one."""
+    """The engines that can be used here and now for a model's device; eager is always one."""
     names: tuple[EngineName, ...] = (
         ("cuda_graph", "tensorrt") if model.device.type == "cuda" else ("onnxruntime", "openvino")
     )
     engines: dict[EngineName, Engine] = {"eager": make_engine(model, "eager")}
     for name in names:
         try:
-            engines[name] = make_engine(model, name)
+            engine = make_engine(model, name)
         except (EngineError, ImportError) as error:
             logger.debug("engine auto: without %s: %s", name, error)
+            continue
+        if engine.is_ready():
+            engines[name] = engine
+        else:
+            logger.debug("engine auto: without %s: `lmeec export` makes its graphs", name)
     return engines
 
 

@@ -76,6 +76,13 @@ class Engine(ABC):
         """Whether :meth:`build` gives a function for this call; cheap. Eager takes the rest."""
         return True
 
+    def is_ready(self) -> bool:
+        """Whether it can start at once; ``auto`` takes no other."""
+        return True
+
+    def prepare(self) -> None:  # noqa: B027
+        """Do what would take minutes in the first steps; called once before them."""
+
     @abstractmethod
     def build(self, call: Call) -> StageFunction:
         """A function for this call; called once for each call, within the model's autocast.

@@ -28,6 +28,7 @@ def use_engine(model: LMEEC, name: EngineName = "auto") -> None:
         engines = choose(model)
     else:
         engine = make_engine(model, name)
+        engine.prepare()
         engines = {stage: engine for stage in STAGES}
     fast = {stage: engine for stage, engine in engines.items() if engine.name != "eager"}
     model.runner = Runner(model, fast) if fast else None

@@ -1,0 +1,216 @@
+"""A stage of the network as an ONNX graph, checked against eager torch.
+
+Shapes are static, the rotary encoding is in real numbers, and nothing needs control flow, so that
+ONNX Runtime, OpenVINO and TensorRT all take the graphs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lmeec_core.checkpoint import seeded_model
+from lmeec_core.engine.base import Call, EngineError
+from lmeec_core.engine.graphs import describe_inputs, file_hash
+from lmeec_core.files import replacing
+from lmeec_core.model.image_encoder import Hiera
+from lmeec_core.model.stages import StageModule
+
+if TYPE_CHECKING:
+    import onnx
+
+    from lmeec_core.model import LMEEC
+
+OPSET = 18
+TOLERANCE = 1e-3
+"""Largest allowed difference between a graph in ONNX Runtime and eager torch, relative to the
+largest value of an output."""
+OUTPUTS = {
+    "image_encoder": ("fine", "middle", "top", "middle_embedding", "top_embedding"),
+    "target_tokens": ("tokens",),
+    "memory_attention": ("conditioned",),
+    "decoder": ("logits", "predicted_iou", "presence_logit", "pointer"),
+    "memory_encoder": ("memory",),
+}
+"""Names of each stage's outputs; the embeddings are there with matching only."""
+_CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
+
+
+def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
+    """Write the graph of a call, in float32, and check it.
+
+    Args:
+        model: the network.
+        call: of float32 inputs (:func:`lmeec_core.engine.graphs.with_batch`).
+        path: the ONNX file; it appears when all checks are passed.
+
+    Returns:
+        what is known of the file, for its record.
+
+    Raises:
+        EngineError: a library is missing, or the graph is not what it must be.
+        OSError: it cannot be written.
+    """
+    require("onnx", "onnxscript", "onnxruntime")
+    import onnx
+
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        plain = _plain(model)
+        inputs = call.example(torch.device("cpu"))
+        expected = StageModule(plain, call.stage, call.options)(*inputs)
+        program = _trace(plain, call, inputs, len(expected))
+        with replacing(path) as partial:
+            program.save(str(partial))
+            proto = onnx.load(str(partial))
+            onnx.checker.check_model(proto, full_check=True)
+            problems = unwanted(proto)
+            if problems:
+                raise EngineError(f"graph {path.name}: {'; '.join(problems)}")
+            difference = _largest_difference(partial, inputs, expected)
+            if not difference <= TOLERANCE:
+                raise EngineError(
+                    f"graph {path.name}: differs from eager torch by {difference:.1e}, at most "
+                    f"{TOLERANCE} expected; please report it with the versions of torch "
+                    f"({torch.__version__}) and onnx ({onnx.__version__})"
+                )
+    return {
+        "stage": call.stage,
+        "options": list(call.options),
+        "inputs": describe_inputs(call),
+        "outputs": [
+            {"name": name, "shape": list(value.shape), "dtype": "float32"}
+            for name, value in zip(OUTPUTS[call.stage], expected, strict=False)
+        ],
+        "sha256": file_hash(path),
+        "bytes": path.stat().st_size,
+        "difference": difference,
+        "opset": OPSET,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+    }
+
+
+def _plain(model: LMEEC) -> LMEEC:
+    """The network on the CPU, with weights in float32."""
+    if model.device.type == "cpu" and model.precision == "fp32":
+        return model
+    plain = seeded_model(model.config, 0)
+    plain.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
+    return plain.requires_grad_(False)
+
+
+def require(*modules: str) -> None:
+    """Raise if libraries that an export needs are missing.
+
+    Raises:
+        EngineError: names them, and how to get them.
+    """
+    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+    if missing:
+        raise EngineError(
+            f"export: {' and '.join(missing)} not installed; `pip install 'lmeec[onnx]'`, or "
+            f"`pip install {' '.join(missing)}`"
+        )
+
+
+def _trace(model: LMEEC, call: Call, inputs: tuple[Tensor, ...], outputs: int) -> Any:
+    module = StageModule(model, call.stage, call.options).eval()
+    with _baked_position(model), _quiet():
+        traced = torch.export.export(module, inputs, strict=False)
+        return torch.onnx.export(
+            traced,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[f"input_{i}" for i in range(len(inputs))],
+            output_names=list(OUTPUTS[call.stage][:outputs]),
+            verbose=False,
+        )
+
+
+@contextmanager
+def _baked_position(model: LMEEC) -> Iterator[None]:
+    """The trunk's position embedding as a constant; it would be a bicubic Resize otherwise."""
+    trunk = model.image_encoder.trunk
+    if not isinstance(trunk, Hiera):
+        yield
+        return
+    side = model.config.mask_size
+    position = trunk._make_position(side, side).clone()
+    trunk._make_position = lambda h, w: position  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del trunk._make_position
+
+
+_TALKERS = ("onnxscript", "onnx_ir", "torch.onnx._internal.exporter._registration")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's remarks on each node, on torchvision and on its deprecations."""
+    loggers = [logging.getLogger(name) for name in _TALKERS]
+    levels = [talker.level for talker in loggers]
+    for talker in loggers:
+        talker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for talker, level in zip(loggers, levels, strict=True):
+            talker.setLevel(level)
+
+
+def unwanted(proto: onnx.ModelProto) -> list[str]:
+    """What in a graph some back end cannot compute, or not as torch does; empty if nothing is."""
+    import onnx
+
+    problems = set()
+    graph = proto.graph
+    for node in graph.node:
+        settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.domain:
+            problems.add(f"operator {node.op_type} of the domain {node.domain}")
+        if node.op_type in _CONTROL_FLOW:
+            problems.add(f"control flow ({node.op_type})")
+        if node.op_type == "Resize" and (
+            settings.get("mode") == b"cubic" or settings.get("antialias")
+        ):
+            problems.add("a cubic or antialiased Resize")
+    complex_types = (onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128)
+    values = [*graph.input, *graph.output, *graph.value_info]
+    if any(v.type.tensor_type.elem_type in complex_types for v in values) or any(
+        tensor.data_type in complex_types for tensor in graph.initializer
+    ):
+        problems.add("complex numbers")
+    if any(
+        not dim.HasField("dim_value")
+        for value in (*graph.input, *graph.output)
+        for dim in value.type.tensor_type.shape.dim
+    ):
+        problems.add("inputs or outputs without fixed shapes")
+    return sorted(problems)
+
+
+def _largest_difference(
+    path: Path, inputs: tuple[Tensor, ...], expected: tuple[Tensor, ...]
+) -> float:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
+    results = [torch.from_numpy(x) for x in session.run(None, given)]
+    return max(
+        float((result - wanted).abs().max() / wanted.abs().max().clamp_min(1e-12))
+        for result, wanted in zip(results, expected, strict=True)
+    )

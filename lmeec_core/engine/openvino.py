@@ -1,0 +1,66 @@
+"""OpenVINO on the CPU, in float32, or in bfloat16 where the processor has it."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lmeec_core.engine.base import Call, EngineError
+from lmeec_core.engine.pieces import GraphEngine, Program
+
+if TYPE_CHECKING:
+    from lmeec_core.model import LMEEC
+
+_LOW_PRECISION = {"image_encoder", "memory_attention"}
+"""Stages in bfloat16 with precision bf16. The others take little time and hold mask and presence
+logits, which stay in float32."""
+
+
+class OpenVinoEngine(GraphEngine):
+    """Runs the network's graphs with OpenVINO, with as many threads as torch has."""
+
+    name = "openvino"
+
+    def __init__(self, model: LMEEC, root: Path | None = None) -> None:
+        if importlib.util.find_spec("openvino") is None:
+            raise EngineError(
+                "engine openvino: not installed; `pip install 'lmeec[openvino]'`, or choose "
+                "another engine"
+            )
+        super().__init__(model, root)
+        import openvino
+
+        self._core = openvino.Core()
+        can = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self._low = "bf16" if model.precision == "bf16" and "BF16" in can else "f32"
+
+    def load(self, call: Call, path: Path) -> Program:
+        """See :class:`GraphEngine`."""
+        settings = {
+            "INFERENCE_PRECISION_HINT": self._low if call.stage in _LOW_PRECISION else "f32",
+            "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
+            "PERFORMANCE_HINT": "LATENCY",
+            "NUM_STREAMS": "1",
+        }
+        return _Compiled(self._core.compile_model(str(path), "CPU", settings))
+
+
+class _Compiled(Program):
+    def __init__(self, compiled: Any) -> None:
+        self._request = compiled.create_infer_request()
+        self.shapes = [tuple(port.shape) for port in compiled.outputs]
+
+    def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
+        """See :class:`Program`; nothing is copied."""
+        from openvino import Tensor as Shared
+
+        for i, x in enumerate(inputs):
+            self._request.set_input_tensor(i, Shared(x.numpy(), shared_memory=True))
+        for i, x in enumerate(outputs):
+            self._request.set_output_tensor(i, Shared(x.numpy(), shared_memory=True))
+        self._request.infer()

@@ -1,0 +1,296 @@
+"""Exported graphs, and the engines that run them: onnxruntime and openvino."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+import lmeec_core as lm
+from lmeec_core.cli import app
+from lmeec_core.engine import (
+    Call,
+    EngineError,
+    Runner,
+    make_engine,
+    steady_calls,
+    steady_state,
+    use_engine,
+)
+from lmeec_core.engine.auto import candidates
+from lmeec_core.engine.graphs import GraphStore, cache_folder, graph_name, is_usual, with_batch
+from lmeec_core.engine.pieces import cut
+from lmeec_core.model.stages import STAGES
+from lmeec_core.takes import Take
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+DATA = Path(__file__).parents[1] / "data"
+TOLERANCE = 1e-3
+RUNTIMES = ["onnxruntime", "openvino"]
+
+
+def difference(ours: object, reference: object) -> float:
+    """Largest difference relative to the largest reference value."""
+    a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
+    assert a.shape == b.shape
+    return float(np.abs(a - b).max() / np.abs(b).max())
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of all graphs that these tests make: each is made once."""
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.fixture
+def cache(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The engines look for their graphs in :func:`graphs`."""
+    monkeypatch.setenv("LMEEC_CACHE", str(graphs))
+    return graphs
+
+
+@pytest.fixture(scope="module")
+def network(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
+    return golden_model("mini", 1.5)
+
+
+@pytest.fixture(scope="module")
+def nano() -> lm.LMEEC:
+    return lm.load_model("nano", device="cpu")
+
+
+def parity(model: lm.LMEEC, stages: set[str], objects: int, targets: int) -> None:
+    """Stages of a step in the steady state, in both runtimes, against eager torch."""
+    engines = [make_engine(model, name) for name in RUNTIMES]
+    compared = set()
+    with torch.inference_mode():
+        for call, inputs in steady_calls(model, objects, targets):
+            if call.stage not in stages:
+                continue
+            wanted = STAGES[call.stage](model, call.options, *inputs)
+            for engine in engines:
+                assert engine.offers(call)
+                results = engine.build(call)(*inputs)
+                for ours, reference in zip(results, wanted, strict=True):
+                    value = difference(ours, reference)
+                    assert value < TOLERANCE, (engine.name, graph_name(call), value)
+            compared.add(call.stage)
+            graph = onnx.load(str(engines[0].store.path(with_batch(call, 1))))
+            check_graph(graph)
+    assert compared == stages
+
+
+def check_graph(graph: object) -> None:
+    """What the graphs promise to every back end, read off the node list."""
+    nodes = graph.graph.node
+    assert len(nodes) > 5
+    assert next(o.version for o in graph.opset_import if not o.domain) >= 18
+    assert not {n.op_type for n in nodes} & {"If", "Loop", "Scan"}
+    assert {n.domain for n in nodes} == {""}
+    for node in nodes:
+        values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+        if node.op_type == "Resize":
+            assert values["mode"] != b"cubic" and not values.get("antialias")
+    kinds = {t.data_type for t in graph.graph.initializer} | {
+        v.type.tensor_type.elem_type for v in graph.graph.value_info
+    }
+    assert not kinds & {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
+    for value in (*graph.graph.input, *graph.graph.output):
+        assert all(dim.dim_value > 0 for dim in value.type.tensor_type.shape.dim)
+
+
+def test_mini_in_both_runtimes_is_eager(network: lm.LMEEC, cache: Path) -> None:
+    """Every stage, two objects in two targets: a batch of four in pieces of one."""
+    parity(network, set(STAGES), 2, 2)
+
+
+def test_nano_decoder_in_both_runtimes_is_eager(nano: lm.LMEEC, cache: Path) -> None:
+    """With the prompts of matching; the other stages of nano are among the slow tests."""
+    parity(nano, {"decoder"}, 1, 1)
+
+
+@pytest.mark.slow
+def test_nano_in_both_runtimes_is_eager(nano: lm.LMEEC, cache: Path) -> None:
+    parity(nano, set(STAGES), 2, 1)
+
+
+@pytest.mark.slow
+def test_base_plus_in_both_runtimes_is_eager(cache: Path) -> None:
+    parity(lm.load_model("base_plus", seed=0, device="cpu"), set(STAGES), 1, 1)
+
+
+@pytest.mark.parametrize("engine", RUNTIMES)
+def test_golden_take(engine: str, golden_model: Callable[..., lm.LMEEC], cache: Path) -> None:
+    """The released implementation's outputs; the filling memory is left to eager torch."""
+    with np.load(DATA / "golden" / "mini_present.npz") as file:
+        golden = dict(file)
+    model = golden_model("mini", 1.5)
+    use_engine(model, engine)
+    frames = len(golden["ego"])
+    tracker = lm.CorrespondenceTracker(model, "ego", ["exo"], num_frames=frames)
+    found = [
+        tracker.step(
+            {"ego": golden["ego"][t], "exo": golden["exo"][t]}, {"cup": golden["mask"][t]}
+        )["exo"]["cup"]
+        for t in range(frames)
+    ]
+    assert difference([c.logits.numpy() for c in found], golden["low_res"]) < TOLERANCE
+    assert difference([c.pointer.numpy() for c in found], golden["ptr"]) < TOLERANCE
+    assert difference([[c.presence_logit] for c in found], golden["score"]) < TOLERANCE
+    assert isinstance(model.runner, Runner)
+    assert {c.stage for c in model.runner._functions} == set(STAGES)  # no stage was all eager
+
+
+@pytest.mark.parametrize("engine", RUNTIMES)
+def test_steps_with_a_full_memory(
+    engine: str, golden_model: Callable[..., lm.LMEEC], cache: Path
+) -> None:
+    """Three steps in a row from the same memory as eager torch."""
+    results = []
+    for name in ("eager", engine):
+        model = golden_model("mini", 1.5)
+        use_engine(model, name)
+        state = steady_state(model, 2, 1)
+        results.append([state.tracker.step(state.images, state.masks) for _ in range(3)])
+    for eager, ours in zip(*results, strict=True):
+        for name, wanted in eager["target_0"].items():
+            assert difference(ours["target_0"][name].logits, wanted.logits) < TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", RUNTIMES)
+def test_nano_with_bf16_finds_the_masks_of_fp32(engine: str, cache: Path) -> None:
+    """IoU of all masks of the sample take together, each camera an object's target once."""
+    take = Take.open(DATA / "sample_take")
+    frames = take.common_frames(*take.cameras)[:24]
+    masks = []
+    for name, precision in (("eager", "fp32"), (engine, "bf16")):
+        model = lm.load_model("nano", device="cpu", precision=precision)
+        use_engine(model, name)
+        tracker = lm.CorrespondenceTracker(model, take.ego, take.exos)
+        objects = [o for o in take.objects if take.ego in take.mask_cameras(o)][:3]
+        found = []
+        for frame in frames:
+            step = tracker.step(
+                {camera: take.image(camera, frame) for camera in take.cameras},
+                {o: take.mask(o, take.ego, frame) for o in objects},
+            )
+            found += [c.mask() for view in step.values() for c in view.values()]
+        masks.append(np.stack(found))
+    assert masks[0].sum() > 10_000
+    assert (masks[0] & masks[1]).sum() / (masks[0] | masks[1]).sum() >= 0.99
+
+
+def test_a_filling_memory_stays_eager(network: lm.LMEEC, cache: Path) -> None:
+    """Each of its lengths comes once; no graph is made of them unasked."""
+    engine = make_engine(network, "onnxruntime")
+    (view, full) = (c for c, _ in steady_calls(network) if c.stage == "memory_attention")
+    assert engine.offers(view) and engine.offers(full) and is_usual(network, full)
+    tokens = full.shapes[1][1] - network.config.stored_shape[0]
+    shorter = Call(
+        full.stage,
+        full.options,
+        (full.shapes[0], (1, tokens, 64), (tokens, 64)),
+        full.dtypes,
+    )
+    assert not engine.offers(shorter)
+
+
+def test_graphs_are_written_once_and_mended(network: lm.LMEEC, cache: Path) -> None:
+    store = GraphStore(network)
+    call = with_batch(
+        next(c for c, _ in steady_calls(network, 2, 1) if c.stage == "target_tokens"), 1
+    )
+    path = store.get(call)
+    record = json.loads(path.with_suffix(".json").read_text())
+    assert record["preset"] == "mini" and record["network"] == store.network
+    assert record["inputs"] == [{"name": "input_0", "shape": [1, 256, 8, 8], "dtype": "float32"}]
+    assert record["outputs"] == [{"name": "tokens", "shape": [1, 64, 256], "dtype": "float32"}]
+    assert record["difference"] < 1e-5 and record["bytes"] == path.stat().st_size
+    before = path.stat().st_mtime_ns
+    assert store.get(call).stat().st_mtime_ns == before  # it is taken as it is
+    path.write_bytes(path.read_bytes()[:-100])
+    assert not store.is_valid(call)
+    assert store.get(call).stat().st_mtime_ns != before and store.is_valid(call)
+    assert not list(store.folder.glob(".*"))
+    assert store.batches(call) == [1]
+
+
+def test_auto_takes_no_engine_whose_graphs_are_not_there(
+    network: lm.LMEEC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Making them takes minutes, which no start-up should."""
+    monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
+    engine = make_engine(network, "onnxruntime")
+    assert not engine.is_ready() and set(candidates(network)) == {"eager"}
+    engine.store.folder.mkdir()
+    names = [*STAGES, "memory_attention", "memory_encoder"]
+    for i, stage in enumerate(names):
+        assert not engine.is_ready()
+        (engine.store.folder / f"{stage}_b1_l{i}.onnx").touch()
+    assert engine.is_ready() and set(candidates(network)) == {"eager", *RUNTIMES}
+
+
+def test_command_explains_itself(tmp_path: Path) -> None:
+    runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
+    shown = runner.invoke(app, ["export", "--help"])
+    assert shown.exit_code == 0 and "--frames-of-memory" in shown.output
+    wrong = runner.invoke(app, ["export", "--preset", "mini", "--out", str(tmp_path)])
+    assert wrong.exit_code == 1 and "seed" in wrong.output
+    assert not list(tmp_path.iterdir())
+
+
+def test_other_weights_have_other_graphs(tmp_path: Path) -> None:
+    a, b, again = (lm.load_model("mini", seed=seed, device="cpu") for seed in (0, 1, 0))
+    stores = [GraphStore(model, tmp_path) for model in (a, b, again)]
+    assert stores[0].folder == stores[2].folder != stores[1].folder
+    assert stores[0].folder.name.startswith("mini-")
+
+
+def test_cache_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("LMEEC_CACHE", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / "lmeec"
+    monkeypatch.setenv("LMEEC_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+
+
+def test_pieces() -> None:
+    assert cut(13, [1, 4, 8, 4]) == [8, 4, 1]
+    assert cut(3, [1]) == [1, 1, 1]
+    with pytest.raises(ValueError, match="no pieces"):
+        cut(3, [2])
+
+
+def test_unwanted_operators_are_found() -> None:
+    from lmeec_core.engine.onnx_export import unwanted
+
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    sizes = helper.make_tensor("sizes", onnx.TensorProto.INT64, [4], [1, 1, 4, 4])
+    node = helper.make_node("Resize", ["x", "", "", "sizes"], ["y"], mode="cubic")
+    graph = helper.make_graph(
+        [node],
+        "g",
+        [helper.make_tensor_value_info("x", kind, ["n", 1, 2, 2])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.COMPLEX64, [1, 1, 4, 4])],
+        [sizes],
+    )
+    assert unwanted(helper.make_model(graph)) == [
+        "a cubic or antialiased Resize",
+        "complex numbers",
+        "inputs or outputs without fixed shapes",
+    ]
+
+
+def test_a_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch, network: lm.LMEEC) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in RUNTIMES:
+        with pytest.raises(EngineError, match=f"engine {name}: not installed; `pip install"):
+            make_engine(network, name)
