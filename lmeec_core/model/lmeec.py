@@ -288,10 +288,9 @@ class LMEEC(nn.Module):
             if self.config.matching is not None:  # pointers have no embedding
                 tokens = F.pad(tokens, (0, self.config.matching.dim))
             features.append(tokens)
-        dtype = features[0].dtype
-        memory = torch.cat([f.to(dtype) for f in features], dim=1)
+        memory = torch.cat([f.to(features[0].dtype) for f in features], dim=1)
         rows = tuple(row for _, own in banks for row in own)
-        position = self._banks_position(rows, count, pointer_window, dtype)
+        position = self._banks_position(rows, count, pointer_window, memory.dtype)
         options = (count * split, 1)
         return self._run("memory_attention", prepared, memory, position, options=options)[0]
 
@@ -305,8 +304,8 @@ class LMEEC(nn.Module):
         state = tuple((w.data_ptr(), w._version) for w in weights)
         key = (state, rows, count, window, dtype)
         if key not in self._positions:
-            if len(self._positions) > 64:
-                self._positions.clear()
+            while len(self._positions) > 64:
+                self._positions.popitem()
             self._positions[key] = self._make_position(rows, count, window, dtype)
         return self._positions[key]
 
