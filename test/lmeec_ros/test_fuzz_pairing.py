@@ -202,17 +202,23 @@ def test_while_all_cameras_live_partial_sets_are_no_others(
 def test_a_dead_camera_never_stops_the_others(
     given_cameras: tuple[list[str], dict[str, list[Event]], dict[str, int]], data: st.DataObject
 ) -> None:
-    """Any targets but one may fall silent at any frame, and return at any frame."""
+    """Any targets but one may fall silent at any frame, return at any frame, and change clocks."""
     names, events, delays = given_cameras
     expected = [ms for _, ms in events["ego"]]
     for name in data.draw(st.lists(st.sampled_from(names[3:]), unique=True)):
         first = data.draw(st.integers(0, len(expected)))
         last = data.draw(st.integers(first, len(expected)))
         events[name] = events[name][:first] + events[name][last:]
+    set_at = {
+        n: data.draw(st.sampled_from(expected))
+        for n in data.draw(st.sets(st.sampled_from(names[3:])))
+    }
+    shift = data.draw(st.sampled_from([-100_000, -500, 500, 100_000]))
     core: PairingCore[int] = PairingCore(names[0], names[1:], 10 * MS, 60, names[2:], 300 * MS)
     sets: list[MatchedSet[int]] = []
     for name, ms in in_order_of_arrival(events, delays):
-        sets += core.add(name, ms * MS, ms)
+        moved = shift if name in set_at and ms >= set_at[name] else 0
+        sets += core.add(name, (ms + moved) * MS, ms)
     sets += core.flush()
     assert [one.items["ego"] for one in sets] == expected
     assert all("t0" in one.items and "masks" in one.items for one in sets)
