@@ -50,9 +50,10 @@ class PairingCore(Generic[T]):
     Partial sets (`wait_ns` given, several targets): a set needs one of the targets only. A target
     that has nothing for an anchor is left out when it has passed the anchor; when its next item,
     0.9 of its shortest recent interval after its last one, belongs to a later anchor; or when the
-    targets that are there are `wait_ns` past the anchor. After such a wait in vain, and when they
-    are two of its periods and `wait_ns` past its last item, it is silent: nothing waits for it
-    until it sends again. Without any target an anchor waits as if sets were not partial.
+    anchor stream and a target that is there are `wait_ns` past the anchor. After such a wait in
+    vain, and when they are two of its periods and `wait_ns` past its last item, it is silent:
+    nothing waits for it until it sends again. Without any target an anchor waits as if sets were
+    not partial.
 
     A stamp far behind its stream's newest one (more than 0.2 s and ten tolerances), or a long
     run of late ones, is a jump of time (a looped recording): everything queued is dropped and
@@ -325,9 +326,11 @@ class PairingCore(Generic[T]):
         for name, one in streams.items():
             if one.final:
                 continue
-            front = max((self._streams[n].newest or 0 for n in there if n != name), default=None)
-            if front is None or not self._is_optional(name):
+            others = [self._streams[n].newest or 0 for n in there if n != name]
+            if not others or not self._is_optional(name):
                 return True
+            # A target whose clock is ahead must not make the others look late.
+            front = min(max(others), self._streams[self.anchor].newest or anchor)
             if not self._given_up(name, one, anchor, front):
                 return True
         return False

@@ -93,7 +93,58 @@ def test_any_streams(
     assert all(s.queued == 0 for s in stats.streams.values())
 
 
-@given(arrivals(), st.integers(0, 60), st.integers(1, 12), st.integers(0, 300), st.integers(0, 500))
+@st.composite
+def cameras(draw: st.DrawFn) -> tuple[list[str], dict[str, list[Event]], dict[str, int]]:
+    """Synchronised cameras: their names, for each its events, and its transport's delay (ms)."""
+    names = ["ego", "masks", *(f"t{k}" for k in range(draw(st.integers(2, 8))))]
+    period = draw(st.sampled_from([33, 40, 100]))
+    frames, jitter = draw(st.integers(5, 30)), draw(st.integers(0, 2))
+    rng = draw(st.randoms(use_true_random=False))
+    delays = {name: rng.randint(0, 2 * period) for name in names}
+    events = {
+        name: [(name, 1000 + k * period + rng.randint(-jitter, jitter)) for k in range(frames)]
+        for name in names
+    }
+    return names, events, delays
+
+
+def in_order_of_arrival(events: dict[str, list[Event]], delays: dict[str, int]) -> list[Event]:
+    return sorted(
+        (event for name in events for event in events[name]),
+        key=lambda event: (event[1] + delays[event[0]], event),
+    )
+
+
+@st.composite
+def rough_cameras(draw: st.DrawFn) -> tuple[tuple[str, ...], list[Event]]:
+    """The same with loss, repeats, disorder, a clock that jumps, a loop; stamps in nanoseconds."""
+    names, events, delays = draw(cameras())
+    rng = draw(st.randoms(use_true_random=False))
+    loss, repeat, late = (draw(st.sampled_from([0.0, 0.05, 0.2])) for _ in range(3))
+    arriving: list[tuple[int, Event]] = []
+    for name in names:
+        shift = 0
+        for _, ms in events[name]:
+            if name not in names[:2] and rng.random() < repeat / 4:
+                shift += rng.choice((-100_000, -400, 400, 100_000))
+            if rng.random() < loss:
+                continue
+            now = ms + delays[name] + (rng.choice((50, 300)) if rng.random() < late else 0)
+            arriving += [(now, (name, (ms + shift) * MS))] * (1 + (rng.random() < repeat))
+    ordered = [event for _, event in sorted(arriving)]
+    if draw(st.booleans()):
+        cut, back = rng.randrange(len(ordered) + 1), rng.choice((100, 700, 5000)) * MS
+        ordered = ordered[:cut] + [(name, stamp - back) for name, stamp in ordered[cut:]]
+    return tuple(names), ordered
+
+
+@given(
+    arrivals() | rough_cameras(),
+    st.integers(0, 60),
+    st.integers(1, 12),
+    st.integers(0, 300),
+    st.integers(0, 500),
+)
 def test_partial_sets_of_any_streams(
     streams: tuple[tuple[str, ...], list[Event]], tolerance: int, queue: int, wait: int, delay: int
 ) -> None:
@@ -132,28 +183,6 @@ def test_partial_sets_of_any_streams(
         assert stats.streams[name].queued == 0
 
 
-@st.composite
-def cameras(draw: st.DrawFn) -> tuple[list[str], dict[str, list[Event]], dict[str, int]]:
-    """Synchronised cameras: their names, for each its events, and its transport's delay (ms)."""
-    names = ["ego", "masks", *(f"t{k}" for k in range(draw(st.integers(2, 8))))]
-    period = draw(st.sampled_from([33, 40, 100]))
-    frames, jitter = draw(st.integers(5, 30)), draw(st.integers(0, 2))
-    rng = draw(st.randoms(use_true_random=False))
-    delays = {name: rng.randint(0, 2 * period) for name in names}
-    events = {
-        name: [(name, 1000 + k * period + rng.randint(-jitter, jitter)) for k in range(frames)]
-        for name in names
-    }
-    return names, events, delays
-
-
-def in_order_of_arrival(events: dict[str, list[Event]], delays: dict[str, int]) -> list[Event]:
-    return sorted(
-        (event for name in events for event in events[name]),
-        key=lambda event: (event[1] + delays[event[0]], event),
-    )
-
-
 @given(cameras(), st.booleans())
 def test_while_all_cameras_live_partial_sets_are_no_others(
     given_cameras: tuple[list[str], dict[str, list[Event]], dict[str, int]], flush: bool
@@ -173,17 +202,23 @@ def test_while_all_cameras_live_partial_sets_are_no_others(
 def test_a_dead_camera_never_stops_the_others(
     given_cameras: tuple[list[str], dict[str, list[Event]], dict[str, int]], data: st.DataObject
 ) -> None:
-    """Any targets but one may fall silent at any frame, and return at any frame."""
+    """Any targets but one may fall silent at any frame, return at any frame, and change clocks."""
     names, events, delays = given_cameras
     expected = [ms for _, ms in events["ego"]]
     for name in data.draw(st.lists(st.sampled_from(names[3:]), unique=True)):
         first = data.draw(st.integers(0, len(expected)))
         last = data.draw(st.integers(first, len(expected)))
         events[name] = events[name][:first] + events[name][last:]
+    set_at = {
+        n: data.draw(st.sampled_from(expected))
+        for n in data.draw(st.sets(st.sampled_from(names[3:])))
+    }
+    shift = data.draw(st.sampled_from([-100_000, -500, 500, 100_000]))
     core: PairingCore[int] = PairingCore(names[0], names[1:], 10 * MS, 60, names[2:], 300 * MS)
     sets: list[MatchedSet[int]] = []
     for name, ms in in_order_of_arrival(events, delays):
-        sets += core.add(name, ms * MS, ms)
+        moved = shift if name in set_at and ms >= set_at[name] else 0
+        sets += core.add(name, (ms + moved) * MS, ms)
     sets += core.flush()
     assert [one.items["ego"] for one in sets] == expected
     assert all("t0" in one.items and "masks" in one.items for one in sets)
