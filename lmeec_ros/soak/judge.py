@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,14 +24,16 @@ class Sample:
     Attributes:
         seconds: since the run began.
         frames: messages with masks since the run began.
-        resident: memory in MB (10^6 bytes).
+        resident: memory in MB (10^6 bytes) without what is shared.
         threads: of the process.
+        shared: MB of shared memory: DDS's segments, whose size config/fastdds.xml sets.
     """
 
     seconds: float
     frames: int
     resident: float
     threads: int
+    shared: float = 0.0
 
 
 @dataclass
@@ -102,9 +103,15 @@ def sample(pid: int, seconds: float, frames: int) -> Sample:
     Raises:
         OSError: if it is gone.
     """
-    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-    threads = len(os.listdir(f"/proc/{pid}/task"))
-    return Sample(seconds, frames, pages * os.sysconf("SC_PAGE_SIZE") / 1e6, threads)
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    found = {key: text.split() for key, _, text in (line.partition(":") for line in lines)}
+    try:
+        own, files, shared = (
+            1024 * int(found[f"Rss{kind}"][0]) / 1e6 for kind in ("Anon", "File", "Shmem")
+        )
+    except KeyError as error:  # a process that has ended but is still listed
+        raise OSError(f"process {pid} has ended") from error
+    return Sample(seconds, frames, own + files, int(found["Threads"][0]), shared)
 
 
 def slope(samples: Sequence[Sample]) -> float:

@@ -86,7 +86,8 @@ def plot(path: Path, record: Record) -> None:
     memory, threads, rate = figure.subplots(3, 1, sharex=True)
     minutes = [one.seconds / 60 for one in record.samples]
     memory.plot(minutes, [one.resident for one in record.samples], linewidth=1)
-    memory.set_ylabel("resident memory, MB")
+    memory.plot(minutes, [one.shared for one in record.samples], linewidth=1, linestyle=":")
+    memory.set_ylabel("resident memory, MB\n(dotted: shared)")
     threads.plot(minutes, [one.threads for one in record.samples], linewidth=1)
     threads.set_ylabel("threads")
     rate.plot(minutes, _rates(record.samples), linewidth=1)
