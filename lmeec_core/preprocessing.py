@@ -108,10 +108,15 @@ def resize_image(image: npt.NDArray[np.uint8], size: int, device: torch.device) 
         return torch.tensor(image).permute(2, 0, 1).float()
     x = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float()
     if width != size:
-        x = (x @ resize_matrix(width, size).to(device).T).round().clamp(0, 255)
+        x = (x @ _resize_matrix_on(width, size, device).T).round().clamp(0, 255)
     if height != size:
-        x = (resize_matrix(height, size).to(device) @ x).round().clamp(0, 255)
+        x = (_resize_matrix_on(height, size, device) @ x).round().clamp(0, 255)
     return x
+
+
+@lru_cache(maxsize=64)
+def _resize_matrix_on(source: int, target: int, device: torch.device) -> Tensor:
+    return resize_matrix(source, target).to(device)
 
 
 def prepare_images(images: list[npt.NDArray[np.uint8]], size: int, device: torch.device) -> Tensor:

@@ -80,7 +80,7 @@ def run(options: DemoOptions, console: Console) -> int:
         f"targets {', '.join(info.targets)}, {len(info.objects)} of {len(take.objects)} objects; "
         f"preset {options.preset}; {pace}"
     )
-    _settle_environment()
+    settle_environment()
     played = through_node(out, info, parameters, expected, options.rate, console)
     simulated = options.take is None or bool(take.annotation.get("simulated", False))
     outcome = demo_report.Outcome(take, info, played, expected, options.preset, trained, simulated)
@@ -126,7 +126,7 @@ def write_parameters(path: Path, parameters: dict[str, Any]) -> None:
     write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
 
-def _settle_environment() -> None:
+def settle_environment() -> None:
     """Transport settings for this process and the node, unless the user has made them.
 
     A domain of its own on this host keeps other robots' nodes out.

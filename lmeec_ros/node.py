@@ -320,7 +320,7 @@ class LmeecNode(LifecycleNode):
         self._last_stamp = stamp
         names = processor.config.target_cameras
         found = processor.process(query, masks, dict(zip(names, targets, strict=True)))
-        taken = time.monotonic() - started
+        taken = processor.step_seconds
         for target, output in found.items():
             seconds = int(taken)
             output.message.processing_time = Duration(

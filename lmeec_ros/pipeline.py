@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -67,6 +68,8 @@ class SetProcessor:
         self.tracker = tracker
         self.config = config
         self.table = table
+        self.step_seconds = 0.0
+        """Time that the tracker's last step took."""
 
     def process(
         self, query: Any, masks: Any, targets: Mapping[str, Any]
@@ -89,10 +92,12 @@ class SetProcessor:
         for name, msg in targets.items():
             pictures[name] = read_image(config, name, msg)
         query_masks = read_query_masks(config, self.table, masks)
+        started = time.monotonic()
         try:
             found = self.tracker.step(pictures, query_masks)
         except ValueError as error:
             raise InputError(f"set at {_seconds(query)}: {error}") from error
+        self.step_seconds = time.monotonic() - started
         return {
             name: self._output(name, found[name], pictures[name], msg.header, query.header)
             for name, msg in targets.items()

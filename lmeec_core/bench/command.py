@@ -123,6 +123,8 @@ def bench_command(
         for case in cases:
             console.print(f"measuring {_text(case)}", highlight=False)
             results.append(measure(case))
+            if json_file is not None:  # a long run that is stopped leaves what it has
+                report.write(json_file, results, [], None)
         if results:
             report.show(results, console)
         edge = None

@@ -21,31 +21,35 @@ Result = dict[str, Any]
 def show(results: list[Result], console: Console) -> None:
     """Print a line for each case, and the stages of each."""
     table = Table(title="One step, milliseconds: median (95th percentile)")
-    for name in ("preset", "engine", "precision", "N", "K"):
-        table.add_column(name)
-    for name in ("step", "reference", "ratio", "GFLOP", "of floor", "peak MB", "growth MB"):
+    table.add_column("case (N x K)")
+    for name in ("step", "reference", "ratio", "GFLOP", "of floor", "MB"):
         table.add_column(name, justify="right")
     for r in results:
-        reference = r.get("reference")
+        reference, memory = r.get("reference"), f"{r['memory']['peak_mb']:.0f}"
+        if "growth_mb" in r["memory"]:
+            memory += f" {r['memory']['growth_mb']:+.1f}"
         table.add_row(
-            r["preset"], r["engine"], r["precision"], str(r["objects"]), str(r["targets"]),
+            _case(r),
             _times(r["step_ms"]),
-            f"{reference['precision']} {_times(reference['step_ms'])}" if reference else "-",
+            f"{_times(reference['step_ms'])}" if reference else "-",
             f"{r['ratio']:.2f}" if reference else "-",
-            f"{r['gflop']:.1f}", f"{r['floor_share']:.0%}", f"{r['memory']['peak_mb']:.0f}",
-            f"{r['memory']['growth_mb']:+.1f}" if "growth_mb" in r["memory"] else "-",
-        )  # fmt: skip
+            f"{r['gflop']:.1f}",
+            f"{r['floor_share']:.0%}",
+            memory,
+        )
     console.print(table)
-    stages = Table(title="Stages in a step")
-    stages.add_column("case")
-    names = list(dict.fromkeys(name for r in results for name in r["stage_ms"]))
-    for name in names:
-        stages.add_column(name, justify="right")
+    stages = Table(title="Stages in a step, milliseconds: median")
+    stages.add_column("stage")
     for r in results:
-        case = f"{r['preset']} {r['engine']} {r['precision']} {r['objects']}x{r['targets']}"
-        cells = (r["stage_ms"].get(name) for name in names)
-        stages.add_row(case, *(_times(cell) if cell else "-" for cell in cells))
+        stages.add_column(_case(r), justify="right")
+    for name in dict.fromkeys(name for r in results for name in r["stage_ms"]):
+        cells = (r["stage_ms"].get(name) for r in results)
+        stages.add_row(name, *(f"{cell['median']:.1f}" if cell else "-" for cell in cells))
     console.print(stages)
+
+
+def _case(r: Result) -> str:
+    return f"{r['preset']} {r['engine']} {r['precision']} {r['objects']}x{r['targets']}"
 
 
 def show_checks(checks: list[Result], console: Console) -> None:

@@ -7,7 +7,6 @@ import json
 import logging
 import os
 import platform
-import statistics
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lmeec_core.engine.base import Call, Engine, EngineError, EngineName
+from lmeec_core.engine.base import Call, Engine, EngineError, EngineName, StageFunction
 from lmeec_core.engine.registry import make_engine
 from lmeec_core.engine.steady import steady_calls
 from lmeec_core.files import write_text
@@ -26,7 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-_REPEATS = 3
+_WARM_UP, _REPEATS = 3, 5
+"""Turns that do not count (CUDA graphs are captured in them), and turns that do."""
 _MARGIN = 0.95
 """Another engine must take less than this share of eager's time: each change of engine costs."""
 
@@ -83,7 +83,7 @@ def candidates(model: LMEEC) -> dict[EngineName, Engine]:
 
 
 def measure(model: LMEEC, engines: dict[EngineName, Engine]) -> Times:
-    """Median time of each stage's calls in a steady step with each engine that offers them all."""
+    """Time of each stage's calls in a steady step with each engine that offers them all."""
     if len(engines) == 1:
         return {}
     times: Times = {}
@@ -94,25 +94,34 @@ def measure(model: LMEEC, engines: dict[EngineName, Engine]) -> Times:
             offered = [e for e in engines.values() if all(e.offers(call) for call, _ in mine)]
             if len(offered) < 2:
                 continue
-            entry = times.setdefault(stage, {})
-            for engine in offered:
-                try:
-                    entry[engine.name] = sum(_time(model, engine, *one) for one in mine)
-                except EngineError as error:
-                    logger.info("engine auto: %s without %s: %s", stage, engine.name, error)
+            times[stage] = dict.fromkeys((engine.name for engine in offered), 0.0)
+            for call, inputs in mine:
+                for name, ms in _compare(model, offered, call, inputs).items():
+                    times[stage][name] += ms
     return times
 
 
-def _time(model: LMEEC, engine: Engine, call: Call, inputs: tuple[Tensor, ...]) -> float:
-    function = engine.build(call)
-    taken = []
-    for _ in range(_REPEATS + 1):  # the first one warms up
-        start = time.perf_counter()
-        function(*inputs)
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
-        taken.append((time.perf_counter() - start) * 1e3)
-    return statistics.median(taken[1:])
+def _compare(
+    model: LMEEC, engines: list[Engine], call: Call, inputs: tuple[Tensor, ...]
+) -> dict[EngineName, float]:
+    """Shortest time of a call with each engine, taken in turns: other load on the machine only
+    ever adds. An engine that cannot build it after all takes for ever."""
+    functions: dict[EngineName, StageFunction] = {}
+    for engine in engines:
+        try:
+            functions[engine.name] = engine.build(call)
+        except EngineError as error:
+            logger.info("engine auto: %s without %s: %s", call.stage, engine.name, error)
+    taken = {engine.name: float("inf") for engine in engines}
+    for turn in range(_WARM_UP + _REPEATS):
+        for name, function in functions.items():
+            start = time.perf_counter()
+            function(*inputs)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+            if turn >= _WARM_UP:
+                taken[name] = min(taken[name], (time.perf_counter() - start) * 1e3)
+    return taken
 
 
 def cache_file(model: LMEEC, engines: list[EngineName]) -> Path:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -66,7 +66,7 @@ class CudaGraphEngine(Engine):
             )
         super().__init__(model)
         self._policy = CapturePolicy()
-        self._graphs: OrderedDict[Call, _Graph] = OrderedDict()
+        self.graphs: OrderedDict[Call, _Graph] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
 
     def build(self, call: Call) -> StageFunction:
@@ -74,14 +74,14 @@ class CudaGraphEngine(Engine):
         full = filled(call)
 
         def run(*inputs: Tensor) -> Outputs:
-            graph = self._graphs.pop(full, None)
+            graph = self.graphs.pop(full, None)
             if graph is None:
                 if not self._policy.wanted(full):
                     return STAGES[call.stage](self.model, call.options, *inputs)
                 graph = _Graph(self.model, full, self._pool)
-            self._graphs[full] = graph
-            if len(self._graphs) > GRAPHS_KEPT:
-                self._graphs.popitem(last=False)
+            self.graphs[full] = graph
+            if len(self.graphs) > GRAPHS_KEPT:
+                self.graphs.popitem(last=False)
             return graph.replay(inputs)
 
         return run
@@ -90,7 +90,7 @@ class CudaGraphEngine(Engine):
 class _Graph:
     """A stage captured with static inputs and outputs."""
 
-    def __init__(self, model: LMEEC, call: Call, pool: tuple[int, int]) -> None:
+    def __init__(self, model: LMEEC, call: Call, pool: Any) -> None:
         self.inputs = call.example(model.device)
         function = STAGES[call.stage]
         stream = torch.cuda.Stream(model.device)

@@ -101,7 +101,8 @@ class WindowAttention(nn.Module):
                 )
                 outside = window * window - tall * wide if window else 0
                 y = self._attend(_to_windows(queries, *side), keys, values, outside)
-                parts.append(_from_windows(y, b, *queries.shape[1:3], *side))
+                _, tall_out, wide_out = queries.shape[:3]
+                parts.append(_from_windows(y, b, tall_out, wide_out, *side))
             bands.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
         joined = torch.cat(bands, dim=1) if len(bands) > 1 else bands[0]
         return self.proj(joined.flatten(3))

@@ -80,6 +80,7 @@ class LMEEC(nn.Module):
         self.config = config
         self.precision: Precision = "fp32"
         self.runner: StageRunner | None = None
+        self._positions: dict[Any, Tensor] = {}
         dim = config.hidden_dim
         self.image_encoder = ImageEncoder(config)
         self.memory_attention = MemoryAttention(config)
@@ -279,26 +280,46 @@ class LMEEC(nn.Module):
         Returns:
             (B, P, C).
         """
-        features, positions = [], []
-        for frames, rows in banks:
-            time = self.maskmem_tpos_enc[rows].flatten(1)  # (m, memory_dim)
-            features.append(frames.flatten(1, 2))
-            positions.append((self.stored_position + time[:, None]).flatten(0, 1))
+        features = [frames.flatten(1, 2) for frames, _ in banks]
         batch, count, _ = pointers.shape
         split = self.config.hidden_dim // self.config.memory_dim
         if count:
-            back = torch.arange(1, count + 1, dtype=torch.float32, device=pointers.device)
-            sine = sine_position_1d(back / max(pointer_window - 1, 1), self.config.hidden_dim)
             tokens = pointers.reshape(batch, count * split, -1)
             if self.config.matching is not None:  # pointers have no embedding
                 tokens = F.pad(tokens, (0, self.config.matching.dim))
             features.append(tokens)
-            positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
-        dtype = features[0].dtype
-        memory = torch.cat([f.to(dtype) for f in features], dim=1)
-        position = torch.cat([p.to(dtype) for p in positions], dim=0)
+        memory = torch.cat([f.to(features[0].dtype) for f in features], dim=1)
+        rows = tuple(row for _, own in banks for row in own)
+        position = self._banks_position(rows, count, pointer_window, memory.dtype)
         options = (count * split, 1)
         return self._run("memory_attention", prepared, memory, position, options=options)[0]
+
+    def _banks_position(
+        self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Position (L, memory_dim) of a memory; remembered in inference until weights change."""
+        if not torch.is_inference_mode_enabled():
+            return self._make_position(rows, count, window, dtype)
+        weights = (self.maskmem_tpos_enc, *self.obj_ptr_tpos_proj.parameters())
+        state = tuple((w.data_ptr(), w._version) for w in weights)
+        key = (state, rows, count, window, dtype)
+        if key not in self._positions:
+            while len(self._positions) > 64:
+                self._positions.popitem()
+            self._positions[key] = self._make_position(rows, count, window, dtype)
+        return self._positions[key]
+
+    def _make_position(
+        self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype
+    ) -> Tensor:
+        time = self.maskmem_tpos_enc[list(rows)].flatten(1)  # (m, memory_dim)
+        positions = [(self.stored_position + time[:, None]).flatten(0, 1)]
+        if count:
+            split = self.config.hidden_dim // self.config.memory_dim
+            back = torch.arange(1, count + 1, dtype=torch.float32, device=self.device)
+            sine = sine_position_1d(back / max(window - 1, 1), self.config.hidden_dim)
+            positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
+        return torch.cat([p.to(dtype) for p in positions], dim=0)
 
     def fuse(self, memory_aware: Tensor, view_specific: Tensor, fusion: Fusion) -> Tensor:
         """Fuse two features (B, P, C) to (B, P, C); see :class:`lmeec_core.MemoryConfig`."""

@@ -26,7 +26,9 @@ def take(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("command", ["", "info", "bag", "play", "record", "demo", "track", "view"])
+@pytest.mark.parametrize(
+    "command", ["", "info", "bag", "play", "record", "demo", "track", "view", "bench"]
+)
 def test_help(command: str) -> None:
     result = runner.invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.config import EngineName, Precision
+from lmeec_core.engine import Runner, steady_state
+from lmeec_core.engine.cuda_graph import CudaGraphEngine
 from lmeec_core.preprocessing import prepare_images, prepare_masks
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -90,3 +94,39 @@ def test_device_memory_is_constant_in_time(golden_model: Callable[..., lm.LMEEC]
         if step >= 50:
             used.append(torch.cuda.memory_allocated())
     assert max(used) == min(used)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_cuda_graphs_give_what_eager_gives_not_run_without_a_gpu(precision: Precision) -> None:
+    masks = {}
+    for engine in ("eager", "cuda_graph"):
+        model = lm.load_model(
+            "mini", seed=0, device="cuda", precision=precision, engine=cast(EngineName, engine)
+        )
+        masks[engine] = []
+        for objects in (3, 2):  # the second one shares the graphs' buckets only in part
+            state = steady_state(model, objects, 2)
+            for _ in range(6):
+                found = state.tracker.step(state.images, state.masks)
+                masks[engine] += [
+                    c.logits.clone() for entries in found.values() for c in entries.values()
+                ]
+    for a, b in zip(masks["eager"], masks["cuda_graph"], strict=True):
+        tolerance = 1e-4 if precision == "fp32" else 0.05
+        assert (a - b).abs().max() <= tolerance * a.abs().max()
+
+
+def test_objects_that_come_and_go_are_not_captured_anew_not_run_without_a_gpu() -> None:
+    model = lm.load_model("mini", seed=0, device="cuda", engine="cuda_graph")
+    assert isinstance(model.runner, Runner)
+    engine = cast(CudaGraphEngine, model.runner.engines["decoder"])
+    states = {n: steady_state(model, n) for n in (1, 2, 3)}
+    for _ in range(5):
+        for state in states.values():
+            state.tracker.step(state.images, state.masks)
+    count, used = len(engine.graphs), torch.cuda.memory_allocated()
+    for _ in range(20):
+        for state in states.values():
+            state.tracker.step(state.images, state.masks)
+    assert len(engine.graphs) == count
+    assert torch.cuda.memory_allocated() == used

@@ -1,0 +1,247 @@
+"""Engines: choosing, caching, exact savings, bfloat16."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import lmeec_core as lm
+from lmeec_core.engine import Call, EngineError, Runner, make_engine, steady_calls, steady_state
+from lmeec_core.engine import auto as auto_engine
+from lmeec_core.engine.base import StageFunction
+from lmeec_core.engine.cuda_graph import CAPTURE_AFTER, CapturePolicy, bucket, filled
+from lmeec_core.engine.eager import EagerEngine
+from lmeec_core.model import layers
+from lmeec_core.model.image_encoder import WindowAttention
+from lmeec_core.model.memory_attention import RotaryAttention
+from lmeec_core.model.stages import STAGES
+from lmeec_core.takes import Take
+
+SAMPLE = Path(__file__).parents[1] / "data" / "sample_take"
+
+
+class Counting(EagerEngine):
+    """Eager, for some stages only; counts what it builds."""
+
+    def __init__(self, model: lm.LMEEC, stages: set[str]) -> None:
+        super().__init__(model)
+        self.stages, self.built = stages, []
+
+    def offers(self, call: Call) -> bool:
+        return call.stage in self.stages
+
+    def build(self, call: Call) -> StageFunction:
+        self.built.append(call)
+        return super().build(call)
+
+
+@pytest.fixture(scope="module")
+def mini() -> lm.LMEEC:
+    return lm.load_model("mini", seed=0, device="cpu")
+
+
+def masks_of(model: lm.LMEEC, steps: int = 1) -> list[Tensor]:
+    state = steady_state(model, 2, 2)
+    found = [state.tracker.step(state.images, state.masks) for _ in range(steps)]
+    return [c.logits for one in found for entries in one.values() for c in entries.values()]
+
+
+def test_an_engine_takes_its_stages_once_per_shape_and_eager_the_rest(mini: lm.LMEEC) -> None:
+    expected = masks_of(mini, 3)
+    engine = Counting(mini, {"image_encoder", "memory_attention"})
+    mini.runner = Runner(mini, {stage: engine for stage in STAGES})
+    try:
+        found = masks_of(mini, 3)
+    finally:
+        mini.runner = None
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    kinds = [(call.stage, call.options) for call in engine.built]
+    assert kinds == [
+        ("image_encoder", ()),
+        ("memory_attention", (0, 0)),
+        ("memory_attention", (60, 1)),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [("fast", "one of auto, eager, cuda_graph"), ("cuda_graph", "a CUDA device expected")],
+)
+def test_an_engine_that_cannot_be_used_says_why(name: str, part: str) -> None:
+    with pytest.raises(EngineError, match=part):
+        lm.load_model("mini", seed=0, device="cpu", engine=name)  # type: ignore[arg-type]
+
+
+def test_the_calls_of_a_steady_step(mini: lm.LMEEC) -> None:
+    calls = [call for call, _ in steady_calls(mini, objects=3, targets=2)]
+    shapes = {(c.stage, c.options, c.shapes[1:2]): c.shapes[0] for c in calls}
+    assert [c.stage for c in calls].count("image_encoder") == 1
+    assert shapes["image_encoder", (), ()] == (3, 3, 128, 128)
+    assert shapes["target_tokens", (), ()][0] == 2
+    assert shapes["memory_attention", (60, 1), ((6, 12 * 64 + 60, 64),)] == (6, 64, 256)
+    assert shapes["memory_encoder", (), ((3, 128, 128),)][0] == 3  # query, once per object
+    assert shapes["memory_encoder", (), ((6, 32, 32),)][0] == 6
+    first, _ = steady_calls(mini)[0]
+    example = first.example(mini.device)
+    assert [tuple(x.shape) for x in example] == list(first.shapes)
+    assert torch.equal(example[0], first.example(mini.device)[0])
+
+
+class Slow(EagerEngine):
+    """Eager with a pause in every stage but one."""
+
+    name = "onnxruntime"
+
+    def build(self, call: Call) -> StageFunction:
+        inner = super().build(call)
+
+        def run(*inputs: Tensor) -> tuple[Tensor, ...]:
+            time.sleep(0.05)
+            return inner(*inputs)
+
+        return run
+
+
+def test_auto_measures_each_stage_and_keeps_the_faster_engine(mini: lm.LMEEC) -> None:
+    engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
+    times = auto_engine.measure(mini, engines)  # type: ignore[arg-type]
+    assert set(times) == set(STAGES)
+    for stage, entry in times.items():
+        assert entry["onnxruntime"] >= 50 * (2 if stage.startswith("memory") else 1)
+        assert auto_engine.fastest(entry) == "eager"  # type: ignore[arg-type]
+    assert auto_engine.fastest({"eager": 10.0, "openvino": 8.0}) == "openvino"
+    assert auto_engine.fastest({"eager": 10.0, "openvino": 9.9}) == "eager"
+    assert auto_engine.fastest({}) == "eager"
+
+
+def test_auto_remembers_by_machine_and_survives_a_damaged_file(
+    mini: lm.LMEEC,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
+    monkeypatch.setattr(auto_engine, "candidates", lambda model: engines)
+    path = auto_engine.cache_file(mini, ["eager", "onnxruntime"])
+    assert path.parent == tmp_path / "lmeec"
+    path.parent.mkdir()
+    path.write_text("{ damaged")
+    with caplog.at_level("INFO", logger="lmeec_core"):
+        assert {e.name for e in auto_engine.choose(mini).values()} == {"eager"}
+    assert len([r for r in caplog.records if "engine auto: image_encoder eager" in r.message]) == 1
+    path.write_text(json.dumps({"decoder": {"eager": 2.0, "onnxruntime": 1.0}}))
+    chosen = auto_engine.choose(mini)
+    assert chosen["decoder"].name == "onnxruntime" and chosen["image_encoder"].name == "eager"
+
+
+def test_cuda_graphs_are_captured_for_what_comes_again(mini: lm.LMEEC) -> None:
+    (call,) = (c for c, _ in steady_calls(mini, 5) if c.options == (60, 1))
+    full = filled(call)
+    assert full.shapes[0][0] == full.shapes[1][0] == bucket(5) == 6
+    assert full.shapes[2] == call.shapes[2]  # the position has no batch
+    (decode,) = (c for c, _ in steady_calls(mini, 5) if c.stage == "decoder")
+    assert {shape[0] for shape in filled(decode).shapes} == {6}
+    policy = CapturePolicy()
+    assert [policy.wanted(full) for _ in range(4)].count(True) == 4 - CAPTURE_AFTER + 1
+    # A memory that fills up passes every length once: no graph is wanted for any of them.
+    filling = [full._replace(options=(n, 1)) for n in range(100, 300)]
+    assert not any(policy.wanted(one) for one in filling)
+
+
+def padded(module: WindowAttention, x: Tensor, window: int) -> Tensor:
+    """Window attention as the release does it: on zeros where a window leaves the image."""
+    b, h, w, dim = x.shape
+    x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
+    rows, columns = x.shape[1] // window, x.shape[2] // window
+    x = (
+        x.view(b, rows, window, columns, window, dim)
+        .transpose(2, 3)
+        .reshape(-1, window, window, dim)
+    )
+    y = module(x, 0)  # each window as an image of its own
+    side = y.shape[1]
+    y = (
+        y.view(b, rows, columns, side, side, -1)
+        .transpose(2, 3)
+        .reshape(b, rows * side, -1, y.shape[-1])
+    )
+    step = window // side
+    return y[:, : h // step, : w // step]
+
+
+@pytest.mark.parametrize(("h", "w", "window"), [(10, 10, 4), (6, 10, 8), (8, 8, 4), (7, 9, 3)])
+@pytest.mark.parametrize("pool", [False, True])
+def test_padding_that_is_not_computed_changes_nothing(
+    h: int, w: int, window: int, pool: bool
+) -> None:
+    if pool and (h % 2 or window % 2):
+        pytest.skip("a stage begins at an even size")
+    torch.manual_seed(0)
+    module = WindowAttention(16, 32, 4, pool).requires_grad_(False)
+    x = torch.randn(2, h, w, 16)
+    torch.testing.assert_close(module(x, window), padded(module, x, window), rtol=1e-5, atol=1e-6)
+
+
+@torch.inference_mode()
+def test_bfloat16_attention_by_products(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(3, 2, n, 16) for n in (40, 50, 50))
+    v, bias = v[..., :8], torch.randn(1, 50)
+    exact = torch.softmax(q @ k.mT / 4 + bias, dim=-1) @ v
+    half = [x.bfloat16() for x in (q, k, v)]
+    whole = layers.attention(*half, bias.bfloat16())
+    assert (whole.float() - exact).abs().max() < 0.05
+    monkeypatch.setattr(layers, "_SCORES", 7 * 2 * 50)
+    torch.testing.assert_close(layers.attention(*half, bias.bfloat16()), whole)
+
+
+@torch.inference_mode()
+def test_narrow_values_are_projected_after_the_attention() -> None:
+    torch.manual_seed(0)
+    module = RotaryAttention(64, 4, key_dim=16)
+    q, k = torch.randn(2, 16, 64), torch.randn(2, 2 * 16 + 3, 16)
+    exact = module(q, k, k, unrotated=3)
+    with torch.autocast("cpu", torch.bfloat16):
+        half = module(q, k, k, unrotated=3)
+    assert half.dtype is torch.bfloat16
+    assert (half - exact).abs().max() < 0.02 * exact.abs().max()
+
+
+def test_bfloat16_keeps_norms_and_the_presence_head_in_float32() -> None:
+    model = lm.load_model("nano", device="cpu", precision="bf16")
+    kinds = {name: p.dtype for name, p in model.named_parameters()}
+    assert kinds["memory_attention.layers.0.linear1.weight"] is torch.bfloat16
+    assert kinds["memory_attention.layers.0.norm1.weight"] is torch.float32
+    assert kinds["sam_mask_decoder.pred_obj_score_head.layers.0.weight"] is torch.float32
+    state = steady_state(model)
+    (found,) = state.tracker.step(state.images, state.masks)["target_0"].values()
+    assert found.logits.dtype is torch.float32
+
+
+@pytest.mark.slow
+def test_bfloat16_masks_are_those_of_float32() -> None:
+    take = Take.open(SAMPLE)
+    runs = {}
+    for precision in ("fp32", "bf16"):
+        model = lm.load_model("nano", device="cpu", precision=precision)
+        tracker = lm.CorrespondenceTracker(model, take.ego, take.exos)
+        runs[precision] = []
+        for frame in take.common_frames(*take.cameras)[:4]:
+            found = tracker.step(
+                {camera: take.image(camera, frame) for camera in take.cameras},
+                {name: take.mask(name, take.ego, frame) for name in take.objects
+                 if frame in take.mask_frames(name, take.ego)},
+            )  # fmt: skip
+            runs[precision] += [c.mask() for entries in found.values() for c in entries.values()]
+    pairs = list(zip(runs["fp32"], runs["bf16"], strict=True))
+    ious = [(a & b).sum() / (a | b).sum() for a, b in pairs if (a | b).any()]
+    assert len(ious) > 20 and np.mean(ious) >= 0.99
