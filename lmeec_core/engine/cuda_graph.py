@@ -78,7 +78,8 @@ class CudaGraphEngine(Engine):
             if graph is None:
                 if not self._policy.wanted(full):
                     return STAGES[call.stage](self.model, call.options, *inputs)
-                graph = _Graph(self.model, full, self._pool)
+                with torch.cuda.device(self.model.device):
+                    graph = _Graph(self.model, full, self._pool)
             self.graphs[full] = graph
             if len(self.graphs) > GRAPHS_KEPT:
                 self.graphs.popitem(last=False)
