@@ -151,7 +151,12 @@ def _baked_position(model: LMEEC) -> Iterator[None]:
         del trunk._make_position
 
 
-_TALKERS = ("onnxscript", "onnx_ir", "torch.onnx._internal.exporter._registration")
+_TALKERS = (
+    "onnxscript",
+    "onnx_ir",
+    "torch.__trace",
+    "torch.onnx._internal.exporter._registration",
+)
 
 
 @contextmanager

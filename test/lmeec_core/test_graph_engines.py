@@ -117,11 +117,13 @@ def test_nano_decoder_in_both_runtimes_is_eager(nano: lm.LMEEC, cache: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_nano_in_both_runtimes_is_eager(nano: lm.LMEEC, cache: Path) -> None:
     parity(nano, set(STAGES), 2, 1)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_base_plus_in_both_runtimes_is_eager(cache: Path) -> None:
     parity(lm.load_model("base_plus", seed=0, device="cpu"), set(STAGES), 1, 1)
 
@@ -165,6 +167,7 @@ def test_steps_with_a_full_memory(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("engine", RUNTIMES)
 def test_nano_with_bf16_finds_the_masks_of_fp32(engine: str, cache: Path) -> None:
     """IoU of all masks of the sample take together, each camera an object's target once."""
