@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import threading
 import time
@@ -20,7 +21,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 import lmeec_core as lm
-from lmeec_ros import diagnostics, filters, parameters
+from lmeec_ros import arena, diagnostics, filters, parameters
 from lmeec_ros.inputs import InputStream, make_inputs, open_inputs
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.outputs import Outputs
@@ -232,6 +233,8 @@ class LmeecNode(LifecycleNode):
             import torch
 
             torch.cuda.empty_cache()
+        gc.collect()  # modules refer to each other in circles
+        arena.give_back()
 
     def close(self, timeout: float = 2.0) -> bool:
         """Stop the worker at the end of the process; return whether nothing runs any more."""
