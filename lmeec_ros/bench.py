@@ -143,6 +143,10 @@ class _Edge:
     def _take_in(self, message: Any) -> None:
         self.arrived = (time.monotonic(), message)
 
+    def _check_stop(self) -> None:
+        if self.stop.is_set():
+            raise NodeError("stopped by a signal")
+
     def wait_ready(self) -> None:
         """Wait until the node is active: it listens to all topics and offers its masks."""
         end = time.monotonic() + START_SECONDS
@@ -151,7 +155,8 @@ class _Edge:
             and self.node.count_publishers(MASKS)
         ):
             self.process.check()
-            if self.stop.is_set() or time.monotonic() > end:
+            self._check_stop()
+            if time.monotonic() > end:
                 raise NodeError(f"the node does not get ready; its log:\n{self.process.tail()}")
             self.executor.spin_once(timeout_sec=0.1)
         time.sleep(1.0)  # its publishers have to discover our subscription too
@@ -170,7 +175,8 @@ class _Edge:
         while self.arrived is None:
             self.executor.spin_once(timeout_sec=0.5)
             self.process.check()
-            if self.stop.is_set() or time.monotonic() > begin + PAIR_SECONDS:
+            self._check_stop()
+            if time.monotonic() > begin + PAIR_SECONDS:
                 raise NodeError(
                     f"no masks for pair {self.number} after {time.monotonic() - begin:.0f} s; "
                     f"the node's log:\n{self.process.tail()}"
