@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from lmeec_core import __version__
-from lmeec_core.files import write_text
+from lmeec_core.files import replacing, write_text
 
 Result = dict[str, Any]
 
@@ -111,5 +111,6 @@ def plot(path: Path, results: list[Result]) -> None:
     axes.grid(alpha=0.3)
     figure.tight_layout()
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with replacing(path) as partial:
+        figure.savefig(partial, dpi=120, format=path.suffix[1:] or "png")
     pyplot.close(figure)

@@ -8,7 +8,6 @@ messages.
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 from collections.abc import Sequence
@@ -41,7 +40,8 @@ def load_tensorrt() -> Any:
         EngineError: it is not installed, or broken.
     """
     try:
-        module = importlib.import_module("tensorrt")
+        import tensorrt as module
+
         missing = [
             name for name in ("Builder", "OnnxParser", "Runtime") if not hasattr(module, name)
         ]

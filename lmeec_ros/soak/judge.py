@@ -9,9 +9,9 @@ from statistics import median
 
 SLOPE_LIMIT = 1.0
 """Resident memory may grow by so many MB in 1,000 frames."""
-SHORT, SHORT_LIMIT = 2000, 16.0
+SHORT, SHORT_LIMIT = 2000, 64.0
 """With fewer frames than this a slope cannot be told from the steps in which memory is taken and
-given back (about 13 MB); then it may grow by so many MB."""
+given back (up to 50 MB, a network); then it may grow by so many MB."""
 WARM_SHARE = 1 / 3
 """Share of a run that counts as warm-up if the first round of faults takes longer."""
 MIN_SAMPLES = 8

@@ -93,7 +93,7 @@ def test_silence_is_told_once_in_a_while_and_its_end_too() -> None:
 def test_without_warnings_it_is_noticed_all_the_same() -> None:
     bench = Bench()
     bench.clock.now += 6
-    bench.dog.look(0.0, 0.02)
+    bench.dog.look(parameters.load({"silence_warning": 0.0}))
     assert bench.lines == [] and set(bench.dog.silent) == {"ego", QUERY_MASKS, "exo"}
 
 
