@@ -106,8 +106,9 @@ def _soak(options: SoakOptions, targets: tuple[str, ...], console: Console) -> R
             try:
                 feeder.start()
                 _wait_ready(bench, stop)
-                _Run(options, bench, record, stop, console).run()
-                feeder.stop()
+                soak = _Run(options, bench, record, stop, console)
+                soak.run()
+                soak.end_feeder()
                 record.settled = observer.wait(observer.settled, options.patience)
             finally:
                 feeder.kill()
@@ -167,6 +168,13 @@ class _Run:
                 self._suffer(fault)
         self._over.set()
         sampler.join()
+
+    def end_feeder(self) -> None:
+        """Stop the feeder; one that has gone by itself is a fault, and the report is written."""
+        try:
+            self._bench.feeder.stop()
+        except OSError as error:
+            self._record.events.append(Event("end", self._now(), self._now(), error=str(error)))
 
     def _schedule(self) -> Iterator[str]:
         """Every fault once in random order, and again; notes when the first round is over."""
