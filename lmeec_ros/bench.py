@@ -141,7 +141,8 @@ class _Edge:
         self.last = 0.0
 
     def _take_in(self, message: Any) -> None:
-        self.arrived = (time.monotonic(), message)
+        if message.header.stamp == self.messages[0].header.stamp:  # not those of a pair before
+            self.arrived = (time.monotonic(), message)
 
     def _check_stop(self) -> None:
         if self.stop.is_set():

@@ -8,9 +8,10 @@ import traceback
 from collections.abc import Sequence
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, MultiThreadedExecutor
+from rclpy.executors import ExternalShutdownException
 
 from lmeec_ros import parameters
+from lmeec_ros.executor import PoolExecutor
 from lmeec_ros.node import LmeecNode
 
 
@@ -36,7 +37,7 @@ def main(args: Sequence[str] | None = None) -> int:
         rclpy.try_shutdown()
         return 2
     # Three threads: one transition that takes seconds, the inputs, and parameters and timers.
-    executor = MultiThreadedExecutor(num_threads=3)
+    executor = PoolExecutor(num_threads=3)
     executor.add_node(node)
     clean = True
     try:

@@ -193,6 +193,8 @@ class LmeecNode(LifecycleNode):
             self.get_logger().warning(text + "the masks mean nothing")
         self.processor = load_processor(config)
         self._outputs = Outputs(self, config)
+        gc.collect()
+        gc.freeze()  # else a collection looks through the whole network: a tenth of a second
 
     def _activate(self) -> None:
         config = self.config
@@ -233,6 +235,7 @@ class LmeecNode(LifecycleNode):
             import torch
 
             torch.cuda.empty_cache()
+        gc.unfreeze()
         gc.collect()  # modules refer to each other in circles
         arena.give_back()
 

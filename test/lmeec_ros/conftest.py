@@ -205,9 +205,9 @@ BASE: dict[str, Any] = {
 @pytest.fixture
 def make_node(context: Any) -> Iterator[Callable[..., Any]]:
     """Start nodes in this process: make_node(autostart=False, **{"pairing.tolerance": 0.1})."""
-    from rclpy.executors import MultiThreadedExecutor
     from rclpy.parameter import Parameter
 
+    from lmeec_ros.executor import PoolExecutor
     from lmeec_ros.node import LmeecNode
 
     nodes: list[tuple[Any, Any, threading.Thread]] = []
@@ -215,7 +215,7 @@ def make_node(context: Any) -> Iterator[Callable[..., Any]]:
     def make(namespace: str = "", **values: Any) -> Any:
         overrides = [Parameter(k, value=v) for k, v in {**BASE, **values}.items()]
         node = LmeecNode(context=context, namespace=namespace, parameter_overrides=overrides)
-        executor = MultiThreadedExecutor(3, context=context)
+        executor = PoolExecutor(3, context=context)
         executor.add_node(node)
         thread = threading.Thread(target=executor.spin, daemon=True)
         thread.start()
