@@ -111,6 +111,27 @@ def simulate_command(
         tuple[float, float] | None,
         typer.Option(help="Sensor noise in grey levels, least and most.", rich_help_panel=_SCENE),
     ] = None,
+    bin_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0, max=1, help="Share of scenes with an open box.", rich_help_panel=_SCENE
+        ),
+    ] = None,
+    tight_share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of exo cameras that frame a part of the surface only.",
+            rich_help_panel=_SCENE,
+        ),
+    ] = None,
+    distortion: Annotated[
+        float | None,
+        typer.Option(
+            min=0, help="Largest radial distortion of the ego lens.", rich_help_panel=_SCENE
+        ),
+    ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="First seed; takes have seeds seed, seed + 1, ...")
     ] = 0,
@@ -146,6 +167,7 @@ def simulate_command(
         "distractors": distractors, "look_alikes": look_alikes, "moved": moved,
         "occluders": occluders, "exit_share": exit_share, "absent_steps": absent_steps,
         "glance_share": glance_share, "motion_blur": motion_blur, "noise": noise,
+        "bin_share": bin_share, "tight_share": tight_share, "distortion": distortion,
     }  # fmt: skip
     given = {k: v for k, v in changes.items() if v is not None}
     try:

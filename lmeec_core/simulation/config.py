@@ -19,24 +19,24 @@ class SimulationConfig:
 
     level: str = "normal"
     exo_cameras: int = 2  # 1 to 4
-    moved: tuple[int, int] = (2, 3)  # objects the person moves
-    distractors: tuple[int, int] = (3, 8)  # objects that stay, look-alikes not counted
-    look_alikes: tuple[int, int] = (1, 2)  # twins (same, recoloured, rescaled...) per moved object
+    moved: tuple[int, int] = (1, 2)  # objects the person moves
+    distractors: tuple[int, int] = (3, 6)  # objects that stay, look-alikes not counted
+    look_alikes: tuple[int, int] = (0, 2)  # twins (same, recoloured, rescaled...) per moved object
     max_objects: int = 12
-    occluders: tuple[int, int] = (0, 2)  # tall boxes on the surface
-    bin_share: float = 0.3  # scenes with an open box: seen into from above, not from the side
-    exit_share: float = 0.4  # actions that take an object out of sight (pocket, drawer, stool)
+    occluders: tuple[int, int] = (0, 1)  # tall boxes on the surface
+    bin_share: float = 0.15  # scenes with an open box: seen into from above, not from the side
+    exit_share: float = 0.35  # actions that take an object out of sight (pocket, drawer, stool)
     absent_steps: tuple[int, int] = (6, 20)  # how long a hidden object stays hidden
-    glance_share: float = 0.25  # time for which the wearer looks elsewhere
+    glance_share: float = 0.15  # time for which the wearer looks elsewhere
     glance_steps: tuple[int, int] = (4, 14)
-    tight_share: float = 0.4  # exo cameras that frame only a part of the surface
+    tight_share: float = 0.15  # exo cameras that frame only a part of the surface
     shadow_share: float = 0.5  # scenes with one light that casts shadows (the dearest effect)
     reflect_share: float = 0.1  # scenes with a mirroring surface
     multisamples: int = 4  # multisampling of the colour image: 0, 2 or 4
     blur: float = 0.6  # base blur of the lens, pixels at 256 px
-    motion_blur: float = 0.3  # share of ego frames with motion blur
-    noise: tuple[float, float] = (1.0, 5.0)  # standard deviation of the sensor noise, grey levels
-    distortion: float = 0.08  # largest radial distortion of the ego lens (0: pinhole)
+    motion_blur: float = 0.15  # share of ego frames with motion blur
+    noise: tuple[float, float] = (0.0, 3.0)  # standard deviation of the sensor noise, grey levels
+    distortion: float = 0.05  # largest radial distortion of the ego lens (0: pinhole)
     jpeg_share: float = 0.0  # frames that go through a JPEG codec before they are stored as arrays
 
     def __post_init__(self) -> None:

@@ -171,7 +171,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 
 def calibrate(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) -> dict[str, Any]:
-    """Move the presence bias to the best balanced accuracy on validation scenes."""
+    """Move the presence bias to :func:`best_threshold` on validation scenes."""
     shifts, report = [], {}
     for _ in range(2):  # the threshold changes what is remembered, hence twice
         rows = evaluate_tracker(model, store, scenes, report=monitor.part)
@@ -180,9 +180,8 @@ def calibrate(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) ->
         threshold = best_threshold(rows)
         before, after = balanced_accuracy(rows), balanced_accuracy(rows, threshold)
         report = {"before the last shift": summary(rows)}
-        if after > before:
-            shift_presence(model, threshold)
-            shifts.append(threshold)
+        shift_presence(model, threshold)
+        shifts.append(threshold)
         logger.info("calibration: %.3f at 0, %.3f at %.3f", before, after, threshold)
     return {"presence shifts": shifts} | report
 
@@ -292,8 +291,8 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
         name = "gpu" if gpu else "cpu_more" if start is not None else "cpu"
     # Fewer steps, and weights that are good already: a shorter mean, a smaller rate.
     schedule = Schedule(
-        STAGES[name], args.minutes, 1.5e-3 if start is None else 8e-4,
-        ema=0.998 if name == "gpu" else 0.985, seed=args.seed,
+        STAGES[name], args.minutes, 1.5e-3 if start is None else 1e-3,
+        ema=0.998 if name == "gpu" else 0.99, seed=args.seed,
     )  # fmt: skip
     renderer = None if args.no_render else start_rendering(args, args.work / LOG)
     stores = open_stores(args, device)

@@ -76,10 +76,10 @@ CPU_STAGES = (
 
 
 CPU_MORE_STAGES = (
-    replace(CPU_STAGES[1], share=0.34),
-    replace(CPU_STAGES[2], share=0.18),
-    replace(CPU_STAGES[3], share=0.20),
-    replace(CPU_STAGES[4], share=0.28),
+    replace(CPU_STAGES[1], share=0.50),
+    replace(CPU_STAGES[2], share=0.09),
+    replace(CPU_STAGES[3], share=0.24),
+    replace(CPU_STAGES[4], share=0.17),
 )
 """For two CPU cores that go on from trained weights."""
 

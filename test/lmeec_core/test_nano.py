@@ -8,6 +8,7 @@ import torch
 
 import lmeec_core as lm
 from lmeec_core.training.augment import normalise
+from lmeec_core.training.evaluate import Row, balanced_accuracy, best_threshold
 from lmeec_core.training.forward import ClipMemory, forward_clip_frame
 
 SIZE = 64
@@ -95,3 +96,15 @@ def test_bank_frames_are_pooled(small: lm.LMEEC) -> None:
     width = config.memory_dim + config.matching.dim
     stored = tracker._tracks.query.read([0])
     assert stored.shape == (1, 1, (config.grid // 2) ** 2, width)
+
+
+def test_the_presence_threshold_is_the_lowest_that_is_nearly_best() -> None:
+    def row(logit: float, there: bool) -> Row:
+        return Row(0, 100, 100 * there, 0.5, float("nan"), logit)
+
+    rows = [row(k / 10, True) for k in range(200)]  # 0 .. 19.9
+    rows += [row(-k / 10, False) for k in range(1, 200)]  # -0.1 .. -19.9
+    exact, loose = best_threshold(rows, slack=0.0), best_threshold(rows, slack=0.05)
+    assert balanced_accuracy(rows, exact) == pytest.approx(1, abs=0.01) and -0.3 < exact < 0.1
+    assert loose < exact - 1
+    assert balanced_accuracy(rows, loose) >= balanced_accuracy(rows, exact) - 0.05

@@ -311,6 +311,7 @@ def test_the_sample_take_can_be_made_again() -> None:
     config = level(
         "normal", noise=(0.5, 1.5), motion_blur=0.1, moved=(2, 3), look_alikes=(1, 1),
         distractors=(1, 3), exit_share=0.5, absent_steps=(5, 10), glance_share=0.2,
+        occluders=(0, 2), bin_share=0.3, tight_share=0.4, distortion=0.08,
     )  # fmt: skip
     scene = Scene(82, config, "test", 320, 40)
     assert [o.name for o in scene.objects] == list(take.objects)
