@@ -94,6 +94,7 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         curve="\n".join(_curve(run["history"])),
         shifts=", ".join(f"{s:+.2f}" for s in results["calibration"]["presence shifts"]) or "none",
         baselines=facts["baselines"],
+        older=facts["older"],
     )
 
 
@@ -117,6 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder with the results of a finished training")
     parser.add_argument("--test-scenes", type=int, required=True, help="scenes of the test scores")
     parser.add_argument("--baselines", type=Path, help="result file of evaluation.baselines")
+    parser.add_argument("--older", default="?", help="scores on the test scenes before, as text")
     args = parser.parse_args(arguments)
     run, results = (json.loads((args.out / name).read_text()) for name in (METRICS, DONE))
     run.pop("results", None)
@@ -134,9 +136,10 @@ def main(arguments: list[str] | None = None) -> None:
         "sample take": {"objects": SAMPLE_OBJECTS, "frames": SAMPLE_FRAMES,
                         "iou": sample_scores(weights)},
         "baselines": baseline_lines(args.baselines),
+        "older": args.older,
     }  # fmt: skip
     write_text(FOLDER / "nano.md", card(run, results, facts))
-    del facts["baselines"]
+    del facts["baselines"], facts["older"]
     write_json(FOLDER / "nano.json", {**facts, "scores": results, "run": _without_steps(run)})
     print(f"{weights}: {facts['bytes']} bytes, {json.dumps(facts['sample take'])}")
 
