@@ -6,6 +6,7 @@ from array import array
 from collections.abc import Mapping
 from typing import Any
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from lmeec.msg import CorrespondenceMask, CorrespondenceMaskArray
@@ -104,7 +105,11 @@ def masks_from_labels(
     Raises:
         MessageError: if there are more labels than `max_objects`.
     """
-    counts = np.bincount(labels.ravel())
+    counts: npt.NDArray[Any]
+    if labels.dtype == np.uint8:  # five times as fast
+        counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
+    else:
+        counts = np.bincount(labels.ravel())
     present = [int(label) for label in np.flatnonzero(counts) if label]
     if len(present) > max_objects:
         raise MessageError(

@@ -246,7 +246,7 @@ def test_a_frame_does_not_depend_on_the_frames_before_it() -> None:
 def test_masks_are_exact() -> None:
     """Take an object away: the pixels that change are its mask, and no other."""
     checked = 0
-    for seed in range(6):
+    for seed in range(8):
         scene = Scene(seed, PLAIN, "train", 128, 10)
         with SceneRenderer(scene) as renderer:
             scene.pose(4)
