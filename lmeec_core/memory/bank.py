@@ -142,6 +142,8 @@ class PointerBank:
             more = pointers.new_zeros(missing, self.capacity, pointers.shape[-1])
             self._pointers = more if not self.lengths else torch.cat((self._pointers, more))
             self.lengths += [0] * missing
+        # An engine may compute in another precision than the one that filled the memory.
+        pointers = pointers.to(self._pointers.dtype)
         old = self._pointers[slots]
         self._pointers[slots] = torch.cat((pointers[:, None], old), dim=1)[:, : self.capacity]
         for slot in slots:

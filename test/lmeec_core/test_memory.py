@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lmeec_core import MemoryConfig
 from lmeec_core.memory import MemoryBank, strategy
+from lmeec_core.memory.bank import PointerBank
 
 
 def bank(*values: float) -> Tensor:
@@ -96,3 +97,12 @@ def test_plan_changes_nothing_until_commit() -> None:
     assert store.read([0, 1])[..., 0, 0].tolist() == [[1.0, 2.0], [2.0, 3.0]]
     store.clear(1)
     assert store.length(0) == 2 and store.length(1) == 0
+
+
+def test_pointers_of_another_precision_join_those_that_are_there() -> None:
+    """A memory saved under one engine goes on under another, which may compute in float32."""
+    kept = PointerBank(3)
+    kept.push([0], torch.ones(1, 4, dtype=torch.bfloat16))
+    kept.push([0], torch.full((1, 4), 2.0))
+    assert kept.read([0])[0, :, 0].tolist() == [2, 1]
+    assert kept.read([0]).dtype == torch.bfloat16
