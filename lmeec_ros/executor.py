@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from typing import Any
 
+from rclpy.context import Context
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.subscription import Subscription
 
@@ -17,6 +19,13 @@ class PoolExecutor(MultiThreadedExecutor):
     kept the interpreter to itself meanwhile: one pair of images in ten came 50 to 1,500 ms late.
     The node's subscriptions only hand over, so the spinning thread can run them.
     """
+
+    def __init__(self, num_threads: int, *, context: Context | None = None) -> None:
+        super().__init__(num_threads, context=context)
+        everyone = threading.Barrier(num_threads + 1)
+        for _ in range(num_threads):
+            self._executor.submit(everyone.wait)
+        everyone.wait()  # the pool's threads are all here from the start; their number stays
 
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
         """The next callback for the pool; subscriptions that are ready before it run here."""

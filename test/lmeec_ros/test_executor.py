@@ -99,3 +99,9 @@ def test_what_a_subscription_raises_ends_the_spin(spinning: Spinning, tools: Any
     publisher.publish(String(data="x"))
     tools.wait_until(lambda: spinning.error is not None, "the error")
     assert isinstance(spinning.error, ValueError) and "of the callback" in str(spinning.error)
+
+
+def test_all_threads_are_there_from_the_start(context: Any) -> None:
+    executor = PoolExecutor(3, context=context)
+    assert len(executor._executor._threads) == 3
+    executor.shutdown(timeout_sec=5.0)
