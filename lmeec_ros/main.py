@@ -36,7 +36,8 @@ def main(args: Sequence[str] | None = None) -> int:
         print(f"lmeec_node: not started: {error}", file=sys.stderr, flush=True)
         rclpy.try_shutdown()
         return 2
-    # Three threads: one transition that takes seconds, the inputs, and parameters and timers.
+    # Three threads beside this one, which takes the inputs: a transition that takes seconds,
+    # services on the memory, parameters.
     executor = PoolExecutor(num_threads=3)
     executor.add_node(node)
     clean = True

@@ -94,7 +94,7 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         curve="\n".join(_curve(run["history"])),
         shifts=", ".join(f"{s:+.2f}" for s in results["calibration"]["presence shifts"]) or "none",
         baselines=facts["baselines"],
-        older=facts["older"],
+        history=facts["history"],
     )
 
 
@@ -118,7 +118,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("out", type=Path, help="folder with the results of a finished training")
     parser.add_argument("--test-scenes", type=int, required=True, help="scenes of the test scores")
     parser.add_argument("--baselines", type=Path, help="result file of evaluation.baselines")
-    parser.add_argument("--older", default="?", help="scores on the test scenes before, as text")
+    parser.add_argument("--history", default="", help="for the card: command, start, what was so")
     args = parser.parse_args(arguments)
     run, results = (json.loads((args.out / name).read_text()) for name in (METRICS, DONE))
     run.pop("results", None)
@@ -136,10 +136,10 @@ def main(arguments: list[str] | None = None) -> None:
         "sample take": {"objects": SAMPLE_OBJECTS, "frames": SAMPLE_FRAMES,
                         "iou": sample_scores(weights)},
         "baselines": baseline_lines(args.baselines),
-        "older": args.older,
+        "history": args.history,
     }  # fmt: skip
     write_text(FOLDER / "nano.md", card(run, results, facts))
-    del facts["baselines"], facts["older"]
+    del facts["baselines"], facts["history"]
     write_json(FOLDER / "nano.json", {**facts, "scores": results, "run": _without_steps(run)})
     print(f"{weights}: {facts['bytes']} bytes, {json.dumps(facts['sample take'])}")
 
