@@ -235,7 +235,7 @@ class MemoryConfig(_Frozen):
 PRESETS: dict[str, ModelConfig] = {
     "base_plus": ModelConfig(),
     "nano": ModelConfig(
-        image_size=256,
+        image_size=288,
         trunk=ConvTrunkConfig(),
         hidden_dim=128,
         memory_dim=64,

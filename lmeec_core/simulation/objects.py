@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from . import textures
 from .config import SimulationConfig
 from .parts import Part, settle
-from .shapes import kinds, make_parts
+from .shapes import make_parts, tickets
 
 _OBJECT_FAMILIES = (
     "plain", "plain", "gradient", "noise", "wood", "checker", "stripes", "dots", "plaid",
@@ -41,7 +41,7 @@ class ObjectSpec:
         """Texture of the parts painted `body`, (PIXELS, PIXELS, 3)."""
         rng = np.random.default_rng(self.paint_seed)
         stops = [self.colours[0], self.colours[1]]
-        if self.family in ("label", "terrazzo", "stains", "tiles"):
+        if self.family in textures.MANY_COLOURED:
             stops = list(self.colours)
         return textures.paint(rng, self.family, self.pattern, stops)
 
@@ -108,7 +108,7 @@ def draw_objects(
     Names are the kind and a number, `mug_1`, unique in the scene.
     """
     moved = int(rng.integers(config.moved[0], config.moved[1] + 1))
-    order = list(rng.permutation(kinds(split)))
+    order = list(rng.permutation(tickets(split)))
     found = [draw_object(rng, str(order[i % len(order)]), split) for i in range(moved)]
     for i in range(moved):
         for _ in range(int(rng.integers(config.look_alikes[0], config.look_alikes[1] + 1))):

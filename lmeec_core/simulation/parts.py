@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -34,6 +34,11 @@ class Part:
     start: Vector | None = None
     end: Vector | None = None
     profile: tuple[tuple[float, float], ...] = ()
+
+
+Numbers = NDArray[np.float64]
+Maker = Callable[[Numbers, float], list[Part]]
+"""Turns eight random numbers in [0, 1) and a scale into an object's parts."""
 
 
 def box(size: Vector, at: Vector, paint: Paint = "body", euler: Vector = (0, 0, 0)) -> Part:

@@ -6,15 +6,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
-from numpy.typing import NDArray
 
-from .parts import Part, ball, box, egg, handle, lathe, rod, tube
-
-Numbers = NDArray[np.float64]
-Maker = Callable[[Numbers, float], list[Part]]
+from .parts import Maker, Numbers, Part, ball, box, egg, handle, lathe, rod, tube
+from .shapes_random import RANDOM
 
 
 def _mug(u: Numbers, s: float) -> list[Part]:
@@ -199,52 +195,23 @@ def _stool(u: Numbers, s: float) -> list[Part]:
     return [box((a, b, 0.008), (0, 0, h)), *feet]
 
 
-def _turned(u: Numbers, s: float) -> list[Part]:
-    """A body of revolution with a random outline."""
-    rng = np.random.default_rng(int(u[0] * 1e9))
-    height = rng.uniform(0.05, 0.2) * s
-    radii = np.convolve(rng.uniform(0.008, 0.06, 9), [0.3, 0.4, 0.3], "valid") * s
-    heights = np.linspace(0, height, len(radii))
-    return [lathe([(0, 0), *zip(radii, heights, strict=True), (0, height)])]
-
-
-def _assembly(u: Numbers, s: float) -> list[Part]:
-    """Two to five random primitives grown onto each other."""
-    rng = np.random.default_rng(int(u[0] * 1e9) + 1)
-    parts: list[Part] = []
-    paints = ("body", "accent", "second", "body", "metal")
-    centre = np.zeros(3)
-    for number in range(int(rng.integers(2, 6))):
-        size = rng.uniform(0.012, 0.045, 3) * s
-        at = (float(centre[0]), float(centre[1]), float(centre[2]))
-        paint, choice = paints[int(rng.integers(5)) if number else 0], rng.integers(4)
-        if choice == 0:
-            parts.append(box((size[0], size[1], size[2]), at, paint))  # type: ignore[arg-type]
-        elif choice == 1:
-            parts.append(egg((size[0], size[1], size[2]), at, paint))  # type: ignore[arg-type]
-        else:
-            end = tuple(centre + rng.normal(0, 0.05, 3) * s)
-            make = rod if choice == 2 else tube
-            parts.append(make(size[0] * 0.6, at, end, paint))  # type: ignore[arg-type]
-        centre = centre + rng.normal(0, 1, 3) * size * 1.1
-    return parts
-
-
 _TRAINING: dict[str, Maker] = {
     "mug": _mug, "bottle": _bottle, "jar": _jar, "bowl": _bowl, "can": _can, "carton": _carton,
     "sponge": _sponge, "ball": _sphere, "hammer": _hammer, "screwdriver": _screwdriver,
     "wrench": _wrench, "knife": _knife, "pan": _pan, "plate": _plate, "book": _book,
     "vase": _vase, "spoon": _spoon, "tape": _tape, "brush": _brush, "torch": _torch,
     "remote": _remote, "pliers": _pliers, "fruit": _fruit, "rack": _stool,
-    "turned": _turned, "assembly": _assembly,
 }  # fmt: skip
-TRAINING_KINDS = tuple(_TRAINING)
+TRAINING_KINDS = (*_TRAINING, *RANDOM)
+
+_RANDOM_TICKETS = 5
+"""A kind of random shape is drawn for training so many times as often as another."""
 
 
 def _makers() -> dict[str, Maker]:
     from .shapes_held_out import HELD_OUT
 
-    return {**_TRAINING, **HELD_OUT}
+    return {**_TRAINING, **RANDOM, **HELD_OUT}
 
 
 def make_parts(kind: str, numbers: Numbers, scale: float) -> list[Part]:
@@ -263,3 +230,14 @@ def kinds(split: str) -> tuple[str, ...]:
     from .shapes_held_out import HELD_OUT_KINDS
 
     return HELD_OUT_KINDS if split == "test" else TRAINING_KINDS
+
+
+def tickets(split: str) -> tuple[str, ...]:
+    """The split's kinds, each as many times as it has chances to be drawn.
+
+    Random shapes have more in training: what a model learns from a few dozen kinds alone, it does
+    not find again in kinds that it never saw.
+    """
+    if split == "test":
+        return kinds(split)
+    return tuple(_TRAINING) + tuple(RANDOM) * _RANDOM_TICKETS

@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 
-from .parts import Part, ball, box, egg, handle, lathe, rod, tube
-from .shapes import Maker, Numbers
+from .parts import Maker, Numbers, Part, ball, box, egg, handle, lathe, rod, tube
 
 
 def _teapot(u: Numbers, s: float) -> list[Part]:

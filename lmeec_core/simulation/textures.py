@@ -21,7 +21,10 @@ PIXELS = 128
 """Side of a pattern; textures tile, so large surfaces repeat it."""
 
 PER_FAMILY = 16
+"""Patterns of a family up to the last that `test` draws; training draws later ones as well."""
+
 _TEST_FROM = 12  # of a family shared by the splits, indices from here on belong to `test`
+_TRAINING_PATTERNS = 240
 
 Array = NDArray[np.floating[Any]]
 Image = NDArray[np.uint8]
@@ -186,6 +189,62 @@ def _terrazzo(rng: np.random.Generator) -> Array:
     return out.astype(np.float32) / 255
 
 
+def _basic(rng: np.random.Generator) -> Array:
+    """A new pattern of one of the families that training may draw."""
+    names = ("gradient", "noise", "wood", "brick", "checker", "stripes", "dots", "plaid", "marble",
+             "tiles", "stains", "label")  # fmt: skip
+    return np.asarray(_FAMILIES[names[int(rng.integers(len(names)))]](rng), np.float32)
+
+
+def _mixed(rng: np.random.Generator) -> Array:
+    """Two patterns side by side, in patches, or laid over each other."""
+    first, second = _basic(rng), _basic(rng)
+    how = rng.integers(3)
+    if how == 0:  # bands
+        x, y = _axes()
+        edge = np.sort(rng.uniform(0.1, 0.9, 2))
+        along = x if rng.random() < 0.5 else y
+        share = ((along > edge[0]) & (along < edge[1])).astype(np.float32)
+    elif how == 1:  # patches with soft outlines
+        share = (value_noise(rng, int(rng.integers(2, 5)), 2) > 0.5).astype(np.float32)
+    else:
+        share = np.full_like(first, rng.uniform(0.3, 0.7))
+    return share * first + (1 - share) * rng.uniform(0.4, 1.0) * second
+
+
+def _bent(rng: np.random.Generator) -> Array:
+    """A pattern turned, scaled and bent, so that its lines run in any direction."""
+    x, y = _axes()
+    angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 2.0)
+    bend = rng.uniform(0, 0.25)
+    u = x + bend * (value_noise(rng, 2, 2) - 0.5)
+    v = y + bend * (value_noise(rng, 2, 2) - 0.5)
+    columns = (math.cos(angle) * u - math.sin(angle) * v) * scale % 1 * PIXELS
+    rows = (math.sin(angle) * u + math.cos(angle) * v) * scale % 1 * PIXELS
+    at = columns.astype(np.float32), rows.astype(np.float32)
+    out = cv2.remap(_basic(rng), at[0], at[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
+    return np.asarray(out, np.float32)
+
+
+def _scattered(rng: np.random.Generator) -> Array:
+    """Strokes, triangles or squares at any place, angle, size and shade."""
+    out = np.full((PIXELS, PIXELS), int(rng.integers(0, 120)), np.uint8)
+    corners, large = int(rng.integers(2, 5)), float(rng.uniform(6, 26))
+    for _ in range(int(rng.integers(8, 60))):
+        centre, start = rng.uniform(0, PIXELS, 2), rng.uniform(0, 2 * np.pi)
+        angles = start + np.arange(corners) * 2 * np.pi / corners
+        radii = large * rng.uniform(0.5, 1.0, corners)
+        points = (centre + np.stack([radii * np.cos(angles), radii * np.sin(angles)], 1)).astype(
+            np.int32
+        )
+        shade, width = int(rng.integers(60, 256)), int(rng.integers(1, 4))
+        if rng.random() < 0.5:
+            cv2.fillPoly(out, [points], shade)
+        else:
+            cv2.polylines(out, [points], True, shade, width)
+    return out.astype(np.float32) / 255
+
+
 _FAMILIES: dict[str, Callable[[np.random.Generator], Array]] = {
     "plain": _plain,
     "gradient": _gradient,
@@ -204,6 +263,9 @@ _FAMILIES: dict[str, Callable[[np.random.Generator], Array]] = {
     "zigzag": _zigzag,
     "rings": _rings,
     "terrazzo": _terrazzo,
+    "mixed": _mixed,
+    "bent": _bent,
+    "scattered": _scattered,
 }
 HELD_OUT_TEXTURES = ("hexagons", "zigzag", "rings", "terrazzo")
 """Families that only the `test` split draws."""
@@ -211,19 +273,29 @@ HELD_OUT_TEXTURES = ("hexagons", "zigzag", "rings", "terrazzo")
 SHARED_TEXTURES = ("plain", "gradient", "noise", "wood", "brick")
 """Families that every split draws, `test` from patterns of its own."""
 
+COMPOSED_TEXTURES = ("mixed", "bent", "scattered")
+"""Families that `train` and `val` draw everywhere: endless patterns, lest single ones be learnt."""
+
 TRAINING_TEXTURES = tuple(f for f in _FAMILIES if f not in HELD_OUT_TEXTURES)
 
 
+MANY_COLOURED = ("label", "terrazzo", "stains", "tiles", *COMPOSED_TEXTURES)
+"""Families whose shades run through more than two colours."""
+
+
 def families(split: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The wanted families as far as the split may draw them; for `test` the held-out ones join."""
+    """The wanted families as far as the split may draw them.
+
+    For `test` the held-out ones join, otherwise the composed ones.
+    """
     if split != "test":
-        return tuple(f for f in wanted if f in TRAINING_TEXTURES)
+        return tuple(f for f in wanted if f in TRAINING_TEXTURES) + COMPOSED_TEXTURES
     return tuple(f for f in wanted if f in SHARED_TEXTURES) + HELD_OUT_TEXTURES
 
 
 @lru_cache(maxsize=1024)
 def pattern(family: str, index: int) -> Image:
-    """Pattern `index` (0 to PER_FAMILY - 1) of a family: (PIXELS, PIXELS) uint8, read-only."""
+    """Pattern `index` (from 0) of a family: (PIXELS, PIXELS) uint8, read-only."""
     rng = np.random.default_rng([list(_FAMILIES).index(family), index, 77])
     out = np.clip(_FAMILIES[family](rng) * 255, 0, 255).astype(np.uint8)
     out.setflags(write=False)
@@ -240,8 +312,10 @@ def _grain(index: int) -> Image:
 
 def draw_index(rng: np.random.Generator, split: str) -> int:
     """Index of a pattern that the split may use."""
-    low, high = (_TEST_FROM, PER_FAMILY) if split == "test" else (0, _TEST_FROM)
-    return int(rng.integers(low, high))
+    if split == "test":
+        return int(rng.integers(_TEST_FROM, PER_FAMILY))
+    index = int(rng.integers(_TRAINING_PATTERNS))
+    return index if index < _TEST_FROM else index + PER_FAMILY - _TEST_FROM
 
 
 def colour(
@@ -293,7 +367,7 @@ def draw_texture(
     """A texture of one of the wanted families in random colours, for rooms and clothes."""
     names = families(split, wanted)
     family = names[int(rng.integers(len(names)))]
-    count = int(rng.integers(2, 5)) if family in ("label", "terrazzo", "stains", "tiles") else 2
+    count = int(rng.integers(2, 5)) if family in MANY_COLOURED else 2
     colours = [colour(rng, saturation, value) for _ in range(count)]
     if family == "wood" and rng.random() < 0.8:
         colours = wood_colours(rng)

@@ -17,6 +17,7 @@ from typing import Any
 from lmeec_core.ablation.units import track
 from lmeec_core.ablation.variants import REFERENCE
 from lmeec_core.checkpoint import load_model
+from lmeec_core.config import preset
 from lmeec_core.files import write_text
 from lmeec_core.takes import Take
 from lmeec_core.training.nano import DONE, METRICS, WEIGHTS, write_json
@@ -26,6 +27,8 @@ FOLDER = PACKAGE / "weights"
 SAMPLE_TAKE = PACKAGE.parent / "test" / "data" / "sample_take"
 SAMPLE_OBJECTS = ("pail_1", "teapot_1", "camera_1")
 SAMPLE_FRAMES = 15
+LEAST = {"iou": 0.5, "existence": 0.8}
+"""Scores on held-out scenes, in each direction, below which weights are called interim."""
 
 
 def sample_scores(weights: Path, take: Path = SAMPLE_TAKE) -> dict[str, float]:
@@ -66,6 +69,22 @@ def _curve(history: list[dict[str, Any]]) -> list[str]:
     return rows
 
 
+def verdict(scores: dict[str, float]) -> str:
+    """A paragraph that says what the scores fall short of; empty where they do not."""
+    lacking = [
+        f"{name.replace('_', ' ')} {scores[name]:.3f} of {least:.2f}"
+        for key, least in LEAST.items()
+        for name in (f"ego_to_exo {key}", f"exo_to_ego {key}")
+        if scores[name] < least
+    ]
+    if not lacking:
+        return ""
+    return (
+        "**These are interim weights.** They do not reach yet what they are to reach: "
+        f"{', '.join(lacking)}. Training goes on from them (`--set start=bundled`).\n\n"
+    )
+
+
 def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) -> str:
     """The model card as Markdown."""
     machine, test = run["machine"], results["test tracker"]["all"]
@@ -75,6 +94,10 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
     template = (Path(__file__).parent / "configs" / "nano_card.md").read_text()
     return template.format(
         parameters=facts["parameters"] / 1e6,
+        side=preset("nano").image_size,
+        rendered=run["size"],
+        verdict=verdict(test),
+        missed=100 * results["test tracker"]["missed"],
         megabytes=facts["bytes"] / 1e6,
         scenes=run["scenes"],
         minutes=run["minutes"],

@@ -41,13 +41,13 @@ from lmeec_core.training.evaluate import (
     summary,
 )
 from lmeec_core.training.monitor import Monitor
+from lmeec_core.training.rendering import EXO_CAMERAS, render, start_rendering
 from lmeec_core.training.stages import STAGES
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.trainer import Schedule, Trainer
 
 logger = logging.getLogger(__name__)
 
-FIRST_SEED = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 LOG, PID, DONE = "nano.log", "nano.pid", "done.json"
 WEIGHTS, METRICS = "nano.safetensors", "metrics.json"
 
@@ -63,6 +63,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", help="weights to begin with: a file, or `bundled`")
     parser.add_argument("--scenes", type=int, default=12_000, help="training scenes")
     parser.add_argument("--frames", type=int, default=8, help="of a scene, a multiple of 4")
+    parser.add_argument("--size", type=int, default=320, help="side of rendered images, in pixels")
     parser.add_argument("--keep", type=int, default=4_000, help="scenes kept on disk for a resume")
     parser.add_argument("--start-at", type=int, default=150, help="scenes before training starts")
     parser.add_argument("--val-scenes", type=int, default=24)
@@ -77,70 +78,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--wait", type=float, default=9.3, help="with --detach: minutes to wait")
     parser.add_argument("--render-only", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args(arguments)
-
-
-# -- rendering ---------------------------------------------------------------------------------
-
-
-def working_backend() -> str:
-    """The OpenGL back end that really renders here: the given one, else EGL, else OSMesa."""
-    given = os.environ.get("MUJOCO_GL")
-    if given:
-        return given
-    script = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
-    for name in ("egl", "osmesa"):
-        environment = os.environ | {"MUJOCO_GL": name}
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", script], env=environment, capture_output=True, timeout=60
-            )
-        except subprocess.TimeoutExpired:
-            print(f"render: MUJOCO_GL={name} hangs", flush=True)
-            continue
-        if done.returncode == 0:
-            return name
-        print(f"render: MUJOCO_GL={name} fails: {done.stderr.decode()[-300:]}", flush=True)
-    raise SystemExit("render: neither EGL nor OSMesa works here")
-
-
-def render(args: argparse.Namespace) -> None:
-    """Render validation, test and training scenes, in this order."""
-    from lmeec_core.simulation.config import training_config
-    from lmeec_core.simulation.shards import render_many
-
-    os.nice(5)
-    parent = os.getppid()
-    os.environ["MUJOCO_GL"] = working_backend()
-    print(f"render: MUJOCO_GL={os.environ['MUJOCO_GL']}, {args.workers} workers", flush=True)
-    wanted = (("val", args.val_scenes), ("test", args.test_scenes), ("train", args.scenes))
-    for split, count in wanted:
-        folder = args.work / split
-        done = failed = 0
-        start = time.monotonic()
-        seeds = range(FIRST_SEED[split], FIRST_SEED[split] + count)
-        results = render_many(
-            seeds, training_config(2), args.frames, 256, split, folder, args.workers,
-            clip=min(4, args.frames), stride=3,
-        )  # fmt: skip
-        for result in results:
-            done, failed = done + 1, failed + (result.error is not None)
-            if result.error is not None and failed < 20:
-                print(f"render {split} seed {result.job.seed}: {result.error}", flush=True)
-            if done in (10, 100) or done % 500 == 0:
-                speed = done / (time.monotonic() - start)
-                print(f"render {split}: {done} scenes, {failed} failed, {speed:.2f}/s", flush=True)
-            if os.getppid() != parent:  # the trainer is gone
-                return
-
-
-def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
-    """Render in a process of its own."""
-    command = [sys.executable, "-m", "lmeec_core.training.nano", "--render-only"]
-    for name in ("work", "out", "scenes", "val_scenes", "test_scenes", "workers", "frames"):
-        command += ["--" + name.replace("_", "-"), str(getattr(args, name))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
-    with open(log, "ab") as file:
-        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
 
 # -- results -----------------------------------------------------------------------------------
@@ -188,7 +125,9 @@ def calibrate(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) ->
 
 def scores(rows: list[Row]) -> dict[str, Any]:
     """All numbers of an evaluation."""
-    return {"all": summary(rows), "by target area": by_area(rows)}
+    present = [row.iou for row in rows if row.target_area > 0]
+    missed = sum(iou < 0.1 for iou in present) / max(1, len(present))
+    return {"all": summary(rows), "by target area": by_area(rows), "missed": missed}
 
 
 def snapshot(trainer: Trainer, args: argparse.Namespace, report: dict[str, Any] | None) -> None:
@@ -198,6 +137,7 @@ def snapshot(trainer: Trainer, args: argparse.Namespace, report: dict[str, Any] 
     export(trainer.averaged, args.out / WEIGHTS, note)
     content = {
         "minutes": trainer.spent / 60, "steps": trainer.step, "scenes": trainer.store.count,
+        "size": trainer.store.size,
         "rejected scenes": trainer.store.rejected, "machine": machine(trainer.device),
         "schedule": asdict(trainer.schedule), "results": report, "history": trainer.history,
     }  # fmt: skip
@@ -205,6 +145,23 @@ def snapshot(trainer: Trainer, args: argparse.Namespace, report: dict[str, Any] 
 
 
 # -- the command -------------------------------------------------------------------------------
+
+
+def scenes_that_fit(args: argparse.Namespace, device: torch.device) -> int:
+    """The wanted number of training scenes, or as many as fit if that is less.
+
+    They may fill half of the main memory, or three quarters of what is free on a GPU.
+    """
+    if device.type == "cuda":
+        memory, share = torch.cuda.mem_get_info(device)[0], 0.75
+    else:
+        memory, share = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), 0.5
+    scene = args.frames * (1 + EXO_CAMERAS) * args.size**2 * 4
+    fit = max(1, int(memory * share / scene))
+    if fit < args.scenes:
+        logger.warning("scenes: %d given, %d of %.1f MB fit in memory and are used", args.scenes,
+                       fit, scene / 1e6)  # fmt: skip
+    return min(args.scenes, fit)
 
 
 def open_stores(args: argparse.Namespace, device: torch.device) -> dict[str, SceneStore]:
@@ -294,6 +251,7 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
         STAGES[name], args.minutes, 1.5e-3 if start is None else 1e-3,
         ema=0.998 if name == "gpu" else 0.99, seed=args.seed,
     )  # fmt: skip
+    args.scenes = scenes_that_fit(args, device)
     renderer = None if args.no_render else start_rendering(args, args.work / LOG)
     stores = open_stores(args, device)
     try:

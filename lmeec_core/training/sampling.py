@@ -15,7 +15,7 @@ from lmeec_core.training.augment import colour, colour_matrices, crops, normalis
 from lmeec_core.training.store import LABELS, SceneStore, label_table
 
 MIN_AREA = 30
-"""Pixels at 256 px from which an object counts as visible."""
+"""Visible pixels from which an object counts, in images of about 256 pixels."""
 
 
 class Examples(NamedTuple):

@@ -51,35 +51,36 @@ NANO_WEIGHTS = LossWeights(
 """Focal is averaged over pixels and objects are small, hence 40; absent examples count double."""
 
 GPU_STAGES = (
-    Stage("contrast", "contrast", 0.12, 192, 64, (0.4, 1.0), sought=4, objects=8),
+    Stage("contrast", "contrast", 0.12, 192, 64, (0.35, 0.9), sought=4, objects=8),
     Stage("pairs", "pairs", 0.33, 256, 32, (0.4, 1.0)),
-    Stage("pairs, whole", "pairs", 0.12, 256, 32, (0.75, 1.0)),
-    Stage("clips", "clips", 0.33, 256, 12, (0.7, 1.0), objects=3, times=8, contrast=0.5),
+    Stage("pairs, whole", "pairs", 0.12, 288, 28, (0.75, 1.0)),
+    Stage("clips", "clips", 0.33, 288, 10, (0.7, 1.0), objects=3, times=8, contrast=0.5),
     Stage(
-        "clips, whole", "clips", 0.10, 256, 12, (0.95, 1.0), objects=3, times=8, contrast=0.3,
+        "clips, whole", "clips", 0.10, 288, 10, (0.95, 1.0), objects=3, times=8, contrast=0.3,
         encoder_rate=0.5,
     ),
 )  # fmt: skip
 """For one large GPU and about 20 minutes."""
 
+_CPU_CLIPS = Stage(
+    "clips", "clips", 0.20, 288, 1, (0.85, 1.0), objects=3, times=4, contrast=0.5, encoder_rate=0.0
+)
+
 CPU_STAGES = (
-    Stage("contrast", "contrast", 0.18, 128, 8, (0.4, 1.0), sought=4, objects=8),
-    Stage("pairs, small", "pairs", 0.30, 144, 5, (0.4, 1.0)),
-    Stage("clips, small", "clips", 0.16, 144, 2, (0.5, 1.0), objects=4, times=3),
-    Stage("pairs", "pairs", 0.14, 256, 2, (0.7, 1.0)),
-    Stage(
-        "clips", "clips", 0.22, 256, 1, (0.8, 1.0), objects=3, times=4, contrast=0.5,
-        encoder_rate=0.0,
-    ),
-)  # fmt: skip
+    Stage("contrast", "contrast", 0.18, 128, 8, (0.35, 0.9), sought=4, objects=8),
+    Stage("pairs, small", "pairs", 0.30, 144, 5, (0.35, 0.9)),
+    Stage("clips, small", "clips", 0.14, 144, 2, (0.45, 0.9), objects=4, times=3),
+    Stage("pairs", "pairs", 0.18, 256, 2, (0.6, 1.0)),
+    _CPU_CLIPS,
+)
 """For two CPU cores."""
 
 
 CPU_MORE_STAGES = (
-    replace(CPU_STAGES[1], share=0.50),
-    replace(CPU_STAGES[2], share=0.09),
-    replace(CPU_STAGES[3], share=0.24),
-    replace(CPU_STAGES[4], share=0.17),
+    Stage("pairs, small", "pairs", 0.34, 192, 3, (0.45, 1.0)),
+    replace(CPU_STAGES[2], share=0.06),
+    replace(CPU_STAGES[3], share=0.40),
+    _CPU_CLIPS,
 )
 """For two CPU cores that go on from trained weights."""
 

@@ -8,7 +8,7 @@ import json
 import pytest
 
 import lmeec_core as lm
-from lmeec_core.training.bundle import FOLDER, sample_scores
+from lmeec_core.training.bundle import FOLDER, LEAST, sample_scores, verdict
 
 WEIGHTS = FOLDER / "nano.safetensors"
 RECORD = json.loads((FOLDER / "nano.json").read_text())
@@ -39,3 +39,13 @@ def test_the_model_card_has_the_recorded_scores() -> None:
     for direction in ("ego_to_exo", "exo_to_ego"):
         assert f"{test[f'{direction} iou']:.3f}" in card
         assert f"{test[f'{direction} existence']:.3f}" in card
+
+
+def test_weights_that_fall_short_are_called_interim_with_what_is_lacking() -> None:
+    good = {f"{d} {k}": v for d in ("ego_to_exo", "exo_to_ego") for k, v in LEAST.items()}
+    assert verdict(good) == ""
+    text = verdict(good | {"exo_to_ego iou": 0.431})
+    assert "interim" in text and "exo to ego iou 0.431 of 0.50" in text
+    assert "existence" not in text and text.endswith("\n\n")
+    card = (FOLDER / "nano.md").read_text()
+    assert ("interim" in card) == bool(verdict(RECORD["scores"]["test tracker"]["all"]))

@@ -24,7 +24,9 @@ from lmeec_core.simulation.render import (
 )
 from lmeec_core.simulation.scene import PERSON, Scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds, make_parts
+from lmeec_core.simulation.shapes_random import RANDOM
 from lmeec_core.simulation.textures import (
+    COMPOSED_TEXTURES,
     HELD_OUT_TEXTURES,
     PER_FAMILY,
     SHARED_TEXTURES,
@@ -134,11 +136,28 @@ def test_held_out_kinds_and_textures_never_occur_in_training() -> None:
 
 def test_rooms_draw_their_textures_from_the_split_too() -> None:
     assert set(families("test", ("wood", "checker"))) == {"wood", *HELD_OUT_TEXTURES}
-    assert families("train", ("wood", "hexagons", "checker")) == ("wood", "checker")
+    drawn = families("train", ("wood", "hexagons", "checker"))
+    assert drawn == ("wood", "checker", *COMPOSED_TEXTURES)
     rng = np.random.default_rng(0)
-    train = {draw_index(rng, "train") for _ in range(300)}
+    train = {draw_index(rng, "train") for _ in range(3000)}
     test = {draw_index(rng, "test") for _ in range(300)}
-    assert not train & test and train | test == set(range(PER_FAMILY))
+    assert not train & test and train | test >= set(range(PER_FAMILY))
+    assert max(test) == PER_FAMILY - 1 and len(train) > 200
+
+
+def test_training_draws_many_random_shapes_and_no_two_are_alike() -> None:
+    shapes, drawn = set(), 0
+    for seed in range(40):
+        for spec in draw_objects(np.random.default_rng(seed), PLAIN, "train")[0]:
+            drawn += 1
+            if spec.kind in RANDOM:
+                shapes.add(repr(spec.parts))
+    assert len(shapes) > drawn / 3  # far more than 6 of 30 kinds
+    assert not set(RANDOM) & set(kinds("test"))
+    for kind in RANDOM:  # the numbers fix the shape
+        one, other = (np.random.default_rng(k).random(8) for k in (0, 1))
+        assert make_parts(kind, one, 1.0) == make_parts(kind, one, 1.0)
+        assert make_parts(kind, one, 1.0) != make_parts(kind, other, 1.0)
 
 
 @pytest.mark.parametrize("family", [*TRAINING_TEXTURES, *HELD_OUT_TEXTURES])

@@ -1,0 +1,76 @@
+"""Rendering of training, validation and test scenes in processes beside the training."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+FIRST_SEED = {"train": 0, "val": 10_000_000, "test": 20_000_000}
+"""Where the seeds of each split begin."""
+
+EXO_CAMERAS = 2
+
+
+def working_backend() -> str:
+    """The OpenGL back end that really renders here: the given one, else EGL, else OSMesa."""
+    given = os.environ.get("MUJOCO_GL")
+    if given:
+        return given
+    script = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
+    for name in ("egl", "osmesa"):
+        environment = os.environ | {"MUJOCO_GL": name}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", script], env=environment, capture_output=True, timeout=60
+            )
+        except subprocess.TimeoutExpired:
+            print(f"render: MUJOCO_GL={name} hangs", flush=True)
+            continue
+        if done.returncode == 0:
+            return name
+        print(f"render: MUJOCO_GL={name} fails: {done.stderr.decode()[-300:]}", flush=True)
+    raise SystemExit("render: neither EGL nor OSMesa works here")
+
+
+def render(args: argparse.Namespace) -> None:
+    """Render validation, test and training scenes, in this order."""
+    from lmeec_core.simulation.config import training_config
+    from lmeec_core.simulation.shards import render_many
+
+    os.nice(5)
+    parent = os.getppid()
+    os.environ["MUJOCO_GL"] = working_backend()
+    print(f"render: MUJOCO_GL={os.environ['MUJOCO_GL']}, {args.workers} workers", flush=True)
+    wanted = (("val", args.val_scenes), ("test", args.test_scenes), ("train", args.scenes))
+    for split, count in wanted:
+        folder = args.work / split
+        done = failed = 0
+        start = time.monotonic()
+        seeds = range(FIRST_SEED[split], FIRST_SEED[split] + count)
+        results = render_many(
+            seeds, training_config(EXO_CAMERAS), args.frames, args.size, split, folder,
+            args.workers, clip=min(4, args.frames), stride=3,
+        )  # fmt: skip
+        for result in results:
+            done, failed = done + 1, failed + (result.error is not None)
+            if result.error is not None and failed < 20:
+                print(f"render {split} seed {result.job.seed}: {result.error}", flush=True)
+            if done in (10, 100) or done % 500 == 0:
+                speed = done / (time.monotonic() - start)
+                print(f"render {split}: {done} scenes, {failed} failed, {speed:.2f}/s", flush=True)
+            if os.getppid() != parent:  # the trainer is gone
+                return
+
+
+def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
+    """Render in a process of its own."""
+    command = [sys.executable, "-m", "lmeec_core.training.nano", "--render-only"]
+    for name in ("work", "out", "scenes", "val_scenes", "test_scenes", "workers", "frames", "size"):
+        command += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
+    with open(log, "ab") as file:
+        return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
