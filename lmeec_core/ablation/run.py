@@ -21,7 +21,9 @@ from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.takes import Take
 from lmeec_core.training.store import SceneStore
 
-SIZE = 256
+SIZE = 320
+"""Side of the images, in pixels: what the bundled weights were trained and scored on."""
+
 FIRST_SEED = 300_000
 """Seeds of the takes; those of training, validation and test of the bundled weights lie apart."""
 SCENE_SEED = 30_000_000

@@ -257,3 +257,16 @@ def test_help() -> None:
     assert result.exit_code == 0
     for word in ("Examples", "tensorboard --logdir", "nano_sim.yaml", "--set"):
         assert word in result.output
+
+
+def test_no_more_scenes_than_fit_in_memory(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    args = nano.parse(["--work", "w", "--out", "o", "--scenes", "12000", "--frames", "4"])
+    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 * 2**30 // 4096}  # 2 GiB
+    monkeypatch.setattr(nano.os, "sysconf", pages.__getitem__)
+    fit = nano.scenes_that_fit(args, torch.device("cpu"))
+    assert fit == 2**30 // (4 * 3 * 320 * 320 * 4)
+    assert "12000 given" in caplog.text and f"{fit} of 4.9 MB fit" in caplog.text
+    args.scenes = 20
+    assert nano.scenes_that_fit(args, torch.device("cpu")) == 20
