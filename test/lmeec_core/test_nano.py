@@ -38,7 +38,7 @@ def test_nano_is_small_enough() -> None:
     count = sum(value.numel() for value in model.state_dict().values())
     assert sum(p.numel() for p in model.parameters()) <= 6_000_000
     assert 2 * count <= 12_000_000  # bytes in half precision
-    assert model.config.mask_size == 128 and model.config.grid == 32
+    assert model.config.mask_size == 144 and model.config.grid == 36
 
 
 def test_released_networks_have_no_matching() -> None:
