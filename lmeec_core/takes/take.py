@@ -244,9 +244,18 @@ class Take:
         return tuple(sorted(listed, key=lambda name: (not is_ego(name), name)))
 
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
-        """The stored run lengths of a mask, or None where there is no mask or it is null."""
+        """The stored run lengths of a mask, or None where there is no mask or it is null.
+
+        Raises:
+            TakeError: if the object is unknown or its mask is broken.
+        """
         entry = self._entries(object_name, camera).get(str(frame))
-        return entry if entry is None else self._rle(entry)
+        try:
+            return entry if entry is None else self._rle(entry)
+        except TakeError:
+            raise
+        except ValueError as error:
+            raise self._broken(object_name, camera, frame, str(error)) from error
 
     def mask(
         self, object_name: str, camera: str, frame: int, size: Size | None = None

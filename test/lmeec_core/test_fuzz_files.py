@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lmeec_core.takes import (
@@ -126,6 +126,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @given(texts(ANNOTATION), st.sampled_from(["cup", "jar", "../x"]), st.sampled_from([0, 30]))
+@example(b'{"masks": {"cup": {"aria01": {"0": []}}}, "subsample_idx": [0]}', "cup", 0)
 def test_annotations(bounded: Bounded, folder: Path, data: bytes, name: str, frame: int) -> None:
     (folder / "take" / "annotation.json").write_bytes(data)
     take = Take.open(folder / "take")
