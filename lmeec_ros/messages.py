@@ -105,11 +105,8 @@ def masks_from_labels(
     Raises:
         MessageError: if there are more labels than `max_objects`.
     """
-    counts: npt.NDArray[Any]
-    if labels.dtype == np.uint8:  # five times as fast
-        counts = cv2.calcHist([labels], [0], None, [256], [0, 256]).ravel()
-    else:
-        counts = np.bincount(labels.ravel())
+    values = int(np.iinfo(labels.dtype).max) + 1
+    counts = cv2.calcHist([labels], [0], None, [values], [0, values]).ravel()  # 5x np.bincount
     present = [int(label) for label in np.flatnonzero(counts) if label]
     if len(present) > max_objects:
         raise MessageError(

@@ -19,10 +19,8 @@ from lmeec_core.simulation.generate import generate_takes
 from lmeec_core.simulation.shards import render_many
 from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.takes import Take
+from lmeec_core.training.rendering import EXO_CAMERAS, SIZE
 from lmeec_core.training.store import SceneStore
-
-SIZE = 320
-"""Side of the images, in pixels: what the bundled weights were trained and scored on."""
 
 FIRST_SEED = 300_000
 """Seeds of the takes; those of training, validation and test of the bundled weights lie apart."""
@@ -82,7 +80,15 @@ def training_scenes(settings: Settings, progress: Progress) -> SceneStore:
     seeds = range(SCENE_SEED, SCENE_SEED + settings.scenes)
     done = len(list(folder.glob("*.npy")))
     for _ in render_many(
-        seeds, training_config(2), 4, SIZE, "train", folder, settings.workers, clip=4, stride=3
+        seeds,
+        training_config(EXO_CAMERAS),
+        4,
+        SIZE,
+        "train",
+        folder,
+        settings.workers,
+        clip=4,
+        stride=3,
     ):
         done += 1
         progress("training scenes", done, settings.scenes)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -39,7 +39,7 @@ def cut(batch: int, sizes: Sequence[int]) -> list[int]:
     return pieces
 
 
-class Program:
+class Program(ABC):
     """A loaded graph.
 
     Attributes:
@@ -48,9 +48,9 @@ class Program:
 
     shapes: list[tuple[int, ...]]
 
+    @abstractmethod
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Compute; ``outputs`` are contiguous float32 tensors that receive the results."""
-        raise NotImplementedError
 
 
 class GraphEngine(Engine):

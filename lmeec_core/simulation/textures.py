@@ -191,8 +191,7 @@ def _terrazzo(rng: np.random.Generator) -> Array:
 
 def _basic(rng: np.random.Generator) -> Array:
     """A new pattern of one of the families that training may draw."""
-    names = ("gradient", "noise", "wood", "brick", "checker", "stripes", "dots", "plaid", "marble",
-             "tiles", "stains", "label")  # fmt: skip
+    names = [f for f in TRAINING_TEXTURES if f not in ("plain", *COMPOSED_TEXTURES)]
     return np.asarray(_FAMILIES[names[int(rng.integers(len(names)))]](rng), np.float32)
 
 

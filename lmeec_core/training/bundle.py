@@ -72,7 +72,7 @@ def _curve(history: list[dict[str, Any]]) -> list[str]:
 def verdict(scores: dict[str, float]) -> str:
     """A paragraph that says what the scores fall short of; empty where they do not."""
     lacking = [
-        f"{name.replace('_', ' ')} {scores[name]:.3f} of {least:.2f}"
+        f"{name.replace('_', ' ').replace('iou', 'IoU')} {scores[name]:.3f} of {least:.2f}"
         for key, least in LEAST.items()
         for name in (f"ego_to_exo {key}", f"exo_to_ego {key}")
         if scores[name] < least

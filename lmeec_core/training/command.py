@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmeec_core.files import write_text
+from lmeec_core.training.rendering import SIZE
 from lmeec_core.training.take_settings import TakeTrainConfig
 
 CONFIGS = Path(__file__).parent / "configs"
@@ -42,7 +43,7 @@ class TrainConfig(BaseModel):
     device: str = "auto"
     scenes: int = Field(12_000, ge=1)
     frames: int = Field(8, ge=4, multiple_of=4)
-    size: int = Field(320, ge=64, le=1024)
+    size: int = Field(SIZE, ge=64, le=1024)
     start_at: int = Field(150, ge=1)
     keep: int = Field(4_000, ge=0)
     val_scenes: int = Field(24, ge=1)

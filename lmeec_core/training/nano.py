@@ -41,7 +41,7 @@ from lmeec_core.training.evaluate import (
     summary,
 )
 from lmeec_core.training.monitor import Monitor
-from lmeec_core.training.rendering import EXO_CAMERAS, render, start_rendering
+from lmeec_core.training.rendering import EXO_CAMERAS, SIZE, render, start_rendering
 from lmeec_core.training.stages import STAGES
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.trainer import Schedule, Trainer
@@ -63,7 +63,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", help="weights to begin with: a file, or `bundled`")
     parser.add_argument("--scenes", type=int, default=12_000, help="training scenes")
     parser.add_argument("--frames", type=int, default=8, help="of a scene, a multiple of 4")
-    parser.add_argument("--size", type=int, default=320, help="side of rendered images, in pixels")
+    parser.add_argument("--size", type=int, default=SIZE, help="side of rendered images, in pixels")
     parser.add_argument("--keep", type=int, default=4_000, help="scenes kept on disk for a resume")
     parser.add_argument("--start-at", type=int, default=150, help="scenes before training starts")
     parser.add_argument("--val-scenes", type=int, default=24)

@@ -14,6 +14,9 @@ FIRST_SEED = {"train": 0, "val": 10_000_000, "test": 20_000_000}
 
 EXO_CAMERAS = 2
 
+SIZE = 320
+"""Side of the images, in pixels; crops of them train, so it is larger than the network's own."""
+
 
 def working_backend() -> str:
     """The OpenGL back end that really renders here: the given one, else EGL, else OSMesa."""

@@ -45,7 +45,7 @@ def test_weights_that_fall_short_are_called_interim_with_what_is_lacking() -> No
     good = {f"{d} {k}": v for d in ("ego_to_exo", "exo_to_ego") for k, v in LEAST.items()}
     assert verdict(good) == ""
     text = verdict(good | {"exo_to_ego iou": 0.431})
-    assert "interim" in text and "exo to ego iou 0.431 of 0.50" in text
+    assert "interim" in text and "exo to ego IoU 0.431 of 0.50" in text
     assert "existence" not in text and text.endswith("\n\n")
     card = (FOLDER / "nano.md").read_text()
     assert ("interim" in card) == bool(verdict(RECORD["scores"]["test tracker"]["all"]))

@@ -145,14 +145,14 @@ def test_rooms_draw_their_textures_from_the_split_too() -> None:
     assert max(test) == PER_FAMILY - 1 and len(train) > 200
 
 
-def test_training_draws_many_random_shapes_and_no_two_are_alike() -> None:
+def test_training_draws_many_random_shapes() -> None:
     shapes, drawn = set(), 0
     for seed in range(40):
         for spec in draw_objects(np.random.default_rng(seed), PLAIN, "train")[0]:
             drawn += 1
             if spec.kind in RANDOM:
                 shapes.add(repr(spec.parts))
-    assert len(shapes) > drawn / 3  # far more than 6 of 30 kinds
+    assert len(shapes) > drawn / 3  # an equal chance for every kind would give a fifth
     assert not set(RANDOM) & set(kinds("test"))
     for kind in RANDOM:  # the numbers fix the shape
         one, other = (np.random.default_rng(k).random(8) for k in (0, 1))
