@@ -84,12 +84,13 @@ _SCORES = 32 << 20
 
 
 def slow_fused_attention(q: Tensor) -> bool:
-    """Whether plain products beat torch's fused attention: bfloat16 on a CPU, in inference.
+    """Whether plain products beat torch's attention: bfloat16 on a CPU.
 
-    There the fused kernel reaches a quarter of the products' speed (109 ms against 40 ms for 900
-    queries, 10,860 keys and 64 values on one core); in float32 the two are equal.
+    In inference the fused kernel reaches a quarter of the products' speed there (109 ms against
+    40 ms for 900 queries, 10,860 keys and 64 values on one core), and its backward pass is slow;
+    in float32 the two are equal.
     """
-    return q.device.type == "cpu" and q.dtype is torch.bfloat16 and not torch.is_grad_enabled()
+    return q.device.type == "cpu" and q.dtype is torch.bfloat16
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
