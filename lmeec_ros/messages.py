@@ -105,6 +105,7 @@ def masks_from_labels(
     Raises:
         MessageError: if there are more labels than `max_objects`.
     """
+    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)  # OpenCV knows no other
     values = int(np.iinfo(labels.dtype).max) + 1
     counts = cv2.calcHist([labels], [0], None, [values], [0, values]).ravel()  # 5x np.bincount
     present = [int(label) for label in np.flatnonzero(counts) if label]
