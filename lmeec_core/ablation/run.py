@@ -79,16 +79,9 @@ def training_scenes(settings: Settings, progress: Progress) -> SceneStore:
     folder = settings.work / "scenes"
     seeds = range(SCENE_SEED, SCENE_SEED + settings.scenes)
     done = len(list(folder.glob("*.npy")))
+    config = training_config(EXO_CAMERAS)
     for _ in render_many(
-        seeds,
-        training_config(EXO_CAMERAS),
-        4,
-        SIZE,
-        "train",
-        folder,
-        settings.workers,
-        clip=4,
-        stride=3,
+        seeds, config, 4, SIZE, "train", folder, settings.workers, clip=4, stride=3
     ):
         done += 1
         progress("training scenes", done, settings.scenes)

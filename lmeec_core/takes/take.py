@@ -252,8 +252,6 @@ class Take:
         entry = self._entries(object_name, camera).get(str(frame))
         try:
             return entry if entry is None else self._rle(entry)
-        except TakeError:
-            raise
         except ValueError as error:
             raise self._broken(object_name, camera, frame, str(error)) from error
 

@@ -97,6 +97,7 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         side=preset("nano").image_size,
         rendered=run["size"],
         verdict=verdict(test),
+        missed=100 * results["test tracker"]["missed"],
         megabytes=facts["bytes"] / 1e6,
         scenes=run["scenes"],
         minutes=run["minutes"],

@@ -125,7 +125,9 @@ def calibrate(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) ->
 
 def scores(rows: list[Row]) -> dict[str, Any]:
     """All numbers of an evaluation."""
-    return {"all": summary(rows), "by target area": by_area(rows)}
+    present = [row.iou for row in rows if row.target_area > 0]
+    missed = sum(iou < 0.1 for iou in present) / max(1, len(present))
+    return {"all": summary(rows), "by target area": by_area(rows), "missed": missed}
 
 
 def snapshot(trainer: Trainer, args: argparse.Namespace, report: dict[str, Any] | None) -> None:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
-
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from lmeec_core.model import LMEEC, ViewFeatures
 from lmeec_core.model.conv_trunk import conv_block
@@ -44,14 +39,3 @@ def initialise(model: LMEEC) -> None:
         gamma = getattr(module, "gamma", None)
         if isinstance(gamma, nn.Parameter):
             nn.init.constant_(gamma, 0.1)
-
-
-def attention_backend(device: torch.device) -> AbstractContextManager[Any]:
-    """The attention kernel for training on a device.
-
-    On a CPU plain matrix products train these short sequences faster than torch's fused kernel,
-    whose backward pass is slow there; bfloat16 takes them anyway (:func:`layers.attention`).
-    """
-    if device.type != "cpu":
-        return nullcontext()
-    return sdpa_kernel(SDPBackend.MATH)

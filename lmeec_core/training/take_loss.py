@@ -13,7 +13,6 @@ from lmeec_core.training import losses
 from lmeec_core.training.augment import normalise
 from lmeec_core.training.forward import ClipMemory, Step, forward_clip_frame
 from lmeec_core.training.losses import LossWeights
-from lmeec_core.training.parts import attention_backend
 
 TERMS = ("focal", "dice", "iou", "presence")
 FIGURES = (*TERMS, "overlap", "present", "right", "counted")
@@ -64,23 +63,22 @@ class ClipLoss(nn.Module):
             the loss, and :data:`FIGURES` as one tensor without gradients.
         """
         device = images.device.type
-        with attention_backend(images.device):
-            with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
-                views = self._encode(images)
-                memory = ClipMemory(self.model, self.capacity)
-                n = masks.shape[2]
-                steps = [
-                    forward_clip_frame(
-                        self.model, query, target, masks[t].float(), n, memory, self.fusion
-                    )
-                    for t, (query, target) in enumerate(views)
-                ]
-            terms = dict.fromkeys(TERMS, images.new_zeros((), dtype=torch.float32))
-            figures = images.new_zeros(len(FIGURES) - len(TERMS), dtype=torch.float32)
-            for step, true, valid in zip(steps, truth, counts, strict=True):
-                found, seen = self._frame(step, true, valid, total)
-                terms = {name: terms[name] + found[name] for name in TERMS}
-                figures = figures + seen
+        with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
+            views = self._encode(images)
+            memory = ClipMemory(self.model, self.capacity)
+            n = masks.shape[2]
+            steps = [
+                forward_clip_frame(
+                    self.model, query, target, masks[t].float(), n, memory, self.fusion
+                )
+                for t, (query, target) in enumerate(views)
+            ]
+        terms = dict.fromkeys(TERMS, images.new_zeros((), dtype=torch.float32))
+        figures = images.new_zeros(len(FIGURES) - len(TERMS), dtype=torch.float32)
+        for step, true, valid in zip(steps, truth, counts, strict=True):
+            found, seen = self._frame(step, true, valid, total)
+            terms = {name: terms[name] + found[name] for name in TERMS}
+            figures = figures + seen
         summed = torch.stack([terms[name].detach() for name in TERMS])
         return losses.total(terms), torch.cat((summed, figures))
 
@@ -89,8 +87,7 @@ class ClipLoss(nn.Module):
         times, rows = images.shape[:2]
 
         def encode(frames: Tensor) -> ViewFeatures:  # uint8 (V, 3, S, S)
-            with attention_backend(frames.device):  # also when it is called again
-                return self.model.encode_images(normalise(frames.float() / 255))
+            return self.model.encode_images(normalise(frames.float() / 255))
 
         def part(views: ViewFeatures, *index: int) -> ViewFeatures:
             return views.map(lambda x: x.unflatten(0, (-1, rows, 2))[index[0], :, index[1]])

@@ -29,7 +29,6 @@ from lmeec_core.training.forward import (
 )
 from lmeec_core.training.parts import (
     ForegroundHead,
-    attention_backend,
     initialise,
     share_parameters,
 )
@@ -287,11 +286,10 @@ class Trainer:
         if stage.kind == "clips":
             frozen_norms(model)
         self.optimizer.zero_grad(set_to_none=True)
-        with attention_backend(self.device):
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
-                terms, figures = self.terms(stage, examples)
-            loss = losses.total(terms)
-            loss.backward()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
+            terms, figures = self.terms(stage, examples)
+        loss = losses.total(terms)
+        loss.backward()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.schedule.clip)
         # A step whose gradient is not finite is left out, without waiting for the device.
