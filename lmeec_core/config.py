@@ -112,6 +112,20 @@ class MatchingConfig(_Frozen):
     content_dim: int = Field(64, ge=8, multiple_of=4)
 
 
+class RefinementConfig(_Frozen):
+    """Masks that follow the edges of the image (:mod:`lmeec_core.model.guided`).
+
+    Attributes:
+        radius: of the filter's windows, in cells of the mask logits.
+        epsilon: variance of colour (RGB in 0 .. 1) below which a window counts as flat.
+        limit: mask logits are limited to plus and minus this first.
+    """
+
+    radius: int = Field(3, ge=1, le=64)
+    epsilon: float = Field(2e-4, gt=0.0)
+    limit: float = Field(2.0, gt=0.0)
+
+
 class ModelConfig(_Frozen):
     """The network. The defaults are the released LM-EEC (SAM 2.1 base-plus, 480 pixels).
 
@@ -130,6 +144,8 @@ class ModelConfig(_Frozen):
         memory_pool: stored frames are averaged over squares of this many tokens a side, which
             makes the attention over the banks cheaper by its square; divides the grid.
         matching: the contrastive embedding, None where there is none (the release).
+        refinement: how masks are fitted to the image before they are shown, None where they are
+            not (the release). The memory takes the logits as they are.
     """
 
     image_size: int = Field(480, ge=32, le=4096)
@@ -145,6 +161,7 @@ class ModelConfig(_Frozen):
     decoder_feedforward: int = Field(2048, ge=8)
     memory_pool: int = Field(1, ge=1)
     matching: MatchingConfig | None = None
+    refinement: RefinementConfig | None = None
 
     @property
     def memory_stride(self) -> int:
@@ -246,6 +263,7 @@ PRESETS: dict[str, ModelConfig] = {
         decoder_feedforward=256,
         memory_pool=2,
         matching=MatchingConfig(),
+        refinement=RefinementConfig(),
     ),
     "mini": ModelConfig(
         image_size=128,

@@ -20,6 +20,7 @@ from torch import Tensor
 from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
 from lmeec_core.memory import BankUpdate, MemoryBank, State, TrackMemory, strategy
 from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
+from lmeec_core.model.guided import Guide
 from lmeec_core.model.matching import MatchPrompt
 from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
 
@@ -47,6 +48,8 @@ class Correspondence:
     skipped: str | None = None
     """Why the object was not sought on this frame (no or an empty query mask); None if it was.
     A skipped object is never visible and its memory is as it was."""
+    guide: Guide | None = None
+    """Fits the shown mask to the image, for networks with ``refinement``."""
 
     @property
     def presence(self) -> float:
@@ -61,9 +64,13 @@ class Correspondence:
         return not self.skipped and self.presence_logit > 0 and self.presence >= threshold
 
     def full_logits(self) -> Tensor:
-        """Mask logits upsampled bilinearly to the target image: float32 (height, width)."""
-        logits = self.logits[None, None]
-        return F.interpolate(logits, size=self.size, mode="bilinear", align_corners=False)[0, 0]
+        """Mask logits at the target image's size: float32 (height, width).
+
+        Refined where the network does so, then upsampled bilinearly.
+        """
+        refined = self.guide is not None and self.visible()
+        logits = self.guide.refine(self.logits) if self.guide and refined else self.logits
+        return F.interpolate(logits[None, None], size=self.size, mode="bilinear")[0, 0]
 
     def mask(self, threshold: float = 0.5) -> Mask:
         """The mask at the target image's size: bool (height, width), all False if not visible."""
@@ -83,13 +90,14 @@ def exclusive_masks(found: Mapping[str, Correspondence], threshold: float = 0.5)
         found: object id to correspondence, all of one target view.
         threshold: see :meth:`Correspondence.visible`.
     """
-    masks = {name: c.mask(threshold) for name, c in found.items()}
+    masks = {name: np.zeros(c.size, dtype=np.bool_) for name, c in found.items()}
     visible = [name for name, c in found.items() if c.visible(threshold)]
-    if len(visible) > 1:
-        winner = torch.stack([found[name].full_logits() for name in visible]).argmax(dim=0)
-        owner = winner.cpu().numpy()
+    if visible:
+        logits = torch.stack([found[name].full_logits() for name in visible])
+        highest, winner = logits.max(dim=0)
+        owner = winner.where(highest > 0, -1).cpu().numpy()
         for i, name in enumerate(visible):
-            masks[name] = masks[name] & (owner == i)
+            masks[name] = owner == i
     return masks
 
 
@@ -214,7 +222,7 @@ class CorrespondenceTracker:
         views = self._check_images(images)
         sought, skipped = self._check_masks(masks)
         sizes = {name: views[name].shape[:2] for name in self.targets if name in views}
-        prediction = None
+        prediction, guides = None, {}
         if sought:
             slots = self._tracks.place(list(sought))
             there = [k for k, name in enumerate(self.targets) if name in sizes]
@@ -228,9 +236,10 @@ class CorrespondenceTracker:
                 updates = self._plan(slots, encoded, prediction)
             self._tracks.slots.update(zip(sought, slots, strict=True))
             self._commit(pairs, updates, prediction)
+            guides = dict(zip(sizes, self.model.guides(inputs[1:]), strict=False))
         for name in skipped:
             self._tracks.slots.setdefault(name, self._tracks.place([name])[0])
-        return self._collect(list(sought), prediction, skipped, sizes)
+        return self._collect(list(sought), prediction, skipped, sizes, guides)
 
     # -- checks ------------------------------------------------------------------------------
 
@@ -376,6 +385,7 @@ class CorrespondenceTracker:
         prediction: Prediction | None,
         skipped: dict[str, str],
         sizes: dict[str, tuple[int, int]],
+        guides: dict[str, Guide],
     ) -> Found:
         found: Found = {name: {} for name in sizes}
         config = self.model.config
@@ -389,6 +399,7 @@ class CorrespondenceTracker:
                     numbers[1][i],
                     prediction.pointer[i].float(),
                     sizes[target],
+                    guide=guides.get(target),
                 )
         side = config.mask_size
         for name, reason in skipped.items():

@@ -170,7 +170,9 @@ class MaskDecoder(nn.Module):
         self.pred_obj_score_head = MLP((dim + peaks, dim, dim, 1))
         self.refine_middle: nn.Module | None = None
         self.refine_fine: nn.Module | None = None
+        self.mask_bias: nn.Parameter | None = None
         if config.matching:
+            self.mask_bias = nn.Parameter(torch.zeros(()))
             self.refine_middle = _Refine(dim // 4 + MAPS, dim // 4)
             self.refine_fine = _Refine(dim // 8, dim // 8)
 
@@ -212,6 +214,7 @@ class MaskDecoder(nn.Module):
         with torch.autocast(fused.device.type, enabled=False):
             logits = torch.einsum("bc,bchw->bhw", kernel.float(), image.float())
         score_token = tokens[:, 0]
+        shifted = logits if self.mask_bias is None else logits + self.mask_bias.float()
         if maps is not None:
             peaks = torch.stack(
                 (
@@ -225,4 +228,4 @@ class MaskDecoder(nn.Module):
         with torch.autocast(fused.device.type, enabled=False):
             presence = self.pred_obj_score_head(score_token.float())[:, 0]
         iou = self.iou_prediction_head(tokens[:, 1])[:, 0].float().sigmoid()
-        return Decoded(logits, iou, presence, mask_token)
+        return Decoded(shifted, iou, presence, mask_token)

@@ -116,6 +116,7 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         areas="\n".join(_areas(results)),
         curve="\n".join(_curve(run["history"])),
         shifts=", ".join(f"{s:+.2f}" for s in results["calibration"]["presence shifts"]) or "none",
+        mask_shift=results["calibration"]["mask shift"],
         baselines=facts["baselines"],
         history=facts["history"],
     )

@@ -167,7 +167,7 @@ class Trainer:
         """Share of the run that is done, 0 .. 1."""
         if self.schedule.steps is not None:
             return min(1.0, self.step / self.schedule.steps)
-        return min(1.0, self.spent / (60 * self.schedule.minutes))
+        return min(1.0, self.spent / (60 * self.schedule.minutes)) if self.schedule.minutes else 1.0
 
     def _set_rate(self, stage: Stage) -> float:
         warmup, floor = self.schedule.warmup, self.schedule.floor
@@ -283,7 +283,7 @@ class Trainer:
         model = self.sized(stage.size).train()
         model.image_encoder.requires_grad_(stage.encoder_rate > 0)
         self.foreground.train()
-        if stage.kind == "clips":
+        if stage.fixed_norms or stage.kind == "clips":
             frozen_norms(model)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):

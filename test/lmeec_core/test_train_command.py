@@ -19,7 +19,7 @@ from lmeec_core.checkpoint import seeded_model
 from lmeec_core.cli import app
 from lmeec_core.training import nano
 from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config, remember
-from lmeec_core.training.evaluate import evaluate_pairs
+from lmeec_core.training.evaluate import best_mask_bias, evaluate_pairs, shift_masks
 from lmeec_core.training.monitor import RunMonitor, example_sheet, results_table
 from lmeec_core.training.stages import CPU_MORE_STAGES
 from lmeec_core.training.store import SceneStore
@@ -220,6 +220,22 @@ def test_pairs_score_the_same_in_batches_of_any_size() -> None:
     for one, other in zip(small, whole, strict=True):
         assert one[:4] == pytest.approx(other[:4], abs=1e-5)
         assert one.presence_logit == pytest.approx(other.presence_logit, abs=1e-4)
+
+
+def test_the_mask_bias_with_the_best_iou_is_found() -> None:
+    store = SceneStore(Path("none"), 1, torch.device("cpu"))
+    store.add(_scene(0))
+    model = seeded_model(lm.preset("nano").model_copy(update={"image_size": SIDE}), 0)
+
+    def score(bias: float) -> float:
+        shift_masks(model, bias)
+        rows = [r for r in evaluate_pairs(model, store, 1) if r.target_area > 0]
+        shift_masks(model, -bias)
+        return float(np.mean([r.iou for r in rows]))
+
+    best = best_mask_bias(model, store, 1, step=1)
+    assert score(best) == pytest.approx(max(score(b / 5) for b in range(-2, 8)), abs=1e-4)
+    assert score(best) > min(score(-0.4), score(1.4))
 
 
 def test_weights_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

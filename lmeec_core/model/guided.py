@@ -1,0 +1,58 @@
+"""Masks that follow the edges of the image: the fast guided filter (arXiv 1505.00996).
+
+A small network says where an object is, but hardly where it ends. In every window of the image the
+mask is fitted as a linear function of colour; where colour steps, the mask then steps with it.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmeec_core.config import RefinementConfig
+
+
+class Guide:
+    """A view's image, prepared once for all masks of the view.
+
+    Args:
+        image: (3, S, S) float32, RGB in 0 .. 1.
+        side: s, side of the masks.
+        config: the filter.
+    """
+
+    def __init__(self, image: Tensor, side: int, config: RefinementConfig) -> None:
+        self.config = config
+        self._fine = image
+        self._side = side
+
+    @cached_property
+    def _prepared(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Colours (3, s, s), their means, and their inverse covariances (s, s, 3, 3)."""
+        colour = F.interpolate(self._fine[None], size=(self._side, self._side), mode="area")[0]
+        mean = self._box(colour)
+        products = self._box((colour[:, None] * colour[None]).flatten(0, 1)).unflatten(0, (3, 3))
+        spread = (products - mean[:, None] * mean[None]).permute(2, 3, 0, 1)
+        own = self.config.epsilon * torch.eye(3, device=colour.device)
+        return colour, mean, torch.linalg.inv_ex(spread + own).inverse  # no wait for a GPU
+
+    def _box(self, x: Tensor) -> Tensor:
+        """Means over square windows, (C, s, s) to (C, s, s); one axis, then the other."""
+        r = self.config.radius
+        rows = F.avg_pool2d(x[None], (2 * r + 1, 1), 1, (r, 0), count_include_pad=False)
+        return F.avg_pool2d(rows, (1, 2 * r + 1), 1, (0, r), count_include_pad=False)[0]
+
+    def refine(self, logits: Tensor) -> Tensor:
+        """Filter a mask's logits (s, s), limited to +-``config.limit``, to (S, S)."""
+        limited = logits.float().clamp(-self.config.limit, self.config.limit)
+        colour, mean, inverse = self._prepared
+        moments = self._box(torch.cat((limited[None], colour * limited)))
+        shared = moments[1:] - mean * moments[0]
+        slope = (inverse @ shared.permute(1, 2, 0)[..., None])[..., 0].permute(2, 0, 1)
+        offset = moments[0] - (slope * mean).sum(dim=0)
+        fit = self._box(torch.cat((slope, offset[None])))
+        fit = F.interpolate(fit[None], size=self._fine.shape[1:], mode="bilinear")[0]
+        return (fit[:3] * self._fine).sum(dim=0) + fit[3]
