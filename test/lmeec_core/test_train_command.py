@@ -113,6 +113,23 @@ def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
     assert json.loads((work / "out" / "metrics.json").read_text()) == ended
 
 
+def test_without_minutes_the_weights_are_only_shifted_and_scored(work: Path) -> None:
+    options = ["--minutes=0", "--start=bundled", "--scenes=12", "--start-at=8", "--val-scenes=1",
+               "--test-scenes=1", "--no-render", "--device=cpu"]  # fmt: skip
+    assert nano.main(["--work", str(work), "--out", str(work / "out"), *options]) == 0
+    metrics = json.loads((work / "out" / "metrics.json").read_text())
+    assert metrics["steps"] == 0 and metrics["results"]["test tracker"]["all"]
+    before = nano.start_weights("bundled")
+    after = nano.start_weights(str(work / "out" / "nano.safetensors"))
+    assert before is not None and after is not None
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    decoder = "sam_mask_decoder."
+    assert changed <= {decoder + "mask_bias", decoder + "pred_obj_score_head.layers.2.bias"}
+    shift = metrics["results"]["calibration"]["mask shift"]
+    moved = after[decoder + "mask_bias"] - before[decoder + "mask_bias"]
+    assert moved.item() == pytest.approx(shift, abs=1e-3)
+
+
 def test_a_folder_keeps_its_settings(work: Path) -> None:
     remember(TrainConfig(minutes=5), work)
     remember(TrainConfig(minutes=5, workers=3, session_minutes=2), work)
