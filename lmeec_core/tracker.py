@@ -68,8 +68,9 @@ class Correspondence:
 
         Refined where the network does so, then upsampled bilinearly.
         """
-        refined = self.guide is not None and self.visible()
-        logits = self.guide.refine(self.logits) if self.guide and refined else self.logits
+        logits = self.logits
+        if self.guide is not None and self.visible():
+            logits = self.guide.refine(logits)
         return F.interpolate(logits[None, None], size=self.size, mode="bilinear")[0, 0]
 
     def mask(self, threshold: float = 0.5) -> Mask:
