@@ -145,10 +145,14 @@ def _run(
         "weights": weights.name,
         "takes": f"{settings.takes} of {settings.frames} frames, {settings.objects} objects, "
         f"{settings.exo_cameras} exo",
-        "lengths": ", ".join(str(n) for n in settings.lengths),
-        "fusion": f"{settings.seeds} seeds, {settings.steps} steps each, from the same weights "
-        "with an untrained MV-MoE, image encoder fixed",
     }
+    if "length" in tables:
+        facts["lengths"] = ", ".join(str(n) for n in settings.lengths)
+    if "fusion" in tables:
+        facts["fusion"] = (
+            f"{settings.seeds} seeds, {settings.steps} steps each, from the same weights "
+            "with an untrained MV-MoE, image encoder fixed"
+        )
     written = report.write(results, facts, settings.work)
     console.print(Markdown((settings.work / "ablation.md").read_text()))
     console.print("written: " + ", ".join(str(p) for p in written), soft_wrap=True)
