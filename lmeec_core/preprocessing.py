@@ -122,22 +122,24 @@ def _resize_matrix_on(source: int, target: int, device: torch.device) -> Tensor:
 def prepare_images(images: list[npt.NDArray[np.uint8]], size: int, device: torch.device) -> Tensor:
     """Images of any size to model input: (V, 3, size, size) float32, ImageNet-normalised."""
     batch = torch.stack([resize_image(image, size, device) for image in images]) / 255
-    mean, std = _normalisation(device)
-    return (batch - mean) / std
+    return normalise(batch)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """RGB (..., 3, h, w) in 0 .. 1 to model input."""
+    mean, std = _normalisation(images.device)
+    return (images - mean) / std
 
 
 def colours(inputs: Tensor) -> Tensor:
-    """What :func:`prepare_images` gave, as RGB in 0 .. 1 again."""
+    """Model input (..., 3, h, w) to RGB in 0 .. 1: the inverse of :func:`normalise`."""
     mean, std = _normalisation(inputs.device)
     return inputs * std + mean
 
 
 def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
-    mean, std = (
-        torch.tensor(IMAGENET_MEAN, device=device),
-        torch.tensor(IMAGENET_STD, device=device),
-    )
-    return mean[:, None, None], std[:, None, None]
+    both = torch.tensor((IMAGENET_MEAN, IMAGENET_STD), device=device)[..., None, None]
+    return both[0], both[1]
 
 
 def prepare_masks(masks: list[npt.NDArray[np.bool_]], size: int, device: torch.device) -> Tensor:

@@ -14,13 +14,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
 from lmeec_core.memory import BankUpdate, MemoryBank, State, TrackMemory, strategy
 from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
-from lmeec_core.model.guided import Guide
+from lmeec_core.model.guided import Guide, full_size, guides
 from lmeec_core.model.matching import MatchPrompt
 from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
 
@@ -68,10 +67,7 @@ class Correspondence:
 
         Refined where the network does so, then upsampled bilinearly.
         """
-        logits = self.logits
-        if self.guide is not None and self.visible():
-            logits = self.guide.refine(logits)
-        return F.interpolate(logits[None, None], size=self.size, mode="bilinear")[0, 0]
+        return full_size(self.logits, self.size, self.guide if self.visible() else None)
 
     def mask(self, threshold: float = 0.5) -> Mask:
         """The mask at the target image's size: bool (height, width), all False if not visible."""
@@ -223,7 +219,7 @@ class CorrespondenceTracker:
         views = self._check_images(images)
         sought, skipped = self._check_masks(masks)
         sizes = {name: views[name].shape[:2] for name in self.targets if name in views}
-        prediction, guides = None, {}
+        prediction, fits = None, {}
         if sought:
             slots = self._tracks.place(list(sought))
             there = [k for k, name in enumerate(self.targets) if name in sizes]
@@ -237,10 +233,10 @@ class CorrespondenceTracker:
                 updates = self._plan(slots, encoded, prediction)
             self._tracks.slots.update(zip(sought, slots, strict=True))
             self._commit(pairs, updates, prediction)
-            guides = dict(zip(sizes, self.model.guides(inputs[1:]), strict=False))
+            fits = dict(zip(sizes, guides(self.model.config, inputs[1:]), strict=True))
         for name in skipped:
             self._tracks.slots.setdefault(name, self._tracks.place([name])[0])
-        return self._collect(list(sought), prediction, skipped, sizes, guides)
+        return self._collect(list(sought), prediction, skipped, sizes, fits)
 
     # -- checks ------------------------------------------------------------------------------
 
@@ -386,7 +382,7 @@ class CorrespondenceTracker:
         prediction: Prediction | None,
         skipped: dict[str, str],
         sizes: dict[str, tuple[int, int]],
-        guides: dict[str, Guide],
+        fits: dict[str, Guide | None],
     ) -> Found:
         found: Found = {name: {} for name in sizes}
         config = self.model.config
@@ -400,7 +396,7 @@ class CorrespondenceTracker:
                     numbers[1][i],
                     prediction.pointer[i].float(),
                     sizes[target],
-                    guide=guides.get(target),
+                    guide=fits[target],
                 )
         side = config.mask_size
         for name, reason in skipped.items():

@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmeec_core.config import RefinementConfig
+from lmeec_core.config import ModelConfig, RefinementConfig
+from lmeec_core.preprocessing import colours
 
 
 class Guide:
@@ -56,3 +57,22 @@ class Guide:
         fit = self._box(torch.cat((slope, offset[None])))
         fit = F.interpolate(fit[None], size=self._fine.shape[1:], mode="bilinear")[0]
         return (fit[:3] * self._fine).sum(dim=0) + fit[3]
+
+
+def guides(config: ModelConfig, images: Tensor) -> list[Guide | None]:
+    """What fits masks to each of V views; None for networks without refinement.
+
+    Args:
+        config: the network's.
+        images: (V, 3, S, S) float32, model input.
+    """
+    if config.refinement is None:
+        return [None] * len(images)
+    return [Guide(image, config.mask_size, config.refinement) for image in colours(images)]
+
+
+def full_size(logits: Tensor, size: tuple[int, int], guide: Guide | None) -> Tensor:
+    """A mask's logits (s, s), fitted to the image where there is a guide, at (height, width)."""
+    if guide is not None:
+        logits = guide.refine(logits)
+    return F.interpolate(logits.float()[None, None], size=size, mode="bilinear")[0, 0]

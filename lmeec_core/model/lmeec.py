@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW, Fusion, ModelConfig, Precision
-from lmeec_core.model.guided import Guide
 from lmeec_core.model.image_encoder import ImageEncoder, level_channels
 from lmeec_core.model.layers import MLP, sine_position_1d, sine_position_2d
 from lmeec_core.model.mask_decoder import Decoded, MaskDecoder, PromptEncoder
@@ -20,7 +19,6 @@ from lmeec_core.model.memory_attention import MemoryAttention
 from lmeec_core.model.memory_encoder import MemoryEncoder
 from lmeec_core.model.mv_moe import MVMoE
 from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
-from lmeec_core.preprocessing import colours
 
 NO_OBJECT_LOGIT = -1024.0
 """Mask logit everywhere where the object is judged absent (SAM 2.1)."""
@@ -163,17 +161,6 @@ class LMEEC(nn.Module):
         if self.runner is not None:
             return self.runner(stage, options, inputs)
         return STAGES[stage](self, options, *inputs)
-
-    def guides(self, images: Tensor) -> list[Guide]:
-        """What fits masks of V views to their images; none for networks without refinement.
-
-        Args:
-            images: (V, 3, S, S) float32, normalised.
-        """
-        refinement = self.config.refinement
-        if refinement is None:
-            return []
-        return [Guide(image, self.config.mask_size, refinement) for image in colours(images)]
 
     def prepare_targets(self, views: ViewFeatures) -> Tensor:
         """What memory attention computes of K target views alone: (K, P, C).

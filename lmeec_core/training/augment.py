@@ -12,8 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmeec_core.preprocessing import IMAGENET_MEAN, IMAGENET_STD
-
 
 def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
     """Uniform random numbers, float32."""
@@ -62,13 +60,6 @@ def colour(images: Tensor, matrices: Tensor) -> Tensor:
     noise = uniform((n, 1, 1, 1), 0, 0.03, device)
     noise = noise * (torch.rand(n, 1, 1, 1, device=device) < 0.5)
     return (x + noise * torch.randn_like(x)).clamp(0, 1)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """Images in 0 .. 1 to model input."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device)[:, None, None]
-    std = torch.tensor(IMAGENET_STD, device=images.device)[:, None, None]
-    return (images - mean) / std
 
 
 def crops(centre: Tensor, scale: Tensor, flip: Tensor) -> Tensor:

@@ -18,11 +18,11 @@ from torch import Tensor
 from lmeec_core.config import MemoryConfig, ModelConfig
 from lmeec_core.evaluation.metrics import contour_accuracy, iou
 from lmeec_core.model import LMEEC, build_model
-from lmeec_core.model.guided import Guide
+from lmeec_core.model.guided import Guide, full_size, guides
 from lmeec_core.model.mask_decoder import Decoded
+from lmeec_core.preprocessing import normalise
 from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.tracker import CorrespondenceTracker
-from lmeec_core.training.augment import normalise
 from lmeec_core.training.forward import forward_pairs
 from lmeec_core.training.sampling import MIN_AREA
 from lmeec_core.training.store import SceneStore
@@ -114,8 +114,8 @@ class _Batch(NamedTuple):
     """(scene, frame, query camera, target camera) and the labels that count."""
     decoded: Decoded
     """R * n correspondences, row by row, before the presence rule."""
-    guides: list[Guide]
-    """Of the R target views; empty for networks without refinement."""
+    guides: list[Guide | None]
+    """Of the R target views."""
     truth: Tensor
     """(R, n, S, S) bool masks in the target views."""
 
@@ -156,19 +156,16 @@ def _single_frames(
             features = model.encode_images(images)
             first, second = features.map(lambda x: x[:count]), features.map(lambda x: x[count:])  # noqa: B023
             decoded = forward_pairs(model, first, second, masks[:count], per_view).decoded
-        yield _Batch(part, decoded, model.guides(images[count:]), masks[count:] > 0)
+        yield _Batch(part, decoded, guides(model.config, images[count:]), masks[count:] > 0)
 
 
 def _shown(batch: _Batch, bias: float = 0.0) -> Tensor:
     """(R, n, S, S) masks as the tracker would show them, were all objects judged present."""
     rows, per_view, size = batch.truth.shape[:3]
     logits = batch.decoded.logits.float() + bias
-    if batch.guides:
-        full = torch.stack(
-            [batch.guides[i // per_view].refine(one) for i, one in enumerate(logits)]
-        )
-    else:
-        full = F.interpolate(logits[:, None], size=(size, size), mode="bilinear")[:, 0]
+    full = torch.stack(
+        [full_size(x, (size, size), batch.guides[i // per_view]) for i, x in enumerate(logits)]
+    )
     return (full > 0).unflatten(0, (rows, per_view))
 
 

@@ -256,7 +256,7 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
     # Fewer steps, and weights that are good already: a shorter mean, a smaller rate.
     schedule = Schedule(
         STAGES[name], args.minutes, 1.5e-3 if start is None else 1e-3,
-        ema=0.998 if name == "gpu" else 0.995, seed=args.seed,
+        ema=0.998 if name == "gpu" else 0.99, seed=args.seed,
     )  # fmt: skip
     args.scenes = scenes_that_fit(args, device)
     renderer = None if args.no_render else start_rendering(args, args.work / LOG)

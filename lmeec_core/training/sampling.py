@@ -11,7 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lmeec_core.training.augment import colour, colour_matrices, crops, normalise, warp
+from lmeec_core.preprocessing import normalise
+from lmeec_core.training.augment import colour, colour_matrices, crops, warp
 from lmeec_core.training.store import LABELS, SceneStore, label_table
 
 MIN_AREA = 30

@@ -9,8 +9,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lmeec_core.config import Fusion
 from lmeec_core.model import LMEEC, ViewFeatures
+from lmeec_core.preprocessing import normalise
 from lmeec_core.training import losses
-from lmeec_core.training.augment import normalise
 from lmeec_core.training.forward import ClipMemory, Step, forward_clip_frame
 from lmeec_core.training.losses import LossWeights
 

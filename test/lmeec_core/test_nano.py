@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import lmeec_core as lm
-from lmeec_core.training.augment import normalise
+from lmeec_core.preprocessing import normalise
 from lmeec_core.training.evaluate import Row, balanced_accuracy, best_threshold
 from lmeec_core.training.forward import ClipMemory, forward_clip_frame
 

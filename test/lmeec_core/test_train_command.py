@@ -128,6 +128,10 @@ def test_without_minutes_the_weights_are_only_shifted_and_scored(work: Path) -> 
     shift = metrics["results"]["calibration"]["mask shift"]
     moved = after[decoder + "mask_bias"] - before[decoder + "mask_bias"]
     assert moved.item() == pytest.approx(shift, abs=1e-3)
+    head = decoder + "pred_obj_score_head.layers.2.bias"
+    shifts = metrics["results"]["calibration"]["presence shifts"]
+    assert any(shifts)
+    assert (after[head] - before[head]).item() == pytest.approx(-sum(shifts), abs=1e-2)
 
 
 def test_a_folder_keeps_its_settings(work: Path) -> None:
