@@ -145,7 +145,7 @@ class ModelConfig(_Frozen):
             makes the attention over the banks cheaper by its square; divides the grid.
         matching: the contrastive embedding, None where there is none (the release).
         refinement: how masks are fitted to the image before they are shown, None where they are
-            not (the release). The memory takes the logits as they are.
+            not (the release). The memory takes the logits unfitted.
     """
 
     image_size: int = Field(480, ge=32, le=4096)
