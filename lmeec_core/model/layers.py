@@ -31,6 +31,20 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
+def masked_mean(features: Tensor, masks: Tensor) -> Tensor:
+    """Means of features over masks.
+
+    Args:
+        features: (B, D, h, w). masks: (B, N, h, w), values 0 .. 1.
+
+    Returns:
+        (B, N, D) float32; zero where a mask is empty.
+    """
+    weight = masks.flatten(2).float()
+    weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-4)
+    return weight @ features.flatten(2).transpose(1, 2).float()
+
+
 class LayerNorm2d(nn.Module):
     """Layer normalisation over the channels of (B, C, H, W), in float32."""
 

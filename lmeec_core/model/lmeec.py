@@ -141,12 +141,10 @@ class LMEEC(nn.Module):
         all: casting them in every step costs more than the memory they take. Not for training.
         """
         self.precision = "bf16"
-        exact = set(self.sam_mask_decoder.pred_obj_score_head.modules())
-        for module in self.modules():
-            if (
-                isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
-                and module not in exact
-            ):
+        exact = ("pred_obj_score_head", "verification")
+        for name, module in self.named_modules():
+            linear = isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+            if linear and not any(part in name for part in exact):
                 module.to(torch.bfloat16)
 
     def encode_images(self, images: Tensor) -> ViewFeatures:
@@ -202,10 +200,12 @@ class LMEEC(nn.Module):
         if self.matching is None:
             return None
         described = self.describe(query, masks)
-        assert query.top_embedding is not None
+        assert query.middle_embedding is not None and query.top_embedding is not None
         assert targets.middle_embedding is not None and targets.top_embedding is not None
         return self.matching.compare(
-            described, query.top_embedding, targets.middle_embedding, targets.top_embedding
+            described,
+            (query.middle_embedding, query.top_embedding),
+            (targets.middle_embedding, targets.top_embedding),
         )
 
     def describe(self, query: ViewFeatures, masks: Tensor) -> Described:
@@ -380,7 +380,11 @@ class LMEEC(nn.Module):
             image = image + self.matching.dense_prompt(maps)
             prompt = torch.cat((prompt.to(match.token.dtype), match.token[:, None]), dim=1)
         position = self.sam_prompt_encoder.pe_layer(side)
-        return self.sam_mask_decoder(image, fine, middle, position, prompt, maps)
+        decoded: Decoded = self.sam_mask_decoder(image, fine, middle, position, prompt, maps)
+        if self.matching is None or match is None:
+            return decoded
+        logit = self.matching.verify(*decoded[:3], match)
+        return decoded._replace(presence_logit=logit)
 
     def judge(self, decoded: Decoded) -> Prediction:
         """Apply the presence rule and make the object pointers."""

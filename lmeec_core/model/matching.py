@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.config import MatchingConfig
+from lmeec_core.model.layers import masked_mean
+from lmeec_core.model.verification import Verification, figures
 
 MAPS = 3
 """Maps per correspondence: cosine, sharpened cosine, propagated mask."""
@@ -27,29 +29,23 @@ class Described(NamedTuple):
     """(B, N, C) mean top feature of the object."""
     coverage: Tensor
     """(B, N, g, g) share of each memory cell that the mask covers, 0 .. 1."""
+    fine: Tensor
+    """(B, N, 2g, 2g) the same at two patch strides."""
 
 
 class MatchPrompt(NamedTuple):
-    """Help for the mask decoder, for each object and target view."""
+    """Help for the mask decoder, and what the find is verified with: of each object and target."""
 
     token: Tensor
     """(..., C) sparse prompt made of the object's description."""
     maps: Tensor
     """(..., MAPS, 2g, 2g) float32: where the target view looks like the object."""
-
-
-def masked_mean(features: Tensor, masks: Tensor) -> Tensor:
-    """Means of features over masks.
-
-    Args:
-        features: (B, D, h, w). masks: (B, N, h, w), values 0 .. 1.
-
-    Returns:
-        (B, N, D) float32; zero where a mask is empty.
-    """
-    weight = masks.flatten(2).float()
-    weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-4)
-    return weight @ features.flatten(2).transpose(1, 2).float()
+    mask: Tensor
+    """(..., 2g, 2g) float32 query mask, 0 .. 1."""
+    query: Tensor
+    """(..., D, 2g, 2g) float32 embedding of the query view."""
+    target: Tensor
+    """(..., D, 2g, 2g) float32 embedding of the target view."""
 
 
 class Matching(nn.Module):
@@ -68,6 +64,7 @@ class Matching(nn.Module):
         self.log_temperatures = nn.Parameter(torch.tensor([3.0, 3.0]))  # of prototype, of top
         self.token = nn.Linear(dim + config.dim, dim)
         self.add_maps = nn.Conv2d(MAPS, dim, 3, padding=1)
+        self.verification = Verification()
 
     def embed(self, middle: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
         """Unit vectors, float32, of every location: (V, D, 2g, 2g) and (V, D, g, g)."""
@@ -87,21 +84,24 @@ class Matching(nn.Module):
             fine = F.avg_pool2d(masks.float(), masks.shape[-1] // middle.shape[-1])
             coverage = F.avg_pool2d(fine, middle.shape[-1] // top.shape[-1])
             prototype = F.normalize(masked_mean(middle, fine), dim=-1)
-            return Described(prototype, masked_mean(top, coverage), coverage)
+            return Described(prototype, masked_mean(top, coverage), coverage, fine)
 
     def compare(
-        self, objects: Described, query: Tensor, middle: Tensor, top: Tensor
+        self,
+        objects: Described,
+        query: tuple[Tensor, Tensor],
+        target: tuple[Tensor, Tensor],
     ) -> MatchPrompt:
         """Compare objects with target views.
 
         Args:
             objects: of the query view of each of B target views (B may be 1 there).
-            query: (1 or B, D, g, g) top embedding of the query views.
-            middle, top: (B, D, ., .) embeddings of the target views.
+            query, target: their embeddings from :meth:`embed`, of 1 or B and of B views.
 
         Returns:
-            the prompt of every target view and object: token (B, N, C), maps (B, N, MAPS, ., .).
+            the prompt of every target view and object, (B, N, ...).
         """
+        (query_middle, query_top), (middle, top) = query, target
         prototype_scale, top_scale = self.log_temperatures.exp().unbind()
         with torch.autocast(middle.device.type, enabled=False):
             batch, side = middle.shape[0], middle.shape[-2:]
@@ -109,15 +109,39 @@ class Matching(nn.Module):
             cosine = (prototype @ middle.flatten(2)).unflatten(2, side)
             peak = cosine.amax(dim=(2, 3), keepdim=True).detach()
             sharp = ((cosine - peak) * prototype_scale.detach()).exp()
-            alike = top.flatten(2).transpose(1, 2) @ query.flatten(2)  # (B, P, P)
+            alike = top.flatten(2).transpose(1, 2) @ query_top.flatten(2)  # (B, P, P)
             share = (alike * top_scale).softmax(dim=-1)
             coverage = objects.coverage.flatten(2).transpose(1, 2).expand(batch, -1, -1)
             carried = (share @ coverage).transpose(1, 2).unflatten(2, top.shape[-2:])
             carried = F.interpolate(carried, size=side, mode="bilinear", align_corners=False)
         token = self.token(torch.cat((objects.content, objects.prototype), dim=-1))
+        count = objects.prototype.shape[1]
+
+        def each(view: Tensor) -> Tensor:  # of every object, without copies
+            return view[:, None].expand(batch, count, -1, -1, -1)
+
         return MatchPrompt(
-            token.expand(batch, -1, -1), torch.stack((cosine, sharp, carried), dim=2)
+            token.expand(batch, -1, -1),
+            torch.stack((cosine, sharp, carried), dim=2),
+            objects.fine.expand(batch, -1, -1, -1),
+            each(query_middle),
+            each(middle),
         )
+
+    def verify(
+        self, logits: Tensor, predicted_iou: Tensor, presence_logit: Tensor, match: MatchPrompt
+    ) -> Tensor:
+        """Presence logits (B,) of what the mask decoder found, after a second look.
+
+        Args:
+            logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,).
+            match: B prompts.
+        """
+        seen = figures(
+            logits, predicted_iou, presence_logit, match.maps, match.mask, match.query, match.target
+        )
+        verdict: Tensor = self.verification(seen, presence_logit)
+        return verdict
 
     def dense_prompt(self, maps: Tensor) -> Tensor:
         """Maps (B, MAPS, 2g, 2g) as a dense prompt (B, C, g, g)."""

@@ -104,7 +104,7 @@ def decoder(
         view: (B, P, C) view-specific features.
         known: (B,) bool; where False there is no memory yet, and ``view`` is the fused feature.
         fine: (B, C/8, 4g, 4g). middle: (B, C/4, 2g, 2g).
-        match: [token (B, C), maps (B, 3, 2g, 2g)].
+        match: the fields of :class:`~lmeec_core.model.matching.MatchPrompt`, if there is matching.
 
     Returns:
         mask logits (B, s, s), predicted IoU (B,), presence logit (B,), all float32, and object

@@ -119,6 +119,18 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         mask_shift=results["calibration"]["mask shift"],
         baselines=facts["baselines"],
         history=facts["history"],
+        presence=_fitted(results.get("presence", {})),
+    )
+
+
+def _fitted(presence: dict[str, int]) -> str:
+    """A sentence on what the second look was fitted to; empty where it was not."""
+    if not presence:
+        return ""
+    return (
+        f"The second look was fitted last, to what the tracker found in {presence['scenes']} "
+        f"training scenes ({presence['correspondences']} correspondences, {presence['absent']} "
+        "of them absent). "
     )
 
 

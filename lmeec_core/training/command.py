@@ -47,6 +47,7 @@ class TrainConfig(BaseModel):
     start_at: int = Field(150, ge=1)
     keep: int = Field(4_000, ge=0)
     val_scenes: int = Field(24, ge=1)
+    presence_scenes: int = Field(300, ge=0)
     test_scenes: int = Field(60, ge=1)
     workers: int | None = Field(None, ge=1)
     render: bool = True
@@ -189,9 +190,10 @@ def train_command(
     The settings file says which. Stop a run whenever you like (Ctrl-C, a kill, a power cut): the
     same command goes on from the last checkpoint.
 
-    **nano_sim.yaml** (default): one command renders, trains while scenes come in, sets the
-    presence threshold on validation scenes and scores the network on shapes and textures that it
-    never saw. Two cores take two hours, a large GPU twenty minutes.
+    **nano_sim.yaml** (default): one command renders, trains while scenes come in, fits the
+    presence verdict to what the tracker finds, sets its threshold on validation scenes and scores
+    the network on shapes and textures that it never saw. Two cores take two hours, a large GPU
+    twenty minutes.
 
     **egoexo4d.yaml**: the paper's recipe on takes in the EgoExo4D processed layout
     (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or many of several machines under torchrun.

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import os
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
-from lmeec_core.config import MemoryConfig, ModelConfig
+from lmeec_core.config import MemoryConfig
 from lmeec_core.evaluation.metrics import contour_accuracy, iou
-from lmeec_core.model import LMEEC, build_model
+from lmeec_core.model import LMEEC
 from lmeec_core.model.guided import Guide, full_size, guides
 from lmeec_core.model.mask_decoder import Decoded
 from lmeec_core.preprocessing import normalise
-from lmeec_core.simulation.workers import run_jobs
-from lmeec_core.tracker import CorrespondenceTracker
 from lmeec_core.training.forward import forward_pairs
-from lmeec_core.training.sampling import MIN_AREA
 from lmeec_core.training.store import SceneStore
+from lmeec_core.training.tracking import Answer, Clip, Report, each_scene, qualifies, track_scene
 
 DIRECTIONS = ("ego_to_exo", "exo_to_ego")
 
@@ -39,11 +32,6 @@ class Row(NamedTuple):
     iou: float  # of the mask before the presence rule (pairs) or of the shown mask (tracker)
     contour: float  # NaN where not measured
     presence_logit: float
-
-
-def qualifies(query_area: float, target_area: float) -> bool:
-    """Whether a query counts: well visible where it is given; well visible or absent elsewhere."""
-    return query_area >= MIN_AREA and (target_area >= MIN_AREA or target_area == 0)
 
 
 def balanced_accuracy(rows: list[Row], threshold: float = 0.0) -> float:
@@ -214,23 +202,12 @@ def best_mask_bias(model: LMEEC, store: SceneStore, scenes: int, step: int = 4) 
     return max(sums, key=lambda bias: sums[bias])
 
 
-class _Clip(NamedTuple):
-    """A scene for a process of its own."""
-
-    number: int
-    weights: str
-    config: ModelConfig
-    memory: MemoryConfig | None
-    packed: NDArray[np.uint8]
-    area: NDArray[np.float32]
-
-
 def evaluate_tracker(
     model: LMEEC,
     store: SceneStore,
     scenes: int,
     memory: MemoryConfig | None = None,
-    report: Callable[[int, int], None] = lambda done, total: None,
+    report: Report = lambda done, total: None,
 ) -> list[Row]:
     """Clips through :class:`CorrespondenceTracker`, both directions, all objects at once.
 
@@ -246,99 +223,37 @@ def evaluate_tracker(
     Raises:
         RuntimeError: a process failed; says why.
     """
-    model.eval()
-    count = min(scenes, store.count)
-    cores = min(os.cpu_count() or 1, count) if store.device.type == "cpu" else 1
-    area = store.table[..., 0].cpu().numpy()
-    found: dict[int, list[Row]] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        weights = Path(folder) / "weights.pt"
-        if cores > 1:
-            torch.save(model.state_dict(), weights)
-        clips = (
-            _Clip(i, str(weights), model.config, memory, store.packed[i].cpu().numpy(), area[i])
-            for i in range(count)
-        )
-        if cores > 1:
-            for result in run_jobs(_track_apart, clips, cores, timeout=3600.0):
-                if result.error is not None:
-                    raise RuntimeError(f"scene {result.job.number}: {result.error}")
-                found[result.job.number] = result.value
-                report(len(found), count)
-        else:
-            for clip in clips:
-                found[clip.number] = _track_scene(model, clip)
-                report(len(found), count)
-    return [row for number in sorted(found) for row in found[number]]
+    rows = each_scene(_score_scene, model, store, scenes, memory, report=report)
+    return [row for own in rows for row in own]
 
 
-def _track_scene(model: LMEEC, clip: _Clip) -> list[Row]:
-    exos = list(range(1, clip.packed.shape[1]))
-    rows: list[Row] = []
-    for query, targets in [(0, exos), *((exo, [0]) for exo in exos)]:
-        rows += _track(model, clip.packed, clip.area, query, targets, clip.memory)
-    return rows
+def _score(answer: Answer) -> Row:
+    score = contour = float("nan")
+    if answer.target_area:
+        mask = answer.found.mask()
+        score, contour = iou(mask, answer.truth), contour_accuracy(mask, answer.truth)
+    return Row(
+        int(answer.query > 0),
+        answer.query_area,
+        answer.target_area,
+        score,
+        contour,
+        answer.found.presence_logit,
+    )
 
 
-def _track_apart(clip: _Clip) -> list[Row]:
-    torch.set_num_threads(1)
-    return _track_scene(_loaded(clip.weights, clip.config), clip)
-
-
-@functools.cache
-def _loaded(weights: str, config: ModelConfig) -> LMEEC:
-    model = build_model(config)
-    model.load_state_dict(torch.load(weights, weights_only=True))
-    return model.requires_grad_(False)
-
-
-def _track(
-    model: LMEEC,
-    packed: NDArray[np.uint8],
-    area: NDArray[np.float32],
-    query: int,
-    targets: list[int],
-    memory: MemoryConfig | None,
-) -> list[Row]:
-    frames = packed.shape[0]
-    names = [str(t) for t in targets]
-    tracker = CorrespondenceTracker(model, str(query), names, memory, frames)
-    rows = []
-    for frame in range(frames):
-        labels = packed[frame, ..., 3]
-        given = {str(n): labels[query] == n for n in np.flatnonzero(area[frame, query])}
-        images = {
-            str(c): np.ascontiguousarray(packed[frame, c, ..., :3]) for c in (query, *targets)
-        }
-        found = tracker.step(images, given)
-        for target in targets:
-            for name in given:
-                seen = area[frame, query, int(name)], area[frame, target, int(name)]
-                if not qualifies(*seen):
-                    continue
-                one = found[str(target)][name]
-                mask, truth = one.mask(), labels[target] == int(name)
-                score = iou(mask, truth) if seen[1] else float("nan")
-                contour = contour_accuracy(mask, truth) if seen[1] else float("nan")
-                rows.append(
-                    Row(
-                        int(query > 0),
-                        float(seen[0]),
-                        float(seen[1]),
-                        score,
-                        contour,
-                        one.presence_logit,
-                    )
-                )
-    return rows
+def _score_scene(model: LMEEC, clip: Clip) -> list[Row]:
+    return [_score(one) for step in track_scene(model, clip) for one in step if one.counts]
 
 
 def shift_presence(model: LMEEC, threshold: float) -> None:
-    """Move the presence head's bias so that ``threshold`` becomes 0."""
-    head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
-    assert isinstance(head, torch.nn.Linear)
+    """Move the presence logits so that ``threshold`` becomes 0."""
+    matching = model.matching
+    head = matching.verification.mlp if matching else model.sam_mask_decoder.pred_obj_score_head
+    last = head.layers[-1]
+    assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
-        head.bias.sub_(threshold)
+        last.bias.sub_(threshold)
 
 
 def shift_masks(model: LMEEC, bias: float) -> None:

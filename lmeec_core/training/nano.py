@@ -1,11 +1,12 @@
 """Rendering, training, calibration and evaluation of the small network as one resumable command.
 
 ``python -m lmeec_core.training.nano --work DIR --out DIR --minutes M`` renders simulated scenes
-in processes of their own, trains on them while they come, picks the presence threshold on the
-validation scenes, scores the network on held-out scenes and writes weights (float16
-safetensors), numbers and a log to ``--out``. It can be stopped at any moment; the same command
-goes on from the last checkpoint. With ``--detach`` the work runs in a session of its own, and the
-command only waits, so that several short commands in a row add up to one run.
+in processes of their own, trains on them while they come, fits the presence verdict to what the
+tracker finds in training scenes, picks its threshold on validation scenes, scores the network on
+held-out scenes and writes weights (float16 safetensors), numbers and a log to ``--out``. It can be
+stopped at any moment; the same command goes on from the last checkpoint. With ``--detach`` the
+work runs in a session of its own, and the command only waits, so that several short commands in a
+row add up to one run.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 from lmeec_core.checkpoint import CheckpointError, bundled_weights, read_state_dict
-from lmeec_core.config import preset
+from lmeec_core.config import Precision, preset
 from lmeec_core.files import write_text
 from lmeec_core.model import LMEEC
 from lmeec_core.training.evaluate import (
@@ -43,6 +44,7 @@ from lmeec_core.training.evaluate import (
     summary,
 )
 from lmeec_core.training.monitor import Monitor
+from lmeec_core.training.presence import fit_presence
 from lmeec_core.training.rendering import EXO_CAMERAS, SIZE, render, start_rendering
 from lmeec_core.training.stages import STAGES
 from lmeec_core.training.store import SceneStore
@@ -72,6 +74,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start-at", type=int, default=150, help="scenes before training starts")
     parser.add_argument("--val-scenes", type=int, default=24)
     parser.add_argument("--test-scenes", type=int, default=60)
+    parser.add_argument(
+        "--presence-scenes", type=int, default=300,
+        help="training scenes to fit the presence verdict to, at the end; 0: leave it",
+    )  # fmt: skip
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--no-render", action="store_true", help="take the scenes that are there")
     parser.add_argument("--seed", type=int, default=0)
@@ -225,9 +231,16 @@ def finish(
     """Calibrate and score the trained network, and write everything."""
     torch.backends.cudnn.benchmark = False
     model, test = trainer.averaged, stores["test"]
+    report: dict[str, Any] = {}
+    if args.presence_scenes:
+        monitor.phase("presence")
+        stores["train"].wait_for(min(args.presence_scenes, args.scenes), 60)
+        precision: Precision = "bf16" if trainer.schedule.bf16 else "fp32"
+        report["presence"] = fit_presence(
+            model, stores["train"], args.presence_scenes, args.seed, precision, monitor.part
+        )
     monitor.phase("presence threshold")
-    calibration = calibrate(model, stores["val"], args.val_scenes, monitor)
-    report: dict[str, Any] = {"calibration": calibration}
+    report["calibration"] = calibrate(model, stores["val"], args.val_scenes, monitor)
     monitor.phase("held-out scenes, single frames")
     report["test single frame"] = scores(evaluate_pairs(model, test, args.test_scenes, step=4))
     snapshot(trainer, args, report)

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from lmeec_core.config import Fusion, ModelConfig
 from lmeec_core.model import LMEEC, ViewFeatures
 from lmeec_core.model.conv_trunk import frozen_norms
-from lmeec_core.model.matching import MatchPrompt, masked_mean
+from lmeec_core.model.layers import masked_mean
+from lmeec_core.model.matching import MatchPrompt
 from lmeec_core.training import losses
 from lmeec_core.training.forward import (
     ClipMemory,

@@ -20,6 +20,7 @@ def small() -> lm.LMEEC:
     torch.manual_seed(0)
     model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": SIZE}))
     model.train().encode_images(torch.randn(8, 3, SIZE, SIZE))  # batch statistics
+    torch.nn.init.normal_(model.matching.verification.mlp.layers[-1].weight)  # else it does nothing
     return model.eval().requires_grad_(False)
 
 

@@ -1,0 +1,106 @@
+"""A second look: is what was found the object that was sought?
+
+The mask decoder sees the sought object as one token. Here the found place is described as the
+sought one was, and both are looked for in both views: a right find is the best place of either
+description in either view. A few such figures and what the decoder says go through a small network,
+which corrects the presence logit. Not part of the release.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lmeec_core.model.layers import MLP, masked_mean
+
+FIGURES = 24
+"""Figures of a correspondence, see :func:`figures`."""
+_WIDTH = 64
+
+
+def _cosine(prototype: Tensor, view: Tensor) -> Tensor:
+    """Prototypes (B, D) against unit vectors (B, D, h, w): (B, h, w)."""
+    return (prototype[:, None] @ view.flatten(2))[:, 0].unflatten(1, view.shape[-2:])
+
+
+def _contrast(cosine: Tensor, mask: Tensor) -> list[Tensor]:
+    """Largest cosine inside a mask, largest outside, mean inside; (B, h, w) to three of (B,)."""
+    inside = (cosine - 9 * (0.3 - mask).relu()).amax(dim=(1, 2)).clamp_min(-1)
+    outside = (cosine - 9 * (mask - 0.1).relu()).amax(dim=(1, 2)).clamp_min(-1)
+    return [inside, outside, _mean(cosine, mask)]
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    return (values * mask).sum(dim=(1, 2)) / mask.sum(dim=(1, 2)).clamp_min(1e-3)
+
+
+def _at_border(mask: Tensor) -> Tensor:
+    """Share of a mask that lies on the image's border."""
+    sides = (mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1])
+    border = torch.stack([side.sum(dim=1) for side in sides]).sum(dim=0)
+    return border / mask.sum(dim=(1, 2)).clamp_min(1)
+
+
+def figures(
+    logits: Tensor,
+    predicted_iou: Tensor,
+    presence_logit: Tensor,
+    maps: Tensor,
+    mask: Tensor,
+    query: Tensor,
+    target: Tensor,
+) -> Tensor:
+    """What tells a right find from a wrong one; float32 (B, FIGURES), without a gradient.
+
+    Args:
+        logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,) from the mask decoder.
+        maps: (B, 3, 2g, 2g) of the match prompt.
+        mask: (B, 2g, 2g) the query mask, 0 .. 1.
+        query, target: (B, D, 2g, 2g) unit vectors of the two views.
+    """
+    with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
+        logits, maps, query, target = (x.float() for x in (logits, maps, query, target))
+        p = logits.sigmoid()
+        # Where nothing is likely, the likeliest is described. No steps, which exports dislike.
+        found = F.avg_pool2d((2 * p - 1).relu() + 1e-3 * p, logits.shape[-1] // mask.shape[-1])
+        sought = F.normalize(masked_mean(query, mask[:, None])[:, 0], dim=-1)
+        place = F.normalize(masked_mean(target, found[:, None])[:, 0], dim=-1)
+        sizes = [x.mean(dim=(1, 2)).sqrt() for x in (mask, found)]
+        positive = logits.relu()
+        values = [
+            *_contrast(maps[:, 0], found),  # the sought object in the target view
+            *_contrast(_cosine(place, query), mask),  # the found one in the query view
+            *_contrast(_cosine(place, target), found),  # how distinct each is in its own view
+            *_contrast(_cosine(sought, query), mask),
+            _mean(maps[:, 2], found),
+            maps[:, 2].amax(dim=(1, 2)),
+            logits.amax(dim=(1, 2)) / 10,
+            positive.sum(dim=(1, 2)) / (positive > 0).sum(dim=(1, 2)).clamp_min(1) / 5,
+            (p - 0.5).abs().mean(dim=(1, 2)),
+            predicted_iou.float(),
+            presence_logit.float() / 2,
+            *sizes,
+            ((sizes[1] + 0.01) / (sizes[0] + 0.01)).log(),
+            _at_border(mask),
+            _at_border(found),
+        ]
+        return torch.stack(values, dim=1)
+
+
+class Verification(nn.Module):
+    """Corrects the presence logit by :func:`figures`. Untrained it corrects nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mlp = MLP((FIGURES, _WIDTH, _WIDTH, 1))
+        last = self.mlp.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, seen: Tensor, presence_logit: Tensor) -> Tensor:
+        """Figures (B, FIGURES) and presence logits (B,) to presence logits (B,), float32."""
+        with torch.autocast(seen.device.type, enabled=False):
+            correction: Tensor = self.mlp(seen)[:, 0]
+            return presence_logit.float() + correction
