@@ -29,7 +29,7 @@ IMPORTERS = {
 """Files that may import modules by name, and which."""
 WRITERS = {
     "lmeec_core/takes/writer.py": "into a hidden folder, which is renamed once it is complete",
-    "lmeec_core/training/evaluate.py": "into a temporary folder, for processes started with it",
+    "lmeec_core/training/tracking.py": "into a temporary folder, for processes started with it",
     "lmeec_core/offline/store.py": "a lock, which has no content",
     "lmeec_ros/bags.py": "into a temporary folder, for this process alone",
     "lmeec_ros/node_process.py": "a log, which is read while it grows",

@@ -162,7 +162,7 @@ def remember(config: TrainConfig | TakeTrainConfig, work: Path) -> None:
         before = _read_yaml(path)
         other = [k for k, v in now.items() if k not in config.may_change and before.get(k) != v]
         if other:
-            told = ", ".join(f"{k} {before.get(k)!r} (now {now[k]!r})" for k in other)
+            told = ", ".join(f"{k} {_short(before.get(k))} (now {_short(now[k])})" for k in other)
             raise ValueError(
                 f"{work} holds a run with other settings: {told}; give the same to go on with it, "
                 "or another folder"

@@ -309,6 +309,7 @@ def test_settings_of_a_training(bounded: Bounded, folder: Path, data: bytes) -> 
 
 
 @given(yaml_files())
+@example(b"recipe: '" + b"9" * 6000 + b"'")  # was once told in full
 def test_settings_of_a_run_that_goes_on(bounded: Bounded, folder: Path, data: bytes) -> None:
     now = read_config(CONFIGS / "nano_sim.yaml")
     path = folder / "train.yaml"
