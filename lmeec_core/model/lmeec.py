@@ -383,8 +383,7 @@ class LMEEC(nn.Module):
         decoded: Decoded = self.sam_mask_decoder(image, fine, middle, position, prompt, maps)
         if self.matching is None or match is None:
             return decoded
-        logit = self.matching.verify(*decoded[:3], match)
-        return decoded._replace(presence_logit=logit)
+        return decoded._replace(presence_logit=self.matching.verify(*decoded[:3], match))
 
     def judge(self, decoded: Decoded) -> Prediction:
         """Apply the presence rule and make the object pointers."""

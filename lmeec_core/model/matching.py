@@ -40,6 +40,8 @@ class MatchPrompt(NamedTuple):
     """(..., C) sparse prompt made of the object's description."""
     maps: Tensor
     """(..., MAPS, 2g, 2g) float32: where the target view looks like the object."""
+    prototype: Tensor
+    """(..., D) float32 unit vector, the object's."""
     mask: Tensor
     """(..., 2g, 2g) float32 query mask, 0 .. 1."""
     query: Tensor
@@ -123,6 +125,7 @@ class Matching(nn.Module):
         return MatchPrompt(
             token.expand(batch, -1, -1),
             torch.stack((cosine, sharp, carried), dim=2),
+            prototype,
             objects.fine.expand(batch, -1, -1, -1),
             each(query_middle),
             each(middle),
@@ -137,9 +140,8 @@ class Matching(nn.Module):
             logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,).
             match: B prompts.
         """
-        seen = figures(
-            logits, predicted_iou, presence_logit, match.maps, match.mask, match.query, match.target
-        )
+        # The decoder has had the token; the rest of the prompt is for the second look.
+        seen = figures(logits, predicted_iou, presence_logit, *match[1:])
         verdict: Tensor = self.verification(seen, presence_logit)
         return verdict
 

@@ -47,6 +47,7 @@ def figures(
     predicted_iou: Tensor,
     presence_logit: Tensor,
     maps: Tensor,
+    prototype: Tensor,
     mask: Tensor,
     query: Tensor,
     target: Tensor,
@@ -56,6 +57,7 @@ def figures(
     Args:
         logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,) from the mask decoder.
         maps: (B, 3, 2g, 2g) of the match prompt.
+        prototype: (B, D) unit vectors, the sought objects.
         mask: (B, 2g, 2g) the query mask, 0 .. 1.
         query, target: (B, D, 2g, 2g) unit vectors of the two views.
     """
@@ -64,7 +66,6 @@ def figures(
         p = logits.sigmoid()
         # Where nothing is likely, the likeliest is described. No steps, which exports dislike.
         found = F.avg_pool2d((2 * p - 1).relu() + 1e-3 * p, logits.shape[-1] // mask.shape[-1])
-        sought = F.normalize(masked_mean(query, mask[:, None])[:, 0], dim=-1)
         place = F.normalize(masked_mean(target, found[:, None])[:, 0], dim=-1)
         sizes = [x.mean(dim=(1, 2)).sqrt() for x in (mask, found)]
         positive = logits.relu()
@@ -72,7 +73,7 @@ def figures(
             *_contrast(maps[:, 0], found),  # the sought object in the target view
             *_contrast(_cosine(place, query), mask),  # the found one in the query view
             *_contrast(_cosine(place, target), found),  # how distinct each is in its own view
-            *_contrast(_cosine(sought, query), mask),
+            *_contrast(_cosine(prototype, query), mask),
             _mean(maps[:, 2], found),
             maps[:, 2].amax(dim=(1, 2)),
             logits.amax(dim=(1, 2)) / 10,

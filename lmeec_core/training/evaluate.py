@@ -247,10 +247,9 @@ def _score_scene(model: LMEEC, clip: Clip) -> list[Row]:
 
 
 def shift_presence(model: LMEEC, threshold: float) -> None:
-    """Move the presence logits so that ``threshold`` becomes 0."""
-    matching = model.matching
-    head = matching.verification.mlp if matching else model.sam_mask_decoder.pred_obj_score_head
-    last = head.layers[-1]
+    """Move the presence logits of a network with matching so that ``threshold`` becomes 0."""
+    assert model.matching is not None
+    last = model.matching.verification.mlp.layers[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
         last.bias.sub_(threshold)

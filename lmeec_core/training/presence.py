@@ -16,15 +16,19 @@ from torch import Tensor, nn
 
 from lmeec_core.config import Precision
 from lmeec_core.model import LMEEC
-from lmeec_core.model.verification import Verification
+from lmeec_core.model.verification import FIGURES, Verification
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.tracking import Clip, Report, each_scene, track_scene
 
 logger = logging.getLogger(__name__)
 
 FRAMES = 2
-"""Frames of each scene; further ones differ little."""
-_EPOCHS, _BATCH, _RATE, _DECAY, _DROPOUT, _SMOOTHING = 40, 256, 4e-3, 0.02, 0.2, 0.02
+"""Frames of each scene: one without memory, one with."""
+_EPOCHS, _BATCH, _RATE, _DECAY, _SMOOTHING = 40, 256, 4e-3, 0.02, 0.02
+_DROPOUT = (0.1, 0.2)  # of the figures, of the layers between
+
+
+_NONE = torch.empty(0, FIGURES + 3)
 
 
 def _observe(model: LMEEC, clip: Clip) -> Tensor:
@@ -45,7 +49,7 @@ def _observe(model: LMEEC, clip: Clip) -> Tensor:
             rows.append(torch.cat((seen, logit[:, None], facts), dim=1)[counts])
     finally:
         hook.remove()
-    return torch.cat(rows) if rows else torch.empty(0)
+    return torch.cat([_NONE, *rows])
 
 
 def _weights(direction: Tensor, present: Tensor) -> Tensor:
@@ -70,9 +74,9 @@ def _fit(verification: Verification, rows: Tensor, seed: int) -> None:
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps + 1)
         for _ in range(steps):
             index = torch.randint(len(rows), (min(_BATCH, len(rows)),))
-            x = F.dropout((seen[index] - mean) / scale, 0.1)
+            x = F.dropout((seen[index] - mean) / scale, _DROPOUT[0])
             for layer in fresh.mlp.layers[:-1]:
-                x = F.dropout(layer(x).relu(), _DROPOUT)
+                x = F.dropout(layer(x).relu(), _DROPOUT[1])
             verdict = logit[index] + fresh.mlp.layers[-1](x)[:, 0]
             losses = F.binary_cross_entropy_with_logits(verdict, target[index], reduction="none")
             optimizer.zero_grad()
@@ -112,12 +116,12 @@ def fit_presence(
     found = each_scene(
         _observe, model, store, scenes, frames=FRAMES, precision=precision, report=report
     )
-    rows = torch.cat([one for one in found if len(one)] or [torch.empty(0, 1)])
+    rows = torch.cat([_NONE, *found])
     if len(rows) < 2:
         logger.warning("presence: no correspondences in %d scenes, verdict left as it is", scenes)
         return {}
     _fit(model.matching.verification, rows, seed)
-    report_ = {"scenes": len(found), "correspondences": len(rows),
+    numbers = {"scenes": len(found), "correspondences": len(rows),
                "absent": int((rows[:, -1] == 0).sum())}  # fmt: skip
-    logger.info("presence: fitted to %s", report_)
-    return report_
+    logger.info("presence: fitted to %s", numbers)
+    return numbers

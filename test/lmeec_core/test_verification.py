@@ -36,7 +36,8 @@ def _figures(rows: slice, columns: slice, high: float = 4.0) -> Tensor:
     logits = logits.repeat_interleave(2, 1).repeat_interleave(2, 2)
     maps = torch.zeros(1, 3, SIDE, SIDE)
     maps[:, 0] = target[:, 1]  # cosine with the object's own vector
-    return figures(logits, torch.tensor([0.5]), torch.tensor([1.0]), maps, mask, query, target)[0]
+    numbers, prototype = (torch.tensor([0.5]), torch.tensor([1.0])), torch.eye(4)[1:2]
+    return figures(logits, *numbers, maps, prototype, mask, query, target)[0]
 
 
 def test_a_right_find_is_the_best_place_of_both_descriptions_in_both_views() -> None:
@@ -67,7 +68,8 @@ def test_nothing_found_and_empty_masks_give_numbers() -> None:
     zero = torch.zeros(2, SIDE, SIDE)
     empty = figures(
         torch.full((2, 24, 24), -1024.0), torch.zeros(2), torch.full((2,), -9.0),
-        torch.zeros(2, 3, SIDE, SIDE), zero, *(torch.zeros(2, 4, SIDE, SIDE),) * 2,
+        torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2, 4), zero,
+        *(torch.zeros(2, 4, SIDE, SIDE),) * 2,
     )  # fmt: skip
     assert empty.isfinite().all()
 
