@@ -135,6 +135,29 @@ def prototype_info_nce(
     return weighted_mean(each, weight)
 
 
+def ranking_loss(cosine: Tensor, target: Tensor, valid: Tensor, scale: float = 30.0) -> Tensor:
+    """How surely a threshold on the largest cosine tells right places from wrong ones.
+
+    Every object that is there (its largest cosine inside the true mask) is compared with the best
+    wrong place of every object of the batch: anywhere if it is absent, else two cells and more
+    from its mask. Absent and present objects' wrong places have equal weight in all.
+
+    Args:
+        cosine: (B, N, h, w). target: (B, N, h, w) true masks, 0 .. 1.
+        valid: (B, N), 0 where there is no object.
+        scale: factor on differences of cosines; what is 1 / scale apart is told apart.
+    """
+    largest = target.amax(dim=(-2, -1), keepdim=True)
+    near = F.max_pool2d(target, 5, 1, 2) > 0
+    inside = (cosine - 9 * (target < 0.5 * largest)).amax(dim=(-2, -1)).flatten()
+    outside = (cosine - 9 * near).amax(dim=(-2, -1)).flatten()
+    present = ((largest > 0)[..., 0, 0] * valid).flatten()
+    absent = valid.flatten() - present
+    wrong = present / present.sum().clamp_min(1) + absent / absent.sum().clamp_min(1)
+    each = F.softplus(scale * (outside[None] - inside[:, None]))
+    return weighted_mean(each, present[:, None] * wrong[None])
+
+
 def propagation_loss(carried: Tensor, target: Tensor, weight: Tensor) -> Tensor:
     """How well the mask that attention carries over agrees with the true one.
 

@@ -117,11 +117,22 @@ def machine(device: torch.device) -> dict[str, Any]:
             "torch": torch.__version__}  # fmt: skip
 
 
-def calibrate(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) -> dict[str, Any]:
-    """Shift mask and presence logits to what is best on validation scenes."""
+def calibrate_masks(
+    model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor
+) -> dict[str, Any]:
+    """Shift mask logits to what is best on validation scenes."""
+    monitor.phase("mask threshold")
     bias = best_mask_bias(model, store, scenes)
     shift_masks(model, bias)
     logger.info("calibration: mask logits %+.1f", bias)
+    return {"mask shift": bias}
+
+
+def calibrate_presence(
+    model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor
+) -> dict[str, Any]:
+    """Shift presence logits to what is best on validation scenes."""
+    monitor.phase("presence threshold")
     shifts, report = [], {}
     for _ in range(2):  # the threshold changes what is remembered, hence twice
         rows = evaluate_tracker(model, store, scenes, report=monitor.part)
@@ -133,7 +144,7 @@ def calibrate(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) ->
         shift_presence(model, threshold)
         shifts.append(threshold)
         logger.info("calibration: %.3f at 0, %.3f at %.3f", before, after, threshold)
-    return {"mask shift": bias, "presence shifts": shifts} | report
+    return {"presence shifts": shifts} | report
 
 
 def scores(rows: list[Row]) -> dict[str, Any]:
@@ -232,15 +243,15 @@ def finish(
     torch.backends.cudnn.benchmark = False
     model, test = trainer.averaged, stores["test"]
     report: dict[str, Any] = {}
-    if args.presence_scenes:
+    report["calibration"] = calibrate_masks(model, stores["val"], args.val_scenes, monitor)
+    if args.presence_scenes:  # what it is fitted to has those masks
         monitor.phase("presence")
         stores["train"].wait_for(min(args.presence_scenes, args.scenes), 60)
         precision: Precision = "bf16" if trainer.schedule.bf16 else "fp32"
         report["presence"] = fit_presence(
             model, stores["train"], args.presence_scenes, args.seed, precision, monitor.part
         )
-    monitor.phase("presence threshold")
-    report["calibration"] = calibrate(model, stores["val"], args.val_scenes, monitor)
+    report["calibration"] |= calibrate_presence(model, stores["val"], args.val_scenes, monitor)
     monitor.phase("held-out scenes, single frames")
     report["test single frame"] = scores(evaluate_pairs(model, test, args.test_scenes, step=4))
     snapshot(trainer, args, report)
@@ -269,7 +280,7 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
     # Fewer steps, and weights that are good already: a shorter mean, a smaller rate.
     schedule = Schedule(
         STAGES[name], args.minutes, 1.5e-3 if start is None else 1e-3,
-        ema=0.998 if name == "gpu" else 0.99, seed=args.seed,
+        ema=0.998 if name == "gpu" else 0.995, seed=args.seed,
     )  # fmt: skip
     args.scenes = scenes_that_fit(args, device)
     renderer = None if args.no_render else start_rendering(args, args.work / LOG)

@@ -27,6 +27,7 @@ class Stage:
         times: frames of a clip.
         contrast: weight of the contrastive losses.
         positive_share: share of sought objects that are in the other view.
+        fixed_norms: batch normalisation keeps its statistics, for batches too small to have any.
         encoder_rate: factor on the image encoder's learning rate; 0 freezes it, which saves its
             backward pass.
     """
@@ -42,11 +43,12 @@ class Stage:
     times: int = 1
     contrast: float = 1.0
     positive_share: float = 0.57
+    fixed_norms: bool = False
     encoder_rate: float = 1.0
 
 
 NANO_WEIGHTS = LossWeights(
-    focal=40.0, dice=1.0, iou=0.5, presence=0.5, absent=1.0, empty=4.0, alpha=0.5
+    focal=40.0, dice=1.0, iou=0.5, presence=1.0, absent=1.0, empty=4.0, alpha=0.5
 )
 """Focal is averaged over pixels and objects are small, hence 40; absent examples count double."""
 
@@ -77,9 +79,9 @@ CPU_STAGES = (
 
 
 CPU_MORE_STAGES = (
-    Stage("pairs, small", "pairs", 0.34, 192, 3, (0.45, 1.0)),
-    replace(CPU_STAGES[2], share=0.06),
-    replace(CPU_STAGES[3], share=0.40),
+    Stage("contrast", "contrast", 0.30, 224, 6, (0.5, 1.0), sought=6, objects=8),
+    replace(CPU_STAGES[3], share=0.42, fixed_norms=True),
+    Stage("pairs, whole", "pairs", 0.08, 288, 2, (0.9, 1.0), fixed_norms=True),
     _CPU_CLIPS,
 )
 """For two CPU cores that go on from trained weights."""

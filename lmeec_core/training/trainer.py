@@ -252,6 +252,7 @@ class Trainer:
             "dense": 0.5 * stage.contrast
             * losses.dense_info_nce(match.maps[:, :, 0], small, scale, weight),
             "prototype": 0.3 * stage.contrast * near,
+            "ranking": stage.contrast * losses.ranking_loss(match.maps[:, :, 0], small, valid),
             "propagation": stage.contrast
             * losses.propagation_loss(match.maps[:, :, 2], small, weight),
         }  # fmt: skip
@@ -284,7 +285,7 @@ class Trainer:
         model = self.sized(stage.size).train()
         model.image_encoder.requires_grad_(stage.encoder_rate > 0)
         self.foreground.train()
-        if stage.kind == "clips":
+        if stage.fixed_norms or stage.kind == "clips":
             frozen_norms(model)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):

@@ -171,6 +171,22 @@ def test_prototype_contrast() -> None:
     assert loss((1, 2), (0, 0)) == 0
 
 
+def test_ranking() -> None:
+    target, cosine = torch.zeros(1, 2, 1, 8), torch.zeros(1, 2, 1, 8)
+    target[0, 0, 0, 0] = 0.5  # the largest counts as inside, however little it is
+    cosine[0, 0, 0, [0, 5]] = LN3  # inside, and the best wrong place: cross-entropy log 2
+    cosine[0, 0, 0, 1:3] = 5.0  # near the mask: neither
+    cosine[0, 1, 0, 0] = 2 * LN3  # absent, and alike all the same: log(1 + 3)
+
+    def loss(*valid: float) -> float:
+        return losses.ranking_loss(cosine, target, torch.tensor([valid]), 1.0).item()
+
+    assert loss(1, 0) == pytest.approx(LN2, rel=1e-5)
+    assert loss(1, 1) == pytest.approx((LN2 + LN4) / 2, rel=1e-5)
+    assert loss(0, 1) == 0  # nothing that could rank above it
+    assert loss(0, 0) == 0
+
+
 def test_propagation() -> None:
     carried, target = row(0.5, 0.25)[None, None], FIRST_PIXEL[None, None]
     cross = (4 * LN2 + LN4 - LN3) / 2
