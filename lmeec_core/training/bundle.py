@@ -128,7 +128,7 @@ def _fitted(presence: dict[str, int]) -> str:
     if not presence:
         return ""
     return (
-        f"The second look was fitted last, to what the tracker found in {presence['scenes']} "
+        f"The second look was fitted at the end, to what the tracker found in {presence['scenes']} "
         f"training scenes ({presence['correspondences']} correspondences, {presence['absent']} "
         "of them absent). "
     )

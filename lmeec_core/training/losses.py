@@ -139,7 +139,7 @@ def ranking_loss(cosine: Tensor, target: Tensor, valid: Tensor, scale: float = 3
     """How surely a threshold on the largest cosine tells right places from wrong ones.
 
     Every object that is there (its largest cosine inside the true mask) is compared with the best
-    wrong place of every object of the batch: anywhere if it is absent, else two cells and more
+    wrong place of every object of the batch: anywhere if it is absent, else more than two cells
     from its mask. Absent and present objects' wrong places have equal weight in all.
 
     Args:

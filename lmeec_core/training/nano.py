@@ -1,12 +1,12 @@
 """Rendering, training, calibration and evaluation of the small network as one resumable command.
 
 ``python -m lmeec_core.training.nano --work DIR --out DIR --minutes M`` renders simulated scenes
-in processes of their own, trains on them while they come, fits the presence verdict to what the
-tracker finds in training scenes, picks its threshold on validation scenes, scores the network on
-held-out scenes and writes weights (float16 safetensors), numbers and a log to ``--out``. It can be
-stopped at any moment; the same command goes on from the last checkpoint. With ``--detach`` the
-work runs in a session of its own, and the command only waits, so that several short commands in a
-row add up to one run.
+in processes of their own, trains on them while they come, picks the masks' threshold on validation
+scenes, fits the presence verdict to what the tracker finds in training scenes, picks its threshold,
+scores the network on held-out scenes and writes weights (float16 safetensors), numbers and a log to
+``--out``. It can be stopped at any moment; the same command goes on from the last checkpoint. With
+``--detach`` the work runs in a session of its own, and the command only waits, so that several
+short commands in a row add up to one run.
 """
 
 from __future__ import annotations
@@ -117,15 +117,13 @@ def machine(device: torch.device) -> dict[str, Any]:
             "torch": torch.__version__}  # fmt: skip
 
 
-def calibrate_masks(
-    model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor
-) -> dict[str, Any]:
-    """Shift mask logits to what is best on validation scenes."""
+def calibrate_masks(model: LMEEC, store: SceneStore, scenes: int, monitor: Monitor) -> float:
+    """Shift mask logits to what is best on validation scenes; returns by how much."""
     monitor.phase("mask threshold")
     bias = best_mask_bias(model, store, scenes)
     shift_masks(model, bias)
     logger.info("calibration: mask logits %+.1f", bias)
-    return {"mask shift": bias}
+    return bias
 
 
 def calibrate_presence(
@@ -242,8 +240,8 @@ def finish(
     """Calibrate and score the trained network, and write everything."""
     torch.backends.cudnn.benchmark = False
     model, test = trainer.averaged, stores["test"]
-    report: dict[str, Any] = {}
-    report["calibration"] = calibrate_masks(model, stores["val"], args.val_scenes, monitor)
+    bias = calibrate_masks(model, stores["val"], args.val_scenes, monitor)
+    report: dict[str, Any] = {"calibration": {"mask shift": bias}}
     if args.presence_scenes:  # what it is fitted to has those masks
         monitor.phase("presence")
         stores["train"].wait_for(min(args.presence_scenes, args.scenes), 60)

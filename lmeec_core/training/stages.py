@@ -27,7 +27,7 @@ class Stage:
         times: frames of a clip.
         contrast: weight of the contrastive losses.
         positive_share: share of sought objects that are in the other view.
-        fixed_norms: batch normalisation keeps its statistics, for batches too small to have any.
+        fixed_norms: batch normalisation keeps its statistics, for batches with too few scenes.
         encoder_rate: factor on the image encoder's learning rate; 0 freezes it, which saves its
             backward pass.
     """
@@ -56,22 +56,26 @@ GPU_STAGES = (
     Stage("contrast", "contrast", 0.12, 192, 64, (0.35, 0.9), sought=4, objects=8),
     Stage("pairs", "pairs", 0.33, 256, 32, (0.4, 1.0)),
     Stage("pairs, whole", "pairs", 0.12, 288, 28, (0.75, 1.0)),
-    Stage("clips", "clips", 0.33, 288, 10, (0.7, 1.0), objects=3, times=8, contrast=0.5),
+    Stage(
+        "clips", "clips", 0.33, 288, 10, (0.7, 1.0), objects=3, times=8, contrast=0.5,
+        fixed_norms=True,
+    ),
     Stage(
         "clips, whole", "clips", 0.10, 288, 10, (0.95, 1.0), objects=3, times=8, contrast=0.3,
-        encoder_rate=0.5,
+        fixed_norms=True, encoder_rate=0.5,
     ),
 )  # fmt: skip
 """For one large GPU and about 20 minutes."""
 
 _CPU_CLIPS = Stage(
-    "clips", "clips", 0.20, 288, 1, (0.85, 1.0), objects=3, times=4, contrast=0.5, encoder_rate=0.0
-)
+    "clips", "clips", 0.20, 288, 1, (0.85, 1.0), objects=3, times=4, contrast=0.5,
+    fixed_norms=True, encoder_rate=0.0,
+)  # fmt: skip
 
 CPU_STAGES = (
     Stage("contrast", "contrast", 0.18, 128, 8, (0.35, 0.9), sought=4, objects=8),
     Stage("pairs, small", "pairs", 0.30, 144, 5, (0.35, 0.9)),
-    Stage("clips, small", "clips", 0.14, 144, 2, (0.45, 0.9), objects=4, times=3),
+    Stage("clips, small", "clips", 0.14, 144, 2, (0.45, 0.9), objects=4, times=3, fixed_norms=True),
     Stage("pairs", "pairs", 0.18, 256, 2, (0.6, 1.0)),
     _CPU_CLIPS,
 )

@@ -285,7 +285,7 @@ class Trainer:
         model = self.sized(stage.size).train()
         model.image_encoder.requires_grad_(stage.encoder_rate > 0)
         self.foreground.train()
-        if stage.fixed_norms or stage.kind == "clips":
+        if stage.fixed_norms:
             frozen_norms(model)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.schedule.bf16):
