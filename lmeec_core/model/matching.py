@@ -141,7 +141,8 @@ class Matching(nn.Module):
             match: B prompts.
         """
         # The decoder has had the token; the rest of the prompt is for the second look.
-        seen = figures(logits, predicted_iou, presence_logit, *match[1:])
+        sharpness = self.log_temperatures[0].float().exp()
+        seen = figures(logits, predicted_iou, presence_logit, *match[1:], sharpness)
         verdict: Tensor = self.verification(seen, presence_logit)
         return verdict
 

@@ -2,8 +2,8 @@
 
 The mask decoder sees the sought object as one token. Here the found place is described as the
 sought one was, and both are looked for in both views: a right find is the best place of either
-description in either view. A few such figures and what the decoder says go through a small network,
-which corrects the presence logit. Not part of the release.
+description in either view. Such figures, what the surroundings say and what the decoder says go
+through a small network, which corrects the presence logit. Not part of the release.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.model.layers import MLP, masked_mean
+from lmeec_core.model.surroundings import SURROUNDINGS, surroundings
 
-FIGURES = 24
+FIGURES = 24 + SURROUNDINGS
 """Figures of a correspondence, see :func:`figures`."""
 _WIDTH = 64
 
@@ -51,6 +52,7 @@ def figures(
     mask: Tensor,
     query: Tensor,
     target: Tensor,
+    sharpness: Tensor | float,
 ) -> Tensor:
     """What tells a right find from a wrong one; float32 (B, FIGURES), without a gradient.
 
@@ -60,6 +62,7 @@ def figures(
         prototype: (B, D) unit vectors, the sought objects.
         mask: (B, 2g, 2g) the query mask, 0 .. 1.
         query, target: (B, D, 2g, 2g) unit vectors of the two views.
+        sharpness: inverse temperature of their cosines, see :func:`surroundings`.
     """
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         logits, maps, query, target = (x.float() for x in (logits, maps, query, target))
@@ -86,7 +89,8 @@ def figures(
             _at_border(mask),
             _at_border(found),
         ]
-        return torch.stack(values, dim=1)
+        around = surroundings(mask.float(), found, query, target, sharpness)
+        return torch.cat((torch.stack(values, dim=1), around), dim=1)
 
 
 class Verification(nn.Module):

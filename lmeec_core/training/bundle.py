@@ -129,8 +129,8 @@ def _fitted(presence: dict[str, int]) -> str:
         return ""
     return (
         f"The second look was fitted at the end, to what the tracker found in {presence['scenes']} "
-        f"training scenes ({presence['correspondences']} correspondences, {presence['absent']} "
-        "of them absent). "
+        f"scenes that it was not trained on ({presence['correspondences']} correspondences, "
+        f"{presence['absent']} of them absent). "
     )
 
 

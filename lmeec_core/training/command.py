@@ -47,7 +47,7 @@ class TrainConfig(BaseModel):
     start_at: int = Field(150, ge=1)
     keep: int = Field(4_000, ge=0)
     val_scenes: int = Field(24, ge=1)
-    presence_scenes: int = Field(300, ge=0)
+    presence_scenes: int = Field(400, ge=0)
     test_scenes: int = Field(60, ge=1)
     workers: int | None = Field(None, ge=1)
     render: bool = True

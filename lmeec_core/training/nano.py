@@ -2,11 +2,11 @@
 
 ``python -m lmeec_core.training.nano --work DIR --out DIR --minutes M`` renders simulated scenes
 in processes of their own, trains on them while they come, picks the masks' threshold on validation
-scenes, fits the presence verdict to what the tracker finds in training scenes, picks its threshold,
-scores the network on held-out scenes and writes weights (float16 safetensors), numbers and a log to
-``--out``. It can be stopped at any moment; the same command goes on from the last checkpoint. With
-``--detach`` the work runs in a session of its own, and the command only waits, so that several
-short commands in a row add up to one run.
+scenes, fits the presence verdict to what the tracker finds in scenes it was not trained on, picks
+its threshold, scores the network on held-out scenes and writes weights (float16 safetensors),
+numbers and a log to ``--out``. It can be stopped at any moment; the same command goes on from the
+last checkpoint. With ``--detach`` the work runs in a session of its own, and the command only
+waits, so that several short commands in a row add up to one run.
 """
 
 from __future__ import annotations
@@ -45,7 +45,14 @@ from lmeec_core.training.evaluate import (
 )
 from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.presence import fit_presence
-from lmeec_core.training.rendering import EXO_CAMERAS, SIZE, render, start_rendering
+from lmeec_core.training.rendering import (
+    EXO_CAMERAS,
+    FIRST_SEED,
+    PRESENCE,
+    SIZE,
+    render,
+    start_rendering,
+)
 from lmeec_core.training.stages import STAGES
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.trainer import Schedule, Trainer
@@ -75,8 +82,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--val-scenes", type=int, default=24)
     parser.add_argument("--test-scenes", type=int, default=60)
     parser.add_argument(
-        "--presence-scenes", type=int, default=300,
-        help="training scenes to fit the presence verdict to, at the end; 0: leave it",
+        "--presence-scenes", type=int, default=400,
+        help="scenes to fit the presence verdict to, at the end; 0: leave it",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, default=max(1, (os.cpu_count() or 2) - 1))
     parser.add_argument("--no-render", action="store_true", help="take the scenes that are there")
@@ -192,10 +199,26 @@ def open_stores(args: argparse.Namespace, device: torch.device) -> dict[str, Sce
         "train": SceneStore(args.work / "train", args.scenes, device, args.keep),
         "val": SceneStore(args.work / "val", args.val_scenes, device),
         "test": SceneStore(args.work / "test", args.test_scenes, device),
+        PRESENCE: SceneStore(args.work / PRESENCE, args.presence_scenes, device),
     }
-    for store in stores.values():
-        store.watch()
+    for name, store in stores.items():
+        if name != PRESENCE:  # loaded when it is needed
+            store.watch()
     return stores
+
+
+def check_presence_scenes(args: argparse.Namespace) -> None:
+    """Raise RuntimeError where scenes for the verdict are wanted, missing, and not rendered."""
+    folder = args.work / PRESENCE
+    if args.no_render and args.presence_scenes and not any(folder.glob("*.npy")):
+        first = FIRST_SEED[PRESENCE]
+        raise RuntimeError(
+            f"{folder} holds no scenes, {args.presence_scenes} expected to fit the presence "
+            "verdict to; render them: python -m lmeec_core.simulation.shards "
+            f"{folder} --seeds {first}:{first + args.presence_scenes} --split train "
+            f"--frames {args.frames} --size {args.size} --clip 4 --stride 3; or set "
+            "presence_scenes to 0, which leaves the verdict as it is"
+        )
 
 
 def wait_for_scenes(
@@ -244,10 +267,10 @@ def finish(
     report: dict[str, Any] = {"calibration": {"mask shift": bias}}
     if args.presence_scenes:  # what it is fitted to has those masks
         monitor.phase("presence")
-        stores["train"].wait_for(min(args.presence_scenes, args.scenes), 60)
+        stores[PRESENCE].load_new()
         precision: Precision = "bf16" if trainer.schedule.bf16 else "fp32"
         report["presence"] = fit_presence(
-            model, stores["train"], args.presence_scenes, args.seed, precision, monitor.part
+            model, stores[PRESENCE], args.presence_scenes, args.seed, precision, monitor.part
         )
     report["calibration"] |= calibrate_presence(model, stores["val"], args.val_scenes, monitor)
     monitor.phase("held-out scenes, single frames")
@@ -281,6 +304,7 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
         ema=0.998 if name == "gpu" else 0.995, seed=args.seed,
     )  # fmt: skip
     args.scenes = scenes_that_fit(args, device)
+    check_presence_scenes(args)
     renderer = None if args.no_render else start_rendering(args, args.work / LOG)
     stores = open_stores(args, device)
     try:

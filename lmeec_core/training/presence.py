@@ -1,8 +1,9 @@
 """The last part of training: the presence verdict on what the tracker itself finds.
 
 Losses on batches of crops teach the network to judge presence only roughly. Here the trained
-network tracks training scenes as they are, with its memory, and :class:`Verification` alone is
-fitted to what it sees there.
+network tracks whole scenes, with its memory, and :class:`Verification` alone is fitted to what it
+sees there. They are scenes of their own: in those it was trained on, the network is surer than it
+will be elsewhere.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 FRAMES = 2
 """Frames of each scene: one without memory, one with."""
-_EPOCHS, _BATCH, _RATE, _DECAY, _SMOOTHING = 40, 256, 4e-3, 0.02, 0.02
-_DROPOUT = (0.1, 0.2)  # of the figures, of the layers between
+_EPOCHS, _BATCH, _RATE, _DECAY, _SMOOTHING = 15, 256, 4e-3, 0.02, 0.02
+_DROPOUT = (0.2, 0.3)  # of the figures, of the layers between
 
 
 _NONE = torch.empty(0, FIGURES + 3)
@@ -103,7 +104,7 @@ def fit_presence(
 
     Args:
         model: the network.
-        store: training scenes.
+        store: scenes that the network was not trained on.
         scenes: use the first so many.
         seed: of start values and sampling.
         precision: see :func:`each_scene`.

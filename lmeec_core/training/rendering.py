@@ -9,8 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-FIRST_SEED = {"train": 0, "val": 10_000_000, "test": 20_000_000}
-"""Where the seeds of each split begin."""
+FIRST_SEED = {"train": 0, "presence": 5_000_000, "val": 10_000_000, "test": 20_000_000}
+"""Where the seeds of each set of scenes begin."""
+
+PRESENCE = "presence"
+"""Scenes like those of training, which the network is not trained on."""
 
 EXO_CAMERAS = 2
 
@@ -40,7 +43,7 @@ def working_backend() -> str:
 
 
 def render(args: argparse.Namespace) -> None:
-    """Render validation, test and training scenes, in this order."""
+    """Render validation, test, presence and training scenes, in this order."""
     from lmeec_core.simulation.config import training_config
     from lmeec_core.simulation.shards import render_many
 
@@ -48,23 +51,24 @@ def render(args: argparse.Namespace) -> None:
     parent = os.getppid()
     os.environ["MUJOCO_GL"] = working_backend()
     print(f"render: MUJOCO_GL={os.environ['MUJOCO_GL']}, {args.workers} workers", flush=True)
-    wanted = (("val", args.val_scenes), ("test", args.test_scenes), ("train", args.scenes))
-    for split, count in wanted:
-        folder = args.work / split
+    wanted = {"val": args.val_scenes, "test": args.test_scenes, PRESENCE: args.presence_scenes,
+              "train": args.scenes}  # fmt: skip
+    for name, count in wanted.items():
+        split = "train" if name == PRESENCE else name
         done = failed = 0
         start = time.monotonic()
-        seeds = range(FIRST_SEED[split], FIRST_SEED[split] + count)
+        seeds = range(FIRST_SEED[name], FIRST_SEED[name] + count)
         results = render_many(
-            seeds, training_config(EXO_CAMERAS), args.frames, args.size, split, folder,
-            args.workers, clip=min(4, args.frames), stride=3,
+            seeds, training_config(EXO_CAMERAS), args.frames, args.size, split,
+            args.work / name, args.workers, clip=min(4, args.frames), stride=3,
         )  # fmt: skip
         for result in results:
             done, failed = done + 1, failed + (result.error is not None)
             if result.error is not None and failed < 20:
-                print(f"render {split} seed {result.job.seed}: {result.error}", flush=True)
+                print(f"render {name} seed {result.job.seed}: {result.error}", flush=True)
             if done in (10, 100) or done % 500 == 0:
                 speed = done / (time.monotonic() - start)
-                print(f"render {split}: {done} scenes, {failed} failed, {speed:.2f}/s", flush=True)
+                print(f"render {name}: {done} scenes, {failed} failed, {speed:.2f}/s", flush=True)
             if os.getppid() != parent:  # the trainer is gone
                 return
 
@@ -72,7 +76,8 @@ def render(args: argparse.Namespace) -> None:
 def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
     """Render in a process of its own."""
     command = [sys.executable, "-m", "lmeec_core.training.nano", "--render-only"]
-    for name in ("work", "out", "scenes", "val_scenes", "test_scenes", "workers", "frames", "size"):
+    for name in ("work", "out", "scenes", "val_scenes", "test_scenes", "presence_scenes",
+                 "workers", "frames", "size"):  # fmt: skip
         command += ["--" + name.replace("_", "-"), str(getattr(args, name))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
     with open(log, "ab") as file:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _scene(seed: int) -> np.ndarray:
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A run's folder with drawn scenes."""
-    for split, count in (("train", 12), ("val", 1), ("test", 1)):
+    for split, count in (("train", 12), ("presence", 2), ("val", 1), ("test", 1)):
         folder = tmp_path / "run" / split
         folder.mkdir(parents=True)
         for seed in range(count):
@@ -96,6 +97,9 @@ def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
     done = json.loads((work / "out" / "done.json").read_text())
     ego = done["test tracker"]["all"]
     assert (ego["ego_to_exo present"], ego["ego_to_exo absent"]) == (12, 4)
+    # two scenes of two frames: four objects from ego to exo, one of them absent there, and three
+    # back; in one scene an object is all but covered and does not count
+    assert done["presence"] == {"scenes": 2, "correspondences": 24, "absent": 4}
     assert "Held-out scenes" in second.output and "tracker, ego to exo" in second.output
     assert f"{ego['ego_to_exo iou']:.3f}" in second.output and "12 + 4" in second.output
     lm.load_model("nano", checkpoint=work / "out" / "nano.safetensors", device="cpu")
@@ -142,9 +146,17 @@ def test_a_folder_keeps_its_settings(work: Path) -> None:
 
 
 def test_too_few_scenes(tmp_path: Path) -> None:
-    result = _run(tmp_path / "empty", tensorboard=False)
+    result = _run(tmp_path / "empty", tensorboard=False, presence_scenes=0)
     assert result.exit_code == 2
     assert "error: only 0 scenes; see" in result.output and "nano.log" in result.output
+
+
+def test_no_scenes_for_the_verdict(work: Path) -> None:
+    shutil.rmtree(work / "presence")
+    result = _run(work, tensorboard=False)
+    assert result.exit_code == 2
+    assert f"error: {work / 'presence'} holds no scenes, 400 expected" in result.output
+    assert "--seeds 5000000:5000400 --split train" in result.output
 
 
 # -- what a person sees ------------------------------------------------------------------------

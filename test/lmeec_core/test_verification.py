@@ -37,7 +37,7 @@ def _figures(rows: slice, columns: slice, high: float = 4.0) -> Tensor:
     maps = torch.zeros(1, 3, SIDE, SIDE)
     maps[:, 0] = target[:, 1]  # cosine with the object's own vector
     numbers, prototype = (torch.tensor([0.5]), torch.tensor([1.0])), torch.eye(4)[1:2]
-    return figures(logits, *numbers, maps, prototype, mask, query, target)[0]
+    return figures(logits, *numbers, maps, prototype, mask, query, target, 30.0)[0]
 
 
 def test_a_right_find_is_the_best_place_of_both_descriptions_in_both_views() -> None:
@@ -69,7 +69,7 @@ def test_nothing_found_and_empty_masks_give_numbers() -> None:
     empty = figures(
         torch.full((2, 24, 24), -1024.0), torch.zeros(2), torch.full((2,), -9.0),
         torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2, 4), zero,
-        *(torch.zeros(2, 4, SIDE, SIDE),) * 2,
+        *(torch.zeros(2, 4, SIDE, SIDE),) * 2, 30.0,
     )  # fmt: skip
     assert empty.isfinite().all()
 
