@@ -66,10 +66,10 @@ def surroundings(
     mask, found = (F.avg_pool2d(x, 2) for x in (mask, found))
     mask, found = (x / x.amax(dim=(1, 2), keepdim=True).clamp_min(1e-6) for x in (mask, found))
     cosine = query.transpose(1, 2) @ target
-    alike = ((cosine - 1) * sharpness).exp()
+    best = cosine.amax(dim=2), cosine.amax(dim=1)
+    alike = cosine.sub_(1).mul_(sharpness).exp_()  # in place: fresh pages cost more than the sums
     both = alike * alike
     out, back = (1 / alike.sum(dim=k).clamp_min(1e-20) for k in (2, 1))
-    best = cosine.amax(dim=2), cosine.amax(dim=1)
     place = _places(mask.shape[-1], mask.device)
 
     def view(
