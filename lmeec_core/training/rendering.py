@@ -43,7 +43,7 @@ def working_backend() -> str:
 
 
 def render(args: argparse.Namespace) -> None:
-    """Render validation, test, presence and training scenes, in this order."""
+    """Render validation and test scenes, those that training starts with, presence, the rest."""
     from lmeec_core.simulation.config import training_config
     from lmeec_core.simulation.shards import render_many
 
@@ -51,13 +51,16 @@ def render(args: argparse.Namespace) -> None:
     parent = os.getppid()
     os.environ["MUJOCO_GL"] = working_backend()
     print(f"render: MUJOCO_GL={os.environ['MUJOCO_GL']}, {args.workers} workers", flush=True)
-    wanted = {"val": args.val_scenes, "test": args.test_scenes, PRESENCE: args.presence_scenes,
-              "train": args.scenes}  # fmt: skip
-    for name, count in wanted.items():
+    first = min(args.start_at, args.scenes)
+    wanted = [
+        ("val", range(args.val_scenes)), ("test", range(args.test_scenes)), ("train", range(first)),
+        (PRESENCE, range(args.presence_scenes)), ("train", range(first, args.scenes)),
+    ]  # fmt: skip
+    for name, numbers in wanted:
         split = "train" if name == PRESENCE else name
         done = failed = 0
         start = time.monotonic()
-        seeds = range(FIRST_SEED[name], FIRST_SEED[name] + count)
+        seeds = range(FIRST_SEED[name] + numbers.start, FIRST_SEED[name] + numbers.stop)
         results = render_many(
             seeds, training_config(EXO_CAMERAS), args.frames, args.size, split,
             args.work / name, args.workers, clip=min(4, args.frames), stride=3,
@@ -77,7 +80,7 @@ def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[byt
     """Render in a process of its own."""
     command = [sys.executable, "-m", "lmeec_core.training.nano", "--render-only"]
     for name in ("work", "out", "scenes", "val_scenes", "test_scenes", "presence_scenes",
-                 "workers", "frames", "size"):  # fmt: skip
+                 "start_at", "workers", "frames", "size"):  # fmt: skip
         command += ["--" + name.replace("_", "-"), str(getattr(args, name))]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
     with open(log, "ab") as file:

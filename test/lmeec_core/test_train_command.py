@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,21 @@ def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
     again = _run(work)
     assert again.exit_code == 0 and "Held-out scenes" in again.output
     assert json.loads((work / "out" / "metrics.json").read_text()) == ended
+
+
+@pytest.mark.slow
+def test_scenes_are_rendered_in_the_order_of_their_use(tmp_path: Path) -> None:
+    options = (
+        "--val-scenes=1 --test-scenes=1 --presence-scenes=2 --scenes=4 --start-at=2 --frames=4"
+    )
+    command = [sys.executable, "-P", "-m", "lmeec_core.training.nano", "--render-only"]
+    command += ["--work", str(tmp_path), "--out", str(tmp_path), "--size=64", "--workers=2"]
+    subprocess.run([*command, *options.split()], check=True, timeout=180)
+    made = sorted(tmp_path.glob("*/*.npy"), key=lambda path: path.stat().st_mtime_ns)
+    folders = ["val", "test", "train", "train", "presence", "presence", "train", "train"]
+    assert [path.parent.name for path in made] == folders
+    assert {path.stem for path in made[2:4]} == {"train_00000000", "train_00000001"}
+    assert {path.stem for path in made[4:6]} == {"train_05000000", "train_05000001"}
 
 
 def test_without_minutes_the_weights_are_only_shifted_and_scored(work: Path) -> None:
