@@ -72,7 +72,7 @@ def surroundings(
     out, back = (1 / alike.sum(dim=k).clamp_min(1e-20) for k in (2, 1))
     place = _places(mask.shape[-1], mask.device)
 
-    def view(
+    def one_way(
         regions: Tensor, other: Tensor, best: Tensor, out: Tensor, back: Tensor,
         alike: Tensor, both: Tensor,
     ) -> Tensor:  # fmt: skip
@@ -92,7 +92,7 @@ def surroundings(
         return torch.stack(figures, dim=2).flatten(1)
 
     whole = (((both @ back[..., None])[..., 0] * out).mean(dim=1), *(x.mean(dim=1) for x in best))
-    there = view(_regions(mask), found, best[0], out, back, alike, both)
+    there = one_way(_regions(mask), found, best[0], out, back, alike, both)
     turned = alike.transpose(1, 2), both.transpose(1, 2)
-    home = view(_regions(found), mask, best[1], back, out, *turned)
+    home = one_way(_regions(found), mask, best[1], back, out, *turned)
     return torch.cat((torch.stack(whole, dim=1), there, home), dim=1)

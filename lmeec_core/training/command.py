@@ -193,7 +193,7 @@ def train_command(
     **nano_sim.yaml** (default): one command renders, trains while scenes come in, fits the
     presence verdict to what the tracker finds, sets its threshold on validation scenes and scores
     the network on shapes and textures that it never saw. Two cores train for two hours and then
-    take one more for the rest; a large GPU should take twenty minutes (never run there).
+    take a good hour for the rest; a large GPU should take twenty minutes (never run there).
 
     **egoexo4d.yaml**: the paper's recipe on takes in the EgoExo4D processed layout
     (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or many of several machines under torchrun.

@@ -35,12 +35,21 @@ class Row(NamedTuple):
 
 
 def balanced_accuracy(rows: list[Row], threshold: float = 0.0) -> float:
-    """Mean of the shares of present and of absent objects that are judged rightly."""
-    shares = [
-        [(r.presence_logit > threshold) == present for r in rows if (r.target_area > 0) == present]
-        for present in (True, False)
-    ]
-    return float(np.mean([np.mean(s) for s in shares if s])) if any(shares) else float("nan")
+    """Mean of the shares of present and of absent objects that are judged rightly.
+
+    Of rows of both directions it is the mean of the two, however few absent objects one has; NaN
+    without rows.
+    """
+    sides = []
+    for direction in range(len(DIRECTIONS)):
+        mine = [r for r in rows if r.direction == direction]
+        right = [
+            [(r.presence_logit > threshold) == there for r in mine if (r.target_area > 0) == there]
+            for there in (True, False)
+        ]
+        if mine:
+            sides.append(np.mean([np.mean(s) for s in right if s]))
+    return float(np.mean(sides)) if sides else float("nan")
 
 
 def summary(rows: list[Row]) -> dict[str, float]:
@@ -75,12 +84,10 @@ def by_area(rows: list[Row]) -> dict[str, dict[str, float]]:
 def best_threshold(rows: list[Row], slack: float = 0.01) -> float:
     """Lowest presence logit whose balanced accuracy is within ``slack`` of the best.
 
-    It is the mean of both directions, so that the one with fewer absent objects counts as much.
     Where accuracy hardly differs, the lower one shows more masks, which costs less IoU.
     """
     values = np.unique(np.quantile([r.presence_logit for r in rows], np.linspace(0, 1, 201)))
-    sides = [s for d in (0, 1) if (s := [r for r in rows if r.direction == d])]
-    accuracy = np.mean([[balanced_accuracy(s, float(v)) for v in values] for s in sides], axis=0)
+    accuracy = np.array([balanced_accuracy(rows, float(v)) for v in values])
     return float(values[accuracy >= accuracy.max() - slack][0])
 
 

@@ -47,9 +47,9 @@ from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.presence import fit_presence
 from lmeec_core.training.rendering import (
     EXO_CAMERAS,
-    FIRST_SEED,
     PRESENCE,
     SIZE,
+    check_presence_scenes,
     render,
     start_rendering,
 )
@@ -199,26 +199,10 @@ def open_stores(args: argparse.Namespace, device: torch.device) -> dict[str, Sce
         "train": SceneStore(args.work / "train", args.scenes, device, args.keep),
         "val": SceneStore(args.work / "val", args.val_scenes, device),
         "test": SceneStore(args.work / "test", args.test_scenes, device),
-        PRESENCE: SceneStore(args.work / PRESENCE, args.presence_scenes, device),
     }
-    for name, store in stores.items():
-        if name != PRESENCE:  # loaded when it is needed
-            store.watch()
+    for store in stores.values():
+        store.watch()
     return stores
-
-
-def check_presence_scenes(args: argparse.Namespace) -> None:
-    """Raise RuntimeError where scenes for the verdict are wanted, missing, and not rendered."""
-    folder = args.work / PRESENCE
-    if args.no_render and args.presence_scenes and not any(folder.glob("*.npy")):
-        first = FIRST_SEED[PRESENCE]
-        raise RuntimeError(
-            f"{folder} holds no scenes, {args.presence_scenes} expected to fit the presence "
-            "verdict to; render them: python -m lmeec_core.simulation.shards "
-            f"{folder} --seeds {first}:{first + args.presence_scenes} --split train "
-            f"--frames {args.frames} --size {args.size} --clip 4 --stride 3; or set "
-            "presence_scenes to 0, which leaves the verdict as it is"
-        )
 
 
 def wait_for_scenes(
@@ -267,10 +251,11 @@ def finish(
     report: dict[str, Any] = {"calibration": {"mask shift": bias}}
     if args.presence_scenes:  # what it is fitted to has those masks
         monitor.phase("presence")
-        stores[PRESENCE].load_new()
+        fresh = SceneStore(args.work / PRESENCE, args.presence_scenes, trainer.device)
+        fresh.load_new()
         precision: Precision = "bf16" if trainer.schedule.bf16 else "fp32"
         report["presence"] = fit_presence(
-            model, stores[PRESENCE], args.presence_scenes, args.seed, precision, monitor.part
+            model, fresh, args.presence_scenes, args.seed, precision, monitor.part
         )
     report["calibration"] |= calibrate_presence(model, stores["val"], args.val_scenes, monitor)
     monitor.phase("held-out scenes, single frames")

@@ -9,11 +9,11 @@ import sys
 import time
 from pathlib import Path
 
-FIRST_SEED = {"train": 0, "presence": 5_000_000, "val": 10_000_000, "test": 20_000_000}
-"""Where the seeds of each set of scenes begin."""
-
 PRESENCE = "presence"
 """Scenes like those of training, which the network is not trained on."""
+
+FIRST_SEED = {"train": 0, PRESENCE: 5_000_000, "val": 10_000_000, "test": 20_000_000}
+"""Where the seeds of each set of scenes begin."""
 
 EXO_CAMERAS = 2
 
@@ -85,3 +85,17 @@ def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[byt
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
     with open(log, "ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+
+
+def check_presence_scenes(args: argparse.Namespace) -> None:
+    """Raise RuntimeError where scenes for the verdict are wanted, missing, and not rendered."""
+    folder = args.work / PRESENCE
+    if args.no_render and args.presence_scenes and not any(folder.glob("*.npy")):
+        first = FIRST_SEED[PRESENCE]
+        raise RuntimeError(
+            f"{folder} holds no scenes, {args.presence_scenes} expected to fit the presence "
+            "verdict to; render them: python -m lmeec_core.simulation.shards "
+            f"{folder} --seeds {first}:{first + args.presence_scenes} --split train "
+            f"--frames {args.frames} --size {args.size} --clip 4 --stride 3; or set "
+            "presence_scenes to 0, which leaves the verdict as it is"
+        )
