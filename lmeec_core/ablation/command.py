@@ -56,6 +56,7 @@ def ablate_command(
         int, typer.Option(min=1, help="Scenes to train on.", rich_help_panel=_SIZE)
     ] = 400,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one per processor.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
 ) -> None:
     """Repeat the paper's ablations with the small network on simulated takes.
 
@@ -65,7 +66,8 @@ def ablate_command(
 
     **Examples**
 
-    - `lmeec ablate runs/ablate`: all tables; about a day on two cores, most of it for the lengths
+    - `lmeec ablate runs/ablate`: all tables; about a day on two cores, most of it for the lengths.
+      A GPU is used where there is one
     - `lmeec ablate runs/ablate --table stores --table size --table compression`: no training
     - `lmeec ablate runs/try --takes 2 --frames 10 --table stores`: a try of some minutes
 
@@ -77,7 +79,7 @@ def ablate_command(
         _run(work, checkpoint, table, {
             "takes": takes, "frames": frames, "lengths": tuple(length or (120, 400, 700)),
             "objects": objects, "exo_cameras": exo_cameras, "seeds": seeds, "steps": steps,
-            "scenes": scenes, "workers": workers or os.cpu_count() or 1,
+            "scenes": scenes, "workers": workers or os.cpu_count() or 1, "device": device,
         })  # fmt: skip
     except (ValueError, OSError, RuntimeError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -128,8 +130,13 @@ def _run(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     from lmeec_core.ablation import report, run
+    from lmeec_core.ablation.fusion import BATCH
+    from lmeec_core.checkpoint import resolve_device
 
-    settings = run.Settings(work=work.resolve(), checkpoint=weights, tables=tables, **size)
+    device = resolve_device(size.pop("device"))
+    settings = run.Settings(
+        work=work.resolve(), checkpoint=weights, tables=tables, device=str(device), **size
+    )
     console = Console()
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console) as bar:
@@ -150,7 +157,8 @@ def _run(
         facts["lengths"] = ", ".join(str(n) for n in settings.lengths)
     if "fusion" in tables:
         facts["fusion"] = (
-            f"{settings.seeds} seeds, {settings.steps} steps each, from the same weights "
+            f"{settings.seeds} seeds, {settings.steps} steps of {BATCH[device.type]} clips each, "
+            "from the same weights "
             "with an untrained MV-MoE, image encoder fixed"
         )
     written = report.write(results, facts, settings.work)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -20,6 +19,8 @@ from lmeec_core.training.trainer import Schedule, Trainer
 RATE = 3e-4
 STAGE = replace(CPU_STAGES[-1], share=1.0)
 """Clips of four frames with memory; the image encoder stays as it is."""
+BATCH = {"cpu": 1, "cuda": 2}
+"""Clips per step."""
 FRESH = "MV_MoE."
 
 
@@ -31,36 +32,53 @@ def start_weights(checkpoint: Path, seed: int) -> dict[str, Tensor]:
     return {n: fresh[n] if n.startswith(FRESH) else v.to(fresh[n].dtype) for n, v in state.items()}
 
 
-def train_fusion(
-    checkpoint: Path,
-    fusion: Fusion,
-    seed: int,
-    steps: int,
-    store: SceneStore,
-    folder: Path,
-    report: Callable[[float], None],
-) -> Path:
-    """Train one variant, or go on with it; returns the path of its weights.
+@dataclass(frozen=True)
+class Training:
+    """One variant's training.
 
-    Args:
+    Attributes:
         checkpoint: weights to start from.
         fusion, seed, steps: what to train, and how long.
-        store: training scenes.
+        scenes, count: folder of the training scenes, and how many of them to use.
         folder: of the run; its checkpoint is continued, finished weights are kept.
-        report: called with the share that is done.
+        device: where to train.
     """
-    weights = folder / f"weights_{steps}.safetensors"
-    if weights.is_file():
-        report(1.0)
-        return weights
-    schedule = Schedule((STAGE,), 1.0, RATE, ema=0.97, fusion=fusion, seed=seed, steps=steps)
-    trainer = Trainer(
-        preset("nano"), schedule, store, folder / f"run_{steps}", torch.device("cpu"),
-        start=start_weights(checkpoint, seed),
+
+    checkpoint: Path
+    fusion: Fusion
+    seed: int
+    steps: int
+    scenes: Path
+    count: int
+    folder: Path
+    device: str
+
+    @property
+    def weights(self) -> Path:
+        """Where the result lies."""
+        return self.folder / f"weights_{self.steps}.safetensors"
+
+
+def train_fusion(training: Training) -> str:
+    """Train one variant, or go on with it; returns the path of its weights."""
+    if training.weights.is_file():
+        return str(training.weights)
+    device = torch.device(training.device)
+    store = SceneStore(training.scenes, training.count, device)
+    store.load_new()
+    stage = replace(STAGE, batch=BATCH[device.type])
+    schedule = Schedule(
+        (stage,), 1.0, RATE, ema=0.97, fusion=training.fusion, seed=training.seed,
+        steps=training.steps,
     )  # fmt: skip
-    while not trainer.run(0.25, report_every=1e9):
-        report(trainer.progress)
-    facts = {"preset": "nano", "fusion": fusion, "seed": str(seed), "steps": str(steps)}
-    export(trainer.averaged, weights, facts)
-    report(1.0)
-    return weights
+    trainer = Trainer(
+        preset("nano"), schedule, store, training.folder / f"run_{training.steps}", device,
+        start=start_weights(training.checkpoint, training.seed),
+    )  # fmt: skip
+    trainer.run(float("inf"), report_every=1e9)
+    facts = {
+        "preset": "nano", "fusion": training.fusion, "seed": str(training.seed),
+        "steps": str(training.steps), "batch": str(stage.batch),
+    }  # fmt: skip
+    export(trainer.averaged, training.weights, facts)
+    return str(training.weights)

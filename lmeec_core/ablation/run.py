@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 
-from lmeec_core.ablation.fusion import train_fusion
+from lmeec_core.ablation.fusion import Training, train_fusion
 from lmeec_core.ablation.units import Unit, score_unit, sought_objects
 from lmeec_core.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.simulation.config import level, training_config
@@ -20,7 +19,6 @@ from lmeec_core.simulation.shards import render_many
 from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.takes import Take
 from lmeec_core.training.rendering import EXO_CAMERAS, SIZE
-from lmeec_core.training.store import SceneStore
 
 FIRST_SEED = 300_000
 """Seeds of the takes; those of training, validation and test of the bundled weights lie apart."""
@@ -43,6 +41,7 @@ class Settings:
     steps: int
     scenes: int
     workers: int
+    device: str
 
 
 class Progress(Protocol):
@@ -74,8 +73,12 @@ def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
     return sorted((root / "test").glob("sim_*"))[: settings.takes]
 
 
-def training_scenes(settings: Settings, progress: Progress) -> SceneStore:
-    """Scenes to train the fusion variants on."""
+def training_scenes(settings: Settings, progress: Progress) -> Path:
+    """Folder of scenes to train the fusion variants on, rendered where they are missing.
+
+    Raises:
+        RuntimeError: none could be rendered.
+    """
     folder = settings.work / "scenes"
     seeds = range(SCENE_SEED, SCENE_SEED + settings.scenes)
     done = len(list(folder.glob("*.npy")))
@@ -85,30 +88,42 @@ def training_scenes(settings: Settings, progress: Progress) -> SceneStore:
     ):
         done += 1
         progress("training scenes", done, settings.scenes)
-    store = SceneStore(folder, settings.scenes, torch.device("cpu"))
-    store.load_new()
-    if not store.count:
+    if not any(folder.glob("*.npy")):
         raise RuntimeError(f"{folder}: no scene could be rendered")
-    return store
+    return folder
 
 
 def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[Path, int | None]]]:
-    """Weights of every variant by its name: one file, or one per training seed."""
-    found: dict[str, list[tuple[Path, int | None]]] = {}
+    """Weights of every variant by its name: one file, or one per training seed.
+
+    On a GPU as many trainings run at once as there are workers; on a CPU one has all cores.
+
+    Raises:
+        RuntimeError: a training failed; says why.
+    """
+    found: dict[str, list[tuple[Path, int | None]]] = {
+        v.name: [(settings.checkpoint, None)] for v in variants_of(settings.tables) if not v.trained
+    }
     trained = [v for v in variants_of(settings.tables) if v.trained]
-    store = training_scenes(settings, progress) if trained else None
-    for variant in variants_of(settings.tables):
-        if not variant.trained or store is None:
-            found[variant.name] = [(settings.checkpoint, None)]
-            continue
-        for seed in range(settings.seeds):
-            what = f"training {variant.name}, seed {seed}"
-            weights = train_fusion(
-                settings.checkpoint, variant.fusion, seed, settings.steps, store,
-                settings.work / f"{variant.name}_{seed}",
-                partial(progress, what, total=1.0),
-            )  # fmt: skip
-            found.setdefault(variant.name, []).append((weights, seed))
+    if not trained:
+        return found
+    scenes = training_scenes(settings, progress)
+    jobs = [
+        Training(settings.checkpoint, v.fusion, seed, settings.steps, scenes, settings.scenes,
+                 settings.work / f"{v.name}_{seed}", settings.device)
+        for seed in range(settings.seeds)
+        for v in trained
+    ]  # fmt: skip
+    for variant in trained:
+        mine = [job for job in jobs if job.fusion == variant.fusion]
+        found[variant.name] = [(job.weights, job.seed) for job in mine]
+    done, at_once = 0, settings.workers if settings.device.startswith("cuda") else 1
+    progress("fusion trainings", done, len(jobs))
+    for result in run_jobs(train_fusion, jobs, at_once, timeout=24 * 3600):
+        if result.error is not None:
+            raise RuntimeError(f"{result.job.folder.name}: {result.error}")
+        done += 1
+        progress("fusion trainings", done, len(jobs))
     return found
 
 
@@ -125,8 +140,9 @@ def _units(
         for file, seed in weights:
             for query in (take.ego, *take.exos):
                 yield Unit(
-                    variant, file, seed, path, query, objects, threads, settings.work / "units"
-                )
+                    variant, file, seed, path, query, objects, threads, settings.device,
+                    settings.work / "units",
+                )  # fmt: skip
 
 
 def units_of(

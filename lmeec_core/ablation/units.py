@@ -37,11 +37,13 @@ class Unit:
     query: str
     objects: tuple[str, ...]
     threads: int
+    device: str
     folder: Path
 
     @property
     def file(self) -> Path:
-        """Where the result lies; other weights, objects or recordings give another file.
+        """Where the result lies; other weights, objects or recordings give another file, another
+        device does not.
 
         Takes of other lengths have the same name where they have the same seed.
         """
@@ -58,8 +60,8 @@ def _digest(path: Path) -> str:
 
 
 @functools.cache
-def _model(path: Path) -> LMEEC:
-    return load_model("nano", path, device="cpu")
+def _model(path: Path, device: str) -> LMEEC:
+    return load_model("nano", path, device=device)
 
 
 def sought_objects(take: Take, count: int) -> tuple[str, ...]:
@@ -125,7 +127,9 @@ def score_unit(unit: Unit) -> str:
     torch.set_num_threads(unit.threads)
     take = Take.open(unit.take)
     targets = take.exos if is_ego(unit.query) else (take.ego,)
-    scores = track(_model(unit.checkpoint), take, unit.query, unit.objects, unit.variant)
+    scores = track(
+        _model(unit.checkpoint, unit.device), take, unit.query, unit.objects, unit.variant
+    )
     _write(unit, len(take.common_frames(unit.query, *targets)), scores)
     return str(unit.file)
 

@@ -75,7 +75,7 @@ class ConvTrunk(nn.Module):
             x = stage(x)
             features.append(x)
         height, width = x.shape[-2:]
-        encoding = sine_position_2d(height, width, x.shape[1]).to(x.device)
+        encoding = sine_position_2d(height, width, x.shape[1], x.device)
         tokens = (x + self.position(encoding[None])).flatten(2).transpose(1, 2)
         for block in self.attention:
             tokens = block(tokens)

@@ -37,7 +37,7 @@ class TrainConfig(BaseModel):
 
     recipe: Literal["simulation"] = "simulation"
     minutes: float = Field(gt=0)
-    stages: Literal["auto", "gpu", "cpu", "cpu_more"] = "auto"
+    stages: Literal["auto", "gpu", "gpu_more", "cpu", "cpu_more"] = "auto"
     start: str | None = None
     seed: int = Field(0, ge=0)
     device: str = "auto"
@@ -193,7 +193,8 @@ def train_command(
     **nano_sim.yaml** (default): one command renders, trains while scenes come in, fits the
     presence verdict to what the tracker finds, sets its threshold on validation scenes and scores
     the network on shapes and textures that it never saw. Two cores train for two hours and then
-    take a good hour for the rest; a large GPU should take twenty minutes (never run there).
+    take a good hour for the rest. An H100 went on from the bundled weights for 5 minutes
+    (`--set start=bundled --set minutes=5`), and needs about as long for the rest.
 
     **egoexo4d.yaml**: the paper's recipe on takes in the EgoExo4D processed layout
     (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or many of several machines under torchrun.

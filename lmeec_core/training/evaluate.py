@@ -220,8 +220,8 @@ def evaluate_tracker(
 ) -> list[Row]:
     """Clips through :class:`CorrespondenceTracker`, both directions, all objects at once.
 
-    IoU and contour are of the shown mask, so an object wrongly judged absent scores 0. On a CPU
-    each core works on scenes of its own.
+    IoU and contour are of the shown mask, so an object wrongly judged absent scores 0. Each
+    core works on scenes of its own.
 
     Args:
         model, store: the network and the scenes.

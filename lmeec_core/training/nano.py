@@ -245,7 +245,8 @@ def finish(
     trainer: Trainer, args: argparse.Namespace, stores: dict[str, SceneStore], monitor: Monitor
 ) -> None:
     """Calibrate and score the trained network, and write everything."""
-    torch.backends.cudnn.benchmark = False
+    if trainer.device.type == "cuda":
+        torch.cuda.empty_cache()  # for the processes that track
     model, test = trainer.averaged, stores["test"]
     bias = calibrate_masks(model, stores["val"], args.val_scenes, monitor)
     report: dict[str, Any] = {"calibration": {"mask shift": bias}}
@@ -278,15 +279,15 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
     )
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
     gpu, start = device.type == "cuda", start_weights(args.start)
     name = args.stages
     if name == "auto":
-        name = "gpu" if gpu else "cpu_more" if start is not None else "cpu"
-    # Fewer steps, and weights that are good already: a shorter mean, a smaller rate.
+        name = device.type if device.type == "cpu" else "gpu"
+        name += "" if start is None else "_more"
+    # Small batches on weights that are good already: a smaller rate. Fewer steps: a shorter mean.
     schedule = Schedule(
-        STAGES[name], args.minutes, 1.5e-3 if start is None else 1e-3,
-        ema=0.998 if name == "gpu" else 0.995, seed=args.seed,
+        STAGES[name], args.minutes, 1e-3 if name == "cpu_more" else 1.5e-3,
+        ema={"gpu": 0.998, "gpu_more": 0.99}.get(name, 0.995), seed=args.seed,
     )  # fmt: skip
     args.scenes = scenes_that_fit(args, device)
     check_presence_scenes(args)
@@ -297,10 +298,8 @@ def work(args: argparse.Namespace, monitor: Monitor | None = None) -> bool:
 
         def evaluate(model: LMEEC) -> dict[str, float]:
             snapshot(trainer, args, None)
-            torch.backends.cudnn.benchmark = False  # shapes vary too much
-            rows = evaluate_pairs(model, stores["val"], *((20, 2) if gpu else (4, 8)))
+            rows = evaluate_pairs(model, stores["val"], *((20, 4) if gpu else (4, 8)))
             monitor.examples(model, stores["val"], trainer.step)
-            torch.backends.cudnn.benchmark = device.type == "cuda"
             return summary(rows) if rows else {}
 
         trainer = Trainer(

@@ -67,6 +67,17 @@ GPU_STAGES = (
 )  # fmt: skip
 """For one large GPU and about 20 minutes."""
 
+GPU_MORE_STAGES = (
+    Stage("contrast", "contrast", 0.30, 224, 64, (0.4, 1.0), sought=6, objects=8),
+    Stage("pairs", "pairs", 0.34, 256, 20, (0.45, 1.0)),
+    Stage("pairs, whole", "pairs", 0.10, 288, 16, (0.8, 1.0)),
+    Stage(
+        "clips", "clips", 0.26, 288, 8, (0.85, 1.0), objects=3, times=4, contrast=0.5,
+        fixed_norms=True, encoder_rate=0.5,
+    ),
+)  # fmt: skip
+"""For one large GPU that goes on from trained weights, and about 5 minutes."""
+
 _CPU_CLIPS = Stage(
     "clips", "clips", 0.20, 288, 1, (0.85, 1.0), objects=3, times=4, contrast=0.5,
     fixed_norms=True, encoder_rate=0.0,
@@ -90,7 +101,12 @@ CPU_MORE_STAGES = (
 )
 """For two CPU cores that go on from trained weights."""
 
-STAGES = {"gpu": GPU_STAGES, "cpu": CPU_STAGES, "cpu_more": CPU_MORE_STAGES}
+STAGES = {
+    "gpu": GPU_STAGES,
+    "gpu_more": GPU_MORE_STAGES,
+    "cpu": CPU_STAGES,
+    "cpu_more": CPU_MORE_STAGES,
+}
 """Curricula by their names in the settings."""
 
 

@@ -131,8 +131,6 @@ class SceneStore:
         """Load new shards in a background thread until :meth:`close`."""
 
         def run() -> None:
-            if self.device.type == "cuda":
-                torch.cuda.set_device(self.device)
             while not self._stop.is_set() and self.count < self.capacity:
                 if not self.load_new():
                     self._stop.wait(every)

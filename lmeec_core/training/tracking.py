@@ -1,4 +1,4 @@
-"""Simulated scenes through the tracker itself, spread over the cores of a machine."""
+"""Simulated scenes through the tracker itself, spread over processes."""
 
 from __future__ import annotations
 
@@ -31,6 +31,7 @@ class Clip(NamedTuple):
 
     number: int
     weights: str
+    device: str
     config: ModelConfig
     memory: MemoryConfig | None
     packed: NDArray[np.uint8]
@@ -54,7 +55,8 @@ def each_scene(
 ) -> list[T]:
     """What ``work`` makes of the first scenes, in their order.
 
-    On a CPU each core works on scenes of its own, so ``work`` is a function of a module.
+    Each core works on scenes of its own, with a share of the GPU if the scenes lie there, so
+    ``work`` is a function of a module.
 
     Args:
         work: gets the network and a scene.
@@ -62,7 +64,7 @@ def each_scene(
         scenes: use the first so many.
         memory: for the scenes' trackers.
         frames: use the first so many of each scene; None: all.
-        precision: of the processes' networks; ``model`` itself is taken as it is.
+        precision: of the processes' networks; with one core ``model`` itself is taken as it is.
         report: called with the number of scenes done and their total.
 
     Raises:
@@ -70,7 +72,7 @@ def each_scene(
     """
     model.eval()
     count = min(scenes, store.count)
-    cores = min(os.cpu_count() or 1, count) if store.device.type == "cpu" else 1
+    cores = min(os.cpu_count() or 1, count)
     area = store.table[:, :frames, :, :, 0].cpu().numpy()
     made: dict[int, T] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -81,6 +83,7 @@ def each_scene(
             Clip(
                 i,
                 str(weights),
+                str(store.device),
                 model.config,
                 memory,
                 store.packed[i, :frames].cpu().numpy(),
@@ -104,16 +107,16 @@ def each_scene(
 
 def _apart(work: Callable[[LMEEC, Clip], T], precision: Precision, clip: Clip) -> T:
     torch.set_num_threads(1)
-    return work(_loaded(clip.weights, clip.config, precision), clip)
+    return work(_loaded(clip.weights, clip.device, clip.config, precision), clip)
 
 
 @functools.cache
-def _loaded(weights: str, config: ModelConfig, precision: Precision) -> LMEEC:
+def _loaded(weights: str, device: str, config: ModelConfig, precision: Precision) -> LMEEC:
     model = build_model(config)
-    model.load_state_dict(torch.load(weights, weights_only=True))
+    model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     if precision == "bf16":
         model.cast_weights()
-    return model.requires_grad_(False)
+    return model.requires_grad_(False).to(device)
 
 
 class Answer(NamedTuple):

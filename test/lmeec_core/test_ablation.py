@@ -50,7 +50,7 @@ def test_tables_share_the_reference_and_names_are_unique() -> None:
 def test_takes_of_other_lengths_have_files_of_their_own(weights: Path, tmp_path: Path) -> None:
     files = {
         Unit(REFERENCE, weights, None, tmp_path / folder / "test" / "sim_test_300000", "aria01",
-             ("cup_1",), 1, tmp_path).file
+             ("cup_1",), 1, "cpu", tmp_path).file
         for folder in ("takes_120", "takes_400", "takes_700")
     }  # fmt: skip
     assert len(files) == 3  # the takes are called alike, their seed is the same

@@ -96,12 +96,15 @@ def test_device_memory_is_constant_in_time(golden_model: Callable[..., lm.LMEEC]
     assert max(used) == min(used)
 
 
+@pytest.mark.parametrize("preset", ["mini", "nano"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_cuda_graphs_give_what_eager_gives_not_run_without_a_gpu(precision: Precision) -> None:
+def test_cuda_graphs_give_what_eager_gives_not_run_without_a_gpu(
+    precision: Precision, preset: str
+) -> None:
     masks = {}
     for engine in ("eager", "cuda_graph"):
         model = lm.load_model(
-            "mini", seed=0, device="cuda", precision=precision, engine=cast(EngineName, engine)
+            preset, seed=0, device="cuda", precision=precision, engine=cast(EngineName, engine)
         )
         masks[engine] = []
         for objects in (3, 2):  # the second one shares the graphs' buckets only in part

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.model.layers import LayerNorm2d
 from lmeec_core.preprocessing import normalise
 from lmeec_core.training.evaluate import Row, balanced_accuracy, best_threshold
 from lmeec_core.training.forward import ClipMemory, forward_clip_frame
@@ -124,3 +125,18 @@ def test_the_presence_threshold_counts_both_directions_alike() -> None:
     # from 1.9 on the ten are told apart, for 18 of the other fifty: a mean of 0.91, at 0 of 0.75.
     # Of all together the ten are few, and 0 would be best.
     assert 1.5 < best_threshold(many + few, slack=0) <= 2.1
+
+
+def test_normalisation_of_few_channels_is_the_same_on_a_gpu() -> None:
+    """GPUs take another way to it; this compares the two on a CPU."""
+    torch.manual_seed(0)
+    norm = LayerNorm2d(16)
+    torch.nn.init.normal_(norm.weight)
+    torch.nn.init.normal_(norm.bias)
+    x = (3 + 5 * torch.randn(2, 16, 8, 8)).requires_grad_()
+    plain, other = norm(x), norm.over_channels(x)
+    torch.testing.assert_close(other, plain)
+    given = [x, norm.weight, norm.bias]
+    gradients = torch.autograd.grad(plain.square().sum(), given)
+    for a, b in zip(gradients, torch.autograd.grad(other.square().sum(), given), strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=1e-4)
