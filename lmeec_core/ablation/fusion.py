@@ -17,9 +17,10 @@ from lmeec_core.training.store import SceneStore
 from lmeec_core.training.trainer import Schedule, Trainer
 
 RATE = 3e-4
-STAGE = replace(CPU_STAGES[-1], share=1.0)
-"""Clips of four frames with memory; the image encoder stays as it is."""
-BATCH = {"cpu": 1, "cuda": 2}
+STAGE = replace(CPU_STAGES[-1], share=1.0, size=192, crop=(0.55, 0.8))
+"""Clips of four frames with memory; the image encoder stays as it is. Crops at two thirds of the
+network's own size show objects as large as whole images do, in a fraction of the time."""
+BATCH = {"cpu": 2, "cuda": 8}
 """Clips per step."""
 FRESH = "MV_MoE."
 
@@ -41,7 +42,7 @@ class Training:
         fusion, seed, steps: what to train, and how long.
         scenes, count: folder of the training scenes, and how many of them to use.
         folder: of the run; its checkpoint is continued, finished weights are kept.
-        device: where to train.
+        device: where to train. threads: of torch, on a CPU.
     """
 
     checkpoint: Path
@@ -52,6 +53,7 @@ class Training:
     count: int
     folder: Path
     device: str
+    threads: int
 
     @property
     def weights(self) -> Path:
@@ -63,6 +65,7 @@ def train_fusion(training: Training) -> str:
     """Train one variant, or go on with it; returns the path of its weights."""
     if training.weights.is_file():
         return str(training.weights)
+    torch.set_num_threads(training.threads)
     device = torch.device(training.device)
     store = SceneStore(training.scenes, training.count, device)
     store.load_new()

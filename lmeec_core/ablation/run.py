@@ -73,6 +73,11 @@ def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
     return sorted((root / "test").glob("sim_*"))[: settings.takes]
 
 
+def _threads(settings: Settings) -> int:
+    """Threads of torch for each worker."""
+    return max(1, torch.get_num_threads() // settings.workers)
+
+
 def training_scenes(settings: Settings, progress: Progress) -> Path:
     """Folder of scenes to train the fusion variants on, rendered where they are missing.
 
@@ -96,7 +101,7 @@ def training_scenes(settings: Settings, progress: Progress) -> Path:
 def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[Path, int | None]]]:
     """Weights of every variant by its name: one file, or one per training seed.
 
-    On a GPU as many trainings run at once as there are workers; on a CPU one has all cores.
+    As many trainings run at once as there are workers.
 
     Raises:
         RuntimeError: a training failed; says why.
@@ -110,16 +115,16 @@ def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[
     scenes = training_scenes(settings, progress)
     jobs = [
         Training(settings.checkpoint, v.fusion, seed, settings.steps, scenes, settings.scenes,
-                 settings.work / f"{v.name}_{seed}", settings.device)
+                 settings.work / f"{v.name}_{seed}", settings.device, _threads(settings))
         for seed in range(settings.seeds)
         for v in trained
     ]  # fmt: skip
     for variant in trained:
         mine = [job for job in jobs if job.fusion == variant.fusion]
         found[variant.name] = [(job.weights, job.seed) for job in mine]
-    done, at_once = 0, settings.workers if settings.device.startswith("cuda") else 1
+    done = 0
     progress("fusion trainings", done, len(jobs))
-    for result in run_jobs(train_fusion, jobs, at_once, timeout=24 * 3600):
+    for result in run_jobs(train_fusion, jobs, settings.workers, timeout=24 * 3600):
         if result.error is not None:
             raise RuntimeError(f"{result.job.folder.name}: {result.error}")
         done += 1
@@ -133,15 +138,14 @@ def _units(
     weights: list[tuple[Path, int | None]],
     takes: list[Path],
 ) -> Iterator[Unit]:
-    threads = max(1, torch.get_num_threads() // settings.workers)
     for path in takes:
         take = Take.open(path)
         objects = sought_objects(take, settings.objects)
         for file, seed in weights:
             for query in (take.ego, *take.exos):
                 yield Unit(
-                    variant, file, seed, path, query, objects, threads, settings.device,
-                    settings.work / "units",
+                    variant, file, seed, path, query, objects, _threads(settings),
+                    settings.device, settings.work / "units",
                 )  # fmt: skip
 
 

@@ -63,7 +63,7 @@ def _curve(history: list[dict[str, Any]]) -> list[str]:
     for record in history:
         if "eval ego_to_exo iou" in record:
             rows.append(
-                f"| {record['minutes']:.0f} | {record['stage']} | "
+                f"| {record['minutes']:.1f} | {record['stage']} | "
                 f"{record['eval ego_to_exo iou']:.3f} | {record['eval exo_to_ego iou']:.3f} |"
             )
     return rows
