@@ -138,8 +138,9 @@ def baseline_lines(path: Path | None) -> str:
     """Lines of the card's table for the simple methods, from the baselines' own result file."""
     if path is None:
         return ""
-    rows = []
-    for name, found in json.loads(path.read_text())["scores"].items():
+    rows, content = [], json.loads(path.read_text())
+    for name, found in content["scores"].items():
+        name = f"{name} ({len(content['scenes'])} scenes)"
         rows.append(_line(name, {
             f"{direction} {key}": found[direction][key]
             for direction in found for key in ("iou", "contour", "existence")
