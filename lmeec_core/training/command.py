@@ -194,7 +194,7 @@ def train_command(
     presence verdict to what the tracker finds, sets its threshold on validation scenes and scores
     the network on shapes and textures that it never saw. Two cores train for two hours and then
     take a good hour for the rest. An H100 went on from the bundled weights for 5 minutes
-    (`--set start=bundled --set minutes=5`), and needs about as long for the rest.
+    (`--set start=bundled --set minutes=5`); the rest takes somewhat longer there.
 
     **egoexo4d.yaml**: the paper's recipe on takes in the EgoExo4D processed layout
     (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or many of several machines under torchrun.
