@@ -26,6 +26,7 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from lmeec_core.errors import InputError
 from lmeec_core.geometry import GeometryError, Intrinsics, Pose, Vector
 
 MAX_BYTES = 1_000_000
@@ -36,7 +37,7 @@ Size = Annotated[int, Field(ge=1, le=100_000)]
 Numbers = Annotated[list[float], Field(max_length=14)]
 
 
-class CalibrationError(ValueError):
+class CalibrationError(InputError):
     """A calibration file that cannot be used; names the file and what is wrong."""
 
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lmeec_core.config import PRESETS, EngineName, ModelConfig, Precision, preset
+from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC, build_model
 
 logger = logging.getLogger(__name__)
@@ -23,7 +24,7 @@ MV_MOE_PREFIX = "MV_MoE."
 _WEIGHTS = Path(__file__).parent / "weights"
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint cannot be used; the message says why and what would be expected."""
 
 

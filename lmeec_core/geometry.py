@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lmeec_core.errors import InputError
+
 Vector = npt.NDArray[np.float64]
 
 MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
@@ -37,7 +39,7 @@ def centroid(mask: npt.NDArray[np.bool_], x: int = 0, y: int = 0) -> tuple[float
     return x + float(middle_x), y + float(rows @ np.arange(len(rows)) / area)
 
 
-class GeometryError(ValueError):
+class GeometryError(InputError):
     """No consistent point, or numbers of a camera that cannot be; `kind` is one word for it."""
 
     def __init__(self, kind: str, text: str) -> None:

@@ -18,6 +18,8 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from lmeec_core.errors import InputError
+
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
     from rosbags.typesys.store import Typestore
@@ -31,7 +33,7 @@ INFO_KEY = "lmeec"
 _TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*/msg/[A-Za-z][A-Za-z0-9_]*")
 
 
-class BagError(ValueError):
+class BagError(InputError):
     """A bag is missing, broken, or not what was expected; the text begins with its path."""
 
 

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lmeec_core.errors import InputError
 from lmeec_core.takes.images import (
     MAX_PIXELS,
     check_size,
@@ -38,7 +39,7 @@ _PLAIN = {
 _LABEL = ("8UC1", "mono8", "16UC1", "mono16")
 
 
-class ImageError(ValueError):
+class ImageError(InputError):
     """An image that cannot be read; the text says what was given and what was expected."""
 
 

@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from lmeec_core import Correspondence
+from lmeec_core.errors import InputError
 from lmeec_core.geometry import centroid
 from lmeec_core.takes.images import MAX_PIXELS
 
@@ -24,7 +25,7 @@ MAX_ID = 256
 """Most characters of an object's id; ids are kept for good."""
 
 
-class MessageError(ValueError):
+class MessageError(InputError):
     """Query masks that cannot be used; the text says what was given and what was expected."""
 
 

@@ -9,11 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from lmeec_core.errors import InputError
+
 PACKAGE = "lmeec"
 EXECUTABLE = "lmeec_node"
 
 
-class NodeError(ValueError):
+class NodeError(InputError):
     """The node could not be started, or ended; the text holds the end of its log."""
 
 

@@ -17,6 +17,7 @@ from rclpy.parameter import Parameter
 
 import lmeec_core as lm
 from lmeec_core.config import ENGINES
+from lmeec_core.errors import InputError
 
 Value = bool | int | float | str | list[str]
 
@@ -24,7 +25,7 @@ QOS = ("auto", "sensor_data", "reliable")
 TRANSPORTS = ("raw", "compressed")
 
 
-class ParameterError(ValueError):
+class ParameterError(InputError):
     """A parameter that cannot be used; the text names it, the value and what is expected."""
 
 

@@ -13,14 +13,11 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 import lmeec_core as lm
+from lmeec_core.errors import InputError
 from lmeec_ros import images, messages
 from lmeec_ros.parameters import NodeConfig
 
 WARM_UP_SIZE = (480, 640)
-
-
-class InputError(ValueError):
-    """A message that cannot be used; the text names the camera or the query masks."""
 
 
 @dataclass(frozen=True)

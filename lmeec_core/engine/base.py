@@ -22,7 +22,7 @@ StageFunction = Callable[..., tuple[Tensor, ...]]
 stay valid only until the function is called again: who keeps one copies it."""
 
 
-class EngineError(ValueError):
+class EngineError(RuntimeError):
     """An engine cannot be used here; the message says why and what to do."""
 
 

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from lmeec_core.errors import InputError
 from lmeec_core.files import replacing
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ VERSION = 1
 _KEY = "lmeec_memory"
 
 
-class MemoryFileError(ValueError):
+class MemoryFileError(InputError):
     """A memory file cannot be used; the message says why."""
 
 

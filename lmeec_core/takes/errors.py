@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 
+from lmeec_core.errors import InputError
+
 LONGEST = 1000
 """Characters of a reason."""
 
 
-class TakeError(ValueError):
+class TakeError(InputError):
     """A file of a recording is missing, broken or not what was expected.
 
     Attributes:
