@@ -21,6 +21,9 @@ TOLD_ELSEWHERE = (
 )
 """Kinds of reasons that the watchdog or the node log where they find them."""
 
+RECENT = 30.0
+"""Seconds for which an error that is no step's shows in the node's level."""
+
 
 def _status(name: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
     pairs = [KeyValue(key=key, value=str(value)) for key, value in values.items()]
@@ -62,15 +65,19 @@ def _node(now: Snapshot) -> DiagnosticStatus:
     level, text = (OK, "active") if now.state == "active" else (WARN, now.state)
     if now.measured.last_error and now.state != "active":
         level, text = ERROR, f"{now.state}: {now.measured.last_error}"
+    elif time.monotonic() - now.measured.last_other_time < RECENT:
+        level, text = WARN, f"{now.state}, but: {now.measured.last_other_error}"
     values: dict[str, object] = {
         "state": now.state,
         "preset": now.config["model.preset"],
         "checkpoint": now.config.checkpoint or "",
         "device": now.device or "",
-        "engine": "eager",
+        "engine": now.engine,
         "precision": now.config["model.precision"],
         "resident_memory_mb": _number(resident_megabytes()),
         "device_memory_mb": _number(device_megabytes(now.device)),
+        "errors": now.measured.errors,
+        "last_other_error": now.measured.last_other_error,
     }
     return _status(f"{now.name}: node", level, text, values)
 

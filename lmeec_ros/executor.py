@@ -1,14 +1,34 @@
-"""The node's executor: rclpy's MultiThreadedExecutor without its busy loops."""
+"""The node's executor: rclpy's MultiThreadedExecutor without its busy loops.
+
+`PoolExecutor` works around ros2/rclpy#1452 in rclpy 7.1 (ROS 2 Jazzy) by means of private members.
+It is to be deleted, and `make_executor` with it, once the oldest rclpy that is supported has
+ros2/rclpy#1547 and `test_executor.py` passes with MultiThreadedExecutor in its place (the second
+busy loop described below is not part of that change).
+"""
 
 from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from rclpy.context import Context
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.subscription import Subscription
+from rclpy.task import Future
+
+from lmeec_ros.worker import name_thread
+
+MADE_FOR = "7.1."
+"""Versions of rclpy whose private members are known."""
+PATIENCE = 10.0
+"""Seconds for the self-test, which takes milliseconds."""
+
+
+class ExecutorError(RuntimeError):
+    """`PoolExecutor` does not work with this rclpy."""
 
 
 class PoolExecutor(MultiThreadedExecutor):
@@ -23,8 +43,13 @@ class PoolExecutor(MultiThreadedExecutor):
     def __init__(self, num_threads: int, *, context: Context | None = None) -> None:
         super().__init__(num_threads, context=context)
         everyone = threading.Barrier(num_threads + 1)
-        for _ in range(num_threads):
-            self._executor.submit(everyone.wait)
+
+        def begin(number: int) -> None:
+            name_thread(f"executor-{number}")
+            everyone.wait()
+
+        for number in range(num_threads):
+            self._executor.submit(begin, number)
         everyone.wait()  # the pool's threads are all here from the start; their number stays
 
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
@@ -39,6 +64,49 @@ class PoolExecutor(MultiThreadedExecutor):
             elif not (task in self._futures and _not_begun(task)):
                 return found
 
+    def check(self) -> None:
+        """Let the private members that this relies on work once, before there is a node.
+
+        Raises:
+            ExecutorError: if they do not work as in the rclpy that this was made for.
+        """
+        here, begun, gate = threading.get_ident(), [], threading.Event()
+        awaited: Future = Future(executor=self)
+
+        async def wait() -> int:
+            begun.append(threading.get_ident())
+            gate.wait(PATIENCE)
+            await awaited
+            return threading.get_ident()
+
+        threads = len(self._executor._threads)
+        tasks = [self.create_task(wait) for _ in range(2 * threads)]
+        queued = 0
+        submit = self._executor.submit
+
+        def count(task: Callable[[], Any]) -> Any:
+            nonlocal queued
+            queued += 1
+            return submit(task)
+
+        self._executor.submit = count  # type: ignore[method-assign,assignment]
+        try:
+            for _ in range(2 * threads + 2):  # the last ones would queue some again
+                self.spin_once(timeout_sec=0.05)
+        finally:
+            del self._executor.submit
+        gate.set()
+        if queued != len(tasks):
+            raise ExecutorError(f"{len(tasks)} callbacks were queued {queued} times")
+        awaited.set_result(None)
+        for _ in range(round(PATIENCE / 0.05)):
+            if all(task.done() for task in tasks):
+                break
+            self.spin_once(timeout_sec=0.05)
+        ran = [task.result() for task in tasks if task.done()]
+        if len(begun) != len(tasks) or len(ran) != len(tasks) or here in ran:
+            raise ExecutorError(f"{len(ran)} of {len(tasks)} callbacks ended, {len(begun)} begun")
+
 
 def _not_begun(task: Any) -> bool:
     """Whether a task waits for its first run; False for one that awaits something."""
@@ -46,3 +114,28 @@ def _not_begun(task: Any) -> bool:
     return (
         inspect.iscoroutine(handler) and inspect.getcoroutinestate(handler) == inspect.CORO_CREATED
     )
+
+
+def make_executor(
+    num_threads: int, warn: Callable[[str], object], *, context: Context | None = None
+) -> MultiThreadedExecutor:
+    """The executor for a node: `PoolExecutor` where it works, else rclpy's own.
+
+    Args:
+        num_threads: of the pool, beside the thread that spins.
+        warn: told why it is rclpy's own, which costs latency under load.
+        context: rclpy's context; None is the default one.
+    """
+    try:
+        here = version("rclpy")
+        if not here.startswith(MADE_FOR):
+            raise ExecutorError(f"rclpy {here} is here, {MADE_FOR}* expected")
+        executor = PoolExecutor(num_threads, context=context)
+        executor.check()
+    except (ExecutorError, PackageNotFoundError, AttributeError, TypeError, ValueError) as error:
+        warn(
+            f"lmeec's executor is not used ({type(error).__name__}: {error}) but rclpy's own; "
+            "images may come some 100 ms late under load"
+        )
+        return MultiThreadedExecutor(num_threads, context=context)
+    return executor

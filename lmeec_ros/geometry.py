@@ -144,27 +144,37 @@ class Points:
             )
         cameras = (config.query_camera, *config.target_cameras)
         moving = [name for name in cameras if name not in self._calibration.poses]
-        self._poses = Poses(node, self.frame) if moving else None
         self._infos: dict[str, Any] = {}
-        self._subscriptions = [
-            node.create_subscription(
-                CameraInfo,
-                config.cameras[name].camera_info,
-                partial(self._infos.__setitem__, name),
-                qos_profile_sensor_data,
-            )
-            for name in cameras
-            if name not in self._calibration.lenses
-        ]
-        qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
-        self._all = node.create_lifecycle_publisher(ObjectPointArray, "~/points", qos)
-        self._named = {
-            name: node.create_lifecycle_publisher(PointStamped, f"~/points/{token}", qos)
-            for name, token in _tokens(config).items()
-        }
         self._patient = PatientLog(REPEAT, count=False)
         self.located = 0
         self.refused: Counter[str] = Counter()
+        self._poses: Poses | None = None
+        self._subscriptions: list[Any] = []
+        self._all: Any = None
+        self._named: dict[str, Any] = {}
+        try:
+            self._open(config, moving, [n for n in cameras if n not in self._calibration.lenses])
+        except BaseException:
+            self.destroy()
+            raise
+
+    def _open(self, config: NodeConfig, moving: list[str], unknown: list[str]) -> None:
+        """Subscribe to tf and to CameraInfo where they are needed, and make the publishers."""
+        node = self._node
+        if moving:
+            self._poses = Poses(node, self.frame)
+        for name in unknown:
+            take = partial(self._infos.__setitem__, name)
+            topic = config.cameras[name].camera_info
+            subscription = node.create_subscription(
+                CameraInfo, topic, take, qos_profile_sensor_data
+            )
+            self._subscriptions.append(subscription)
+        qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
+        self._all = node.create_lifecycle_publisher(ObjectPointArray, "~/points", qos)
+        for name, token in _tokens(config).items():
+            topic = f"~/points/{token}"
+            self._named[name] = node.create_lifecycle_publisher(PointStamped, topic, qos)
 
     def publish(
         self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
@@ -247,7 +257,8 @@ class Points:
     def destroy(self) -> None:
         """Destroy publishers and subscriptions."""
         for publisher in (self._all, *self._named.values()):
-            self._node.destroy_lifecycle_publisher(publisher)
+            if publisher is not None:
+                self._node.destroy_lifecycle_publisher(publisher)
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         if self._poses is not None:

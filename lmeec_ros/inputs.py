@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from lmeec.msg import CorrespondenceMaskArray
@@ -18,6 +19,8 @@ from lmeec_ros.outputs import Outputs
 from lmeec_ros.parameters import NodeConfig
 
 DEPTH = 5
+LOOK_AGAIN = 2.0
+"""Seconds after which a silent input's publishers are looked at again."""
 QUERY_MASKS = "query masks"
 """Name of the query masks' input."""
 TRANSPORTS = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
@@ -29,7 +32,7 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
 
     With qos `auto` the subscription is reliable if every publisher offers it (or there is none
     yet), else best effort, which hears every publisher; `refresh` follows publishers that come
-    later.
+    later. Only `open` and `look` ask the ROS graph; everything else knows what they found.
 
     Args:
         node: the node.
@@ -65,6 +68,10 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
         self._subscriber: Any = None
         self._retired: Any = None  # the one before, until the next refresh
         self._given_topic = topic
+        self._offers: list[Any] = []  # the publishers, when `look` last saw them
+        self._elsewhere = ""  # and other topics of this type, if there were none
+        self._looked = 0.0
+        self._looks = 0  # that are due because a publisher came or went
 
     @property
     def is_open(self) -> bool:
@@ -80,6 +87,8 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
     def open(self) -> None:
         """Subscribe."""
         self.monitor = StreamMonitor()
+        self._ask()
+        self._looks = 1  # the graph may not know all of them yet
         self._subscribe(self._wanted())
 
     def close(self) -> None:
@@ -103,15 +112,34 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
             self._retired = self._subscriber
             self._subscribe(wanted)
 
+    def due(self, silent: bool) -> float:
+        """For how many seconds a look at the publishers has been due; below 0: it is not yet."""
+        if not self.is_open:
+            return -1.0
+        since = time.monotonic() - self._looked
+        if self._looks:
+            return since
+        return since - LOOK_AGAIN if silent or not self._offers else -1.0
+
+    def look(self) -> None:
+        """Ask the ROS graph who publishes on the topic."""
+        self._looks = max(0, self._looks - 1)
+        self._ask()
+        self._elsewhere = "" if self._offers else self._like()
+
+    def _ask(self) -> None:
+        self._looked = time.monotonic()
+        self._offers = list(self._node.get_publishers_info_by_topic(self.topic))
+
     def publishers(self) -> list[Any]:
-        """Return the endpoints that publish on the topic."""
-        return list(self._node.get_publishers_info_by_topic(self.topic))
+        """Return the endpoints that published on the topic at the last look."""
+        return list(self._offers)
 
     def describe_publishers(self) -> str:
         """Say in words who publishes on the topic, and what to change if that does not fit."""
         offers = self.publishers()
         if not offers:
-            return f"nobody publishes there{self._like()}"
+            return f"nobody publishes there{self._elsewhere}"
         texts = []
         for offer in offers:
             kind = "reliable" if _is_reliable(offer) else "best effort"
@@ -169,7 +197,9 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
             self._given_topic,
             qos_profile=QoSProfile(depth=DEPTH, reliability=reliability),
             callback_group=self._group,
-            event_callbacks=SubscriptionEventCallbacks(incompatible_qos=self._on_incompatible),
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=self._on_incompatible, matched=self._on_matched
+            ),
         )
         self._subscriber.registerCallback(self._on_message)
 
@@ -190,7 +220,12 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
                 raise
             self.on_error(error)
 
+    def _on_matched(self, _: Any) -> None:
+        # Twice: the event may come before the graph tells of it.
+        self._looks = 2
+
     def _on_incompatible(self, event: Any) -> None:
+        self._looks = 2
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         text = f"{self.name}: a publisher on {self.topic} offers an incompatible {policy}; "
         if self._qos == "auto":
@@ -231,6 +266,20 @@ def make_inputs(node: Node, config: NodeConfig, group: CallbackGroup) -> list[In
     )
     targets = [camera_input(name) for name in config.target_cameras]
     return [camera_input(config.query_camera), query_masks, *targets]
+
+
+def look_around(inputs: Sequence[InputStream], silent: Collection[str] = ()) -> None:
+    """Follow the publishers: at most one input, the one most due, asks the ROS graph.
+
+    Args:
+        inputs: of the node.
+        silent: names of those that are silent.
+    """
+    most = max(inputs, key=lambda one: one.due(one.name in silent), default=None)
+    if most is not None and most.due(most.name in silent) >= 0:
+        most.look()
+    for one in inputs:
+        one.refresh()
 
 
 def open_inputs(

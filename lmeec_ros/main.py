@@ -11,7 +11,7 @@ import rclpy
 from rclpy.executors import ExternalShutdownException
 
 from lmeec_ros import parameters
-from lmeec_ros.executor import PoolExecutor
+from lmeec_ros.executor import make_executor
 from lmeec_ros.node import LmeecNode
 
 
@@ -38,24 +38,24 @@ def main(args: Sequence[str] | None = None) -> int:
         return 2
     # Three threads beside this one, which takes the inputs: a transition that takes seconds,
     # services on the memory, parameters.
-    executor = PoolExecutor(num_threads=3)
+    executor = make_executor(3, node.get_logger().warning)
     executor.add_node(node)
-    clean = True
+    code = 0
     try:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        if rclpy.ok():
-            raise  # else a call that the end of the process interrupted
-    finally:
-        clean = node.close()
-        if clean:
-            executor.shutdown(timeout_sec=1.0)
-            _destroy(node)
-        rclpy.try_shutdown()
+        if rclpy.ok():  # else a call that the end of the process interrupted
+            traceback.print_exc()
+            code = 1
+    clean = node.close()
+    if clean:
+        executor.shutdown(timeout_sec=1.0)
+        _destroy(node)
+    rclpy.try_shutdown()
     if not clean:  # a step or the loading of a model is under way; do not wait for it
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(0)
-    return 0
+        os._exit(code)
+    return code

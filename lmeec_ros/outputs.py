@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lmeec.msg import CorrespondenceMaskArray
@@ -22,6 +22,10 @@ KINDS: tuple[tuple[str, Any], ...] = (
 )
 
 
+class PublishError(RuntimeError):
+    """Nothing of a set could be published."""
+
+
 class Outputs:
     """Lifecycle publishers `~/<target>/masks`, `~/<target>/label_image`, `~/<target>/overlay`.
 
@@ -36,36 +40,74 @@ class Outputs:
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
         self.points = Points(node, config) if config["output.points"] else None
+        self._publishers: dict[tuple[str, str], Any] = {}
         # Reliable publishers are heard by reliable and by best-effort subscriptions.
         qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
-        self._publishers: dict[tuple[str, str], Any] = {
-            (target, kind): node.create_lifecycle_publisher(
-                msg_type, f"~/{topic_token(target)}/{kind}", qos
-            )
-            for target in config.target_cameras
-            for kind, msg_type in KINDS
-        }
+        try:
+            for target in config.target_cameras:
+                for kind, msg_type in KINDS:
+                    topic = f"~/{topic_token(target)}/{kind}"
+                    publisher = node.create_lifecycle_publisher(msg_type, topic, qos)
+                    self._publishers[target, kind] = publisher
+        except BaseException:
+            self.destroy()
+            raise
 
     def publish(
-        self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
-    ) -> None:
-        """Publish a set: each target camera's outputs, and the objects' points in space."""
-        for target, output in found.items():
-            self._publish(target, output, processor)
-        if self.points is not None:
-            self.points.publish(query_header, found, processor)
+        self,
+        query_header: Header,
+        found: Mapping[str, TargetOutput],
+        processor: SetProcessor,
+        failed: Callable[[str, Exception], object],
+    ) -> list[str]:
+        """Publish a set: each target camera's outputs, and the objects' points in space.
 
-    def _publish(self, target: str, output: TargetOutput, processor: SetProcessor) -> None:
+        One that fails does not hold up the others.
+
+        Args:
+            query_header, found, processor: the set, and what is found in it.
+            failed: told what could not be published, and why.
+
+        Returns:
+            the target cameras of which everything wanted was published.
+
+        Raises:
+            PublishError: there are none, though something was found.
+        """
+        done = [name for name in found if self._publish(name, found[name], processor, failed)]
+        if self.points is not None:
+            try:
+                self.points.publish(query_header, found, processor)
+            except Exception as error:
+                failed("publishing the points", error)
+        if found and not done:
+            raise PublishError("nothing of the set could be published; the log says why")
+        return done
+
+    def _publish(
+        self,
+        target: str,
+        output: TargetOutput,
+        processor: SetProcessor,
+        failed: Callable[[str, Exception], object],
+    ) -> bool:
         """Publish what is wanted; label image and overlay are made only if someone listens."""
         config, table = processor.config, processor.table
         threshold = config["presence_threshold"]
-        if config["output.masks"]:
-            self._publishers[target, "masks"].publish(output.message)
-        if self._wanted(target, "label_image", config):
-            label_image = output.label_image(table, threshold)
-            self._publishers[target, "label_image"].publish(label_image)
-        if self._wanted(target, "overlay", config):
-            self._publishers[target, "overlay"].publish(output.overlay(table, threshold))
+        make: dict[str, Callable[[], Any]] = {
+            "masks": lambda: output.message,
+            "label_image": lambda: output.label_image(table, threshold),
+            "overlay": lambda: output.overlay(table, threshold),
+        }
+        whole = True
+        for kind, message in make.items():
+            try:
+                if self._wanted(target, kind, config):
+                    self._publishers[target, kind].publish(message())
+            except Exception as error:
+                whole = False
+                failed(f"publishing the {kind} of {target}", error)
+        return whole
 
     def has_listeners(self, target: str) -> bool:
         """Whether anybody subscribes to an output of the target."""
@@ -73,8 +115,8 @@ class Outputs:
         return any(one.get_subscription_count() for one in publishers)
 
     def _wanted(self, target: str, kind: str, config: NodeConfig) -> bool:
-        publisher = self._publishers[target, kind]
-        return bool(config[f"output.{kind}"] and publisher.get_subscription_count())
+        listeners = kind == "masks" or self._publishers[target, kind].get_subscription_count()
+        return bool(config[f"output.{kind}"] and listeners)
 
     def forget(self) -> None:
         """Forget what belongs to the time before a backward jump."""
@@ -82,9 +124,11 @@ class Outputs:
             self.points.forget()
 
     def destroy(self) -> None:
-        """Destroy the publishers."""
-        for publisher in self._publishers.values():
-            self._node.destroy_lifecycle_publisher(publisher)
+        """Destroy the publishers, and what belongs to the points."""
+        publishers, points = list(self._publishers.values()), self.points
         self._publishers.clear()
-        if self.points is not None:
-            self.points.destroy()
+        self.points = None
+        for publisher in publishers:
+            self._node.destroy_lifecycle_publisher(publisher)
+        if points is not None:
+            points.destroy()

@@ -115,7 +115,7 @@ class SetProcessor:
         started = time.monotonic()
         try:
             found = self.tracker.step(pictures, query_masks)
-        except ValueError as error:
+        except InputError as error:
             raise InputError(f"set at {_seconds(query)}: {error}") from error
         self.step_seconds = time.monotonic() - started
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -71,6 +72,16 @@ class Measurements:
     refused: int = 0
     """Target images that could not be used and were left out of their partial sets."""
     last_error: str = ""
+    errors: int = 0
+    """Errors that are no step's: of the diagnostics, the watch, the inputs, of publishing."""
+    last_other_error: str = ""
+    last_other_time: float = -math.inf
+    """When that was, `time.monotonic` seconds."""
+
+    def add_error(self, text: str) -> None:
+        """Note an error that is no step's."""
+        self.errors += 1
+        self.last_other_error, self.last_other_time = text, time.monotonic()
 
     def add_set(self, stamp_ns: int, started: float, arrived: float, ages: Sequence[float]) -> None:
         """Note a set that was processed and published just now.
@@ -113,6 +124,8 @@ class Snapshot:
     unpaired: bool = False
     """Messages come, but none have belonged together for a while."""
     points: Points | None = None
+    engine: str = ""
+    """The engine of each stage of the network, as it was computed last."""
 
 
 def why(now: Snapshot) -> Reason:

@@ -4,21 +4,64 @@ from __future__ import annotations
 
 import os
 import re
+import traceback
 from collections.abc import Callable
+from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from lmeec.srv import ForgetObject, MemoryFile
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 import lmeec_core as lm
+from lmeec_core.errors import InputError
 from lmeec_ros.pipeline import SetProcessor
 
+T = TypeVar("T")
 WithProcessor = Callable[[Callable[[SetProcessor], str]], str]
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+class NotNowError(RuntimeError):
+    """A call on the memory cannot be done now; says why, and whether it still may be."""
+
+
+def result_of(future: Future[T], patience: float, logger: RcutilsLogger) -> T:
+    """The result of a call that waits for the step under way.
+
+    Args:
+        future: of the call.
+        patience: seconds to wait for it.
+        logger: told how a call ends that had begun when the patience was over.
+
+    Raises:
+        NotNowError: the node was deactivated before its turn came, or it took too long.
+        Exception: whatever the call raised.
+    """
+    try:
+        return future.result(patience)
+    except CancelledError:
+        raise NotNowError(
+            "the node was deactivated before the step under way had ended; nothing was done"
+        ) from None
+    except TimeoutError:
+        if future.done():
+            raise  # of the call itself
+    if future.cancel():
+        raise NotNowError(f"the step under way takes more than {patience:g} s; nothing was done")
+
+    def tell(ended: Future[T]) -> None:
+        if (error := ended.exception()) is not None:
+            logger.error(f"the call on the memory that took so long has failed: {error}")
+        else:
+            logger.info(f"the call on the memory that took so long has ended: {ended.result()}")
+
+    future.add_done_callback(tell)
+    raise NotNowError(f"it takes more than {patience:g} s and goes on; the log says how it ends")
 
 
 def memory_file(folder: str, name: str, namespace: str = "/") -> Path:
@@ -30,10 +73,10 @@ def memory_file(folder: str, name: str, namespace: str = "/") -> Path:
         namespace: the node's; files of nodes in different ones lie in different folders.
 
     Raises:
-        ValueError: not a plain name.
+        InputError: not a plain name.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(
+        raise InputError(
             f"name {name!r} given; up to 100 letters, digits, dots, _ and -, the first a letter or "
             "a digit, expected (a plain name, the folder is the parameter memory_folder)"
         )
@@ -48,7 +91,7 @@ class MemoryServices:
     Args:
         node: the node; its parameter memory_folder says where files lie.
         with_processor: calls a function with the processor while no step is under way; raises
-            RuntimeError if that cannot be.
+            NotNowError if that cannot be.
     """
 
     def __init__(self, node: Node, with_processor: WithProcessor) -> None:
@@ -72,9 +115,13 @@ class MemoryServices:
                 response.message = self._with_processor(act(request))
                 response.success = True
                 self._node.get_logger().info(f"{name}: {response.message}")
-            except (ValueError, OSError, RuntimeError) as error:
+            except (InputError, OSError, NotNowError) as error:
                 response.success, response.message = False, str(error)
                 self._node.get_logger().warning(f"{name} refused: {error}")
+            except Exception as error:  # would end the executor, and leave the caller waiting
+                response.success = False
+                response.message = f"{name} failed: {type(error).__name__}: {error}"
+                self._node.get_logger().error(f"{name} failed:\n{traceback.format_exc()}")
             return response
 
         return answer
@@ -83,7 +130,7 @@ class MemoryServices:
         def forget(processor: SetProcessor) -> str:
             known = processor.tracker.objects
             if not processor.tracker.forget(request.object_id):
-                raise ValueError(
+                raise InputError(
                     f"object {request.object_id!r} is not known; known: "
                     f"{', '.join(known) or 'none'}"
                 )

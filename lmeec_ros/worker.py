@@ -6,10 +6,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Worker(Generic[T]):
     """Processes items one after the other in its own thread.
 
     When `depth` items wait, a new one pushes out the oldest. An exception in `process` is handed
-    to `on_error`; the thread lives on.
+    to `on_error`; the thread lives on. One of an item that outlasts `stop` is of no interest.
 
     Args:
         process: called in the worker's thread with each item and its time of arrival
@@ -56,9 +60,9 @@ class Worker(Generic[T]):
         self._on_error = on_error
         self._depth = depth
         self._items: deque[tuple[T, float]] = deque()
-        self._calls: deque[Callable[[], object]] = deque()
+        self._calls: deque[tuple[Future[Any], Callable[[], object]]] = deque()
         self._condition = threading.Condition()
-        self._stopping = False
+        self._stopping = self._abandoned = False
         self._busy = False
         self._received = self._processed = self._failed = self._dropped = self._discarded = 0
         # A daemon: a step that takes seconds must not hold up the end of the process.
@@ -83,13 +87,22 @@ class Worker(Generic[T]):
             self._condition.notify_all()
             return not full
 
-    def call(self, function: Callable[[], object], discard: bool = True) -> None:
-        """Run `function` in the worker's thread before what waits, or in its place (`discard`)."""
+    def call(self, function: Callable[[], R], discard: bool = True) -> Future[R]:
+        """Run `function` in the worker's thread before what waits, or in its place (`discard`).
+
+        Returns:
+            its result or exception; cancelled if the worker stops before its turn comes.
+        """
+        future: Future[R] = Future()
         with self._condition:
             if discard:
                 self._discard()
-            self._calls.append(function)
-            self._condition.notify_all()
+            if self._stopping:
+                future.cancel()
+            else:
+                self._calls.append((future, function))
+                self._condition.notify_all()
+        return future
 
     def discard(self) -> None:
         """Throw away what waits."""
@@ -104,15 +117,23 @@ class Worker(Generic[T]):
             )
 
     def stop(self, timeout: float) -> bool:
-        """Throw away what waits and end the thread; return whether it ended within `timeout` s."""
+        """Throw away what waits and end the thread; return whether it ended within `timeout` s.
+
+        Calls that wait are cancelled at once, not when the item under way is done.
+        """
         with self._condition:
             self._stopping = True
             self._discard()
+            waiting = [future for future, _ in self._calls]
             self._calls.clear()
             self._condition.notify_all()
+        for future in waiting:
+            future.cancel()
         if self._thread.is_alive() and self._thread is not threading.current_thread():
             self._thread.join(timeout)
-        return not self._thread.is_alive()
+        with self._condition:
+            self._abandoned = self._thread.is_alive()
+        return not self._abandoned
 
     def stats(self) -> WorkerStats:
         """Return a copy of the counters."""
@@ -131,6 +152,7 @@ class Worker(Generic[T]):
         self._items.clear()
 
     def _run(self) -> None:
+        name_thread(self._thread.name)
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._items or self._calls or self._stopping)
@@ -142,12 +164,13 @@ class Worker(Generic[T]):
             failed = False
             try:
                 if call is not None:
-                    call()
+                    _answer(*call)
                 elif item is not None:
                     self._process(*item)
             except Exception as error:
                 failed = True
-                self._on_error(error)
+                if not self._abandoned:
+                    self._on_error(error)
             finally:
                 with self._condition:
                     self._busy = False
@@ -155,3 +178,34 @@ class Worker(Generic[T]):
                         self._failed += failed
                         self._processed += not failed
                     self._condition.notify_all()
+
+
+def _answer(future: Future[Any], function: Callable[[], object]) -> None:
+    if not future.set_running_or_notify_cancel():
+        return  # whoever asked waits no more
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)
+
+
+def name_thread(name: str) -> None:
+    """Give the calling thread a name that the system shows (ps -L, top -H; 15 bytes of it)."""
+    with suppress(OSError):  # no /proc
+        Path("/proc/thread-self/comm").write_bytes(name.encode()[:15])
+
+
+def in_a_thread(function: Callable[[], R], name: str) -> R:
+    """Call a function in a thread that ends with it, and return its result.
+
+    For what computes in a thread that lives on: OpenMP gives every thread that begins a parallel
+    region helpers, one per further core, and ends them with that thread only.
+    """
+    future: Future[R] = Future()
+
+    def run() -> None:
+        name_thread(name)
+        _answer(future, function)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    return future.result()
