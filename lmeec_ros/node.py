@@ -196,8 +196,8 @@ class LmeecNode(ManagedNode):
             with self._telling(f"closing {one.name}"):
                 one.close()
         if worker is not None and not worker.stop(STEP_PATIENCE):
-            raise RuntimeError(
-                f"the step under way did not end within {STEP_PATIENCE:.0f} s; it is left to "
+            raise TimeoutError(
+                f"the step under way did not end within {STEP_PATIENCE:g} s; it is left to "
                 "itself and what it finds is thrown away; configure loads the network anew"
             )
 

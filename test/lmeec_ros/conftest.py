@@ -132,41 +132,40 @@ class Rig:
         wait_until(settled, "subscriptions to the rig's topics")
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
-        """Call a service and return its response.
+        """Call a service once and return its response."""
+        future = self.ask(kind, service, request)
+        return wait_until(lambda: future.done() and future, f"the answer of {service}").result()
 
-        An answer is lost if the service has not found this client yet, so what may be repeated is
-        asked again; a change of state may not, and is led by a request that changes nothing.
-        """
-        from lifecycle_msgs.srv import ChangeState
-
-        if kind is not ChangeState:
-            return self._ask(kind, service, request, once=False)
-        if service not in self._clients:
-            nothing = ChangeState.Request()
-            nothing.transition.label = "no such transition"
-            self._ask(kind, service, nothing, once=False)
-        return self._ask(kind, service, request, once=True)
-
-    def _client(self, kind: Any, service: str) -> Any:
-        """A client that has found its service."""
+    def ask(self, kind: Any, service: str, request: Any) -> Any:
+        """Call a service once; gives the future of its response."""
         if service not in self._clients:
             self._clients[service] = self.node.create_client(kind, service)
+            self._wait_known(service)
+        return self._clients[service].call_async(request)
+
+    def _wait_known(self, service: str) -> None:
+        """Wait until the client has found its service, and the service this client.
+
+        Before, an answer is lost. That the service knows the client shows in the answer to one
+        that was made later: a participant's endpoints are announced in order.
+        """
+        from rcl_interfaces.srv import GetParameterTypes
+
         wait_until(self._clients[service].service_is_ready, f"service {service}")
-        return self._clients[service]
+        name = f"{service.rpartition('/')[0]}/get_parameter_types"
+        probe = self.node.create_client(GetParameterTypes, name)
+        wait_until(probe.service_is_ready, f"service {name}")
+        futures, asked = [probe.call_async(GetParameterTypes.Request())], time.monotonic()
 
-    def _ask(self, kind: Any, service: str, request: Any, once: bool) -> Any:
-        client = self._client(kind, service)
-        futures = [client.call_async(request)]
-        asked = time.monotonic()
-
-        def answered() -> Any:
+        def answered() -> bool:
             nonlocal asked
-            if not once and time.monotonic() - asked > 3:
+            if time.monotonic() - asked > 1:
                 asked = time.monotonic()
-                futures.append(client.call_async(request))
-            return next((future for future in futures if future.done()), None)
+                futures.append(probe.call_async(GetParameterTypes.Request()))
+            return any(future.done() for future in futures)
 
-        return wait_until(answered, f"the answer of {service}").result()
+        wait_until(answered, f"any answer of {name}")
+        self.node.destroy_client(probe)
 
     def close(self) -> None:
         self._spinning = False
