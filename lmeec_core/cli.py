@@ -304,7 +304,9 @@ def demo(
 
 @app.command()
 def soak(
-    minutes: Annotated[float, typer.Option(min=0.1, help="How long.")] = 30.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="How long, at least until every fault was there.")
+    ] = 30.0,
     take: Annotated[
         Path | None, typer.Option(help="Folder of a take.", show_default="the sample take")
     ] = None,

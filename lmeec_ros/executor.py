@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -70,19 +71,34 @@ class PoolExecutor(MultiThreadedExecutor):
         Raises:
             ExecutorError: if they do not work as in the rclpy that this was made for.
         """
-        here, begun, gate = threading.get_ident(), [], threading.Event()
+        here, gate = threading.get_ident(), threading.Event()
         awaited: Future = Future(executor=self)
+        waiting: list[int] = []
 
         async def wait() -> int:
-            begun.append(threading.get_ident())
             gate.wait(PATIENCE)
+            waiting.append(threading.get_ident())
             await awaited
             return threading.get_ident()
 
-        threads = len(self._executor._threads)
-        tasks = [self.create_task(wait) for _ in range(2 * threads)]
-        queued = 0
-        submit = self._executor.submit
+        tasks = [self.create_task(wait) for _ in range(2 * len(self._executor._threads))]
+        queued = self._count_queued(len(tasks) + 2)  # the last rounds would queue some again
+        gate.set()
+        end = time.monotonic() + PATIENCE
+        while len(waiting) < len(tasks) and time.monotonic() < end:
+            time.sleep(0.001)
+        awaited.set_result(None)
+        while not all(task.done() for task in tasks) and time.monotonic() < end:
+            self.spin_once(timeout_sec=0.05)
+        ended = [task.result() for task in tasks if task.done()]
+        if queued != len(tasks) or len(ended) != len(tasks) or here in ended:
+            raise ExecutorError(
+                f"{len(tasks)} callbacks were queued {queued} times, and {len(ended)} ended"
+            )
+
+    def _count_queued(self, rounds: int) -> int:
+        """How many callbacks are handed to the pool in so many rounds."""
+        queued, submit = 0, self._executor.submit
 
         def count(task: Callable[[], Any]) -> Any:
             nonlocal queued
@@ -91,21 +107,11 @@ class PoolExecutor(MultiThreadedExecutor):
 
         self._executor.submit = count  # type: ignore[method-assign,assignment]
         try:
-            for _ in range(2 * threads + 2):  # the last ones would queue some again
+            for _ in range(rounds):
                 self.spin_once(timeout_sec=0.05)
         finally:
-            del self._executor.submit
-        gate.set()
-        if queued != len(tasks):
-            raise ExecutorError(f"{len(tasks)} callbacks were queued {queued} times")
-        awaited.set_result(None)
-        for _ in range(round(PATIENCE / 0.05)):
-            if all(task.done() for task in tasks):
-                break
-            self.spin_once(timeout_sec=0.05)
-        ran = [task.result() for task in tasks if task.done()]
-        if len(begun) != len(tasks) or len(ran) != len(tasks) or here in ran:
-            raise ExecutorError(f"{len(ran)} of {len(tasks)} callbacks ended, {len(begun)} begun")
+            self._executor.submit = submit  # type: ignore[method-assign]
+        return queued
 
 
 def _not_begun(task: Any) -> bool:
@@ -131,7 +137,11 @@ def make_executor(
         if not here.startswith(MADE_FOR):
             raise ExecutorError(f"rclpy {here} is here, {MADE_FOR}* expected")
         executor = PoolExecutor(num_threads, context=context)
-        executor.check()
+        try:
+            executor.check()
+        except BaseException:
+            executor.shutdown(timeout_sec=0)
+            raise
     except (ExecutorError, PackageNotFoundError, AttributeError, TypeError, ValueError) as error:
         warn(
             f"lmeec's executor is not used ({type(error).__name__}: {error}) but rclpy's own; "

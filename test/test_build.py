@@ -204,25 +204,65 @@ def test_installed_command_runs(prefix: Path) -> None:
     assert "demo" in done.stdout
 
 
+def differences(source: Path, installed: Path) -> list[str]:
+    """What of a source folder is missing, stale, left over or linked from elsewhere."""
+
+    def files(folder: Path) -> set[Path]:
+        return {
+            path.relative_to(folder)
+            for path in folder.rglob("*")
+            if (path.is_file() or path.is_symlink())
+            and path.suffix != ".pyc"
+            and not path.name.startswith(".")
+        }
+
+    found = []
+    for name in sorted(files(source) | files(installed)):
+        copy, original = installed / name, source / name
+        if not original.is_file():
+            found.append(f"{name} is left over")
+        elif not copy.is_file():
+            found.append(f"{name} is missing")
+        elif copy.is_symlink() and not copy.samefile(original):
+            found.append(f"{name} is a link to {copy.resolve()}")
+        elif copy.read_bytes() != original.read_bytes():
+            found.append(f"{name} is stale")
+    return found
+
+
 def test_every_source_file_is_installed_and_current(prefix: Path) -> None:
     site = prefix / Path(sysconfig.get_path("purelib")).relative_to(sys.prefix)
     pairs = [(ROOT / name, site / name) for name in ("lmeec_core", "lmeec_ros")]
     pairs += [(ROOT / name, prefix / "share" / "lmeec" / name) for name in ("launch", "config")]
-    compared = 0
     for source, installed in pairs:
-        for path in source.rglob("*"):
-            if path.is_file() and path.suffix != ".pyc" and not path.name.startswith("."):
-                copy = installed / path.relative_to(source)
-                assert copy.is_file(), f"{copy} is missing: make build"
-                assert copy.read_bytes() == path.read_bytes(), f"{copy} is stale: make build"
-                compared += 1
-        extra = {
-            path.relative_to(installed)
-            for path in installed.rglob("*.py")
-            if not (source / path.relative_to(installed)).exists()
-        }
-        assert not extra, f"installed, but no longer in the sources: {extra}"
-    assert compared > 20
+        assert differences(source, installed) == [], f"in {installed}: make build"
+    import lmeec_core
+
+    assert Path(lmeec_core.__file__).parent == site / "lmeec_core", "the tests use another one"
+
+
+def test_differences_between_sources_and_installation_are_found(tmp_path: Path) -> None:
+    source, installed = tmp_path / "source", tmp_path / "installed"
+    for folder in (source, installed):
+        (folder / "sub").mkdir(parents=True)
+        for name in ("same.py", "stale.py", "sub/other.yaml"):
+            (folder / name).write_text("1")
+    (source / "linked.py").write_text("1")
+    (installed / "linked.py").symlink_to(source / "linked.py")
+    assert differences(source, installed) == []
+    (installed / "stale.py").write_text("2")
+    (installed / "old.py").write_text("1")
+    (source / "new.py").write_text("1")
+    (installed / "linked.py").unlink()
+    (installed / "linked.py").symlink_to(source / "same.py")  # the same bytes
+    (installed / "sub" / "gone.py").symlink_to(source / "gone.py")
+    assert differences(source, installed) == [
+        f"linked.py is a link to {source / 'same.py'}",
+        "new.py is missing",
+        "old.py is left over",
+        "stale.py is stale",
+        "sub/gone.py is left over",
+    ]
 
 
 def test_messages_have_the_documented_fields() -> None:

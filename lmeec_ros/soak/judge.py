@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -27,6 +29,7 @@ class Sample:
         resident: memory in MB (10^6 bytes) without what is shared.
         threads: of the process.
         shared: MB of shared memory: DDS's segments, whose size config/fastdds.xml sets.
+        names: how many threads have which name; a helper thread of a library has its maker's.
     """
 
     seconds: float
@@ -34,6 +37,7 @@ class Sample:
     resident: float
     threads: int
     shared: float = 0.0
+    names: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -72,6 +76,7 @@ class Record:
     Attributes:
         samples, events: in the order of time.
         warm: seconds until every fault had happened once; 0 if that did not come about.
+        untried: faults that were asked for and never came.
         discrepancies: counters that did not add up, in words.
         reports: diagnostics that were looked at.
         settled: whether at the end, with the feeder silent, every set was accounted for.
@@ -82,6 +87,7 @@ class Record:
     samples: list[Sample] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     warm: float = 0.0
+    untried: tuple[str, ...] = ()
     discrepancies: list[str] = field(default_factory=list)
     reports: int = 0
     settled: bool = False
@@ -111,7 +117,11 @@ def sample(pid: int, seconds: float, frames: int) -> Sample:
         )
     except KeyError as error:  # a process that has ended but is still listed
         raise OSError(f"process {pid} has ended") from error
-    return Sample(seconds, frames, own + files, int(found["Threads"][0]), shared)
+    names: Counter[str] = Counter()
+    for thread in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):  # it has ended meanwhile
+            names[(thread / "comm").read_text().strip()] += 1
+    return Sample(seconds, frames, own + files, sum(names.values()), shared, dict(names))
 
 
 def slope(samples: Sequence[Sample]) -> float:
@@ -134,11 +144,12 @@ def checks(record: Record) -> list[Check]:
     return [
         Check("the node ends when asked to, exit code 0", record.exit_code == 0,
               f"exit code {record.exit_code}"),
-        _memory(record),
+        memory(record),
         _threads(record),
         Check("every fault recovered", bool(record.events) and not lost,
               f"{len(record.events) - len(lost)} of {len(record.events)}, the slowest in "
               f"{longest:.1f} s{why}"),
+        Check("every fault was tried", not record.untried, ", ".join(record.untried) or "yes"),
         Check("counters add up", record.reports > 0 and not record.discrepancies,
               f"{record.reports} diagnostics, {len(record.discrepancies)} wrong"
               + "".join(f"; {text}" for text in record.discrepancies[:1])),
@@ -147,7 +158,8 @@ def checks(record: Record) -> list[Check]:
     ]  # fmt: skip
 
 
-def _memory(record: Record) -> Check:
+def memory(record: Record) -> Check:
+    """Whether the resident memory is flat, by its slope, or in a short run by its growth."""
     judged = record.after_warm_up()
     name = "resident memory is flat"
     if len(judged) < MIN_SAMPLES:
@@ -167,13 +179,19 @@ def _memory(record: Record) -> Check:
 
 
 def _threads(record: Record) -> Check:
-    judged = [one.threads for one in record.after_warm_up()]
+    """Whether there are more threads in the last quarter than in the first; names those."""
+    judged = record.after_warm_up()
     if len(judged) < MIN_SAMPLES:
         return Check("no thread growth", False, f"only {len(judged)} samples after the warm-up")
     quarter = len(judged) // 4
-    first, last = median(judged[:quarter]), median(judged[-quarter:])
-    return Check(
-        "no thread growth",
-        last <= first,
-        f"{first:g} at first, {last:g} at last, {max(judged)} at most",
-    )
+    first, last = judged[:quarter], judged[-quarter:]
+    before, after = (median(one.threads for one in part) for part in (first, last))
+    grown = []
+    for name in sorted({name for one in judged for name in one.names}):
+        counts = [median(one.names.get(name, 0) for one in part) for part in (first, last)]
+        if counts[1] > counts[0]:
+            grown.append(f"{name} {counts[0]:g} to {counts[1]:g}")
+    text = f"{before:g} at first, {after:g} at last, {max(one.threads for one in judged)} at most"
+    if after > before:
+        text += f"; more of {', '.join(grown) or 'threads without a name'}"
+    return Check("no thread growth", after <= before, text)

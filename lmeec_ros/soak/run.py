@@ -152,7 +152,8 @@ class _Run:
         return time.monotonic() - self._begin
 
     def run(self) -> None:
-        """Go on until the time is over, the node is gone, or a signal comes."""
+        """Go on until the time is over and every fault was tried, the node is gone, or a signal
+        comes."""
         columns = (TextColumn("soak"), BarColumn(), TimeRemainingColumn(),
                    TextColumn("{task.fields[now]}"))  # fmt: skip
         seconds = 60 * self._options.minutes
@@ -162,10 +163,12 @@ class _Run:
             task = bar.add_task("soak", total=seconds, now="")
             for fault in self._schedule():
                 self._calm(bar, task)
-                if self._now() >= seconds or self._stop.is_set() or not self._bench.process.alive:
+                over = self._now() >= seconds and not self._untried()
+                if over or self._stop.is_set() or not self._bench.process.alive:
                     break
                 bar.update(task, completed=self._now(), now=self._text(fault))
                 self._suffer(fault)
+        self._record.untried = self._untried()
         self._over.set()
         sampler.join()
 
@@ -175,6 +178,11 @@ class _Run:
             self._bench.feeder.stop()
         except OSError as error:
             self._record.events.append(Event("end", self._now(), self._now(), error=str(error)))
+
+    def _untried(self) -> tuple[str, ...]:
+        """The faults that are asked for and have not been there yet."""
+        tried = {event.fault for event in self._record.events}
+        return tuple(sorted(set(self._options.faults or FAULTS) - tried))
 
     def _schedule(self) -> Iterator[str]:
         """Every fault once in random order, and again; notes when the first round is over."""

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from lmeec_ros.executor import PoolExecutor
+from lmeec_ros import executor as module
+from lmeec_ros.executor import PoolExecutor, make_executor
 
 
 class Spinning:
@@ -105,3 +107,96 @@ def test_all_threads_are_there_from_the_start(context: Any) -> None:
     executor = PoolExecutor(3, context=context)
     assert len(executor._executor._threads) == 3
     executor.shutdown(timeout_sec=5.0)
+
+
+def closed(executor: Any) -> Any:
+    executor.shutdown(timeout_sec=5.0)
+    executor._executor.shutdown(wait=False)
+    return executor
+
+
+def test_it_tests_itself_and_is_taken(context: Any) -> None:
+    told: list[str] = []
+    assert isinstance(closed(make_executor(3, told.append, context=context)), PoolExecutor)
+    assert told == []
+
+
+def without_futures(patch: pytest.MonkeyPatch) -> None:
+    """As if rclpy had renamed the list of what is under way."""
+    made = MultiThreadedExecutor.__init__
+
+    def renamed(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **kwargs)
+        self._under_way = self.__dict__.pop("_futures")
+
+    patch.setattr(MultiThreadedExecutor, "__init__", renamed)
+
+
+CHANGES: dict[str, tuple[Any, str]] = {
+    "another version": (
+        lambda patch: patch.setattr(module, "version", lambda _: "9.4.1"),
+        "rclpy 9.4.1 is here, 7.1.",
+    ),
+    "no more _futures": (without_futures, "_futures"),
+    "another task": (
+        lambda patch: patch.setattr(module, "_not_begun", lambda _: False),
+        "6 callbacks were queued 8 times",
+    ),
+    "tasks that never go on": (
+        lambda patch: patch.setattr(module, "_not_begun", lambda _: True),
+        "6 callbacks were queued 6 times, and 0 ended",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_it_gives_way_to_the_stock_one_where_it_does_not_work(
+    context: Any, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    told: list[str] = []
+    apply, text = CHANGES[change]
+    monkeypatch.setattr(module, "PATIENCE", 1.0)
+    with monkeypatch.context() as patch:
+        apply(patch)
+        executor = closed(make_executor(3, told.append, context=context))
+    assert not isinstance(executor, PoolExecutor)
+    (line,) = told
+    assert text in line and "rclpy's own" in line
+
+
+def test_the_node_works_with_the_stock_one(
+    context: Any, rig: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmeec.msg import CorrespondenceMaskArray
+    from rclpy.parameter import Parameter
+    from sensor_msgs.msg import Image
+
+    from lmeec_ros.node import LmeecNode
+
+    monkeypatch.setattr(module, "version", lambda _: "9.4.1")
+    masks = rig.listen("/lmeec/exo/masks", CorrespondenceMaskArray)
+    pictures = {
+        "/ego/image_raw": (tools.scene(1), "rgb8"),
+        "/exo/image_raw": (tools.scene(2), "rgb8"),
+        "/ego/label_image": (tools.label_frame(1), "mono8"),
+    }
+    for topic in pictures:
+        rig.advertise(topic, Image)
+    overrides = [Parameter(name, value=value) for name, value in tools.BASE.items()]
+    node = LmeecNode(context=context, parameter_overrides=overrides)
+    executor = make_executor(3, node.get_logger().warning, context=context)
+    assert type(executor) is MultiThreadedExecutor
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    try:
+        rig.wait_heard()
+        for k in range(1, 4):
+            for topic, (pixels, encoding) in pictures.items():
+                rig.publish(topic, tools.image_msg(pixels, encoding, k * tools.PERIOD))
+            tools.wait_until(lambda k=k: len(masks) == k, f"masks {k}")
+    finally:
+        assert node.close(30)
+        executor.shutdown(timeout_sec=5.0)
+        thread.join(10.0)
+        node.destroy_node()

@@ -51,7 +51,9 @@ def test_60_hz_into_a_slow_network(
             begin = time.monotonic()
             while (now := time.monotonic() - begin) < seconds:
                 time.sleep(0.5)
-                samples.append(judge.sample(process.process.pid, now, observer.masks))
+                # A leak would be of every set that comes, so those count as the frames.
+                sets = int(observer.values["inference"]["sets_received"])
+                samples.append(judge.sample(process.process.pid, now, sets))
                 waiting = int(observer.values["inference"]["waiting"])
                 assert waiting <= DEPTH
                 ages.append(float(observer.values["inference"]["age_p50_ms"]))
@@ -78,7 +80,8 @@ def test_60_hz_into_a_slow_network(
         median(s.resident for s in part) for part in (judged[:quarter], judged[-quarter:])
     )
     assert last < first + ROOM, [round(one.resident) for one in samples]
-    if judged[-1].frames - judged[0].frames > judge.SHORT:
+    if seconds > 100:
+        assert judged[-1].frames - judged[0].frames > judge.SHORT
         assert judge.slope(judged) < judge.SLOPE_LIMIT
     assert samples[-1].threads <= samples[0].threads
     print(f"{seconds} s: {received} sets in, {processed} done, step {step:.0f} ms, latency "

@@ -18,6 +18,7 @@ from lmeec_core.takes import Take
 from lmeec_ros.bags import BagReader
 from lmeec_ros.demo import sample_take
 from lmeec_ros.soak import judge
+from lmeec_ros.soak.faults import FAULTS
 from lmeec_ros.soak.judge import Event, Record, Sample
 from lmeec_ros.soak.observer import discrepancies
 from lmeec_ros.soak.run import SoakOptions, run
@@ -28,16 +29,18 @@ FRAMES = 4  # of the recording that is spoilt below
 
 
 def test_a_short_soak(tmp_path: Path) -> None:
-    faults = ("corrupt_images", "kill_feeder", "cleanup", "memory")
+    faults = ("corrupt_images", "kill_feeder", "memory")
     command = ["lmeec", "soak", "--minutes", "0.2", "--patience", "90", "--out", str(tmp_path)]
     command += [word for fault in faults for word in ("--fault", fault)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
-    assert report["passed"] and len(report["checks"]) == 7
-    assert report["events"] and set(report["faults"]) <= set(faults)
+    assert report["passed"] and len(report["checks"]) == 8
+    assert set(report["faults"]) == set(faults)
+    assert any("sets_failed" in key for key in report["faults"]["corrupt_images"]["effect"])
     assert all(event["recovered"] is not None for event in report["events"])
     assert report["samples"][-1]["frames"] > 10
+    assert report["samples"][-1]["names"]["inference"] >= 1
     assert (tmp_path / "soak.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -48,6 +51,7 @@ def test_a_longer_soak_with_all_faults(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=880)
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads((tmp_path / "report.json").read_text())
+    assert set(report["faults"]) == set(FAULTS)
     effects = {name: "".join(one["effect"]) for name, one in report["faults"].items()}
     for fault, counter in {
         "corrupt_images": "sets_failed",
@@ -56,7 +60,7 @@ def test_a_longer_soak_with_all_faults(tmp_path: Path) -> None:
         "duplicates": "dropped_duplicate",
         "out_of_step": "dropped_no_partner",
     }.items():
-        assert counter in effects.get(fault, counter), f"{fault} had no effect"
+        assert counter in effects[fault], f"{fault} had no effect"
 
 
 def test_an_unknown_fault_is_refused(tmp_path: Path) -> None:
@@ -99,8 +103,14 @@ def test_the_judge() -> None:
     assert failed(record(samples=leak(1.2, 600))) == ["resident memory is flat"]
     assert failed(record(samples=leak(5, 150))) == []  # too short to tell
     assert failed(record(samples=leak(80, 150))) == ["resident memory is flat"]
-    more = [Sample(n, 10 * n, 500, 19 + n // 300) for n in range(600)]
+    more = [
+        Sample(n, 10 * n, 500, 19 + n // 300, names={"python3": 18, "configure": 1 + n // 300})
+        for n in range(600)
+    ]
     assert failed(record(samples=more)) == ["no thread growth"]
+    (growth,) = [c.text for c in judge.checks(record(samples=more)) if not c.passed]
+    assert growth == "19 at first, 20 at last, 20 at most; more of configure 1 to 2"
+    assert failed(record(untried=("burst",))) == ["every fault was tried"]
     assert "every fault recovered" in failed(record(events=[Event("burst", 1.0, 2.0)]))
     wrong = Event("memory", 1.0, 2.0, 0.5, error="save_memory was refused")
     assert failed(record(events=[wrong])) == ["every fault recovered"]
