@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any
 
 from lmeec_ros.pairing import MIN_JUMP_NS, MatchedSet, PairingCore, PairingStats, StreamStats
-from lmeec_ros.parameters import NodeConfig
+from lmeec_ros.parameters import NodeConfig, ParameterError
 
 try:
     import message_filters
@@ -188,7 +188,7 @@ class StockSynchronizer(SimpleFilter):  # type: ignore[misc]
     and received messages; the stock policies do not tell what they drop.
 
     Raises:
-        ValueError: if message_filters is not installed.
+        ParameterError: if message_filters is not installed.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class StockSynchronizer(SimpleFilter):  # type: ignore[misc]
         on_reset: OnReset | None = None,
     ) -> None:
         if not HAS_MESSAGE_FILTERS:
-            raise ValueError(
+            raise ParameterError(
                 f"pairing.policy: {policy!r} given, which needs the ROS package message_filters "
                 "(not installed); 'nearest' needs nothing"
             )
@@ -274,13 +274,13 @@ def make_synchronizer(
     """Return the synchroniser of that policy: nearest, approximate or exact.
 
     Raises:
-        ValueError: if the policy is not known, or not installed.
+        ParameterError: if the policy is not known, or not installed.
     """
     if policy == "nearest":
         return NearestTimeSynchronizer(fs, queue_size, tolerance, names, on_reset, targets)
     if policy in ("approximate", "exact"):
         return StockSynchronizer(policy, fs, queue_size, tolerance, names, on_reset)
-    raise ValueError(
+    raise ParameterError(
         f"pairing.policy: {policy!r} given, one of nearest, approximate, exact expected"
     )
 
@@ -297,7 +297,7 @@ def synchronizer_for(
         on_reset: see :class:`NearestTimeSynchronizer`.
 
     Raises:
-        ValueError: if the policy is not installed.
+        ParameterError: if the policy is not installed.
     """
     pairing = config["pairing.policy"], fs, config["pairing.queue"], config["pairing.tolerance"]
     one = make_synchronizer(*pairing, names, on_reset, len(config.target_cameras))

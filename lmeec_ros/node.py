@@ -11,10 +11,10 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any, TypeVar
 
-from builtin_interfaces.msg import Duration
 from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
+from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -135,14 +135,12 @@ class LmeecNode(ManagedNode):
             self.get_logger().warning(f"autostart: not needed, the node is {self.state}")
             return
         try:
-            if self.trigger_configure() != Success or self.trigger_activate() != Success:
-                self._tell_not_started()
+            started = self.trigger_configure() == Success and self.trigger_activate() == Success
         except Exception:  # rclpy cannot finish a transition after an interrupt
             if self.context.ok():
                 raise
-
-    def _tell_not_started(self) -> None:
-        if self.context.ok():
+            return
+        if not started and self.context.ok():
             step = "configure" if self.state == "unconfigured" else "activate"
             self.get_logger().error(
                 f"not started; the node stays {self.state} and can be {step}d again "
@@ -296,12 +294,9 @@ class LmeecNode(ManagedNode):
         if outputs is not self._outputs:  # deactivation has given this step up
             return
         self._failures = 0
-        taken = processor.step_seconds
+        taken = Duration(seconds=processor.step_seconds).to_msg()
         for output in found.values():
-            seconds = int(taken)
-            output.message.processing_time = Duration(
-                sec=seconds, nanosec=int((taken - seconds) * 1e9)
-            )
+            output.message.processing_time = taken
         done = outputs.publish(query.header, found, processor, self._tell_error)
         self.measured.objects = processor.objects_seen
         clock = self.get_clock().now().nanoseconds
@@ -338,6 +333,9 @@ class LmeecNode(ManagedNode):
             parameters.load({**self.config.values, **{one.name: one.value for one in own}})
         except parameters.ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
+        except Exception as error:  # would end the executor
+            self._tell_error("checking parameters", error)
+            return SetParametersResult(successful=False, reason=f"{type(error).__name__}: {error}")
         return SetParametersResult(successful=True)
 
     def _take_parameters(self, changes: list[Parameter]) -> None:
@@ -349,7 +347,8 @@ class LmeecNode(ManagedNode):
         if processor is not None:
             processor.config = self.config
         if synchronizer is not None:
-            filters.take_times(self.config, synchronizer)
+            with self._telling("taking parameters"):
+                filters.take_times(self.config, synchronizer)
         for name, value in own.items():
             self.get_logger().info(f"{name} is now {value}")
 
