@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import re
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -63,6 +64,7 @@ class LmeecNode(ManagedNode):
         self.worker: Worker[tuple[Any, ...]] | None = None
         self.synchronizer: filters.Synchronizer | None = None
         self.inputs: list[InputStream] = []
+        self._left: list[threading.Thread] = []  # of steps that did not end in time
         self._outputs: Outputs | None = None
         self._watchdog: Watchdog | None = None
         self._failures = 0  # steps in a row that failed for reasons that are not the input's
@@ -194,6 +196,7 @@ class LmeecNode(ManagedNode):
             with self._telling(f"closing {one.name}"):
                 one.close()
         if worker is not None and not worker.stop(STEP_PATIENCE):
+            self._left.append(worker.thread)
             raise TimeoutError(
                 f"the step under way did not end within {STEP_PATIENCE:g} s; it is left to "
                 "itself and what it finds is thrown away; configure loads the network anew"
@@ -222,10 +225,9 @@ class LmeecNode(ManagedNode):
         """Stop the worker at the end of the process; return whether nothing runs any more."""
         worker = self.worker
         stopped = worker is None or worker.stop(timeout)
-        free = self._transition.acquire(timeout=timeout)
-        if free:
+        if free := self._transition.acquire(timeout=timeout):
             self._transition.release()
-        return stopped and free
+        return stopped and free and not any(one.is_alive() for one in self._left)
 
     def with_processor(self, function: Callable[[SetProcessor], T]) -> T:
         """Call a function with the processor while no step is under way, and return its result.
@@ -288,8 +290,7 @@ class LmeecNode(ManagedNode):
             self.get_logger().warning("the query image is older than the last: memory reset")
             self._reset_memory(processor, outputs)
         self._last_stamp = stamp
-        names = processor.config.target_cameras
-        given = dict(zip(names, targets, strict=True))
+        given = dict(zip(processor.config.target_cameras, targets, strict=True))
         found = processor.process(query, masks, given, self._on_refused_image)
         if outputs is not self._outputs:  # deactivation has given this step up
             return

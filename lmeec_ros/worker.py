@@ -43,6 +43,9 @@ class Worker(Generic[T]):
         depth: items that may wait, at least 1.
         name: name of the thread.
 
+    Attributes:
+        thread: that processes.
+
     Raises:
         ValueError: if depth is below 1.
     """
@@ -66,11 +69,11 @@ class Worker(Generic[T]):
         self._busy = False
         self._received = self._processed = self._failed = self._dropped = self._discarded = 0
         # A daemon: a step that takes seconds must not hold up the end of the process.
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Start the thread (once)."""
-        self._thread.start()
+        self.thread.start()
 
     def put(self, item: T) -> bool:
         """Leave an item in the mailbox; return False if an older one was pushed out for it."""
@@ -129,10 +132,10 @@ class Worker(Generic[T]):
             self._condition.notify_all()
         for future in waiting:
             future.cancel()
-        if self._thread.is_alive() and self._thread is not threading.current_thread():
-            self._thread.join(timeout)
+        if self.thread.is_alive() and self.thread is not threading.current_thread():
+            self.thread.join(timeout)
         with self._condition:
-            self._abandoned = self._thread.is_alive()
+            self._abandoned = self.thread.is_alive()
         return not self._abandoned
 
     def stats(self) -> WorkerStats:
@@ -152,7 +155,7 @@ class Worker(Generic[T]):
         self._items.clear()
 
     def _run(self) -> None:
-        name_thread(self._thread.name)
+        name_thread(self.thread.name)
         while True:
             with self._condition:
                 self._condition.wait_for(lambda: self._items or self._calls or self._stopping)

@@ -277,7 +277,7 @@ def test_silent_inputs_are_looked_up_one_at_a_time(
     time.sleep(2.0)  # those looks that the publishers' coming asks for
     asked = count_queries(node, monkeypatch)
     time.sleep(4.2)
-    assert 3 <= len(asked) <= 9, "each of the three every two seconds"
+    assert 2 <= len(asked) <= 7, "each of the three every two seconds"
     assert all(later - earlier > 0.3 for earlier, later in zip(asked, asked[1:], strict=False))
 
 

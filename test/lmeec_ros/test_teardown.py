@@ -127,10 +127,11 @@ def test_a_step_that_does_not_end_is_left_to_itself(
     assert held.node.worker is None and held.node.processor is None and not held.node.inputs
     assert "the step under way did not end within 0.3 s" in held.node.measured.last_error
     assert not [p for p in held.node.publishers if "/exo/" in p.topic_name]
+    assert not held.node.close(0.01), "the end of the process must not wait for it"
     assert held.change("CONFIGURE")
     assert held.change("ACTIVATE")
     held.go.set()
-    tools.wait_until(lambda: not old._thread.is_alive(), "the old step's end")
+    tools.wait_until(lambda: not old.thread.is_alive(), "the old step's end")
     assert held.node.measured.published == 0 and held.node.measured.errors == 0
     held.rig.wait_heard()
     held.send()
