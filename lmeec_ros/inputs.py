@@ -8,7 +8,7 @@ from typing import Any
 
 from lmeec.msg import CorrespondenceMaskArray
 from rclpy.callback_groups import CallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.event_handler import SubscriptionEventCallbacks, UnsupportedEventTypeError
 from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from sensor_msgs.msg import CompressedImage, Image
@@ -72,6 +72,7 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
         self._elsewhere = ""  # and other topics of this type, if there were none
         self._looked = 0.0
         self._looks = 0  # that are due because a publisher came or went
+        self._told = True  # whether the middleware tells of that
 
     @property
     def is_open(self) -> bool:
@@ -119,7 +120,8 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
         since = time.monotonic() - self._looked
         if self._looks:
             return since
-        return since - LOOK_AGAIN if silent or not self._offers else -1.0
+        again = silent or not self._offers or not self._told
+        return since - LOOK_AGAIN if again else -1.0
 
     def look(self) -> None:
         """Ask the ROS graph who publishes on the topic."""
@@ -191,17 +193,28 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
                 f"{self.name}: {self.topic} now subscribed {_words(reliability)}, as offered"
             )
         self.reliability = reliability
-        self._subscriber = filters.Subscriber(
+        events = SubscriptionEventCallbacks(
+            incompatible_qos=self._on_incompatible, matched=self._on_matched
+        )
+        try:
+            self._subscriber = self._make_subscriber(reliability, events)
+        except UnsupportedEventTypeError:  # not every middleware tells of publishers
+            self._told = False
+            events.matched = None
+            self._subscriber = self._make_subscriber(reliability, events)
+        self._subscriber.registerCallback(self._on_message)
+
+    def _make_subscriber(
+        self, reliability: ReliabilityPolicy, events: SubscriptionEventCallbacks
+    ) -> Any:
+        return filters.Subscriber(
             self._node,
             self.msg_type,
             self._given_topic,
             qos_profile=QoSProfile(depth=DEPTH, reliability=reliability),
             callback_group=self._group,
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=self._on_incompatible, matched=self._on_matched
-            ),
+            event_callbacks=events,
         )
-        self._subscriber.registerCallback(self._on_message)
 
     def _drop(self, subscriber: Any) -> None:
         subscriber.callbacks.clear()

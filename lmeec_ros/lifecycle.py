@@ -95,7 +95,12 @@ class ManagedNode(LifecycleNode):
     def _on_change_state(self, request: Any, response: Any) -> Any:
         # rclpy raises on a transition that the state does not have, which would end the node.
         try:
-            return self._change_state(request, response)
+            response = self._change_state(request, response)
+            if not response.success:  # the answer has no room for a reason
+                wanted = request.transition.label or f"number {request.transition.id}"
+                text = f"the transition {wanted} was not done; the node is {self.state}"
+                self.get_logger().warning(text)
+            return response
         except Exception as error:
             self.get_logger().error(f"transition refused in the state {self.state}: {error}")
             response.success = False

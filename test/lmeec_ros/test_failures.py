@@ -294,3 +294,26 @@ def test_nothing_is_looked_up_while_all_is_well(
         robot.send()
         time.sleep(0.4)
     assert asked == []
+
+
+def test_publishers_are_followed_where_the_middleware_does_not_tell_of_them(
+    make_node: Any, rig: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmeec_ros import inputs
+
+    handlers = inputs.SubscriptionEventCallbacks.create_event_handlers
+
+    def unsupported(self: Any, *args: Any) -> Any:
+        if self.matched:
+            raise inputs.UnsupportedEventTypeError("matched")
+        self.incompatible_qos = lambda _: None
+        return handlers(self, *args)
+
+    monkeypatch.setattr(inputs.SubscriptionEventCallbacks, "create_event_handlers", unsupported)
+    rig.advertise("/ego/image_raw", Image)
+    node = make_node()
+    tools.wait_until(lambda: node.state == "active", "the node to be active")
+    ego = node.inputs[0]
+    assert ego.reliability.name == "RELIABLE"
+    rig.advertise("/ego/image_raw", Image, reliable=False)
+    tools.wait_until(lambda: ego.reliability.name == "BEST_EFFORT", "the new publisher", 20)
