@@ -311,7 +311,7 @@ def test_publishers_are_followed_where_the_middleware_does_not_tell_of_them(
 
     monkeypatch.setattr(inputs.SubscriptionEventCallbacks, "create_event_handlers", unsupported)
     rig.advertise("/ego/image_raw", Image)
-    node = make_node()
+    node = make_node(silence_warning=60.0)
     tools.wait_until(lambda: node.state == "active", "the node to be active")
     ego = node.inputs[0]
     assert ego.reliability.name == "RELIABLE"
