@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from typing import Any, TypeVar
 
@@ -70,15 +71,12 @@ class LmeecNode(ManagedNode):
         self._failures = 0  # steps in a row that failed for reasons that are not the input's
         self._last_stamp: int | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        timer = partial(self.create_timer, callback_group=self._lifecycle_group, clock=steady)
         tell = partial(self._tell_error, "diagnostics")
         self._reporter = diagnostics.Reporter(self, self._snapshot, tell)
-        self.create_timer(0.5, self._watch, callback_group=self._lifecycle_group, clock=steady)
         self._memory_services = services.MemoryServices(self, self.with_processor)
-        self._start_timer = None
-        if self.config["autostart"]:
-            self._start_timer = self.create_timer(
-                0.01, self._autostart, callback_group=self._lifecycle_group, clock=steady
-            )
+        timer(0.5, self._watch)
+        self._start_timer = timer(0.01, self._autostart) if self.config["autostart"] else None
 
     # ---- lifecycle
 
@@ -188,14 +186,18 @@ class LmeecNode(ManagedNode):
             open_inputs(self.inputs, self.config, self._outputs, self.synchronizer)
 
     def _stop(self) -> None:
-        """Close the inputs and end the worker; whatever fails, none of them is left."""
+        """Close the inputs and end the worker; all of it is done, whatever fails."""
         inputs, worker = self.inputs, self.worker
         self.inputs, self.worker = [], None
         self.synchronizer = self._watchdog = None
-        for one in inputs:
-            with self._telling(f"closing {one.name}"):
-                one.close()
-        if worker is not None and not worker.stop(STEP_PATIENCE):
+        with ExitStack() as every:  # the last comes first
+            if worker is not None:
+                every.callback(self._end, worker)
+            for one in inputs:
+                every.callback(one.close)
+
+    def _end(self, worker: Worker[tuple[Any, ...]]) -> None:
+        if not worker.stop(STEP_PATIENCE):
             self._left.append(worker.thread)
             raise TimeoutError(
                 f"the step under way did not end within {STEP_PATIENCE:g} s; it is left to "
@@ -203,23 +205,20 @@ class LmeecNode(ManagedNode):
             )
 
     def _release(self) -> None:
-        """Free everything; nothing is kept of what cannot be freed."""
-        outputs, device = self._outputs, self._device()
-        try:
-            self._stop()
-        finally:
-            self._outputs = self.processor = self._last_stamp = None
-            if outputs is not None:
-                with self._telling("destroying the publishers"):
-                    outputs.destroy()
-            if device is not None and device.startswith("cuda"):
+        """Free everything; all of it is done, whatever fails."""
+        outputs, device = self._outputs, self._device() or ""
+        with ExitStack() as every:  # the last comes first
+            every.callback(arena.give_back)
+            every.callback(gc.collect)  # modules refer to each other in circles
+            every.callback(gc.unfreeze)
+            if device.startswith("cuda"):
                 import torch
 
-                with self._telling("freeing the device's memory"):
-                    torch.cuda.empty_cache()
-            gc.unfreeze()
-            gc.collect()  # modules refer to each other in circles
-            arena.give_back()
+                every.callback(torch.cuda.empty_cache)
+            if outputs is not None:
+                every.callback(outputs.destroy)
+            every.callback(self._stop)
+            self._outputs = self.processor = self._last_stamp = None
 
     def close(self, timeout: float = 2.0) -> bool:
         """Stop the worker at the end of the process; return whether nothing runs any more."""

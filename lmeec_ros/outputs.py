@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 from lmeec.msg import CorrespondenceMaskArray
@@ -128,7 +129,8 @@ class Outputs:
         publishers, points = list(self._publishers.values()), self.points
         self._publishers.clear()
         self.points = None
-        for publisher in publishers:
-            self._node.destroy_lifecycle_publisher(publisher)
-        if points is not None:
-            points.destroy()
+        with ExitStack() as every:
+            if points is not None:
+                every.callback(points.destroy)
+            for publisher in publishers:
+                every.callback(self._node.destroy_lifecycle_publisher, publisher)

@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from lmeec.msg import CorrespondenceMaskArray
 from sensor_msgs.msg import Image
 
@@ -18,6 +20,7 @@ from lmeec_core.engine import Call, Engine, EngineError, Runner, StageFunction
 from lmeec_core.errors import InputError
 from lmeec_core.model.stages import STAGES
 from lmeec_ros import diagnostics
+from lmeec_ros import node as node_module
 
 TOPICS = ("/ego/image_raw", "/exo/image_raw", "/ego/label_image")
 
@@ -317,3 +320,44 @@ def test_publishers_are_followed_where_the_middleware_does_not_tell_of_them(
     assert ego.reliability.name == "RELIABLE"
     rig.advertise("/ego/image_raw", Image, reliable=False)
     tools.wait_until(lambda: ego.reliability.name == "BEST_EFFORT", "the new publisher", 20)
+
+
+def test_transitions_that_are_not_done_are_logged(
+    make_node: Any, rig: Any, tools: Any, capfd: Any
+) -> None:
+    node = make_node(autostart=False)
+    for transition, text in (
+        (Transition(label="configur"), "the transition configur was not done"),
+        (Transition(id=Transition.TRANSITION_ACTIVATE), "transition refused in the state"),
+    ):
+        request = ChangeState.Request(transition=transition)
+        assert not rig.call(ChangeState, "/lmeec/change_state", request).success
+        assert node.state == "unconfigured"
+        assert text in capfd.readouterr().err
+
+
+def test_autostart_gives_way_to_whoever_was_faster(make_node: Any, tools: Any) -> None:
+    node = make_node(autostart=False)
+    assert node.trigger_configure() == node_module.Success
+    node._start_timer = node.create_timer(60.0, node._autostart)
+    node._autostart()
+    assert node.state == "inactive" and node._start_timer.is_canceled()
+
+
+def test_a_start_that_stops_half_way_is_told(make_node: Any, tools: Any, capfd: Any) -> None:
+    """The stock policies need message_filters; here they never have it."""
+    from lmeec_ros import filters
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(filters, "HAS_MESSAGE_FILTERS", False)
+        node = make_node(**{"pairing.policy": "exact"})
+        said = ""
+
+        def told() -> bool:
+            nonlocal said
+            said += capfd.readouterr().err
+            return "not started; the node stays inactive and can be activated again" in said
+
+        tools.wait_until(told, lambda: said)
+    assert node.state == "inactive" and "Traceback" not in said
+    assert "needs the ROS package message_filters" in node.measured.last_error

@@ -157,33 +157,43 @@ def test_a_service_that_fails_for_another_reason_is_answered_and_the_node_lives(
     assert held.node.state == "active"
 
 
-@pytest.mark.parametrize("transition", ["DEACTIVATE", "CLEANUP"])
+HALF_WAY: dict[str, tuple[str, Callable[[Any], tuple[Any, str]]]] = {
+    "a publisher": (
+        "DEACTIVATE",
+        lambda node: (node._outputs._publishers["exo", "masks"], "on_deactivate"),
+    ),
+    "an input": ("DEACTIVATE", lambda node: (node.inputs[0], "close")),
+    "the publishers": ("CLEANUP", lambda node: (node._outputs, "destroy")),
+    "the memory": ("CLEANUP", lambda node: (node_module.arena, "give_back")),
+}
+
+
+@pytest.mark.parametrize("what", HALF_WAY)
 def test_a_transition_that_fails_half_way_leaves_a_state_that_is_true(
-    held: Held, monkeypatch: pytest.MonkeyPatch, transition: str
+    held: Held, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """Whatever was taken away, the node is unconfigured then, and configure works."""
+    node = held.node
+    transition, where = HALF_WAY[what]
     assert held.change("CONFIGURE")
-    broken: Any = held.node._outputs
     if transition == "DEACTIVATE":
         assert held.change("ACTIVATE")
-        publisher = next(iter(held.node._outputs._publishers.values()))
-        monkeypatch.setattr(publisher, "on_deactivate", lambda _: node_module.Error)
+    inputs, worker = node.inputs, node.worker
+
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("broken on purpose")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*where(node), broken)
         assert not held.change(transition)
-        assert "a publisher cannot be deactivated" in held.node.measured.last_error
-    else:
-
-        def fail() -> None:
-            raise RuntimeError("of the arena")
-
-        with monkeypatch.context() as patch:
-            patch.setattr(node_module.arena, "give_back", fail)
-            assert not held.change(transition)
-        assert "cleanup failed: of the arena" in held.node.measured.last_error
-    assert held.node.state == "unconfigured"
-    assert held.node.processor is None and held.node._outputs is not broken
+    assert node.measured.last_error == f"{transition.lower()} failed: broken on purpose"
+    assert node.state == "unconfigured"
+    assert node.processor is None and node._outputs is None and node.worker is None
+    assert worker is None or not worker.thread.is_alive()
+    assert not any(one.is_open for one in inputs[1:]), "the others"
     assert held.change("CONFIGURE")
     assert held.change("ACTIVATE")
-    assert held.node.state == "active"
+    assert node.state == "active"
 
 
 SLOW_NODE = """
