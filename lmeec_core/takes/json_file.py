@@ -7,41 +7,65 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lmeec_core.errors import InputError
 from lmeec_core.takes.errors import TakeError
+from lmeec_core.takes.keys import check_text
+
+GZIP = b"\x1f\x8b"
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        TakeError: if the file cannot be read, is no JSON, or holds something else.
+        TakeError: if the file cannot be read, is no JSON, holds something else, or has a name
+            twice in one place.
     """
     try:
-        content = json.loads(Path(path).read_bytes())
+        data = Path(path).read_bytes()
     except OSError as error:
         raise TakeError(path, f"cannot be read: {error}") from error
+    refuse_gzip(path, data)
+    try:
+        return parse_json(data)
+    except InputError as error:
+        raise TakeError(path, str(error)) from error
+
+
+def parse_json(data: bytes) -> dict[str, Any]:
+    """The JSON object that a text holds.
+
+    Raises:
+        InputError: as of :func:`read_json`, without a file's name.
+    """
+    try:
+        content = json.loads(data, object_pairs_hook=_object)
+    except InputError:
+        raise
     except (ValueError, RecursionError) as error:  # the latter for thousands of nested brackets
-        raise TakeError(path, f"is not valid JSON: {error}") from error
+        raise InputError(f"is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise TakeError(path, f"a JSON object was expected, it holds a {type(content).__name__}")
+        raise InputError(f"a JSON object was expected, it holds a {type(content).__name__}")
     return content
 
 
-def is_frame(text: object) -> bool:
-    """Whether a key names a frame: a whole number from 0 to 2^63 - 1 (of bags: nanoseconds)."""
-    if not (isinstance(text, str) and text.isascii() and text.isdecimal() and len(text) <= 19):
-        return False
-    return int(text) < 2**63
-
-
-def frame_numbers(path: str | os.PathLike[str], listed: object) -> tuple[int, ...]:
-    """The frame numbers of ``subsample_idx``, () for null.
+def refuse_gzip(path: str | os.PathLike[str], head: bytes) -> None:
+    """Say of a packed file what to do.
 
     Raises:
-        TakeError: if they are no list of numbers; names the file.
+        TakeError: if the file begins as those of gzip do.
     """
-    if listed is None:
-        return ()
-    if not isinstance(listed, list) or not all(type(n) is int or is_frame(n) for n in listed):
-        raise TakeError(path, "'subsample_idx' is no list of frame numbers")
-    return tuple(int(n) for n in listed)
+    if head.startswith(GZIP):
+        raise TakeError(path, "is packed by gzip; unpack it first (gunzip)")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """What JSON's own reader makes of an object, but for names that it would lose or garble."""
+    content = dict(pairs)
+    for name in content:
+        check_text(name)
+    if len(content) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in content if names.count(name) > 1)
+        raise InputError(f"the name {ascii(twice)[:80]} occurs twice in one place; keep one")
+    return content

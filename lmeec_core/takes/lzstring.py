@@ -8,6 +8,8 @@ entries of the dictionary that both sides build.
 
 from __future__ import annotations
 
+from lmeec_core.errors import InputError
+
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+-$"
 _LITERALS = {0: 8, 1: 16}
 _END = 2
@@ -22,7 +24,7 @@ def decompress(text: str) -> str:
         text: what lz-string's ``compressToEncodedURIComponent`` gave.
 
     Raises:
-        ValueError: if it is not such a text, or is cut off.
+        InputError: if it is not such a text, or is cut off.
     """
     if not text:
         return ""
@@ -44,7 +46,7 @@ def decompress(text: str) -> str:
         elif code == len(entries) and previous:
             entry = previous + previous[0]
         else:
-            raise ValueError(f"not LZString text: code {code} of {len(entries)} entries")
+            raise InputError(f"not LZString text: code {code} of {len(entries)} entries")
         parts.append(entry)
         if previous:
             entries.append(previous + entry[0])
@@ -68,15 +70,15 @@ class _Bits:
         """The next number of ``width`` bits.
 
         Raises:
-            ValueError: on a character of another alphabet, or at the end of the text.
+            InputError: on a character of another alphabet, or at the end of the text.
         """
         while self._count < width:
             char = next(self._text, None)
             if char is None:
-                raise ValueError("not LZString text: it is cut off")
+                raise InputError("not LZString text: it is cut off")
             bits = 0 if char == "$" else _BITS.get(char)
             if bits is None:
-                raise ValueError(f"not LZString text: character {char!r}")
+                raise InputError(f"not LZString text: character {char!r}")
             self._buffer |= bits << self._count
             self._count += 6
         number = self._buffer & ((1 << width) - 1)

@@ -20,7 +20,8 @@ import logging
 import mmap
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Container, Generator
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,11 +30,15 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
 from lmeec_core.takes import lzstring
+from lmeec_core.takes.cameras import ego_first, is_ego
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import encode_jpeg
+from lmeec_core.takes.json_file import parse_json, refuse_gzip
+from lmeec_core.takes.keys import check_text, look_alike
 from lmeec_core.takes.rle import Rle
-from lmeec_core.takes.take import Take, is_ego
+from lmeec_core.takes.take import Take
 from lmeec_core.takes.video import Video
 
 FRAME_STEP = 30
@@ -43,7 +48,7 @@ FULL_HEIGHT = 1408
 """From this height on the benchmark's preprocessing shrinks images, ego by 2, exo by 4."""
 
 VIDEO_FOLDERS = ("frame_aligned_videos", "frame_aligned_videos/downscaled/448", "")
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]]', re.DOTALL)
+_TOKEN = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")(\s*+:)?+|[{}\[\]]', re.DOTALL)
 _log = logging.getLogger(__name__)
 
 
@@ -76,7 +81,9 @@ class RelationsFile:
             self._index()
         except OSError as error:
             raise TakeError(path, f"cannot be read: {error}") from error
-        except UnicodeDecodeError as error:
+        except TakeError:
+            raise
+        except ValueError as error:
             raise TakeError(path, f"is not valid JSON: {error}") from error
 
     @property
@@ -91,7 +98,10 @@ class RelationsFile:
             TakeError: if the file has no such take, or it is broken.
         """
         if name not in self._spans:
-            raise TakeError(self.path, f"no take {name!r}; the file has {len(self._spans)} takes")
+            alike = look_alike(name, self._spans)
+            raise TakeError(
+                self.path, f"no take {name!r}; the file has {len(self._spans)} takes{alike}"
+            )
         start, end = self._spans[name]
         if not end:
             raise TakeError(self.path, f"take {name}: expected a dictionary")
@@ -99,11 +109,9 @@ class RelationsFile:
             file.seek(start)
             text = file.read(end - start)
         try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:  # the latter for nested brackets
-            raise TakeError(self.path, f"take {name}: is not valid JSON: {error}") from error
-        if not isinstance(content, dict):
-            raise TakeError(self.path, f"take {name}: expected a dictionary")
+            content = parse_json(text)
+        except InputError as error:
+            raise TakeError(self.path, f"take {name}: {error}") from error
         annotation = _annotation(content, self.path, name)
         digest = hashlib.sha256(text).hexdigest()
         return RelationsTake(self.path, name, annotation, self.videos, digest)
@@ -113,11 +121,17 @@ class RelationsFile:
         with self.path.open("rb") as file:
             if file.seek(0, os.SEEK_END) == 0:
                 raise TakeError(self.path, "is empty (0 bytes)")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                for keys, start, end in _values(data):
+            with (
+                mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+                closing(_values(data)) as values,
+            ):
+                refuse_gzip(self.path, data[:2])
+                for keys, start, end in values:
                     if end is None:
                         self.broken = TakeError(self.path, f"is cut off in or after {keys[1]!r}")
                     elif keys[0] == "annotations":
+                        if keys[1] in self._spans:
+                            raise TakeError(self.path, f"take {keys[1]!r} occurs twice")
                         self._spans[keys[1]] = start, end
         if not self._spans:
             raise self.broken or TakeError(
@@ -143,10 +157,13 @@ class RelationsTake(Take):
         videos: Path | None,
         annotation_digest: str,
     ) -> None:
-        self.path, self.name, self.videos = path, name, videos
+        super().__init__(path)
+        self.name, self.videos = name, videos
         self._annotation_digest = annotation_digest
         self.annotation = annotation
         self.take_name: str | None = annotation.get("take_name")
+        if not isinstance(self.take_name, str | None):
+            raise TakeError(path, f"take {name}: 'take_name' is {self.take_name!r:.60}, no text")
         self._open_videos: dict[str, Video] = {}
 
     @cached_property
@@ -155,7 +172,7 @@ class RelationsTake(Take):
         names = {c for name in self.objects for c in self._cameras_of(name)}
         if not names:
             raise TakeError(self.path, f"take {self.name}: no cameras are annotated")
-        return tuple(sorted(names, key=lambda name: (not is_ego(name), name)))
+        return ego_first(names)
 
     @cached_property
     def has_images(self) -> bool:
@@ -279,7 +296,7 @@ class RelationsTake(Take):
         A mask whose LZString text is empty or broken counts as null, as in the benchmark's
         preprocessing, and is named in the log.
         """
-        entry = self._entries(object_name, camera).get(str(frame))
+        entry = self._entries(object_name, camera).get(frame)
         if entry is None or (isinstance(entry, dict) and entry.get("encodedMask", "") is None):
             return None
         try:
@@ -300,6 +317,9 @@ def _annotation(content: dict[str, Any], path: Path, name: str) -> dict[str, Any
     masks: dict[str, Any] = {}
     annotated: dict[str, Any] = {}
     for object_name, cameras in raw.items():
+        if not isinstance(cameras, dict | None):
+            where = f"take {name}, object {object_name!r}"
+            raise TakeError(path, f"{where}: a dictionary by camera expected")
         for camera, entry in (cameras or {}).items():
             if not isinstance(entry, dict):
                 where = f"object {object_name!r}, camera {camera!r}"
@@ -310,7 +330,27 @@ def _annotation(content: dict[str, Any], path: Path, name: str) -> dict[str, Any
     return {**rest, "masks": masks, "annotated_frames": annotated}
 
 
-def _values(data: mmap.mmap) -> Iterator[tuple[tuple[str, str], int, int | None]]:
+def top_level(path: str | os.PathLike[str], names: Container[str]) -> str | None:
+    """The first of the given names that a JSON file has on its top level, without parsing it all.
+
+    Raises:
+        OSError: if it cannot be read.
+    """
+    with open(path, "rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return None
+        with (
+            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+            closing(_values(data)) as values,
+            suppress(ValueError),
+        ):
+            for keys, _, _ in values:
+                if keys[0] in names:
+                    return keys[0]
+    return None
+
+
+def _values(data: mmap.mmap) -> Generator[tuple[tuple[str, str], int, int | None], None, None]:
     """Places of the values at the second level, (keys, start, end).
 
     Instead of the end, None where the file is cut off, and 0 for values that are no dictionaries.
@@ -318,16 +358,18 @@ def _values(data: mmap.mmap) -> Iterator[tuple[tuple[str, str], int, int | None]
     depth = start = 0
     keys, waiting = ["", ""], False
     for match in _TOKEN.finditer(data):
-        first = match[0][:1]
-        if first == b'"':
-            if depth == 2 and waiting:
-                yield (keys[0], keys[1]), 0, 0
-            if depth in (1, 2):  # a key, or a value that the next key replaces
-                keys[depth - 1] = match[0][1:-1].decode()
+        if match[1]:
+            if match[2] and depth in (1, 2):  # a key
+                if waiting:
+                    yield (keys[0], keys[1]), 0, 0
+                keys[depth - 1] = json.loads(match[1].decode())  # its escapes undone
+                check_text(keys[depth - 1])
                 waiting = depth == 2
-        elif first in b"{[":
+        elif match[0] in b"{[":
             depth += 1
-            if depth == 3:
+            if depth == 2 and match[0] == b"[":
+                keys[0] = ""  # what a list holds has no name
+            elif depth == 3:
                 start, waiting = match.start(), False
         else:
             depth -= 1

@@ -3,12 +3,17 @@
 {"ego-exo": {"version": ..., "challenge": ..., "results": {take: {
     "masks": {object: {"<query>_<target>": {frame: {"pred_mask": RLE, "confidence": p}}}},
     "subsample_idx": [frame, ...]}}}}
+
+Frames may be written with zeros before them, a confidence as a list of one number (what ``tolist()``
+makes of a tensor of one), as text or as true and false.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import re
+import reprlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,23 +21,29 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
+from lmeec_core.takes.cameras import DIRECTIONS
 from lmeec_core.takes.errors import TakeError
-from lmeec_core.takes.json_file import frame_numbers, is_frame, read_json
-from lmeec_core.takes.rle import Rle, decode_mask, encode_mask
+from lmeec_core.takes.json_file import read_json
+from lmeec_core.takes.keys import by_frame, frame_numbers
+from lmeec_core.takes.rle import Rle, check_form, decode_mask, encode_mask
 
-DIRECTIONS = ("ego-exo", "exo-ego")
+__all__ = ["DIRECTIONS", "Prediction", "Results", "write_results"]
+
 VERSION = "00"
 CHALLENGE = "xview"
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class Prediction(NamedTuple):
-    """One predicted mask.
+    """One predicted mask, its form checked; the run lengths are looked into when it is decoded.
 
     Attributes:
         take, object_name, pair, frame: what it belongs to; ``pair`` is "<query>_<target>".
         rle: the mask as COCO run lengths.
-        confidence: probability in [0, 1] that the object is in the target image.
+        confidence: probability in [0, 1] that the object is in the target image, as the file has it
+            (of files whose numbers are none, any from -1e6 to 1e6).
     """
 
     take: str
@@ -61,7 +72,7 @@ class Results:
 
     def __init__(self, direction: str) -> None:
         if direction not in DIRECTIONS:
-            raise ValueError(f"direction {direction!r} was given, expected one of {DIRECTIONS}")
+            raise InputError(f"direction {direction!r} was given, expected one of {DIRECTIONS}")
         self.direction = direction
         self.version = VERSION
         self.challenge = CHALLENGE
@@ -86,7 +97,7 @@ class Results:
         entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
         frames = entry["masks"].setdefault(object_name, {}).setdefault(f"{query}_{target}", {})
         rle = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
-        frames[str(int(frame))] = {"pred_mask": rle, "confidence": float(confidence)}
+        frames[int(frame)] = {"pred_mask": rle, "confidence": float(confidence)}
 
     def add_object(self, take: str, object_name: str) -> None:
         """List an object; the benchmark wants every object of a take, also without predictions."""
@@ -112,17 +123,26 @@ class Results:
 
     def pair_frames(self, take: str, object_name: str, pair: str) -> tuple[int, ...]:
         """Frames with a prediction, increasing."""
-        return tuple(sorted(map(int, self._entries(take, object_name, pair))))
+        return tuple(sorted(self._entries(take, object_name, pair)))
 
-    def predictions(self, take: str | None = None) -> Iterator[Prediction]:
-        """All predictions, or those of one take, frames in increasing order per object and pair."""
+    def places(self, take: str | None = None) -> Iterator[tuple[str, str, str, int]]:
+        """(take, object, pair, frame) of all predictions, or of those of one take."""
         for name in self._takes if take is None else (take,):
             for object_name in self.objects(name):
                 for pair in self.pairs(name, object_name):
                     for frame in self.pair_frames(name, object_name, pair):
-                        found = self.prediction(name, object_name, pair, frame)
-                        assert found is not None
-                        yield found
+                        yield name, object_name, pair, frame
+
+    def predictions(self, take: str | None = None) -> Iterator[Prediction]:
+        """All predictions, or those of one take, frames in increasing order per object and pair.
+
+        Raises:
+            InputError: at one that cannot be read.
+        """
+        for place in self.places(take):
+            found = self.prediction(*place)
+            if found is not None:
+                yield found
 
     def get(
         self, take: str, object_name: str, query: str, target: str, frame: int
@@ -134,30 +154,37 @@ class Results:
         """One prediction by the pair's name, or None if there is none.
 
         Raises:
-            ValueError: if it has no mask or no confidence.
+            InputError: if it is not of the form that the format has; names what it is.
         """
-        entry = self._entries(take, object_name, pair).get(str(frame))
-        if entry is None:
+        entries = self._entries(take, object_name, pair)
+        if frame not in entries:
             return None
-        try:
-            rle, confidence = entry["pred_mask"], float(entry["confidence"])
-            if not abs(confidence) <= 1e6:  # NaN fails the comparison, too
-                raise ValueError(f"confidence {confidence}")
-        except (TypeError, KeyError, ValueError, OverflowError) as error:
-            raise ValueError(f"no pred_mask and confidence ({error!r:.200})") from error
-        return Prediction(take, object_name, pair, frame, rle, confidence)
+        entry = entries[frame]
+        if not isinstance(entry, dict) or not {"pred_mask", "confidence"} <= entry.keys():
+            raise InputError(
+                f"a prediction is {reprlib.repr(entry)}, "
+                '{"pred_mask": mask, "confidence": number} expected'
+            )
+        check_form(entry["pred_mask"])
+        confidence = read_confidence(entry["confidence"])
+        return Prediction(take, object_name, pair, frame, entry["pred_mask"], confidence)
 
     def rle(self, take: str, object_name: str, pair: str, frame: int) -> Rle | None:
-        """Run lengths of one mask by the pair's name, whatever its confidence; None without."""
-        entry = self._entries(take, object_name, pair).get(str(frame))
-        return entry.get("pred_mask") if isinstance(entry, dict) else None
+        """Run lengths of one mask by the pair's name, whatever its confidence; None without.
+
+        Raises:
+            InputError: if the entry is no dictionary.
+        """
+        entry = self._entries(take, object_name, pair).get(frame)
+        if not isinstance(entry, dict | None):
+            raise InputError(f'{reprlib.repr(entry)} given, {{"pred_mask": mask}} expected')
+        return None if entry is None else entry.get("pred_mask")
 
     def _masks(self, take: str) -> dict[str, Any]:
-        return dict(self._takes.get(take, {"masks": {}})["masks"])
+        return self._takes[take]["masks"] if take in self._takes else {}
 
-    def _entries(self, take: str, object_name: str, pair: str) -> dict[str, Any]:
-        pairs = self._takes.get(take, {"masks": {}})["masks"].get(object_name) or {}
-        return pairs.get(pair) or {}
+    def _entries(self, take: str, object_name: str, pair: str) -> dict[int, Any]:
+        return (self._masks(take).get(object_name) or {}).get(pair) or {}
 
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write the file; it is replaced in one step."""
@@ -192,13 +219,18 @@ class Results:
         """Read all directions of a result file (anyone's).
 
         Raises:
-            TakeError: if the file is missing or broken or has no direction.
+            TakeError: if the file is missing or broken, has no direction, or results under a name
+                that is none.
         """
         content = read_json(path)
         found = [name for name in DIRECTIONS if name in content]
-        if not found:
+        others = [name for name, part in content.items() if name not in found and _is_part(part)]
+        if others or not found:
+            there = reprlib.repr(list(content))
             raise TakeError(
-                path, f'is no result file, {{"ego-exo": {{"results": ...}}}}; no part {DIRECTIONS}'
+                path,
+                f'is no result file, {{"ego-exo": {{"results": ...}}}}: the parts {DIRECTIONS} are '
+                f"expected, it has {there}",
             )
         return {name: cls._of(path, name, content[name]) for name in found}
 
@@ -213,27 +245,57 @@ class Results:
             where = f"{direction}, take {take!r}"
             if not isinstance(entry, dict) or not isinstance(entry.get("masks"), dict):
                 raise TakeError(path, f"{where} holds no 'masks' by object")
-            problem = _problem(entry["masks"])
-            if problem:
-                raise TakeError(path, f"{where}, {problem}")
-            entry["subsample_idx"] = list(frame_numbers(path, entry.get("subsample_idx")))
-            results._takes[take] = entry
+            try:
+                masks = _by_number(entry["masks"])
+                listed = list(frame_numbers(entry.get("subsample_idx")))
+            except InputError as error:
+                raise TakeError(path, f"{where}, {error}") from error
+            results._takes[take] = {**entry, "masks": masks, "subsample_idx": listed}
         return results
 
 
-def _problem(masks: dict[str, Any]) -> str:
-    """What is wrong with the shape of a take's predictions, empty if nothing is."""
+def read_confidence(given: object) -> float:
+    """The number of a confidence in any of the forms that methods write; see the module.
+
+    Raises:
+        InputError: if it is none, or not from -1e6 to 1e6.
+    """
+    value = given
+    while isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    # NaN fails the comparison, too. An int can be too large for a float.
+    if not isinstance(value, int | float) or not abs(value) <= 1e6:
+        raise InputError(
+            f"the prediction's confidence is {reprlib.repr(given)}; a number from 0 to 1 expected "
+            "for each mask"
+        )
+    return float(value)
+
+
+def _is_part(part: object) -> bool:
+    return isinstance(part, dict) and isinstance(part.get("results"), dict)
+
+
+def _by_number(masks: dict[str, Any]) -> dict[str, dict[str, dict[int, Any]]]:
+    """A take's predictions with frame numbers for keys.
+
+    Raises:
+        InputError: on another shape; says where.
+    """
+    found: dict[str, dict[str, dict[int, Any]]] = {}
     for name, pairs in masks.items():
         if not isinstance(pairs, dict | None):
-            return f"object {name!r}: no masks by pair of cameras"
+            raise InputError(f"object {name!r}: no masks by pair of cameras")
+        found[name] = {}
         for pair, frames in (pairs or {}).items():
-            where = f"object {name!r}, pair {pair!r}"
-            if not isinstance(frames, dict | None):
-                return f"{where}: no masks by frame"
-            for frame in frames or {}:
-                if not is_frame(frame):
-                    return f"{where}: {frame[:80]!r} is no frame number"
-    return ""
+            try:
+                found[name][pair] = by_frame(frames)
+            except InputError as error:
+                where = f"object {name!r}, pair {pair!r}"
+                raise InputError(f"{where}: no masks by frame: {error}") from error
+    return found
 
 
 def write_results(path: str | os.PathLike[str], *results: Results) -> None:

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
 from lmeec_core.takes.images import MAX_PIXELS, check_size
 
 Rle = dict[str, Any]
@@ -30,12 +31,12 @@ def encode_mask(mask: NDArray[Any]) -> Rle:
         ``{"size": [H, W], "counts": str}``, ready for JSON.
 
     Raises:
-        ValueError: if the array is not two-dimensional or has no pixel.
+        InputError: if the array is not two-dimensional or has no pixel.
     """
     from pycocotools import mask as coco
 
     if mask.ndim != 2 or mask.size == 0:
-        raise ValueError(f"a mask of shape {mask.shape} was given, expected (H, W) with H, W > 0")
+        raise InputError(f"a mask of shape {mask.shape} was given, expected (H, W) with H, W > 0")
     rle = coco.encode(np.asfortranarray(mask != 0, dtype=np.uint8))
     return {"size": [int(n) for n in rle["size"]], "counts": rle["counts"].decode("ascii")}
 
@@ -52,17 +53,18 @@ def decode_mask(
         max_pixels: refuse masks of more pixels, before memory is taken for them.
 
     Raises:
-        ValueError: if it is not such a dictionary, its runs do not fill H x W pixels, or there are
+        InputError: if it is not such a dictionary, its runs do not fill H x W pixels, or there are
             more than ``max_pixels``.
     """
+    check_form(rle)
     height, width = mask_size(rle)
     try:
         check_size(width, height, max_pixels)
     except ValueError as error:
-        raise ValueError(f"a mask: {error}") from error
-    runs = _checked_runs(rle.get("counts"), height * width)
+        raise InputError(f"a mask: {error}") from error
+    runs = _checked_runs(rle["counts"], height * width)
     if int(runs.sum()) != height * width:
-        raise ValueError(f"the runs of a mask fill {int(runs.sum())} pixels, not {height}x{width}")
+        raise InputError(f"the runs of a mask fill {int(runs.sum())} pixels, not {height}x{width}")
     if callable(size):
         size = size(height, width)
     if size is None or size == (height, width):
@@ -76,29 +78,44 @@ def mask_size(rle: Rle) -> tuple[int, int]:
     """(height, width) of a mask, not decoded.
 
     Raises:
-        ValueError: if there is no ``size`` of two whole numbers.
+        InputError: if there is no ``size`` of two whole numbers.
     """
     size = rle.get("size") if isinstance(rle, dict) else None
     whole = isinstance(size, list | tuple) and [type(n) for n in size] == [int, int]
     if not whole:
-        raise ValueError(
-            f"not a mask in COCO run lengths: {reprlib.repr(rle)} given, size [H, W] and counts "
-            "expected"
+        raise InputError(
+            f"not a mask in COCO run lengths: {reprlib.repr(rle)} given, "
+            '{"size": [H, W], "counts": text} expected'
         )
     return size[0], size[1]  # type: ignore[index]
 
 
-def _checked_runs(counts: object, pixels: int) -> NDArray[np.int64]:
+def check_form(rle: Rle) -> None:
+    """Refuse what is no mask in run lengths, without looking into them.
+
+    Raises:
+        InputError: if ``size`` or ``counts`` are not what they should be; names what they are.
+    """
+    mask_size(rle)
+    counts = rle.get("counts")
+    if not isinstance(counts, str | bytes | list):
+        raise InputError(f"counts of a mask are {reprlib.repr(counts)}, a text expected")
+    if isinstance(counts, str) and counts[:2] in ("b'", 'b"'):
+        raise InputError(
+            f"counts of a mask are Python's print of bytes, {reprlib.repr(counts)}; write the text "
+            'itself, counts.decode("ascii")'
+        )
+
+
+def _checked_runs(counts: str | bytes | list[Any], pixels: int) -> NDArray[np.int64]:
     """Run lengths, each from 0 to ``pixels``, so that their sum cannot overflow."""
     if isinstance(counts, list):
         if not all(type(n) is int and 0 <= n <= pixels for n in counts):
-            raise ValueError(f"the runs of a mask are not whole numbers from 0 to {pixels}")
+            raise InputError(f"the runs of a mask are not whole numbers from 0 to {pixels}")
         return np.asarray(counts, dtype=np.int64)
-    if not isinstance(counts, str | bytes):
-        raise ValueError(f"counts of a mask are {type(counts).__name__}, expected a string")
     runs = _runs(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
     if int(runs.min()) < 0 or int(runs.max()) > pixels:
-        raise ValueError(f"the runs of a mask are not from 0 to {pixels}")
+        raise InputError(f"the runs of a mask are not from 0 to {pixels}")
     return runs
 
 
@@ -139,16 +156,16 @@ def _runs(counts: bytes) -> NDArray[np.int64]:
     """Run lengths of COCO's compressed string: 5 bits a character, differences to two runs before.
 
     Raises:
-        ValueError: on a character out of range or a number that is cut off.
+        InputError: on a character out of range or a number that is cut off.
     """
     codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:
-        raise ValueError("the counts of a mask are not COCO compressed run lengths")
+        raise InputError("the counts of a mask are not COCO compressed run lengths")
     last = (codes & 0x20) == 0
     ends = np.flatnonzero(last)
     starts = np.concatenate(([0], ends[:-1] + 1))
     if int((ends - starts).max()) > 6:
-        raise ValueError("the counts of a mask hold a number that is too long")
+        raise InputError("the counts of a mask hold a number that is too long")
     place = np.arange(codes.size) - np.repeat(starts, ends - starts + 1)
     numbers = np.add.reduceat((codes & 0x1F) << (5 * place), starts)
     lengths = 5 * (ends - starts + 1)

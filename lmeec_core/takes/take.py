@@ -4,14 +4,16 @@
     <take>/annotation.json = {"masks": {object: {camera: {frame: RLE or null}}},
                               "subsample_idx": [frame, ...]}
 
-The name of the ego camera contains ``aria``; every other camera is exo. Images and masks of a
-camera may differ in size. Object names are any text, "/" included.
+The name of an ego camera contains ``aria``; every other camera is exo. Images and masks of a
+camera may differ in size. Object names are any text, "/" included. Frames may be written with zeros
+before them (:mod:`lmeec_core.takes.keys`), images also as ``.jpeg`` and in capitals.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -19,19 +21,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
+from lmeec_core.takes import folders
+from lmeec_core.takes.cameras import CameraPair, camera_pairs, ego_first, is_ego
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import decode_image
-from lmeec_core.takes.json_file import is_frame, read_json
+from lmeec_core.takes.json_file import read_json
+from lmeec_core.takes.keys import by_frame, check_text, frame_numbers, look_alike
 from lmeec_core.takes.rle import Rle, Size, decode_mask
 
 __all__ = ["Take", "TakeError", "is_ego"]
 
 ANNOTATION = "annotation.json"
-
-
-def is_ego(camera: str) -> bool:
-    """Whether a camera is worn (its name contains ``aria``), as EgoExo4D names them."""
-    return "aria" in camera.lower()
 
 
 class Take:
@@ -51,6 +52,9 @@ class Take:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self.name = self.path.resolve().name
+        self._frames: dict[str, tuple[int, ...]] = {}
+        self._listed: dict[str, folders.Images] = {}
+        self._by_frame: dict[tuple[str, str], dict[int, Any]] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Take:
@@ -67,7 +71,9 @@ class Take:
                 folder / ANNOTATION,
                 "missing; a take is a folder with annotation.json and <camera>/<frame>.jpg",
             )
-        return cls(folder)
+        take = cls(folder)
+        take._check_name(take.name)
+        return take
 
     # -- cameras and frames --------------------------------------------------------------------
 
@@ -78,11 +84,13 @@ class Take:
             names = [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
         if not names:
             raise TakeError(self.path, "no camera folders in this take")
-        return tuple(sorted(names, key=lambda name: (not is_ego(name), name)))
+        for name in names:
+            self._check_name(name)
+        return ego_first(names)
 
     @property
     def ego(self) -> str:
-        """Name of the ego camera.
+        """Name of the ego camera, of several the first; see :meth:`pairs` for all of them.
 
         Raises:
             TakeError: if there is none (no camera name contains ``aria``).
@@ -98,18 +106,35 @@ class Take:
         """Names of the exo cameras, sorted."""
         return tuple(name for name in self.cameras if not is_ego(name))
 
+    def pairs(self, direction: str, object_name: str | None = None) -> tuple[CameraPair, ...]:
+        """What is sought in what: every ego camera with every exo camera.
+
+        Args:
+            direction: "ego-exo" (the query is the ego view) or "exo-ego".
+            object_name: of the cameras that the file lists for this object; default: of all that
+                the take has.
+
+        Raises:
+            TakeError: without an ego or an exo camera in the take, or of an unknown object.
+        """
+        if object_name is not None:
+            return camera_pairs(self.mask_cameras(object_name), direction)
+        if self.ego and not self.exos:
+            raise TakeError(self.path, f"no exo camera among {list(self.cameras)}")
+        return camera_pairs(self.cameras, direction)
+
     def frames(self, camera: str) -> tuple[int, ...]:
         """Numbers of the frames a camera has images of, increasing.
 
         Raises:
-            TakeError: if the take has no such camera.
+            TakeError: if the take has no such camera, none of the images in its folder is a frame,
+                or two are the same one.
         """
         if camera not in self._frames:
-            self._check_camera(camera)
-            with os.scandir(self.path / camera) as entries:
-                stems = [Path(e.name).stem for e in entries if e.name.lower().endswith(".jpg")]
-            numbers = sorted(int(s) for s in stems if s.isascii() and s.isdecimal())
-            self._frames[camera] = tuple(numbers)
+            found = self._images(camera)
+            if found.unread and not found.files:
+                raise TakeError(self.path / camera, f"no frames: {folders.told(found.unread)}")
+            self._frames[camera] = tuple(found.files)
         return self._frames[camera]
 
     def common_frames(self, *cameras: str) -> tuple[int, ...]:
@@ -128,7 +153,7 @@ class Take:
     @cached_property
     def subsample_idx(self) -> tuple[int, ...]:
         """The annotated frame numbers as the file lists them; () if it does not."""
-        return self._numbers(self.annotation.get("subsample_idx") or (), "subsample_idx")
+        return self._numbers(self.annotation.get("subsample_idx"), "subsample_idx")
 
     @property
     def scenario(self) -> str | None:
@@ -165,7 +190,8 @@ class Take:
 
     def image_path(self, camera: str, frame: int) -> Path:
         """The file of an image (it may not exist)."""
-        return self.path / camera / f"{int(frame)}.jpg"
+        files = self._images(camera).files if camera in self.cameras else {}
+        return self.path / camera / files.get(int(frame), f"{int(frame)}.jpg")
 
     def image_bytes(self, camera: str, frame: int) -> bytes:
         """An image's file as it is (JPEG).
@@ -219,12 +245,11 @@ class Take:
 
         In a target view the benchmark takes the object as present in these frames.
         """
-        where = f"masks of object {object_name!r}, camera {camera!r}"
-        return tuple(sorted(self._numbers(self._entries(object_name, camera), where)))
+        return tuple(sorted(self._entries(object_name, camera)))
 
     def annotated(self, object_name: str, camera: str, frame: int) -> bool:
         """Whether the file has an entry (a mask or null) of the object in this image."""
-        return str(frame) in self._entries(object_name, camera)
+        return frame in self._entries(object_name, camera)
 
     def annotated_frames(self, object_name: str, camera: str) -> frozenset[int] | None:
         """Frames in which the object was looked for in a camera, whether it is there or not.
@@ -240,8 +265,26 @@ class Take:
 
     def mask_cameras(self, object_name: str) -> tuple[str, ...]:
         """Cameras that the file lists for the object, be it without a mask, ego cameras first."""
-        listed = self._cameras_of(object_name)
-        return tuple(sorted(listed, key=lambda name: (not is_ego(name), name)))
+        return ego_first(self._cameras_of(object_name))
+
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What the take holds and nothing reads, one text each that names the place.
+
+        Images that are no frames, and cameras that are annotated but have no folder.
+        """
+        texts = []
+        for camera in self.cameras:
+            with suppress(TakeError):  # frames() raises it, too
+                if unread := self._images(camera).unread:
+                    texts.append(f"{self.path / camera}: {folders.told(unread)}")
+        listed = dict.fromkeys(c for name in self.objects for c in self._cameras_of(name))
+        for camera in listed:
+            if camera not in self.cameras:
+                alike = look_alike(camera, self.cameras)
+                text = f"take {self.name}: camera {camera!r} is annotated but has no folder{alike}"
+                texts.append(f"{self._annotation_path}: {text}")
+        return tuple(texts)
 
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
         """The stored run lengths of a mask, or None where there is no mask or it is null.
@@ -249,7 +292,7 @@ class Take:
         Raises:
             TakeError: if the object is unknown or its mask is broken.
         """
-        entry = self._entries(object_name, camera).get(str(frame))
+        entry = self._entries(object_name, camera).get(frame)
         try:
             return entry if entry is None else self._rle(entry)
         except ValueError as error:
@@ -278,10 +321,6 @@ class Take:
 
     # -- internal ------------------------------------------------------------------------------
 
-    @cached_property
-    def _frames(self) -> dict[str, tuple[int, ...]]:
-        return {}
-
     @property
     def _annotation_path(self) -> Path:
         return self.path / ANNOTATION
@@ -296,20 +335,37 @@ class Take:
             raise ValueError(f"a mask is {type(entry).__name__}, expected size and counts")
         return dict(entry)
 
+    def _images(self, camera: str) -> folders.Images:
+        """What a camera's folder holds, listed once.
+
+        Raises:
+            TakeError: if there is no such camera, or two files are the same frame.
+        """
+        if camera not in self._listed:
+            self._check_camera(camera)
+            folder = self.path / camera
+            try:
+                self._listed[camera] = folders.list_images(folder)
+            except (InputError, OSError) as error:
+                raise TakeError(folder, f"cannot be listed: {error}") from error
+        return self._listed[camera]
+
     def _numbers(self, values: Any, where: str) -> tuple[int, ...]:
-        """Frame numbers as the file has them, numbers or text."""
-        known = isinstance(values, list | tuple | dict)
-        if not known or not all(type(n) is int or is_frame(n) for n in values):
-            text = f"take {self.name}, {where}: not all are frame numbers"
-            raise TakeError(self._annotation_path, text)
-        return tuple(int(value) for value in values)
+        """Frame numbers as the file lists them, numbers or text; () for null."""
+        try:
+            return frame_numbers(values)
+        except InputError as error:
+            text = f"take {self.name}, {where}: {error}"
+            raise TakeError(self._annotation_path, text) from error
 
     def _cameras_of(self, object_name: str) -> dict[str, Any]:
         masks = self.annotation["masks"]
         if object_name not in masks:
             known = ", ".join(repr(name) for name in list(masks)[:12])
+            alike = look_alike(object_name, masks)
             raise TakeError(
-                self._annotation_path, f"no object {object_name!r}; take {self.name} has {known}"
+                self._annotation_path,
+                f"no object {object_name!r}; take {self.name} has {known}{alike}",
             )
         cameras = masks[object_name] or {}
         if not isinstance(cameras, dict):
@@ -319,14 +375,18 @@ class Take:
             )
         return cameras
 
-    def _entries(self, object_name: str, camera: str) -> dict[str, Any]:
-        entries = self._cameras_of(object_name).get(camera) or {}
-        where = f"take {self.name}, masks of object {object_name!r}, camera {camera!r}"
-        if not isinstance(entries, dict):
-            raise TakeError(self._annotation_path, f"{where} are no dictionary by frame")
-        if not all(map(is_frame, entries)):
-            raise TakeError(self._annotation_path, f"{where}: not all are frame numbers")
-        return entries
+    def _entries(self, object_name: str, camera: str) -> dict[int, Any]:
+        """The entries of an object in a camera by frame number, looked through once."""
+        key = object_name, camera
+        if key not in self._by_frame:
+            try:
+                self._by_frame[key] = by_frame(self._cameras_of(object_name).get(camera))
+            except InputError as error:
+                if isinstance(error, TakeError):
+                    raise
+                where = f"take {self.name}, masks of object {object_name!r}, camera {camera!r}"
+                raise TakeError(self._annotation_path, f"{where}: {error}") from error
+        return self._by_frame[key]
 
     def _broken(self, object_name: str, camera: str, frame: int, reason: str) -> TakeError:
         where = f"take {self.name}, object {object_name!r}, camera {camera!r}, frame {frame}"
@@ -334,4 +394,13 @@ class Take:
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self.cameras:
-            raise TakeError(self.path, f"no camera {camera!r}; the take has {list(self.cameras)}")
+            alike = look_alike(camera, self.cameras)
+            raise TakeError(
+                self.path, f"no camera {camera!r}; the take has {list(self.cameras)}{alike}"
+            )
+
+    def _check_name(self, name: str) -> None:
+        try:
+            check_text(name)
+        except InputError as error:
+            raise TakeError(ascii(os.fspath(self.path)), str(error)) from error

@@ -1,0 +1,44 @@
+"""Ego and exo cameras, and which is sought in which: one list for tracking, scoring and training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+DIRECTIONS = ("ego-exo", "exo-ego")
+"""From the query's view to the target's."""
+
+
+class CameraPair(NamedTuple):
+    """The camera that an object is shown in, and the one it is sought in."""
+
+    query: str
+    target: str
+
+
+def is_ego(camera: str) -> bool:
+    """Whether a camera is worn (its name contains ``aria``), as EgoExo4D names them."""
+    return "aria" in camera.lower()
+
+
+def ego_first(cameras: Iterable[str]) -> tuple[str, ...]:
+    """Names of cameras, ego cameras first, each group sorted."""
+    return tuple(sorted(cameras, key=lambda name: (not is_ego(name), name)))
+
+
+def camera_pairs(cameras: Iterable[str], direction: str) -> tuple[CameraPair, ...]:
+    """Every ego camera with every exo camera; () if one of the kinds is not there.
+
+    Args:
+        cameras: their names, in any order.
+        direction: of :data:`DIRECTIONS`.
+
+    Raises:
+        ValueError: on another direction.
+    """
+    if direction not in DIRECTIONS:
+        raise ValueError(f"direction {direction!r} given, one of {DIRECTIONS} expected")
+    names = ego_first(cameras)
+    exos = [name for name in names if not is_ego(name)]
+    pairs = [(ego, exo) for ego in filter(is_ego, names) for exo in exos]
+    return tuple(CameraPair(*(p if direction == DIRECTIONS[0] else p[::-1])) for p in pairs)

@@ -1,0 +1,61 @@
+"""The images in a camera's folder: which file is which frame, and what nothing reads."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+from lmeec_core.errors import InputError
+from lmeec_core.takes.keys import frame_number, unique
+
+READ = (".jpg", ".jpeg")
+IMAGES = frozenset(
+    (*READ, ".bmp", ".exr", ".gif", ".heic", ".jp2", ".pgm", ".png", ".pnm", ".ppm", ".tif",
+     ".tiff", ".webp")
+)  # fmt: skip
+
+
+class Images(NamedTuple):
+    """What a camera's folder holds; hidden files and what is no image are not in it.
+
+    Attributes:
+        files: the name of the file of each frame, by number, increasing.
+        unread: names of images that are no frames: of another format, or not named by a number.
+    """
+
+    files: dict[int, str]
+    unread: tuple[str, ...]
+
+
+def list_images(folder: Path) -> Images:
+    """List a camera's folder, ``<frame>.jpg``.
+
+    Frames may be written with zeros before them; ``.jpeg`` and capitals will do.
+
+    Raises:
+        InputError: if two files are the same frame; names them.
+        OSError: if the folder cannot be listed.
+    """
+    frames: list[tuple[int, str, str]] = []
+    unread: list[str] = []
+    for name in sorted(os.listdir(folder)):
+        stem, suffix = os.path.splitext(name)
+        if name.startswith(".") or suffix.lower() not in IMAGES:
+            continue
+        try:
+            if suffix.lower() not in READ:
+                raise InputError(f"{name} is no JPEG")
+            frames.append((frame_number(stem), name, name))
+        except InputError:
+            unread.append(name)
+    return Images(unique(sorted(frames)), tuple(unread))
+
+
+def told(unread: tuple[str, ...]) -> str:
+    """What is to be said of images that nothing reads."""
+    some = ", ".join(map(ascii, unread[:3])) + (", ..." if len(unread) > 3 else "")
+    return (
+        f"{len(unread)} images are not read ({some}); JPEG files named by their frame number are, "
+        "as 30.jpg"
+    )

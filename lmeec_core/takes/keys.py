@@ -1,0 +1,126 @@
+"""Frame keys and names of takes, annotations and result files: read in one way everywhere.
+
+A frame's key is a whole number in decimal digits, however many zeros it begins with: 30, "30" and
+"000030" are frame 30. Names (of takes, cameras, objects) are any text and stay as they are; those
+that look alike are told apart in messages.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from lmeec_core.errors import InputError
+
+T = TypeVar("T")
+MOST = 2**63
+"""Frame numbers lie below it (of bags: nanoseconds)."""
+SHOWN = 60
+
+
+def frame_number(key: object) -> int:
+    """The number that a frame's key stands for, 0 to 2^63 - 1.
+
+    Args:
+        key: a whole number, or its digits as text.
+
+    Raises:
+        InputError: if it is neither; names the key.
+    """
+    number = -1
+    if type(key) is int:
+        number = key
+    elif isinstance(key, str) and key.isascii() and key.isdecimal():
+        digits = key.lstrip("0")
+        number = int(digits or 0) if len(digits) <= len(str(MOST)) else MOST
+    if not 0 <= number < MOST:
+        raise InputError(
+            f"{_short(key)} is no frame number; a whole number expected, as 30, or with zeros "
+            "before it, as 000030"
+        )
+    return number
+
+
+def frame_numbers(keys: object) -> tuple[int, ...]:
+    """The numbers of a list of frame keys, in its order; () for None.
+
+    Raises:
+        InputError: if it is no list, or holds something else.
+    """
+    if keys is None:
+        return ()
+    if not isinstance(keys, list | tuple):
+        raise InputError(f"a list of frame numbers expected, {_short(keys)} given")
+    return tuple(map(frame_number, keys))
+
+
+def by_frame(entries: object) -> dict[int, object]:
+    """A dictionary by frame key as one by frame number, in its order; {} for None.
+
+    Raises:
+        InputError: if it is no dictionary, a key is no frame number, or two keys are the same one;
+            names them.
+    """
+    if entries is None:
+        return {}
+    if not isinstance(entries, Mapping):
+        raise InputError(f"a dictionary by frame expected, {_short(entries)} given")
+    return unique((frame_number(key), key, value) for key, value in entries.items())
+
+
+def unique(items: Iterable[tuple[int, str, T]]) -> dict[int, T]:
+    """Values by frame number from (number, how it is written, value).
+
+    Raises:
+        InputError: if a number occurs twice; names how it is written.
+    """
+    found: dict[int, T] = {}
+    written: dict[int, str] = {}
+    for number, text, value in items:
+        if number in found:
+            raise InputError(
+                f"{_short(written[number])} and {_short(text)} are both frame {number}; keep one"
+            )
+        found[number], written[number] = value, text
+    return found
+
+
+def look_alike(name: str, others: Iterable[str]) -> str:
+    """Of other names the one that differs only in its looks, told apart, as the end of a message.
+
+    Looks are upper and lower case, blanks at the ends, and Unicode's composed and decomposed forms.
+
+    Returns:
+        "; 'Cam01' is there: ..." or "" if there is no such name.
+    """
+    alike = [other for other in others if other != name and _looks(other) == _looks(name)]
+    if not alike:
+        return ""
+    kinds = "case, blanks at an end or Unicode form"
+    return f"; {ascii(alike[0])} is there, not {ascii(name)}: names are compared as they are ({kinds})"
+
+
+def check_text(name: str) -> None:
+    """Refuse a name that no file can hold.
+
+    Raises:
+        InputError: if it has half a surrogate pair in it (a broken escape, or bytes not in UTF-8).
+    """
+    if not name.isascii():
+        try:
+            name.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"the name {_short(name)} is no Unicode text (a broken \\u escape, or bytes that "
+                "are not UTF-8); rename it"
+            ) from error
+
+
+def _looks(name: str) -> str:
+    return unicodedata.normalize("NFC", name.strip().casefold())
+
+
+def _short(value: object) -> str:
+    text = ascii(value) if isinstance(value, str) else repr(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
