@@ -13,9 +13,10 @@ from rich.markup import escape
 if TYPE_CHECKING:
     from lmeec_core.evaluation.evaluate import Evaluation
     from lmeec_core.evaluation.truth import ResultsTruths
+    from lmeec_core.evaluation.validation import Problem
     from lmeec_core.takes import Results, TakeError, Takes
 
-LISTED = 10
+LISTED = 5
 
 
 class ProtocolName(StrEnum):
@@ -65,14 +66,19 @@ def evaluate_command(
     ] = 6,
     allow_missing: Annotated[
         bool,
-        typer.Option("--allow-missing", help="Exit code 0 though predictions are missing."),
+        typer.Option(
+            "--allow-missing",
+            help="Exit code 0 though predictions are missing (not: broken, or of something else).",
+        ),
     ] = False,
 ) -> None:
     """Score a result file: IoU, location error, contour accuracy, existence, association accuracy.
 
     The file may come from any method. It is first checked as the benchmark does: the same takes,
-    the same objects, a prediction for every frame of the query masks. What is missing is named and
-    counts as an empty mask; the exit code is then 1, as it is when a take is broken and skipped.
+    the same objects, a prediction for every frame of the query masks. What is missing or cannot be
+    read is named and counts as an empty mask; the exit code is then 1, as it is when a take is
+    broken and skipped. Where most predictions cannot be read, or none is of what the truth holds,
+    there is no score but the reason, and the exit code is 1.
 
     **Protocols**
 
@@ -94,34 +100,22 @@ def evaluate_command(
     - `report.json`: all of its numbers; `scores.csv`: one line per group; `frames.csv`: one line
       per scored frame
     """
-    from lmeec_core.takes import TakeError
+    from lmeec_core.cli import run_command
 
-    console, errors = Console(), Console(stderr=True)
-    try:
-        complete = _evaluate(
-            predictions,
-            truth,
-            protocol.value,
-            direction,
-            split,
-            videos,
-            out,
-            worst,
-            console,
-            errors,
-        )
-    except (TakeError, ValueError, OSError) as error:
-        errors.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
-    if complete == "broken" or (complete == "missing" and not allow_missing):
-        raise typer.Exit(1)
+    def work() -> int:
+        found = _evaluate(
+            predictions, truth, protocol.value, direction, split, videos, out, worst
+        )  # fmt: skip
+        return max(_code(evaluation, allow_missing) for evaluation in found)
+
+    run_command(work)
 
 
 def _evaluate(
     predictions: Path, truth: Path, protocol: str, direction: Direction | None, split: str | None,
-    videos: Path | None, out: Path, worst: int, console: Console, errors: Console,
-) -> str:  # fmt: skip
-    """Score, print and write; "complete", "missing" or "broken"."""
+    videos: Path | None, out: Path, worst: int,
+) -> list[Evaluation]:  # fmt: skip
+    """Score, print and write."""
     from lmeec_core.evaluation.report import Report
     from lmeec_core.evaluation.truth import open_truth
     from lmeec_core.takes import Results, TakeError
@@ -133,8 +127,8 @@ def _evaluate(
                 predictions, f"no results for direction {direction.value}; it has {list(parts)}"
             )
         parts = {direction.value: parts[direction.value]}
-    report = Report(str(predictions), str(truth), protocol, [])
-    evaluations = []
+    console, errors = Console(), Console(stderr=True)
+    report, found = Report(str(predictions), str(truth), protocol, []), []
 
     def tell(error: TakeError) -> None:
         errors.print(f"[bold red]skipped:[/] {escape(str(error))}", soft_wrap=True)
@@ -142,15 +136,30 @@ def _evaluate(
     for name, results in parts.items():
         takes = open_truth(truth, name, split=split, videos=videos, on_error=tell)
         evaluation, strips = _one(results, takes, protocol, worst, console)
-        evaluations.append(evaluation)
+        found.append(evaluation)
         report.strips[name] = strips
-        show(evaluation, console)
-    report.evaluations = evaluations
-    files = report.write(out)
-    console.print(f"report: {files['report.html']}", highlight=False, soft_wrap=True)
-    if any(e.skipped for e in evaluations):
-        return "broken"
-    return "missing" if any(e.problems for e in evaluations) else "complete"
+        if evaluation.void is None:
+            show(evaluation, console)
+        show_problems(evaluation, console)
+        if evaluation.void is not None:
+            text = f"{escape(str(predictions))}, {name}: no score: {escape(evaluation.void)}"
+            errors.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
+    report.evaluations = [evaluation for evaluation in found if evaluation.void is None]
+    report.void = {e.direction: e.void for e in found if e.void is not None}
+    if report.evaluations:
+        files = report.write(out)
+        console.print(f"report: {files['report.html']}", highlight=False, soft_wrap=True)
+    return found
+
+
+def _code(evaluation: Evaluation, allow_missing: bool) -> int:
+    """The exit code: 0 if everything was scored, or only lacks predictions that may be missing."""
+    from lmeec_core.evaluation.validation import MISSING
+
+    allowed = MISSING if allow_missing else ()
+    wrong = any(problem.kind not in allowed for problem in evaluation.problems)
+    void = evaluation.void is not None or not evaluation.scores.ious
+    return int(wrong or bool(evaluation.skipped) or void)
 
 
 def _one(
@@ -173,7 +182,7 @@ def _one(
             )
 
         evaluation = evaluate(results, takes, protocol, advance)
-        chosen = worst_takes(evaluation, worst)
+        chosen = worst_takes(evaluation, 0 if evaluation.void else worst)
         task = progress.add_task("pictures", total=len(chosen))
         strips = []
         for take, pair in chosen:
@@ -187,7 +196,7 @@ def _one(
 
 
 def show(evaluation: Evaluation, console: Console) -> None:
-    """Print the table beside the paper's, and what is missing."""
+    """Print the table beside the paper's."""
     from rich.table import Table
 
     from lmeec_core.evaluation.published import TABLE_1
@@ -229,12 +238,26 @@ def show(evaluation: Evaluation, console: Console) -> None:
             "with images were scored. Give relations_{split}.json as truth for the exact numbers.",
             highlight=False,
         )
-    if evaluation.problems:
+    if not scores.ious:
+        console.print("No scored frame has a true mask: IoU, LE, CA and AA have no value.")
+
+
+def show_problems(evaluation: Evaluation, console: Console) -> None:
+    """Print what is missing, broken or left aside: of every kind its number and some of them."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in evaluation.problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    if evaluation.missing or "take unknown" in kinds or "object unknown" in kinds:
         console.print(
             f"[bold yellow]incomplete:[/] {evaluation.missing} predictions are missing or broken; "
             "the benchmark would refuse this file"
         )
-        for problem in evaluation.problems[:LISTED]:
+    for kind, problems in kinds.items():
+        for problem in problems[:LISTED]:
             console.print(f"  {escape(str(problem))}", highlight=False, soft_wrap=True)
-        if len(evaluation.problems) > LISTED:
-            console.print(f"  and {len(evaluation.problems) - LISTED} more, see report.json")
+        if len(problems) > LISTED:
+            console.print(f"  {kind}: and {len(problems) - LISTED} more, see report.json")
+    for text in evaluation.notes[:LISTED]:
+        console.print(f"  not scored: {escape(text)}", highlight=False, soft_wrap=True)
+    if len(evaluation.notes) > LISTED:
+        console.print(f"  not scored: and {len(evaluation.notes) - LISTED} more, see report.json")

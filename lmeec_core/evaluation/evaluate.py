@@ -2,15 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lmeec_core.evaluation.protocol import score
 from lmeec_core.evaluation.scores import Scores
-from lmeec_core.evaluation.truth import ResultsTruth, ResultsTruths, Truth, pairs_of
-from lmeec_core.evaluation.validation import Problem, unknown_takes, validate_take
-from lmeec_core.takes import Results, TakeError, Takes
+from lmeec_core.evaluation.truth import (
+    Pair,
+    ResultsTruth,
+    ResultsTruths,
+    Truth,
+    named,
+    pairs_of,
+)
+from lmeec_core.evaluation.validation import (
+    Problem,
+    look_through,
+    not_scored,
+    nothing_shared,
+    unknown_takes,
+    validate_take,
+)
+from lmeec_core.takes import Prediction, Results, Take, TakeError, Takes
 
 SIZES: tuple[tuple[str, float], ...] = (
     ("under 0.1 %", 0.001),
@@ -43,6 +57,9 @@ class Evaluation:
         scores: all scored frames; carries the protocol's name.
         takes: the takes that were scored.
         problems: what the benchmark would refuse in the result file.
+        notes: what the protocol leaves aside of the predictions or the truth.
+        broken: scored predictions that cannot be read; they count as missing.
+        void: why there is no score; the numbers stand for nothing then. None if there is one.
         skipped: takes of the truth that could not be read.
         unlisted: takes whose truth does not list the frames that were annotated; all frames with
             images were scored, where the benchmark would leave some out.
@@ -52,6 +69,9 @@ class Evaluation:
     scores: Scores
     takes: dict[str, TakeInfo] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    broken: int = 0
+    void: str | None = None
     skipped: list[TakeError] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
 
@@ -97,7 +117,8 @@ def evaluate(
     """Score predictions of one direction on all takes of a truth.
 
     A take whose truth is broken is skipped and reported as a whole. Protocol `lm_eec` goes by the
-    predictions, so takes and frames without predictions are not scored.
+    predictions, so takes and frames without predictions are not scored. Where most predictions
+    cannot be read, or none is of what the truth asks for, there is no score (``void``).
 
     Args:
         results: the predictions.
@@ -106,8 +127,17 @@ def evaluate(
         progress: called with a take's name and the share of all takes that is done.
     """
     done = Evaluation(results.direction, Scores(protocol))
+    forms = look_through(results)
+    if 2 * len(forms.unreadable) > forms.total:
+        done.problems = [Problem("prediction broken", *one, 1) for one in forms.unreadable]
+        done.void = _unreadable(len(forms.unreadable), forms.total, forms.unreadable[0][1])
+        return done
+    if forms.outside and protocol == "official":
+        done.problems.append(_outside(forms.outside))
+    unread = 0
     for index, name in enumerate(takes.names):
         if protocol == "lm_eec" and name not in results.takes:
+            unread += 1
             continue
         try:
             part = _score_take(results, takes.open(name), done, index, len(takes), progress)
@@ -118,8 +148,42 @@ def evaluate(
         if progress is not None:
             progress(name, (index + 1) / len(takes))
     done.problems += unknown_takes(results, takes.names)
+    if unread:
+        done.notes.append(
+            f"{unread} of {len(takes)} takes have no predictions, which protocol lm_eec does not "
+            "count"
+        )
     done.skipped = list(takes.broken)
+    done.void = _why_void(results, takes, done)
     return done
+
+
+def _why_void(results: Results, takes: Takes | ResultsTruths, done: Evaluation) -> str | None:
+    """Why the scores stand for nothing, None if they stand for something."""
+    found = done.scores.frames - done.scores.missing + done.broken
+    if 2 * done.broken > found:
+        first = next(p.what for p in done.problems if p.kind == "prediction broken")
+        return _unreadable(done.broken, found, first)
+    if takes.broken and not done.takes:
+        return f"none of the {len(takes)} takes of the truth could be scored; the first: " + str(
+            takes.broken[0]
+        )
+    return None if found else nothing_shared(results, takes)
+
+
+def _unreadable(broken: int, count: int, first: str) -> str:
+    return f"{broken} of {count} predictions cannot be read; the first: {first}"
+
+
+def _outside(found: list[Prediction]) -> Problem:
+    first = found[0]
+    where = named(first.take, first.object_name, first.pair, first.frame)
+    return Problem(
+        "confidence out of range",
+        first.take,
+        f"{len(found)} confidences are no probabilities from 0 to 1, as {first.confidence:g} "
+        f"({where}); the benchmark asks whether they are above 0.5",
+    )
 
 
 def _score_take(
@@ -136,14 +200,33 @@ def _score_take(
     listed = True
     if part.protocol == "official" and not isinstance(truth, ResultsTruth):
         problems += validate_take(results, truth)
+        problems += [Problem("truth left out", truth.name, text) for text in truth.left_out]
+        problems += [Problem("truth left out", truth.name, text) for text in _bare(truth, pairs)]
         listed = all(truth.annotated_frames(p.object_name, p.target) is not None for p in pairs)
     broken: list[str] = []
     for number, pair in enumerate(pairs):
         part.add(score(results, truth, pair, part.protocol, broken.append))
         if progress is not None:
             progress(truth.name, (index + (number + 1) / len(pairs)) / count)
-    problems += [Problem("prediction broken", truth.name, text, 1) for text in broken]
+    done.broken += len(broken)
+    broken += [text for _, text in look_through(results, truth.name).unreadable]
+    problems += [
+        Problem("prediction broken", truth.name, text, 1) for text in dict.fromkeys(broken)
+    ]
     done.problems += problems
+    done.notes += not_scored(results, truth, part.protocol)
     done.unlisted += [] if listed else [truth.name]
     done.takes[truth.name] = TakeInfo(truth.scenario or "not given", truth.length)
     return part
+
+
+def _bare(take: Take, pairs: Sequence[Pair]) -> list[str]:
+    """Why nothing of a take, or of one of its cameras, is scored."""
+    if not pairs:
+        return ["no object is listed in an ego and in an exo camera"] if take.objects else []
+    unlisted = {p.target for p in pairs if take.annotated_frames(p.object_name, p.target) is None}
+    return [
+        f"camera {camera!r} has no images and no list of annotated frames: nothing in it is scored"
+        for camera in sorted(unlisted)
+        if not take.frames(camera)
+    ]

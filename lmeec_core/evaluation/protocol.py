@@ -20,11 +20,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
 from lmeec_core.evaluation.metrics import mask_metrics
 from lmeec_core.evaluation.scores import FrameScore, Scores
-from lmeec_core.evaluation.truth import Pair, ResultsTruth, Truth
+from lmeec_core.evaluation.truth import Pair, ResultsTruth, Truth, named
 from lmeec_core.takes import Results, Take, decode_mask
-from lmeec_core.takes.rle import Size
+from lmeec_core.takes.rle import Size, mask_size
 
 PROTOCOLS = ("official", "lm_eec")
 LONG_SIDE = 480
@@ -78,15 +79,15 @@ def score(
     """As :func:`score_pair`, with a truth of either kind.
 
     Raises:
-        ValueError: on an unknown protocol, or one that this truth does not allow.
+        InputError: on an unknown protocol, or one that this truth does not allow.
     """
     if protocol not in PROTOCOLS:
-        raise ValueError(f"protocol {protocol!r} was given, expected one of {PROTOCOLS}")
+        raise InputError(f"protocol {protocol!r} was given, expected one of {PROTOCOLS}")
     if protocol == "lm_eec":
         frames: Iterator[int] = iter(results.pair_frames(truth.name, pair.object_name, pair.key))
         size: Size = (LONG_SIDE, LONG_SIDE)
     elif isinstance(truth, ResultsTruth):
-        raise ValueError(
+        raise InputError(
             f"{truth.path}: a truth in the result format does not say which frames are annotated; "
             "protocol official needs the annotations, use lm_eec"
         )
@@ -139,12 +140,25 @@ def _prediction(
     size = (LONG_SIDE, LONG_SIDE) if true is None else (true.shape[0], true.shape[1])
     try:
         entry = results.prediction(take, pair.object_name, pair.key, frame)
-        return None if entry is None else _Found(decode_mask(entry.rle, size), entry.confidence)
-    except ValueError as error:
+        if entry is None:
+            return None
+        if true is not None:
+            _check_upright(mask_size(entry.rle), size)
+        return _Found(decode_mask(entry.rle, size), entry.confidence)
+    except InputError as error:
         if on_broken is not None:
-            where = f"take {take}, object {pair.object_name!r}, {pair.key}, frame {frame}"
-            on_broken(f"{where}: {error}")
+            on_broken(f"{named(take, pair.object_name, pair.key, frame)}: {error}")
         return None
+
+
+def _check_upright(given: tuple[int, int], true: tuple[int, int]) -> None:
+    """Refuse [W, H] for [H, W]: stretched to the true mask's size it would be a wrong mask."""
+    (height, width), (high, wide) = given, true
+    if abs(wide - high) > 0.1 * high and abs(height * high - width * wide) < 0.05 * width * wide:
+        raise InputError(
+            f"the mask's size {list(given)} is that of a mask on its side; [H, W] expected, as "
+            f"{list(true)}"
+        )
 
 
 def scored_frames(take: Take, object_name: str, query: str, target: str) -> Iterator[int]:

@@ -39,6 +39,7 @@ class Report:
         protocol: name of the rules.
         evaluations: one for each direction.
         strips: pictures of the worst takes, by direction.
+        void: why there are no scores, by direction, of those that have none.
     """
 
     predictions: str
@@ -46,6 +47,7 @@ class Report:
     protocol: str
     evaluations: Sequence[Evaluation]
     strips: dict[str, list[Strip]] = field(default_factory=dict)
+    void: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> dict[str, Path]:
         """Write report.json, scores.csv, frames.csv and report.html; each appears in one step."""
@@ -68,6 +70,7 @@ class Report:
             "protocol": self.protocol,
             "published": {"source": SOURCE, "association_accuracy_by_length": TABLE_7},
             "skipped": [str(error) for error in self._skipped()],
+            "without_score": self.void,
             "directions": {e.direction: self._direction(e) for e in self.evaluations},
         }
 
@@ -84,6 +87,7 @@ class Report:
             "takes": {name: info._asdict() for name, info in evaluation.takes.items()},
             "problems": [problem._asdict() for problem in evaluation.problems],
             "predictions_missing": evaluation.missing,
+            "not_scored": evaluation.notes,
             "takes_without_annotated_frames": evaluation.unlisted,
             "worst": [
                 {
@@ -149,6 +153,7 @@ class Report:
             "problem_kinds": Counter(problem.kind for problem in evaluation.problems),
             "missing": evaluation.missing,
             "unlisted": len(evaluation.unlisted),
+            "notes": evaluation.notes[:LISTED_PROBLEMS],
             "plots": self._plots(evaluation.scores, groups) if evaluation.scores.ious else [],
             "strips": self.strips.get(evaluation.direction, []),
         }

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
 from lmeec_core.evaluation.evaluate import Evaluation
 from lmeec_core.evaluation.scores import FrameScore, Scores
 from lmeec_core.evaluation.truth import ResultsTruth, Truth
@@ -102,10 +103,10 @@ def _tiles(results: Results, truth: Truth, records: Sequence[FrameScore]) -> lis
 
 def _predicted(results: Results, record: FrameScore) -> Mask | None:
     key = f"{record.query}_{record.target}" if record.query else record.target
-    rle = results.rle(record.take, record.object_name, key, record.frame)
     try:
+        rle = results.rle(record.take, record.object_name, key, record.frame)
         return None if rle is None else decode_mask(rle)
-    except ValueError:
+    except InputError:
         return None  # broken; the report names it
 
 

@@ -10,7 +10,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.takes import Results, Take, TakeError, Takes, decode_mask, is_ego, open_takes
+from lmeec_core.errors import InputError
+from lmeec_core.takes import (
+    DIRECTIONS,
+    Results,
+    Take,
+    TakeError,
+    Takes,
+    decode_mask,
+    is_ego,
+    open_takes,
+)
+from lmeec_core.takes.collection import unknown_take
+from lmeec_core.takes.relations import top_level
 from lmeec_core.takes.rle import Rle, Size
 
 
@@ -60,7 +72,11 @@ class ResultsTruth:
 
     def annotated(self, object_name: str, pair: str, frame: int) -> bool:
         """Whether there is an entry, be it an empty mask."""
-        return self.rle(object_name, pair, frame) is not None
+        return frame in self._results.pair_frames(self.name, object_name, pair)
+
+    def frames(self, object_name: str, pair: str) -> tuple[int, ...]:
+        """Frames with an entry, increasing."""
+        return self._results.pair_frames(self.name, object_name, pair)
 
     def rle(self, object_name: str, pair: str, frame: int) -> Rle | None:
         """The run lengths of a true mask, or None."""
@@ -77,8 +93,8 @@ class ResultsTruth:
         try:
             rle = self.rle(object_name, pair, frame)
             return None if rle is None else decode_mask(rle, size)
-        except ValueError as error:
-            where = f"take {self.name}, object {object_name!r}, {pair}, frame {frame}"
+        except InputError as error:
+            where = named(self.name, object_name, pair, frame)
             raise TakeError(self.path, f"{where}: {error}") from error
 
 
@@ -113,7 +129,13 @@ class ResultsTruths:
             yield ResultsTruth(self.path, name, self._results)
 
     def open(self, name: str) -> ResultsTruth:
-        """The truth of one take."""
+        """The truth of one take.
+
+        Raises:
+            TakeError: if the file has no such take.
+        """
+        if name not in self.names:
+            raise unknown_take(self.path, name, self.names)
         return ResultsTruth(self.path, name, self._results)
 
     def report(self, error: TakeError) -> None:
@@ -135,12 +157,14 @@ def open_truth(
         TakeError: if it is none of these.
     """
     file = Path(path)
-    if file.is_file():
-        with file.open("rb") as stream:
-            head = stream.read(200)
-        if head.lstrip()[1:].lstrip().startswith((b'"ego-exo"', b'"exo-ego"')):
-            return ResultsTruths(file, direction)
+    if file.is_file() and top_level(file, ("annotations", *DIRECTIONS)) in DIRECTIONS:
+        return ResultsTruths(file, direction)
     return open_takes(file, split, videos=videos, on_error=on_error)
+
+
+def named(take: str, object_name: str, pair: str, frame: int) -> str:
+    """A prediction's place, in words."""
+    return f"take {take}, object {object_name!r}, {pair}, frame {frame}"
 
 
 def pairs_of(truth: Truth, direction: str) -> list[Pair]:
@@ -156,9 +180,6 @@ def pairs_of(truth: Truth, direction: str) -> list[Pair]:
             keys = filter(is_ego, truth.pairs(name))  # as the release does
             pairs += [Pair(name, "", key, key) for key in keys]
             continue
-        cameras = truth.mask_cameras(name)
-        for ego in filter(is_ego, cameras):
-            for exo in (camera for camera in cameras if not is_ego(camera)):
-                query, target = (ego, exo) if direction == "ego-exo" else (exo, ego)
-                pairs.append(Pair(name, query, target, f"{query}_{target}"))
+        for query, target in truth.pairs(direction, name):
+            pairs.append(Pair(name, query, target, f"{query}_{target}"))
     return pairs

@@ -1,24 +1,36 @@
-"""Whether a result file is complete, as the benchmark demands before it scores anything.
+"""What is wrong with a result file: incomplete, not understood, or about something else.
 
-The same takes; in each take the same number of objects; for each object and pair of cameras a mask
-and a confidence for every frame of the query view's masks.
+The benchmark demands, before it scores anything: the same takes; in each take the same number of
+objects; for each object and pair of cameras a mask and a confidence for every frame of the query
+view's masks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import NamedTuple
 
-from lmeec_core.evaluation.truth import pairs_of
-from lmeec_core.takes import Results, Take
+from lmeec_core.errors import InputError
+from lmeec_core.evaluation.truth import ResultsTruth, ResultsTruths, Truth, named, pairs_of
+from lmeec_core.takes import Results, Take, TakeError, Takes
+from lmeec_core.takes.keys import look_alike
+from lmeec_core.takes.results import Prediction
+
+MISSING = ("take missing", "object missing", "pair missing", "frames missing")
+"""Kinds of problems that are predictions which are not there, and nothing worse."""
+
+
+Place = tuple[str, str, str, int]
+"""Take, object, pair of cameras, frame."""
 
 
 class Problem(NamedTuple):
-    """Something the benchmark would refuse.
+    """Something the benchmark would refuse, or that makes a score doubtful.
 
     Attributes:
-        kind: "take missing", "take unknown", "object missing", "object unknown", "pair missing",
-            "frames missing", "prediction broken".
+        kind: of :data:`MISSING`, or "take unknown", "object unknown", "prediction broken",
+            "confidence out of range", "truth left out".
         take: the take.
         what: which object, cameras and frames, in words.
         predictions: number of predictions that are missing or broken because of it.
@@ -34,6 +46,35 @@ class Problem(NamedTuple):
         return f"{self.kind}: take {self.take}" + (f", {self.what}" if self.what else "")
 
 
+class Forms(NamedTuple):
+    """How many predictions are of the form that the format has; see :func:`look_through`.
+
+    Attributes:
+        total: number of predictions.
+        unreadable: those that cannot be read, each with what is wrong.
+        outside: those whose confidence is no probability.
+    """
+
+    total: int
+    unreadable: list[tuple[str, str]]
+    outside: list[Prediction]
+
+
+def look_through(results: Results, take: str | None = None) -> Forms:
+    """Look at the form of all predictions, or those of a take; no run lengths are decoded."""
+    count, unreadable, outside = 0, [], []
+    for place in results.places(take):
+        count += 1
+        try:
+            found = results.prediction(*place)
+        except InputError as error:
+            unreadable.append((place[0], f"{named(*place)}: {error}"))
+        else:
+            if found is not None and not -1e-3 <= found.confidence <= 1.001:
+                outside.append(found)
+    return Forms(count, unreadable, outside)
+
+
 def validate_take(results: Results, take: Take) -> list[Problem]:
     """What is missing from a take's predictions, [] if nothing is.
 
@@ -45,32 +86,112 @@ def validate_take(results: Results, take: Take) -> list[Problem]:
     wanted = {pair: take.mask_frames(pair.object_name, pair.query) for pair in pairs}
     if take.name not in results.takes:
         count = sum(map(len, wanted.values()))
-        return [Problem("take missing", take.name, f"{len(take.objects)} objects", count)]
+        what = f"{len(take.objects)} objects{look_alike(take.name, results.takes)}"
+        return [Problem("take missing", take.name, what, count)]
     problems = []
-    listed = set(results.objects(take.name))
+    listed = dict.fromkeys(results.objects(take.name))
     for name in take.objects:
         if name not in listed:
             count = sum(len(frames) for pair, frames in wanted.items() if pair.object_name == name)
-            problems.append(Problem("object missing", take.name, f"object {name!r}", count))
-    for name in sorted(listed - set(take.objects)):
+            what = f"object {name!r}{look_alike(name, listed)}"
+            problems.append(Problem("object missing", take.name, what, count))
+    for name in sorted(listed.keys() - set(take.objects)):
         problems.append(Problem("object unknown", take.name, f"object {name!r}"))
     for pair, frames in wanted.items():
         where = f"object {pair.object_name!r}, {pair.key}"
         if pair.object_name not in listed:
             continue
-        if pair.key not in results.pairs(take.name, pair.object_name):
-            problems.append(Problem("pair missing", take.name, where, len(frames)))
+        there = results.pairs(take.name, pair.object_name)
+        if pair.key not in there:
+            what = f"{where}{look_alike(pair.key, there)}"
+            problems.append(Problem("pair missing", take.name, what, len(frames)))
             continue
-        there = set(results.pair_frames(take.name, pair.object_name, pair.key))
-        absent = [frame for frame in frames if frame not in there]
+        known = set(results.pair_frames(take.name, pair.object_name, pair.key))
+        absent = [frame for frame in frames if frame not in known]
         if absent:
-            some = ", ".join(map(str, absent[:5])) + (", ..." if len(absent) > 5 else "")
-            what = f"{where}, {len(absent)} of {len(frames)} frames ({some})"
+            what = f"{where}, {len(absent)} of {len(frames)} frames ({_some(absent)})"
             problems.append(Problem("frames missing", take.name, what, len(absent)))
     return problems
 
 
 def unknown_takes(results: Results, names: Iterable[str]) -> list[Problem]:
     """Takes that the predictions have and the truth does not."""
-    known = set(names)
-    return [Problem("take unknown", take, "") for take in results.takes if take not in known]
+    known = dict.fromkeys(names)
+    return [
+        Problem("take unknown", take, look_alike(take, known).removeprefix("; "))
+        for take in results.takes
+        if take not in known
+    ]
+
+
+def not_scored(results: Results, truth: Truth, protocol: str) -> list[str]:
+    """What a protocol leaves aside of a take's predictions or of its truth, one text each."""
+    pairs = {(p.object_name, p.key): p for p in pairs_of(truth, results.direction)}
+    beside: list[Place] = []  # of other cameras, objects or frames
+    absent = 0
+    for key, pair in pairs.items():
+        found = set(results.pair_frames(truth.name, *key))
+        expected = _expected(truth, pair.object_name, pair.query, pair.key)
+        absent += len(expected - found)
+        if protocol == "official":
+            beside += [(truth.name, *key, frame) for frame in sorted(found - expected)]
+    beside += [place for place in results.places(truth.name) if place[1:3] not in pairs]
+    texts = []
+    if beside:
+        texts.append(
+            f"{len(beside)} predictions are of cameras, objects or frames that the truth does not "
+            f"ask for, and are not scored, as {named(*beside[0])}"
+        )
+    if absent and protocol == "lm_eec":
+        texts.append(
+            f"take {truth.name}: {absent} predictions are missing, which protocol lm_eec does not "
+            "count"
+        )
+    return texts
+
+
+def _expected(truth: Truth, object_name: str, query: str, pair: str) -> set[int]:
+    if isinstance(truth, ResultsTruth):
+        return set(truth.frames(object_name, pair))
+    return set(truth.mask_frames(object_name, query))
+
+
+def nothing_shared(results: Results, takes: Takes | ResultsTruths) -> str:
+    """Why none of the predictions was scored: the first thing that they and the truth differ in."""
+    theirs: list[Place] = []
+    for name in takes.names:
+        if name in results.takes:
+            with suppress(TakeError):  # was told before
+                theirs += _asked(takes.open(name), results.direction)
+    ours = list(results.places())
+    if not ours:
+        return "it holds no predictions"
+    if not set(takes.names) & set(results.takes):
+        return _other("take", results.takes, takes.names)
+    for level, what in enumerate(("object", "pair of cameras", "frame"), start=2):
+        if not {place[:level] for place in ours} & {place[:level] for place in theirs}:
+            names = ([str(place[level - 1]) for place in places] for places in (ours, theirs))
+            return _other(what, *names)
+    return "none of its frames is one that is scored (annotated in the target view)"
+
+
+def _asked(truth: Truth, direction: str) -> list[Place]:
+    return [
+        (truth.name, pair.object_name, pair.key, frame)
+        for pair in pairs_of(truth, direction)
+        for frame in sorted(_expected(truth, pair.object_name, pair.query, pair.key))
+    ]
+
+
+def _other(what: str, ours: Iterable[str], theirs: Iterable[str]) -> str:
+    lists = [list(dict.fromkeys(names)) for names in (ours, theirs)]
+    alike = next(filter(None, (look_alike(name, lists[1]) for name in lists[0])), "")
+    it, truth = (
+        (", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")) or "none"
+        for names in lists
+    )
+    return f"none of its {what}s is in the truth: it has {it}, the truth has {truth}{alike}"
+
+
+def _some(frames: list[int]) -> str:
+    return ", ".join(map(str, frames[:5])) + (", ..." if len(frames) > 5 else "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmeec_core import __version__
 from lmeec_core.config import EngineName, MemoryConfig, Precision
 from lmeec_core.takes import Take, TakeError
-from lmeec_core.takes.results import DIRECTIONS
 
 NumFrames = Literal["stream", "take"]
 
@@ -177,7 +176,7 @@ def plan_take(
 
     Args:
         take: the recording.
-        directions: of :data:`DIRECTIONS`.
+        directions: of :data:`lmeec_core.takes.DIRECTIONS`.
         objects: only these; all if empty. Those that the take does not have are ignored.
         max_objects: most objects in a unit.
     """
@@ -189,7 +188,7 @@ def plan_take(
         units: list[Unit] = []
         frames: dict[str, list[int]] = {}
         for direction in directions:
-            pairs = [p for p in camera_pairs(take, direction) if shown.keys() >= set(p)]
+            pairs = [pair for pair in take.pairs(direction) if shown.keys() >= set(pair)]
             numbers = {n for query, _ in pairs for n in shown[query]}
             frames[direction] = sorted(numbers)
             for query, target in pairs:
@@ -234,18 +233,4 @@ def _frames(take: Take) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
             problems.append(
                 f"{take.image_path(camera, 0)}: missing, as all images of camera {camera!r}"
             )
-    return shown, tuple(problems)
-
-
-def camera_pairs(take: Take, direction: str) -> Iterator[tuple[str, str]]:
-    """(query, target) cameras of a direction.
-
-    Raises:
-        TakeError: without an ego or without any exo camera.
-    """
-    if direction not in DIRECTIONS:
-        raise ValueError(f"direction {direction!r} given, one of {DIRECTIONS} expected")
-    if not take.exos:
-        raise TakeError(take.path, f"no exo camera among {list(take.cameras)}")
-    for exo in take.exos:
-        yield (take.ego, exo) if direction == DIRECTIONS[0] else (exo, take.ego)
+    return shown, tuple(dict.fromkeys((*problems, *take.left_out)))

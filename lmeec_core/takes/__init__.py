@@ -9,16 +9,19 @@ Nothing is read before it is asked for, and nothing that was decoded is kept, so
 length runs in constant memory.
 """
 
+from lmeec_core.takes.cameras import DIRECTIONS, CameraPair, camera_pairs, is_ego
 from lmeec_core.takes.collection import Takes, open_takes
 from lmeec_core.takes.images import decode_image, encode_jpeg
 from lmeec_core.takes.relations import RelationsFile, RelationsTake
 from lmeec_core.takes.results import Prediction, Results, write_results
 from lmeec_core.takes.rle import decode_mask, encode_mask, resize_mask
 from lmeec_core.takes.splits import read_split
-from lmeec_core.takes.take import Take, TakeError, is_ego
+from lmeec_core.takes.take import Take, TakeError
 from lmeec_core.takes.writer import TakeWriter
 
 __all__ = [
+    "DIRECTIONS",
+    "CameraPair",
     "Prediction",
     "RelationsFile",
     "RelationsTake",
@@ -27,6 +30,7 @@ __all__ = [
     "TakeError",
     "TakeWriter",
     "Takes",
+    "camera_pairs",
     "decode_image",
     "decode_mask",
     "encode_jpeg",

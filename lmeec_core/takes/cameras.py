@@ -1,4 +1,4 @@
-"""Ego and exo cameras, and which is sought in which: one list for tracking, scoring and training."""
+"""Ego and exo cameras, and what is sought in what: one list for tracking, scoring, training."""
 
 from __future__ import annotations
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from lmeec_core.takes.errors import TakeError
+from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.relations import RelationsFile
 from lmeec_core.takes.splits import read_split, split_names
 from lmeec_core.takes.take import ANNOTATION, Take
@@ -65,7 +66,7 @@ class Takes:
             TakeError: if there is no such take, or it is broken.
         """
         if name not in self._openers:
-            raise TakeError(self.path, f"no take {name!r} among the {len(self)} takes")
+            raise unknown_take(self.path, name, self.names)
         take = self._openers[name]()
         take.annotation  # noqa: B018  broken files show here, not in the middle of the work
         return take
@@ -117,10 +118,16 @@ def open_takes(
         takes = _of_dataset(here, split, on_error)
     unknown = sorted(set(names) - set(takes.names))
     if unknown:
-        raise TakeError(here, f"no take {unknown[0]!r} among the {len(takes)} takes")
+        raise unknown_take(here, unknown[0], takes.names)
     if names:
         takes.names = tuple(name for name in takes.names if name in names)
     return takes
+
+
+def unknown_take(path: Path, name: str, known: Collection[str]) -> TakeError:
+    """What to raise where a take is asked for that is not there."""
+    alike = look_alike(name, known)
+    return TakeError(path, f"no take {name!r} among the {len(known)} takes{alike}")
 
 
 def _relations_files(folder: Path, split: str | None) -> list[Path]:

@@ -98,7 +98,9 @@ def look_alike(name: str, others: Iterable[str]) -> str:
     if not alike:
         return ""
     kinds = "case, blanks at an end or Unicode form"
-    return f"; {ascii(alike[0])} is there, not {ascii(name)}: names are compared as they are ({kinds})"
+    return (
+        f"; {ascii(alike[0])} is there, not {ascii(name)}: names are compared as they are ({kinds})"
+    )
 
 
 def check_text(name: str) -> None:

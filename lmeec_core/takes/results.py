@@ -4,8 +4,8 @@
     "masks": {object: {"<query>_<target>": {frame: {"pred_mask": RLE, "confidence": p}}}},
     "subsample_idx": [frame, ...]}}}}
 
-Frames may be written with zeros before them, a confidence as a list of one number (what ``tolist()``
-makes of a tensor of one), as text or as true and false.
+Frames may be written with zeros before them, a confidence as a list of one number (what
+``tolist()`` makes of a tensor of one), as text or as true and false.
 """
 
 from __future__ import annotations

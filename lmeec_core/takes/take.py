@@ -30,8 +30,6 @@ from lmeec_core.takes.json_file import read_json
 from lmeec_core.takes.keys import by_frame, check_text, frame_numbers, look_alike
 from lmeec_core.takes.rle import Rle, Size, decode_mask
 
-__all__ = ["Take", "TakeError", "is_ego"]
-
 ANNOTATION = "annotation.json"
 
 
@@ -275,9 +273,10 @@ class Take:
         """
         texts = []
         for camera in self.cameras:
-            with suppress(TakeError):  # frames() raises it, too
-                if unread := self._images(camera).unread:
-                    texts.append(f"{self.path / camera}: {folders.told(unread)}")
+            with suppress(TakeError):  # frames() says it
+                found = self._images(camera)
+                if found.files and found.unread:
+                    texts.append(f"{self.path / camera}: {folders.told(found.unread)}")
         listed = dict.fromkeys(c for name in self.objects for c in self._cameras_of(name))
         for camera in listed:
             if camera not in self.cameras:

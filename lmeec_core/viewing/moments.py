@@ -10,9 +10,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.offline.units import camera_pairs
-from lmeec_core.takes import Results, Take, TakeError
-from lmeec_core.takes.results import DIRECTIONS
+from lmeec_core.takes import DIRECTIONS, Results, Take, TakeError, is_ego
 
 FRAMES_PER_SECOND = 30.0
 Mask = NDArray[np.bool_]
@@ -153,9 +151,9 @@ def choose_query(take: Take, direction: str, query: str | None) -> tuple[str, li
     if query is not None and query not in take.cameras:
         raise TakeError(take.path, f"no camera {query!r}; the take has {list(take.cameras)}")
     if query is not None:
-        direction = DIRECTIONS[0] if query == take.ego else DIRECTIONS[1]
-    pairs = [pair for pair in camera_pairs(take, direction) if query in (None, pair[0])]
-    return pairs[0][0], [target for source, target in pairs if source == pairs[0][0]]
+        direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]
+    pairs = [pair for pair in take.pairs(direction) if query in (None, pair.query)]
+    return pairs[0].query, [pair.target for pair in pairs if pair.query == pairs[0].query]
 
 
 def take_moments(
