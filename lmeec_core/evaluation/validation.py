@@ -50,29 +50,31 @@ class Forms(NamedTuple):
     """How many predictions are of the form that the format has; see :func:`look_through`.
 
     Attributes:
-        total: number of predictions.
-        unreadable: those that cannot be read, each with what is wrong.
+        readable: those that can be read.
+        unreadable: those that cannot be read: the take, and what is wrong.
         outside: those whose confidence is no probability.
     """
 
-    total: int
+    readable: list[Prediction]
     unreadable: list[tuple[str, str]]
     outside: list[Prediction]
+
+    @property
+    def total(self) -> int:
+        """Number of predictions."""
+        return len(self.readable) + len(self.unreadable)
 
 
 def look_through(results: Results, take: str | None = None) -> Forms:
     """Look at the form of all predictions, or those of a take; no run lengths are decoded."""
-    count, unreadable, outside = 0, [], []
+    readable, unreadable = [], []
     for place in results.places(take):
-        count += 1
         try:
-            found = results.prediction(*place)
+            readable.append(results.at(*place))
         except InputError as error:
             unreadable.append((place[0], f"{named(*place)}: {error}"))
-        else:
-            if found is not None and not -1e-3 <= found.confidence <= 1.001:
-                outside.append(found)
-    return Forms(count, unreadable, outside)
+    outside = [one for one in readable if not -1e-3 <= one.confidence <= 1.001]
+    return Forms(readable, unreadable, outside)
 
 
 def validate_take(results: Results, take: Take) -> list[Problem]:

@@ -140,9 +140,7 @@ class Results:
             InputError: at one that cannot be read.
         """
         for place in self.places(take):
-            found = self.prediction(*place)
-            if found is not None:
-                yield found
+            yield self.at(*place)
 
     def get(
         self, take: str, object_name: str, query: str, target: str, frame: int
@@ -156,10 +154,17 @@ class Results:
         Raises:
             InputError: if it is not of the form that the format has; names what it is.
         """
-        entries = self._entries(take, object_name, pair)
-        if frame not in entries:
-            return None
-        entry = entries[frame]
+        there = frame in self._entries(take, object_name, pair)
+        return self.at(take, object_name, pair, frame) if there else None
+
+    def at(self, take: str, object_name: str, pair: str, frame: int) -> Prediction:
+        """The prediction at one of :meth:`places`.
+
+        Raises:
+            InputError: if it is not of the form that the format has; names what it is.
+            KeyError: if there is none.
+        """
+        entry = self._entries(take, object_name, pair)[frame]
         if not isinstance(entry, dict) or not {"pred_mask", "confidence"} <= entry.keys():
             raise InputError(
                 f"a prediction is {reprlib.repr(entry)}, "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 SLOWEST = 4.0
 """Pictures per second at least: subsampled takes have one a second."""
 LOOKED_AT = 20
+SHOWN = 5
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,11 @@ def run(options: ViewOptions, console: Console) -> int:
     console.print(str(written), highlight=False)
     if options.rerun is not None:
         console.print(f"{options.rerun} (open it with: rerun {options.rerun})", highlight=False)
-    for text in problems[:5]:
+    problems = list(dict.fromkeys(problems))
+    for text in problems[:SHOWN]:
         console.print(f"left out: {text}", style="yellow", markup=False, soft_wrap=True)
+    if len(problems) > SHOWN:
+        console.print(f"left out: and {len(problems) - SHOWN} more", style="yellow")
     return 1 if problems else 0
 
 
@@ -189,15 +193,16 @@ def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], 
     plan = bag_units.plan_bag(options.source, config, options.direction)
     assert plan.recording is not None
     direction, take = plan.units[0].direction, plan.recording.name
-    predictions = _predictions(options, direction, take)
+    predictions = _predictions(options, direction, take, problems)
     moments = bag_view.bag_moments(options.source, config, predictions, problems.append)
+    moments = _then_unshown(moments, predictions, problems)
     return moments, plan.units[0].frames, options.source.resolve().name, said
 
 
 def _open_take(
     options: ViewOptions, said: str, problems: list[str]
 ) -> tuple[Iterable[Moment], int, str, str]:
-    from lmeec_core.takes import TakeError, open_takes
+    from lmeec_core.takes import TakeError, is_ego, open_takes
     from lmeec_core.viewing.moments import choose_query, take_moments
 
     if options.params is not None:
@@ -212,20 +217,28 @@ def _open_take(
     take = takes.open(takes.names[0])
     direction = options.direction or _direction_of(options.predictions) or DIRECTIONS[0]
     query, targets = choose_query(take, direction, options.query)
-    direction = DIRECTIONS[0] if query == take.ego else DIRECTIONS[1]
-    unknown = [name for name in options.objects if name not in take.objects]
-    if unknown:
-        raise TakeError(take.path, f"no object {unknown[0]!r}; it has {list(take.objects)}")
+    direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]
+    for name in options.objects:
+        take.mask_cameras(name)  # says that there is no such object
     objects = [name for name in take.objects if not options.objects or name in options.objects]
-    predictions = _predictions(options, direction, take.name)
+    predictions = _predictions(options, direction, take.name, problems, take.objects)
     moments = take_moments(take, query, targets, objects, predictions, problems.append)
+    moments = _then_unshown(moments, predictions, problems)
     # A name of a relations file may be anything.
     name = take.name.replace("/", "_").replace("\0", "_")
     return moments, len(take.frames(query)), name, f"{said}; white outline: truth"
 
 
-def _predictions(options: ViewOptions, direction: str, take: str) -> Predictions:
+def _predictions(
+    options: ViewOptions,
+    direction: str,
+    take: str,
+    problems: list[str],
+    objects: Collection[str] | None = None,
+) -> Predictions:
+    """Where predictions come from; those of other objects than the given ones are a problem."""
     from lmeec_core.takes import Results
+    from lmeec_core.takes.keys import look_alike
     from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
 
     path = options.predictions
@@ -235,7 +248,24 @@ def _predictions(options: ViewOptions, direction: str, take: str) -> Predictions
         from lmeec_ros.bag_view import MaskBagPredictions
 
         return MaskBagPredictions(path)
-    return ResultPredictions(Results.read(path, direction), take, path)
+    results = Results.read(path, direction)
+    found = ResultPredictions(results, take, path, problems.append)
+    for name in results.objects(take):
+        if objects is not None and name not in objects:
+            alike = look_alike(name, objects)
+            problems.append(f"{path}: object {name!r}, which the take does not have{alike}")
+    return found
+
+
+def _then_unshown(
+    moments: Iterable[Moment], predictions: Predictions, problems: list[str]
+) -> Iterator[Moment]:
+    """The moments; after the last, what of a result file was not shown is a problem."""
+    from lmeec_core.viewing.moments import ResultPredictions
+
+    yield from moments
+    if isinstance(predictions, ResultPredictions):
+        problems += predictions.unshown()
 
 
 def _direction_of(path: Path | None) -> str | None:

@@ -10,7 +10,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.takes import DIRECTIONS, Results, Take, TakeError, is_ego
+from lmeec_core.errors import InputError
+from lmeec_core.evaluation.truth import named
+from lmeec_core.evaluation.validation import look_through
+from lmeec_core.takes import DIRECTIONS, Prediction, Results, Take, TakeError, is_ego
+from lmeec_core.takes.keys import look_alike
 
 FRAMES_PER_SECOND = 30.0
 Mask = NDArray[np.bool_]
@@ -81,37 +85,75 @@ class Predictions(Protocol):
 
 
 class ResultPredictions:
-    """Predictions of a result file.
+    """Predictions of a result file; those that cannot be read are left out and told.
 
     Args:
         results: the file's part for one direction.
         take: the recording's name in it.
+        path: the file.
+        report: told what is left out.
 
     Raises:
-        TakeError: it has no such take.
+        TakeError: it has no such take, or most of its predictions cannot be read.
     """
 
-    def __init__(self, results: Results, take: str, path: Path) -> None:
+    def __init__(
+        self, results: Results, take: str, path: Path, report: Callable[[str], None]
+    ) -> None:
         if take not in results.takes:
             raise TakeError(
-                path, f"no take {take!r} ({results.direction}); it has {list(results.takes)[:8]}"
+                path,
+                f"no take {take!r} ({results.direction}); it has {list(results.takes)[:8]}"
+                f"{look_alike(take, results.takes)}",
             )
-        self._by_image: dict[tuple[int, str], dict[str, tuple[dict[str, object], float]]] = {}
-        for one in results.predictions(take):
-            self._by_image.setdefault((one.frame, one.pair), {})[one.object_name] = (
-                one.rle,
-                one.confidence,
-            )
+        self._path, self._report = path, report
+        self._by_image: dict[tuple[int, str], dict[str, Prediction]] = {}
+        self._asked: set[tuple[int, str]] = set()
+        forms = look_through(results, take)
+        if forms.unreadable:
+            count, first = len(forms.unreadable), forms.unreadable[0][1]
+            text = f"{count} of {forms.total} predictions cannot be read; the first: {first}"
+            if 2 * count > forms.total:
+                raise TakeError(path, text)
+            report(f"{path}: {text}")
+        for one in forms.readable:
+            self._by_image.setdefault((one.frame, one.pair), {})[one.object_name] = one
 
     def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
         """See :class:`Predictions`."""
-        from lmeec_core.takes import decode_mask
+        place = frame, f"{query.name}_{target.name}"
+        self._asked.add(place)
+        shown = {}
+        for name, one in self._by_image.get(place, {}).items():
+            try:
+                shown[name] = Shown(one.mask, one.confidence, None)
+            except InputError as error:
+                where = named(one.take, name, one.pair, frame)
+                self._report(f"{self._path}: {where}: {error}")
+        return shown
 
-        found = self._by_image.get((frame, f"{query.name}_{target.name}"), {})
-        return {
-            name: Shown(decode_mask(rle), confidence, None)
-            for name, (rle, confidence) in found.items()
-        }
+    def unshown(self) -> list[str]:
+        """What of the predictions was never asked for, one text each.
+
+        Those of other cameras are left out by choice, unless none of the file's was asked for.
+        """
+        if not self._by_image:
+            return [f"{self._path}: no predictions of this take"]
+        asked = list(dict.fromkeys(pair for _, pair in self._asked))
+        there = list(dict.fromkeys(pair for _, pair in self._by_image))
+        if not set(asked) & set(there):
+            alike = next(filter(None, (look_alike(pair, there) for pair in asked)), "")
+            return [
+                f"{self._path}: no predictions of {asked}, the cameras shown; it has {there}{alike}"
+            ]
+        beside = sorted(place for place in self._by_image.keys() - self._asked if place[1] in asked)
+        if not beside:
+            return []
+        frame, pair = beside[0]
+        return [
+            f"{self._path}: predictions of {len(beside)} frames that the recording does not have, "
+            f"as frame {frame} of {pair}"
+        ]
 
 
 class NoPredictions:
@@ -149,7 +191,11 @@ def choose_query(take: Take, direction: str, query: str | None) -> tuple[str, li
         TakeError: no such camera.
     """
     if query is not None and query not in take.cameras:
-        raise TakeError(take.path, f"no camera {query!r}; the take has {list(take.cameras)}")
+        raise TakeError(
+            take.path,
+            f"no camera {query!r}; the take has {list(take.cameras)}"
+            f"{look_alike(query, take.cameras)}",
+        )
     if query is not None:
         direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]
     pairs = [pair for pair in take.pairs(direction) if query in (None, pair.query)]
@@ -177,6 +223,8 @@ def take_moments(
     frames = take.frames(query)
     if not take.has_images or not frames:
         raise TakeError(take.image_path(query, 0), f"no images of camera {query!r}")
+    for text in take.left_out:
+        report(text)
     shown = {target: _frames(take, target, report) for target in targets}
     for frame in frames:
         views = []
