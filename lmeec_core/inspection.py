@@ -19,7 +19,7 @@ def show(path: Path, console: Console) -> int:
     """Print what takes of any kind, or a rosbag2 recording, hold.
 
     Returns:
-        How many takes turned out to be broken.
+        The exit code: 1 if a take or a part of one turned out to be broken.
 
     Raises:
         TakeError, BagError: if it is neither, or a single take is broken.
@@ -36,15 +36,19 @@ def show(path: Path, console: Console) -> int:
             path, f"is neither takes nor a rosbag2 recording ({str(error).partition(': ')[2]})"
         ) from error
     if takes.kind == "take":
-        _show_take(takes.open(takes.names[0]), console)
-        return 0
-    _show_takes(takes, console)
-    return len(takes.broken)
+        problems = _show_take(takes.open(takes.names[0]), console)
+    else:
+        problems = _show_takes(takes, console)
+    for text in problems:
+        console.print(f"[bold red]broken:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    return int(bool(problems))
 
 
-def _show_takes(takes: Takes, console: Console) -> None:
+def _show_takes(takes: Takes, console: Console) -> list[str]:
+    """Print what the first takes hold; what of them cannot be read, one text each."""
     console.print(f"{takes.kind} {escape(str(takes.path))}: {len(takes)} takes")
     table = Table("take", "scenario", "cameras", "objects", "frames", "images")
+    left_out: list[str] = []
     listed = islice(takes, LISTED) if len(takes) > LISTED else takes
     for take in listed:
         try:
@@ -55,6 +59,7 @@ def _show_takes(takes: Takes, console: Console) -> None:
                 str(take.length),
                 "yes" if take.has_images else "no",
             )
+            left_out += [f"take {take.name}: {text}" for text in take.left_out]
         except TakeError as error:
             takes.report(error)
         else:
@@ -62,30 +67,63 @@ def _show_takes(takes: Takes, console: Console) -> None:
     console.print(table)
     if len(takes) > LISTED:
         console.print(f"and {len(takes) - LISTED} more")
-    for broken in takes.broken:
-        console.print(f"[bold red]broken:[/] {escape(str(broken))}", soft_wrap=True)
+    return [*map(str, takes.broken), *left_out]
 
 
-def _show_take(take: Take, console: Console) -> None:
-    frames = take.common_frames()
-    console.print(
-        f"take {escape(take.name)}: {len(take.cameras)} cameras, {len(take.objects)} objects, "
-        f"{len(frames)} frames in all cameras"
-    )
+def _show_take(take: Take, console: Console) -> list[str]:
+    """Print what a take holds; what of it cannot be read, one text each."""
+    problems = list(take.left_out)
     table = Table("camera", "view", "frames", "image size")
     for camera in take.cameras:
-        numbers = take.frames(camera)
-        size = "-"
-        if numbers:
-            height, width = take.image(camera, numbers[0]).shape[:2]
-            size = f"{width} x {height}"
-        table.add_row(escape(camera), "ego" if is_ego(camera) else "exo", str(len(numbers)), size)
+        numbers, size = _look_at(take, camera, problems)
+        table.add_row(escape(camera), "ego" if is_ego(camera) else "exo", str(numbers), size)
+    try:
+        common = str(len(take.common_frames()))
+    except TakeError:
+        common = "-"
+    console.print(
+        f"take {escape(take.name)}: {len(take.cameras)} cameras, {len(take.objects)} objects, "
+        f"{common} frames in all cameras"
+    )
     console.print(table)
     table = Table("object", *(f"masks in {escape(camera)}" for camera in take.cameras))
     for name in take.objects:
-        counts = (str(len(take.mask_frames(name, camera))) for camera in take.cameras)
+        counts = (_masks(take, name, camera, problems) for camera in take.cameras)
         table.add_row(escape(name), *counts)
     console.print(table)
+    return problems
+
+
+def _look_at(take: Take, camera: str, problems: list[str]) -> tuple[str, str]:
+    """Number of a camera's frames, and the size of the first that can be read."""
+    try:
+        numbers = take.frames(camera)
+        if not numbers:
+            problems.append(f"take {take.name}: camera {camera!r} has no frames")
+            return "0", "-"
+        height, width = take.image(camera, numbers[0]).shape[:2]
+    except TakeError as error:
+        problems.append(str(error))
+        return "-", "-"
+    return str(len(numbers)), f"{width} x {height}"
+
+
+def _masks(take: Take, name: str, camera: str, problems: list[str]) -> str:
+    """Number of an object's masks in a camera, null ones included; broken ones are a problem."""
+    try:
+        frames = take.mask_frames(name, camera)
+    except TakeError as error:
+        problems.append(str(error))
+        return "-"
+    broken = []
+    for frame in frames:
+        try:
+            take.mask(name, camera, frame, (1, 1))  # the run lengths are checked, no image is made
+        except TakeError as error:
+            broken.append(str(error))
+    if broken:
+        problems.append(f"{len(broken)} masks are broken; the first: {broken[0]}")
+    return str(len(frames))
 
 
 def _show_bag(path: Path, console: Console) -> None:
