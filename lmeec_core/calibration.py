@@ -83,10 +83,13 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise CalibrationError(f"{file}: more than {MAX_BYTES} bytes, a calibration expected")
-        given = _File.model_validate(yaml.safe_load(content.decode("utf-8")))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except OSError as error:
+        raise CalibrationError(f"{file}: cannot be read: {error}") from error
+    if len(content) > MAX_BYTES:
+        raise CalibrationError(f"{file}: more than {MAX_BYTES} bytes, a calibration expected")
+    try:
+        given = _File.model_validate(_parse(content))
+    except InputError as error:
         raise CalibrationError(f"{file}: cannot be read: {error}") from error
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
@@ -105,6 +108,21 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         except GeometryError as error:
             raise CalibrationError(f"{file}: cameras.{name}: {error}") from error
     return Calibration(given.frame, lenses, poses)
+
+
+def _parse(content: bytes) -> Any:
+    """What a YAML text holds.
+
+    Raises:
+        InputError: if it is none.
+    """
+    try:
+        return yaml.safe_load(content.decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"is not YAML: {error}") from error
+    # What PyYAML raises for the 35th of May, 0b_, `!!int ""`, `!!bool 3` and `!!timestamp x`.
+    except (ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        raise InputError(f"a date or a number in it is none: {error!r}") from error
 
 
 def _has(camera: _Camera, names: tuple[str, ...]) -> bool:

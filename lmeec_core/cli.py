@@ -112,12 +112,13 @@ def bag(
     - `lmeec bag take_7 take_7_back --query exo --target ego --object "red cup"`
     """
 
-    def work() -> None:
+    def work() -> int:
         from lmeec_core.takes import Take
         from lmeec_ros.take_bags import bag_from_take
 
+        opened = Take.open(take)
         made = bag_from_take(
-            Take.open(take),
+            opened,
             out,
             query=query,
             targets=target,
@@ -138,6 +139,9 @@ def bag(
                 f"  note: {made.overlaps} mask pixels belong to several objects and went to the "
                 "highest label; --masks array keeps them all"
             )
+        for text in opened.left_out:
+            console.print(f"left out: {text}", style="yellow", markup=False, soft_wrap=True)
+        return int(bool(opened.left_out))
 
     run_command(work)
 

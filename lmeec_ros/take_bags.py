@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import TypeAdapter, ValidationError
 
 from lmeec_core.geometry import centroid
-from lmeec_core.takes import Take
+from lmeec_core.takes import Take, is_ego
 from lmeec_ros.bags import INFO_KEY, MASKS_TYPE, BagError, BagReader, BagWriter, typestore
 
 FRAMES_PER_SECOND = 30
@@ -217,7 +217,7 @@ def _plan(
     if targets:
         chosen = [_camera(take, name) for name in targets]
     else:
-        chosen = list(take.exos) if source == take.ego else [take.ego]
+        chosen = [camera for camera in take.cameras if is_ego(camera) != is_ego(source)]
     chosen = [camera for camera in dict.fromkeys(chosen) if camera != source]
     if not chosen:
         raise BagError(f"{take.path}: no target camera besides the query camera {source!r}")

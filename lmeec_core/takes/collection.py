@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from lmeec_core.takes.errors import TakeError
+from lmeec_core.takes.folders import looks_like_take
 from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.relations import RelationsFile
 from lmeec_core.takes.splits import read_split, split_names
@@ -175,8 +176,12 @@ def _of_dataset(
     else:
         folder = root if split is None else root / split
         pattern = (f"*/{ANNOTATION}", f"*/*/{ANNOTATION}")[: 2 if split is None else 1]
-        for file in sorted(p for glob in pattern for p in folder.glob(glob)):
-            place(file.parent.name, file.parent)
+        takes = {file.parent for glob in pattern for file in folder.glob(glob)}
+        others = {p for glob in pattern for p in folder.glob(os.path.dirname(glob)) if p.is_dir()}
+        hidden = {p for p in others if p.name.startswith(".") or p.parent in takes}
+        takes |= {p for p in others - takes - hidden if looks_like_take(p)}  # broken, when opened
+        for one in sorted(takes):
+            place(one.name, one)
 
     if not places:
         what = "" if split is None else f" of split {split!r}"

@@ -52,6 +52,16 @@ def list_images(folder: Path) -> Images:
     return Images(unique(sorted(frames)), tuple(unread))
 
 
+def looks_like_take(folder: Path) -> bool:
+    """Whether a folder has a folder with an image of a frame in it."""
+    return any(
+        os.path.splitext(image)[1].lower() in READ and os.path.splitext(image)[0].isdecimal()
+        for camera in sorted(folder.iterdir())
+        if camera.is_dir() and not camera.name.startswith(".")
+        for image in os.listdir(camera)
+    )
+
+
 def told(unread: tuple[str, ...]) -> str:
     """What is to be said of images that nothing reads."""
     some = ", ".join(map(ascii, unread[:3])) + (", ..." if len(unread) > 3 else "")

@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lmeec_core.preprocessing import prepare_masks, resize_image
-from lmeec_core.takes import Take, TakeError, is_ego
+from lmeec_core.takes import DIRECTIONS, Take, TakeError, is_ego
 from lmeec_core.training.take_augment import (
     Augmentation,
     Change,
@@ -75,11 +75,11 @@ class Pair(NamedTuple):
 class TakeClips(Dataset[Drawn]):
     """All clips of a folder of takes, by number 0, 1, 2, ... without end.
 
-    In an epoch (:attr:`pairs` numbers) each exo camera of each take occurs twice, once as the
-    target and once as the query, in an order of its own; start frame, objects and augmentation
-    are drawn. An object belongs to a clip if it has a query mask on its first frame and the
-    target camera is annotated for it at all; one at least is seen in the target view where the
-    take has such a clip. Frames whose mask is null in the file count for nothing.
+    In an epoch (:attr:`pairs` numbers) each exo camera of each take occurs twice with each ego
+    camera, once as the target and once as the query, in an order of its own; start frame, objects
+    and augmentation are drawn. An object belongs to a clip if it has a query mask on its first
+    frame and the target camera is annotated for it at all; one at least is seen in the target view
+    where the take has such a clip. Frames whose mask is null in the file count for nothing.
 
     Args:
         folder: holds the takes, one folder each.
@@ -110,14 +110,13 @@ class TakeClips(Dataset[Drawn]):
         self.pairs: list[Pair] = []
         for path in list_takes(folder):
             try:
-                take = Take.open(path)
-                ego, exos = take.ego, take.exos
+                there, back = map(Take.open(path).pairs, DIRECTIONS)
             except TakeError as error:
                 self.errors.append(str(error))
                 continue
             self.takes.append(path)
-            for exo in exos:
-                self.pairs += [Pair(path, ego, exo), Pair(path, exo, ego)]
+            for one, other in zip(there, back, strict=True):
+                self.pairs += [Pair(path, *one), Pair(path, *other)]
         if not self.pairs:
             told = f"; the first problem: {self.errors[0]}" if self.errors else ""
             raise TakeError(folder, f"no take with an ego and an exo camera in it{told}")

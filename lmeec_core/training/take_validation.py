@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from lmeec_core.evaluation import Scores, benchmark_size, score_pair, scored_frames
 from lmeec_core.model import LMEEC
 from lmeec_core.overlay import contact_sheet, draw_masks, fit, side_by_side
-from lmeec_core.takes import Results, Take, resize_mask
-from lmeec_core.takes.results import DIRECTIONS
+from lmeec_core.takes import DIRECTIONS, Results, Take, resize_mask
 from lmeec_core.tracker import CorrespondenceTracker, Found
 
 if TYPE_CHECKING:
@@ -40,7 +39,7 @@ class Validation:
     Attributes:
         scores: by direction, "ego-exo" and "exo-ego".
         tiles: RGB uint8 (TILE, ., 3) query and target views with masks, the truth outlined.
-        errors: takes that could not be scored, one line each.
+        errors: takes, or parts of them, that could not be scored, one line each.
     """
 
     scores: dict[str, Scores] = field(default_factory=lambda: {d: Scores() for d in DIRECTIONS})
@@ -81,10 +80,13 @@ def validate(model: LMEEC, takes: Sequence[Path]) -> Validation:
         one = Validation()
         try:
             take = Take.open(path)
-            ego, exos = take.ego, take.exos
-            _direction(model, take, "ego-exo", ego, exos, one)
-            for exo in exos:
-                _direction(model, take, "exo-ego", exo, (ego,), one)
+            for direction in DIRECTIONS:
+                targets: dict[str, list[str]] = {}
+                for query, target in take.pairs(direction):
+                    targets.setdefault(query, []).append(target)
+                for query, sought in targets.items():
+                    _direction(model, take, direction, query, sought, one)
+            one.errors += take.left_out
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             one = Validation(errors=[f"{path}: {error}"])
         whole.add(one)
