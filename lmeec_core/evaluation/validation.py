@@ -169,8 +169,8 @@ def nothing_shared(results: Results, takes: Takes | ResultsTruths) -> str:
     if not ours:
         return "it holds no predictions"
     if not set(takes.names) & set(results.takes):
-        return _other("take", results.takes, takes.names)
-    for level, what in enumerate(("object", "pair of cameras", "frame"), start=2):
+        return _other("takes", results.takes, takes.names)
+    for level, what in enumerate(("objects", "pairs of cameras", "frames"), start=2):
         if not {place[:level] for place in ours} & {place[:level] for place in theirs}:
             names = ([str(place[level - 1]) for place in places] for places in (ours, theirs))
             return _other(what, *names)
@@ -192,7 +192,7 @@ def _other(what: str, ours: Iterable[str], theirs: Iterable[str]) -> str:
         (", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")) or "none"
         for names in lists
     )
-    return f"none of its {what}s is in the truth: it has {it}, the truth has {truth}{alike}"
+    return f"none of its {what} is in the truth: it has {it}, the truth has {truth}{alike}"
 
 
 def _some(frames: list[int]) -> str:

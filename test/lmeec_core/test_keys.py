@@ -360,8 +360,8 @@ def test_a_tracked_take_of_two_egos_is_complete(tmp_path: Path) -> None:
     take = make_take(tmp_path / "take", egos=("aria01", "aria02"))
     out = tmp_path / "found.json"
     code, output = run(
-        "track", take.path, "--out", out, "--direction", "exo-ego", "--preset", "mini", "--seed", "0",
-        "--workers", "1", "--engine", "eager",
+        "track", take.path, "--out", out, "--direction", "exo-ego", "--preset", "mini",
+        "--seed", "0", "--workers", "1", "--engine", "eager",
     )  # fmt: skip
     assert code == 0, output
     code, output = run("evaluate", out, take.path, "--out", tmp_path / "report", "--worst", "0")
