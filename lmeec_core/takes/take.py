@@ -137,11 +137,8 @@ class Take:
 
     def common_frames(self, *cameras: str) -> tuple[int, ...]:
         """Frames that all the given cameras (default: all of the take) have, increasing."""
-        shared: set[int] | None = None
-        for camera in cameras or self.cameras:
-            numbers = set(self.frames(camera))
-            shared = numbers if shared is None else shared & numbers
-        return tuple(sorted(shared or ()))
+        numbers = [set(self.frames(camera)) for camera in cameras or self.cameras]
+        return tuple(sorted(set.intersection(*numbers)))
 
     @cached_property
     def has_images(self) -> bool:
@@ -277,8 +274,7 @@ class Take:
                 found = self._images(camera)
                 if found.files and found.unread:
                     texts.append(f"{self.path / camera}: {folders.told(found.unread)}")
-        listed = dict.fromkeys(c for name in self.objects for c in self._cameras_of(name))
-        for camera in listed:
+        for camera in dict.fromkeys(c for name in self.objects for c in self._cameras_of(name)):
             if camera not in self.cameras:
                 alike = look_alike(camera, self.cameras)
                 text = f"take {self.name}: camera {camera!r} is annotated but has no folder{alike}"

@@ -36,7 +36,7 @@ def square(left: int) -> np.ndarray:
 @pytest.fixture(scope="module")
 def take(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Ten frames of one object in two cameras, the take's name not in ASCII."""
-    path = tmp_path_factory.mktemp("takes") / "küche/1".replace("/", "_")
+    path = tmp_path_factory.mktemp("takes") / "küche_1"
     with TakeWriter(path) as writer:
         for frame in FRAMES:
             for camera, left in ((EGO, 2), (EXO, 12)):
@@ -258,9 +258,9 @@ def test_one_direction_without_a_score_leaves_the_other_its_own(take: Path, tmp_
     code, output = score(take, tmp_path, content, "--allow-missing")
     assert code == 1 and iou_of(output) == 100 and "exo-ego: no score: none of its pairs" in output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert (
-        list(report["directions"]) == ["ego-exo"] == list(report["without_score"])[1:] + ["ego-exo"]
-    )
+    assert list(report["directions"]) == ["ego-exo"] and list(report["without_score"]) == [
+        "exo-ego"
+    ]
     assert "No score of exo-ego" in (tmp_path / "out" / "report.html").read_text()
 
 
