@@ -350,8 +350,7 @@ class Take:
         try:
             return frame_numbers(values)
         except InputError as error:
-            text = f"take {self.name}, {where}: {error}"
-            raise TakeError(self._annotation_path, text) from error
+            raise TakeError(self._annotation_path, f"take {self.name}, {where}: {error}") from error
 
     def _cameras_of(self, object_name: str) -> dict[str, Any]:
         masks = self.annotation["masks"]

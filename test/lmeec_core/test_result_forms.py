@@ -163,6 +163,19 @@ def test_few_predictions_not_understood_are_named_and_count_as_missing(
     assert "2 predictions are missing or broken" in output
 
 
+def test_broken_predictions_beside_the_scored_ones_are_named_too(
+    take: Path, tmp_path: Path
+) -> None:
+    content = predictions()
+    frames = content["ego-exo"]["results"]["küche_1"]["masks"]["cup"][PAIR]
+    frames["45"] = {"pred_mask": frames["30"]["pred_mask"]}
+    code, output = score(take, tmp_path, content, "--allow-missing")
+    assert code == 1 and iou_of(output) == 100 and "frame 45: a prediction is" in output
+    frames |= {str(frame): frames["45"] for frame in range(301, 320)}
+    code, output = score(take, tmp_path, content)
+    assert code == 1 and "no score: 20 of 30 predictions cannot be read" in output
+
+
 def test_null_for_a_prediction_is_not_silently_missing(take: Path, tmp_path: Path) -> None:
     content = predictions()
     content["ego-exo"]["results"]["küche_1"]["masks"]["cup"][PAIR]["0"] = None
