@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation.truth import ResultsTruth, ResultsTruths, Truth, named, pairs_of
-from lmeec_core.takes import Results, Take, TakeError, Takes
+from lmeec_core.takes import Results, Take, TakeError, Takes, is_ego
 from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.results import Prediction
 
@@ -139,6 +139,11 @@ def not_scored(results: Results, truth: Truth, protocol: str) -> list[str]:
             beside += [(truth.name, *key, frame) for frame in sorted(found - expected)]
     beside += [place for place in results.places(truth.name) if place[1:3] not in pairs]
     texts = []
+    if isinstance(truth, ResultsTruth):
+        bare = {key for name in truth.objects for key in truth.pairs(name) if not is_ego(key)}
+        texts += [
+            f"take {truth.name}: {key!r} names no ego camera ('aria')" for key in sorted(bare)
+        ]
     if beside:
         texts.append(
             f"{len(beside)} predictions are of cameras, objects or frames that the truth does not "

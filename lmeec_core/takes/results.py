@@ -26,7 +26,7 @@ from lmeec_core.files import write_text
 from lmeec_core.takes.cameras import DIRECTIONS
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.json_file import read_json
-from lmeec_core.takes.keys import by_frame, frame_numbers
+from lmeec_core.takes.keys import by_frame, frame_number, frame_numbers
 from lmeec_core.takes.rle import Rle, check_form, decode_mask, encode_mask
 
 __all__ = ["DIRECTIONS", "Prediction", "Results", "write_results"]
@@ -97,7 +97,7 @@ class Results:
         entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
         frames = entry["masks"].setdefault(object_name, {}).setdefault(f"{query}_{target}", {})
         rle = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
-        frames[int(frame)] = {"pred_mask": rle, "confidence": float(confidence)}
+        frames[frame_number(int(frame))] = {"pred_mask": rle, "confidence": float(confidence)}
 
     def add_object(self, take: str, object_name: str) -> None:
         """List an object; the benchmark wants every object of a take, also without predictions."""

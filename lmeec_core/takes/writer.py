@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import encode_jpeg
+from lmeec_core.takes.keys import frame_number
 from lmeec_core.takes.rle import Rle, encode_mask
 from lmeec_core.takes.take import ANNOTATION
 
@@ -61,8 +62,9 @@ class TakeWriter:
         folder = self._folder / camera
         folder.mkdir(exist_ok=True)
         data = image if isinstance(image, bytes) else encode_jpeg(image, self.quality)
-        (folder / f"{int(frame)}.jpg").write_bytes(data)
-        self._frames.add(int(frame))
+        number = frame_number(int(frame))
+        (folder / f"{number}.jpg").write_bytes(data)
+        self._frames.add(number)
 
     def mask(
         self, object_name: str, camera: str, frame: int, mask: NDArray[Any] | Rle | None
@@ -73,7 +75,8 @@ class TakeWriter:
         in a target image that has an entry.
         """
         entry = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
-        self._masks.setdefault(object_name, {}).setdefault(camera, {})[str(int(frame))] = entry
+        key = str(frame_number(int(frame)))
+        self._masks.setdefault(object_name, {}).setdefault(camera, {})[key] = entry
 
     def add_object(self, object_name: str) -> None:
         """List an object, also if no mask of it follows. Fixes the order of the objects."""

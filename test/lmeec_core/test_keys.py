@@ -262,6 +262,39 @@ def test_names_survive_whatever_escapes_a_file_has(
     assert read.takes == takes.names and read.objects(names[0]) == takes.names
 
 
+ANYTHING = st.recursive(
+    st.none() | st.integers(-9, 9) | NAMES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.dictionaries(NAMES, ANYTHING, max_size=2),
+    st.dictionaries(NAMES, st.none() | NAMES | st.dictionaries(NAMES, ANYTHING), min_size=1),
+    st.sampled_from([None, 1]),
+)
+def test_takes_are_found_where_a_json_reader_finds_them(
+    tmp_path_factory: pytest.TempPathFactory,
+    beside: dict[str, Any],
+    takes: dict[str, Any],
+    indent: int | None,
+) -> None:
+    path = tmp_path_factory.mktemp("found") / "truth.json"
+    sound = {n: v | {"masks": {}} for n, v in takes.items() if isinstance(v, dict)}
+    content = {**beside, "annotations": takes | sound, "z": {"y": {"x": []}}}
+    path.write_text(json.dumps(content, indent=indent))
+    found = RelationsFile(path)
+    assert found.names == tuple(takes) and found.broken is None
+    for name in takes:
+        if name in sound:
+            assert found.open(name).annotation == sound[name]
+        else:
+            with pytest.raises(TakeError, match="expected"):
+                found.open(name)
+
+
 def test_names_that_a_file_cannot_hold_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "truth.json"
     for text in (
