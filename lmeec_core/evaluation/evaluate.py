@@ -215,15 +215,15 @@ def _score_take(
     ]
     done.problems += problems
     done.notes += not_scored(results, truth, part.protocol)
+    if not pairs:
+        done.notes.append(f"take {truth.name}: no object is listed in an ego and in an exo camera")
     done.unlisted += [] if listed else [truth.name]
     done.takes[truth.name] = TakeInfo(truth.scenario or "not given", truth.length)
     return part
 
 
 def _bare(take: Take, pairs: Sequence[Pair]) -> list[str]:
-    """Why nothing of a take, or of one of its cameras, is scored."""
-    if not pairs:
-        return ["no object is listed in an ego and in an exo camera"] if take.objects else []
+    """Why nothing of one of a take's cameras is scored."""
     unlisted = {p.target for p in pairs if take.annotated_frames(p.object_name, p.target) is None}
     return [
         f"camera {camera!r} has no images and no list of annotated frames: nothing in it is scored"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,22 @@ def test_what_is_not_scored_is_told(take: Path, tmp_path: Path) -> None:
     masks["mug"] = {}
     code, output = score(take, tmp_path, content, "--allow-missing")
     assert code == 1 and "object unknown: take küche_1, object 'mug'" in output
+
+
+def test_a_camera_without_images_is_not_silently_unscored(take: Path, tmp_path: Path) -> None:
+    copy = tmp_path / take.name
+    shutil.copytree(take, copy)
+    (copy / "cam02").mkdir()
+    content = json.loads((copy / "annotation.json").read_text())
+    content["masks"]["cup"]["cam02"] = content["masks"]["cup"][EXO]
+    content["masks"]["spoon"] = {EGO: content["masks"]["cup"][EGO]}
+    (copy / "annotation.json").write_text(json.dumps(content))
+    code, output = score(copy, tmp_path, predictions(), "--allow-missing")
+    assert code == 1 and "camera 'cam02' has no images and no list of annotated frames" in output
+    content["masks"] = {"spoon": content["masks"]["spoon"]}
+    (copy / "annotation.json").write_text(json.dumps(content))
+    code, output = score(copy, tmp_path, predictions(), "--allow-missing")
+    assert code == 1 and "no object is listed in an ego and in an exo camera" in output
 
 
 def test_missing_ones_alone_may_be_allowed(take: Path, tmp_path: Path) -> None:
