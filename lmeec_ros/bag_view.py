@@ -8,12 +8,12 @@ from typing import Any
 
 from lmeec_core.takes import decode_mask, encode_mask
 from lmeec_core.viewing.moments import Camera, Moment, Predictions, Shown, View, target_view
-from lmeec_ros import filters, take_bags
+from lmeec_ros import filters, images, take_bags
 from lmeec_ros.bag_units import camera_names, recorded_sets
 from lmeec_ros.bags import MASKS_TYPE, BagError, BagReader
 from lmeec_ros.messages import LabelTable, masks_from_array
 from lmeec_ros.parameters import NodeConfig
-from lmeec_ros.pipeline import InputError, read_image, read_query_masks
+from lmeec_ros.pipeline import InputError, image_readers, read_image, read_query_masks
 from lmeec_ros.take_bags import RecordingInfo
 
 
@@ -72,17 +72,21 @@ def bag_moments(
         info = RecordingInfo.read(bag)
     names = {key: Camera(name, key) for key, name in camera_names(config, info).items()}
     query, targets = names[config.query_camera], [names[key] for key in config.target_cameras]
-    table = LabelTable(config.objects)
+    table, readers = LabelTable(config.objects), image_readers(config)
+
+    def read(camera: str, message: Any) -> images.Array:
+        return read_image(config, camera, message, readers[camera])
+
     first: int | None = None
     for _, messages in recorded_sets(path, config):
         try:
             broken = [one for one in messages if isinstance(one, InputError)]
             if broken:
                 raise broken[0]
-            image = read_image(config, query.message_name, messages[0])
+            image = read(query.message_name, messages[0])
             masks = read_query_masks(config, table, messages[1])
             pictures = [
-                None if message is None else read_image(config, camera.message_name, message)
+                None if message is None else read(camera.message_name, message)
                 for camera, message in zip(targets, messages[2:], strict=True)
             ]
         except InputError as error:

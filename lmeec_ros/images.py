@@ -6,6 +6,7 @@ they take rclpy's messages and those of the rosbags library alike.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import cv2
@@ -15,9 +16,9 @@ import numpy.typing as npt
 from lmeec_core.errors import InputError
 from lmeec_core.takes.images import (
     MAX_PIXELS,
+    ImageReader,
     check_size,
     check_stream,
-    decode_image,
     decode_stream,
     is_png,
 )
@@ -35,7 +36,15 @@ _PLAIN = {
     "8UC1": (1, 1),
     "mono16": (2, 1),
     "16UC1": (2, 1),
+    "rgb16": (2, 3),
+    "bgr16": (2, 3),
+    "16UC3": (2, 3),
+    "rgba16": (2, 4),
+    "bgra16": (2, 4),
 }
+_BLUE_FIRST = ("bgr8", "8UC3", "bgr16", "16UC3", "bgra8", "bgra16")
+_NUMBERS = re.compile(r"(8|16|32|64)[USF]C\d+")
+"""Encodings of plain numbers, which are no colours for cv_bridge either."""
 _LABEL = ("8UC1", "mono8", "16UC1", "mono16")
 
 
@@ -43,15 +52,17 @@ class ImageError(InputError):
     """An image that cannot be read; the text says what was given and what was expected."""
 
 
-def to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
+def to_rgb(msg: Any, max_pixels: int = MAX_PIXELS, reader: ImageReader | None = None) -> Array:
     """Return the pixels of a sensor_msgs/Image.
 
-    rgb8 and rgba8 come as a view of the message's bytes; the others are converted. 16-bit grey
-    keeps its upper 8 bits. 8UC3 names no order of colours and is read as OpenCV's: blue first.
+    rgb8 and rgba8 come as a view of the message's bytes; the others are converted. 8UC3 and 16UC3
+    name no order of colours and are read as OpenCV's: blue first.
 
     Args:
         msg: the image.
         max_pixels: refuse images of more pixels.
+        reader: of the camera; scales 16-bit values by what it has seen. Without one the image
+            stands alone.
 
     Returns:
         uint8 (H, W, 3), red first.
@@ -60,22 +71,25 @@ def to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
         ImageError: if the size, the step or the buffer is wrong, or the encoding is not known
             (others than the plain ones need the package cv_bridge).
     """
+    reader = reader or ImageReader("image")
     if msg.encoding not in _PLAIN:
-        return _with_cv_bridge(msg, max_pixels)
-    pixels = _plain_view(msg, max_pixels)  # (H, W, samples)
-    if pixels.dtype != np.uint8:
-        pixels = (pixels >> 8).astype(np.uint8)
-    if pixels.shape[2] == 1:
+        return reader.to_8_bits(_with_cv_bridge(msg, max_pixels))
+    pixels = reader.to_8_bits(_plain_view(msg, max_pixels))  # (H, W, samples)
+    samples = pixels.shape[2]
+    if samples == 1:
         return np.repeat(pixels, 3, axis=2)
-    if msg.encoding in ("bgr8", "8UC3"):
-        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
-    if msg.encoding == "bgra8":
-        return cv2.cvtColor(pixels, cv2.COLOR_BGRA2RGB)
+    if msg.encoding in _BLUE_FIRST:
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB if samples == 3 else cv2.COLOR_BGRA2RGB)
     return pixels[:, :, :3]
 
 
-def compressed_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
+def compressed_to_rgb(
+    msg: Any, max_pixels: int = MAX_PIXELS, reader: ImageReader | None = None
+) -> Array:
     """Return the pixels of a sensor_msgs/CompressedImage (JPEG or PNG).
+
+    Args:
+        msg, max_pixels, reader: as for `to_rgb`.
 
     Returns:
         uint8 (H, W, 3), red first.
@@ -84,8 +98,8 @@ def compressed_to_rgb(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
         ImageError: if the data is neither JPEG nor PNG, is damaged, or exceeds `max_pixels`.
     """
     try:
-        return decode_image(_bytes(msg), max_pixels)
-    except ValueError as error:
+        return (reader or ImageReader("image")).decode(_bytes(msg), max_pixels)
+    except InputError as error:
         raise ImageError(f"compressed image (format {msg.format!r}): {error}") from error
 
 
@@ -119,16 +133,16 @@ def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
     try:
         check_stream(data, max_pixels)
         if not is_png(data):
-            raise ValueError("JPEG given, PNG expected (JPEG does not keep labels)")
+            raise InputError("JPEG given, PNG expected (JPEG does not keep labels)")
         depth, colour = data[24], data[25]
         # Fewer bits would be stretched to 8, and other values come out than were put in.
         if depth not in (8, 16) or colour != 0:
-            raise ValueError(
+            raise InputError(
                 f"PNG with {depth} bits and colour type {colour} given, one channel of 8 or 16 "
                 "bits (colour type 0) expected"
             )
         decoded = decode_stream(data, cv2.IMREAD_UNCHANGED)
-    except ValueError as error:
+    except InputError as error:
         raise ImageError(f"label image (format {msg.format!r}): {error}") from error
     if decoded.ndim != 2 or decoded.dtype not in (np.uint8, np.uint16):
         raise ImageError(
@@ -141,7 +155,7 @@ def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
 def _check_size(msg: Any, max_pixels: int) -> None:
     try:
         check_size(int(msg.width), int(msg.height), max_pixels)
-    except ValueError as error:
+    except InputError as error:
         raise ImageError(str(error)) from error
 
 
@@ -172,7 +186,13 @@ def _plain_view(msg: Any, max_pixels: int) -> Array:
 
 
 def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
+    """Colours, uint8, or uint16 of 16-bit patterns (cv_bridge would keep their upper 8 bits)."""
     _check_size(msg, max_pixels)
+    if _NUMBERS.fullmatch(msg.encoding):
+        raise ImageError(
+            f"image encoding {msg.encoding!r} given: plain numbers, which are no colours; "
+            f"{', '.join(_PLAIN)} are read (depth in metres: publish it as 16UC1, in millimetres)"
+        )
     try:
         from cv_bridge import CvBridge
     except ImportError as error:
@@ -180,8 +200,9 @@ def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
             f"image encoding {msg.encoding!r} given; {', '.join(_PLAIN)} are read without help, "
             "others need the ROS package cv_bridge, which is not installed"
         ) from error
+    wanted = "rgb16" if re.fullmatch(r"bayer_.*16", msg.encoding) else "rgb8"
     try:
-        return np.asarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding="rgb8"))
+        return np.asarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding=wanted))
     except Exception as error:  # cv_bridge raises errors of several libraries
         raise ImageError(f"image encoding {msg.encoding!r}: cv_bridge says: {error}") from error
 

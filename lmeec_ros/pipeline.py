@@ -14,6 +14,7 @@ from std_msgs.msg import Header
 
 import lmeec_core as lm
 from lmeec_core.errors import InputError
+from lmeec_core.takes.images import ImageReader
 from lmeec_ros import images, messages
 from lmeec_ros.parameters import NodeConfig
 
@@ -73,6 +74,7 @@ class SetProcessor:
         self.table = table
         self.several = len(config.target_cameras) > 1 if several is None else several
         self.query_masks: Mapping[str, messages.Mask | None] = {}  # of the last set
+        self._readers = image_readers(config)
         self.step_seconds = 0.0
         """Time that the tracker's last step took."""
 
@@ -100,11 +102,11 @@ class SetProcessor:
         """
         config = self.config
         pictures: dict[str, images.Array | None] = {
-            config.query_camera: read_image(config, config.query_camera, query)
+            config.query_camera: self._read(config.query_camera, query)
         }
         for name, msg in targets.items():
             try:
-                pictures[name] = None if msg is None else read_image(config, name, msg)
+                pictures[name] = None if msg is None else self._read(name, msg)
             except InputError as error:
                 if not (self.several and config["pairing.partial"]):
                     raise
@@ -140,6 +142,9 @@ class SetProcessor:
             self.tracker.step(dict.fromkeys(cameras, blank), dict.fromkeys(names, mask))
         self.tracker.reset()
 
+    def _read(self, camera: str, msg: Any) -> images.Array:
+        return read_image(self.config, camera, msg, self._readers[camera])
+
     def _output(
         self,
         target: str,
@@ -165,8 +170,24 @@ class SetProcessor:
         return TargetOutput(message, picture, found, header)
 
 
-def read_image(config: NodeConfig, camera: str, msg: Any) -> images.Array:
+def image_readers(config: NodeConfig) -> dict[str, ImageReader]:
+    """A reader for each camera; they live as long as a recording, or the node's configuration."""
+    return {
+        name: ImageReader(f"camera {name!r} ({camera.topic})")
+        for name, camera in config.cameras.items()
+    }
+
+
+def read_image(
+    config: NodeConfig, camera: str, msg: Any, reader: ImageReader | None = None
+) -> images.Array:
     """The pixels of a camera's message, uint8 RGB (H, W, 3).
+
+    Args:
+        config: the camera's topic, its transport and the limit of pixels.
+        camera: its name.
+        msg: the message, or why there is none (an InputError).
+        reader: the camera's, of :func:`image_readers`; without one the image stands alone.
 
     Raises:
         InputError: if it cannot be used, or is one itself (it could not be decoded).
@@ -177,7 +198,7 @@ def read_image(config: NodeConfig, camera: str, msg: Any) -> images.Array:
     raw = given.transport == "raw"
     read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
     try:
-        return read(msg, config["max_image_pixels"])
+        return read(msg, config["max_image_pixels"], reader)
     except images.ImageError as error:
         raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
 

@@ -1,18 +1,33 @@
-"""JPEG and PNG data to RGB arrays and back, with damage and absurd sizes noticed first."""
+"""Images to 8-bit RGB arrays and back, with damage and absurd sizes noticed first.
+
+Takes, bags and the node read through the same code. Pixels are taken as they are stored, as SAM 2,
+the LM-EEC release and image_transport take them; what is changed on the way is said in the log.
+"""
 
 from __future__ import annotations
 
+import io
+import logging
 import struct
 from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
+
+from lmeec_core.errors import InputError
 
 MAX_PIXELS = 64_000_000
 """Default limit of width * height: larger images are refused before memory is taken."""
 MAX_SCANS = 100
 """Scans of a progressive JPEG (about ten are usual); each costs the time of a whole image."""
+BIT_DEPTHS = (8, 10, 12, 14, 16)
+"""Of sensors whose values come in 16 bits."""
+ORIENTATION = 0x112
+"""The EXIF tag that tells viewers how to turn an image: 1 as it is, 2 to 8 turned or mirrored."""
+_COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
+_log = logging.getLogger(__name__)
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # JPEG markers without a length
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -21,12 +36,12 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
     """Refuse an image size.
 
     Raises:
-        ValueError: if there is no pixel, or more than ``max_pixels``.
+        InputError: if there is no pixel, or more than ``max_pixels``.
     """
     if width < 1 or height < 1:
-        raise ValueError(f"image size {width} x {height} given, at least 1 x 1 expected")
+        raise InputError(f"image size {width} x {height} given, at least 1 x 1 expected")
     if width * height > max_pixels:
-        raise ValueError(
+        raise InputError(
             f"image size {width} x {height} given, at most {max_pixels} pixels accepted "
             "(max_image_pixels)"
         )
@@ -44,22 +59,22 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         (width, height) as the header announces them.
 
     Raises:
-        ValueError: if the data are neither, cut off, or announce more than ``max_pixels``.
+        InputError: if the data are neither, cut off, or announce more than ``max_pixels``.
     """
     if is_png(data):
         if len(data) < 33 or data[12:16] != b"IHDR" or data.rfind(b"IEND") < 0:
-            raise ValueError(f"PNG of {len(data)} bytes is truncated")
+            raise InputError(f"PNG of {len(data)} bytes is truncated")
         width, height = struct.unpack(">II", data[16:24])
     elif data[:3] == b"\xff\xd8\xff":
         width, height = _jpeg_size(data)
         # OpenCV fills a cut-off JPEG with grey and only prints a warning.
         if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
-            raise ValueError(f"JPEG of {len(data)} bytes is truncated (no end marker)")
+            raise InputError(f"JPEG of {len(data)} bytes is truncated (no end marker)")
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS:
-            raise ValueError(f"JPEG with {scans} scans given, at most {MAX_SCANS} accepted")
+            raise InputError(f"JPEG with {scans} scans given, at most {MAX_SCANS} accepted")
     else:
-        raise ValueError(
+        raise InputError(
             f"{len(data)} bytes that begin with {data[:4].hex() or 'nothing'} given, JPEG or PNG "
             "image expected"
         )
@@ -67,30 +82,96 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     return width, height
 
 
+class ImageReader:
+    """Reads the images of one source (a camera of a take, a bag or the node), one after the other.
+
+    What it does to them is said in the log, once for the source:
+
+    - An EXIF orientation is not applied: masks belong to the pixels as they are stored.
+    - 16-bit values are scaled to 8 by the number of bits that the source has used so far, one of
+      :data:`BIT_DEPTHS`. It only grows, so brightness does not change from image to image, and the
+      same images in the same order give the same pixels wherever they are read.
+
+    Args:
+        source: name of the source for the log.
+    """
+
+    def __init__(self, source: str) -> None:
+        self.source = source
+        self._bits = 0  # none known yet
+        self._told_orientation = False
+
+    def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+        """Decode a JPEG or PNG to RGB, uint8 (H, W, 3).
+
+        Raises:
+            InputError: if the data are empty, cut off or no image, or announce more than
+                ``max_pixels``.
+        """
+        check_stream(data, max_pixels)
+        bgr = self.to_8_bits(decode_stream(data, _COLOUR))
+        self._tell_orientation(data)
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+    def to_8_bits(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
+        """Scale 16-bit values to 8 bits; 8-bit ones are returned as they are.
+
+        Args:
+            pixels: uint8 or uint16 of any shape.
+        """
+        if pixels.dtype == np.uint8:
+            return pixels
+        highest = int(pixels.max())
+        bits = next(depth for depth in BIT_DEPTHS if highest >> depth == 0)
+        if highest and bits > self._bits:
+            if bits < BIT_DEPTHS[-1] or self._bits:
+                before = f" (earlier ones as of {self._bits} bits)" if self._bits else ""
+                _log.warning(
+                    "%s: 16-bit image with values up to %d: read as of %d bits%s",
+                    self.source, highest, bits, before,
+                )  # fmt: skip
+            self._bits = bits
+        return (pixels >> max(0, self._bits - 8)).astype(np.uint8)
+
+    def _tell_orientation(self, data: bytes) -> None:
+        """Say that an EXIF orientation is not applied, if there is one."""
+        if self._told_orientation or not (b"Exif\0\0" in data or b"eXIf" in data):
+            return
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                orientation = image.getexif().get(ORIENTATION, 1)
+        except Exception:  # Pillow raises all kinds; the pixels were read, only the tag is broken
+            return
+        if orientation in range(2, 9):
+            self._told_orientation = True
+            _log.warning(
+                "%s: EXIF orientation %s in the image is ignored: pixels are read as they are "
+                "stored, and masks must belong to these",
+                self.source, orientation,
+            )  # fmt: skip
+
+
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decode a JPEG or PNG to RGB, uint8 (H, W, 3).
+    """Decode a single JPEG or PNG as :class:`ImageReader` does the first of a source.
 
     Raises:
-        ValueError: if the data are empty, cut off or no image, or announce more than
-            ``max_pixels``.
+        InputError: as :meth:`ImageReader.decode`.
     """
-    check_stream(data, max_pixels)
-    bgr = decode_stream(data, cv2.IMREAD_COLOR)
-    return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+    return ImageReader("image").decode(data, max_pixels)
 
 
 def decode_stream(data: bytes, flags: int) -> NDArray[Any]:
     """Decode data that :func:`check_stream` accepted, with OpenCV's flags.
 
     Raises:
-        ValueError: if they are damaged.
+        InputError: if they are damaged.
     """
     try:
         decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:
-        raise ValueError(f"image of {len(data)} bytes cannot be decoded: {error}") from error
+        raise InputError(f"image of {len(data)} bytes cannot be decoded: {error}") from error
     if decoded is None:
-        raise ValueError(f"image of {len(data)} bytes: the data are corrupt")
+        raise InputError(f"image of {len(data)} bytes: the data are corrupt")
     return np.asarray(decoded)
 
 
@@ -132,4 +213,4 @@ def _jpeg_size(data: bytes) -> tuple[int, int]:
             if length < 2 or marker in (0x00, 0xD8, 0xD9, 0xDA):
                 break
             position += 2 + length
-    raise ValueError(f"the JPEG's header is corrupt ({len(data)} bytes, no frame header found)")
+    raise InputError(f"the JPEG's header is corrupt ({len(data)} bytes, no frame header found)")

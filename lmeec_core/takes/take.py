@@ -25,7 +25,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.takes import folders
 from lmeec_core.takes.cameras import CameraPair, camera_pairs, ego_first, is_ego
 from lmeec_core.takes.errors import TakeError
-from lmeec_core.takes.images import decode_image
+from lmeec_core.takes.images import ImageReader
 from lmeec_core.takes.json_file import read_json
 from lmeec_core.takes.keys import by_frame, check_text, frame_numbers, look_alike
 from lmeec_core.takes.rle import Rle, Size, decode_mask
@@ -53,6 +53,7 @@ class Take:
         self._frames: dict[str, tuple[int, ...]] = {}
         self._listed: dict[str, folders.Images] = {}
         self._by_frame: dict[tuple[str, str], dict[int, Any]] = {}
+        self._readers: dict[str, ImageReader] = {}
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Take:
@@ -211,7 +212,7 @@ class Take:
         """
         data = self.image_bytes(camera, frame)
         try:
-            return decode_image(data)
+            return self._reader(camera).decode(data)
         except ValueError as error:
             raise TakeError(self.image_path(camera, frame), str(error)) from error
 
@@ -315,6 +316,11 @@ class Take:
             raise self._broken(object_name, camera, frame, str(error)) from error
 
     # -- internal ------------------------------------------------------------------------------
+
+    def _reader(self, camera: str) -> ImageReader:
+        if camera not in self._readers:
+            self._readers[camera] = ImageReader(str(self.path / camera))
+        return self._readers[camera]
 
     @property
     def _annotation_path(self) -> Path:
