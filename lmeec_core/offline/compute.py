@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.files import write_text
+from lmeec_core.offline import notices
 from lmeec_core.offline.records import FrameRecord, ObjectRecord, Small, dump
 from lmeec_core.offline.units import Job, Settings, Unit
 from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
@@ -51,7 +52,7 @@ def compute(job: Job, report: Report) -> bytes:
     """
     unit, settings = job.unit, job.settings
     problems: list[str] = []
-    with _threads(settings.threads):
+    with _threads(settings.threads), notices.collected() as said:
         frames: Iterator[FrameRecord]
         if unit.kind == "bag":
             from lmeec_ros.bag_units import track_bag
@@ -60,7 +61,7 @@ def compute(job: Job, report: Report) -> bytes:
         else:
             frames = track_take(unit, settings, problems)
         head = {"unit": unit.identity(), "settings": settings.identity()}
-        return dump(head, _counted(frames, report), problems)
+        return dump(head, _counted(frames, report), problems, said)
 
 
 def model_of(settings: Settings) -> LMEEC:

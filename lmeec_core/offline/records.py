@@ -1,7 +1,8 @@
 """What a unit of work yields: frame by frame, as lines of JSON with a beginning and an end.
 
 First line: the unit and the settings it was computed with. Then one line a frame. Last line: the
-number of frames and the problems met. A file without its last line is not whole and never used.
+number of frames, the problems met and the readers' notices. A file without its last line is not
+whole and never used.
 """
 
 from __future__ import annotations
@@ -79,6 +80,8 @@ class UnitData(NamedTuple):
     head: dict[str, Any]
     frames: list[FrameRecord]
     problems: list[str]
+    notices: list[str]
+    """What the readers of the recording said of it; nothing was left out."""
 
 
 @dataclass
@@ -101,11 +104,16 @@ class Small:
         return self._empty[size]
 
 
-def dump(head: Mapping[str, Any], frames: Iterable[FrameRecord], problems: list[str]) -> bytes:
-    """The bytes of a unit's file; ``problems`` is read after the last frame."""
+def dump(
+    head: Mapping[str, Any],
+    frames: Iterable[FrameRecord],
+    problems: list[str],
+    notices: list[str],
+) -> bytes:
+    """The bytes of a unit's file; ``problems`` and ``notices`` are read after the last frame."""
     lines = [_line(head)]
     lines += [_line(asdict(frame)) for frame in frames]
-    lines.append(_line({"end": len(lines) - 1, "problems": problems}))
+    lines.append(_line({"end": len(lines) - 1, "problems": problems, "notices": notices}))
     return b"".join(lines)
 
 
@@ -122,7 +130,9 @@ def parse(data: bytes) -> UnitData:
     if not isinstance(end, dict) or end.get("end") != len(lines) - 3:
         raise ValueError("cut off")
     try:
-        return UnitData(head, list(_frames(lines[1:-2])), list(end["problems"]))
+        return UnitData(
+            head, list(_frames(lines[1:-2])), list(end["problems"]), list(end["notices"])
+        )
     except (KeyError, TypeError) as error:
         raise ValueError(f"of another version ({error!r})") from error
 

@@ -125,9 +125,9 @@ class ImageReader:
         bits = next(depth for depth in BIT_DEPTHS if highest >> depth == 0)
         if highest and bits > self._bits:
             if bits < BIT_DEPTHS[-1] or self._bits:
-                before = f" (earlier ones as of {self._bits} bits)" if self._bits else ""
+                before = f" (those before it as {self._bits}-bit)" if self._bits else ""
                 _log.warning(
-                    "%s: 16-bit image with values up to %d: read as of %d bits%s",
+                    "%s: 16-bit image with values up to %d: read as %d-bit%s",
                     self.source, highest, bits, before,
                 )  # fmt: skip
             self._bits = bits

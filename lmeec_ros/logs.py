@@ -1,0 +1,41 @@
+"""Python's log in the node's."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+PACKAGES = ("lmeec_core", "lmeec_ros")
+
+
+class RosLog(logging.Handler):
+    """Hands warnings and errors of this package's modules to a node's logger, and so to /rosout.
+
+    Args:
+        logger: the node's.
+    """
+
+    def __init__(self, logger: Any) -> None:
+        super().__init__(logging.WARNING)
+        self._logger = logger
+
+    def attach(self) -> None:
+        """Begin."""
+        for name in PACKAGES:
+            logging.getLogger(name).addHandler(self)
+
+    def detach(self) -> None:
+        """End: the node is gone."""
+        for name in PACKAGES:
+            logging.getLogger(name).removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Log one record."""
+        try:
+            text = self.format(record)
+            if record.levelno >= logging.ERROR:  # rclpy wants one severity at each line of code
+                self._logger.error(text)
+            else:
+                self._logger.warning(text)
+        except Exception:
+            self.handleError(record)
