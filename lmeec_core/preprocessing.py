@@ -17,6 +17,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from lmeec_core.errors import InputError
+from lmeec_core.takes.rle import check_aspect
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -28,40 +31,50 @@ def check_image(name: str, image: Any) -> npt.NDArray[np.uint8]:
     """Return the image if it is one.
 
     Raises:
-        ValueError: naming the camera, what was given and what is expected.
+        InputError: naming the camera, what was given and what is expected.
     """
     expected = "a uint8 array (height, width, 3) in RGB expected"
     if not isinstance(image, np.ndarray):
-        raise ValueError(f"image {name!r}: {type(image).__name__} given, {expected}")
+        raise InputError(f"image {name!r}: {type(image).__name__} given, {expected}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise ValueError(f"image {name!r}: {image.dtype} {image.shape} given, {expected}")
+        raise InputError(f"image {name!r}: {image.dtype} {image.shape} given, {expected}")
     if not 0 < min(image.shape[:2]) <= max(image.shape[:2]) <= MAX_SIDE:
-        raise ValueError(f"image {name!r}: size {image.shape[:2]}, 1 to {MAX_SIDE} a side expected")
+        raise InputError(f"image {name!r}: size {image.shape[:2]}, 1 to {MAX_SIDE} a side expected")
     return image
 
 
-def check_mask(name: str, mask: Any) -> npt.NDArray[np.bool_]:
+def check_mask(name: str, mask: Any, image: tuple[int, int]) -> npt.NDArray[np.bool_]:
     """Return the mask as bool if it is one: bool, or numbers that are all 0, 1 or 255.
 
+    Args:
+        name: the object's.
+        mask: what was given for it.
+        image: (height, width) of the query image; a mask that is not empty has its aspect.
+
     Raises:
-        ValueError: naming the object, what was given and what is expected.
+        InputError: naming the object, what was given and what is expected.
     """
     expected = "an array (height, width) of bool, or of 0 and 1 or 255, expected"
     if not isinstance(mask, np.ndarray) or mask.ndim != 2:
         given = (
             f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
         )
-        raise ValueError(f"query mask {name!r}: {given} given, {expected}")
+        raise InputError(f"query mask {name!r}: {given} given, {expected}")
     if not 0 < min(mask.shape) <= max(mask.shape) <= MAX_SIDE:
-        raise ValueError(f"query mask {name!r}: size {mask.shape}, 1 to {MAX_SIDE} a side expected")
-    if mask.dtype == np.bool_:
-        return mask
-    if mask.dtype.kind not in "uif":
-        raise ValueError(f"query mask {name!r}: dtype {mask.dtype} given, {expected}")
-    inside = mask != 0
-    wrong = inside & (mask != 1) & (mask != 255)  # NaN differs from everything
-    if wrong.any():
-        raise ValueError(f"query mask {name!r}: value {mask[wrong][0]} found, {expected}")
+        raise InputError(f"query mask {name!r}: size {mask.shape}, 1 to {MAX_SIDE} a side expected")
+    if mask.dtype.kind not in "buif":
+        raise InputError(f"query mask {name!r}: dtype {mask.dtype} given, {expected}")
+    inside = mask
+    if mask.dtype != np.bool_:
+        inside = mask != 0
+        wrong = inside & (mask != 1) & (mask != 255)  # NaN differs from everything
+        if wrong.any():
+            raise InputError(f"query mask {name!r}: value {mask[wrong][0]} found, {expected}")
+    if inside.any():
+        try:
+            check_aspect(mask.shape, image)
+        except InputError as error:
+            raise InputError(f"query mask {name!r}: {error}") from error
     return inside
 
 
@@ -99,18 +112,33 @@ def resize_image(image: npt.NDArray[np.uint8], size: int, device: torch.device) 
 
     The aspect ratio is not kept.
     """
+    image = np.ascontiguousarray(image)  # torch takes no negative strides
     height, width = image.shape[:2]
-    if device.type == "cpu":
-        if (height, width) != (size, size):
-            # Two calls, because newer Pillow chooses the order of the passes by itself.
-            narrow = Image.fromarray(image).resize((size, height), Image.Resampling.BICUBIC)
-            image = np.asarray(narrow.resize((size, size), Image.Resampling.BICUBIC))
-        return torch.tensor(image).permute(2, 0, 1).float()
-    x = torch.from_numpy(np.ascontiguousarray(image)).to(device).permute(2, 0, 1).float()
+    if device.type != "cpu":
+        return resize_by_products(torch.tensor(image, device=device), size)
+    if (height, width) != (size, size):
+        # Two calls, because newer Pillow chooses the order of the passes by itself.
+        narrow = Image.fromarray(image).resize((size, height), Image.Resampling.BICUBIC)
+        image = np.asarray(narrow.resize((size, size), Image.Resampling.BICUBIC))
+    return torch.tensor(image).permute(2, 0, 1).float()
+
+
+def resize_by_products(image: Tensor, size: int) -> Tensor:
+    """Resize an image by products with constant matrices: what other devices than a CPU do.
+
+    Args:
+        image: uint8 (H, W, 3), on any device.
+        size: the side of the outcome.
+
+    Returns:
+        float32 (3, size, size) of whole values, 0 to 255, on the image's device.
+    """
+    height, width = image.shape[:2]
+    x = image.permute(2, 0, 1).float()
     if width != size:
-        x = (x @ _resize_matrix_on(width, size, device).T).round().clamp(0, 255)
+        x = (x @ _resize_matrix_on(width, size, x.device).T).round().clamp(0, 255)
     if height != size:
-        x = (_resize_matrix_on(height, size, device) @ x).round().clamp(0, 255)
+        x = (_resize_matrix_on(height, size, x.device) @ x).round().clamp(0, 255)
     return x
 
 

@@ -206,8 +206,9 @@ class CorrespondenceTracker:
             images: RGB uint8 (H, W, 3) of any size, for the query and every target camera; None
                 for a target that has none on this frame. Further cameras are ignored.
             masks: object id to its mask in the query view: bool, or 0 and 1 or 255, (H, W) of any
-                size. None or an empty mask: the object is skipped on this frame. A known object
-                that is not named is skipped too. A new id starts with empty banks.
+                size and the query image's aspect. None or an empty mask: the object is skipped on
+                this frame. A known object that is not named is skipped too. A new id starts with
+                empty banks.
 
         Returns:
             for each target camera with an image and each known object a :class:`Correspondence`.
@@ -217,7 +218,7 @@ class CorrespondenceTracker:
                 names it. The memory is unchanged after any error.
         """
         views = self._check_images(images)
-        sought, skipped = self._check_masks(masks)
+        sought, skipped = self._check_masks(masks, views[self.query].shape[:2])
         sizes = {name: views[name].shape[:2] for name in self.targets if name in views}
         prediction, fits = None, {}
         if sought:
@@ -254,7 +255,7 @@ class CorrespondenceTracker:
         return views
 
     def _check_masks(
-        self, masks: Mapping[str, npt.NDArray[Any] | None]
+        self, masks: Mapping[str, npt.NDArray[Any] | None], size: tuple[int, int]
     ) -> tuple[dict[str, Mask], dict[str, str]]:
         sought: dict[str, Mask] = {}
         skipped = {name: NO_MASK for name in self._tracks.slots if name not in masks}
@@ -264,7 +265,7 @@ class CorrespondenceTracker:
             if mask is None:
                 skipped[name] = NO_MASK
                 continue
-            checked = check_mask(name, mask)
+            checked = check_mask(name, mask, size)
             if checked.any():
                 sought[name] = checked
             else:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmeec_core.offline import notices
 from lmeec_core.offline.monitor import TrackMonitor, cores
 from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.store import UnitStore
@@ -165,10 +164,7 @@ def run(options: TrackOptions, console: Console) -> int:
     """
     folder = options.out.with_name(options.out.name + WORK)
     _check_outputs(options, folder)
-    with (
-        console.status(f"looking at {_escape(str(options.source))}"),
-        notices.collected() as said,
-    ):
+    with console.status(f"looking at {_escape(str(options.source))}"):
         work = prepare(options)
     _introduce(work, options, console)
     with UnitStore(folder, work.settings) as store:
@@ -181,8 +177,8 @@ def run(options: TrackOptions, console: Console) -> int:
                 highlight=False,
             )
             return 1
-        problems, heard = write_predictions(options.out, work.recordings, work.units, store)
-        problems = work.problems + problems
+        left_out, notes = write_predictions(options.out, work.recordings, work.units, store)
+        problems = list(dict.fromkeys(work.problems + left_out))
         console.print(f"{options.out}: predictions of {len(work.recordings)} recordings")
         if options.bag is not None:
             _write_bags(work, store, options, console)
@@ -190,7 +186,7 @@ def run(options: TrackOptions, console: Console) -> int:
         f"{folder}: finished units, for other outputs of the same settings; delete it at will",
         highlight=False,
     )
-    _say(console, list(dict.fromkeys(t for t in said + heard if t not in problems)), "note")
+    _say(console, notes, "note")
     _say(console, problems, "left out")
     return 1 if problems else 0
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.files import write_text
-from lmeec_core.offline import notices
+from lmeec_core.offline.notices import collected
 from lmeec_core.offline.records import FrameRecord, ObjectRecord, Small, dump
 from lmeec_core.offline.units import Job, Settings, Unit
 from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
@@ -52,7 +52,7 @@ def compute(job: Job, report: Report) -> bytes:
     """
     unit, settings = job.unit, job.settings
     problems: list[str] = []
-    with _threads(settings.threads), notices.collected() as said:
+    with _threads(settings.threads), collected() as notices:
         frames: Iterator[FrameRecord]
         if unit.kind == "bag":
             from lmeec_ros.bag_units import track_bag
@@ -61,7 +61,7 @@ def compute(job: Job, report: Report) -> bytes:
         else:
             frames = track_take(unit, settings, problems)
         head = {"unit": unit.identity(), "settings": settings.identity()}
-        return dump(head, _counted(frames, report), problems, said)
+        return dump(head, _counted(frames, report), problems, notices)
 
 
 def model_of(settings: Settings) -> LMEEC:

@@ -27,7 +27,7 @@ def write_predictions(
         store: where they are kept.
 
     Returns:
-        The problems met in single frames, and the readers' notices, each once.
+        What was left out, and what was unusual; each text once.
 
     Raises:
         ValueError: a unit is not there; names its file.

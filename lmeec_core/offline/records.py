@@ -1,8 +1,8 @@
 """What a unit of work yields: frame by frame, as lines of JSON with a beginning and an end.
 
 First line: the unit and the settings it was computed with. Then one line a frame. Last line: the
-number of frames, the problems met and the readers' notices. A file without its last line is not
-whole and never used.
+number of frames, the problems met, and notices. A file without its last line is not whole and never
+used.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class UnitData(NamedTuple):
     frames: list[FrameRecord]
     problems: list[str]
     notices: list[str]
-    """What the readers of the recording said of it; nothing was left out."""
+    """What was unusual about the recording; nothing was left out."""
 
 
 @dataclass
@@ -105,16 +105,18 @@ class Small:
 
 
 def dump(
-    head: Mapping[str, Any],
-    frames: Iterable[FrameRecord],
-    problems: list[str],
-    notices: list[str],
+    head: Mapping[str, Any], frames: Iterable[FrameRecord], problems: list[str], notices: list[str]
 ) -> bytes:
     """The bytes of a unit's file; ``problems`` and ``notices`` are read after the last frame."""
     lines = [_line(head)]
     lines += [_line(asdict(frame)) for frame in frames]
     lines.append(_line({"end": len(lines) - 1, "problems": problems, "notices": notices}))
     return b"".join(lines)
+
+
+def frame_count(data: bytes) -> int:
+    """The number of frames with a target image in a unit's file."""
+    return data.count(b'"image":true')  # in a text the quotes would be escaped
 
 
 def parse(data: bytes) -> UnitData:
@@ -130,9 +132,8 @@ def parse(data: bytes) -> UnitData:
     if not isinstance(end, dict) or end.get("end") != len(lines) - 3:
         raise ValueError("cut off")
     try:
-        return UnitData(
-            head, list(_frames(lines[1:-2])), list(end["problems"]), list(end["notices"])
-        )
+        frames, notices = list(_frames(lines[1:-2])), list(end["notices"])
+        return UnitData(head, frames, list(end["problems"]), notices)
     except (KeyError, TypeError) as error:
         raise ValueError(f"of another version ({error!r})") from error
 

@@ -119,6 +119,27 @@ def _checked_runs(counts: str | bytes | list[Any], pixels: int) -> NDArray[np.in
     return runs
 
 
+def check_aspect(mask: tuple[int, int], image: tuple[int, int]) -> None:
+    """Refuse a mask that is not a scaled version of what it belongs to: it would be squashed.
+
+    Sides may differ by 1 %, or by the pixel that rounding takes from the smaller of the two.
+
+    Args:
+        mask: (height, width) of the mask.
+        image: (height, width) of the image, or of another mask of it.
+
+    Raises:
+        InputError: names both sizes.
+    """
+    (height, width), (rows, columns) = mask, image
+    off = abs(height * columns - width * rows)
+    if off > max(height + width, rows + columns, 0.01 * height * columns):
+        raise InputError(
+            f"mask of {width} x {height} given for {columns} x {rows}, which has another aspect; a "
+            "mask of the same size, or of the whole image scaled evenly, expected"
+        )
+
+
 def resize_mask(mask: NDArray[Any], size: tuple[int, int]) -> NDArray[np.bool_]:
     """Resize a mask (H, W) to ``size`` = (height, width) by nearest neighbour (OpenCV's)."""
     if mask.shape == tuple(size):
