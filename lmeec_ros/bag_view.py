@@ -6,8 +6,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lmeec_core.preprocessing import check_mask
 from lmeec_core.takes import decode_mask, encode_mask
-from lmeec_core.viewing.moments import Camera, Moment, Predictions, Shown, View, target_view
+from lmeec_core.viewing.moments import (
+    Camera,
+    Moment,
+    Predictions,
+    Shown,
+    View,
+    fitting,
+    target_view,
+)
 from lmeec_ros import filters, images, take_bags
 from lmeec_ros.bag_units import camera_names, recorded_sets
 from lmeec_ros.bags import MASKS_TYPE, BagError, BagReader
@@ -85,6 +94,9 @@ def bag_moments(
                 raise broken[0]
             image = read(query.message_name, messages[0])
             masks = read_query_masks(config, table, messages[1])
+            for name, mask in masks.items():
+                if mask is not None:
+                    check_mask(name, mask, image.shape[:2])  # as the node does
             pictures = [
                 None if message is None else read(camera.message_name, message)
                 for camera, message in zip(targets, messages[2:], strict=True)
@@ -100,5 +112,7 @@ def bag_moments(
             found = {}
             if message is not None:
                 found = predictions.find(frame, filters.stamp_of(message), query, camera)
+                where = f"{path}: frame {frame}, prediction for {camera.name}"
+                found = fitting(found, picture, where, problem)
             views.append(target_view(camera.name, picture, list(masks), found))
         yield Moment(frame, (stamp - first) / 1e9, View(query.name, image, masks), views)

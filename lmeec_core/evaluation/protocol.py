@@ -25,7 +25,7 @@ from lmeec_core.evaluation.metrics import mask_metrics
 from lmeec_core.evaluation.scores import FrameScore, Scores
 from lmeec_core.evaluation.truth import Pair, ResultsTruth, Truth, named
 from lmeec_core.takes import Results, Take, decode_mask
-from lmeec_core.takes.rle import Size, mask_size
+from lmeec_core.takes.rle import Size, check_aspect, mask_size
 
 PROTOCOLS = ("official", "lm_eec")
 LONG_SIDE = 480
@@ -53,7 +53,8 @@ def score_pair(
 ) -> Scores:
     """Scores of one object from one query camera to one target camera.
 
-    Predictions of another size than the protocol's are resized to it by nearest neighbour.
+    Predictions of another size than the protocol's are resized to it by nearest neighbour; one of
+    another aspect is refused by `official` and counts as missing.
 
     Args:
         results: the predictions.
@@ -97,7 +98,7 @@ def score(
     scores = Scores(protocol)
     for frame in frames:
         true = truth.mask(pair.object_name, pair.target, frame, size)
-        found = _prediction(results, truth.name, pair, frame, true, on_broken)
+        found = _prediction(results, truth.name, pair, frame, true, protocol, on_broken)
         if protocol == "official":  # a null mask: the object exists, there is nothing to compare
             exists = truth.annotated(pair.object_name, pair.target, frame)
             says = found is not None and found.confidence > CONFIDENCE
@@ -134,6 +135,7 @@ def _prediction(
     pair: Pair,
     frame: int,
     true: NDArray[np.bool_] | None,
+    protocol: str,
     on_broken: Callable[[str], None] | None,
 ) -> _Found | None:
     """The prediction of a frame at the true mask's size; None if there is none or it is broken."""
@@ -144,7 +146,10 @@ def _prediction(
             return None
         if true is not None:
             _check_upright(mask_size(entry.rle), size)
-        return _Found(decode_mask(entry.rle, size), entry.confidence)
+        mask = decode_mask(entry.rle, size)
+        if true is not None and protocol == "official" and mask.any():  # lm_eec squashes all
+            check_aspect(mask_size(entry.rle), size)
+        return _Found(mask, entry.confidence)
     except InputError as error:
         if on_broken is not None:
             on_broken(f"{named(take, pair.object_name, pair.key, frame)}: {error}")

@@ -126,7 +126,10 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
             if size is not None and wanted:
                 yield blank.absent(frame, size, unit.objects, wanted)
             continue
-        masks = {name: _mask(take, name, unit.query, frame, problems) for name in unit.objects}
+        seen = images[unit.query].shape[:2]
+        masks = {
+            name: _mask(take, name, unit.query, frame, seen, problems) for name in unit.objects
+        }
         try:
             found = tracker.step(images, masks)[unit.target]
         except ValueError as error:
@@ -224,10 +227,10 @@ def _images(
 
 
 def _mask(
-    take: Take, name: str, camera: str, frame: int, problems: list[str]
+    take: Take, name: str, camera: str, frame: int, image: tuple[int, int], problems: list[str]
 ) -> NDArray[np.bool_] | None:
     try:
-        return take.mask(name, camera, frame)
+        return take.mask(name, camera, frame, image=image)
     except TakeError as error:
         problems.append(str(error))
         return None

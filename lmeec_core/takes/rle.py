@@ -122,7 +122,8 @@ def _checked_runs(counts: str | bytes | list[Any], pixels: int) -> NDArray[np.in
 def check_aspect(mask: tuple[int, int], image: tuple[int, int]) -> None:
     """Refuse a mask that is not a scaled version of what it belongs to: it would be squashed.
 
-    Sides may differ by 1 %, or by the pixel that rounding takes from the smaller of the two.
+    Sides may differ by 2 % (networks round to multiples of 14 or 32), or by the pixel that rounding
+    takes from the smaller of the two.
 
     Args:
         mask: (height, width) of the mask.
@@ -133,7 +134,7 @@ def check_aspect(mask: tuple[int, int], image: tuple[int, int]) -> None:
     """
     (height, width), (rows, columns) = mask, image
     off = abs(height * columns - width * rows)
-    if off > max(height + width, rows + columns, 0.01 * height * columns):
+    if off > max(height + width, rows + columns, 0.02 * height * columns):
         raise InputError(
             f"mask of {width} x {height} given for {columns} x {rows}, which has another aspect; a "
             "mask of the same size, or of the whole image scaled evenly, expected"

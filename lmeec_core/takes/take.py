@@ -28,7 +28,7 @@ from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import ImageReader
 from lmeec_core.takes.json_file import read_json
 from lmeec_core.takes.keys import by_frame, check_text, frame_numbers, look_alike
-from lmeec_core.takes.rle import Rle, Size, decode_mask
+from lmeec_core.takes.rle import Rle, Size, check_aspect, decode_mask, mask_size
 
 ANNOTATION = "annotation.json"
 
@@ -295,7 +295,12 @@ class Take:
             raise self._broken(object_name, camera, frame, str(error)) from error
 
     def mask(
-        self, object_name: str, camera: str, frame: int, size: Size | None = None
+        self,
+        object_name: str,
+        camera: str,
+        frame: int,
+        size: Size | None = None,
+        image: tuple[int, int] | None = None,
     ) -> NDArray[np.bool_] | None:
         """The mask of an object, bool (H, W); None where there is none or it is null.
 
@@ -303,13 +308,18 @@ class Take:
             object_name, camera, frame: where.
             size: (height, width) to give it by nearest neighbour, or a function of the stored size
                 that tells it; by default as it is stored.
+            image: (height, width) of the frame's image, where it is known: a mask of another aspect
+                is refused.
 
         Raises:
-            TakeError: if the object is unknown or its mask is broken.
+            TakeError: if the object is unknown, or its mask is broken or of another image.
         """
         try:
             rle = self.rle(object_name, camera, frame)
-            return None if rle is None else decode_mask(rle, size)
+            mask = None if rle is None else decode_mask(rle, size)
+            if rle is not None and image is not None and mask is not None and mask.any():
+                check_aspect(mask_size(rle), image)
+            return mask
         except TakeError:
             raise
         except ValueError as error:

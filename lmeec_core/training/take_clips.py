@@ -202,17 +202,15 @@ class TakeClips(Dataset[Drawn]):
         names: Sequence[str],
         random: np.random.Generator,
     ) -> Clip | None:
-        masks, given, _ = self._masks(take, names, pair.query, window)
-        truth, known, lost = self._masks(take, names, pair.target, window)
+        cameras = (pair.query, pair.target)
+        pictures = [[take.image(camera, frame) for camera in cameras] for frame in window]
+        query, target = ([row[view].shape[:2] for row in pictures] for view in (0, 1))
+        masks, given, _ = self._masks(take, names, pair.query, window, query)
+        truth, known, lost = self._masks(take, names, pair.target, window, target)
         if not masks[0].reshape(len(names), -1).any(axis=1).all():
             return None  # too small a mask to be seen at this size
         change = self._draw(masks[0], random)
-        images = np.stack(
-            [
-                [self._image(take, camera, frame, change) for camera in (pair.query, pair.target)]
-                for frame in window
-            ]
-        )
+        images = np.stack([[self._image(view, change) for view in row] for row in pictures])
         shape = (self.frames, self.objects, self.size, self.size)
         full = np.zeros((2, *shape), dtype=bool)
         for t in range(self.frames):
@@ -229,12 +227,17 @@ class TakeClips(Dataset[Drawn]):
             f"{window[-1]}",
         )  # fmt: skip
 
-    def _image(self, take: Take, camera: str, frame: int, change: Change) -> NDArray[np.uint8]:
-        image = resize_image(take.image(camera, frame), self.size, CPU)
+    def _image(self, picture: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
+        image = resize_image(picture, self.size, CPU)
         return change_image(image.permute(1, 2, 0).to(torch.uint8).numpy(), change)
 
     def _masks(
-        self, take: Take, names: Sequence[str], camera: str, window: Sequence[int]
+        self,
+        take: Take,
+        names: Sequence[str],
+        camera: str,
+        window: Sequence[int],
+        images: Sequence[tuple[int, int]],
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
         """Masks (T, n, S, S); whether each is no null (T, n); whether it vanished at this size."""
         masks = np.zeros((len(window), len(names), self.size, self.size), dtype=bool)
@@ -242,7 +245,7 @@ class TakeClips(Dataset[Drawn]):
         lost = np.zeros(masks.shape[:2], dtype=bool)
         for t, frame in enumerate(window):
             for i, name in enumerate(names):
-                mask = take.mask(name, camera, frame)
+                mask = take.mask(name, camera, frame, image=images[t])
                 if mask is None:
                     known[t, i] = not take.annotated(name, camera, frame)
                 else:

@@ -15,6 +15,7 @@ from lmeec_core.evaluation.truth import named
 from lmeec_core.evaluation.validation import look_through
 from lmeec_core.takes import DIRECTIONS, Prediction, Results, Take, TakeError, is_ego
 from lmeec_core.takes.keys import look_alike
+from lmeec_core.takes.rle import check_aspect
 
 FRAMES_PER_SECOND = 30.0
 Mask = NDArray[np.bool_]
@@ -184,6 +185,32 @@ def target_view(
     )
 
 
+def fitting(
+    found: Mapping[str, Shown],
+    image: NDArray[np.uint8] | None,
+    where: str,
+    report: Callable[[str], None],
+) -> dict[str, Shown]:
+    """Predictions by object, without those that are of another aspect than their image.
+
+    Args:
+        found: all of one image.
+        image: (H, W, 3); None where there is none.
+        where: the place, for reports.
+        report: told what is left out.
+    """
+    kept = {}
+    for name, one in found.items():
+        try:
+            if image is not None and one.mask is not None and one.mask.any():
+                check_aspect(one.mask.shape, image.shape[:2])
+        except InputError as error:
+            report(f"{where}, object {name!r}: {error}")
+        else:
+            kept[name] = one
+    return kept
+
+
 def choose_query(take: Take, direction: str, query: str | None) -> tuple[str, list[str]]:
     """Query camera and target cameras of a take.
 
@@ -231,13 +258,15 @@ def take_moments(
         for target in targets:
             camera = Camera(target, topic_name(target))
             found = predictions.find(frame, stamp_of(frame), source, camera)
-            found = {name: one for name, one in found.items() if name in objects}
-            truth = {name: _mask(take, name, target, frame, report) for name in objects}
             image = _image(take, target, frame, report) if frame in shown[target] else None
+            where = f"{take.path}: frame {frame}, prediction for {target}"
+            found = fitting({n: found[n] for n in found if n in objects}, image, where, report)
+            truth = {name: _mask(take, name, target, frame, image, report) for name in objects}
             views.append(target_view(target, image, objects, found, truth))
-        asked = {name: _mask(take, name, query, frame, report) for name in objects}
+        picture = _image(take, query, frame, report)
+        asked = {name: _mask(take, name, query, frame, picture, report) for name in objects}
         seconds = (frame - frames[0]) / FRAMES_PER_SECOND
-        view = View(query, _image(take, query, frame, report), asked)
+        view = View(query, picture, asked)
         yield Moment(frame, seconds, view, views)
 
 
@@ -260,10 +289,15 @@ def _image(
 
 
 def _mask(
-    take: Take, name: str, camera: str, frame: int, report: Callable[[str], None]
+    take: Take,
+    name: str,
+    camera: str,
+    frame: int,
+    image: NDArray[np.uint8] | None,
+    report: Callable[[str], None],
 ) -> Mask | None:
     try:
-        return take.mask(name, camera, frame)
+        return take.mask(name, camera, frame, image=None if image is None else image.shape[:2])
     except TakeError as error:
         report(str(error))
         return None
