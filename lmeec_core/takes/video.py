@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +12,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
+from lmeec_core.takes.images import ImageReader
+from lmeec_core.takes.video_index import Index, make_index, shown
 
 NEAR = 64
 """Up to so many frames ahead decoding on is taken to be cheaper than seeking."""
+_log = logging.getLogger(__name__)
 
 
 class Video:
-    """A video whose frames are read by number, 0 being the first.
+    """A video whose frames are read by number, 0 being the first that players show.
 
     The file is opened at the first use and stays open; one decoded frame is kept. Frames that come
-    in increasing order are decoded in one pass.
+    in increasing order are decoded in one pass. Damage is said in the log when it is found.
 
     Args:
         path: the file, of any kind that FFmpeg reads.
@@ -28,13 +33,24 @@ class Video:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
         self._container: Any = None
-        self._frames: Any = None  # the decoder's iterator
+        self._frames: Iterator[Any] = iter(())  # of the decoder
         self._last: tuple[int, Any] | None = None  # number and frame decoded last
-        self._times: NDArray[np.int64] | None = None
+        self._index: Index | None = None
+        self._reader = ImageReader(str(self.path))
 
     def __len__(self) -> int:
         """Number of frames."""
-        return len(self._timestamps())
+        return self._indexed().count
+
+    @property
+    def damage(self) -> str | None:
+        """What of the video is lost, in words; None if it is whole, as far as can be known.
+
+        Raises:
+            TakeError: if it cannot be read at all.
+        """
+        damage = self._indexed().damage
+        return damage and f"{self.path}: {damage}"
 
     def read(self, number: int) -> NDArray[np.uint8]:
         """Frame ``number``, RGB uint8 (H, W, 3).
@@ -42,15 +58,15 @@ class Video:
         Raises:
             TakeError: if there is no such frame, or the file is broken.
         """
-        times = self._timestamps()
-        if not 0 <= number < len(times):
-            raise TakeError(self.path, f"no frame {number}; the video has {len(times)} frames")
+        index = self._indexed()
+        if not 0 <= number < index.count:
+            lost = f" ({index.damage})" if index.damage else ""
+            text = f"no frame {number}; the video has {index.count} frames{lost}"
+            raise TakeError(self.path, text)
         import av
 
         try:
-            frame = self._decode(number, times)
-            image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
-            return np.ascontiguousarray(np.rot90(image, frame.rotation // 90))  # as players show it
+            return self._pixels(self._decode(number, index))
         except (av.error.FFmpegError, ValueError) as error:
             self.close()
             raise TakeError(self.path, f"frame {number} cannot be decoded: {error}") from error
@@ -59,7 +75,8 @@ class Video:
         """Close the file; the next use opens it again."""
         if self._container is not None:
             self._container.close()
-        self._container = self._frames = self._last = None
+        self._container = self._last = None
+        self._frames = iter(())
 
     def __getstate__(self) -> dict[str, Any]:
         """Another process opens the file for itself."""
@@ -68,13 +85,30 @@ class Video:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["path"])  # type: ignore[misc]
 
-    def _open(self) -> Any:
+    def _indexed(self) -> Index:
+        if self._index is None:
+            av = self._library()
+            try:
+                self._index = make_index(self.path)
+            except (av.error.FFmpegError, OSError, IndexError) as error:
+                raise TakeError(self.path, f"is no video that can be read: {error}") from error
+            if self._index.damage:
+                _log.warning("%s", self.damage)
+        if not self._index.count:
+            raise TakeError(self.path, self._index.damage or "holds no frames")
+        return self._index
+
+    def _library(self) -> Any:
         try:
             import av
         except ImportError as error:
             raise TakeError(
                 self.path, "reading videos needs PyAV; `pip install av` or the extra [video]"
             ) from error
+        return av
+
+    def _open(self) -> Any:
+        av = self._library()
         if self._container is None:
             try:
                 self._container = av.open(str(self.path))
@@ -84,56 +118,75 @@ class Video:
                 raise TakeError(self.path, f"is no video that can be read: {error}") from error
         return self._container
 
-    def _timestamps(self) -> NDArray[np.int64]:
-        """Time of every frame in the stream's units, increasing.
-
-        From the file's index where that shows a constant frame rate; otherwise the packets are gone
-        through once, without decoding them.
-        """
-        if self._times is None:
-            import av
-
-            container = self._open()
-            stream = container.streams.video[0]
-            try:
-                times = _constant_rate(stream)
-                if times is None:
-                    stamps = [p.pts for p in container.demux(stream) if p.size]
-                    times = np.unique(np.asarray([t for t in stamps if t is not None], np.int64))
-            except av.error.FFmpegError as error:
-                raise TakeError(self.path, f"cannot be read to its end: {error}") from error
-            finally:
-                self.close()
-            if not len(times):
-                raise TakeError(self.path, "holds no frames")
-            self._times = times
-        return self._times
-
-    def _decode(self, number: int, times: NDArray[np.int64]) -> Any:
+    def _decode(self, number: int, index: Index) -> Any:
         if self._last is not None and self._last[0] == number:
             return self._last[1]
-        container = self._open()
-        stream = container.streams.video[0]
-        if self._last is None or not 0 < number - self._last[0] <= NEAR:
-            container.seek(int(times[number]), stream=stream, backward=True)
-            self._frames = container.decode(stream)
-        for frame in self._frames:
-            if frame.pts is not None and frame.pts >= times[number]:
-                if frame.pts > times[number]:
-                    raise ValueError("it is missing from the stream")
-                self._last = number, frame
+        frame = self._counted(number) if index.times is None else self._sought(number, index.times)
+        self._last = number, frame
+        return frame
+
+    def _counted(self, number: int) -> Any:
+        """A frame of a video without times: by counting."""
+        if self._last is None or number < self._last[0]:
+            self._start()
+        begin = 0 if self._last is None else self._last[0] + 1
+        for count, frame in enumerate(self._frames, start=begin):
+            if count == number:
                 return frame
         raise ValueError("the stream ends before it")
 
+    def _sought(self, number: int, times: NDArray[np.int64]) -> Any:
+        """A frame by its time: further on in the stream, or after a seek."""
+        wanted = int(times[number])
+        if self._last is not None and 0 < number - self._last[0] <= NEAR:
+            frame, _ = self._next_at(wanted)
+            return frame
+        for earlier in (0, NEAR, 8 * NEAR):  # a seek may come too late, or amid open groups
+            if earlier > number:
+                break
+            container = self._open()
+            stream = container.streams.video[0]
+            container.seek(int(times[max(0, number - earlier)]), stream=stream, backward=True)
+            self._frames = shown(container, stream)
+            frame, late = self._next_at(wanted, first=True)
+            if not late:
+                return frame
+        self._start()
+        frame, _ = self._next_at(wanted)
+        return frame
 
-def _constant_rate(stream: Any) -> NDArray[np.int64] | None:
-    """Times of the frames by the file's index; None without one, or if the rate varies."""
-    entries = stream.index_entries
-    count = len(entries)
-    if count < 2 or count != stream.frames or stream.start_time is None:
-        return None
-    stamps = np.fromiter((e.timestamp for e in entries), np.int64, count)  # decoding order
-    steps = np.diff(stamps)
-    if (steps != steps[0]).any():
-        return None
-    return int(stream.start_time) + np.arange(count, dtype=np.int64) * int(steps[0])
+    def _start(self) -> None:
+        """Decode from the beginning."""
+        self.close()
+        container = self._open()
+        self._frames = shown(container, container.streams.video[0])
+
+    def _next_at(self, wanted: int, first: bool = False) -> tuple[Any, bool]:
+        """The next frame of a time.
+
+        Returns:
+            the frame, and whether the first one came later already (only if ``first``).
+        """
+        for count, frame in enumerate(self._frames):
+            if frame.pts is None or frame.pts < wanted:
+                continue
+            if frame.pts == wanted:
+                return frame, False
+            if first and not count:
+                return frame, True
+            raise ValueError("it is missing from the stream")
+        if first:
+            return None, True
+        raise ValueError("the stream ends before it")
+
+    def _pixels(self, frame: Any) -> NDArray[np.uint8]:
+        deep = {component.bits for component in frame.format.components} == {16}
+        if deep:
+            name = "gray16le" if len(frame.format.components) == 1 else "rgb48le"
+            image = self._reader.to_8_bits(frame.to_ndarray(format=name))
+            if image.ndim == 2:
+                image = np.repeat(image[:, :, None], 3, axis=2)
+        else:
+            image = np.asarray(frame.to_ndarray(format="rgb24"), dtype=np.uint8)
+        turns = frame.rotation // 90 if frame.rotation % 90 == 0 else 0  # as players show it
+        return np.ascontiguousarray(np.rot90(image, turns))

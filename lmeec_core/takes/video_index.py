@@ -1,0 +1,210 @@
+"""Which frames a video shows: those that a decoder gives, in order, found once for a file.
+
+Packets are no frames. Edit lists hide some, streams that begin between key frames cannot show the
+first ones, and some codecs have packets without a picture. So packets are counted only where that
+gives the same (MP4 and Matroska, of codecs with a frame in every packet, from a key frame on);
+other videos are decoded once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+COUNTED_CONTAINERS = ("mov", "matroska")
+COUNTED_CODECS = ("h264", "hevc", "av1", "vp9", "mjpeg", "prores", "dnxhd", "ffv1", "rawvideo")
+SOUGHT_CONTAINERS = (*COUNTED_CONTAINERS, "mpegts")
+"""Containers whose frames have the same times after a seek."""
+_BOXES = b"ftyp moov mdat moof mfra free skip wide uuid sidx styp udta meta pnot prft emsg".split()
+
+
+@dataclass(frozen=True)
+class Index:
+    """The frames of a video.
+
+    Attributes:
+        count: how many are shown.
+        times: time of each in the stream's units, increasing; None where the container has no
+            times that a frame can be found by, so that one has to count from the beginning.
+        damage: what of the video is lost, in words; None if it is whole, as far as can be known.
+    """
+
+    count: int
+    times: NDArray[np.int64] | None
+    damage: str | None
+
+
+def shown(
+    container: Any, stream: Any, failed: Callable[[Exception], object] = lambda _: None
+) -> Iterator[Any]:
+    """The frames of a stream from where the container stands, as players show them.
+
+    Args:
+        container, stream: of PyAV.
+        failed: told of packets that cannot be decoded; they are passed over, as players do.
+    """
+    import av
+
+    for packet in container.demux(stream):
+        try:
+            frames = packet.decode()
+        except av.error.FFmpegError as error:
+            failed(error)
+            continue
+        yield from frames
+
+
+def make_index(path: Path) -> Index:
+    """Find out which frames a video shows.
+
+    Raises:
+        av.error.FFmpegError, OSError, IndexError: it cannot be opened, or has no video stream.
+    """
+    import av
+
+    whole = announced_size(path)
+    size = path.stat().st_size
+    cut = "" if whole is None or whole <= size else f"is cut off ({size} of {whole} bytes)"
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        countable = (
+            not cut
+            and container.format.name.startswith(COUNTED_CONTAINERS)
+            and stream.codec_context.name.startswith(COUNTED_CODECS)
+        )
+        times = _of_constant_rate(container, stream) if countable else None
+        if times is None and countable:
+            times = _of_packets(container, stream)
+    if times is not None:
+        return Index(len(times), times, None)
+    return _of_decoding(path, cut)
+
+
+def _of_constant_rate(container: Any, stream: Any) -> NDArray[np.int64] | None:
+    """Times of the frames by the file's own index; None without one, or if the rate varies."""
+    entries = stream.index_entries
+    count = len(entries)
+    if count < 2 or count != stream.frames or stream.start_time is None:
+        return None
+    stamps = np.fromiter((e.timestamp for e in entries), np.int64, count)  # decoding order
+    steps = np.diff(stamps)
+    if (steps != steps[0]).any() or steps[0] <= 0 or any(e.is_discard for e in entries):
+        return None
+    first = next(container.demux(stream))
+    if not entries[0].is_keyframe or first.pts != stream.start_time:
+        return None  # frames before the first key frame may not be shown
+    return int(stream.start_time) + np.arange(count, dtype=np.int64) * int(steps[0])
+
+
+def _of_packets(container: Any, stream: Any) -> NDArray[np.int64] | None:
+    """Times of the frames by their packets; None where these may differ from what is shown."""
+    container.seek(0, backward=True, stream=stream)
+    packets = [
+        (p.pts, p.is_keyframe, p.is_discard, p.is_corrupt)
+        for p in container.demux(stream)
+        if p.size
+    ]
+    stamps = [pts for pts, _, _, _ in packets]
+    if not packets or None in stamps or any(corrupt for *_, corrupt in packets):
+        return None
+    if not packets[0][1] or packets[0][0] != min(stamps) or len(set(stamps)) < len(stamps):
+        return None
+    return np.asarray(sorted(pts for pts, _, hidden, _ in packets if not hidden), np.int64)
+
+
+def _of_decoding(path: Path, cut: str) -> Index:
+    import av
+
+    stamps: list[int | None] = []
+    failures: list[str] = []
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        announced = stream.frames if container.format.name.startswith(("mov", "avi")) else 0
+        sought = container.format.name.startswith(SOUGHT_CONTAINERS)
+        try:
+            for frame in shown(container, stream, lambda error: failures.append(str(error))):
+                stamps.append(frame.pts)
+        except av.error.FFmpegError as error:
+            failures.append(str(error))
+    times = None
+    if sought and None not in stamps:
+        times = np.asarray(stamps, np.int64)
+        if (np.diff(times) <= 0).any():
+            times = None
+    damage = cut or (f"is damaged ({len(failures)} errors, {failures[0]})" if failures else None)
+    if damage:
+        of = f" of {announced}" if announced > len(stamps) else ""
+        damage += f": {len(stamps)} frames{of} can be read"
+    return Index(len(stamps), times, damage)
+
+
+def announced_size(path: Path) -> int | None:
+    """How many bytes a file has by its container's own words; None if it does not say.
+
+    MP4, AVI and Matroska do, unless they were recorded live. A file with less is cut off.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+        file.seek(0)
+        if head[4:8] in _BOXES:
+            return _end_of_boxes(file)
+        if head[:4] == b"RIFF":
+            return _end_of_riff(file)
+        if head[:4] == b"\x1a\x45\xdf\xa3":
+            return _end_of_segment(file)
+    return None
+
+
+def _end_of_boxes(file: BinaryIO) -> int:
+    end = 0
+    while len(head := file.read(8)) == 8 and head[4:] in _BOXES:
+        size = int.from_bytes(head[:4], "big")
+        if size == 1:
+            size = int.from_bytes(file.read(8), "big")
+        if size < 8:  # 0: up to the end of the file
+            break
+        end += size
+        file.seek(end)
+    return end
+
+
+def _end_of_riff(file: BinaryIO) -> int:
+    end = 0
+    while len(head := file.read(8)) == 8 and head[:4] == b"RIFF":
+        end += 8 + struct.unpack("<I", head[4:])[0]
+        file.seek(end)
+    return end
+
+
+def _end_of_segment(file: BinaryIO) -> int | None:
+    """End of Matroska's one segment, which comes after a short header."""
+
+    def element() -> tuple[bytes, int | None]:
+        identity = file.read(4)
+        first = file.read(1)
+        length = 9 - first[0].bit_length() if first and first[0] else 0
+        rest = file.read(length - 1) if length > 1 else b""
+        if not length or len(rest) != length - 1:
+            return identity, None
+        bits = 7 * length
+        size = int.from_bytes(first + rest, "big") & ((1 << bits) - 1)
+        return identity, None if size == (1 << bits) - 1 else size
+
+    _, size = element()
+    if size is None:
+        return None
+    file.seek(size, 1)
+    identity, size = element()
+    if identity != b"\x18\x53\x80\x67" or size is None:
+        return None
+    return file.tell() + size
