@@ -249,6 +249,11 @@ class RelationsTake(Take):
         scale = 2 if is_ego(camera) else 4
         return np.asarray(cv2.resize(image, (width // scale, height // scale)), dtype=np.uint8)
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is lost of the videos that have been read (those that cannot be opened raise)."""
+        return tuple(video.damage for video in self._open_videos.values() if video.damage)
+
     def digest(self) -> str:
         """A text that changes with the take's entry in the file, or its videos' sizes in bytes."""
         paths = {camera: self.image_path(camera, 0) for camera in self.cameras}

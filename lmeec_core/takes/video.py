@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import ImageReader
-from lmeec_core.takes.video_index import Index, make_index, shown
+from lmeec_core.takes.video_index import Index, cut_off, make_index, shown
 
 NEAR = 64
 """Up to so many frames ahead decoding on is taken to be cheaper than seeking."""
@@ -44,13 +45,9 @@ class Video:
 
     @property
     def damage(self) -> str | None:
-        """What of the video is lost, in words; None if it is whole, as far as can be known.
-
-        Raises:
-            TakeError: if it cannot be read at all.
-        """
-        damage = self._indexed().damage
-        return damage and f"{self.path}: {damage}"
+        """What of the video is lost, in words; None if it is whole or has not been read yet."""
+        damage = self._index and self._index.damage
+        return f"{self.path}: {damage}" if damage else None
 
     def read(self, number: int) -> NDArray[np.uint8]:
         """Frame ``number``, RGB uint8 (H, W, 3).
@@ -91,6 +88,9 @@ class Video:
             try:
                 self._index = make_index(self.path)
             except (av.error.FFmpegError, OSError, IndexError) as error:
+                with suppress(OSError):
+                    if cut := cut_off(self.path):
+                        raise TakeError(self.path, f"{cut}: nothing can be read") from error
                 raise TakeError(self.path, f"is no video that can be read: {error}") from error
             if self._index.damage:
                 _log.warning("%s", self.damage)
@@ -112,7 +112,8 @@ class Video:
         if self._container is None:
             try:
                 self._container = av.open(str(self.path))
-                self._container.streams.video[0].thread_type = "AUTO"
+                if self._indexed().regular:
+                    self._container.streams.video[0].thread_type = "AUTO"
             except (av.error.FFmpegError, OSError, IndexError) as error:
                 self.close()
                 raise TakeError(self.path, f"is no video that can be read: {error}") from error

@@ -33,11 +33,14 @@ class Index:
         times: time of each in the stream's units, increasing; None where the container has no
             times that a frame can be found by, so that one has to count from the beginning.
         damage: what of the video is lost, in words; None if it is whole, as far as can be known.
+        regular: whether each packet is a frame. Only then may several frames be decoded at a time:
+            frames near an error are lost otherwise.
     """
 
     count: int
     times: NDArray[np.int64] | None
-    damage: str | None
+    damage: str | None = None
+    regular: bool = False
 
 
 def shown(
@@ -68,9 +71,7 @@ def make_index(path: Path) -> Index:
     """
     import av
 
-    whole = announced_size(path)
-    size = path.stat().st_size
-    cut = "" if whole is None or whole <= size else f"is cut off ({size} of {whole} bytes)"
+    cut = cut_off(path)
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
         countable = (
@@ -82,7 +83,7 @@ def make_index(path: Path) -> Index:
         if times is None and countable:
             times = _of_packets(container, stream)
     if times is not None:
-        return Index(len(times), times, None)
+        return Index(len(times), times, regular=True)
     return _of_decoding(path, cut)
 
 
@@ -125,7 +126,6 @@ def _of_decoding(path: Path, cut: str) -> Index:
     failures: list[str] = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        stream.thread_type = "AUTO"
         announced = stream.frames if container.format.name.startswith(("mov", "avi")) else 0
         sought = container.format.name.startswith(SOUGHT_CONTAINERS)
         try:
@@ -143,6 +143,12 @@ def _of_decoding(path: Path, cut: str) -> Index:
         of = f" of {announced}" if announced > len(stamps) else ""
         damage += f": {len(stamps)} frames{of} can be read"
     return Index(len(stamps), times, damage)
+
+
+def cut_off(path: Path) -> str:
+    """That a file is cut off, in words; "" if it is not, as far as its container tells."""
+    whole, size = announced_size(path), path.stat().st_size
+    return "" if whole is None or whole <= size else f"is cut off ({size} of {whole} bytes)"
 
 
 def announced_size(path: Path) -> int | None:

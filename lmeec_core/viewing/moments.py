@@ -250,9 +250,9 @@ def take_moments(
     frames = take.frames(query)
     if not take.has_images or not frames:
         raise TakeError(take.image_path(query, 0), f"no images of camera {query!r}")
+    shown = {target: _frames(take, target, report) for target in targets}
     for text in take.left_out:
         report(text)
-    shown = {target: _frames(take, target, report) for target in targets}
     for frame in frames:
         views = []
         for target in targets:
