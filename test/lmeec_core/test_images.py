@@ -1,0 +1,195 @@
+"""Images are read as they are stored; what is made of them is said once for a source."""
+
+from __future__ import annotations
+
+import io
+import logging
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lmeec_core.errors import InputError
+from lmeec_core.offline.notices import collected
+from lmeec_core.takes import Take, TakeError, TakeWriter
+from lmeec_core.takes.images import ImageReader, decode_image, encode_jpeg
+from lmeec_core.takes.rle import check_aspect
+
+COARSE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
+RGB = cv2.resize(COARSE, (80, 60), interpolation=cv2.INTER_CUBIC)
+GREY = RGB[:, :, 0].copy()
+
+
+def stored(kind: str, orientation: int | None) -> bytes:
+    """The picture as JPEG or PNG, with a tag that tells viewers to turn it."""
+    exif = Image.Exif()
+    if orientation is not None:
+        exif[0x112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(RGB).save(file, kind, exif=exif, quality=95)
+    return file.getvalue()
+
+
+def png(pixels: np.ndarray) -> bytes:
+    done, data = cv2.imencode(".png", pixels)
+    assert done
+    return data.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG"])
+@pytest.mark.parametrize("orientation", [*range(2, 9)])
+def test_an_exif_orientation_is_ignored_and_said_once(
+    caplog: pytest.LogCaptureFixture, kind: str, orientation: int
+) -> None:
+    data = stored(kind, orientation)
+    reader = ImageReader("the camera")
+    for _ in range(3):
+        read = reader.decode(data)
+        with Image.open(io.BytesIO(data)) as image:
+            np.testing.assert_allclose(read, np.asarray(image.convert("RGB")), atol=2)
+    (record,) = caplog.records
+    assert record.getMessage().startswith(f"the camera: EXIF orientation {orientation} in the im")
+    assert record.levelno == logging.WARNING
+
+
+@pytest.mark.parametrize("orientation", [None, 0, 1, 9])
+def test_an_upright_image_says_nothing(
+    caplog: pytest.LogCaptureFixture, orientation: int | None
+) -> None:
+    assert ImageReader("x").decode(stored("JPEG", orientation)).shape == RGB.shape
+    assert not caplog.records
+
+
+def test_a_broken_tag_is_no_reason_to_refuse_an_image(caplog: pytest.LogCaptureFixture) -> None:
+    data = bytearray(stored("JPEG", 6))
+    at = data.index(b"Exif\0\0") + 6
+    data[at : at + 8] = b"\xff" * 8
+    assert ImageReader("x").decode(bytes(data)).shape == RGB.shape
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("colour", [False, True])
+def test_16_bit_png_is_read_by_the_bits_in_use(
+    caplog: pytest.LogCaptureFixture, bits: int, colour: bool
+) -> None:
+    pixels = (RGB[:, :, ::-1] if colour else GREY).astype(np.uint16) << (bits - 8)
+    assert pixels.max() >= 1 << (bits - 1)
+    read = ImageReader("depth").decode(png(pixels))
+    np.testing.assert_array_equal(read, RGB if colour else np.dstack([GREY] * 3))
+    texts = [record.getMessage() for record in caplog.records]
+    said = f"depth: 16-bit image with values up to {pixels.max()}: read as {bits}-bit"
+    assert texts == ([said] if bits < 16 else [])
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(0, 65535), min_size=1, max_size=12))
+def test_the_bits_only_grow(highest: list[int]) -> None:
+    """A dark image does not become brighter than the bright ones before it."""
+    reader, used = ImageReader("x"), 8
+    with collected() as said:
+        for value in highest:
+            pixels = np.asarray([[value, value // 2, 0]], np.uint16)
+            used = max(used, next(b for b in (8, 10, 12, 14, 16) if value < 1 << b))
+            np.testing.assert_array_equal(reader.to_8_bits(pixels), pixels >> (used - 8))
+    assert len(said) <= 5
+    assert all("read as" in text for text in said)
+    if 8 < used < 16:
+        assert said[-1].split(" (")[0].endswith(f"read as {used}-bit")
+
+
+def test_one_image_alone_is_decoded_alike() -> None:
+    np.testing.assert_array_equal(decode_image(png(GREY.astype(np.uint16) << 2))[:, :, 0], GREY)
+    for pixels in (GREY, RGB):
+        assert ImageReader("x").to_8_bits(pixels) is pixels
+
+
+@pytest.fixture
+def take(tmp_path: Any) -> Take:
+    mask = np.zeros((60, 80), bool)
+    mask[20:40, 10:30] = True
+    with TakeWriter(tmp_path / "t") as writer:
+        for camera in ("aria01", "cam01"):
+            for frame in (0, 30):
+                writer.image(camera, frame, RGB)
+                writer.mask("cup", camera, frame, mask)
+    return Take.open(tmp_path / "t")
+
+
+def test_a_take_tells_which_camera_it_is(take: Take, caplog: pytest.LogCaptureFixture) -> None:
+    for frame in (0, 30):
+        (take.path / "cam01" / f"{frame}.jpg").write_bytes(stored("JPEG", 6))
+        (take.path / "aria01" / f"{frame}.jpg").write_bytes(png(GREY.astype(np.uint16) << 2))
+    for camera in take.cameras:
+        for frame in (0, 30):
+            assert take.image(camera, frame).shape == RGB.shape
+    texts = [record.getMessage() for record in caplog.records]
+    assert len(texts) == 2
+    assert texts[0].startswith(f"{take.path / 'aria01'}: 16-bit image")
+    assert texts[1].startswith(f"{take.path / 'cam01'}: EXIF orientation 6")
+
+
+def test_what_was_collected_is_said_after_all_if_the_work_fails(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with collected() as said:
+        ImageReader("one").decode(stored("JPEG", 3))
+        ImageReader("one").decode(stored("JPEG", 3))
+    assert len(said) == 1 and not caplog.records
+    with pytest.raises(RuntimeError), collected():
+        ImageReader("two").decode(stored("JPEG", 3))
+        raise RuntimeError
+    assert [r.getMessage()[:3] for r in caplog.records] == ["two"]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(st.integers(1, 2000), st.integers(1, 2000)),
+    st.floats(0.05, 20),
+    st.tuples(*[st.sampled_from([np.floor, np.ceil, np.round])] * 2),
+)
+def test_an_image_scaled_evenly_has_its_aspect(
+    size: tuple[int, int], factor: float, rounded: tuple[Any, Any]
+) -> None:
+    scaled = tuple(max(1, int(r(n * factor))) for r, n in zip(rounded, size, strict=True))
+    check_aspect(scaled, size)  # type: ignore[arg-type]
+    check_aspect(size, scaled)  # type: ignore[arg-type]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.tuples(st.integers(60, 2000), st.integers(60, 2000)),
+    st.floats(0.2, 5),
+    st.floats(1.1, 3),
+)
+def test_another_aspect_is_refused(size: tuple[int, int], factor: float, stretch: float) -> None:
+    other = (max(40, round(size[0] * factor)), max(40, round(size[1] * factor * stretch)))
+    assume(other[1] / size[1] > 1.09 * other[0] / size[0])  # it is still so after rounding
+    with pytest.raises(InputError, match=f"mask of {other[1]} x {other[0]} given for {size[1]} x"):
+        check_aspect(other, size)
+
+
+@pytest.mark.parametrize(
+    ("mask", "image"),
+    [
+        ((1408, 1408), (448, 448)),
+        ((2160, 3840), (448, 796)),  # EgoExo4D's smaller videos
+        ((270, 480), (2160, 3840)),
+        ((479, 479), (1408, 1408)),  # as the benchmark truncates
+        ((532, 952), (1080, 1920)),  # a network's multiples of 14
+        ((1088, 1920), (1080, 1920)),
+    ],
+)
+def test_real_pairs_of_sizes_fit(mask: tuple[int, int], image: tuple[int, int]) -> None:
+    check_aspect(mask, image)
+
+
+def test_a_takes_mask_of_another_aspect_is_refused_with_its_place(take: Take) -> None:
+    assert take.mask("cup", "cam01", 30, image=(120, 160)) is not None
+    with pytest.raises(TakeError, match=r"'cup', camera 'cam01', frame 30: mask of 80 x 60 given "):
+        take.mask("cup", "cam01", 30, image=(160, 120))
+    assert encode_jpeg(RGB)[:2] == b"\xff\xd8"
