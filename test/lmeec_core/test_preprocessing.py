@@ -53,10 +53,7 @@ def test_matrix_products_of_other_devices_agree_with_pillow(size: tuple[int, int
     assert off.max() <= 1 and (off > 0).mean() < 1e-3
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_another_device_than_a_cpu_runs_the_products(
-    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_device_than_a_cpu_runs_the_products(monkeypatch: pytest.MonkeyPatch) -> None:
     """On torch's device without numbers, since every machine has that one."""
     ran: list[torch.device] = []
 
@@ -65,7 +62,7 @@ def test_another_device_than_a_cpu_runs_the_products(
         return resize_by_products(image, side)
 
     monkeypatch.setattr(preprocessing, "resize_by_products", noticed)
-    x = resize_image(random_image(size), 64, torch.device("meta"))
+    x = resize_image(random_image((100, 80)), 64, torch.device("meta"))
     assert x.shape == (3, 64, 64) and x.dtype == torch.float32
     assert ran == [torch.device("meta")] == [x.device]
 
@@ -83,10 +80,8 @@ def test_views_with_negative_strides(
     cpu = torch.device("cpu")
     ours = prepare_images([view], 64, cpu)
     assert torch.equal(ours, prepare_images([np.ascontiguousarray(view)], 64, cpu))
-    off = np.abs(
-        resize_by_products(torch.from_numpy(view.copy()), 64) - resize_image(view, 64, cpu)
-    )
-    assert off.max() <= 1
+    products = resize_by_products(torch.from_numpy(view.copy()), 64)
+    assert (products - resize_image(view, 64, cpu)).abs().max() <= 1
     ours = prepare_masks([mask], 64, cpu)
     assert torch.equal(ours, prepare_masks([np.ascontiguousarray(mask)], 64, cpu))
 

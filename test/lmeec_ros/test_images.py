@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmeec_core.takes.images import ImageReader
 from lmeec_ros import images
 
 RGB = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
@@ -71,6 +73,72 @@ def test_16_bit_grey_keeps_its_upper_byte(encoding: str, big: bool) -> None:
     msg = message(DEEP, encoding, padding=2, big=big)
     np.testing.assert_array_equal(images.to_rgb(msg), np.dstack((GREY,) * 3))
     np.testing.assert_array_equal(images.to_labels(msg), DEEP)
+
+
+@pytest.mark.parametrize("big", [False, True])
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize(
+    ("encoding", "order"),
+    [
+        ("mono16", [0]),
+        ("16UC1", [0]),
+        ("rgb16", [0, 1, 2]),
+        ("bgr16", [2, 1, 0]),
+        ("16UC3", [2, 1, 0]),
+        ("rgba16", [0, 1, 2, 0]),
+        ("bgra16", [2, 1, 0, 0]),
+    ],
+)
+def test_16_bit_images_are_read_by_the_bits_in_use(
+    encoding: str, order: list[int], bits: int, big: bool
+) -> None:
+    """Raw and as PNG alike, and the same as the 8-bit image."""
+    pixels = RGB[:, :, order].astype(np.uint16) << (bits - 8)
+    expected = np.dstack((GREY,) * 3) if len(order) == 1 else RGB
+    reader = ImageReader("x")
+    for _ in range(2):
+        read = images.to_rgb(message(pixels, encoding, big=big), reader=reader)
+        np.testing.assert_array_equal(read, expected)
+    if len(order) == 1:
+        png = compressed(encoded(pixels[:, :, 0], ".png"), "16UC1; png compressed")
+        np.testing.assert_array_equal(images.compressed_to_rgb(png, reader=reader), expected)
+
+
+def test_a_reader_keeps_the_brightness_of_a_camera() -> None:
+    bright, dark = message(GREY.astype(np.uint16) << 4, "mono16"), message(DEEP >> 9, "mono16")
+    reader = ImageReader("x")
+    images.to_rgb(bright, reader=reader)
+    kept = images.to_rgb(dark, reader=reader)[:, :, 0]
+    np.testing.assert_array_equal(kept, DEEP >> 9 >> 4)
+    np.testing.assert_array_equal(images.to_rgb(dark)[:, :, 0], DEEP >> 9)
+
+
+@pytest.mark.parametrize("encoding", ["32FC1", "64FC4", "16SC1", "32SC2", "8UC2"])
+def test_plain_numbers_are_no_colours(encoding: str) -> None:
+    msg = message(RGB, "rgb8")
+    msg.encoding = encoding
+    with pytest.raises(images.ImageError, match=f"'{encoding}' given.*16UC1.*in millimetres"):
+        images.to_rgb(msg)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "asked", "pixels"),
+    [("bayer_rggb8", "rgb8", RGB), ("bayer_grbg16", "rgb16", RGB.astype(np.uint16) << 2)],
+)
+def test_cv_bridge_is_asked_for_all_bits(
+    monkeypatch: pytest.MonkeyPatch, encoding: str, asked: str, pixels: np.ndarray
+) -> None:
+    """A stand-in for cv_bridge, which is on no package index."""
+
+    class Bridge:
+        def imgmsg_to_cv2(self, msg: Any, desired_encoding: str) -> np.ndarray:
+            assert (msg.encoding, desired_encoding) == (encoding, asked)
+            return pixels
+
+    monkeypatch.setitem(sys.modules, "cv_bridge", SimpleNamespace(CvBridge=Bridge))
+    msg = message(RGB, "rgb8")
+    msg.encoding = encoding
+    np.testing.assert_array_equal(images.to_rgb(msg), RGB)
 
 
 @pytest.mark.parametrize("encoding", ["rgb8", "rgba8"])
