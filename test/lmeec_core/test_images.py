@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 from typing import Any
 
@@ -12,11 +13,16 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from typer.testing import CliRunner
 
+from lmeec_core.cli import app
 from lmeec_core.errors import InputError
+from lmeec_core.evaluation import score_pair
+from lmeec_core.evaluation.evaluate import evaluate
+from lmeec_core.evaluation.truth import open_truth
 from lmeec_core.offline.notices import collected
-from lmeec_core.takes import Take, TakeError, TakeWriter
-from lmeec_core.takes.images import ImageReader, decode_image, encode_jpeg
+from lmeec_core.takes import Results, Take, TakeError, TakeWriter, encode_mask, resize_mask
+from lmeec_core.takes.images import ImageReader, decode_image
 from lmeec_core.takes.rle import check_aspect
 
 COARSE = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -192,4 +198,53 @@ def test_a_takes_mask_of_another_aspect_is_refused_with_its_place(take: Take) ->
     assert take.mask("cup", "cam01", 30, image=(120, 160)) is not None
     with pytest.raises(TakeError, match=r"'cup', camera 'cam01', frame 30: mask of 80 x 60 given "):
         take.mask("cup", "cam01", 30, image=(160, 120))
-    assert encode_jpeg(RGB)[:2] == b"\xff\xd8"
+
+
+def test_track_says_what_was_made_of_images_and_leaves_out_what_does_not_fit(take: Take) -> None:
+    """With worker processes, of which nothing comes but the outcome, and again from kept units."""
+    for frame in (0, 30):
+        (take.path / "cam01" / f"{frame}.jpg").write_bytes(stored("JPEG", 6))
+    path = take.path / "annotation.json"
+    content = json.loads(path.read_text())
+    other = np.zeros((80, 80), bool)
+    other[20:40, 10:30] = True
+    content["masks"]["knife"] = {"aria01": {"0": encode_mask(other)}}
+    path.write_text(json.dumps(content))
+    out = take.path.parent / "found.json"
+    command = [
+        *("track", str(take.path), "--out", str(out), "--workers", "2"),
+        *("--preset", "mini", "--seed", "0", "--device", "cpu", "--engine", "eager"),
+    ]
+    runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
+    for _ in range(2):
+        result = runner.invoke(app, command)
+        assert result.exit_code == 1, result.output
+        noted = f"note: {take.path / 'cam01'}: EXIF orientation 6 in the image is ignored"
+        assert result.output.count(noted) == 1, result.output
+        assert "left out: " in result.output
+        assert "'knife', camera 'aria01', frame 0: mask of 80 x 80 given for 80 x 60" in (
+            result.output
+        )
+    found = Results.read(out, "ego-exo")
+    assert {(p.object_name, p.frame) for p in found.predictions()} >= {("cup", 0), ("cup", 30)}
+    whole = evaluate(found, open_truth(take.path, "ego-exo"))
+    assert not [p for p in whole.problems if p.kind == "prediction broken"]
+
+
+@pytest.mark.parametrize(
+    ("size", "score"), [((60, 80), 1.0), ((120, 160), 1.0), ((90, 90), 0.0), ((60, 60), 0.0)]
+)
+def test_predictions_of_another_aspect_are_not_scored_as_if_they_fitted(
+    take: Take, size: tuple[int, int], score: float
+) -> None:
+    true = take.mask("cup", "cam01", 0)
+    assert true is not None
+    results = Results("ego-exo")
+    for frame in (0, 30):
+        results.add(take.name, "cup", "aria01", "cam01", frame, resize_mask(true, size), 1.0)
+    problems: list[str] = []
+    official = score_pair(results, take, "cup", "aria01", "cam01", on_broken=problems.append)
+    assert official.iou == pytest.approx(score, abs=0.02) and len(problems) == 2 * (score == 0)
+    assert all(f"mask of {size[1]} x {size[0]} given for 480 x 360" in p for p in problems)
+    squashed = score_pair(results, take, "cup", "aria01", "cam01", "lm_eec")
+    assert squashed.iou == pytest.approx(1, abs=0.1), "its protocol squashes all"
