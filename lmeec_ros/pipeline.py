@@ -226,7 +226,9 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         memory=config.memory(),
         max_objects=config["max_objects"],
     )
-    processor = SetProcessor(tracker, config, messages.LabelTable(config.objects))
+    processor = SetProcessor(
+        tracker, config, messages.LabelTable(config.objects, config["ignore_labels"])
+    )
     processor.warm_up()
     return processor
 

@@ -51,16 +51,17 @@ def compute(job: Job, report: Report) -> bytes:
     """
     unit, settings = job.unit, job.settings
     problems: list[str] = []
+    notes: list[str] = []
     with _threads(settings.threads):
         frames: Iterator[FrameRecord]
         if unit.kind == "bag":
             from lmeec_ros.bag_units import track_bag
 
-            frames = track_bag(unit, settings, model_of(settings), problems)
+            frames = track_bag(unit, settings, model_of(settings), problems, notes)
         else:
             frames = track_take(unit, settings, problems)
         head = {"unit": unit.identity(), "settings": settings.identity()}
-        return dump(head, _counted(frames, report), problems)
+        return dump(head, _counted(frames, report), problems, notes)
 
 
 def model_of(settings: Settings) -> LMEEC:

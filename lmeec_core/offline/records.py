@@ -1,7 +1,8 @@
 """What a unit of work yields: frame by frame, as lines of JSON with a beginning and an end.
 
 First line: the unit and the settings it was computed with. Then one line a frame. Last line: the
-number of frames and the problems met. A file without its last line is not whole and never used.
+number of frames, the problems met, and notes. A file without its last line is not whole and never
+used.
 """
 
 from __future__ import annotations
@@ -79,6 +80,7 @@ class UnitData(NamedTuple):
     head: dict[str, Any]
     frames: list[FrameRecord]
     problems: list[str]
+    notes: list[str]
 
 
 @dataclass
@@ -101,12 +103,19 @@ class Small:
         return self._empty[size]
 
 
-def dump(head: Mapping[str, Any], frames: Iterable[FrameRecord], problems: list[str]) -> bytes:
-    """The bytes of a unit's file; ``problems`` is read after the last frame."""
+def dump(
+    head: Mapping[str, Any], frames: Iterable[FrameRecord], problems: list[str], notes: list[str]
+) -> bytes:
+    """The bytes of a unit's file; ``problems`` and ``notes`` are read after the last frame."""
     lines = [_line(head)]
     lines += [_line(asdict(frame)) for frame in frames]
-    lines.append(_line({"end": len(lines) - 1, "problems": problems}))
+    lines.append(_line({"end": len(lines) - 1, "problems": problems, "notes": notes}))
     return b"".join(lines)
+
+
+def frame_count(data: bytes) -> int:
+    """The number of frames with a target image in a unit's file."""
+    return data.count(b'"image":true')  # in a text the quotes would be escaped
 
 
 def parse(data: bytes) -> UnitData:
@@ -122,7 +131,8 @@ def parse(data: bytes) -> UnitData:
     if not isinstance(end, dict) or end.get("end") != len(lines) - 3:
         raise ValueError("cut off")
     try:
-        return UnitData(head, list(_frames(lines[1:-2])), list(end["problems"]))
+        frames, notes = list(_frames(lines[1:-2])), list(end["notes"])
+        return UnitData(head, frames, list(end["problems"]), notes)
     except (KeyError, TypeError) as error:
         raise ValueError(f"of another version ({error!r})") from error
 

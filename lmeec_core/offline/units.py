@@ -164,7 +164,9 @@ class Plan(NamedTuple):
     recording: Recording | None
     units: list[Unit]
     problems: tuple[str, ...] = ()
-    """What cannot be read: the recording, or single cameras of it."""
+    """What cannot be read: the recording, or single cameras or files of it."""
+    notes: tuple[str, ...] = ()
+    """What was unusual about it, though all of it can be read."""
 
 
 def plan_take(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmeec_core.errors import InputError
 from lmeec_core.offline.cli import Direction
 from lmeec_core.takes.results import DIRECTIONS
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 SLOWEST = 4.0
 """Pictures per second at least: subsampled takes have one a second."""
 LOOKED_AT = 20
+SAID = 5
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def run(options: ViewOptions, console: Console) -> int:
     """Write the video and the Rerun recording; return the exit code.
 
     Raises:
-        TakeError, BagError, ValueError: the source or the predictions cannot be shown.
+        TakeError, BagError, InputError: the source or the predictions cannot be shown.
     """
     from rich.progress import track
 
@@ -148,14 +150,16 @@ def run(options: ViewOptions, console: Console) -> int:
     from lmeec_core.viewing.video import Painter, pictures
 
     problems: list[str] = []
-    moments, count, name, said = _open(options, problems)
+    notes: list[str] = []
+    moments, count, name, said = _open(options, problems, notes)
     colours = overlay.Colours()
     out = options.out or Path(f"{name}.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
     moments = track(moments, "moments", total=count, console=console, transient=True)
     first, moments = _ahead(moments, LOOKED_AT)
     if not first:
-        raise ValueError(f"{options.source}: nothing to show (no frames, or no sets)")
+        why = "; ".join(dict.fromkeys(problems)) or "no frames, or no sets"
+        raise InputError(f"{options.source}: nothing to show: {why}")
     for name in first[0].query.masks:
         colours[name]  # gives it the next colour
     painter = Painter(colours, options.height, f"{name}, {said}")
@@ -168,12 +172,18 @@ def run(options: ViewOptions, console: Console) -> int:
     console.print(str(written), highlight=False)
     if options.rerun is not None:
         console.print(f"{options.rerun} (open it with: rerun {options.rerun})", highlight=False)
-    for text in problems[:5]:
-        console.print(f"left out: {text}", style="yellow", markup=False, soft_wrap=True)
+    for what, texts in (("note", notes), ("left out", problems)):
+        texts = list(dict.fromkeys(texts))
+        for text in texts[:SAID]:
+            console.print(f"{what}: {text}", style="yellow", markup=False, soft_wrap=True)
+        if len(texts) > SAID:
+            console.print(f"... and {len(texts) - SAID} more", style="yellow")
     return 1 if problems else 0
 
 
-def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], int, str, str]:
+def _open(
+    options: ViewOptions, problems: list[str], notes: list[str]
+) -> tuple[Iterable[Moment], int, str, str]:
     """The moments, their number (at most), the recording's name, and what is shown of it."""
     from lmeec_core.offline.command import is_bag
 
@@ -181,7 +191,7 @@ def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], 
     if not is_bag(options.source):
         return _open_take(options, said, problems)
     if options.take or options.split or options.videos:
-        raise ValueError(f"{options.source} is a bag: --take, --split and --videos belong to takes")
+        raise InputError(f"{options.source} is a bag: --take, --split and --videos belong to takes")
     from lmeec_ros import bag_units, bag_view
 
     # The network is not loaded, so weights do not matter here.
@@ -189,8 +199,12 @@ def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], 
     plan = bag_units.plan_bag(options.source, config, options.direction)
     assert plan.recording is not None
     direction, take = plan.units[0].direction, plan.recording.name
-    predictions = _predictions(options, direction, take)
-    moments = bag_view.bag_moments(options.source, config, predictions, problems.append)
+    problems += plan.problems
+    notes += plan.notes
+    predictions = _predictions(options, direction, take, problems)
+    moments = bag_view.bag_moments(
+        options.source, config, predictions, problems.append, notes.append
+    )
     return moments, plan.units[0].frames, options.source.resolve().name, said
 
 
@@ -201,7 +215,10 @@ def _open_take(
     from lmeec_core.viewing.moments import choose_query, take_moments
 
     if options.params is not None:
-        raise ValueError("--params belongs to bags; a take has its cameras in its folders")
+        raise InputError(
+            f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
+            "such a file); --params belongs to bags, a take has its cameras in its folders"
+        )
     wanted = () if options.take is None else (options.take,)
     takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)
     if len(takes.names) > 1:
@@ -217,24 +234,30 @@ def _open_take(
     if unknown:
         raise TakeError(take.path, f"no object {unknown[0]!r}; it has {list(take.objects)}")
     objects = [name for name in take.objects if not options.objects or name in options.objects]
-    predictions = _predictions(options, direction, take.name)
+    predictions = _predictions(options, direction, take.name, problems)
     moments = take_moments(take, query, targets, objects, predictions, problems.append)
     # A name of a relations file may be anything.
     name = take.name.replace("/", "_").replace("\0", "_")
     return moments, len(take.frames(query)), name, f"{said}; white outline: truth"
 
 
-def _predictions(options: ViewOptions, direction: str, take: str) -> Predictions:
+def _predictions(
+    options: ViewOptions, direction: str, take: str, problems: list[str]
+) -> Predictions:
     from lmeec_core.takes import Results
     from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
 
     path = options.predictions
     if path is None:
         return NoPredictions()
-    if path.is_dir() or path.suffix in (".mcap", ".db3"):
+    from lmeec_core.offline.command import is_bag
+
+    if path.is_dir() or is_bag(path):
         from lmeec_ros.bag_view import MaskBagPredictions
 
-        return MaskBagPredictions(path)
+        found = MaskBagPredictions(path)
+        problems += found.lost
+        return found
     return ResultPredictions(Results.read(path, direction), take, path)
 
 
