@@ -130,13 +130,13 @@ def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, st
 
 
 def track_bag(
-    unit: Unit, settings: Settings, model: lm.LMEEC, problems: list[str], notes: list[str]
+    unit: Unit, settings: Settings, model: lm.LMEEC, problems: list[str], notices: list[str]
 ) -> Iterator[FrameRecord]:
     """Go through a bag as the node does, for one target camera.
 
     The sets are those of all target cameras together, as in the node. A set that cannot be used
     is left out and listed in `problems`, and so is the reason if few or no sets came about;
-    `notes` takes how many messages are in none. A set without an image of the target gives no
+    `notices` takes how many messages are in none. A set without an image of the target gives no
     record; the tracker takes it in all the same, since the other targets' steps renew the query's
     memory in the node.
     """
@@ -178,8 +178,8 @@ def track_bag(
         yield _record(frame, found[target], table, recorder)
     problems += sets.lost
     problems += filter(None, [sets.problem(target)])
-    notes += filter(None, [sets.account(target)])
-    notes += (f"{path}: {text}" for text in table.ignored_text())
+    notices += filter(None, [sets.account(target)])
+    notices += (f"{path}: {text}" for text in table.ignored_text())
 
 
 def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recorder) -> FrameRecord:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cv2
@@ -40,17 +40,22 @@ class LabelTable:
     Args:
         named: label (1 to 65535) to id, both unique.
         ignored: labels that are no object, unless `named` names them.
+        told: called with a text when an ignored label occurs for the first time.
 
     Attributes:
         met: ignored labels that have occurred so far.
     """
 
     def __init__(
-        self, named: Mapping[int, str] | None = None, ignored: Iterable[int] = IGNORED
+        self,
+        named: Mapping[int, str] | None = None,
+        ignored: Iterable[int] = IGNORED,
+        told: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.named = dict(named or {})
         self.ignored = frozenset(ignored) - self.named.keys()
         self.met: set[int] = set()
+        self._told = told
         self._ids = dict(self.named)
         self._labels = {name: label for label, name in self.named.items()}
 
@@ -69,7 +74,9 @@ class LabelTable:
             None for a label that is ignored.
         """
         if self.ignores(label, wide):
-            self.met.add(label)
+            if label not in self.met:
+                self.met.add(label)
+                self._told(self.ignored_text()[0])
             return None
         if label not in self._ids:
             name = f"object_{label}"

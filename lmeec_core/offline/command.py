@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.offline.monitor import TrackMonitor, cores
 from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.records import frame_count
-from lmeec_core.offline.store import UnitStore
+from lmeec_core.offline.store import UnitStore, engines_before
 from lmeec_core.offline.units import (
     Job,
     NumFrames,
@@ -172,6 +173,7 @@ def run(options: TrackOptions, console: Console) -> int:
     with console.status(f"looking at {_escape(str(options.source))}"):
         work = prepare(options)
     _introduce(work, options, console)
+    work = settled(work, folder, options)
     with UnitStore(folder, work.settings) as store:
         failed = compute_all(work, store, options, console)
         if failed:
@@ -194,6 +196,23 @@ def run(options: TrackOptions, console: Console) -> int:
     _say(console, notes, "note")
     _say(console, problems, "left out")
     return 1 if problems else 0
+
+
+def settled(work: Work, folder: Path, options: TrackOptions) -> Work:
+    """The same with the engines that ``auto`` chooses, once for all processes and later runs.
+
+    Args:
+        work: units and settings.
+        folder: the work folder: what an earlier run has chosen there is kept.
+        options: say how many processes there are.
+    """
+    from lmeec_core.offline import compute
+
+    settings = compute.with_engines(work.settings, engines_before(folder, work.settings))
+    several = worker_count(options.workers, len(work.units), settings) > 1
+    if several or options.cluster is not None:
+        compute.forget_model()  # the processes that need it load their own
+    return dataclasses.replace(work, settings=settings)
 
 
 def compute_all(

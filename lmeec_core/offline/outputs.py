@@ -27,7 +27,7 @@ def write_predictions(
         store: where they are kept.
 
     Returns:
-        What was left out, and what is worth a note; each text once.
+        What was left out, and what was unusual; each text once.
 
     Raises:
         ValueError: a unit is not there; names its file.
@@ -39,13 +39,13 @@ def write_predictions(
             for name in recording.objects:
                 results[direction].add_object(recording.name, name)
     problems: dict[str, None] = {}
-    notes: dict[str, None] = {}
+    notices: dict[str, None] = {}
     seen: dict[tuple[str, str], set[int]] = {}
     for unit in units:
         data = store.load(unit)
         seen.setdefault((unit.take, unit.direction), set()).update(f.frame for f in data.frames)
         problems.update(dict.fromkeys(data.problems))
-        notes.update(dict.fromkeys(data.notes))
+        notices.update(dict.fromkeys(data.notices))
         for frame in data.frames:
             for entry in frame.objects:
                 if entry.asked:
@@ -59,4 +59,4 @@ def write_predictions(
                 frames = sorted(seen.get((recording.name, direction), ()))
             results[direction].set_frames(recording.name, frames)
     write_results(Path(path), *results.values())
-    return list(problems), list(notes)
+    return list(problems), list(notices)

@@ -1,7 +1,7 @@
 """What a unit of work yields: frame by frame, as lines of JSON with a beginning and an end.
 
 First line: the unit and the settings it was computed with. Then one line a frame. Last line: the
-number of frames, the problems met, and notes. A file without its last line is not whole and never
+number of frames, the problems met, and notices. A file without its last line is not whole and never
 used.
 """
 
@@ -80,7 +80,8 @@ class UnitData(NamedTuple):
     head: dict[str, Any]
     frames: list[FrameRecord]
     problems: list[str]
-    notes: list[str]
+    notices: list[str]
+    """What was unusual about the recording; nothing was left out."""
 
 
 @dataclass
@@ -104,12 +105,12 @@ class Small:
 
 
 def dump(
-    head: Mapping[str, Any], frames: Iterable[FrameRecord], problems: list[str], notes: list[str]
+    head: Mapping[str, Any], frames: Iterable[FrameRecord], problems: list[str], notices: list[str]
 ) -> bytes:
-    """The bytes of a unit's file; ``problems`` and ``notes`` are read after the last frame."""
+    """The bytes of a unit's file; ``problems`` and ``notices`` are read after the last frame."""
     lines = [_line(head)]
     lines += [_line(asdict(frame)) for frame in frames]
-    lines.append(_line({"end": len(lines) - 1, "problems": problems, "notes": notes}))
+    lines.append(_line({"end": len(lines) - 1, "problems": problems, "notices": notices}))
     return b"".join(lines)
 
 
@@ -131,8 +132,8 @@ def parse(data: bytes) -> UnitData:
     if not isinstance(end, dict) or end.get("end") != len(lines) - 3:
         raise ValueError("cut off")
     try:
-        frames, notes = list(_frames(lines[1:-2])), list(end["notes"])
-        return UnitData(head, frames, list(end["problems"]), notes)
+        frames, notices = list(_frames(lines[1:-2])), list(end["notices"])
+        return UnitData(head, frames, list(end["problems"]), notices)
     except (KeyError, TypeError) as error:
         raise ValueError(f"of another version ({error!r})") from error
 
