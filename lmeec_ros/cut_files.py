@@ -7,6 +7,8 @@ databases without their last pages. What lies before the cut is sound.
 from __future__ import annotations
 
 import heapq
+import os
+import shutil
 import sqlite3
 import struct
 from collections import Counter
@@ -237,10 +239,14 @@ def database_problem(path: Path) -> str:
     size = path.stat().st_size
     if len(head) < 100:
         return f"cut off at byte {size}"
-    page = int.from_bytes(head[16:18], "big")
-    expected = (65536 if page == 1 else page) * int.from_bytes(head[28:32], "big")
+    expected = _page_size(head) * int.from_bytes(head[28:32], "big")
     trusted = head[24:28] == head[92:96]  # else the number of pages is an old one
     return f"cut off at byte {size} of {expected}" if trusted and size < expected else ""
+
+
+def _page_size(head: bytes) -> int:
+    size = int.from_bytes(head[16:18], "big")
+    return 65536 if size == 1 else size
 
 
 def rescue_database(path: Path, copy: Path) -> int:
@@ -256,8 +262,16 @@ def rescue_database(path: Path, copy: Path) -> int:
     Raises:
         sqlite3.DatabaseError: not even its tables can be read.
     """
+    with path.open("rb") as file:
+        page = _page_size(file.read(100))
+    if page and path.stat().st_size % page:
+        # SQLite would read zeros in place of what is missing of the last page.
+        path = Path(shutil.copyfile(path, copy.with_name(f"whole_pages_of_{copy.name}")))
+        os.truncate(path, path.stat().st_size // page * page)
     source = sqlite3.connect(f"file:{quote(str(path.resolve()))}?immutable=1", uri=True)
     with closing(source), closing(sqlite3.connect(copy)) as target:
+        # Else SQLite refuses a file with less pages than its head says.
+        source.execute("PRAGMA writable_schema = ON")
         for name, sql in source.execute("SELECT name, sql FROM sqlite_master").fetchall():
             if name in _TABLES and sql:
                 target.execute(sql)

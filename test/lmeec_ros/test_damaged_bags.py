@@ -197,7 +197,8 @@ os._exit(9)
 def test_the_journal_of_a_database_is_read_and_left_alone(
     tmp_path: Path, half: int, name: str
 ) -> None:
-    file = write(tmp_path / name, items(2000), StoragePlugin.SQLITE3)
+    file = write(tmp_path / "bag", items(2000), StoragePlugin.SQLITE3)
+    file = (tmp_path / "bag").rename(tmp_path / name) / file.name
     process = subprocess.run([sys.executable, "-c", KILLED, file, str(half)], check=False)
     assert process.returncode == 9
     assert file.with_name(f"{file.name}-wal").stat().st_size
@@ -212,7 +213,10 @@ def test_the_journal_of_a_database_is_read_and_left_alone(
 @pytest.mark.parametrize("storage", list(StoragePlugin))
 @pytest.mark.parametrize("name", ["a#b", "a?mode=rw", "100%", "%23", " a b ", "ключ'\""])
 def test_any_character_may_be_in_a_path(tmp_path: Path, name: str, storage: StoragePlugin) -> None:
-    file = write(tmp_path / name / "bag", items(100), storage)
+    file = write(tmp_path / "bag", items(100), storage)
+    file = (tmp_path / "bag").rename(tmp_path / name) / file.name
+    file = file.rename(file.with_name(f"{name}{file.suffix}"))
+    change(file.parent, relative_file_paths=[file.name], files=[])
     assert read(file.parent) == (items(100), []) and read(file) == (items(100), [])
 
 
