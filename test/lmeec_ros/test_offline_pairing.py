@@ -148,7 +148,9 @@ def test_the_remedy_is_one(
 
 def test_a_slow_target_is_no_fault(tmp_path: Path) -> None:
     """A camera of a lower rate than the query camera leaves out query images by its nature."""
-    bag = write(tmp_path / "bag", lambda name, time: time if name != EXO or time == PERIOD else None)
+    bag = write(
+        tmp_path / "bag", lambda name, time: time if name != EXO or time == PERIOD else None
+    )
     sets = RecordedSets(bag, parameters.load({}))
     assert len(list(sets)) == 1 and sets.problem("exo") == ""
     assert "3 of 4 ego" in sets.account("exo")
