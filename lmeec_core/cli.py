@@ -146,7 +146,9 @@ def bag(
 
 @app.command()
 def play(
-    bag_path: Annotated[Path, typer.Argument(metavar="BAG", help="Folder, .mcap or .db3 file.")],
+    bag_path: Annotated[
+        Path, typer.Argument(metavar="BAG", help="Folder, .mcap, .db3 or .bag file.")
+    ],
     topics: Annotated[
         list[str] | None, typer.Option("--topic", help="Only this topic, may be repeated.")
     ] = None,

@@ -30,7 +30,8 @@ from lmeec_ros.bag_layout import (
     without_copies,
 )
 
-_JOURNALS = ("-wal", "-journal")
+JOURNALS = ("-wal", "-journal")
+"""What the names of a database's journals add to its own."""
 
 
 class Storage(Protocol):
@@ -255,7 +256,7 @@ class BagFiles:
 
         from lmeec_ros.cut_files import database_problem, rescue_database
 
-        if any(_journal(plain, suffix) for suffix in _JOURNALS):
+        if any(_journal(plain, suffix) for suffix in JOURNALS):
             plain = self._with_journal(file, plain)
         problem = database_problem(plain)
         # The library puts the path into a URI as it is: "#", "?" and "%" mean something there.
@@ -284,7 +285,7 @@ class BagFiles:
         copy = self._place(f"journal_{len(self.parts)}.db3")
         try:
             shutil.copyfile(plain, copy)
-            for suffix in _JOURNALS:
+            for suffix in JOURNALS:
                 if journal := _journal(plain, suffix):
                     shutil.copyfile(journal, f"{copy}{suffix}")
                     self.notes.append(f"{journal}: what it holds of {plain.name} is read too")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_di
 from lmeec_core.takes import is_ego
 from lmeec_core.takes.results import DIRECTIONS
 from lmeec_ros import filters, parameters, take_bags
+from lmeec_ros.bag_files import JOURNALS
 from lmeec_ros.bag_sets import check_topics, inputs_of, recorded_sets
 from lmeec_ros.bags import BagError, BagReader
 from lmeec_ros.messages import LabelTable, masks_from_array
@@ -213,9 +213,8 @@ def _direction(query: str, targets: Sequence[str]) -> str:
 
 def _digest(path: Path) -> str:
     """Digest of the files' names, sizes and ends (where the storage formats have their index)."""
-    # Beside a database its journal may lie.
-    folder, pattern = (path, "*") if path.is_dir() else (path.parent, f"{glob.escape(path.name)}*")
-    files = sorted(file for file in folder.glob(pattern) if file.is_file())
+    beside = [path.with_name(path.name + suffix) for suffix in ("", *JOURNALS)]
+    files = sorted(file for file in (path.iterdir() if path.is_dir() else beside) if file.is_file())
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:

@@ -106,6 +106,7 @@ def view_command(
     """Show a recording with its masks: the query view, beside it each target view.
 
     Outlined in white is the truth, where the take has it. The video is H.264 and plays in browsers.
+    Exit code 1 if a part of the recording is not shown; it is named.
 
     **Examples**
 
