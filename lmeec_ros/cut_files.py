@@ -92,7 +92,10 @@ class CutMcap:
         if end:
             parts.append(end)
         if parts:
-            self.problem = f"{' and '.join(parts)}; {total} messages can be read"
+            self.problem = (
+                f"{' and '.join(parts)}; {total} messages can be read (mcap recover writes them "
+                "into a sound file)"
+            )
 
     def close(self) -> None:
         """Close the file."""
