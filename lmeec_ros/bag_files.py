@@ -181,7 +181,9 @@ class BagFiles:
         for other in (name, f"{name}{PACKED}", name.removesuffix(PACKED)):
             if other in present:
                 return present[other]
-        self.lost.append(f"{self.path / name}: named in {METADATA}, but not there")
+        if (file := self.path / name).is_file():
+            return file
+        self.lost.append(f"{file}: named in {METADATA}, but not there")
         return None
 
     # ---- one file
@@ -244,10 +246,10 @@ class BagFiles:
                 storage.close()
                 raise _unreadable(file, error, "; no message comes before the damage") from error
             if not (storage.problem or problem):
-                self.notes.append(
-                    f"{file}: cut off after its last message: its index is missing, all messages "
-                    "are there"
-                )
+                why = str(error).removesuffix(".")
+                if not storage.closed:
+                    why = "cut off after its last message"
+                self.notes.append(f"{file}: {why}; read without its index, all messages are there")
             return Part(file, storage), storage.problem or problem
         return Part(file, whole, mended), problem
 

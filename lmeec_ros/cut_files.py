@@ -58,6 +58,7 @@ class CutMcap:
     Attributes:
         connections, metadata: as other storages have them.
         problem: what is wrong, without the file's name; empty if no message is missing.
+        closed: whether the file ends as one that was closed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,6 +66,7 @@ class CutMcap:
         self.connections: list[Connection] = []
         self.metadata = ReaderMetadata(0, 2**63 - 1, 0, 0, None, None, None, None)
         self.problem = ""
+        self.closed = False
         self._file: BinaryIO | None = None
         self._schemas: dict[int, Schema] = {}
         self._blocks: list[_Block] = []
@@ -80,9 +82,15 @@ class CutMcap:
         if self._file.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
             self.close()
             raise ReaderError("File magic is invalid.")
-        size = self.path.stat().st_size
+        size = self._file.seek(0, os.SEEK_END)
+        self._file.seek(max(0, size - len(MCAP_MAGIC)))
+        self.closed = self._file.read() == MCAP_MAGIC
         stamps: list[int] = []
-        end, damaged = self._scan(size, stamps)
+        try:
+            end, damaged = self._scan(size, stamps)
+        except BaseException:
+            self.close()
+            raise
         total = len(stamps)
         self.connections = [c._replace(msgcount=self._counts[c.id]) for c in self.connections]
         if stamps:

@@ -125,6 +125,17 @@ def test_whole_chunks_of_a_compressed_file_are_read(
     assert len(found) == COUNT or "cut.mcap: cut off" in lost[0]
 
 
+def test_only_the_index_is_cut_off(whole: Callable[..., Path], tmp_path: Path) -> None:
+    data = whole(StoragePlugin.MCAP).read_bytes()
+    (tmp_path / "x.mcap").write_bytes(data[:-400])
+    (tmp_path / "profile.mcap").write_bytes(data.replace(b"ros2", b"none", 1))
+    for name, text in (("x", "cut off after its last message"), ("profile", "Profile is not")):
+        with BagReader(tmp_path / f"{name}.mcap") as bag:
+            assert list(bag.messages()) == items() and bag.lost == []
+            assert len(bag.notes) == 1 and text in bag.notes[0]
+            assert "all messages are there" in bag.notes[0]
+
+
 def test_a_damaged_chunk_is_passed_over(whole: Callable[..., Path], tmp_path: Path) -> None:
     """The index is sound, so the damage shows only when the chunk is read."""
     file = shutil.copy(whole(StoragePlugin.MCAP, CompressionMode.STORAGE), tmp_path / "x.mcap")
