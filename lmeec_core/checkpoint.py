@@ -17,6 +17,7 @@ from torch import Tensor
 from lmeec_core.config import PRESETS, EngineName, ModelConfig, Precision, preset
 from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC, build_model
+from lmeec_core.model.stages import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -204,7 +205,7 @@ def load_model(
     precision: Precision = "fp32",
     seed: int | None = None,
     require_mv_moe: bool = True,
-    engine: EngineName = "eager",
+    engine: EngineName | Mapping[Stage, EngineName] = "eager",
 ) -> LMEEC:
     """Build a network and load its weights: the way to get one that works.
 
@@ -217,7 +218,8 @@ def load_model(
         seed: if given and there is no checkpoint and none is bundled: random weights from this
             seed. Their masks mean nothing; this is for trying out the plumbing.
         require_mv_moe: see :func:`load_weights`.
-        engine: who computes the stages, one of :data:`lmeec_core.engine.ENGINES`.
+        engine: who computes the stages, one of :data:`lmeec_core.engine.ENGINES`, or one for each
+            stage.
 
     Raises:
         CheckpointError: the checkpoint is absent, unreadable or does not fit.

@@ -130,7 +130,9 @@ def bag(
         console = Console()
         console.print(f"{out}: {len(made.frames)} frames, query camera {made.query}")
         for name, topic in made.image_topics.items():
-            console.print(f"  {topic}  (camera {made.cameras[name]})", highlight=False)
+            count = made.counts[topic]
+            some = "" if count == len(made.frames) else f": {count} of {len(made.frames)} frames"
+            console.print(f"  {topic}  (camera {made.cameras[name]}{some})", highlight=False)
         console.print(f"  {made.mask_topic}  (query masks, {made.mask_type})", highlight=False)
         objects = ", ".join(f"{label}:{name}" for label, name in made.objects.items())
         console.print(f"  objects {objects}", highlight=False, markup=False)
@@ -148,7 +150,9 @@ def bag(
 
 @app.command()
 def play(
-    bag_path: Annotated[Path, typer.Argument(metavar="BAG", help="Folder, .mcap or .db3 file.")],
+    bag_path: Annotated[
+        Path, typer.Argument(metavar="BAG", help="Folder, .mcap, .db3 or .bag file.")
+    ],
     topics: Annotated[
         list[str] | None, typer.Option("--topic", help="Only this topic, may be repeated.")
     ] = None,
@@ -173,6 +177,7 @@ def play(
     """Publish a bag over ROS 2.
 
     All publishers are reliable. Topics whose message types are not installed are skipped and named.
+    Of a bag that is cut off or damaged what can be read is played; the exit code is then 1.
 
     **Examples**
 
@@ -180,11 +185,11 @@ def play(
     - `lmeec play robot_bag --topic /head/image_raw --remap /head/image_raw:=/ego/image_raw --loop`
     """
 
-    def work() -> None:
+    def work() -> int:
         from lmeec_ros import bag_commands
 
         pairs = dict(_remap(entry) for entry in remap or ())
-        bag_commands.play(
+        return bag_commands.play(
             bag_path,
             topics=topics,
             remap=pairs,

@@ -19,7 +19,7 @@ def show(path: Path, console: Console) -> int:
     """Print what takes of any kind, or a rosbag2 recording, hold.
 
     Returns:
-        The exit code: 1 if a take or a part of one turned out to be broken.
+        The exit code: 1 if a take, a part of one or a part of a bag turned out to be broken.
 
     Raises:
         TakeError, BagError: if it is neither, or a single take is broken.
@@ -27,8 +27,7 @@ def show(path: Path, console: Console) -> int:
     from lmeec_ros.bags import is_bag  # rosbags only, no ROS
 
     if is_bag(path):
-        _show_bag(path, console)
-        return 0
+        return _show_bag(path, console)
     try:
         takes = open_takes(path)
     except TakeError as error:
@@ -126,7 +125,7 @@ def _masks(take: Take, name: str, camera: str, problems: list[str]) -> str:
     return str(len(frames))
 
 
-def _show_bag(path: Path, console: Console) -> None:
+def _show_bag(path: Path, console: Console) -> int:
     from lmeec_ros.bags import BagReader
     from lmeec_ros.take_bags import RecordingInfo
 
@@ -137,9 +136,15 @@ def _show_bag(path: Path, console: Console) -> None:
             table.add_row(topic.name, topic.type, str(topic.count))
         console.print(table)
         made = RecordingInfo.read(bag)
+        lost, notes = list(bag.lost), list(bag.notes)
     if made is not None:
         objects = ", ".join(f"{label}:{name}" for label, name in made.objects.items())
         console.print(
             f"made from take {escape(made.take)}; query camera {made.query}, target cameras "
             f"{', '.join(made.targets)}, objects {escape(objects)}"
         )
+    for text in notes:
+        console.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    for text in lost:
+        console.print(f"[bold red]lost:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    return int(bool(lost))

@@ -13,6 +13,7 @@ import rclpy
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmeec_ros.bags import BagReader
@@ -53,10 +54,12 @@ def play(
     clock: bool,
     wait: float,
     console: Console,
-) -> None:
-    """Publish a bag; see `lmeec play --help`."""
+) -> int:
+    """Publish a bag; see `lmeec play --help`. Returns the exit code: 1 if a part of it is lost."""
     with BagReader(path) as bag, ros_node("lmeec_play") as (node, stop):
         player = Player(node, bag, topics=topics or None, remap=remap, clock=clock)
+        for text in bag.notes:
+            console.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True, highlight=False)
         for topic, reason in player.skipped.items():
             console.print(f"[yellow]skipped[/] {topic}: {reason}", soft_wrap=True)
         if wait and not player.wait(wait, stop) and not stop.is_set():
@@ -75,6 +78,9 @@ def play(
             console.print("[yellow]some subscribers did not acknowledge all messages[/]")
         text = "stopped" if stop.is_set() else "done"
         console.print(f"{text}: {published} messages in {passes} pass{'es' * (passes != 1)}")
+        for lost in dict.fromkeys(bag.lost):
+            console.print(f"[yellow]left out:[/] {escape(lost)}", soft_wrap=True, highlight=False)
+        return 1 if bag.lost else 0
 
 
 def record(

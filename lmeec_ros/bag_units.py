@@ -8,53 +8,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from builtin_interfaces.msg import Time
-from lmeec.msg import CorrespondenceMaskArray
-from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CompressedImage, Image
-
 import lmeec_core as lm
+from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import Recorder
 from lmeec_core.offline.records import FrameRecord, Stamp
 from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_digest
 from lmeec_core.takes import is_ego
 from lmeec_core.takes.results import DIRECTIONS
 from lmeec_ros import filters, parameters, take_bags
+from lmeec_ros.bag_files import JOURNALS
+from lmeec_ros.bag_sets import check_topics, inputs_of, recorded_sets
 from lmeec_ros.bags import BagError, BagReader
 from lmeec_ros.messages import LabelTable, masks_from_array
 from lmeec_ros.parameters import NodeConfig
-from lmeec_ros.pipeline import InputError, SetProcessor, TargetOutput
+from lmeec_ros.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.take_bags import RecordingInfo
 
-QUERY_MASKS = "query masks"
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
-
-
-@dataclass(frozen=True)
-class Input:
-    """One of the streams that are paired: its name, topic and message class."""
-
-    name: str
-    topic: str
-    kind: Any
-
-    @property
-    def type(self) -> str:
-        """The message type as ROS writes it."""
-        return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
-
-
-@dataclass(frozen=True)
-class _Header:
-    stamp: Time
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """A recorded message that is not decoded before a set needs it."""
-
-    header: _Header
-    data: bytes
 
 
 def read_config(
@@ -130,6 +100,7 @@ def plan_bag(path: Path, config: NodeConfig, direction: str | None = None) -> Pl
         inputs = inputs_of(config)
         check_topics(bag, inputs)
         count = bag.topics[inputs[0].topic].count
+        lost, notes = tuple(bag.lost), tuple(bag.notes)
     cameras = camera_names(config, info)
     query = cameras[config.query_camera]
     targets = [cameras[name] for name in config.target_cameras]
@@ -145,40 +116,7 @@ def plan_bag(path: Path, config: NodeConfig, direction: str | None = None) -> Pl
         for target in config.target_cameras
     ]  # fmt: skip
     frames = list(info.frames) if info else []
-    return Plan(Recording(name, objects, {direction: frames}), units)
-
-
-def inputs_of(config: NodeConfig) -> list[Input]:
-    """The streams of a set, in the node's order: query camera, query masks, target cameras."""
-
-    def camera(name: str) -> Input:
-        given = config.cameras[name]
-        return Input(name, given.topic, Image if given.transport == "raw" else CompressedImage)
-
-    masks = config.query_masks
-    kind: Any = Image if masks.transport == "raw" else CompressedImage
-    if masks.type == "mask_array":
-        kind = CorrespondenceMaskArray
-    query_masks = Input(QUERY_MASKS, masks.topic, kind)
-    return [camera(config.query_camera), query_masks, *map(camera, config.target_cameras)]
-
-
-def check_topics(bag: BagReader, inputs: Sequence[Input]) -> None:
-    """Raise BagError if a topic is not in the bag, or has another type than the parameters say."""
-    known = bag.topics
-    for one in inputs:
-        topic = known.get(one.topic)
-        if topic is None:
-            fitting = sorted(name for name, other in known.items() if other.type == one.type)
-            raise BagError(
-                f"{bag.path}: no topic {one.topic!r} ({one.name}); with {one.type} it has "
-                f"{', '.join(fitting) or 'none'}"
-            )
-        if topic.type != one.type:
-            raise BagError(
-                f"{bag.path}: {one.topic} ({one.name}) is {topic.type}, but the parameters say "
-                f"{one.type}: set its transport or type"
-            )
+    return Plan(Recording(name, objects, {direction: frames}), units, lost, notes)
 
 
 def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, str]:
@@ -191,70 +129,16 @@ def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, st
     return names
 
 
-def recorded_sets(path: Path, config: NodeConfig) -> Iterator[tuple[bool, list[Any]]]:
-    """The sets of a bag as the node pairs them, decoded: (time jumped back before it, messages).
-
-    Messages are in the order of :func:`inputs_of`; one that cannot be decoded is an InputError
-    in its place, and a target without an image in a partial set has None.
-
-    Raises:
-        BagError: the bag cannot be read, lacks a topic or has it with another type.
-    """
-    inputs = inputs_of(config)
-    sources = [filters.SimpleFilter() for _ in inputs]
-    out: list[tuple[Recorded | None, ...]] = []
-    jumps: list[int] = []
-    synchronizer = filters.synchronizer_for(
-        config, sources, [one.name for one in inputs], lambda *_: jumps.append(len(out))
-    )
-    synchronizer.registerCallback(lambda *messages: out.append(messages))
-
-    def drain() -> Iterator[tuple[bool, list[Any]]]:
-        for index, messages in enumerate(out):
-            jumped = bool(jumps) and jumps[0] <= index
-            if jumped:
-                jumps.clear()
-            yield jumped, [_decode(m, i) for m, i in zip(messages, inputs, strict=True)]
-        out.clear()
-        jumps[:] = [0] * bool(jumps)
-
-    with BagReader(path) as bag:
-        check_topics(bag, inputs)
-        by_topic: dict[str, list[Any]] = {}
-        for one, source in zip(inputs, sources, strict=True):
-            by_topic.setdefault(one.topic, []).append(source)
-        for topic, _, data in bag.messages(list(by_topic)):
-            stamp = raw_stamp(data)
-            if stamp is None:
-                continue  # too short for a header: no message
-            for source in by_topic[topic]:
-                source.signalMessage(Recorded(_Header(stamp), data))
-            yield from drain()
-        synchronizer.flush()
-        yield from drain()
-
-
-def raw_stamp(data: bytes) -> Time | None:
-    """The header's stamp of a serialised message that begins with a header; None if cut off.
-
-    In CDR, four bytes (the second tells the order of bytes) come before seconds and nanoseconds.
-    """
-    if len(data) < 12:
-        return None
-    order: Any = "little" if data[1] & 1 else "big"
-    sec = int.from_bytes(data[4:8], order, signed=True)
-    nanosec = int.from_bytes(data[8:12], order)
-    return Time(sec=sec, nanosec=nanosec)
-
-
 def track_bag(
-    unit: Unit, settings: Settings, model: lm.LMEEC, problems: list[str]
+    unit: Unit, settings: Settings, model: lm.LMEEC, problems: list[str], notices: list[str]
 ) -> Iterator[FrameRecord]:
     """Go through a bag as the node does, for one target camera.
 
     The sets are those of all target cameras together, as in the node. A set that cannot be used
-    is left out and listed. One without an image of the target gives no record; the tracker takes
-    it in all the same, since the other targets' steps renew the query's memory in the node.
+    is left out and listed in `problems`, and so is the reason if few or no sets came about;
+    `notices` takes how many messages are in none. A set without an image of the target gives no
+    record; the tracker takes it in all the same, since the other targets' steps renew the query's
+    memory in the node.
     """
     assert settings.node is not None and unit.names is not None
     config = parameters.load(settings.node)
@@ -264,7 +148,7 @@ def track_bag(
     tracker = lm.CorrespondenceTracker(
         model, config.query_camera, (target,), config.memory(), max_objects=config["max_objects"]
     )
-    table = LabelTable(config.objects)
+    table = LabelTable(config.objects, config["ignore_labels"])
     several = len(config.target_cameras) > 1
     processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)
     index = 2 + config.target_cameras.index(target)
@@ -273,7 +157,8 @@ def track_bag(
     def refused(error: InputError) -> None:
         problems.append(f"{path}: {error}")
 
-    for jumped, messages in recorded_sets(path, config):
+    sets = recorded_sets(path, config)
+    for jumped, messages in sets:
         query, masks, goal = messages[0], messages[1], messages[index]
         broken = isinstance(query, InputError) or isinstance(masks, InputError)
         stamp = None if broken else filters.stamp_of(query)
@@ -291,6 +176,10 @@ def track_bag(
             continue
         frame = take_bags.frame_of(stamp) if made else stamp
         yield _record(frame, found[target], table, recorder)
+    problems += sets.lost
+    problems += filter(None, [sets.problem(target)])
+    notices += filter(None, [sets.account(target)])
+    notices += (f"{path}: {text}" for text in table.ignored_text())
 
 
 def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recorder) -> FrameRecord:
@@ -316,19 +205,6 @@ class _Query:
     header: Any
 
 
-def _decode(message: Recorded | None, one: Input) -> Any:
-    if message is None:
-        return None
-    try:
-        return deserialize_message(message.data, one.kind)
-    except Exception as error:  # rclpy raises errors of several kinds
-        stamp = message.header.stamp
-        return InputError(
-            f"{one.name} ({one.topic}) at {stamp.sec}.{stamp.nanosec:09d}: {len(message.data)} "
-            f"bytes are no {one.type}: {error}"
-        )
-
-
 def _direction(query: str, targets: Sequence[str]) -> str:
     """From exo to ego if only a target has a name like that of an ego camera."""
     ego = [is_ego(name) or name.lower().startswith("ego") for name in (query, *targets)]
@@ -337,7 +213,8 @@ def _direction(query: str, targets: Sequence[str]) -> str:
 
 def _digest(path: Path) -> str:
     """Digest of the files' names, sizes and ends (where the storage formats have their index)."""
-    files = sorted(path.iterdir()) if path.is_dir() else [path]
+    beside = [path.with_name(path.name + suffix) for suffix in ("", *JOURNALS)]
+    files = sorted(file for file in (path.iterdir() if path.is_dir() else beside) if file.is_file())
     digest = hashlib.sha256()
     for file in files:
         with file.open("rb") as content:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from lmeec_core.errors import InputError
 from lmeec_core.preprocessing import check_mask
 from lmeec_core.takes import decode_mask, encode_mask
 from lmeec_core.viewing.moments import (
@@ -18,11 +19,12 @@ from lmeec_core.viewing.moments import (
     target_view,
 )
 from lmeec_ros import filters, images, take_bags
-from lmeec_ros.bag_units import camera_names, recorded_sets
+from lmeec_ros.bag_sets import recorded_sets
+from lmeec_ros.bag_units import camera_names
 from lmeec_ros.bags import MASKS_TYPE, BagError, BagReader
 from lmeec_ros.messages import LabelTable, masks_from_array
 from lmeec_ros.parameters import NodeConfig
-from lmeec_ros.pipeline import InputError, image_readers, read_image, read_query_masks
+from lmeec_ros.pipeline import image_readers, read_image, read_query_masks
 from lmeec_ros.take_bags import RecordingInfo
 
 
@@ -31,6 +33,9 @@ class MaskBagPredictions:
 
     Args:
         path: the bag.
+
+    Attributes:
+        lost: what could not be read of it.
 
     Raises:
         BagError: it cannot be read, or holds no masks.
@@ -44,6 +49,7 @@ class MaskBagPredictions:
                 raise BagError(f"{path}: no masks ({MASKS_TYPE}); it has {sorted(bag.topics)}")
             for topic, _, data in bag.messages(topics):
                 self._keep(bag.decode(topic, data))
+            self.lost = list(bag.lost)
 
     def _keep(self, message: Any) -> None:
         masks = masks_from_array(message, LabelTable())
@@ -64,7 +70,11 @@ class MaskBagPredictions:
 
 
 def bag_moments(
-    path: Path, config: NodeConfig, predictions: Predictions, problem: Callable[[str], None]
+    path: Path,
+    config: NodeConfig,
+    predictions: Predictions,
+    problem: Callable[[str], None],
+    note: Callable[[str], None],
 ) -> Iterator[Moment]:
     """The moments of a bag: its sets, as the node pairs them.
 
@@ -72,7 +82,8 @@ def bag_moments(
         path: the bag.
         config: topics and cameras.
         predictions: what is shown on the target cameras.
-        problem: told of sets that cannot be shown.
+        problem: told of sets that cannot be shown, and why there are so few.
+        note: told of what else is in no set.
 
     Raises:
         BagError: the bag cannot be read.
@@ -81,13 +92,15 @@ def bag_moments(
         info = RecordingInfo.read(bag)
     names = {key: Camera(name, key) for key, name in camera_names(config, info).items()}
     query, targets = names[config.query_camera], [names[key] for key in config.target_cameras]
-    table, readers = LabelTable(config.objects), image_readers(config)
+    table = LabelTable(config.objects, config["ignore_labels"])
+    readers = image_readers(config)
 
     def read(camera: str, message: Any) -> images.Array:
         return read_image(config, camera, message, readers[camera])
 
     first: int | None = None
-    for _, messages in recorded_sets(path, config):
+    sets = recorded_sets(path, config)
+    for _, messages in sets:
         try:
             broken = [one for one in messages if isinstance(one, InputError)]
             if broken:
@@ -116,3 +129,11 @@ def bag_moments(
                 found = fitting(found, picture, where, problem)
             views.append(target_view(camera.name, picture, list(masks), found))
         yield Moment(frame, (stamp - first) / 1e9, View(query.name, image, masks), views)
+    for text in sets.lost:
+        problem(text)
+    for name in config.target_cameras:
+        for text, tell in ((sets.problem(name), problem), (sets.account(name), note)):
+            if text:
+                tell(text)
+    for text in table.ignored_text():
+        note(f"{path}: {text}")

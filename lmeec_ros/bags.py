@@ -7,34 +7,28 @@ those of ``ros2 bag`` (MCAP storage; reading also sqlite3, with or without compr
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lmeec_core.errors import InputError
+from lmeec_ros.bag_files import BagFiles
+from lmeec_ros.bag_layout import METADATA, BagError, is_bag
+from lmeec_ros.bag_types import MASKS_TYPE, ensure_type, find_definition, split_type, typestore
+
+__all__ = [
+    "INFO_KEY", "MASKS_TYPE", "BagError", "BagReader", "BagWriter", "Topic", "ensure_type",
+    "find_definition", "is_bag", "split_type", "typestore",
+]  # fmt: skip
 
 if TYPE_CHECKING:
     from rosbags.interfaces import Connection
-    from rosbags.typesys.store import Typestore
 
-MASKS_TYPE = "lmeec/msg/CorrespondenceMaskArray"
-PACKED = ".zstd"
-PACKED_MAGIC = b"\x28\xb5\x2f\xfd"
-"""How zstd data begin."""
 INFO_KEY = "lmeec"
 """Key of this project's entry (JSON) in a bag's custom data."""
-_TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*/msg/[A-Za-z][A-Za-z0-9_]*")
-
-
-class BagError(InputError):
-    """A bag is missing, broken, or not what was expected; the text begins with its path."""
 
 
 @dataclass(frozen=True)
@@ -51,88 +45,6 @@ class Topic:
     type: str
     count: int
     latched: bool
-
-
-def split_type(type_name: str) -> tuple[str, str]:
-    """Package and name of a message type, "package/msg/Name".
-
-    Type names come from recordings and lead to files and modules, so nothing else is let through.
-
-    Raises:
-        BagError: if it is no such name.
-    """
-    if not _TYPE_NAME.fullmatch(type_name):
-        raise BagError(f"message type {type_name[:80]!r} given, package/msg/Name expected")
-    package, _, name = type_name.split("/")
-    return package, name
-
-
-def find_definition(type_name: str) -> str:
-    """Text of a message definition (.msg) from the ROS packages at hand or this source tree.
-
-    Args:
-        type_name: "package/msg/Name".
-
-    Raises:
-        BagError: if there is none.
-    """
-    package, name = split_type(type_name)
-    here = Path(__file__).resolve()
-    prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
-    folders = [prefix / "share" / package / "msg" for prefix in prefixes]
-    if package == "lmeec":
-        folders.insert(0, here.parents[1] / "msg")
-        folders += [parent / "share" / "lmeec" / "msg" for parent in here.parents]
-    for folder in folders:
-        file = folder / f"{name}.msg"
-        if file.is_file():
-            return file.read_text(encoding="utf-8")
-    raise BagError(
-        f"{type_name}: its .msg definition was not found; source the workspace that built it "
-        f"(AMENT_PREFIX_PATH is {os.environ.get('AMENT_PREFIX_PATH', '')!r})"
-    )
-
-
-@cache
-def typestore() -> Typestore:
-    """The message types of ROS 2 Jazzy and of this package; `ensure_type` adds more."""
-    from rosbags.typesys import Stores, get_typestore
-
-    store = get_typestore(Stores.ROS2_JAZZY)
-    _register(store, MASKS_TYPE)
-    return store
-
-
-def ensure_type(type_name: str) -> None:
-    """Make a message type known, from its .msg file and those of the types in it.
-
-    Raises:
-        BagError: if a definition is not found.
-    """
-    if type_name not in typestore().fielddefs:
-        _register(typestore(), type_name)
-
-
-def _register(store: Typestore, type_name: str) -> None:
-    from rosbags.typesys import get_types_from_msg
-
-    found = get_types_from_msg(find_definition(type_name), type_name)
-    for name, (_, fields) in found.items():
-        for _, (_, detail) in fields:
-            for inner in _named_types(detail):
-                if inner not in store.fielddefs and inner not in found:
-                    _register(store, inner)
-        store.register({name: found[name]})
-
-
-def _named_types(detail: Any) -> Iterator[str]:
-    """Message types named in a field's description, which nests tuples for sequences."""
-    if isinstance(detail, str):
-        if "/msg/" in detail:
-            yield detail
-    elif isinstance(detail, tuple):
-        for part in detail:
-            yield from _named_types(part)
 
 
 class BagWriter:
@@ -153,7 +65,8 @@ class BagWriter:
         from rosbags.rosbag2 import StoragePlugin, Writer
 
         self.path = Path(path)
-        if self.path.exists() and not (overwrite and is_bag(self.path)):
+        replaceable = (self.path / METADATA).is_file() or is_bag(self.path) and self.path.is_file()
+        if self.path.exists() and not (overwrite and replaceable):
             # Nothing but a bag is ever replaced: a mistyped path must not cost a folder.
             hint = "it is not a bag" if overwrite else "remove it or ask to overwrite it"
             raise BagError(f"{self.path}: exists already; {hint}")
@@ -246,90 +159,103 @@ class BagWriter:
 
 
 class BagReader:
-    """Read a rosbag2 recording: a folder with metadata.yaml, or one of its .mcap or .db3 files.
+    """Read a recording: a rosbag2 folder, one of its .mcap or .db3 files, or a ROS 1 bag.
 
-    A file alone is read too if the bag is compressed: whole (.mcap.zstd, .db3.zstd; unpacked into
-    a temporary folder meanwhile) or message by message.
+    Files may be compressed, whole (.mcap.zstd, .db3.zstd; unpacked into a temporary folder
+    meanwhile) or message by message. What is not whole is read as far as it goes: `lost` says
+    what is missing of it.
 
     Use it in a with statement. Messages are read as they are asked for, in the order of their
     stamps within each file.
 
+    Attributes:
+        path: the recording.
+        lost: what could not be read, each text with the file's name; grows while messages are
+            read if there is damage that shows only then.
+        notes: what was unusual, though nothing is missing (a journal, no metadata.yaml).
+
     Raises:
-        BagError: if it is missing or broken.
+        BagError: if it is missing, or nothing of it can be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        from rosbags.rosbag2 import Reader
-
-        from lmeec_ros import unpacking
-
         self.path = Path(path)
         if not self.path.exists():
             raise BagError(f"{self.path}: there is no such bag")
-        unpacking.install()
-        self._unpacked: TemporaryDirectory[str] | None = None
         try:
-            self._reader = Reader(self._unpack() if self.path.suffix == PACKED else self.path)
-            self._reader.open()
-        except Exception as error:  # the library's readers raise errors of many kinds
-            self._remove_unpacked()
-            raise BagError(
-                f"{self.path}: is no readable rosbag2 recording: "
-                f"{str(error).removesuffix('.')}{self._hint()}"
-            ) from error
+            self._files = BagFiles(self.path)
+        except OSError as error:
+            raise BagError(f"{self.path}: cannot be read: {error}") from error
+        self.lost, self.notes = self._files.lost, self._files.notes
         self._registered: set[str] = set()
+
+    @property
+    def connections(self) -> list[Connection]:
+        """The topics of each file as the rosbags library describes them."""
+        return [one for part in self._files.parts for one in part.storage.connections]
 
     @property
     def topics(self) -> dict[str, Topic]:
         """The bag's topics by name."""
         found: dict[str, Topic] = {}
-        for connection in self._reader.connections:
-            count = (found[connection.topic].count if connection.topic in found else 0) + int(
-                connection.msgcount
-            )
+        for connection in self.connections:
+            name = connection.topic
+            before = found.get(name)
+            count = int(connection.msgcount) + (before.count if before else 0)
             profiles = getattr(connection.ext, "offered_qos_profiles", [])
             latched = bool(profiles) and all(
                 profile.durability.name == "TRANSIENT_LOCAL" for profile in profiles
             )
-            found[connection.topic] = Topic(connection.topic, connection.msgtype, count, latched)
+            found[name] = Topic(name, before.type if before else connection.msgtype, count, latched)
+        for name, kind in self._files.metadata.topics:
+            found.setdefault(name, Topic(name, kind, 0, False))
         return found
 
     @property
     def duration_ns(self) -> int:
         """Time from the first to the last message, nanoseconds."""
-        return max(0, int(self._reader.duration) - 1)  # the library counts one nanosecond more
+        spans = [part.storage.metadata for part in self._files.parts]
+        spans = [one for one in spans if one.message_count]
+        first = min((int(one.start_time) for one in spans), default=0)
+        last = max((int(one.end_time) for one in spans), default=0)
+        return max(0, last - first - 1)  # the library's end is one nanosecond later
 
     @property
     def info(self) -> Mapping[str, str]:
         """The custom data of the bag's metadata."""
-        metadata = self._reader.storage.metadata
-        return dict(metadata.custom or {})
+        return dict(self._files.metadata.custom)
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
         """Go through (topic, stamp in ns, serialised message), all topics or those named.
 
         Raises:
-            BagError: if a topic is not in the bag, or the file breaks off.
+            BagError: if a topic is not in the bag, or a file is damaged so that the rest of it
+                cannot be told.
         """
-        from lmeec_ros.unpacking import unpack_zstd
+        from lmeec_ros.unpacking import PACKED_MAGIC, unpack_zstd
 
         known = self.topics
         missing = [topic for topic in topics or () if topic not in known]
         if missing:
             raise BagError(f"{self.path}: no topic {missing[0]!r}; it has {sorted(known)}")
-        chosen = [c for c in self._reader.connections if topics is None or c.topic in topics]
-        if not chosen:
-            return
-        try:
-            for connection, stamp, data in self._reader.messages(chosen):
-                # The metadata says whether messages are compressed; a file alone does not have it.
-                # No serialised message begins like that: its first byte is 0.
-                packed = data[:4] == PACKED_MAGIC
-                yield connection.topic, stamp, unpack_zstd(data) if packed else bytes(data)
-        except GeneratorExit:
-            raise
-        except Exception as error:
-            raise BagError(f"{self.path}: broken off or damaged: {error}") from error
+        for connection in self.connections:
+            form = getattr(connection.ext, "serialization_format", "cdr")
+            if form != "cdr" and (topics is None or connection.topic in topics):
+                raise BagError(
+                    f"{self.path}: messages of {connection.topic} are serialised as {form!r}, "
+                    "'cdr' expected"
+                )
+        for part in self._files.parts:
+            try:
+                for connection, stamp, data in part.messages(topics, self.lost.append):
+                    # The metadata says whether messages are compressed; a file alone does not
+                    # have it. No serialised message begins like that: its first byte is 0.
+                    packed = data[:4] == PACKED_MAGIC
+                    yield connection.topic, stamp, unpack_zstd(data) if packed else bytes(data)
+            except GeneratorExit:
+                raise
+            except Exception as error:
+                raise BagError(f"{part.path}: broken off or damaged: {error}") from error
 
     def decode(self, topic: str, data: bytes) -> Any:
         """A serialised message as an object with the message's fields.
@@ -358,7 +284,7 @@ class BagReader:
             return
         from rosbags.typesys import get_types_from_msg
 
-        for connection in self._reader.connections:
+        for connection in self.connections:
             text = connection.msgdef.data
             if connection.msgtype == type_name and text and not text.startswith("=" * 80 + "\nIDL"):
                 found = get_types_from_msg(text, type_name)
@@ -369,46 +295,13 @@ class BagReader:
 
     def close(self) -> None:
         """Close the files."""
-        self._reader.close()
-        self._remove_unpacked()
-
-    def _unpack(self) -> Path:
-        """The storage file of a compressed one, in a temporary folder."""
-        from lmeec_ros import unpacking
-
-        self._unpacked = TemporaryDirectory(prefix="lmeec_bag_")
-        file = Path(self._unpacked.name) / self.path.stem
-        with (
-            self.path.open("rb") as raw,
-            unpacking.open_zstd(raw, "rb") as packed,
-            file.open("wb") as plain,
-        ):
-            shutil.copyfileobj(packed, plain)
-        return file
-
-    def _remove_unpacked(self) -> None:
-        if self._unpacked is not None:
-            self._unpacked.cleanup()
-
-    def _hint(self) -> str:
-        """What to do about a folder without metadata.yaml, as a killed recorder leaves it."""
-        files = [file.name for file in sorted(self.path.glob("*")) if is_bag(file)]
-        if not files or (self.path / "metadata.yaml").exists():
-            return ""
-        return f"; name one of its files instead: {', '.join(files)}"
+        self._files.close()
 
     def __enter__(self) -> BagReader:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def is_bag(path: str | os.PathLike[str]) -> bool:
-    """Whether the path looks like a rosbag2 recording."""
-    path = Path(path)
-    name = path.name.removesuffix(PACKED)
-    return (path / "metadata.yaml").is_file() or name.endswith((".mcap", ".db3"))
 
 
 def _qos(latched: bool) -> Any:

@@ -172,9 +172,14 @@ class Points:
             self._subscriptions.append(subscription)
         qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
         self._all = node.create_lifecycle_publisher(ObjectPointArray, "~/points", qos)
-        for name, token in _tokens(config).items():
+        tokens = object_tokens(config.objects)
+        for name, token in tokens.items():
             topic = f"~/points/{token}"
             self._named[name] = node.create_lifecycle_publisher(PointStamped, topic, qos)
+        if given := [f"{n!r}: ~/points/{t}" for n, t in tokens.items() if t != object_token(n)]:
+            node.get_logger().info(
+                f"topic names take ASCII letters and digits only: {', '.join(given)}"
+            )
 
     def publish(
         self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
@@ -271,12 +276,27 @@ def object_token(name: str) -> str:
     return f"_{token}" if token[0].isdigit() else token
 
 
-def _tokens(config: NodeConfig) -> dict[str, str]:
-    tokens = {name: object_token(name) for name in config.objects.values()}
+def object_tokens(objects: Mapping[int, str]) -> dict[str, str]:
+    """Each object's id to its part of a topic name, no two the same.
+
+    Topic names take ASCII letters and digits only. An id with letters of other scripts is called
+    object_<label> there.
+
+    Args:
+        objects: label to id.
+
+    Raises:
+        ParameterError: if ids differ in other characters only.
+    """
+    tokens: dict[str, str] = {}
+    for label, name in objects.items():
+        plain = all(letter.isascii() for letter in name if letter.isalnum())
+        tokens[name] = object_token(name) if plain and any(map(str.isalnum, name)) else ""
+        tokens[name] = tokens[name] or f"object_{label}"
     if len(set(tokens.values())) < len(tokens):
         raise ParameterError(
-            f"objects: {', '.join(tokens)} given, which do not all differ in their letters and "
-            "digits; topics ~/points/<object> need that (or output.points: false)"
+            f"objects: {', '.join(map(repr, tokens))} given, which do not all differ in their "
+            "letters and digits; topics ~/points/<object> need that (or output.points: false)"
         )
     return tokens
 

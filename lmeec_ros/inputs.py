@@ -149,17 +149,13 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
             texts.append(f"{who} offers {offer.topic_type}, {kind}")
         hint = ""
         if all(offer.topic_type != self.type_name for offer in offers):
-            hint = f"; {self.type_name} is expected: {self._remedy(offers[0].topic_type)}"
+            remedy = type_remedy(
+                self.type_name, offers[0].topic_type, self._parameter.removesuffix("qos")
+            )
+            hint = f"; {self.type_name} is expected: {remedy}"
         elif self.reliability == ReliabilityPolicy.RELIABLE and not all(map(_is_reliable, offers)):
             hint = f"; a reliable subscription does not hear it: set {self._parameter} to auto"
         return "; ".join(texts) + hint
-
-    def _remedy(self, offered: str) -> str:
-        """What to change where another type is published."""
-        transport = TRANSPORTS.get(offered)
-        if transport is None or self.type_name not in TRANSPORTS:
-            return "check the topic"
-        return f"set {self._parameter.removesuffix('qos')}transport to {transport}"
 
     def _like(self) -> str:
         """Topics of the right type, for whoever mistook the name."""
@@ -245,6 +241,19 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
             self._node.get_logger().info(text + "following it")
         else:
             self._node.get_logger().warning(text + f"set {self._parameter} to auto to hear it")
+
+
+def type_remedy(expected: str, offered: str, parameter: str) -> str:
+    """What to change where a topic has another type than the parameters say.
+
+    Args:
+        expected, offered: types, as sensor_msgs/msg/Image.
+        parameter: the input's parameters begin with this, as "cameras.ego."
+    """
+    transport = TRANSPORTS.get(offered)
+    if transport is None or expected not in TRANSPORTS:
+        return "check the topic"
+    return f"set {parameter}transport to {transport}"
 
 
 def _is_reliable(offer: Any) -> bool:

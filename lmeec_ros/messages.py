@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import cv2
@@ -23,6 +23,11 @@ Mask = npt.NDArray[np.bool_]
 MAX_LABEL = 65535
 MAX_ID = 256
 """Most characters of an object's id; ids are kept for good."""
+IGNORED = (255,)
+"""Labels that are no object, by default. 255 marks what is to be ignored (the rim of an object,
+what nobody has labelled) in the 8-bit label images of PASCAL VOC, Cityscapes and their likes."""
+EIGHT_BIT = 255
+"""This ignored label counts in 8-bit images only: in wider ones it is a number like others."""
 
 
 class MessageError(InputError):
@@ -34,15 +39,45 @@ class LabelTable:
 
     Args:
         named: label (1 to 65535) to id, both unique.
+        ignored: labels that are no object, unless `named` names them.
+        told: called with a text when an ignored label occurs for the first time.
+
+    Attributes:
+        met: ignored labels that have occurred so far.
     """
 
-    def __init__(self, named: Mapping[int, str] | None = None) -> None:
+    def __init__(
+        self,
+        named: Mapping[int, str] | None = None,
+        ignored: Iterable[int] = IGNORED,
+        told: Callable[[str], object] = lambda _: None,
+    ) -> None:
         self.named = dict(named or {})
+        self.ignored = frozenset(ignored) - self.named.keys()
+        self.met: set[int] = set()
+        self._told = told
         self._ids = dict(self.named)
         self._labels = {name: label for label, name in self.named.items()}
 
-    def id_of(self, label: int) -> str:
-        """Return the id of a label; one without a name becomes object_<label>."""
+    def ignores(self, label: int, wide: bool = False) -> bool:
+        """Whether a label is no object; arguments as in :meth:`id_of`."""
+        return label in self.ignored and not (wide and label == EIGHT_BIT)
+
+    def id_of(self, label: int, wide: bool = False) -> str | None:
+        """Return the id of a label; one without a name becomes object_<label>.
+
+        Args:
+            label: 1 to 65535.
+            wide: whether it is of an image of more than 8 bits, in which 255 is not ignored.
+
+        Returns:
+            None for a label that is ignored.
+        """
+        if self.ignores(label, wide):
+            if label not in self.met:
+                self.met.add(label)
+                self._told(self.ignored_text()[0])
+            return None
         if label not in self._ids:
             name = f"object_{label}"
             while name in self._labels:  # another label was given this id
@@ -67,6 +102,16 @@ class LabelTable:
                 raise MessageError(f"object {object_id!r}: all {MAX_LABEL} labels are taken")
             self._remember(label, object_id)
         return self._labels[object_id]
+
+    def ignored_text(self) -> list[str]:
+        """One line about the ignored labels that have occurred; none if there were none."""
+        if not self.met:
+            return []
+        labels = ", ".join(map(str, sorted(self.met)))
+        return [
+            f"label {labels} in label images marks what is to be ignored and is no object "
+            "(parameter ignore_labels; name it in objects if it is one)"
+        ]
 
     @property
     def labels(self) -> dict[str, int]:
@@ -101,7 +146,8 @@ def masks_from_labels(
         max_objects: refuse images with more labels (a camera image taken for labels has many).
 
     Returns:
-        object id to bool (H, W); None for every named object that is not in the image.
+        object id to bool (H, W); None for every named object that is not in the image. Labels that
+        the table ignores are left out.
 
     Raises:
         MessageError: if there are more labels than `max_objects`.
@@ -109,14 +155,18 @@ def masks_from_labels(
     labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)  # OpenCV knows no other
     values = int(np.iinfo(labels.dtype).max) + 1
     counts = cv2.calcHist([labels], [0], None, [values], [0, values]).ravel()  # 5x np.bincount
-    present = [int(label) for label in np.flatnonzero(counts) if label]
+    wide = labels.dtype.itemsize > 1
+    found = [int(label) for label in np.flatnonzero(counts) if label]
+    present = [label for label in found if not table.ignores(label, wide)]
     if len(present) > max_objects:
         raise MessageError(
             f"label image with {len(present)} labels given, at most {max_objects} expected "
             "(parameter max_objects; is it a label image at all?)"
         )
     masks: dict[str, Mask | None] = dict.fromkeys(table.named.values())
-    masks.update({table.id_of(label): labels == label for label in present})
+    for label in found:
+        if (name := table.id_of(label, wide)) is not None:
+            masks[name] = labels == label
     return masks
 
 

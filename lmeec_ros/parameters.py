@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +19,9 @@ from rclpy.parameter import Parameter
 import lmeec_core as lm
 from lmeec_core.config import ENGINES
 from lmeec_core.errors import InputError
+from lmeec_ros.object_rows import read_object_row
 
-Value = bool | int | float | str | list[str]
+Value = bool | int | float | str | list[str] | list[int]
 
 QOS = ("auto", "sensor_data", "reliable")
 TRANSPORTS = ("raw", "compressed")
@@ -76,12 +78,7 @@ class Spec:
         if expected is float and type(value) is int:
             value = float(value)  # `tolerance: 1` in a YAML file
         if expected is list:
-            # Not `list(value)` at once: it takes a text apart into its letters.
-            texts = [] if value is None else value
-            listed = isinstance(texts, Sequence) and not isinstance(texts, str)
-            if not listed or not all(isinstance(one, str) for one in texts):
-                raise ParameterError(f"{self.name}: {value!r} given, a list of texts expected")
-            value = list(texts)
+            value = self._list(value)
         elif type(value) is not expected:
             kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
             raise ParameterError(f"{self.name}: {value!r} given, {kind[expected]} expected")
@@ -90,13 +87,26 @@ class Spec:
             raise ParameterError(
                 f"{self.name}: {value!r} given, one of {', '.join(self.choices)} expected{hint}"
             )
-        if self.minimum is not None and self.maximum is not None:  # noqa: SIM102
-            if not self.minimum <= value <= self.maximum:
-                raise ParameterError(
-                    f"{self.name}: {value} given, {self.minimum} to {self.maximum} expected"
-                )
+        if self.minimum is not None and self.maximum is not None:
+            for number in value if expected is list else [value]:
+                if not self.minimum <= number <= self.maximum:
+                    raise ParameterError(
+                        f"{self.name}: {number} given, {self.minimum} to {self.maximum} expected"
+                    )
         result: Value = value
         return result
+
+    def _list(self, value: Any) -> list[Any]:
+        """The value as a list of texts, or of whole numbers, as the default is."""
+        assert isinstance(self.default, list)
+        kind = type(self.default[0])
+        # Not `list(value)` at once: it takes a text apart into its letters.
+        given = [] if value is None else value
+        listed = isinstance(given, (Sequence, array)) and not isinstance(given, str)
+        if not listed or any(not isinstance(v, kind) or isinstance(v, bool) for v in given):
+            what = "texts" if kind is str else "whole numbers"
+            raise ParameterError(f"{self.name}: {value!r} given, a list of {what} expected")
+        return list(given)
 
 
 # fmt: off
@@ -128,6 +138,9 @@ TABLE = (
          minimum=0.0, maximum=60.0, live=True),
     Spec("objects", [""], "Objects known by name, each \"label:id\", as \"1:cup\"; a label without "
          "a name becomes the id object_<label>"),
+    Spec("ignore_labels", [255], "Labels that mark what is to be ignored and become no object, "
+         "unless objects names them; 255 counts in 8-bit label images only. [0]: none",
+         minimum=0, maximum=65535),
     Spec("max_objects", 32, "Most objects followed at a time", minimum=1, maximum=1024),
     Spec("max_image_pixels", 64_000_000, "Larger images (width x height) are refused",
          minimum=1, maximum=1_000_000_000),
@@ -304,7 +317,7 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
         query_camera=query,
         target_cameras=targets,
         query_masks=_query_masks(query, checked),
-        objects=_objects(_texts(checked["objects"])),
+        objects=_objects(checked["objects"]),
         values=checked,
     )
 
@@ -360,15 +373,17 @@ def declare(node: Node) -> NodeConfig:
     overrides: dict[str, Parameter] = node._parameter_overrides
     config = load({name: parameter.value for name, parameter in overrides.items()})
     for name, spec in table_for(list(config.cameras)).items():
-        # An empty list has no type of its own, so it is declared as one empty text.
-        value = config[name] or [""] if isinstance(spec.default, list) else config[name]
+        # An empty list has no type of its own, so it is declared as one empty text, or a 0.
+        value = config[name]
+        if isinstance(spec.default, list):
+            value = value or [type(spec.default[0])()]
         node.declare_parameter(name, value, spec.descriptor(), ignore_override=True)
     return config
 
 
 def _texts(value: Value) -> list[str]:
     assert isinstance(value, list)
-    return [text.strip() for text in value if text.strip()]
+    return [text.strip() for text in map(str, value) if text.strip()]
 
 
 def _camera_names(values: Mapping[str, Any]) -> list[str]:
@@ -422,18 +437,20 @@ def _query_masks(query: str, values: Mapping[str, Any]) -> QueryMasksConfig:
     return QueryMasksConfig(topic, kind, transport, values["query_masks.qos"])
 
 
-def _objects(rows: Sequence[str]) -> dict[int, str]:
+def _objects(rows: Value) -> dict[int, str]:
+    assert isinstance(rows, list)
     objects: dict[int, str] = {}
-    for row in rows:
-        label, colon, name = (part.strip() for part in row.partition(":"))
-        if not (
-            colon and name and label.isdecimal() and len(label) <= 5 and 1 <= int(label) <= 65535
-        ):
+    for row in map(str, rows):
+        if not row.strip():
+            continue
+        found = read_object_row(row)
+        if found is None:
             raise ParameterError(
                 f'objects: {row!r} given, "label:id" with a label from 1 to 65535 expected, '
                 'as "1:cup"'
             )
-        if int(label) in objects or name in objects.values():
+        label, name = found
+        if label in objects or name in objects.values():
             raise ParameterError(f"objects: {row!r} given, but its label or its id occurs before")
-        objects[int(label)] = name
+        objects[label] = name
     return objects

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from lmeec_core.errors import InputError
 from lmeec_core.takes.images import ImageReader
 from lmeec_ros import images, messages
 from lmeec_ros.parameters import NodeConfig
+
+logger = logging.getLogger(__name__)
 
 WARM_UP_SIZE = (480, 640)
 
@@ -247,7 +250,8 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         memory=config.memory(),
         max_objects=config["max_objects"],
     )
-    processor = SetProcessor(tracker, config, messages.LabelTable(config.objects))
+    table = messages.LabelTable(config.objects, config["ignore_labels"], logger.warning)
+    processor = SetProcessor(tracker, config, table)
     processor.warm_up()
     return processor
 

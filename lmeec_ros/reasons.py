@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import ReliabilityPolicy
@@ -33,6 +33,39 @@ PATIENCE = 5.0
 """Seconds without an output that need a reason, where silence_warning is 0."""
 MANY_SETS = 20
 """Sets from which on the share of dropped ones says something."""
+
+
+NONE_TOGETHER = "messages come, but none belong together"
+
+
+class Source(Protocol):
+    """What is asked of an input: a subscription of the node, or a topic of a recording."""
+
+    @property
+    def name(self) -> str:
+        """Name of the camera, or QUERY_MASKS."""
+
+    @property
+    def topic(self) -> str:
+        """Topic, resolved."""
+
+    @property
+    def type_name(self) -> str:
+        """The type of its messages as ROS writes it."""
+
+    @property
+    def reliability(self) -> ReliabilityPolicy | None:
+        """Of the subscription; None if there is none."""
+
+    @property
+    def monitor(self) -> StreamMonitor:
+        """Follows its stamps."""
+
+    def publishers(self) -> list[Any]:
+        """Who publishes on the topic; each with `topic_type`."""
+
+    def describe_publishers(self) -> str:
+        """The same in words, and what to change if it does not fit."""
 
 
 @dataclass(frozen=True)
@@ -219,18 +252,21 @@ def _faster(now: Snapshot) -> str:
     return f"take {gpu}fewer objects or targets, or a smaller model.preset"
 
 
-def silent(one: InputStream, quiet: float) -> Reason:
+def silent(one: Source, quiet: float | None) -> Reason:
     """Why an input is silent.
 
     Args:
         one: the input.
-        quiet: seconds without a message.
+        quiet: seconds without a message; None: a recording has none of it.
     """
     offers = one.publishers()
-    text = f"{one.name}: silent, no message on {one.topic} for {quiet:.1f} s; "
+    time_text = "" if quiet is None else f" for {quiet:.1f} s"
+    text = f"{one.name}: silent, no message on {one.topic}{time_text}; "
     text += one.describe_publishers()
+    live = quiet is not None
     if not offers:
-        kind, remedy = "no_publisher", "start the publisher, or correct the topic's name"
+        kind = "no_publisher"
+        remedy = f"{'start the publisher' if live else 'record it'}, or correct the topic's name"
     elif all(offer.topic_type != one.type_name for offer in offers):
         kind, remedy = "wrong_type", "correct the topic, its type or its transport"
     elif one.reliability == ReliabilityPolicy.RELIABLE and not any(
@@ -238,10 +274,11 @@ def silent(one: InputStream, quiet: float) -> Reason:
     ):
         kind, remedy = "incompatible_qos", "let the node follow the publishers: qos auto"
     else:
-        kind, remedy = "silent", f"see whether it sends at all: ros2 topic hz {one.topic}"
+        look = f"see whether it sends at all: ros2 topic hz {one.topic}"
+        kind, remedy = "silent", look if live else "record it again while its publisher sends"
     if one.name == QUERY_MASKS:
         kind = "no_query_masks" if kind in ("no_publisher", "silent") else kind
-        text += "; without query masks nothing is published"
+        text += f"; without query masks nothing is {'published' if live else 'tracked'}"
     return Reason(kind, ERROR, text, remedy)
 
 
@@ -262,19 +299,51 @@ def out_of_step(name: str, stream: StreamStats, anchor: str, tolerance: float) -
     )
 
 
-def unpaired(inputs: Sequence[InputStream], stats: PairingStats, config: NodeConfig) -> Reason:
+def of_recording(
+    inputs: Sequence[Source], stats: PairingStats, config: NodeConfig, target: str
+) -> Reason | None:
+    """Why few or none of the sets that a recording could give have an image of a target.
+
+    Args:
+        inputs: the query camera's first, then the query masks', then the targets'.
+        stats: the counters of the pairing after the last message.
+        config: the node's parameters.
+        target: name of the target camera.
+
+    Returns:
+        None if at least half of the possible sets came about: as many as the input with the
+        fewest messages has.
+    """
+    needed = [one for one in inputs if one in inputs[:2] or one.name == target]
+    for one in sorted(needed, key=lambda one: one.name != QUERY_MASKS):
+        if not stats.streams[one.name].received:
+            return silent(one, None)
+    possible = min(stats.streams[one.name].received for one in needed)
+    paired = stats.streams[target].paired
+    if paired * 2 >= possible:
+        return None
+    text = f"only {paired} of {possible} possible sets" if paired else NONE_TOGETHER
+    return unpaired(needed, stats, config, text)
+
+
+def unpaired(
+    inputs: Sequence[Source],
+    stats: PairingStats,
+    config: NodeConfig,
+    text: str = NONE_TOGETHER,
+) -> Reason:
     """Why no messages belong together although all inputs have some.
 
     Args:
         inputs: the query camera's first, then the query masks'.
         stats: the counters of the pairing.
         config: the node's parameters.
+        text: how the reason begins.
     """
     tolerance: float = config["pairing.tolerance"]
-    text = "messages come, but none belong together"
     kind, remedy = "unpaired", "raise pairing.queue, or pairing.tolerance"
     misses = []
-    for name, stream in stats.streams.items():
+    for name, stream in ((one.name, stats.streams[one.name]) for one in inputs):
         if clause := out_of_step(name, stream, inputs[0].name, tolerance):
             misses.append(abs(stream.last_miss_ns or 0) / 1e9)
             text += clause

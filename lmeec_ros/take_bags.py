@@ -20,6 +20,7 @@ from pydantic import TypeAdapter, ValidationError
 from lmeec_core.geometry import centroid
 from lmeec_core.takes import Take, is_ego
 from lmeec_ros.bags import INFO_KEY, MASKS_TYPE, BagError, BagReader, BagWriter, typestore
+from lmeec_ros.object_rows import object_row
 
 FRAMES_PER_SECOND = 30
 EPOCH_NS = 1_000_000_000
@@ -60,6 +61,7 @@ class RecordingInfo:
         objects: label (1, 2, ...) to object name.
         frames: the frame numbers.
         overlaps: pixels claimed by several objects, which a label image cannot hold.
+        counts: topic to its number of messages.
     """
 
     take: str
@@ -73,6 +75,7 @@ class RecordingInfo:
     objects: dict[int, str]
     frames: list[int] = field(default_factory=list)
     overlaps: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
 
     def to_json(self) -> str:
         """As text, for a bag's metadata."""
@@ -153,6 +156,7 @@ def bag_from_take(
                 if frame in available[name]:
                     message = _image_message(take, info.cameras[name], name, frame, raw)
                     bag.write(topic, stamp, message)
+        info.counts = dict(bag.counts)
         bag.set_info(INFO_KEY, info.to_json())
     return info
 
@@ -172,7 +176,7 @@ def node_parameters(info: RecordingInfo) -> dict[str, Any]:
         # A take's frames may be seconds apart, and its cameras have gaps: no camera is dead.
         "pairing": {"partial_wait": 10.0},
         "max_objects": max(32, len(info.objects)),
-        "objects": [f"{label}:{name}" for label, name in info.objects.items()],
+        "objects": [object_row(label, name) for label, name in info.objects.items()],
     }
 
 
@@ -184,10 +188,11 @@ def label_image(masks: Masks, size: tuple[int, int]) -> tuple[NDArray[Any], int]
         size: (H, W).
 
     Returns:
-        The image, uint8 (uint16 if a label exceeds 255), 0 = background, and the number of pixels
-        that several objects claim; they go to the highest label.
+        The image, uint8 (uint16 if a label exceeds 254: 255 marks what is to be ignored in 8-bit
+        images), 0 = background, and the number of pixels that several objects claim; they go to
+        the highest label.
     """
-    dtype = np.uint8 if max(masks, default=0) <= 255 else np.uint16
+    dtype = np.uint8 if max(masks, default=0) < 255 else np.uint16
     labels = np.zeros(size, dtype=dtype)
     overlap = 0
     for label in sorted(masks):

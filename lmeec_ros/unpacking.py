@@ -6,6 +6,7 @@ places where it looks for its own (those of the pinned version; a test notices i
 
 from __future__ import annotations
 
+import bz2
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,13 +15,17 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import lz4.frame
+from rosbags.rosbag1 import reader as reader1
 from rosbags.rosbag2 import reader, storage_mcap
 
 zstd = storage_mcap.zstd  # Python's own, or its backport
 
+PACKED_MAGIC = b"\x28\xb5\x2f\xfd"
+"""How zstd data begin."""
 MOST_BYTES = 256 * 2**20
 """Size up to which a chunk, message or file is always unpacked; larger ones up to MOST_RATIO."""
 MOST_RATIO = 100
+_STEP = 2**16
 
 
 def most_bytes(packed: int) -> int:
@@ -56,6 +61,47 @@ def _unpack(make: Callable[[], Any], data: bytes) -> bytes:
     return b"".join(parts)
 
 
+def unpack_bz2(data: bytes, *_: object) -> bytes:
+    """Unpack bzip2 data; as `unpack_zstd`."""
+    return _unpack(bz2.BZ2Decompressor, data)
+
+
+def unpack_beginning(packing: str, data: bytes) -> bytes:
+    """What can be unpacked of data that may be cut off or damaged.
+
+    Args:
+        packing: "zstd", "lz4", or "" for none; nothing can be unpacked of another one.
+        data: the data, up to the cut.
+
+    Raises:
+        ValueError: if they become more than `most_bytes` allows.
+    """
+    if not packing:
+        return data
+    make = {"zstd": zstd.ZstdDecompressor, "lz4": lz4.frame.LZ4FrameDecompressor}.get(packing)
+    limit, size = most_bytes(len(data)), 0
+    parts: list[bytes] = []
+    while data and make is not None:
+        decompressor: Any = make()
+        for start in range(0, len(data), _STEP):
+            try:
+                part = decompressor.decompress(
+                    data[start : start + _STEP], max_length=limit - size + 1
+                )
+            except Exception:  # damaged: the libraries raise errors of several kinds
+                return b"".join(parts)
+            parts.append(part)
+            size += len(part)
+            if size > limit:
+                raise ValueError(f"compressed data become more than {limit} bytes")
+            if decompressor.eof:
+                data = (decompressor.unused_data or b"") + data[start + _STEP :]
+                break
+        else:
+            break
+    return b"".join(parts)
+
+
 @contextmanager
 def open_zstd(file: Any, mode: Literal["rb"]) -> Iterator[Any]:
     """Read a Zstandard file; `read` raises ValueError beyond what `most_bytes` allows."""
@@ -77,4 +123,5 @@ def open_zstd(file: Any, mode: Literal["rb"]) -> Iterator[Any]:
 def install() -> None:
     """Make the rosbags library use these functions."""
     storage_mcap.DECOMPRESSORS.update({"zstd": unpack_zstd, "lz4": unpack_lz4})
+    reader1.decompressors.update({"bz2": unpack_bz2, "lz4": unpack_lz4})
     reader.zstd = SimpleNamespace(decompress=unpack_zstd, open=open_zstd)  # type: ignore[assignment]

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from lmeec_core.engine.auto import choose
 from lmeec_core.engine.base import EngineName
 from lmeec_core.engine.registry import make_engine
 from lmeec_core.engine.runner import Runner
-from lmeec_core.model.stages import STAGES
+from lmeec_core.model.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
 
 
-def use_engine(model: LMEEC, name: EngineName = "auto") -> None:
+def use_engine(model: LMEEC, name: EngineName | Mapping[Stage, EngineName] = "auto") -> None:
     """Let a model compute its stages with an engine from now on.
 
     Args:
         model: with its final weights, device and precision; in evaluation mode.
-        name: see :data:`lmeec_core.engine.ENGINES`.
+        name: see :data:`lmeec_core.engine.ENGINES`; or the engine of each stage, as
+            :func:`chosen_engines` gives them: what ``auto`` has chosen elsewhere.
 
     Raises:
         EngineError: unknown, or it cannot be used here.
@@ -27,8 +29,17 @@ def use_engine(model: LMEEC, name: EngineName = "auto") -> None:
     if name == "auto":
         engines = choose(model)
     else:
-        engine = make_engine(model, name)
-        engine.prepare()
-        engines = {stage: engine for stage in STAGES}
+        chosen = dict.fromkeys(STAGES, name) if isinstance(name, str) else name
+        made = {one: make_engine(model, one) for one in dict.fromkeys(chosen.values())}
+        for engine in made.values():
+            engine.prepare()
+        engines = {stage: made[one] for stage, one in chosen.items()}
     fast = {stage: engine for stage, engine in engines.items() if engine.name != "eager"}
     model.runner = Runner(model, fast) if fast else None
+
+
+def chosen_engines(model: LMEEC) -> dict[Stage, EngineName]:
+    """The engine that computes each stage of a model."""
+    runner = model.runner
+    fast = runner.engines if isinstance(runner, Runner) else {}
+    return {stage: fast[stage].name if stage in fast else "eager" for stage in STAGES}

@@ -207,8 +207,9 @@ def track_command(
     - `lmeec track take_7 --scaling 1,2,4`: is it worth more processes?
     - `lmeec view take_7 take_7_predictions.json`: look at it
 
-    Exit code 1 if a recording or a frame could not be read (it is named and left out) or a unit
-    failed (then nothing is written).
+    Exit code 1 if a recording, a part of a bag or a frame could not be read (it is named and left
+    out), if nothing or less than half of what could be of a bag was paired (the reason and the
+    remedy are the node's), or if a unit failed (then nothing is written).
     """
     from rich.console import Console
 

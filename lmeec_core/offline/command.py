@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -9,9 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmeec_core.errors import InputError
 from lmeec_core.offline.monitor import TrackMonitor, cores
 from lmeec_core.offline.outputs import write_predictions
-from lmeec_core.offline.store import UnitStore
+from lmeec_core.offline.records import frame_count
+from lmeec_core.offline.store import UnitStore, engines_before
 from lmeec_core.offline.units import (
     Job,
     NumFrames,
@@ -87,12 +90,12 @@ def prepare(options: TrackOptions) -> Work:
     """
     if is_bag(options.source):
         if options.objects or options.takes or options.split or options.videos:
-            raise ValueError(
+            raise InputError(
                 f"{options.source} is a bag: --object, --take, --split and --videos belong to "
                 "takes; its objects are those of its query masks"
             )
         if options.num_frames != "stream":
-            raise ValueError(
+            raise InputError(
                 f"{options.source} is a bag: its number of sets is known only once they are "
                 "paired; it is tracked as by the node, --num-frames stream"
             )
@@ -102,7 +105,10 @@ def prepare(options: TrackOptions) -> Work:
         plan = bag_units.plan_bag(options.source, config, options.direction)
         return Work(bag_units.settings_of(config, options.threads), [plan])
     if options.params is not None:
-        raise ValueError("--params belongs to bags; a take has its cameras in its folders")
+        raise InputError(
+            f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
+            "such a file); --params belongs to bags, a take has its cameras in its folders"
+        )
     takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
     settings = take_settings(options.changes, options.threads, options.num_frames)
     directions = [options.direction] if options.direction else list(DIRECTIONS)
@@ -117,8 +123,8 @@ def prepare(options: TrackOptions) -> Work:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a source is a bag; takes need nothing of bags."""
-    if (path / "annotation.json").is_file():
+    """Whether a source is a bag, whole or not; takes need nothing of bags."""
+    if any((path / name).is_file() for name in ("annotation.json", "split.json")):
         return False
     from lmeec_ros import bags
 
@@ -131,7 +137,7 @@ def take_settings(
     """Settings for takes from the node's parameters that were given.
 
     Raises:
-        ValueError: no weights, or a value that is wrong.
+        InputError: no weights, or a value that is wrong.
     """
     from lmeec_core.checkpoint import resolve_device
     from lmeec_core.config import MemoryConfig, preset
@@ -160,13 +166,14 @@ def run(options: TrackOptions, console: Console) -> int:
     """Track, write the results, and return the exit code: 0 if nothing had to be left out.
 
     Raises:
-        ValueError, OSError: what the user can mend; finished units are kept.
+        InputError, OSError: what the user can mend; finished units are kept.
     """
     folder = options.out.with_name(options.out.name + WORK)
     _check_outputs(options, folder)
     with console.status(f"looking at {_escape(str(options.source))}"):
         work = prepare(options)
     _introduce(work, options, console)
+    work = settled(work, folder, options)
     with UnitStore(folder, work.settings) as store:
         failed = compute_all(work, store, options, console)
         if failed:
@@ -191,6 +198,23 @@ def run(options: TrackOptions, console: Console) -> int:
     return 1 if problems else 0
 
 
+def settled(work: Work, folder: Path, options: TrackOptions) -> Work:
+    """The same with the engines that ``auto`` chooses, once for all processes and later runs.
+
+    Args:
+        work: units and settings.
+        folder: the work folder: what an earlier run has chosen there is kept.
+        options: say how many processes there are.
+    """
+    from lmeec_core.offline import compute
+
+    settings = compute.with_engines(work.settings, engines_before(folder, work.settings))
+    several = worker_count(options.workers, len(work.units), settings) > 1
+    if several or options.cluster is not None:
+        compute.forget_model()  # the processes that need it load their own
+    return dataclasses.replace(work, settings=settings)
+
+
 def compute_all(
     work: Work, store: UnitStore, options: TrackOptions, console: Console
 ) -> Counter[str]:
@@ -206,19 +230,19 @@ def compute_all(
     failed: Counter[str] = Counter()
     if not missing:
         return failed
-    begin = time.monotonic()
+    begin, frames = time.monotonic(), 0
     with TrackMonitor(console, store, missing) as monitor:
         for outcome in outcomes(missing, work.settings, store, options, monitor):
             if outcome.data is not None:
                 store.put(outcome.unit, outcome.data)
+                frames += frame_count(outcome.data)
             else:
                 text = outcome.error or "no result"
                 failed[text] += 1
                 if text.startswith("CheckpointError"):
-                    raise ValueError(text.partition(": ")[2])  # every unit would say the same
+                    raise InputError(text.partition(": ")[2])  # every unit would say the same
             monitor.done(outcome.unit)
     seconds = time.monotonic() - begin
-    frames = sum(unit.frames for unit in missing)
     console.print(
         f"{len(missing) - sum(failed.values())} units, {frames} frames in {seconds:.1f} s "
         f"({frames / seconds:.1f} frames/s)",
@@ -259,9 +283,9 @@ def _check_outputs(options: TrackOptions, folder: Path) -> None:
     """Nothing that this command did not make is replaced."""
     out = options.out
     if out.is_dir():
-        raise ValueError(f"{out}: is a folder; a file for the predictions is expected")
+        raise InputError(f"{out}: is a folder; a file for the predictions is expected")
     if out.exists() and not folder.exists() and not options.overwrite:
-        raise ValueError(
+        raise InputError(
             f"{out}: is there, and not from a run that could be resumed (no {folder}); "
             "--overwrite replaces it, --out names another file"
         )
@@ -270,7 +294,7 @@ def _check_outputs(options: TrackOptions, folder: Path) -> None:
 
         bags = list(options.bag.iterdir()) if options.bag.is_dir() else []
         if not (is_mask_bag(options.bag) or (bags and all(map(is_mask_bag, bags)))):
-            raise ValueError(
+            raise InputError(
                 f"{options.bag}: is there, and not made by this command; --overwrite replaces it, "
                 "if it is a bag"
             )
@@ -286,10 +310,11 @@ def _introduce(work: Work, options: TrackOptions, console: Console) -> None:
     )
     if settings.weights.startswith("seed:"):
         console.print("[bold yellow]The weights are random (seeded): the masks mean nothing.[/]")
+    _say(console, [text for plan in work.plans for text in plan.notes], "note")
     _say(console, work.problems, "cannot be read")
     if not units:
         reason = "" if work.problems else " (no object has query masks)"
-        raise ValueError(f"{options.source}: nothing to track{reason}")
+        raise InputError(f"{options.source}: nothing to track{reason}")
 
 
 def _write_bags(work: Work, store: UnitStore, options: TrackOptions, console: Console) -> None:
@@ -302,7 +327,7 @@ def _write_bags(work: Work, store: UnitStore, options: TrackOptions, console: Co
             continue
         name = plan.recording.name
         if name in ("", ".", "..") or "/" in name or "\0" in name:  # of a relations file
-            raise ValueError(
+            raise InputError(
                 f"{options.source}: take {name!r} cannot be the name of a bag's folder"
             )
         path = options.bag if len(work.recordings) == 1 else options.bag / name

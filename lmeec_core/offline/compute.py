@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from lmeec_core.offline.units import Job, Settings, Unit
 from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
 
 if TYPE_CHECKING:
+    from lmeec_core.config import EngineName
     from lmeec_core.model import LMEEC
     from lmeec_core.tracker import Correspondence
 
@@ -57,7 +58,7 @@ def compute(job: Job, report: Report) -> bytes:
         if unit.kind == "bag":
             from lmeec_ros.bag_units import track_bag
 
-            frames = track_bag(unit, settings, model_of(settings), problems)
+            frames = track_bag(unit, settings, model_of(settings), problems, notices)
         else:
             frames = track_take(unit, settings, problems)
         head = {"unit": unit.identity(), "settings": settings.identity()}
@@ -68,17 +69,46 @@ def model_of(settings: Settings) -> LMEEC:
     """The network of the settings; kept until another one is asked for."""
     from lmeec_core.checkpoint import load_model
 
-    names = (
-        "preset", "checkpoint", "weights", "device", "precision", "engine", "seed",
-        "require_mv_moe",
-    )  # fmt: skip
-    arguments = {name: getattr(settings, name) for name in names}
-    key = json.dumps(arguments)
+    key = _key(settings)
     if key not in _MODELS:
         _MODELS.clear()
-        del arguments["weights"]
-        _MODELS[key] = load_model(arguments.pop("preset"), **arguments)
+        arguments = {name: getattr(settings, name) for name in _ARGUMENTS}
+        engine = settings.engines or settings.engine
+        _MODELS[key] = load_model(settings.preset, engine=engine, **arguments)  # type: ignore[arg-type]
     return _MODELS[key]
+
+
+_ARGUMENTS = ("checkpoint", "device", "precision", "seed", "require_mv_moe")
+
+
+def _key(settings: Settings) -> str:
+    names = ("preset", "weights", "engine", "engines", *_ARGUMENTS)
+    return json.dumps([getattr(settings, name) for name in names])
+
+
+def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) -> Settings:
+    """The settings with the choice of engine ``auto``, for all processes and for a later run.
+
+    Args:
+        settings: any; those of another engine are returned as they are.
+        before: what an earlier run has chosen with the same settings, which is kept.
+    """
+    from lmeec_core.engine import chosen_engines
+
+    if settings.engine != "auto":
+        return settings
+    if before is not None:
+        return settings.model_copy(update={"engines": dict(before)})
+    with _threads(settings.threads):
+        chosen = chosen_engines(model_of(settings))
+    made = settings.model_copy(update={"engines": chosen})
+    _MODELS[_key(made)] = _MODELS.pop(_key(settings))
+    return made
+
+
+def forget_model() -> None:
+    """Free the network that is kept for the next unit."""
+    _MODELS.clear()
 
 
 def open_take(unit: Unit) -> Take:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lmeec_core.offline.command import TrackOptions, Work, compute_all, prepare
+from lmeec_core.offline.command import WORK, TrackOptions, Work, compute_all, prepare, settled
 from lmeec_core.offline.monitor import cores
 from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.store import UnitStore
@@ -36,7 +36,7 @@ def run(options: TrackOptions, counts: Sequence[int], console: Console) -> int:
 
     if not counts or min(counts) < 1:
         raise ValueError("--scaling: numbers of workers expected, as 1,2,4")
-    work = prepare(options)
+    work = settled(prepare(options), options.out.with_name(options.out.name + WORK), options)
     frames = sum(unit.frames for unit in work.units)
     table = Table("workers", "seconds", "frames/s", "times the first", "bytes")
     table.title = f"{len(work.units)} units, {frames} frames, {cores()} cores"

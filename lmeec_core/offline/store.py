@@ -6,6 +6,7 @@ import fcntl
 import json
 import os
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,27 @@ class UnitStore:
 
     def _path(self, unit: Unit) -> Path:
         return self.folder / f"{unit.key}{SUFFIX}"
+
+
+def engines_before(folder: Path, settings: Settings) -> dict[Any, Any] | None:
+    """What engine ``auto`` had chosen for the units in a work folder.
+
+    Args:
+        folder: the work folder; need not be there.
+        settings: those of now, in which nothing is chosen.
+
+    Returns:
+        Stage to engine; None if no unit has the same settings otherwise.
+    """
+    now = {k: v for k, v in settings.identity().items() if k != "engines"}
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        with suppress(OSError, ValueError, TypeError, KeyError, AttributeError):
+            with path.open("rb") as file:
+                before = dict(json.loads(file.readline())["settings"])
+            engines = before.pop("engines")
+            if before == now and engines:
+                return dict(engines)
+    return None
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:

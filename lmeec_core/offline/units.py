@@ -24,6 +24,8 @@ class Settings(BaseModel):
     Attributes:
         preset, checkpoint, device, precision, engine, seed, require_mv_moe: see
             :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto").
+        engines: what engine ``auto`` has chosen, stage to engine: the same for every unit and every
+            process, since each measurement may come out another way. None: nothing is chosen yet.
         weights: digest of the weights, which stands for ``checkpoint`` in comparisons.
         memory: the tracker's memory.
         presence_threshold: from which probability on an object is visible, 0 to 1.
@@ -46,6 +48,7 @@ class Settings(BaseModel):
     device: str = "cpu"
     precision: Precision = "fp32"
     engine: EngineName = "auto"
+    engines: dict[str, EngineName] | None = None
     seed: int | None = None
     require_mv_moe: bool = True
     memory: MemoryConfig = MemoryConfig()
@@ -163,7 +166,9 @@ class Plan(NamedTuple):
     recording: Recording | None
     units: list[Unit]
     problems: tuple[str, ...] = ()
-    """What cannot be read: the recording, or single cameras of it."""
+    """What cannot be read: the recording, or single cameras or files of it."""
+    notes: tuple[str, ...] = ()
+    """What was unusual about it, though all of it can be read."""
 
 
 def plan_take(

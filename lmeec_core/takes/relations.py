@@ -194,11 +194,6 @@ class RelationsTake(Take):
         last = max(max(self._annotated(camera), default=-1) for camera in self.cameras)
         return tuple(range(0, last + 1, FRAME_STEP))
 
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """Nothing: the cameras are those that are annotated, and there are no folders of images."""
-        return ()
-
     def frames(self, camera: str) -> tuple[int, ...]:
         """Frames of one per second and those annotated, as far as the camera's video goes."""
         if camera not in self._frames:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmeec_core.errors import InputError
 from lmeec_core.offline.cli import Direction
 from lmeec_core.takes.results import DIRECTIONS
 
@@ -105,6 +106,7 @@ def view_command(
     """Show a recording with its masks: the query view, beside it each target view.
 
     Outlined in white is the truth, where the take has it. The video is H.264 and plays in browsers.
+    Exit code 1 if a part of the recording is not shown; it is named.
 
     **Examples**
 
@@ -140,7 +142,7 @@ def run(options: ViewOptions, console: Console) -> int:
     """Write the video and the Rerun recording; return the exit code.
 
     Raises:
-        TakeError, BagError, ValueError: the source or the predictions cannot be shown.
+        TakeError, BagError, InputError: the source or the predictions cannot be shown.
     """
     from rich.progress import track
 
@@ -149,14 +151,16 @@ def run(options: ViewOptions, console: Console) -> int:
     from lmeec_core.viewing.video import Painter, pictures
 
     problems: list[str] = []
-    moments, count, name, said = _open(options, problems)
+    notes: list[str] = []
+    moments, count, name, said = _open(options, problems, notes)
     colours = overlay.Colours()
     out = options.out or Path(f"{name}.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
     moments = track(moments, "moments", total=count, console=console, transient=True)
     first, moments = _ahead(moments, LOOKED_AT)
     if not first:
-        raise ValueError(f"{options.source}: nothing to show (no frames, or no sets)")
+        why = "; ".join(dict.fromkeys(problems)) or "no frames, or no sets"
+        raise InputError(f"{options.source}: nothing to show: {why}")
     for name in first[0].query.masks:
         colours[name]  # gives it the next colour
     painter = Painter(colours, options.height, f"{name}, {said}")
@@ -169,15 +173,18 @@ def run(options: ViewOptions, console: Console) -> int:
     console.print(str(written), highlight=False)
     if options.rerun is not None:
         console.print(f"{options.rerun} (open it with: rerun {options.rerun})", highlight=False)
-    problems = list(dict.fromkeys(problems))
-    for text in problems[:SHOWN]:
-        console.print(f"left out: {text}", style="yellow", markup=False, soft_wrap=True)
-    if len(problems) > SHOWN:
-        console.print(f"left out: and {len(problems) - SHOWN} more", style="yellow")
+    for what, texts in (("note", notes), ("left out", problems)):
+        texts = list(dict.fromkeys(texts))
+        for text in texts[:SHOWN]:
+            console.print(f"{what}: {text}", style="yellow", markup=False, soft_wrap=True)
+        if len(texts) > SHOWN:
+            console.print(f"{what}: and {len(texts) - SHOWN} more", style="yellow")
     return 1 if problems else 0
 
 
-def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], int, str, str]:
+def _open(
+    options: ViewOptions, problems: list[str], notes: list[str]
+) -> tuple[Iterable[Moment], int, str, str]:
     """The moments, their number (at most), the recording's name, and what is shown of it."""
     from lmeec_core.offline.command import is_bag
 
@@ -185,7 +192,7 @@ def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], 
     if not is_bag(options.source):
         return _open_take(options, said, problems)
     if options.take or options.split or options.videos:
-        raise ValueError(f"{options.source} is a bag: --take, --split and --videos belong to takes")
+        raise InputError(f"{options.source} is a bag: --take, --split and --videos belong to takes")
     from lmeec_ros import bag_units, bag_view
 
     # The network is not loaded, so weights do not matter here.
@@ -193,8 +200,12 @@ def _open(options: ViewOptions, problems: list[str]) -> tuple[Iterable[Moment], 
     plan = bag_units.plan_bag(options.source, config, options.direction)
     assert plan.recording is not None
     direction, take = plan.units[0].direction, plan.recording.name
+    problems += plan.problems
+    notes += plan.notes
     predictions = _predictions(options, direction, take, problems)
-    moments = bag_view.bag_moments(options.source, config, predictions, problems.append)
+    moments = bag_view.bag_moments(
+        options.source, config, predictions, problems.append, notes.append
+    )
     moments = _then_unshown(moments, predictions, problems)
     return moments, plan.units[0].frames, options.source.resolve().name, said
 
@@ -206,7 +217,10 @@ def _open_take(
     from lmeec_core.viewing.moments import choose_query, take_moments
 
     if options.params is not None:
-        raise ValueError("--params belongs to bags; a take has its cameras in its folders")
+        raise InputError(
+            f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
+            "such a file); --params belongs to bags, a take has its cameras in its folders"
+        )
     wanted = () if options.take is None else (options.take,)
     takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)
     if len(takes.names) > 1:
@@ -244,10 +258,14 @@ def _predictions(
     path = options.predictions
     if path is None:
         return NoPredictions()
-    if path.is_dir() or path.suffix in (".mcap", ".db3"):
+    from lmeec_core.offline.command import is_bag
+
+    if path.is_dir() or is_bag(path):
         from lmeec_ros.bag_view import MaskBagPredictions
 
-        return MaskBagPredictions(path)
+        bag = MaskBagPredictions(path)
+        problems += bag.lost
+        return bag
     results = Results.read(path, direction)
     found = ResultPredictions(results, take, path, problems.append)
     for name in results.objects(take):

@@ -21,10 +21,13 @@ from typer.testing import CliRunner
 
 import lmeec_core as lm
 from lmeec_core.cli import app
+from lmeec_core.engine import chosen_engines, make_engine
+from lmeec_core.engine.eager import EagerEngine
 from lmeec_core.evaluation import benchmark_size
-from lmeec_core.offline import pool
+from lmeec_core.model.stages import STAGES
+from lmeec_core.offline import compute, pool
 from lmeec_core.offline.records import parse
-from lmeec_core.offline.store import UnitStore
+from lmeec_core.offline.store import UnitStore, engines_before
 from lmeec_core.offline.units import Job, Settings, Unit, plan_take
 from lmeec_core.takes import Results, Take, TakeWriter, resize_mask
 
@@ -208,6 +211,52 @@ def test_killed_at_once_and_resumed_the_file_is_the_same(take: Take, tmp_path: P
     assert result.exit_code == 0, result.output
     assert {file: file.stat().st_mtime_ns for file in kept} == kept
     assert out.read_bytes() == whole.read_bytes()
+
+
+class Elsewhere(EagerEngine):
+    """Stands for an engine that is faster at times."""
+
+    name = "openvino"
+
+
+def test_auto_chooses_once_for_all_units_processes_and_later_runs(
+    take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each measurement may come out another way; the masks must not depend on it."""
+    measured: list[int] = []
+
+    def choose(model: lm.LMEEC, *_: Any, **__: Any) -> dict[Any, Any]:
+        measured.append(1)
+        engines = {stage: make_engine(model, "eager") for stage in STAGES}
+        return engines | {"decoder": Elsewhere(model)} if len(measured) == 1 else engines
+
+    monkeypatch.setattr("lmeec_core.engine.select.choose", choose)
+    monkeypatch.setattr(
+        "lmeec_core.engine.select.make_engine",
+        lambda model, name: Elsewhere(model) if name == "openvino" else make_engine(model, name),
+    )
+    compute.forget_model()
+    out = tmp_path / "found.json"
+    arguments = [*MINI, "--engine", "auto"]
+    assert track(take.path, out, *arguments).exit_code == 0
+    files = sorted((tmp_path / "found.json.work").glob("*.jsonl"))
+    first = {file: file.read_bytes() for file in files}
+    heads = [parse(data).head["settings"] for data in first.values()]
+    assert len(heads) > 2 and len(measured) == 1
+    wanted = dict.fromkeys(STAGES, "eager") | {"decoder": "openvino"}
+    assert all(head["engine"] == "auto" and head["engines"] == wanted for head in heads)
+    files[0].unlink()  # as if it had been stopped there
+    compute.forget_model()
+    result = track(take.path, out, *arguments)
+    assert result.exit_code == 0 and f"{len(files) - 1} of {len(files)} units" in result.output
+    assert {file: file.read_bytes() for file in files} == first and len(measured) == 1
+    # What a worker process makes of the settings that it is given.
+    (model,) = compute._MODELS.values()
+    assert chosen_engines(model) == wanted
+    settings = Settings(preset="mini", seed=0, weights="seed:0", engine="auto")
+    assert engines_before(tmp_path / "found.json.work", settings) == wanted
+    other = settings.model_copy(update={"presence_threshold": 0.4})
+    assert engines_before(tmp_path / "found.json.work", other) is None
 
 
 def test_datasets_and_folders_of_takes(tmp_path: Path) -> None:

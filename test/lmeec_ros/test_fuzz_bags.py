@@ -23,7 +23,8 @@ from rosbags.rosbag2 import (
 
 from lmeec_core.takes import Take, TakeWriter
 from lmeec_ros import unpacking
-from lmeec_ros.bags import _TYPE_NAME, BagError, BagReader, find_definition, split_type, typestore
+from lmeec_ros.bag_types import _TYPE_NAME
+from lmeec_ros.bags import BagError, BagReader, find_definition, split_type, typestore
 from lmeec_ros.play import message_class
 from lmeec_ros.take_bags import RecordingInfo, bag_from_take
 
@@ -182,8 +183,9 @@ def test_messages_of_any_bytes(
     data = b"\0\1\0\0" * headed + data
     with BagReader(bags[0]) as bag:
         topic = next(iter(bag.topics))
-        bag._reader.connections[:] = [
-            c._replace(msgtype=kind) if c.topic == topic else c for c in bag._reader.connections
+        storage = bag._files.parts[0].storage
+        storage.connections[:] = [
+            c._replace(msgtype=kind) if c.topic == topic else c for c in storage.connections
         ]
         with bounded():
             try:

@@ -153,3 +153,24 @@ def test_a_strided_array_is_written_row_by_row() -> None:
     msg = messages.image_message(pixels, "rgb8", Header())
     assert bytes(msg.data) == pixels.tobytes() and msg.step == 9
     assert isinstance(CorrespondenceMask().mask.data, type(msg.data))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("named", [{}, {255: "rim"}])
+@pytest.mark.parametrize("ignored", [(), (0,), (255,), (3, 255), (3, 65535)])
+def test_labels_that_are_ignored(
+    dtype: Any, named: dict[int, str], ignored: tuple[int, ...]
+) -> None:
+    labels = np.zeros(SIZE, dtype)
+    labels[0], labels[1], labels[2] = 2, 3, 255
+    told: list[str] = []
+    table = LabelTable({2: "cup", **named}, ignored, told.append)
+    gone = {3} & set(ignored)
+    if 255 in ignored and not named and dtype is np.uint8:
+        gone.add(255)
+    names = {2: "cup", 3: "object_3", 255: named.get(255, "object_255")}
+    for _ in range(2):
+        masks = messages.masks_from_labels(labels, table, max_objects=3 - len(gone))
+        assert set(masks) == {name for label, name in names.items() if label not in gone}
+    assert table.met == gone and len(told) == len(gone)
+    assert all("parameter ignore_labels" in text for text in told)

@@ -6,8 +6,11 @@ from typing import Any
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmeec_ros import parameters
+from lmeec_ros.object_rows import object_row
 from lmeec_ros.parameters import ParameterError, load
 
 
@@ -131,3 +134,27 @@ def test_the_file_of_the_package_names_every_parameter_and_its_default(tools: An
     for name, default in load({}).values.items():
         if name in values and name not in ("objects", "cameras.ego.topic", "cameras.exo.topic"):
             assert config[name] == default or name == "query_masks.topic", name
+
+
+@given(st.dictionaries(st.integers(1, 65535), st.text(min_size=1, max_size=6), max_size=4))
+def test_ids_of_objects_are_kept_as_they_are(objects: dict[int, str]) -> None:
+    objects = {label: name for label, name in objects.items() if "\0" not in name}
+    if len(set(objects.values())) == len(objects):
+        rows = [object_row(label, name) for label, name in objects.items()]
+        assert parameters.load({"objects": [*rows, ""]}).objects == objects
+
+
+def test_one_blank_after_the_colon_is_notation() -> None:
+    rows = ["1: cup", "2:cup ", " 3 :  cup", "4:чашка"]
+    assert parameters.load({"objects": rows}).objects == {
+        1: "cup", 2: "cup ", 3: " cup", 4: "чашка"
+    }  # fmt: skip
+    for row in ("1:", "1: ", "cup", "0:cup", "x:cup"):
+        with pytest.raises(ParameterError, match="objects"):
+            parameters.load({"objects": [row]})
+
+
+@pytest.mark.parametrize("value", [["255"], [1.0], [True], [-1], [65536], 255, "255"])
+def test_labels_to_ignore_are_a_list_of_labels(value: Any) -> None:
+    with pytest.raises(ParameterError, match="ignore_labels"):
+        parameters.load({"ignore_labels": value})

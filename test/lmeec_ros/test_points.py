@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 import pytest
 import yaml
 from geometry_msgs.msg import PointStamped
+from hypothesis import given
+from hypothesis import strategies as st
 from lmeec.msg import CorrespondenceMaskArray, ObjectPointArray
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
@@ -326,3 +329,29 @@ def test_the_node_publishes_points(make_node: Any, rig: Any, tools: Any, tmp_pat
     assert located_ones
     tools.wait_until(lambda: len(named) == located_ones, "the cup's own topic")
     assert node._outputs.points.located == located_ones
+
+
+@given(st.lists(st.text("ab1 -_.ßéчН東\u0661", min_size=1, max_size=5), unique=True, max_size=5))
+def test_every_object_has_a_topic_of_its_own(names: list[str]) -> None:
+    """Or it is said that names do not differ where topics do."""
+    objects = dict(enumerate(names, start=1))
+    try:
+        tokens = geometry.object_tokens(objects)
+    except parameters.ParameterError as error:
+        assert "do not all differ" in str(error)
+        return
+    assert list(tokens) == names and len(set(tokens.values())) == len(names)
+    for label, name in objects.items():
+        assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", tokens[name])
+        other = any(letter.isalnum() and not letter.isascii() for letter in name)
+        assert not other or tokens[name] == f"object_{label}"
+
+
+def test_objects_in_other_scripts_have_topics(make_node: Any, tmp_path: Any) -> None:
+    objects = ["1:чашка", "2:нож", "3:cup"]
+    values = {"geometry.calibration": calibration(tmp_path), "objects": objects}
+    node = make_node(autostart=False)
+    points = geometry.Points(node, parameters.load({"output.points": True, **values}))
+    published = {name for name, _ in node.get_topic_names_and_types() if "/points/" in name}
+    assert {f"/lmeec/points/{name}" for name in ("object_1", "object_2", "cup")} <= published
+    points.destroy()

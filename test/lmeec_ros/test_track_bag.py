@@ -200,6 +200,28 @@ def test_videos_of_a_bag_with_masks_of_either_kind(tracked: Path, tmp_path: Path
         assert np.mean(np.abs(shown - plain).max(axis=2) > 60) > 0.05
 
 
+@pytest.mark.parametrize("name", ["knife ", " knife", "чашка", "a:b ", "\u00a0"])
+def test_names_survive_the_way_through_a_bag(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "take"
+    mask = np.zeros((60, 80), bool)
+    mask[10:45, 4:30] = True
+    with TakeWriter(path) as writer:
+        for number, camera in enumerate(("aria01_214-1", "cam-1")):
+            writer.image(camera, 0, picture(number, 60, 80))
+        writer.mask(name, "aria01_214-1", 0, mask)
+        writer.mask("knife", "aria01_214-1", 0, ~mask)
+    bag_from_take(Take.open(path), tmp_path / "bag")
+    found = []
+    for source in (path, tmp_path / "bag"):
+        out = tmp_path / f"{source.name}.json"
+        command = ["track", str(source), "--out", str(out), *MINI, "--direction", "ego-exo"]
+        assert runner.invoke(app, command).exit_code == 0
+        found.append(json.loads(out.read_text())["ego-exo"])
+    assert found[0] == found[1]
+    predictions = Results.read(tmp_path / "bag.json").predictions()
+    assert {p.object_name for p in predictions} == {name, "knife"}
+
+
 @pytest.mark.slow
 def test_the_nodes_recorded_output_of_the_same_bag_scores_the_same(
     take: Take, tmp_path: Path
