@@ -196,8 +196,11 @@ class RelationsTake(Take):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """Nothing: the cameras are those that are annotated, and there are no folders of images."""
-        return ()
+        """What is lost of the videos that have been read (those that cannot be opened raise).
+
+        Nothing else: the cameras are those that are annotated, and there are no folders of images.
+        """
+        return tuple(video.damage for video in self._open_videos.values() if video.damage)
 
     def frames(self, camera: str) -> tuple[int, ...]:
         """Frames of one per second and those annotated, as far as the camera's video goes."""
@@ -248,11 +251,6 @@ class RelationsTake(Take):
             return image
         scale = 2 if is_ego(camera) else 4
         return np.asarray(cv2.resize(image, (width // scale, height // scale)), dtype=np.uint8)
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """What is lost of the videos that have been read (those that cannot be opened raise)."""
-        return tuple(video.damage for video in self._open_videos.values() if video.damage)
 
     def digest(self) -> str:
         """A text that changes with the take's entry in the file, or its videos' sizes in bytes."""
