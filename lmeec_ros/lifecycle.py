@@ -16,6 +16,7 @@ from rclpy.node import Node
 
 from lmeec_core.engine import EngineError
 from lmeec_core.errors import InputError
+from lmeec_ros.logs import RosLog
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.reasons import Measurements
 
@@ -49,6 +50,7 @@ class ManagedNode(LifecycleNode):
         self._service_change_state.callback = self._on_change_state
         self._transition = threading.RLock()  # a transition, or the watch, at a time
         self._patient = PatientLog(5.0)
+        self._log = RosLog(self.get_logger())  # attached once the node is whole
         self.measured = Measurements()
 
     @property
@@ -131,5 +133,6 @@ class ManagedNode(LifecycleNode):
         rclpy leaves the lifecycle services to the garbage collector: until it comes, a node that
         is gone still answers to its name, and clients of the next one wait in vain.
         """
+        self._log.detach()
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()

@@ -26,7 +26,6 @@ from lmeec_core.errors import InputError
 from lmeec_ros import arena, diagnostics, filters, parameters, services
 from lmeec_ros.inputs import InputStream, look_around, make_inputs, open_inputs
 from lmeec_ros.lifecycle import Error, ManagedNode, Success
-from lmeec_ros.logs import RosLog
 from lmeec_ros.outputs import Outputs, PublishError
 from lmeec_ros.pipeline import SetProcessor, load_processor
 from lmeec_ros.reasons import Measurements, Snapshot
@@ -78,13 +77,7 @@ class LmeecNode(ManagedNode):
         self._memory_services = services.MemoryServices(self, self.with_processor)
         timer(0.5, self._watch)
         self._start_timer = timer(0.01, self._autostart) if self.config["autostart"] else None
-        self._log = RosLog(self.get_logger())
         self._log.attach()
-
-    def destroy_node(self) -> None:
-        """Free the node's DDS entities; it logs no more."""
-        self._log.detach()
-        super().destroy_node()
 
     # ---- lifecycle
 

@@ -25,7 +25,7 @@ from lmeec_core.evaluation.metrics import mask_metrics
 from lmeec_core.evaluation.scores import FrameScore, Scores
 from lmeec_core.evaluation.truth import Pair, ResultsTruth, Truth, named
 from lmeec_core.takes import Results, Take, decode_mask
-from lmeec_core.takes.rle import Size, check_aspect, mask_size
+from lmeec_core.takes.rle import Size, mask_size
 
 PROTOCOLS = ("official", "lm_eec")
 LONG_SIDE = 480
@@ -146,10 +146,8 @@ def _prediction(
             return None
         if true is not None:
             _check_upright(mask_size(entry.rle), size)
-        mask = decode_mask(entry.rle, size)
-        if true is not None and protocol == "official" and mask.any():  # lm_eec squashes all
-            check_aspect(mask_size(entry.rle), size)
-        return _Found(mask, entry.confidence)
+        image = size if true is not None and protocol == "official" else None  # lm_eec squashes
+        return _Found(decode_mask(entry.rle, size, image=image), entry.confidence)
     except InputError as error:
         if on_broken is not None:
             on_broken(f"{named(take, pair.object_name, pair.key, frame)}: {error}")

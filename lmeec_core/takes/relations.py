@@ -194,6 +194,14 @@ class RelationsTake(Take):
         last = max(max(self._annotated(camera), default=-1) for camera in self.cameras)
         return tuple(range(0, last + 1, FRAME_STEP))
 
+    @property
+    def left_out(self) -> tuple[str, ...]:
+        """What is lost of the videos that have been read (those that cannot be opened raise).
+
+        Nothing else: the cameras are those that are annotated, and there are no folders of images.
+        """
+        return tuple(video.damage for video in self._open_videos.values() if video.damage)
+
     def frames(self, camera: str) -> tuple[int, ...]:
         """Frames of one per second and those annotated, as far as the camera's video goes."""
         if camera not in self._frames:
@@ -243,11 +251,6 @@ class RelationsTake(Take):
             return image
         scale = 2 if is_ego(camera) else 4
         return np.asarray(cv2.resize(image, (width // scale, height // scale)), dtype=np.uint8)
-
-    @property
-    def left_out(self) -> tuple[str, ...]:
-        """What is lost of the videos that have been read (those that cannot be opened raise)."""
-        return tuple(video.damage for video in self._open_videos.values() if video.damage)
 
     def digest(self) -> str:
         """A text that changes with the take's entry in the file, or its videos' sizes in bytes."""

@@ -42,7 +42,10 @@ def encode_mask(mask: NDArray[Any]) -> Rle:
 
 
 def decode_mask(
-    rle: Rle, size: Size | None = None, max_pixels: int = MAX_PIXELS
+    rle: Rle,
+    size: Size | None = None,
+    max_pixels: int = MAX_PIXELS,
+    image: tuple[int, int] | None = None,
 ) -> NDArray[np.bool_]:
     """Decode a mask, (H, W) bool.
 
@@ -51,10 +54,12 @@ def decode_mask(
         size: (height, width) to give it, or a function of its own that tells it, as
             :func:`resize_mask` does; smaller masks come straight from the runs.
         max_pixels: refuse masks of more pixels, before memory is taken for them.
+        image: (height, width) of its image, where it is known; see :func:`check_aspect`. Empty
+            masks may be of any.
 
     Raises:
-        InputError: if it is not such a dictionary, its runs do not fill H x W pixels, or there are
-            more than ``max_pixels``.
+        InputError: if it is not such a dictionary, its runs do not fill H x W pixels, there are
+            more than ``max_pixels``, or the image has another aspect.
     """
     check_form(rle)
     height, width = mask_size(rle)
@@ -65,6 +70,8 @@ def decode_mask(
     runs = _checked_runs(rle["counts"], height * width)
     if int(runs.sum()) != height * width:
         raise InputError(f"the runs of a mask fill {int(runs.sum())} pixels, not {height}x{width}")
+    if image is not None and runs[1::2].any():
+        check_aspect((height, width), image)
     if callable(size):
         size = size(height, width)
     if size is None or size == (height, width):

@@ -28,7 +28,7 @@ from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import ImageReader
 from lmeec_core.takes.json_file import read_json
 from lmeec_core.takes.keys import by_frame, check_text, frame_numbers, look_alike
-from lmeec_core.takes.rle import Rle, Size, check_aspect, decode_mask, mask_size
+from lmeec_core.takes.rle import Rle, Size, decode_mask
 
 ANNOTATION = "annotation.json"
 
@@ -211,8 +211,9 @@ class Take:
             TakeError: if it is missing or broken; names the file.
         """
         data = self.image_bytes(camera, frame)
+        reader = self._readers.setdefault(camera, ImageReader(str(self.path / camera)))
         try:
-            return self._reader(camera).decode(data)
+            return reader.decode(data)
         except ValueError as error:
             raise TakeError(self.image_path(camera, frame), str(error)) from error
 
@@ -265,10 +266,7 @@ class Take:
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What the take holds and nothing reads, one text each that names the place.
-
-        Images that are no frames, and cameras that are annotated but have no folder.
-        """
+        """What nothing reads, one text each: images that are no frames, cameras without folder."""
         texts = []
         for camera in self.cameras:
             with suppress(TakeError):  # frames() says it
@@ -295,42 +293,27 @@ class Take:
             raise self._broken(object_name, camera, frame, str(error)) from error
 
     def mask(
-        self,
-        object_name: str,
-        camera: str,
-        frame: int,
-        size: Size | None = None,
+        self, object_name: str, camera: str, frame: int, size: Size | None = None,
         image: tuple[int, int] | None = None,
-    ) -> NDArray[np.bool_] | None:
+    ) -> NDArray[np.bool_] | None:  # fmt: skip
         """The mask of an object, bool (H, W); None where there is none or it is null.
 
         Args:
             object_name, camera, frame: where.
-            size: (height, width) to give it by nearest neighbour, or a function of the stored size
-                that tells it; by default as it is stored.
-            image: (height, width) of the frame's image, where it is known: a mask of another aspect
-                is refused.
+            size, image: see :func:`lmeec_core.takes.decode_mask`.
 
         Raises:
             TakeError: if the object is unknown, or its mask is broken or of another image.
         """
         try:
             rle = self.rle(object_name, camera, frame)
-            mask = None if rle is None else decode_mask(rle, size)
-            if rle is not None and image is not None and mask is not None and mask.any():
-                check_aspect(mask_size(rle), image)
-            return mask
+            return None if rle is None else decode_mask(rle, size, image=image)
         except TakeError:
             raise
         except ValueError as error:
             raise self._broken(object_name, camera, frame, str(error)) from error
 
     # -- internal ------------------------------------------------------------------------------
-
-    def _reader(self, camera: str) -> ImageReader:
-        if camera not in self._readers:
-            self._readers[camera] = ImageReader(str(self.path / camera))
-        return self._readers[camera]
 
     @property
     def _annotation_path(self) -> Path:
