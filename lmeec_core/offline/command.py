@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmeec_core.errors import InputError
 from lmeec_core.offline.monitor import TrackMonitor, cores
 from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.store import UnitStore
@@ -43,6 +44,7 @@ class TrackOptions:
     bag: Path | None = None
     direction: str | None = None
     params: Path | None = None
+    node: str | None = None
     split: str | None = None
     takes: tuple[str, ...] = ()
     videos: Path | None = None
@@ -98,11 +100,15 @@ def prepare(options: TrackOptions) -> Work:
             )
         from lmeec_ros import bag_units
 
-        config = bag_units.read_config(options.source, options.params, options.changes)
+        config = bag_units.read_config(
+            options.source, options.params, options.changes, options.node
+        )
         plan = bag_units.plan_bag(options.source, config, options.direction)
         return Work(bag_units.settings_of(config, options.threads), [plan])
-    if options.params is not None:
-        raise ValueError("--params belongs to bags; a take has its cameras in its folders")
+    if options.params is not None or options.node is not None:
+        raise InputError(
+            "--params and --node belong to bags; a take has its cameras in its folders"
+        )
     takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
     settings = take_settings(options.changes, options.threads, options.num_frames)
     directions = [options.direction] if options.direction else list(DIRECTIONS)
