@@ -163,8 +163,19 @@ def play(
     ),
     wait: Annotated[
         float,
-        typer.Option(min=0.0, help="Wait up to this many seconds for subscribers to all topics."),
+        typer.Option(
+            min=0.0,
+            help="Wait up to this many seconds for subscribers: the node's, to all topics that it "
+            "takes, or to every topic.",
+        ),
     ] = 2.0,
+    node: Annotated[
+        str,
+        typer.Option(
+            help="The node that answers: with its namespace, or every one of the name. Where it "
+            "runs, the command ends when it has answered the last set."
+        ),
+    ] = "lmeec",
 ) -> None:
     """Publish a bag over ROS 2.
 
@@ -176,11 +187,11 @@ def play(
     - `lmeec play robot_bag --topic /head/image_raw --remap /head/image_raw:=/ego/image_raw --loop`
     """
 
-    def work() -> None:
+    def work() -> int:
         from lmeec_ros import bag_commands
 
         pairs = dict(_remap(entry) for entry in remap or ())
-        bag_commands.play(
+        return bag_commands.play(
             bag_path,
             topics=topics,
             remap=pairs,
@@ -188,6 +199,7 @@ def play(
             loop=loop,
             clock=clock,
             wait=wait,
+            answering=node,
             console=Console(stderr=True),
         )
 
