@@ -39,7 +39,7 @@ TABLE = (
          "if output.points is set and the calibration file has no lens of it; empty: camera_info "
          "beside the image topic"),
     Spec("cameras.{camera}.rectified", False, "The images are rectified: the projection matrix of "
-         "CameraInfo holds, without distortion"),
+         "CameraInfo holds, without distortion; its Tx says how far from its frame the camera is"),
     Spec("query_camera", "ego", "Camera in whose images the query masks lie"),
     Spec("target_cameras", ["exo"], "Cameras in whose images the objects are searched"),
     Spec("query_masks.topic", "", "Topic of the query masks; empty: "

@@ -20,7 +20,7 @@ from lmeec_ros.node_watch import NodeWatch, Report
 from lmeec_ros.take_bags import make_header, make_image
 
 PLAY = [sys.executable, "-P", "-m", "lmeec_core.cli", "play"]
-SETS = 8
+SETS = 4
 TOPICS = ("/ego/image_raw", "/exo/image_raw", "/ego/label_image")
 
 
