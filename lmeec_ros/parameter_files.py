@@ -122,8 +122,13 @@ def read(path: str | os.PathLike[str]) -> ParameterFile:
         with Path(path).open("rb") as stream:
             for event in yaml.parse(stream, loader):
                 reader.take(event)
-    except (OSError, yaml.YAMLError, UnicodeError, _Refused) as error:
+    except OSError as error:
         raise ParameterError(f"{path}: cannot be read: {error}") from error
+    except (yaml.YAMLError, UnicodeError, _Refused) as error:
+        raise ParameterError(
+            f"{path}: cannot be read, nor can ROS read it: {error}; a file as config/lmeec.yaml, "
+            f'with "/**:" (every node) and below it "{KEY}:", expected'
+        ) from error
     sections = {name: {s.name: s.value for s in slots} for name, slots in reader.sections.items()}
     return ParameterFile(Path(path), sections)
 
