@@ -80,8 +80,9 @@ class WholeChunks:
         storage, writer = self._storage, self._writer
         with suppress(OSError):  # it tries to write what it still holds
             storage.bio.close()
-        os.truncate(storage.path, mark.end)
-        storage.bio = storage.path.open("r+b")
+        partial = storage.path  # it has no name of its own yet
+        os.truncate(partial, mark.end)
+        storage.bio = partial.open("r+b")
         storage.bio.seek(0, os.SEEK_END)
         del storage.chunks[mark.chunks :]
         storage.chunk = type(storage.chunk)(2**63 - 1, 0, BytesIO(), defaultdict(list))
