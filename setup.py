@@ -15,6 +15,7 @@ INSTALL_REQUIRES = [
     "rich>=13",
     "safetensors>=0.4.3",
     "pycocotools>=2.0.7",
+    "scipy>=1.11",
     "Jinja2>=3.1",  # also a requirement of torch
 ]
 
@@ -23,7 +24,7 @@ EXTRAS_REQUIRE = {
     "video": ["av>=13"],  # MP4
     "simulation": ["mujoco==3.17.0"],  # plain `mujoco` may resolve to 4.x, a meta package
     "training": ["tensorboard>=2.16"],
-    "evaluation": ["matplotlib>=3.8", "scikit-learn>=1.4", "scipy>=1.11"],
+    "evaluation": ["matplotlib>=3.8", "scikit-learn>=1.4"],
     # lmeec export, and the engines; versions before these are not tested
     "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
     "openvino": ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],

@@ -3,36 +3,32 @@
     ros2 launch lmeec lmeec.launch.py params_file:=my.yaml
     ros2 launch lmeec lmeec.launch.py namespace:=robot1 ego_image:=/robot1/head/image_raw
 
-Every topic is an argument; one left empty stays as the parameter file has it. The topic arguments
-are for the default cameras `ego` and `exo`; other cameras have theirs in the parameter file.
+An argument that is not given changes nothing: what the parameter file says, the node's defaults, or
+the environment hold. Every topic is an argument. The topic arguments are for the default cameras
+`ego` and `exo`; other cameras have theirs in the parameter file.
 """
 
-import os
-
-from ament_index_python.packages import get_package_share_directory
-from launch.actions import DeclareLaunchArgument, OpaqueFunction, SetEnvironmentVariable
-from launch.conditions import IfCondition
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
+from lmeec_ros.node_process import profile_environment
 
-SHARE = get_package_share_directory("lmeec")
-PROFILE = os.path.join(SHARE, "config", "fastdds.xml")
-
-# argument: (default, description)
+# argument: description
 ARGUMENTS = {
-    "name": ("lmeec", "name of the node"),
-    "namespace": ("", "namespace of the node"),
-    "params_file": (os.path.join(SHARE, "config", "lmeec.yaml"), "file of parameters"),
-    "log_level": ("info", "debug, info, warn, error or fatal"),
-    "use_sim_time": ("false", "take the time from /clock: true or false"),
-    "autostart": ("true", "configure and activate at the start: true or false"),
-    "dds_profile": ("true", "use the package's Fast DDS profile (large images): true or false"),
-    "respawn": ("false", "start the node again when it ends: true or false"),
+    "name": "name of the node (lmeec)",
+    "namespace": "namespace of the node",
+    "params_file": "file of parameters, as config/lmeec.yaml, which has the defaults",
+    "log_level": "debug, info, warn, error or fatal",
+    "dds_profile": "the package's Fast DDS profile, which large images need: true, false, or empty "
+    "(if the environment has none)",
+    "respawn": "start the node again when it ends: true or false",
 }
-# argument: parameter that it sets where it is not empty
+# argument: parameter that it sets where it is given, as true or false
+FLAGS = ("use_sim_time", "autostart")
+# argument: parameter that it sets where it is given
 PARAMETERS = {
     "ego_image": "cameras.ego.topic",
     "exo_image": "cameras.exo.topic",
@@ -41,7 +37,7 @@ PARAMETERS = {
     "preset": "model.preset",
     "device": "model.device",
 }
-# argument: output that is remapped where it is not empty
+# argument: output that is remapped where it is given
 OUTPUTS = {
     "masks": "~/exo/masks",
     "label_image": "~/exo/label_image",
@@ -50,56 +46,55 @@ OUTPUTS = {
 }
 
 
+def flag(name: str, text: str) -> bool:
+    """Whether an argument says true; one that is not given says false."""
+    if text.lower() not in ("", "true", "false"):
+        raise ValueError(f"{name}: {text!r} given, true or false expected")
+    return text.lower() == "true"
+
+
 def start_node(context: LaunchContext) -> list[Node]:
     """Return the node's action, with the arguments that were given."""
 
     def text(argument: str) -> str:
         return LaunchConfiguration(argument).perform(context)
 
-    given = {
+    given: dict[str, object] = {
         # As texts: a topic or a path must not be read as YAML.
         parameter: ParameterValue(text(argument), value_type=str)
         for argument, parameter in PARAMETERS.items()
         if text(argument)
     }
-    flags = {
-        name: ParameterValue(LaunchConfiguration(name), value_type=bool)
-        for name in ("use_sim_time", "autostart")
-    }
+    given |= {name: flag(name, text(name)) for name in FLAGS if text(name)}
+    level, own = text("log_level"), text("dds_profile")
+    wanted = flag("dds_profile", own) if own else None
     return [
         Node(
             package="lmeec",
             executable="lmeec_node",
-            name=text("name"),
-            namespace=text("namespace"),
+            name=text("name") or None,
+            namespace=text("namespace") or None,
             output="screen",
             emulate_tty=True,
-            respawn=text("respawn").lower() == "true",
+            respawn=flag("respawn", text("respawn")),
             respawn_delay=2.0,
-            arguments=["--ros-args", "--log-level", text("log_level")],
-            parameters=[text("params_file"), flags, given],
+            arguments=["--ros-args", "--log-level", level] if level else [],
+            parameters=[one for one in (text("params_file"), given) if one],
             remappings=[(topic, text(name)) for name, topic in OUTPUTS.items() if text(name)],
+            # For this process alone: what the launch file starts besides keeps its environment.
+            additional_env=profile_environment(wanted, context.environment),
         )
     ]
 
 
 def generate_launch_description() -> LaunchDescription:
     """Return the arguments and the node."""
+    described = dict(ARGUMENTS)
+    described |= {name: f"parameter {name}: true or false" for name in FLAGS}
+    described |= {name: f"parameter {parameter}" for name, parameter in PARAMETERS.items()}
+    described |= {name: f"topic in place of {topic}" for name, topic in OUTPUTS.items()}
     declared = [
-        DeclareLaunchArgument(name, default_value=default, description=description)
-        for name, (default, description) in ARGUMENTS.items()
+        DeclareLaunchArgument(name, default_value="", description=description)
+        for name, description in described.items()
     ]
-    declared += [
-        DeclareLaunchArgument(name, default_value="", description=f"parameter {parameter}")
-        for name, parameter in PARAMETERS.items()
-    ]
-    declared += [
-        DeclareLaunchArgument(name, default_value="", description=f"topic in place of {topic}")
-        for name, topic in OUTPUTS.items()
-    ]
-    with_profile = IfCondition(LaunchConfiguration("dds_profile"))
-    profile = [
-        SetEnvironmentVariable(name, PROFILE, condition=with_profile)
-        for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-    ]
-    return LaunchDescription([*declared, *profile, OpaqueFunction(function=start_node)])
+    return LaunchDescription([*declared, OpaqueFunction(function=start_node)])

@@ -3,7 +3,8 @@
     ros2 launch lmeec replay.launch.py bag:=<folder> params_file:=my.yaml
 
 All arguments of lmeec.launch.py are accepted too. The bag is played by `lmeec play` once the node
-has subscribed to its inputs, so that no frame is lost at the start.
+has subscribed to its inputs, so that no frame is lost at the start; it ends once the node has
+answered the last one.
 """
 
 import os
@@ -24,6 +25,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 from launch import LaunchContext, LaunchDescription
+from lmeec_ros.node_process import profile_environment
 
 SHARE = get_package_share_directory("lmeec")
 COMMAND = os.path.join(get_package_prefix("lmeec"), "lib", "lmeec", "lmeec")
@@ -39,15 +41,38 @@ ARGUMENTS = {
 }
 
 
+def given(context: LaunchContext, argument: str) -> bool:
+    """Whether an argument says true."""
+    return LaunchConfiguration(argument).perform(context).lower() == "true"
+
+
+def start_node(context: LaunchContext) -> list[object]:
+    """Return the node's launch file, with simulated time if the bag's clock is played."""
+    source = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "lmeec.launch.py"))
+    arguments = {"use_sim_time": "true"} if given(context, "clock") else {}
+    return [IncludeLaunchDescription(source, launch_arguments=arguments.items())]
+
+
 def play(context: LaunchContext) -> list[object]:
     """Return the actions that play the bag, and end the launch after it if asked for."""
 
     def text(argument: str) -> str:
         return LaunchConfiguration(argument).perform(context)
 
+    # Declared by lmeec.launch.py. Without a namespace here the node may be in one all the same.
+    name, namespace = text("name") or "lmeec", text("namespace").strip("/")
+    node = f"/{namespace}/{name}" if namespace else name
     command = [COMMAND, "play", text("bag"), "--rate", text("rate"), "--wait", text("wait")]
-    command += [f"--{flag}" for flag in ("loop", "clock") if text(flag).lower() == "true"]
-    player = ExecuteProcess(cmd=command, name="play", output="screen")
+    command += ["--node", node]
+    command += [f"--{flag}" for flag in ("loop", "clock") if given(context, flag)]
+    own = text("dds_profile").lower()
+    wanted = own == "true" if own else None
+    player = ExecuteProcess(
+        cmd=command,
+        name="play",
+        output="screen",
+        additional_env=profile_environment(wanted, context.environment),
+    )
     end = RegisterEventHandler(
         OnProcessExit(
             target_action=player, on_exit=[EmitEvent(event=Shutdown(reason="bag ended"))]
@@ -65,8 +90,5 @@ def generate_launch_description() -> LaunchDescription:
         else DeclareLaunchArgument(name, default_value=default, description=description)
         for name, (default, description) in ARGUMENTS.items()
     ]
-    node = IncludeLaunchDescription(
-        PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "lmeec.launch.py")),
-        launch_arguments={"use_sim_time": LaunchConfiguration("clock")}.items(),
-    )
-    return LaunchDescription([*declared, node, OpaqueFunction(function=play)])
+    actions = [OpaqueFunction(function=start_node), OpaqueFunction(function=play)]
+    return LaunchDescription([*declared, *actions])

@@ -11,7 +11,6 @@ arguments of lmeec.launch.py but namespace are accepted too, and hold for every 
 import os
 import re
 
-import yaml
 from ament_index_python.packages import get_package_share_directory
 from launch.actions import (
     DeclareLaunchArgument,
@@ -24,21 +23,25 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 from launch import LaunchContext, LaunchDescription
+from lmeec_ros import parameter_files
 
 SHARE = get_package_share_directory("lmeec")
 DEFAULT = os.path.join(SHARE, "config", "lmeec.yaml")
+TOPIC = r"(cameras\..*|query_masks)\.topic"
 
 
-def shared_topics(file: str) -> list[str]:
-    """The input topics in a parameter file that lie in no robot's namespace."""
-    with open(file, encoding="utf-8") as stream:
-        content = yaml.safe_load(stream)
-    inputs = []
-    for node in content.values():
-        values = node["ros__parameters"]
-        inputs += [*values.get("cameras", {}).values(), values.get("query_masks", {})]
-    topics = [one.get("topic", "") for one in inputs]
-    return [topic for topic in topics if topic.startswith("/")]
+def shared_topics(file: str, node: str) -> list[str]:
+    """The input topics that a parameter file gives a node and that lie in no namespace.
+
+    Raises:
+        lmeec_ros.parameter_files.ParameterError: it cannot be read, or has nothing for the node.
+    """
+    content = parameter_files.read(file)
+    values = content.values_for(node)
+    if values is None:
+        raise content.refusal(node)
+    topics = [values[name] for name in values if re.fullmatch(TOPIC, name)]
+    return [topic for topic in topics if str(topic).startswith("/")]
 
 
 def start_robots(context: LaunchContext) -> list[object]:
@@ -53,7 +56,8 @@ def start_robots(context: LaunchContext) -> list[object]:
         if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name):
             raise ValueError(f"robots: {name!r} given; letters, digits and _ expected")
         file = template.replace("{robot}", name)
-        for topic in shared_topics(file):
+        node_name = LaunchConfiguration("name", default="lmeec").perform(context) or "lmeec"
+        for topic in shared_topics(file, f"/{name}/{node_name}"):
             text = f"{name} reads {topic}, which is not in its namespace ({file})"
             actions.append(LogInfo(msg=text))
         node = IncludeLaunchDescription(

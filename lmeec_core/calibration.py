@@ -79,7 +79,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     Raises:
         CalibrationError: no such file, not YAML, an unknown name, or numbers that cannot be.
     """
-    file = Path(path).expanduser()
+    file = Path(path)
     try:
         with file.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)

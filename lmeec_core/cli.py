@@ -171,8 +171,19 @@ def play(
     ),
     wait: Annotated[
         float,
-        typer.Option(min=0.0, help="Wait up to this many seconds for subscribers to all topics."),
+        typer.Option(
+            min=0.0,
+            help="Wait up to this many seconds for subscribers: the node's, to all topics that it "
+            "takes, or to every topic.",
+        ),
     ] = 2.0,
+    node: Annotated[
+        str,
+        typer.Option(
+            help="The node that answers: with its namespace, or every one of the name. Where it "
+            "runs, the command ends when it has answered the last set."
+        ),
+    ] = "lmeec",
 ) -> None:
     """Publish a bag over ROS 2.
 
@@ -197,6 +208,7 @@ def play(
             loop=loop,
             clock=clock,
             wait=wait,
+            answering=node,
             console=Console(stderr=True),
         )
 

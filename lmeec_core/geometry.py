@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import least_squares
 
 from lmeec_core.errors import InputError
 
@@ -22,7 +23,6 @@ Vector = npt.NDArray[np.float64]
 MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 """Lens models of sensor_msgs/CameraInfo; equidistant is OpenCV's fisheye model."""
 COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8), "equidistant": (0, 4)}
-STEPS = 10
 ASPECT_TOLERANCE = 0.01
 
 
@@ -218,8 +218,9 @@ def triangulate(views: Sequence[View], max_error: float, min_angle: float) -> Tr
     """The point that two or more pixels show: least squares of the distances in the images.
 
     Starts at the point nearest to all rays (the midpoint method: Hartley and Sturm,
-    "Triangulation", CVIU 68(2), 1997, section 5.3), then Gauss-Newton steps on the reprojection
-    error (Hartley and Zisserman, "Multiple View Geometry", 2nd ed., section 12.3 and appendix 6).
+    "Triangulation", CVIU 68(2), 1997, section 5.3), then the reprojection error's least squares
+    by Levenberg and Marquardt (Hartley and Zisserman, "Multiple View Geometry", 2nd ed., section
+    12.3 and appendix 6).
 
     Args:
         views: pixels of the same thing in different cameras.
@@ -240,12 +241,8 @@ def triangulate(views: Sequence[View], max_error: float, min_angle: float) -> Tr
         )
     point = _linear(views, rays)
     _check_depths(views, point)
-    for _ in range(STEPS):
-        step = _step(views, point)
-        point = point + step
-        _check_depths(views, point)
-        if float(np.linalg.norm(step)) < 1e-9 * (1 + float(np.linalg.norm(point))):
-            break
+    point = _refined(views, point)
+    _check_depths(views, point)
     misses = np.array([view.miss(point) for view in views])
     error = math.sqrt(float((misses**2).sum(axis=1).mean()))
     if not error <= max_error:
@@ -272,18 +269,18 @@ def _linear(views: Sequence[View], rays: Sequence[Vector]) -> Vector:
     return point
 
 
-def _step(views: Sequence[View], point: Vector) -> Vector:
-    """A Gauss-Newton step; the derivatives by differences, which every lens model has."""
-    small = 1e-6 * max(abs(view.depth(point)) for view in views)
-    rows, misses = [], []
-    for view in views:
-        miss = view.miss(point)
-        columns = [(view.miss(point + small * axis) - miss) / small for axis in np.eye(3)]
-        rows.append(np.stack(columns, axis=1))
-        misses.append(miss)
-    slopes, rest = np.concatenate(rows), np.concatenate(misses)
-    step: Vector = np.asarray(np.linalg.lstsq(slopes, -rest, rcond=None)[0], np.float64)
-    return step
+def _refined(views: Sequence[View], start: Vector) -> Vector:
+    """The point of least squares in the images; steps that make it worse are damped."""
+    unit = max(abs(view.depth(start)) for view in views)  # so that the steps have no unit
+
+    def misses(moved: Vector) -> Vector:
+        point = start + unit * moved
+        return np.concatenate([view.miss(point) for view in views])
+
+    # The derivatives by differences, which every lens model has.
+    found = least_squares(misses, np.zeros(3), method="lm", xtol=1e-10, ftol=1e-10)
+    point: Vector = start + unit * np.asarray(found.x, np.float64)
+    return point
 
 
 def _check_depths(views: Sequence[View], point: Vector) -> None:

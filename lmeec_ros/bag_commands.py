@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,8 +18,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmeec_ros.bags import BagReader
+from lmeec_ros.node_watch import NodeWatch
 from lmeec_ros.play import Player
 from lmeec_ros.record import Recorder, spin_until
+from lmeec_ros.replay import spinning
 
 
 @contextmanager
@@ -53,34 +56,72 @@ def play(
     loop: bool,
     clock: bool,
     wait: float,
+    answering: str,
     console: Console,
 ) -> int:
-    """Publish a bag; see `lmeec play --help`. Returns the exit code: 1 if a part of it is lost."""
+    """Publish a bag; see `lmeec play --help`. Returns the exit code: 1 if a part of it is lost, or
+    was perhaps not answered."""
     with BagReader(path) as bag, ros_node("lmeec_play") as (node, stop):
         player = Player(node, bag, topics=topics or None, remap=remap, clock=clock)
         for text in bag.notes:
             console.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True, highlight=False)
         for topic, reason in player.skipped.items():
             console.print(f"[yellow]skipped[/] {topic}: {reason}", soft_wrap=True)
-        if wait and not player.wait(wait, stop) and not stop.is_set():
-            console.print(f"[yellow]nobody listens to[/] {', '.join(player.unheard())}")
-        passes, published = 0, 0
-        with _progress(console, player.count) as (bar, task):
-            while not stop.is_set():
-                bar.reset(task)
-                published += player.play(
-                    rate=rate, stop=stop, progress=lambda *_: bar.advance(task)
-                )
-                passes += 1
-                if not loop:
-                    break
-        if not player.flush(2.0 if stop.is_set() else 10.0):
-            console.print("[yellow]some subscribers did not acknowledge all messages[/]")
+        watch = NodeWatch(node, answering)
+        with spinning(node):
+            _wait_heard(player, watch, wait, stop, console, every=bool(topics))
+            published, passes = _publish(player, rate, loop, stop, console)
+            if not player.flush(2.0 if stop.is_set() else 10.0):
+                console.print("[yellow]some subscribers did not acknowledge all messages[/]")
+            unanswered = watch.wait_answered(player.published, stop)
         text = "stopped" if stop.is_set() else "done"
         console.print(f"{text}: {published} messages in {passes} pass{'es' * (passes != 1)}")
         for lost in dict.fromkeys(bag.lost):
             console.print(f"[yellow]left out:[/] {escape(lost)}", soft_wrap=True, highlight=False)
-        return 1 if bag.lost else 0
+        if unanswered:
+            console.print(f"[yellow]perhaps not all answered[/] {unanswered}", soft_wrap=True)
+        return int(bool(bag.lost) or bool(unanswered))
+
+
+def _wait_heard(
+    player: Player,
+    watch: NodeWatch,
+    seconds: float,
+    stop: threading.Event,
+    console: Console,
+    *,
+    every: bool,
+) -> None:
+    """Wait for subscribers, at most so long: the node's, or (if `every`) one of each topic."""
+    end = time.monotonic() + seconds
+    while player.unheard() and time.monotonic() < end and not stop.is_set():
+        if not every and watch.ready(player.unheard()):
+            break
+        stop.wait(0.05)
+    unheard, wanted = player.unheard(), watch.wanted()
+    if wanted and not every:
+        taken = frozenset().union(*wanted.values())
+        for topic in sorted(taken - set(player.published)):
+            console.print(f"[yellow]not in the bag[/] {topic}, which the node takes")
+        unheard = tuple(topic for topic in unheard if topic in taken)
+    if seconds and unheard and not stop.is_set():
+        why = f" ({watch.describe()})" if not every and watch.describe() else ""
+        console.print(f"[yellow]nobody listens to[/] {', '.join(unheard)}{why}", soft_wrap=True)
+
+
+def _publish(
+    player: Player, rate: float, loop: bool, stop: threading.Event, console: Console
+) -> tuple[int, int]:
+    """Publish the bag once, or until it is stopped; return the messages and the passes."""
+    passes, published = 0, 0
+    with _progress(console, player.count) as (bar, task):
+        while not stop.is_set():
+            bar.reset(task)
+            published += player.play(rate=rate, stop=stop, progress=lambda *_: bar.advance(task))
+            passes += 1
+            if not loop:
+                break
+    return published, passes
 
 
 def record(

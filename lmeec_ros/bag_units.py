@@ -28,7 +28,10 @@ IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 def read_config(
-    path: Path, given: Path | None, changes: Mapping[str, Any] | None = None
+    path: Path,
+    given: Path | None,
+    changes: Mapping[str, Any] | None = None,
+    node: str | None = None,
 ) -> NodeConfig:
     """The node's configuration for a bag.
 
@@ -36,13 +39,18 @@ def read_config(
         path: the bag.
         given: the node's parameter file; None: what the bag says itself, if it was made of a take.
         changes: values by full name that come on top.
+        node: the node (name with namespace) that the file is read for; None: its node called lmeec.
 
     Raises:
-        ParameterError: a value that is wrong.
+        ParameterError: a value that is wrong, or a file without parameters for the node.
         BagError: the bag cannot be read, or has no parameters of its own.
     """
     if given is not None:
-        values = parameters.read_file(given)
+        values = parameters.read_file(given, node)
+    elif node is not None:
+        raise parameters.ParameterError(
+            f"--node {node}: belongs to a parameter file, and none is given (--params)"
+        )
     else:
         with BagReader(path) as bag:
             info = RecordingInfo.read(bag)

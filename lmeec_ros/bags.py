@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmeec_ros.bag_files import BagFiles
 from lmeec_ros.bag_layout import METADATA, BagError, is_bag
+from lmeec_ros.bag_rescue import WholeChunks
 from lmeec_ros.bag_types import MASKS_TYPE, ensure_type, find_definition, split_type, typestore
 
 __all__ = [
@@ -59,9 +60,12 @@ class BagWriter:
     Args:
         path: folder of the bag.
         overwrite: replace a bag that is there; otherwise BagError.
+        keep: what a full disk took is a bag, too; otherwise nothing of it is left.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
+    def __init__(
+        self, path: str | os.PathLike[str], *, overwrite: bool = False, keep: bool = False
+    ) -> None:
         from rosbags.rosbag2 import StoragePlugin, Writer
 
         self.path = Path(path)
@@ -78,6 +82,7 @@ class BagWriter:
             self._temporary / self.path.name, version=9, storage_plugin=StoragePlugin.MCAP
         )
         self._writer.open()
+        self._whole = WholeChunks(self._writer) if keep else None
         self._topics: dict[str, Connection] = {}
         self.counts: dict[str, int] = {}
 
@@ -99,13 +104,15 @@ class BagWriter:
         """Write a message: one made from `typestore`, or its serialised bytes (CDR).
 
         Raises:
-            BagError: if it cannot be written (a full disk); nothing of the bag is left then.
+            BagError: if it cannot be written (a full disk); says what is left of the bag.
         """
         connection = self._topics[topic]
         if not isinstance(message, bytes):
             message = bytes(typestore().serialize_cdr(message, connection.msgtype))
         try:
             self._writer.write(connection, stamp_ns, message)
+            if self._whole is not None:
+                self._whole.note()
         except OSError as error:
             raise self._given_up(error) from error
         self.counts[topic] += 1
@@ -118,12 +125,15 @@ class BagWriter:
         """Finish the bag and give it its name.
 
         Raises:
-            BagError: if it cannot be written (a full disk); nothing of the bag is left then.
+            BagError: if it cannot be written (a full disk); says what is left of the bag.
         """
         try:
             self._writer.close()
         except OSError as error:
             raise self._given_up(error) from error
+        self._publish()
+
+    def _publish(self) -> None:
         old = self._temporary / "replaced"
         if self.path.exists():
             os.replace(self.path, old)
@@ -137,6 +147,13 @@ class BagWriter:
         shutil.rmtree(self._temporary, ignore_errors=True)
 
     def _given_up(self, error: OSError) -> BagError:
+        kept = self._whole.close() if self._whole is not None else 0
+        if kept:
+            self._publish()
+            return BagError(
+                f"{self.path}: not written to the end: {error.strerror}; the first {kept} messages "
+                "are kept, in a bag that is closed (make room and record again)"
+            )
         self.abort()
         return BagError(
             f"{self.path}: not written: {error.strerror}; nothing of it was kept (make room and "

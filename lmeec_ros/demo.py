@@ -19,7 +19,7 @@ import lmeec_core as lm
 from lmeec_core.files import write_text
 from lmeec_core.takes import Take
 from lmeec_ros import take_bags
-from lmeec_ros.node_process import NodeError, dds_profile
+from lmeec_ros.node_process import NodeError, profile_environment
 from lmeec_ros.take_bags import RecordingInfo, bag_from_take, stamp_of
 
 SEED = 0
@@ -134,10 +134,7 @@ def settle_environment() -> None:
     """
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    profile = dds_profile()
-    if profile is not None:
-        os.environ.setdefault("FASTRTPS_DEFAULT_PROFILES_FILE", str(profile))
-        os.environ.setdefault("FASTDDS_DEFAULT_PROFILES_FILE", str(profile))
+    os.environ.update(profile_environment(None, os.environ))
 
 
 RESULTS = (

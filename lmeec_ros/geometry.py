@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,42 +25,75 @@ from lmeec_core.geometry import (
     Intrinsics,
     Pose,
     Triangulation,
+    Vector,
     View,
     centroid,
     triangulate,
 )
-from lmeec_ros.messages import LabelTable
+from lmeec_ros.messages import LabelTable, Mask
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.parameters import NodeConfig, ParameterError
 from lmeec_ros.pipeline import SetProcessor, TargetOutput
+from lmeec_ros.worker import Worker
 
 try:
     import tf2_ros
 except ImportError:
     tf2_ros = None
 
-TRANSFORM_PATIENCE = 0.05
-"""Seconds that a set waits for the transform of its stamp."""
+TRANSFORM_PATIENCE = 0.2
+"""Seconds that a set waits for the transform of its stamp, apart from the inference."""
+SETS_WAITING = 5
+"""Sets that may wait for their transforms; the oldest is dropped."""
+END_PATIENCE = 5.0
 REPEAT = 30.0
 
 
 def lens_of(info: Any, rectified: bool) -> Intrinsics:
     """The intrinsics in a CameraInfo message, of the raw or of the rectified image.
 
+    K and P are those of the whole sensor; the image is its region of interest. Its size is that of
+    the region before binning, since an image of another size and the same shape will do.
+
     Raises:
-        GeometryError: if it is not calibrated, or shows only a part of the image.
+        GeometryError: if it is not calibrated, or its region or binning cannot be.
     """
-    region = info.roi
-    if max(info.binning_x, info.binning_y) > 1 or region.width or region.height:
+    region, full = info.roi, (int(info.width), int(info.height))
+    size, corner = full, (int(region.x_offset), int(region.y_offset))
+    if region.width or region.height:  # all 0 is the whole image, as is that of its size
+        size = int(region.width), int(region.height)
+    inside = all(s > 0 and c + s <= f for s, c, f in zip(size, corner, full, strict=True))
+    if (size != full or corner != (0, 0)) and not inside:
         raise GeometryError(
             "calibration",
-            "CameraInfo with binning or a region of interest given, that of the whole image "
-            "expected; put the lens into the calibration file",
+            f"CameraInfo with a region of interest of {size[0]} x {size[1]} at {corner} given; one "
+            f"inside the image of {full[0]} x {full[1]}, or 0 for the whole image, expected",
         )
-    size = (int(info.width), int(info.height))
+    binning = max(1, info.binning_x), max(1, info.binning_y)
+    if binning[0] != binning[1]:
+        raise GeometryError(
+            "calibration",
+            f"CameraInfo with binning or a region of another shape given ({binning[0]} x "
+            f"{binning[1]} pixels are one); the same in both directions expected, or put the lens "
+            "of the image as it is into the calibration file",
+        )
+    matrix = np.array(info.p).reshape(3, 4)[:, :3] if rectified else np.array(info.k).reshape(3, 3)
+    matrix[:2, 2] -= corner
     if rectified:
-        return intrinsics(size, np.array(info.p).reshape(3, 4)[:, :3].ravel(), [], "plumb_bob")
-    return intrinsics(size, info.k, info.d, info.distortion_model)
+        return intrinsics(size, matrix.ravel(), [], "plumb_bob")
+    return intrinsics(size, matrix.ravel(), info.d, info.distortion_model)
+
+
+def centre_of(info: Any, rectified: bool) -> Vector:
+    """Where the camera stands in the frame of its header: (3,), in that frame's unit.
+
+    It is the origin, but for the second camera of a rectified stereo pair, whose P = [.. Tx ..]
+    refers to the first one's frame: Tx = -fx * baseline.
+    """
+    if not rectified:
+        return np.zeros(3)
+    p = np.array(info.p).reshape(3, 4)
+    return np.array([-p[0, 3] / p[0, 0], -p[1, 3] / p[1, 1], 0.0])
 
 
 class Poses:
@@ -113,6 +147,18 @@ class Poses:
         self._listener.unregister()
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """What a set is located by, as it was when the set was processed."""
+
+    config: NodeConfig
+    table: LabelTable
+    query_masks: Mapping[str, Mask | None]
+
+
+_Set = tuple[Header, Mapping[str, TargetOutput], _Seen]
+
+
 class Points:
     """Lifecycle publishers `~/points`, and `~/points/<object>` for the objects named by parameter.
 
@@ -149,6 +195,8 @@ class Points:
         self.located = 0
         self.refused: Counter[str] = Counter()
         self._poses: Poses | None = None
+        # A transform may come after its image: what waits for it must not hold up the inference.
+        self._waiting: Worker[_Set] | None = None
         self._subscriptions: list[Any] = []
         self._all: Any = None
         self._named: dict[str, Any] = {}
@@ -180,6 +228,9 @@ class Points:
             node.get_logger().info(
                 f"topic names take ASCII letters and digits only: {', '.join(given)}"
             )
+        if moving:
+            self._waiting = Worker(self._publish, self._failed, SETS_WAITING, "points")
+            self._waiting.start()
 
     def publish(
         self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
@@ -191,25 +242,42 @@ class Points:
             found: target camera to what was found in it.
             processor: its configuration, labels and last query masks.
         """
-        message = self.locate(query_header, found, processor)
+        # The processor goes on to the next set.
+        seen = _Seen(processor.config, processor.table, processor.query_masks)
+        if self._waiting is None:
+            self._publish((query_header, found, seen))
+        elif not self._waiting.put((query_header, found, seen)):
+            self.refused["late"] += 1
+
+    def _publish(self, one: _Set, _: float = 0.0) -> None:
+        message = self.locate(*one)
         self._all.publish(message)
-        for one in message.points:
-            if one.object_id in self._named:
-                self._named[one.object_id].publish(one.point)
+        for point in message.points:
+            if point.object_id in self._named:
+                self._named[point.object_id].publish(point.point)
+
+    def _failed(self, error: Exception) -> None:
+        if line := self._patient(type(error).__name__, f"~/points of a set failed: {error!r}"):
+            self._node.get_logger().error(line)
+
+    def has_listeners(self) -> bool:
+        """Whether anybody subscribes to ~/points or to an object's own topic."""
+        publishers = (self._all, *self._named.values())
+        return any(one.get_subscription_count() for one in publishers)
 
     def locate(
-        self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
+        self, query_header: Header, found: Mapping[str, TargetOutput], seen: _Seen | SetProcessor
     ) -> ObjectPointArray:
         """Return the message of a set; arguments as in :meth:`publish`."""
-        config, table = processor.config, processor.table
+        config, table = seen.config, seen.table
         header = Header(stamp=query_header.stamp, frame_id=self.frame)
         message = ObjectPointArray(header=header)
         cameras = self._cameras(config, query_header, found)
-        for name, seen in _centroids(config, found, processor).items():
+        for name, places in _centroids(config, found, seen.query_masks).items():
             try:
                 views = {
                     camera: View(*cameras[camera], cameras[camera][0].scaled(pixel, size))
-                    for camera, (pixel, size) in seen.items()
+                    for camera, (pixel, size) in places.items()
                     if camera in cameras
                 }
                 limits = config["geometry.max_error"], config["geometry.min_angle"]
@@ -234,17 +302,24 @@ class Points:
         cameras = {}
         for camera, header in headers.items():
             try:
-                pose = self._calibration.poses.get(camera)
-                if pose is None:
-                    assert self._poses is not None
-                    pose = self._poses.at(header)
-                cameras[camera] = self._lens(config, camera), pose
+                lens = self._lens(config, camera)
+                cameras[camera] = lens, self._pose(config, camera, header)
             except GeometryError as error:
                 self.refused[error.kind] += 1
                 text = f"camera {camera!r} has no part in ~/points: {error}"
                 if line := self._patient(f"{camera} {error.kind}", text):
                     self._node.get_logger().warning(line)
         return cameras
+
+    def _pose(self, config: NodeConfig, camera: str, header: Header) -> Pose:
+        if camera in self._calibration.poses:
+            return self._calibration.poses[camera]
+        assert self._poses is not None
+        pose = self._poses.at(header)
+        if camera in self._infos:  # the file's pose is the camera's own, tf's is its header's
+            centre = centre_of(self._infos[camera], config.cameras[camera].rectified)
+            pose = Pose(pose.rotation, pose.position + pose.rotation @ centre)
+        return pose
 
     def _lens(self, config: NodeConfig, camera: str) -> Intrinsics:
         if camera in self._calibration.lenses:
@@ -256,11 +331,15 @@ class Points:
 
     def forget(self) -> None:
         """Forget what belongs to the time before a backward jump."""
+        if self._waiting is not None:
+            self._waiting.discard()
         if self._poses is not None:
             self._poses.forget()
 
     def destroy(self) -> None:
         """Destroy publishers and subscriptions."""
+        if self._waiting is not None:
+            self._waiting.stop(END_PATIENCE)
         for publisher in (self._all, *self._named.values()):
             if publisher is not None:
                 self._node.destroy_lifecycle_publisher(publisher)
@@ -305,11 +384,11 @@ Centroids = dict[str, tuple[Any, tuple[int, int]]]
 
 
 def _centroids(
-    config: NodeConfig, found: Mapping[str, TargetOutput], processor: SetProcessor
+    config: NodeConfig, found: Mapping[str, TargetOutput], query_masks: Mapping[str, Mask | None]
 ) -> dict[str, Centroids]:
     """Object id to camera to the mask's centroid (x, y) and the size (width, height) around it."""
     seen: dict[str, Centroids] = {}
-    for name, mask in processor.query_masks.items():
+    for name, mask in query_masks.items():
         if mask is not None and mask.any():
             height, width = mask.shape
             seen[name] = {config.query_camera: (np.array(centroid(mask)), (width, height))}

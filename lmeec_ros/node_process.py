@@ -13,6 +13,8 @@ from lmeec_core.errors import InputError
 
 PACKAGE = "lmeec"
 EXECUTABLE = "lmeec_node"
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Where Fast DDS looks for its profile: up to Jazzy, and later."""
 
 
 class NodeError(InputError):
@@ -46,6 +48,19 @@ def dds_profile() -> Path | None:
         if path.is_file():
             return path.resolve()
     return None
+
+
+def profile_environment(wanted: bool | None, environment: Mapping[str, str]) -> dict[str, str]:
+    """What a process gets besides its environment for Fast DDS to carry large images.
+
+    Args:
+        wanted: the package's profile or none; None: only if the environment names no other one.
+        environment: of the process.
+    """
+    if wanted is None:
+        wanted = not any(environment.get(name) for name in PROFILE_VARIABLES)
+    profile = dds_profile() if wanted else None
+    return {} if profile is None else dict.fromkeys(PROFILE_VARIABLES, str(profile))
 
 
 class NodeProcess:

@@ -111,7 +111,9 @@ class Outputs:
         return whole
 
     def has_listeners(self, target: str) -> bool:
-        """Whether anybody subscribes to an output of the target."""
+        """Whether anybody subscribes to an output of the target, or to the points it gives."""
+        if self.points is not None and self.points.has_listeners():
+            return True
         publishers = (one for (name, _), one in self._publishers.items() if name == target)
         return any(one.get_subscription_count() for one in publishers)
 

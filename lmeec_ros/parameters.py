@@ -2,111 +2,29 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
-
-import yaml
-from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
-from rclpy.node import Node
-from rclpy.parameter import Parameter
+from typing import TYPE_CHECKING, Any
 
 import lmeec_core as lm
 from lmeec_core.config import ENGINES
-from lmeec_core.errors import InputError
+from lmeec_ros import parameter_files
 from lmeec_ros.object_rows import read_object_row
+from lmeec_ros.parameter_files import ParameterError as ParameterError
+from lmeec_ros.parameter_spec import Spec, Value, suggestion
 
-Value = bool | int | float | str | list[str] | list[int]
+if TYPE_CHECKING:
+    from rclpy.node import Node
+    from rclpy.parameter import Parameter
 
 QOS = ("auto", "sensor_data", "reliable")
 TRANSPORTS = ("raw", "compressed")
 
 
-class ParameterError(InputError):
-    """A parameter that cannot be used; the text names it, the value and what is expected."""
-
-
-@dataclass(frozen=True)
-class Spec:
-    """A row of the table. `{camera}` in a name or default stands for each camera's name.
-
-    Attributes:
-        name: full name of the parameter.
-        default: value without an override; its type is the parameter's type.
-        description: what it does, with its unit.
-        choices: the values allowed (texts only); all if empty.
-        minimum: smallest value (numbers only).
-        maximum: largest value (numbers only).
-        live: may be changed while the node runs; others are read-only.
-    """
-
-    name: str
-    default: Value
-    description: str
-    choices: tuple[str, ...] = ()
-    minimum: float | None = None
-    maximum: float | None = None
-    live: bool = False
-
-    def descriptor(self) -> ParameterDescriptor:
-        """Return the descriptor that `ros2 param describe` shows."""
-        descriptor = ParameterDescriptor(description=self.description, read_only=not self.live)
-        if self.choices:
-            descriptor.additional_constraints = f"one of: {', '.join(self.choices)}"
-        if self.minimum is not None and self.maximum is not None:
-            if isinstance(self.default, float):
-                bounds = FloatingPointRange(from_value=self.minimum, to_value=self.maximum)
-                descriptor.floating_point_range = [bounds]
-            else:
-                limits = IntegerRange(from_value=int(self.minimum), to_value=int(self.maximum))
-                limits.step = 1
-                descriptor.integer_range = [limits]
-        return descriptor
-
-    def check(self, value: Any) -> Value:
-        """Return the value in the parameter's type.
-
-        Raises:
-            ParameterError: if type, choice or range is wrong.
-        """
-        expected = type(self.default)
-        if expected is float and type(value) is int:
-            value = float(value)  # `tolerance: 1` in a YAML file
-        if expected is list:
-            value = self._list(value)
-        elif type(value) is not expected:
-            kind = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-            raise ParameterError(f"{self.name}: {value!r} given, {kind[expected]} expected")
-        if self.choices and value not in self.choices:
-            hint = suggestion(str(value), self.choices)
-            raise ParameterError(
-                f"{self.name}: {value!r} given, one of {', '.join(self.choices)} expected{hint}"
-            )
-        if self.minimum is not None and self.maximum is not None:
-            for number in value if expected is list else [value]:
-                if not self.minimum <= number <= self.maximum:
-                    raise ParameterError(
-                        f"{self.name}: {number} given, {self.minimum} to {self.maximum} expected"
-                    )
-        result: Value = value
-        return result
-
-    def _list(self, value: Any) -> list[Any]:
-        """The value as a list of texts, or of whole numbers, as the default is."""
-        assert isinstance(self.default, list)
-        kind = type(self.default[0])
-        # Not `list(value)` at once: it takes a text apart into its letters.
-        given = [] if value is None else value
-        listed = isinstance(given, (Sequence, array)) and not isinstance(given, str)
-        if not listed or any(not isinstance(v, kind) or isinstance(v, bool) for v in given):
-            what = "texts" if kind is str else "whole numbers"
-            raise ParameterError(f"{self.name}: {value!r} given, a list of {what} expected")
-        return list(given)
+NAME = "lmeec"
+"""Name of the node."""
 
 
 # fmt: off
@@ -122,7 +40,7 @@ TABLE = (
          "if output.points is set and the calibration file has no lens of it; empty: camera_info "
          "beside the image topic"),
     Spec("cameras.{camera}.rectified", False, "The images are rectified: the projection matrix of "
-         "CameraInfo holds, without distortion"),
+         "CameraInfo holds, without distortion; its Tx says how far from its frame the camera is"),
     Spec("query_camera", "ego", "Camera in whose images the query masks lie"),
     Spec("target_cameras", ["exo"], "Cameras in whose images the objects are searched"),
     Spec("query_masks.topic", "", "Topic of the query masks; empty: "
@@ -146,7 +64,7 @@ TABLE = (
          minimum=1, maximum=1_000_000_000),
     Spec("model.preset", "nano", "The network", tuple(lm.PRESETS)),
     Spec("model.checkpoint", "", "File of weights (.pt or .safetensors); empty: those that come "
-         "with the preset, if any"),
+         "with the preset, if any", path=True),
     Spec("model.device", "auto", "auto, cpu or cuda (cuda:1, ...)"),
     Spec("model.precision", "fp32", "Number format of the network", ("fp32", "bf16")),
     Spec("model.engine", "auto", "Who computes the network's stages; auto measures once", ENGINES),
@@ -162,7 +80,7 @@ TABLE = (
     Spec("memory.target_bank", True, "Remember past frames of each target camera"),
     Spec("memory.fusion", "mv_moe", "How the views are fused", ("mv_moe", "add", "none")),
     Spec("memory_folder", "", "Folder of the files of ~/save_memory and ~/load_memory; empty: "
-         "$ROS_HOME/lmeec, which is ~/.ros/lmeec"),
+         "$ROS_HOME/lmeec, which is ~/.ros/lmeec", path=True),
     Spec("pairing.policy", "nearest", "nearest: ours; approximate and exact: those of "
          "message_filters, where installed", ("nearest", "approximate", "exact")),
     Spec("pairing.tolerance", 0.02, "Largest distance in time between the query image and what "
@@ -188,7 +106,7 @@ TABLE = (
          "outputs; its memory has a gap after each pause (policy nearest)", live=True),
     Spec("output.points", False, "Publish ~/points: where the objects are in space"),
     Spec("geometry.calibration", "", "File of the cameras' lenses and poses; what it lacks comes "
-         "from CameraInfo and tf"),
+         "from CameraInfo and tf", path=True),
     Spec("geometry.frame", "", "Frame of ~/points; empty: the calibration file's"),
     Spec("geometry.max_error", 10.0, "Largest reprojection error of a point, pixels of the "
          "calibrated images", minimum=0.0, maximum=1000.0, live=True),
@@ -261,12 +179,6 @@ class NodeConfig:
         )
 
 
-def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" for the known name most like `name`, or an empty text."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]!r}?" if close else ""
-
-
 def topic_token(name: str) -> str:
     """Return a camera's name in a form that topic names allow (no hyphens)."""
     return name.replace("-", "_")
@@ -322,33 +234,22 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
     )
 
 
-def read_file(path: str | os.PathLike[str], node: str = "lmeec") -> dict[str, Any]:
-    """The values that a node's parameter file (YAML) sets, by full name.
+def read_file(path: str | os.PathLike[str], node: str | None = None) -> dict[str, Any]:
+    """The values that a node's parameter file (YAML) gives a node, by full name, as ROS reads it.
 
     Args:
         path: the file.
-        node: name of the node; entries for it come after those for every node ("/**").
+        node: name with namespace, as /robot1/lmeec; None: the node called lmeec, in no namespace or
+            in the one that the file has it in.
 
     Raises:
-        ParameterError: no such file, not YAML, or no parameters for the node in it.
+        ParameterError: no such file, one that ROS would refuse, or nothing for the node in it.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ParameterError(f"{path}: cannot be read: {error}") from error
-    values: dict[str, Any] = {}
-    found = False
-    for name in ("/**", "/*", "**", node, f"/{node}"):
-        part = content.get(name) if isinstance(content, dict) else None
-        given = part.get("ros__parameters") if isinstance(part, dict) else None
-        if isinstance(given, dict):
-            found = True
-            values.update(flatten(given))
-    if not found:
-        raise ParameterError(
-            f"{path}: no parameters for the node {node!r}; a file as config/lmeec.yaml, with "
-            '"/**:" and below it "ros__parameters:", expected'
-        )
+    file = parameter_files.read(path)
+    wanted = file.node_called(NAME) if node is None else f"/{node.strip('/')}"
+    values = file.values_for(wanted)
+    if values is None:
+        raise file.refusal(wanted)
     return values
 
 

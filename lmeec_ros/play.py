@@ -116,6 +116,11 @@ class Player:
         return tuple(self._publishers)
 
     @property
+    def published(self) -> tuple[str, ...]:
+        """The names that they are published on."""
+        return tuple(publisher.topic_name for publisher in self._publishers.values())
+
+    @property
     def count(self) -> int:
         """Number of messages in one pass."""
         known = self.bag.topics

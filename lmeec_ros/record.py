@@ -54,7 +54,7 @@ class Recorder:
         overwrite: bool = False,
         on_message: Callable[[str, bytes], None] | None = None,
     ) -> None:
-        self._writer = BagWriter(path, overwrite=overwrite)
+        self._writer = BagWriter(path, overwrite=overwrite, keep=True)
         self._node = node
         self._wanted = [node.resolve_topic_name(topic) for topic in topics or ()]
         self._of_node = of_node
@@ -128,7 +128,7 @@ class Recorder:
                 try:
                     self._writer.write(topic, self._node.get_clock().now().nanoseconds, data)
                 except BagError:
-                    self._closed = True  # the writer has left nothing to finish
+                    self._closed = True  # the writer has finished what it could
                     raise
             if self.on_message is not None:
                 self.on_message(topic, data)
@@ -156,7 +156,7 @@ def spin_until(
     also if an exception ends the recording.
 
     Raises:
-        BagError: if the bag cannot be written (a full disk); nothing of it is left then.
+        BagError: if the bag cannot be written to its end (a full disk); says what is kept of it.
     """
     from rclpy.executors import SingleThreadedExecutor
 

@@ -81,7 +81,7 @@ def memory_file(folder: str, name: str, namespace: str = "/") -> Path:
             "a digit, expected (a plain name, the folder is the parameter memory_folder)"
         )
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
-    base = Path(folder).expanduser() if folder else home / "lmeec"
+    base = Path(folder) if folder else home / "lmeec"
     return base / namespace.strip("/") / f"{name}.safetensors"
 
 

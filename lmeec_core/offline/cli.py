@@ -99,6 +99,14 @@ def track_command(
             rich_help_panel=_WHAT,
         ),
     ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            help="The node whose parameters in the file are meant, as /robot1/lmeec.",
+            show_default="the file's node called lmeec",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -234,6 +242,7 @@ def track_command(
         bag=bag,
         direction=None if direction is Direction.both else direction.value,
         params=params,
+        node=node,
         split=split,
         takes=tuple(take or ()),
         videos=videos,

@@ -46,6 +46,7 @@ class TrackOptions:
     bag: Path | None = None
     direction: str | None = None
     params: Path | None = None
+    node: str | None = None
     split: str | None = None
     takes: tuple[str, ...] = ()
     videos: Path | None = None
@@ -101,13 +102,15 @@ def prepare(options: TrackOptions) -> Work:
             )
         from lmeec_ros import bag_units
 
-        config = bag_units.read_config(options.source, options.params, options.changes)
+        config = bag_units.read_config(
+            options.source, options.params, options.changes, options.node
+        )
         plan = bag_units.plan_bag(options.source, config, options.direction)
         return Work(bag_units.settings_of(config, options.threads), [plan])
-    if options.params is not None:
+    if options.params is not None or options.node is not None:
         raise InputError(
             f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
-            "such a file); --params belongs to bags, a take has its cameras in its folders"
+            "such a file); --params and --node belong to bags: a take has its cameras in folders"
         )
     takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
     settings = take_settings(options.changes, options.threads, options.num_frames)

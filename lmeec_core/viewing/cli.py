@@ -40,6 +40,7 @@ class ViewOptions:
     split: str | None = None
     videos: Path | None = None
     params: Path | None = None
+    node: str | None = None
     objects: tuple[str, ...] = ()
     height: int = 480
     fps: float | None = None
@@ -97,6 +98,13 @@ def view_command(
     params: Annotated[
         Path | None, typer.Option(help="For a bag: the node's parameter file.")
     ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            help="The node whose parameters in the file are meant, as /robot1/lmeec.",
+            show_default="the file's node called lmeec",
+        ),
+    ] = None,
     height: Annotated[int, typer.Option(min=64, max=2160, help="Of a view, in pixels.")] = 480,
     fps: Annotated[
         float | None,
@@ -131,6 +139,7 @@ def view_command(
         split=split,
         videos=videos,
         params=params,
+        node=node,
         objects=tuple(object_name or ()),
         height=height,
         fps=fps,
@@ -196,7 +205,9 @@ def _open(
     from lmeec_ros import bag_units, bag_view
 
     # The network is not loaded, so weights do not matter here.
-    config = bag_units.read_config(options.source, options.params, {"max_objects": 1024})
+    config = bag_units.read_config(
+        options.source, options.params, {"max_objects": 1024}, options.node
+    )
     plan = bag_units.plan_bag(options.source, config, options.direction)
     assert plan.recording is not None
     direction, take = plan.units[0].direction, plan.recording.name
@@ -216,10 +227,10 @@ def _open_take(
     from lmeec_core.takes import TakeError, is_ego, open_takes
     from lmeec_core.viewing.moments import choose_query, take_moments
 
-    if options.params is not None:
+    if options.params is not None or options.node is not None:
         raise InputError(
             f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
-            "such a file); --params belongs to bags, a take has its cameras in its folders"
+            "such a file); --params and --node belong to bags: a take has its cameras in folders"
         )
     wanted = () if options.take is None else (options.take,)
     takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)

@@ -245,3 +245,31 @@ def test_a_camera_that_is_not_calibrated() -> None:
     with pytest.raises(GeometryError, match="zeros mean that the camera is not calibrated"):
         intrinsics((640, 480), np.zeros(9), [], "")
     assert intrinsics((640, 480), K.reshape(-1), [], "").model == "plumb_bob"
+
+
+@pytest.mark.parametrize("seed", [*range(20), 79, 81, 157, 249, 357, 461])
+def test_wide_noise_and_bent_lenses(seed: int) -> None:
+    """No place near the point fits better; whole Gauss-Newton steps run away in the last six."""
+    rng = np.random.default_rng(seed)
+    one = lens(list(LENSES)[seed % 4])
+    base = rng.normal(size=3)
+    base[2] = abs(base[2]) + 0.3
+    base /= np.linalg.norm(base) / rng.uniform(0.8, 3)
+    poses = [looking(base + rng.normal(size=3) * rng.choice([0.06, 0.3, 1.0])) for _ in "ab"]
+    views = [
+        view(pose, rng.normal(size=3) * 0.4, one, rng.normal(size=2) * rng.choice([1, 40, 200]))
+        for pose in poses
+    ]
+    try:
+        found = triangulate(views, 1e9, 0.5)
+    except GeometryError as error:
+        assert error.kind == "behind" and seed < 20
+        return
+
+    def cost(point: np.ndarray) -> float:
+        return sum(float(np.sum(v.miss(point) ** 2)) for v in views)
+
+    unit = max(v.depth(found.point) for v in views)
+    near = [k * unit * axis for k in (1e-3, -1e-3, 1e-4, -1e-4) for axis in np.eye(3)]
+    assert min(cost(found.point + step) for step in near) >= cost(found.point) * (1 - 1e-6)
+    assert math.isclose(found.error, math.sqrt(cost(found.point) / 2))

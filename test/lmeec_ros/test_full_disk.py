@@ -1,5 +1,7 @@
 """Files that the disk does not take: a clear error, nothing half-written, and life goes on.
 
+Of a recording what was written is kept.
+
 RLIMIT_FSIZE of a process stands for the disk: a write beyond it fails like one to a full disk, with
 another number (EFBIG for ENOSPC).
 """
@@ -7,6 +9,7 @@ another number (EFBIG for ENOSPC).
 from __future__ import annotations
 
 import errno
+import re
 import resource
 import shutil
 import subprocess
@@ -20,7 +23,7 @@ from lmeec.srv import MemoryFile
 from sensor_msgs.msg import Image
 
 from lmeec_core.files import replacing
-from lmeec_ros.bags import BagError, BagWriter
+from lmeec_ros.bags import BagError, BagReader, BagWriter
 
 TOPICS = ("/ego/image_raw", "/exo/image_raw", "/ego/label_image")
 NO_LIMIT = resource.RLIM_INFINITY
@@ -98,9 +101,48 @@ def test_a_recording_that_does_not_fit(rig: Any, tools: Any, tmp_path: Path) -> 
         process.wait()
     text = " ".join(log.read_text().split())
     assert process.returncode == 1, text
-    assert f"error: {tmp_path / 'bag'}: not written: File too large" in text
-    assert "Traceback" not in text
-    assert [path.name for path in tmp_path.iterdir()] == ["record.log"]
+    said = re.search(r"bag: not written to the end: File too large; the first (\d+) messages", text)
+    assert said and "Traceback" not in text
+    assert {path.name for path in tmp_path.iterdir()} == {"record.log", "bag"}
+    with BagReader(tmp_path / "bag") as bag:
+        stamps = [bag.decode(topic, data).header.stamp for topic, _, data in bag.messages()]
+        assert bag.topics["/camera"].count == len(stamps) == int(said[1]) > 0
+    # The first ones, none of them missing.
+    assert [stamp.nanosec for stamp in stamps] == list(range(len(stamps)))
+
+
+@pytest.mark.parametrize("room", [500_000, 1_200_000, 1_230_000, 2_600_000, 3_300_000])
+def test_what_a_full_disk_took_is_a_bag(tmp_path: Path, room: int) -> None:
+    code = """
+import sys
+from lmeec_ros.bags import BagError, BagWriter
+writer = BagWriter(sys.argv[1] + "/bag", keep=True)
+writer.add_topic("/x", "sensor_msgs/msg/Image")
+sent = 0
+try:
+    while sent < 24:
+        if sent == 10:
+            writer.add_topic("/y", "sensor_msgs/msg/Image")
+        writer.write("/y" if sent > 10 else "/x", 5 + sent, bytes([sent]) * 150_000)
+        sent += 1
+    writer.close()
+except BagError as error:
+    print(sent, error)
+"""
+    text = limited(code, room, tmp_path)
+    sent = int(text.split()[0])
+    if "nothing of it was kept" in text:
+        assert room < 1_300_000 and list(tmp_path.iterdir()) == []
+        return
+    assert [path.name for path in tmp_path.iterdir()] == ["bag"]
+    with BagReader(tmp_path / "bag") as bag:
+        found = list(bag.messages())
+        counts = [topic.count for topic in bag.topics.values()]
+    said = re.search("the first (\\d+) messages", text)
+    assert said and len(found) == int(said[1]) == sum(counts)
+    # No more is lost than a chunk of a megabyte, and the one that was being written.
+    assert sent - 2 * 8 <= len(found) <= sent
+    assert [(stamp, data[0]) for _, stamp, data in found] == [(5 + k, k) for k in range(len(found))]
 
 
 def limited(code: str, size: int, folder: Path) -> str:

@@ -17,6 +17,7 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
 from lmeec.msg import CorrespondenceMaskArray
 
+from lmeec_ros import parameters
 from lmeec_ros.bags import BagWriter
 from lmeec_ros.take_bags import make_header, make_image
 
@@ -52,12 +53,55 @@ def need_launch() -> None:
         pytest.importorskip(name, reason=f"{name} is not installed (not on the index)")
 
 
-def test_arguments_and_node() -> None:
-    need_launch()
+def started(file: Path, **arguments: str) -> tuple[list[Any], Any]:
+    """The processes that a launch file would start with these arguments, and its context."""
     from launch import LaunchContext
 
-    description = describe(FILES[0])
-    arguments = {one.name for one in description.get_launch_arguments()}
+    context = LaunchContext()
+    context.launch_configurations.update(arguments)
+    waiting, found = [describe(file)], []
+    while waiting:
+        entity = waiting.pop(0)
+        if type(entity).__name__ in ("Node", "ExecuteProcess"):
+            found.append(entity)
+        else:
+            waiting = [*(entity.visit(context) or []), *waiting]
+    return found, context
+
+
+def texts(context: Any, substitutions: Any) -> str:
+    from launch.utilities import perform_substitutions
+
+    return perform_substitutions(context, substitutions)
+
+
+def environment(process: Any, context: Any) -> dict[str, str]:
+    """What a process gets besides the environment of the launch."""
+    pairs = process.additional_env or []
+    return {texts(context, name): texts(context, value) for name, value in pairs}
+
+
+def command(process: Any, context: Any) -> list[str]:
+    return [texts(context, word) for word in process.cmd]
+
+
+def parameter_files_of(node: Any, context: Any, folder: Path) -> dict[str, Any]:
+    """The values that a node's action passes on, by its files."""
+    node._perform_substitutions(context)
+    words = command(node, context)
+    paths = [words[i + 1] for i, word in enumerate(words) if word == "--params-file"]
+    values: dict[str, Any] = {}
+    for path in paths:
+        values |= parameters.read_file(path, "/lmeec")
+    return values
+
+
+PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+
+
+def test_arguments() -> None:
+    need_launch()
+    arguments = {one.name for one in describe(FILES[0]).get_launch_arguments()}
     assert {
         "name",
         "namespace",
@@ -66,15 +110,66 @@ def test_arguments_and_node() -> None:
         "use_sim_time",
         "ego_image",
     } <= arguments
-    context = LaunchContext()
-    context.launch_configurations["exo_image"] = "/cam/1"
-    nodes = []
-    for entity in description.entities:
-        nodes += [one for one in entity.visit(context) or [] if type(one).__name__ == "Node"]
-    assert len(nodes) == 1
-    assert nodes[0].node_package == "lmeec" and nodes[0].node_executable == "lmeec_node"
     replay = {one.name for one in describe(FILES[1]).get_launch_arguments()}
     assert {"bag", "rate", "loop", "clock"} <= replay
+
+
+def test_arguments_that_are_not_given_change_nothing(tmp_path: Path) -> None:
+    need_launch()
+    (node,), context = started(FILES[0])
+    assert node.node_package == "lmeec" and node.node_executable == "lmeec_node"
+    assert parameter_files_of(node, context, tmp_path) == {}
+    words = command(node, context)[1:]
+    assert words in (["--ros-args"], [])
+
+    file = tmp_path / "my.yaml"
+    file.write_text("/**:\n  ros__parameters: {autostart: false, use_sim_time: true}\n")
+    (node,), context = started(FILES[0], params_file=str(file))
+    values = parameter_files_of(node, context, tmp_path)
+    assert values == {"autostart": False, "use_sim_time": True}
+
+    given = {"autostart": "true", "use_sim_time": "False", "exo_image": "/cam/1", "masks": "/m"}
+    (node,), context = started(FILES[0], params_file=str(file), **given)
+    values = parameter_files_of(node, context, tmp_path)
+    topic = {"cameras.exo.topic": "/cam/1"}
+    assert values == {"autostart": True, "use_sim_time": False} | topic
+    assert "~/exo/masks:=/m" in command(node, context)
+    with pytest.raises(ValueError, match="autostart: 'maybe' given, true or false expected"):
+        started(FILES[0], autostart="maybe")
+
+
+@pytest.mark.parametrize("own", [*PROFILES, ""])
+def test_the_profile_of_the_robot_stays(monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    need_launch()
+    for name in PROFILES:
+        monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(own, "/robot/own.xml")
+    before = dict(os.environ)
+    for file in FILES[:2]:
+        arguments = {"bag": "b"} if file is FILES[1] else {}
+        for given in ("", "true", "false"):
+            processes, context = started(file, **arguments, dds_profile=given)
+            assert len(processes) == 1 + len(arguments)
+            expected = set(PROFILES) if given == "true" or (not given and not own) else set()
+            for process in processes:
+                found = environment(process, context)
+                assert set(found) == expected
+                assert all(path.endswith("config/fastdds.xml") for path in found.values())
+            assert dict(os.environ) == before  # what is started later gets nothing of it
+
+
+def test_replay_tells_the_player_of_the_node() -> None:
+    need_launch()
+    (node, player), context = started(FILES[1], bag="b", namespace="arm", name="eye")
+    words = command(player, context)
+    assert words[-2:] == ["--node", "/arm/eye"] and "--clock" not in words
+    assert "use_sim_time" not in context.launch_configurations or (
+        context.launch_configurations["use_sim_time"] == ""
+    )
+    (node, player), context = started(FILES[1], bag="b", clock="true")
+    assert "--clock" in command(player, context)
+    assert context.launch_configurations["use_sim_time"] == "true"
 
 
 LAUNCH = """
@@ -189,6 +284,7 @@ def test_a_bag_and_the_node_by_launch(launch: Any, rig: Any, tools: Any, tmp_pat
     masks = rig.listen("/lmeec/exo/masks", CorrespondenceMaskArray)
     bag = tmp_path / "bag"
     with BagWriter(bag) as writer:
+        writer.add_topic("/imu", "sensor_msgs/msg/Imu")  # which nobody listens to
         for topic in ("/ego/image_raw", "/exo/image_raw", "/ego/label_image"):
             writer.add_topic(topic, "sensor_msgs/msg/Image")
         for k in range(1, 9):
@@ -199,8 +295,9 @@ def test_a_bag_and_the_node_by_launch(launch: Any, rig: Any, tools: Any, tmp_pat
             labels = make_image(header, tools.label_frame(k), "mono8")
             writer.write("/ego/label_image", k * tools.PERIOD, labels)
     file = params_file(tmp_path, tools, **{"mailbox": {"depth": 8}})  # so that none is dropped
-    process = launch("replay.launch.py", f"bag:={bag}", f"params_file:={file}", "rate:=0.5")
+    process = launch("replay.launch.py", f"bag:={bag}", f"params_file:={file}")
     text, _ = process.communicate(timeout=90)  # it ends with the bag
     assert process.returncode == 0, text
-    stamps = [one.header.stamp.sec * 1_000_000_000 + one.header.stamp.nanosec for one in masks]
-    assert stamps == [k * tools.PERIOD for k in range(1, 9)], text
+    tools.wait_until(lambda: len(masks) == 8, lambda: f"all masks: {len(masks)} came: {text}", 5)
+    assert [tools.stamp_ns(one) for one in masks] == [k * tools.PERIOD for k in range(1, 9)], text
+    assert "nobody listens" not in text

@@ -5,12 +5,15 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import yaml
 from diagnostic_msgs.msg import DiagnosticArray
-from lmeec.msg import CorrespondenceMaskArray
+from geometry_msgs.msg import PointStamped
+from lmeec.msg import CorrespondenceMaskArray, ObjectPointArray
 from sensor_msgs.msg import CompressedImage, Image
 
 import lmeec_core as lm
@@ -195,3 +198,26 @@ def test_targets_that_nobody_listens_to_are_not_subscribed(
     seen, kept = len(left), pointers()
     send_until(lambda: len(left) > seen + 1, "masks of the one that is left")
     assert pointers()[1] == kept[1] > 0
+
+
+def test_who_listens_to_the_points_needs_every_target(
+    make_node: Any, rig: Any, tools: Any, tmp_path: Path
+) -> None:
+    lens = {"width": 80, "height": 60, "k": [70, 0, 39.5, 0, 70, 29.5, 0, 0, 1]}
+    place = {"position": [0, 0, 0], "orientation": [0, 0, 0, 1]}
+    cameras = {name: {**lens, **place} for name in ("ego", "exo")}
+    path = tmp_path / "calibration.yaml"
+    path.write_text(yaml.safe_dump({"frame": "table", "cameras": cameras}))
+    values = {"output.lazy": True, "output.points": True, "geometry.calibration": str(path)}
+    node = make_node(objects=["1:cup"], **values)
+    tools.wait_until(lambda: node.state == "active", "the node to be active")
+
+    def subscribed() -> bool:
+        return any(one.topic_name == "/exo/image_raw" for one in node.subscriptions)
+
+    assert not subscribed()
+    for topic, kind in (("/lmeec/points", ObjectPointArray), ("/lmeec/points/cup", PointStamped)):
+        listener = rig.node.create_subscription(kind, topic, lambda _: None, 5)
+        tools.wait_until(subscribed, f"the target, which {topic} needs")
+        rig.node.destroy_subscription(listener)
+        tools.wait_until(lambda: not subscribed(), "the subscription to go again")

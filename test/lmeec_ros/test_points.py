@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,7 +15,7 @@ from geometry_msgs.msg import PointStamped
 from hypothesis import given
 from hypothesis import strategies as st
 from lmeec.msg import CorrespondenceMaskArray, ObjectPointArray
-from sensor_msgs.msg import CameraInfo, Image
+from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from lmeec_core.geometry import GeometryError, Pose, View, centroid, triangulate
@@ -58,6 +60,109 @@ def test_the_lens_in_a_camera_info() -> None:
         geometry.lens_of(info([0.0] * 9), rectified=False)
     with pytest.raises(GeometryError, match="binning or a region"):
         geometry.lens_of(info(binning_x=2), rectified=False)
+
+
+def region(x: int, y: int, width: int, height: int) -> RegionOfInterest:
+    return RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
+
+
+@pytest.mark.parametrize("rectified", [False, True])
+def test_a_region_of_interest_is_a_part_of_the_same_lens(rectified: bool) -> None:
+    full = geometry.lens_of(info(), rectified)
+    for whole in (region(0, 0, 0, 0), region(0, 0, 80, 60)):
+        one = geometry.lens_of(info(roi=whole), rectified)
+        assert one.size == full.size and (one.matrix == full.matrix).all()
+    part = geometry.lens_of(info(roi=region(10, 4, 40, 30)), rectified)
+    points = np.array([[0.05, -0.02, 1.0], [-0.1, 0.1, 0.7]])
+    np.testing.assert_allclose(part.project(points), full.project(points) - [10, 4])
+    assert part.size == (40, 30)
+    # Binning: fewer pixels of the same image, as for any other size.
+    binned = geometry.lens_of(info(roi=region(10, 4, 40, 30), binning_x=2, binning_y=2), rectified)
+    np.testing.assert_allclose(binned.scaled(np.zeros(2), (20, 15)), [0.5, 0.5])
+    for wrong in (region(50, 4, 40, 30), region(0, 1, 80, 60), region(0, 0, 0, 30)):
+        with pytest.raises(GeometryError, match="one inside the image of 80 x 60"):
+            geometry.lens_of(info(roi=wrong), rectified)
+
+
+def test_the_second_camera_of_a_stereo_pair() -> None:
+    p = [50.0, 0.0, 39.0, -5.0, 0.0, 50.0, 29.0, 2.5, 0.0, 0.0, 1.0, 0.0]
+    second = info(p=p)
+    place = geometry.centre_of(second, rectified=True)
+    np.testing.assert_allclose(place, [0.1, -0.05, 0])  # B = -Tx / fx
+    # By the definition of P, for a point in the first camera's frame.
+    point = np.array([0.2, 0.1, 2.0])
+    u, v, w = np.array(p).reshape(3, 4) @ [*point, 1.0]
+    lens = geometry.lens_of(second, rectified=True)
+    np.testing.assert_allclose(lens.project((point - place)[None])[0], [u / w, v / w])
+    assert not geometry.centre_of(second, rectified=False).any()
+
+
+class LatePoses:
+    """Stands in for tf: every transform comes late."""
+
+    def __init__(self, node: Any, frame: str) -> None:
+        self.come = threading.Event()
+
+    def at(self, header: Header) -> Pose:
+        assert self.come.wait(30)
+        return pose("exo")
+
+    def forget(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_late_transform_does_not_hold_up_the_inference(
+    make_node: Any, rig: Any, tools: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(geometry, "Poses", LatePoses)
+    node = make_node(autostart=False)
+    scene = Scene()
+    scene.put("cup", (0.05, 0.02, 1.1))
+    values = {"output.points": True, "geometry.calibration": calibration(tmp_path, exo=dict(LENS))}
+    config = parameters.load({"objects": ["1:cup"], **values})
+    points = geometry.Points(node, config)
+    heard = rig.listen("/lmeec/points", ObjectPointArray)
+    named = rig.listen("/lmeec/points/cup", PointStamped)
+    for publisher in (points._all, *points._named.values()):
+        publisher.on_activate(None)
+    tools.wait_until(points.has_listeners, "the subscriptions")
+    processor: Any = SimpleNamespace(
+        config=config, table=scene.table, query_masks=scene.query_masks
+    )
+    started = time.monotonic()
+    header = Header(frame_id="ego_optical")
+    header.stamp.sec = 1
+    points.publish(header, scene.found(), processor)
+    processor.query_masks = {}  # the node goes on to its next set
+    assert time.monotonic() - started < 1 and not heard
+    points._poses.come.set()  # type: ignore[union-attr]
+    tools.wait_until(lambda: heard and named, "the points of the set")
+    assert heard[0].header.stamp.sec == 1 and len(heard[0].points) == 1
+    points.destroy()
+    assert not [p for p in node.publishers if "/points" in p.topic_name]
+
+
+def test_where_the_second_camera_stands(make_node: Any, tmp_path: Any) -> None:
+    """Both frames are the first camera's, as stereo drivers have it: P says how far it is."""
+    node = make_node(autostart=False)
+    path = calibration(tmp_path, lens=False, exo={})
+    values = {"geometry.calibration": path, "cameras.exo.rectified": True, "output.points": True}
+    config = parameters.load(values)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(geometry, "Poses", LatePoses)
+        points = geometry.Points(node, config)
+    points._poses.come.set()  # type: ignore[union-attr]
+    p = [50.0, 0.0, 39.0, -5.0, 0.0, 50.0, 29.0, 0.0, 0.0, 0.0, 1.0, 0.0]
+    points._infos["exo"] = info(p=p)
+    found = points._pose(config, "exo", Header())
+    np.testing.assert_allclose(
+        found.position, pose("exo").position + pose("exo").rotation[:, 0] / 10
+    )
+    np.testing.assert_allclose(points._pose(config, "ego", Header()).position, pose("ego").position)
+    points.destroy()
 
 
 def test_where_camera_info_is_looked_for() -> None:
