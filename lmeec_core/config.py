@@ -9,6 +9,8 @@ from typing import Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from lmeec_core.errors import InputError
+
 Compression = Literal["average", "keep_first", "fifo", "iou", "cluster"]
 Fusion = Literal["mv_moe", "add", "none"]
 Precision = Literal["fp32", "bf16"]
@@ -285,8 +287,8 @@ def preset(name: str) -> ModelConfig:
     """Return the named network configuration.
 
     Raises:
-        ValueError: if there is no preset of that name; the message lists the names.
+        InputError: if there is no preset of that name; the message lists the names.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset: {name!r} given, one of {sorted(PRESETS)} expected")
+        raise InputError(f"preset: {name!r} given, one of {sorted(PRESETS)} expected")
     return PRESETS[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
@@ -60,6 +60,10 @@ class Call(NamedTuple):
 class Engine(ABC):
     """Computes stages. One engine belongs to one model.
 
+    What takes long (exporting, compiling, loading) is done in :meth:`prepare` and nowhere else, so
+    that no step of a tracker ever waits for it: what an engine is not prepared for, it does not
+    offer.
+
     Args:
         model: the network, with its final weights, device and precision.
 
@@ -72,21 +76,27 @@ class Engine(ABC):
     def __init__(self, model: LMEEC) -> None:
         self.model = model
 
+    def is_ready(self) -> bool:
+        """Whether there is anything that it could start with at once; ``auto`` takes no other."""
+        return True
+
+    def prepare(self, calls: Iterable[Call], make: bool = True) -> None:  # noqa: B027
+        """Get ready for calls, in any batch; before the first step.
+
+        Args:
+            calls: what steps will ask for.
+            make: make what is missing, which takes minutes; otherwise it is left to eager torch.
+
+        Raises:
+            EngineError: with ``make``: something cannot be made or loaded.
+            OSError: a file cannot be written.
+        """
+
     def offers(self, call: Call) -> bool:
         """Whether :meth:`build` gives a function for this call; cheap. Eager takes the rest."""
         return True
 
-    def is_ready(self) -> bool:
-        """Whether it can start at once; ``auto`` takes no other."""
-        return True
-
-    def prepare(self) -> None:  # noqa: B027
-        """Do what would take minutes in the first steps; called once before them."""
-
     @abstractmethod
     def build(self, call: Call) -> StageFunction:
-        """A function for this call; called once for each call, within the model's autocast.
-
-        Raises:
-            EngineError: it cannot be built here after all.
-        """
+        """A function for a call that it offers, put together of what is prepared; cheap. Called
+        once for each call, within the model's autocast."""

@@ -145,6 +145,8 @@ class TrackMemory:
             ):
                 raise InputError(f"object {name!r}: {key!r} is not a part of a memory")
             _check_numbers(f"object {name!r}: {key}", value)
+        for key, value in parts.items():
+            owner, _, kind = key.partition(".")
             most = self.pointers.capacity if kind == "pointers" else self.query.capacity
             if tuple(value.shape[1:]) != shapes[kind] or not 1 <= len(value) <= most:
                 expected = ", ".join(map(str, (f"1 to {most}", *shapes[kind])))
