@@ -27,7 +27,12 @@ def cache_folder() -> Path | None:
     ~/.cache). It need not be there, nor be writable. None where there is no home folder.
     """
     own = os.environ.get(VARIABLE)
-    folder = Path(os.path.expanduser(own)).absolute() if own else user_cache_path("lmeec")
+    if own:
+        return Path(os.path.expanduser(own)).absolute()
+    try:
+        folder = user_cache_path("lmeec")
+    except RuntimeError:  # older versions give a path that begins with ~
+        return None
     return folder if folder.is_absolute() else None
 
 

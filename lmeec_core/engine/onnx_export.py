@@ -19,6 +19,7 @@ from torch import Tensor
 
 from lmeec_core.checkpoint import seeded_model
 from lmeec_core.engine.base import Call, EngineError
+from lmeec_core.engine.compare import difference, largest
 from lmeec_core.engine.graphs import describe_inputs, file_hash
 from lmeec_core.files import replacing
 from lmeec_core.model.image_encoder import Hiera
@@ -76,10 +77,10 @@ def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
             problems = unwanted(proto)
             if problems:
                 raise EngineError(f"graph {path.name}: {'; '.join(problems)}")
-            difference = _largest_difference(partial, inputs, expected)
-            if not difference <= TOLERANCE:
+            apart = _largest_difference(partial, inputs, expected)
+            if not apart <= TOLERANCE:
                 raise EngineError(
-                    f"graph {path.name}: differs from eager torch by {difference:.1e}, at most "
+                    f"graph {path.name}: differs from eager torch by {apart:.1e}, at most "
                     f"{TOLERANCE} expected; please report it with the versions of torch "
                     f"({torch.__version__}) and onnx ({onnx.__version__})"
                 )
@@ -93,7 +94,7 @@ def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
         ],
         "sha256": file_hash(path),
         "bytes": path.stat().st_size,
-        "difference": difference,
+        "difference": apart,
         "opset": OPSET,
         "torch": torch.__version__,
         "onnx": onnx.__version__,
@@ -216,8 +217,7 @@ def _largest_difference(
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     given = {name: x.numpy() for name, x in zip(names, inputs, strict=True)}
-    results = [torch.from_numpy(x) for x in session.run(None, given)]
-    return max(
-        float((result - wanted).abs().max() / wanted.abs().max().clamp_min(SMALL))
-        for result, wanted in zip(results, expected, strict=True)
+    return largest(
+        difference(result, wanted.numpy(), SMALL)
+        for result, wanted in zip(session.run(None, given), expected, strict=True)
     )

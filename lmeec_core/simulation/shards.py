@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.files import write_text
+from lmeec_core.files import replacing, write_text
 
 from .backend import choose_backend
 from .config import SPLITS, SimulationConfig
@@ -62,10 +62,8 @@ def write_shard(arrays: SceneArrays, out_dir: Path) -> Path:
     }
     write_text(target.with_suffix(".json"), json.dumps(meta))
     packed = np.concatenate([arrays.rgb, arrays.labels[..., None]], axis=-1)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
+    with replacing(target) as partial, open(partial, "wb") as file:
         np.save(file, packed)
-    os.replace(partial, target)
     return target
 
 

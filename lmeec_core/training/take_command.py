@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from lmeec_core.checkpoint import bundled_weights, load_weights, read_state_dict, seeded_model
 from lmeec_core.config import preset
+from lmeec_core.files import replacing
 from lmeec_core.model import LMEEC
 from lmeec_core.training.distributed import Processes, processes
 from lmeec_core.training.monitor import Monitor, RunMonitor
@@ -153,10 +154,8 @@ def export(trainer: TakeTrainer, settings: TakeTrainConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = weights_path(settings, out)
     state = {name: value.cpu().contiguous() for name, value in trainer.model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(state, partial, {"preset": settings.preset, "steps": str(trainer.step)})
-    partial.chmod(0o644)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(state, partial, {"preset": settings.preset, "steps": str(trainer.step)})
     content = {
         "settings": settings.model_dump(), "steps": trainer.step, "minutes": trainer.spent / 60,
         "processes": trainer.processes.world, "machine": machine(trainer.processes.device),

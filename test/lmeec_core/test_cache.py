@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import lmeec_core as lm
+from lmeec_core import cache
 from lmeec_core.cache import cache_folder, stand_in
 from lmeec_core.engine import steady_calls
 from lmeec_core.engine.graphs import GraphStore, with_batch
@@ -20,6 +21,8 @@ from lmeec_core.engine.graphs import GraphStore, with_batch
 def clean(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LMEEC_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
+    cache._temporary.cache_clear()
+    cache._warn.cache_clear()
 
 
 def test_the_folder_is_the_variables_or_the_users(
@@ -62,20 +65,20 @@ def exported(model: lm.LMEEC, call: object, path: Path) -> dict:
     return {"inputs": describe_inputs(call), "sha256": file_hash(path)}  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("cache", ["", "/proc/nobody/graphs", "/sys/graphs", "file"])
+@pytest.mark.parametrize("place", ["", "/proc/nobody/graphs", "/sys/graphs", "file"])
 def test_graphs_are_made_elsewhere_where_the_cache_cannot_be_written(
-    cache: str,
+    place: str,
     mini: lm.LMEEC,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr("lmeec_core.engine.onnx_export.export_graph", exported)
-    if cache == "file":
+    if place == "file":
         (tmp_path / "file").touch()
-        cache = str(tmp_path / "file" / "graphs")
-    if cache:
-        monkeypatch.setenv("LMEEC_CACHE", cache)
+        place = str(tmp_path / "file" / "graphs")
+    if place:
+        monkeypatch.setenv("LMEEC_CACHE", place)
     else:
         monkeypatch.setattr("lmeec_core.engine.graphs.cache_folder", lambda: None)
     store = GraphStore(mini)

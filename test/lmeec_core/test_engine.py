@@ -179,7 +179,7 @@ def test_auto_starts_without_a_cache(
     monkeypatch.setattr(auto_engine, "measure", measure)
     monkeypatch.setattr(auto_engine, "_measured", {})
     if home == "none":
-        monkeypatch.setattr("os.path.expanduser", lambda path: path)  # no user of this number
+        monkeypatch.setattr(auto_engine, "cache_folder", lambda: None)
     elif home == "absent":
         monkeypatch.setenv("HOME", "/proc/nobody")
     elif home == "read-only":

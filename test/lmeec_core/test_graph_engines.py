@@ -21,7 +21,9 @@ from lmeec_core.engine import (
     steady_state,
     use_engine,
 )
+from lmeec_core.engine.compare import difference
 from lmeec_core.engine.graphs import GraphStore, graph_name, with_batch
+from lmeec_core.engine.onnx_export import SMALL, TOLERANCE
 from lmeec_core.engine.pieces import cut
 from lmeec_core.model.stages import STAGES
 from lmeec_core.takes import Take
@@ -30,15 +32,7 @@ onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 DATA = Path(__file__).parents[1] / "data"
-TOLERANCE = 1e-3
 RUNTIMES = ["onnxruntime", "openvino"]
-
-
-def difference(ours: object, reference: object) -> float:
-    """Largest difference relative to the largest reference value, or to 0.01 (for small IoUs)."""
-    a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
-    assert a.shape == b.shape
-    return float(np.abs(a - b).max() / max(np.abs(b).max(), 0.01))
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +72,7 @@ def parity(model: lm.LMEEC, stages: set[str], objects: int, targets: int) -> Non
                 assert engine.offers(call)
                 results = engine.build(call)(*inputs)
                 for ours, reference in zip(results, wanted, strict=True):
-                    value = difference(ours, reference)
+                    value = difference(ours, reference, SMALL)
                     assert value < TOLERANCE, (engine.name, graph_name(call), value)
             compared.add(call.stage)
             graph = onnx.load(str(engines[0].store.path(with_batch(call, 1))))
@@ -142,9 +136,9 @@ def test_golden_take(engine: str, golden_model: Callable[..., lm.LMEEC], cache: 
         )["exo"]["cup"]
         for t in range(frames)
     ]
-    assert difference([c.logits.numpy() for c in found], golden["low_res"]) < TOLERANCE
-    assert difference([c.pointer.numpy() for c in found], golden["ptr"]) < TOLERANCE
-    assert difference([[c.presence_logit] for c in found], golden["score"]) < TOLERANCE
+    assert difference([c.logits.numpy() for c in found], golden["low_res"], SMALL) < TOLERANCE
+    assert difference([c.pointer.numpy() for c in found], golden["ptr"], SMALL) < TOLERANCE
+    assert difference([[c.presence_logit] for c in found], golden["score"], SMALL) < TOLERANCE
     assert isinstance(model.runner, Runner)
     assert {c.stage for c in model.runner._functions} == set(STAGES)  # no stage was all eager
 
@@ -162,7 +156,7 @@ def test_steps_with_a_full_memory(
         results.append([state.tracker.step(state.images, state.masks) for _ in range(3)])
     for eager, ours in zip(*results, strict=True):
         for name, wanted in eager["target_0"].items():
-            assert difference(ours["target_0"][name].logits, wanted.logits) < TOLERANCE
+            assert difference(ours["target_0"][name].logits, wanted.logits, SMALL) < TOLERANCE
 
 
 @pytest.mark.slow

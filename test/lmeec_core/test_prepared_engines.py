@@ -16,7 +16,7 @@ from lmeec_core.engine.graphs import GraphStore, describe_inputs, file_hash, wit
 from lmeec_core.engine.pieces import GraphEngine, Program
 from lmeec_core.model.stages import STAGES
 
-OBJECTS = ("cup", "knife", "bowl")
+OBJECTS = ("cup", "knife")
 TARGETS = ("left", "right")
 
 
@@ -76,7 +76,7 @@ def model() -> lm.LMEEC:
     return lm.load_model("mini", seed=0, device="cpu")
 
 
-def run(model: lm.LMEEC, memory: lm.MemoryConfig, scene, steps: int = 18) -> list[Tensor]:  # type: ignore[no-untyped-def]
+def run(model: lm.LMEEC, memory: lm.MemoryConfig, scene, steps: int = 17) -> list[Tensor]:  # type: ignore[no-untyped-def]
     """Logits of a tracker whose objects come one after another, with gaps."""
     tracker = lm.CorrespondenceTracker(model, "ego", TARGETS, memory)
     logits = []
@@ -95,7 +95,6 @@ def run(model: lm.LMEEC, memory: lm.MemoryConfig, scene, steps: int = 18) -> lis
         lm.MemoryConfig(),
         lm.MemoryConfig(fusion="add"),
         lm.MemoryConfig(capacity=3, fusion="none"),
-        lm.MemoryConfig(query_bank=False),
         lm.MemoryConfig(query_bank=False, target_bank=False),
     ],
 )
