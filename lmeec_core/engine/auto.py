@@ -102,7 +102,7 @@ def candidates(model: LMEEC) -> dict[EngineName, Engine]:
         try:
             engine = make_engine(model, name)
         except (EngineError, ImportError) as error:
-            logger.debug("engine auto: without %s: %s", name, error)
+            logger.info("engine auto: without %s: %s", name, error)
             continue
         if engine.is_ready():
             engines[name] = engine
@@ -172,7 +172,10 @@ _LIBRARIES: dict[EngineName, str] = {
 
 
 def _version(module: str) -> str:
-    return str(getattr(importlib.import_module(module), "__version__", "unknown"))
+    try:
+        return str(importlib.import_module(module).__version__)
+    except (ImportError, AttributeError):
+        return "unknown"
 
 
 def _processor() -> str:

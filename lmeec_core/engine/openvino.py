@@ -33,7 +33,13 @@ class OpenVinoEngine(GraphEngine):
                 "another engine"
             )
         super().__init__(model, root)
-        import openvino
+        try:
+            import openvino
+        except Exception as error:  # its telemetry looks for a home folder, for instance
+            raise EngineError(
+                f"engine openvino: OpenVINO cannot be imported ({error}); it needs a home folder "
+                "(HOME) and its libraries; mend that, or choose another engine"
+            ) from error
 
         self._core = openvino.Core()
         can = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")

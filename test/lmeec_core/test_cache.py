@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ import lmeec_core as lm
 from lmeec_core import cache
 from lmeec_core.cache import cache_folder, stand_in
 from lmeec_core.engine import steady_calls
-from lmeec_core.engine.graphs import GraphStore, with_batch
+from lmeec_core.engine.graphs import GraphStore, probe, with_batch
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +105,7 @@ def test_graphs_of_a_read_only_cache_are_used(
     def refuse(dir: Path) -> None:
         if dir.is_relative_to(tmp_path):
             raise OSError(errno.EROFS, "Read-only file system", str(dir))
+        probe(dir)
 
     monkeypatch.setattr("lmeec_core.engine.graphs.probe", refuse)
     store = GraphStore(mini)
@@ -121,3 +123,33 @@ def test_a_folder_that_was_asked_for_is_not_replaced(mini: lm.LMEEC, tmp_path: P
     store = GraphStore(mini, tmp_path / "file" / "graphs")
     with pytest.raises(OSError, match="file/graphs"):
         store.get(with_batch(steady_calls(mini)[0][0], 1))
+
+
+CODE = """
+import sys, torch, lmeec_core as lm
+from lmeec_core.engine import EngineError
+lm.load_model("mini", seed=0, device="cpu", engine="auto")
+for name in sys.argv[1:]:
+    try:
+        lm.load_model("mini", seed=0, device="cpu", engine=name)
+    except EngineError as error:
+        assert "HOME" in str(error), error
+        print(name, "says that it needs a home folder")
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become a user without a home")
+def test_engines_start_for_a_user_who_is_not_known_here(tmp_path: Path) -> None:
+    """As in a container with another user id: no HOME, no entry of passwd, nothing writable."""
+    pytest.importorskip("openvino")
+    (tmp_path / "code.py").write_text(CODE)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(folder.stat().st_mode | 0o555)
+    command = ["setpriv", "--reuid", "12345", "--regid", "12345", "--clear-groups"]
+    command += ["--inh-caps", "+dac_read_search", "--ambient-caps", "+dac_read_search"]
+    environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "LMEEC_CACHE")}
+    ran = subprocess.run(
+        [*command, sys.executable, "-P", str(tmp_path / "code.py"), "openvino"],
+        env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
