@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
         return
-    partial = path.with_name(f".{path.name[:50]}.{secrets.token_hex(6)}{SUFFIX}")
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{SUFFIX}")
     try:
         mode = _create(partial)
         with contextlib.suppress(FileNotFoundError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
-import importlib
 import json
 import logging
 import platform
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -152,7 +153,7 @@ def cache_name(model: LMEEC, engines: list[EngineName], memory: MemoryConfig | N
     key = {
         "machine": torch.cuda.get_device_name(model.device) if cuda else _processor(),
         "torch": torch.__version__,
-        "libraries": {name: _version(_LIBRARIES[name]) for name in engines if name in _LIBRARIES},
+        "libraries": {name: _versions(_LIBRARIES[name]) for name in engines if name in _LIBRARIES},
         "threads": torch.get_num_threads(),
         "config": model.config.model_dump(mode="json"),
         "memory": (memory or MemoryConfig()).model_dump(mode="json"),
@@ -163,19 +164,20 @@ def cache_name(model: LMEEC, engines: list[EngineName], memory: MemoryConfig | N
     return f"engines_{digest}.json"
 
 
-_LIBRARIES: dict[EngineName, str] = {
-    "onnxruntime": "onnxruntime",
-    "openvino": "openvino",
-    "tensorrt": "tensorrt",
+_LIBRARIES: dict[EngineName, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
 }
-"""The module of the library that an engine runs on."""
+"""The distributions that may bring an engine's library."""
 
 
-def _version(module: str) -> str:
-    try:
-        return str(importlib.import_module(module).__version__)
-    except (ImportError, AttributeError):
-        return "unknown"
+def _versions(distributions: tuple[str, ...]) -> list[str]:
+    found = []
+    for name in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return found
 
 
 def _processor() -> str:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lmeec_core.config import ENGINES, EngineName
+from lmeec_core.errors import EngineError
 from lmeec_core.model.stages import Options, Stage
 
 if TYPE_CHECKING:
@@ -20,10 +21,6 @@ __all__ = ["ENGINES", "Call", "Engine", "EngineError", "EngineName", "StageFunct
 StageFunction = Callable[..., tuple[Tensor, ...]]
 """A stage for inputs of fixed shapes: tensors in, tensors out, on the model's device. The outputs
 stay valid only until the function is called again: who keeps one copies it."""
-
-
-class EngineError(RuntimeError):
-    """An engine cannot be used here; the message says why and what to do."""
 
 
 class Call(NamedTuple):

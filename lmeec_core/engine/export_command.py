@@ -101,20 +101,21 @@ def export_command(
     - `LMEEC_CACHE=graphs lmeec demo`: the engines find graphs that were written elsewhere
     - `lmeec export --objects 4 --targets 2 --tensorrt`: engines for whole steps of that size
     """
-    from lmeec_core.cli import run_command
+    from lmeec_core.commands import run_command
 
     def work() -> None:
         from rich.console import Console
 
         from lmeec_core import load_model
         from lmeec_core.cache import cache_folder
-        from lmeec_core.config import MemoryConfig
+        from lmeec_core.config import MemoryConfig, validated
         from lmeec_core.engine.graphs import GraphStore
         from lmeec_core.engine.onnx_export import require
         from lmeec_core.errors import InputError
 
         require("onnx", "onnxscript", "onnxruntime")
-        memory = MemoryConfig.model_validate({"capacity": frames_of_memory, "fusion": fusion})
+        given = {"capacity": frames_of_memory, "fusion": fusion}
+        memory = validated(MemoryConfig, given, "memory")
         if tensorrt:
             from lmeec_core.engine.tensorrt import load_tensorrt
 

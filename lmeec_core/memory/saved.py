@@ -6,6 +6,7 @@ weights, cameras, memory settings). A file that belongs to something else is ref
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
@@ -76,7 +77,7 @@ def save_memory(
         try:
             save_file(tensors, partial, {_KEY: json.dumps(facts)})
         except SafetensorError as error:  # a full disk, which that library tells in words only
-            raise OSError(f"{path}: not written: {error}") from error
+            raise OSError(errno.EIO, f"not written: {error}", str(path)) from error
 
 
 def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, Any]:

@@ -147,12 +147,11 @@ def test_auto_remembers_by_machine_and_survives_a_damaged_file(
 def test_auto_measures_anew_with_another_library_or_memory(
     mini: lm.LMEEC, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime")
     engines: list[EngineName] = ["eager", "onnxruntime"]
     names = {auto_engine.cache_name(mini, engines), auto_engine.cache_name(mini, ["eager"])}
     names.add(auto_engine.cache_name(mini, engines, lm.MemoryConfig(fusion="add")))
     assert auto_engine.cache_name(mini, engines, lm.MemoryConfig()) in names
-    monkeypatch.setattr(onnxruntime, "__version__", "0.0.1")
+    monkeypatch.setattr(auto_engine.metadata, "version", lambda name: "0.0.1")
     names.add(auto_engine.cache_name(mini, engines))
     assert len(names) == 4
 
