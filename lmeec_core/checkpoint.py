@@ -24,6 +24,7 @@ from lmeec_core.config import (
 )
 from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC, build_model
+from lmeec_core.model.stages import Stage
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +217,7 @@ def load_model(
     precision: Precision = "fp32",
     seed: int | None = None,
     require_mv_moe: bool = True,
-    engine: EngineName = "eager",
+    engine: EngineName | Mapping[Stage, EngineName] = "eager",
     memory: MemoryConfig | None = None,
 ) -> LMEEC:
     """Build a network and load its weights: the way to get one that works.
@@ -230,7 +231,8 @@ def load_model(
         seed: if given and there is no checkpoint and none is bundled: random weights from this
             seed. Their masks mean nothing; this is for trying out the plumbing.
         require_mv_moe: see :func:`load_weights`.
-        engine: who computes the stages, one of :data:`lmeec_core.engine.ENGINES`.
+        engine: who computes the stages, one of :data:`lmeec_core.engine.ENGINES`, or one for each
+            stage.
         memory: the trackers' memory, None is the default one. Engines prepare for it here; what
             they are not prepared for is computed by eager torch.
 

@@ -18,7 +18,7 @@ from lmeec_core.bench.memory import peak_of, used
 from lmeec_core.bench.reference import ReferenceStep
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import EngineName, Precision
-from lmeec_core.engine import Runner, SteadyState, steady_state
+from lmeec_core.engine import SteadyState, chosen_engines, steady_state
 from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def measure(case: Case) -> dict[str, Any]:
         "preset": case.preset,
         "device": device_name(model.device),
         "engine": case.engine,
-        "engines": engines_of(model),
+        "engines": chosen_engines(model),
         "precision": case.precision,
         "objects": case.objects,
         "targets": case.targets,
@@ -132,12 +132,6 @@ def _warm_up(model: LMEEC, state: SteadyState) -> None:
 def device_name(device: torch.device) -> str:
     """The processor's kind, a GPU's with its name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-
-
-def engines_of(model: LMEEC) -> dict[str, str]:
-    """The engine of each stage."""
-    chosen = model.runner.engines if isinstance(model.runner, Runner) else {}
-    return {stage: chosen[stage].name if stage in chosen else "eager" for stage in STAGES}
 
 
 def _step(state: SteadyState) -> None:

@@ -7,7 +7,7 @@ not offer is computed by eager torch.
 
 from lmeec_core.engine.base import ENGINES, Call, Engine, EngineError, EngineName, StageFunction
 from lmeec_core.engine.runner import Runner, engines_in_use
-from lmeec_core.engine.select import make_engine, use_engine
+from lmeec_core.engine.select import chosen_engines, make_engine, use_engine
 from lmeec_core.engine.steady import SteadyState, steady_calls, steady_state
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "Runner",
     "StageFunction",
     "SteadyState",
+    "chosen_engines",
     "engines_in_use",
     "make_engine",
     "steady_calls",

@@ -30,6 +30,8 @@ class Runner:
     def __init__(self, model: LMEEC, engines: dict[Stage, Engine]) -> None:
         self.model = model
         self.engines = engines
+        self.used: dict[Stage, str] = {}
+        """Name of the engine that computed each stage the last time."""
         self._functions: OrderedDict[Call, StageFunction] = OrderedDict()
         self._named: set[tuple[Stage, Options]] = set()
 
@@ -39,18 +41,25 @@ class Runner:
         """Compute one stage; inputs and outputs as in :mod:`lmeec_core.model.stages`."""
         engine = self.engines.get(stage)
         call = Call.of(stage, options, inputs)
-        if engine is None:
+        function = None if engine is None else self._function(engine, call)
+        if engine is None or function is None:
+            self.used[stage] = "eager"
             return STAGES[stage](self.model, options, *inputs)
+        self.used[stage] = engine.name
+        return function(*inputs)
+
+    def _function(self, engine: Engine, call: Call) -> StageFunction | None:
+        """What the engine has for a call, if anything; the functions used last are kept."""
         function = self._functions.pop(call, None)
         if function is None:
             if not engine.offers(call):
                 self._name(call, engine)
-                return STAGES[stage](self.model, options, *inputs)
+                return None
             function = engine.build(call)
         self._functions[call] = function
         if len(self._functions) > _FUNCTIONS_KEPT:
             self._functions.popitem(last=False)
-        return function(*inputs)
+        return function
 
     def _name(self, call: Call, engine: Engine) -> None:
         """Say once what an engine is not prepared for; a memory that fills is not worth it."""
@@ -64,3 +73,21 @@ class Runner:
                 call.stage,
                 f" ({', '.join(map(str, call.options))})" if call.options else "",
             )
+
+
+def engines_in_use(model: LMEEC) -> str:
+    """What computes the network, in words: "eager", or "openvino: image_encoder, ...; eager: ...".
+
+    It tells of the last time that each stage was computed; before, of what is meant to compute it.
+    """
+    runner = model.runner
+    if not isinstance(runner, Runner):
+        return "eager"
+    meant = {stage: engine.name for stage, engine in runner.engines.items()}
+    by_engine: dict[str, list[str]] = {}
+    for stage in STAGES:
+        name = runner.used.get(stage) or meant.get(stage, "eager")
+        by_engine.setdefault(name, []).append(stage)
+    if len(by_engine) == 1:
+        return next(iter(by_engine))
+    return "; ".join(f"{name}: {', '.join(stages)}" for name, stages in by_engine.items())

@@ -10,7 +10,16 @@ import torch
 from torch import Tensor
 
 import lmeec_core as lm
-from lmeec_core.engine import Call, EngineError, Runner, auto, steady_calls, use_engine
+from lmeec_core.engine import (
+    Call,
+    EngineError,
+    Runner,
+    auto,
+    chosen_engines,
+    engines_in_use,
+    steady_calls,
+    use_engine,
+)
 from lmeec_core.engine.eager import EagerEngine
 from lmeec_core.engine.graphs import GraphStore, describe_inputs, file_hash, with_batch
 from lmeec_core.engine.pieces import GraphEngine, Program
@@ -63,7 +72,10 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Graphs.made.clear()
     monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
     monkeypatch.setattr("lmeec_core.engine.onnx_export.export_graph", export)
-    monkeypatch.setattr("lmeec_core.engine.select.make_engine", lambda model, name: Graphs(model))
+    made = {"eager": EagerEngine, "onnxruntime": Graphs}
+    monkeypatch.setattr(
+        "lmeec_core.engine.select.make_engine", lambda model, name: made[name](model)
+    )
     monkeypatch.setattr(
         auto,
         "candidates",
@@ -186,3 +198,14 @@ def test_larger_batches_that_were_exported_are_used(model: lm.LMEEC) -> None:
     assert {size: after[size] - before[size] for size in programs} == {1: 2, 6: 1}
     for ours, expected in zip(results, wanted, strict=True):
         torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_a_choice_made_elsewhere_is_taken_stage_by_stage(model: lm.LMEEC) -> None:
+    """Only what it needs is loaded, and the engines in use are told."""
+    chosen = dict.fromkeys(STAGES, "eager") | {"decoder": "onnxruntime"}
+    use_engine(model, chosen)  # type: ignore[arg-type]
+    assert chosen_engines(model) == chosen
+    assert Graphs.made == ["export decoder 1", "load decoder 1"]
+    assert "onnxruntime: decoder" in engines_in_use(model)
+    use_engine(model, "eager")
+    assert engines_in_use(model) == "eager" and model.runner is None
