@@ -11,6 +11,7 @@ from torch import Tensor
 
 from lmeec_core.config import ENGINES, EngineName
 from lmeec_core.errors import EngineError
+from lmeec_core.model.matching import MatchPrompt, in_range
 from lmeec_core.model.stages import Options, Stage
 
 if TYPE_CHECKING:
@@ -21,6 +22,10 @@ __all__ = ["ENGINES", "Call", "Engine", "EngineError", "EngineName", "StageFunct
 StageFunction = Callable[..., tuple[Tensor, ...]]
 """A stage for inputs of fixed shapes: tensors in, tensors out, on the model's device. The outputs
 stay valid only until the function is called again: who keeps one copies it."""
+
+
+_MATCH = 5
+"""Inputs of the decoder before those of a match prompt."""
 
 
 class Call(NamedTuple):
@@ -42,16 +47,18 @@ class Call(NamedTuple):
         )
 
     def example(self, device: torch.device, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random inputs: normal numbers (bool: all true), the same for the same seed."""
+        """Random inputs as they may occur: normal numbers (bool: all true), the parts of a match
+        prompt in their ranges; the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        return tuple(
-            (
-                torch.ones(shape, dtype=dtype)
-                if dtype is torch.bool
-                else torch.randn(shape, generator=generator).to(dtype)
-            ).to(device)
+        inputs = [
+            torch.ones(shape, dtype=dtype)
+            if dtype is torch.bool
+            else torch.randn(shape, generator=generator)
             for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
-        )
+        ]
+        if self.stage == "decoder" and len(inputs) > _MATCH:
+            inputs[_MATCH:] = in_range(MatchPrompt(*inputs[_MATCH:]))
+        return tuple(x.to(device, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True))
 
 
 class Engine(ABC):
