@@ -48,11 +48,10 @@ def test_relative_to_the_reference_or_to_what_is_small() -> None:
             difference(*pair)
 
 
-@pytest.mark.parametrize("output", [0, -1])
 def test_the_exporter_refuses_a_graph_whose_output_is_no_number(
-    output: int, mini: lm.LMEEC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    mini: lm.LMEEC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where it is not the first one."""
+    """Here the last of four, which `max` passes over."""
     pytest.importorskip("onnxscript")
     import onnxruntime
 
@@ -60,7 +59,7 @@ def test_the_exporter_refuses_a_graph_whose_output_is_no_number(
 
     def broken(self: object, *args: object) -> list[np.ndarray]:
         results = run(self, *args)
-        results[output].flat[0] = np.nan
+        results[-1].flat[0] = np.nan
         return results
 
     call = next(c for c, _ in steady_calls(mini) if c.stage == "decoder")
