@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmeec_core import __version__
 from lmeec_core.config import EngineName, MemoryConfig, Precision
+from lmeec_core.errors import InputError
 from lmeec_core.takes import Take, TakeError
 from lmeec_core.takes.results import DIRECTIONS
 
@@ -71,7 +72,7 @@ def weights_digest(preset: str, checkpoint: str | None, seed: int | None) -> str
     """A text that changes with the weights: the file's SHA-256, or the seed.
 
     Raises:
-        ValueError: no such checkpoint, or no weights at all.
+        InputError: no such checkpoint, or no weights at all.
     """
     from lmeec_core.checkpoint import CheckpointError, bundled_weights
 
@@ -244,7 +245,7 @@ def camera_pairs(take: Take, direction: str) -> Iterator[tuple[str, str]]:
         TakeError: without an ego or without any exo camera.
     """
     if direction not in DIRECTIONS:
-        raise ValueError(f"direction {direction!r} given, one of {DIRECTIONS} expected")
+        raise InputError(f"direction {direction!r} given, one of {DIRECTIONS} expected")
     if not take.exos:
         raise TakeError(take.path, f"no exo camera among {list(take.cameras)}")
     for exo in take.exos:
