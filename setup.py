@@ -9,6 +9,7 @@ INSTALL_REQUIRES = [
     "torch>=2.6",
     "opencv-python-headless>=4.6",
     "pillow>=10",
+    "platformdirs>=4",
     "pydantic>=2.6",
     "PyYAML>=6.0",
     "typer>=0.12",

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         TrunkConfig,
         preset,
     )
+    from lmeec_core.errors import InputError
     from lmeec_core.memory.saved import MemoryFileError, load_memory, save_memory
     from lmeec_core.model import LMEEC, build_model
     from lmeec_core.tracker import Correspondence, CorrespondenceTracker, exclusive_masks
@@ -39,6 +40,7 @@ __all__ = [
     "ConvTrunkConfig",
     "Correspondence",
     "CorrespondenceTracker",
+    "InputError",
     "MatchingConfig",
     "MemoryConfig",
     "MemoryFileError",
@@ -57,6 +59,7 @@ __all__ = [
 ]
 
 _MODULES = (
+    "errors",
     "config",
     "checkpoint",
     "model",

@@ -14,7 +14,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lmeec_core.config import PRESETS, EngineName, ModelConfig, Precision, preset
+from lmeec_core.config import (
+    PRESETS,
+    EngineName,
+    MemoryConfig,
+    ModelConfig,
+    Precision,
+    preset,
+)
 from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC, build_model
 from lmeec_core.model.stages import Stage
@@ -81,17 +88,17 @@ def _check_archive(path: Path) -> None:
     format before that (torch 1.5 and older) allocates what a file claims; it is refused.
 
     Raises:
-        ValueError: if it is no such file.
+        CheckpointError: if it is no such file.
     """
     if not zipfile.is_zipfile(path):
-        raise ValueError("not a zip archive, as torch.save writes it")
+        raise CheckpointError("not a zip archive, as torch.save writes it")
     with zipfile.ZipFile(path) as archive:
         packed = [info.filename for info in archive.infolist() if info.compress_type]
         if packed:
-            raise ValueError(f"{packed[0]!r} in it is compressed, which torch.save never does")
+            raise CheckpointError(f"{packed[0]!r} in it is compressed, which torch.save never does")
         broken = archive.testzip()
     if broken is not None:
-        raise ValueError(f"the checksum of {broken!r} in it is wrong")
+        raise CheckpointError(f"the checksum of {broken!r} in it is wrong")
 
 
 def _is_dense(value: object) -> bool:
@@ -183,21 +190,26 @@ def resolve_device(device: str) -> torch.device:
     """``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        ValueError: an unknown device, or CUDA asked for where there is none.
+        InputError: an unknown device, or CUDA asked for where there is none.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         resolved = torch.device(device)
     except RuntimeError as error:
-        raise ValueError(f"device: {device!r} given, auto, cpu or cuda expected") from error
+        raise InputError(f"device: {device!r} given, auto, cpu or cuda expected") from error
     if resolved.type not in ("cpu", "cuda"):
-        raise ValueError(f"device: {device!r} given, auto, cpu or cuda expected")
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device: {device!r} given, but torch finds no CUDA device; use cpu")
+        raise InputError(f"device: {device!r} given, auto, cpu or cuda expected")
+    if resolved.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if not count:
+            raise InputError(f"device: {device!r} given, but torch finds no CUDA device; use cpu")
+        if (resolved.index or 0) >= count:
+            raise InputError(f"device: {device!r} given, but torch finds {count} CUDA devices")
     return resolved
 
 
+@torch.inference_mode(False)  # a caller's would make weights that know nothing of changes
 def load_model(
     model: str | ModelConfig = "nano",
     checkpoint: str | Path | None = None,
@@ -206,6 +218,7 @@ def load_model(
     seed: int | None = None,
     require_mv_moe: bool = True,
     engine: EngineName | Mapping[Stage, EngineName] = "eager",
+    memory: MemoryConfig | None = None,
 ) -> LMEEC:
     """Build a network and load its weights: the way to get one that works.
 
@@ -220,16 +233,18 @@ def load_model(
         require_mv_moe: see :func:`load_weights`.
         engine: who computes the stages, one of :data:`lmeec_core.engine.ENGINES`, or one for each
             stage.
+        memory: the trackers' memory, None is the default one. Engines prepare for it here; what
+            they are not prepared for is computed by eager torch.
 
     Raises:
         CheckpointError: the checkpoint is absent, unreadable or does not fit.
-        ValueError: unknown preset, device or precision; unknown engine, or one that cannot be
-            used here (:class:`lmeec_core.engine.EngineError`).
+        InputError: unknown preset, device or precision.
+        lmeec_core.engine.EngineError: unknown engine, or one that cannot be used here.
     """
     from lmeec_core.engine import use_engine  # engines use the tracker
 
     if precision not in ("fp32", "bf16"):
-        raise ValueError(f"precision: {precision!r} given, fp32 or bf16 expected")
+        raise InputError(f"precision: {precision!r} given, fp32 or bf16 expected")
     config = preset(model) if isinstance(model, str) else model
     target = resolve_device(device)
     path = Path(checkpoint) if checkpoint else None
@@ -250,7 +265,7 @@ def load_model(
     if precision == "bf16":
         network.cast_weights()
     network.to(target)
-    use_engine(network, engine)
+    use_engine(network, engine, memory)
     return network
 
 

@@ -7,16 +7,16 @@ called.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from lmeec_core.ablation.command import ablate_command
 from lmeec_core.bench.command import bench_command
+from lmeec_core.commands import run_command
 from lmeec_core.engine.export_command import export_command
 from lmeec_core.evaluation.command import evaluate_command
 from lmeec_core.offline.cli import track_command
@@ -378,32 +378,6 @@ def _remap(entry: str) -> tuple[str, str]:
     if not separator or not source or not name:
         raise typer.BadParameter(f"--remap {entry!r}: expected FROM:=TO")
     return source, name
-
-
-def run_command(work: Callable[[], Any]) -> None:
-    """Run a command; what a user can mend is one line on stderr and exit code 1."""
-    try:
-        code = work()
-    except (ValueError, OSError) as error:
-        Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
-    except ImportError as error:
-        hint = "" if error.name not in _ROS else _ROS_HINT
-        text = f"[bold red]error:[/] {_escape(str(error))}{hint}"
-        Console(stderr=True).print(text, soft_wrap=True)
-        raise typer.Exit(1) from error
-    if code:
-        raise typer.Exit(int(code))
-
-
-_ROS = ("rclpy", "lmeec", "sensor_msgs", "rosgraph_msgs")
-_ROS_HINT = "; this command needs ROS 2: source your ROS workspace, or `source .ci/env.sh` here"
-
-
-def _escape(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
 
 
 app.command("track")(track_command)

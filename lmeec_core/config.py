@@ -5,9 +5,13 @@ Configuration is validated once, here; the rest of the package trusts its types.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import reprlib
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from lmeec_core.errors import InputError
 
 Compression = Literal["average", "keep_first", "fifo", "iou", "cluster"]
 Fusion = Literal["mv_moe", "add", "none"]
@@ -18,6 +22,35 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 
 RELEASE_POINTER_WINDOW = 16
 """Frames that object pointers look back over, the current one counted (SAM 2.1)."""
+
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(kind: type[Model], content: Mapping[str, Any], where: str) -> Model:
+    """A configuration of what a user gave.
+
+    Args:
+        kind: the configuration's class.
+        content: names to values.
+        where: they come from (a file, an option), for the message.
+
+    Raises:
+        InputError: names ``where``, and of the first five wrong values name, reason and value.
+    """
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        lines = [
+            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {shortened(e['input'])} given"
+            for e in error.errors()[:5]
+        ]
+        raise InputError(f"{where}: " + "; ".join(lines)) from error
+
+
+def shortened(value: object) -> str:
+    """A value for a message: aliases in a file can stand for more than fits in memory."""
+    return reprlib.repr(value)[:200]
 
 
 class _Frozen(BaseModel):
@@ -285,8 +318,8 @@ def preset(name: str) -> ModelConfig:
     """Return the named network configuration.
 
     Raises:
-        ValueError: if there is no preset of that name; the message lists the names.
+        InputError: if there is no preset of that name; the message lists the names.
     """
     if name not in PRESETS:
-        raise ValueError(f"preset: {name!r} given, one of {sorted(PRESETS)} expected")
+        raise InputError(f"preset: {name!r} given, one of {sorted(PRESETS)} expected")
     return PRESETS[name]

@@ -1,8 +1,8 @@
-"""The error that bad input raises, apart from everything that is a failure of ours."""
+"""The errors whose text is all that a user needs; any other one is a fault of this package."""
 
 from __future__ import annotations
 
-__all__ = ["InputError"]
+__all__ = ["EngineError", "ExplainedError", "InputError"]
 
 
 class InputError(ValueError):
@@ -12,3 +12,11 @@ class InputError(ValueError):
     so whoever catches it may leave the input out, say so and go on. Any other exception is a
     failure of the program or of the machine, and counts as one.
     """
+
+
+class ExplainedError(RuntimeError):
+    """A failure, of the machine or of a run, whose text says what happened and what to do."""
+
+
+class EngineError(ExplainedError):
+    """An engine cannot be used here; the text says why and what to do."""

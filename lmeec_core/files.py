@@ -1,32 +1,68 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, also after a power cut."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+SUFFIX = ".partial"
+"""End of the names of files that are being written."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a hidden name beside ``path`` to write to; the end of the block gives it that name.
 
-    If the block fails, nothing is left of it, and ``path`` is as it was.
+    The name is nobody else's, so that threads and processes may write the same file: the last one
+    stays. What was written is on the disk before it gets its name. The permissions are those of
+    the file that is replaced, or of any new file. What is no file (/dev/stdout, a pipe) is written
+    itself. If the block fails, nothing is left of it, and ``path`` is as it was.
 
     Raises:
         OSError: of the block (a full disk, for instance); it names ``path``.
     """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        yield path
+        return
+    partial = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{SUFFIX}")
     try:
+        mode = _create(partial)
+        with contextlib.suppress(FileNotFoundError):
+            mode = stat.S_IMODE(path.stat().st_mode)
         yield partial
+        partial.chmod(mode)
+        _to_disk(partial)
         os.replace(partial, path)
+        with contextlib.suppress(OSError):  # not every file system has it; the file is there
+            _to_disk(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(partial), partial):
             raise
         raise OSError(error.errno, f"not written: {error.strerror}", str(path)) from error
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _create(partial: Path) -> int:
+    """Create an empty file; returns the permissions that a new file gets here."""
+    descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+
+
+def _to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -11,6 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
+from lmeec_core.files import replacing
 from lmeec_core.takes import resize_mask
 
 Image = NDArray[np.uint8]
@@ -29,7 +31,6 @@ PALETTE: tuple[Colour, ...] = (
 TRUTH: Colour = (255, 255, 255)
 BACKGROUND = 24
 FONT = cv2.FONT_HERSHEY_SIMPLEX
-PARTIAL = ".partial"
 
 
 def colour(index: int) -> Colour:
@@ -160,14 +161,17 @@ def contact_sheet(tiles: Sequence[Image], columns: int, title: Sequence[str] = (
 
 
 def write_png(path: str | os.PathLike[str], image: Image) -> None:
-    """Write RGB uint8 (H, W, 3) as PNG, in one step."""
+    """Write RGB uint8 (H, W, 3) as PNG, in one step.
+
+    Raises:
+        OSError: it cannot be written; names the file.
+    """
     target = Path(path)
     done, data = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     if not done:
         raise ValueError(f"{target}: an image of shape {image.shape} could not be encoded")
-    partial = target.with_name(f".{target.name}{PARTIAL}")
-    partial.write_bytes(bytes(data))
-    os.replace(partial, target)
+    with replacing(target) as partial:
+        partial.write_bytes(bytes(data))
 
 
 def write_video(path: str | os.PathLike[str], frames: Iterable[Image], rate: float) -> Path:
@@ -183,7 +187,9 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[Image], rate: flo
         The file that was written.
 
     Raises:
-        ValueError: without frames, or if their sizes differ.
+        InputError: without frames.
+        ValueError: their sizes differ.
+        OSError: it cannot be written; names the file.
     """
     try:
         import av  # noqa: F401
@@ -197,29 +203,24 @@ def _write_mp4(path: Path, frames: Iterable[Image], rate: float) -> Path:
 
     import av
 
-    partial = path.with_name(f".{path.name}{PARTIAL}")
     codec = "libx264" if "libx264" in av.codecs_available else "mpeg4"
     size: tuple[int, ...] | None = None
-    try:
-        with av.open(str(partial), "w", format="mp4") as container:
-            stream: Any = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
-            stream.pix_fmt = "yuv420p"
-            for frame in frames:
-                even = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
-                if size is None:
-                    size = even.shape
-                    stream.height, stream.width = size[:2]
-                    stream.bit_rate = 4_000_000
-                if even.shape != size:
-                    raise ValueError(f"{path}: frames of shapes {size} and {even.shape}")
-                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
-                container.mux(stream.encode(picture))
+    with replacing(path) as partial, av.open(str(partial), "w", format="mp4") as container:
+        stream: Any = container.add_stream(codec, rate=Fraction(rate).limit_denominator(1000))
+        stream.pix_fmt = "yuv420p"
+        for frame in frames:
+            even = frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2]
             if size is None:
-                raise ValueError(f"{path}: no frames to write")
-            container.mux(stream.encode(None))
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+                size = even.shape
+                stream.height, stream.width = size[:2]
+                stream.bit_rate = 4_000_000
+            if even.shape != size:
+                raise ValueError(f"{path}: frames of shapes {size} and {even.shape}")
+            picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(even), format="rgb24")
+            container.mux(stream.encode(picture))
+        if size is None:
+            raise InputError(f"{path}: no frames to write")
+        container.mux(stream.encode(None))
     return path
 
 
@@ -229,17 +230,16 @@ def _write_gif(path: Path, frames: Iterable[Image], rate: float) -> Path:
     pictures = (Pillow.fromarray(frame).quantize(128) for frame in frames)
     first = next(pictures, None)
     if first is None:
-        raise ValueError(f"{path}: no frames to write")
-    partial = path.with_name(f".{path.name}{PARTIAL}")
-    first.save(
-        partial,
-        format="GIF",
-        save_all=True,
-        append_images=pictures,
-        duration=max(20, round(1000 / rate)),
-        loop=0,
-    )
-    os.replace(partial, path)
+        raise InputError(f"{path}: no frames to write")
+    with replacing(path) as partial:
+        first.save(
+            partial,
+            format="GIF",
+            save_all=True,
+            append_images=pictures,
+            duration=max(20, round(1000 / rate)),
+            loop=0,
+        )
     return path
 
 

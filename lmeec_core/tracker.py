@@ -8,7 +8,6 @@ step, and its query bank is shared by all targets.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,85 +16,29 @@ import torch
 from torch import Tensor
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
-from lmeec_core.memory import BankUpdate, MemoryBank, State, TrackMemory, strategy
+from lmeec_core.correspondence import Correspondence, Found, Mask, exclusive_masks
+from lmeec_core.errors import InputError
+from lmeec_core.memory import State, TrackMemory, strategy
 from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
-from lmeec_core.model.guided import Guide, full_size, guides
+from lmeec_core.model.guided import Guide, guides
 from lmeec_core.model.matching import MatchPrompt
 from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
 
+__all__ = [
+    "EMPTY_MASK",
+    "NO_MASK",
+    "Correspondence",
+    "CorrespondenceTracker",
+    "Found",
+    "Image",
+    "Mask",
+    "exclusive_masks",
+]
+
 Image = npt.NDArray[np.uint8]
-Mask = npt.NDArray[np.bool_]
 
 NO_MASK = "no query mask on this frame"
 EMPTY_MASK = "empty query mask on this frame"
-
-
-@dataclass(frozen=True, slots=True)
-class Correspondence:
-    """One object in one target view on one frame."""
-
-    logits: Tensor
-    """(s, s) float32 mask logits, s = S/4; -1024 everywhere where the object is judged absent."""
-    presence_logit: float
-    """Above 0 where the object is judged present."""
-    predicted_iou: float
-    """The network's own estimate of the mask's IoU, 0 .. 1."""
-    pointer: Tensor
-    """(C,) object pointer."""
-    size: tuple[int, int]
-    """(height, width) of the target image, in pixels."""
-    skipped: str | None = None
-    """Why the object was not sought on this frame (no or an empty query mask); None if it was.
-    A skipped object is never visible and its memory is as it was."""
-    guide: Guide | None = None
-    """Fits the shown mask to the image, for networks with ``refinement``."""
-
-    @property
-    def presence(self) -> float:
-        """Probability that the object is in the target view, 0 .. 1."""
-        return 0.0 if self.skipped else float(1 / (1 + np.exp(-self.presence_logit)))
-
-    def visible(self, threshold: float = 0.5) -> bool:
-        """Whether the object is judged present, with at least this probability.
-
-        The network's own rule is 0.5; a lower threshold changes nothing.
-        """
-        return not self.skipped and self.presence_logit > 0 and self.presence >= threshold
-
-    def full_logits(self) -> Tensor:
-        """Mask logits at the target image's size: float32 (height, width).
-
-        Refined where the network does so, then upsampled bilinearly.
-        """
-        return full_size(self.logits, self.size, self.guide if self.visible() else None)
-
-    def mask(self, threshold: float = 0.5) -> Mask:
-        """The mask at the target image's size: bool (height, width), all False if not visible."""
-        if not self.visible(threshold):
-            return np.zeros(self.size, dtype=np.bool_)
-        return (self.full_logits() > 0).cpu().numpy()
-
-
-Found = dict[str, dict[str, Correspondence]]
-"""Target camera with an image to object id to :class:`Correspondence`, all the same objects."""
-
-
-def exclusive_masks(found: Mapping[str, Correspondence], threshold: float = 0.5) -> dict[str, Mask]:
-    """Masks of one target's objects without overlap: each pixel goes to the highest logit.
-
-    Args:
-        found: object id to correspondence, all of one target view.
-        threshold: see :meth:`Correspondence.visible`.
-    """
-    masks = {name: np.zeros(c.size, dtype=np.bool_) for name, c in found.items()}
-    visible = [name for name, c in found.items() if c.visible(threshold)]
-    if visible:
-        logits = torch.stack([found[name].full_logits() for name in visible])
-        highest, winner = logits.max(dim=0)
-        owner = winner.where(highest > 0, -1).cpu().numpy()
-        for i, name in enumerate(visible):
-            masks[name] = owner == i
-    return masks
 
 
 class _Encoded(NamedTuple):
@@ -124,7 +67,7 @@ class CorrespondenceTracker:
         max_objects: refuse more objects than this, a bound on memory.
 
     Raises:
-        ValueError: no target, a target named twice, or the query among the targets.
+        InputError: no target, a target named twice, or the query among the targets.
     """
 
     def __init__(
@@ -136,24 +79,29 @@ class CorrespondenceTracker:
         num_frames: int | None = None,
         max_objects: int = 32,
     ) -> None:
+        if isinstance(targets, str):
+            raise InputError(f"targets: the text {targets!r} given, a list expected: [{targets!r}]")
         targets = tuple(targets)
-        if isinstance(targets, str) or not targets or len(set(targets)) != len(targets):
-            raise ValueError(f"targets: {targets!r} given, one or more different names expected")
+        if not targets or len(set(targets)) != len(targets):
+            raise InputError(f"targets: {targets!r} given, one or more different names expected")
         if query in targets:
-            raise ValueError(f"targets: {targets!r} contain the query camera {query!r}")
+            raise InputError(f"targets: {targets!r} contain the query camera {query!r}")
         if num_frames is not None and num_frames < 1:
-            raise ValueError(f"num_frames: {num_frames} given, at least 1 or None expected")
+            raise InputError(f"num_frames: {num_frames} given, at least 1 or None expected")
         self.model = model
         self.query = query
         self.targets = targets
         self.memory = memory or MemoryConfig()
         self.max_objects = max_objects
         self._window = min(num_frames or RELEASE_POINTER_WINDOW, RELEASE_POINTER_WINDOW)
-        self.reset()
+        self._tracks = self._empty()
 
     def reset(self) -> None:
         """Forget every object."""
-        self._tracks = TrackMemory(
+        self._tracks = self._empty()
+
+    def _empty(self) -> TrackMemory:
+        return TrackMemory(
             len(self.targets), self.memory.capacity, strategy(self.memory), self._window - 1
         )
 
@@ -169,18 +117,20 @@ class CorrespondenceTracker:
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Replace the memory by what :meth:`memory_state` of a like tracker gave.
 
+        Its tensors may be in another precision and on another device.
+
         Raises:
-            ValueError: too many objects, an unknown part or a wrong shape; the memory is unchanged.
+            InputError: too many objects, an unknown part, a wrong shape or type, or numbers that
+                are not finite. The memory is unchanged after any error.
         """
         if len(state) > self.max_objects:
-            raise ValueError(f"{len(state)} objects, at most {self.max_objects} expected")
-        before, config = self._tracks, self.model.config
-        self.reset()
-        try:
-            self._tracks.restore(state, config.stored_shape, config.hidden_dim)
-        except ValueError:
-            self._tracks = before
-            raise
+            raise InputError(f"{len(state)} objects, at most {self.max_objects} expected")
+        config, half = self.model.config, self.model.precision == "bf16"
+        dtype = torch.bfloat16 if half else torch.float32
+        like = torch.empty(0, device=self.model.device, dtype=dtype)
+        after = self._empty()
+        after.restore(state, config.stored_shape, config.hidden_dim, like)
+        self._tracks = after
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -214,30 +164,32 @@ class CorrespondenceTracker:
             for each target camera with an image and each known object a :class:`Correspondence`.
 
         Raises:
-            ValueError: a missing camera, a wrong shape, dtype or value, or too many objects;
+            InputError: a missing camera, a wrong shape, dtype or value, or too many objects;
                 names it. The memory is unchanged after any error.
         """
         views = self._check_images(images)
         sought, skipped = self._check_masks(masks, views[self.query].shape[:2])
         sizes = {name: views[name].shape[:2] for name in self.targets if name in views}
         prediction, fits = None, {}
+        after = self._tracks.copy()
         if sought:
-            slots = self._tracks.place(list(sought))
+            slots = after.place(list(sought))
             there = [k for k, name in enumerate(self.targets) if name in sizes]
-            pairs = [self._tracks.pairs(slot)[k] for slot in slots for k in there]
+            pairs = [after.pairs(slot)[k] for slot in slots for k in there]
             size, device = self.model.config.image_size, self.model.device
             inputs = prepare_images(list(views.values()), size, device)
             query_masks = prepare_masks(list(sought.values()), size, device)
             with self.model.autocast():
                 encoded = self._encode(inputs, query_masks, pairs)
                 prediction = self._predict(slots, encoded) if sizes else None
-                updates = self._plan(slots, encoded, prediction)
-            self._tracks.slots.update(zip(sought, slots, strict=True))
-            self._commit(pairs, updates, prediction)
+                self._remember(after, slots, encoded, prediction)
+            after.slots.update(zip(sought, slots, strict=True))
             fits = dict(zip(sizes, guides(self.model.config, inputs[1:]), strict=True))
         for name in skipped:
-            self._tracks.slots.setdefault(name, self._tracks.place([name])[0])
-        return self._collect(list(sought), prediction, skipped, sizes, fits)
+            after.slots.setdefault(name, after.place([name])[0])
+        found = self._collect(list(sought), prediction, skipped, sizes, fits, list(after.slots))
+        self._tracks = after  # all is computed, and a GPU's errors have come up: nothing can fail
+        return found
 
     # -- checks ------------------------------------------------------------------------------
 
@@ -246,7 +198,7 @@ class CorrespondenceTracker:
         views = {}
         for name in (self.query, *self.targets):
             if name not in images:
-                raise ValueError(
+                raise InputError(
                     f"image of camera {name!r} is missing; given: {sorted(images) or 'none'}"
                 )
             image = images[name]
@@ -261,7 +213,7 @@ class CorrespondenceTracker:
         skipped = {name: NO_MASK for name in self._tracks.slots if name not in masks}
         for name, mask in masks.items():
             if not isinstance(name, str) or not name:
-                raise ValueError(f"object id {name!r}: a non-empty string expected")
+                raise InputError(f"object id {name!r}: a non-empty string expected")
             if mask is None:
                 skipped[name] = NO_MASK
                 continue
@@ -272,7 +224,7 @@ class CorrespondenceTracker:
                 skipped[name] = EMPTY_MASK
         known = set(self._tracks.slots) | set(masks)
         if len(known) > self.max_objects:
-            raise ValueError(
+            raise InputError(
                 f"{len(known)} objects, at most {self.max_objects} expected; forget some, or "
                 f"raise max_objects"
             )
@@ -345,37 +297,30 @@ class CorrespondenceTracker:
             prepared, banks, self._tracks.pointers.read(pairs), self._window
         )
 
-    def _plan(
-        self, slots: list[int], encoded: _Encoded, prediction: Prediction | None
-    ) -> list[tuple[MemoryBank, BankUpdate]]:
-        """The banks after this frame, computed but not written."""
-        updates = []
+    def _remember(
+        self,
+        after: TrackMemory,
+        slots: list[int],
+        encoded: _Encoded,
+        prediction: Prediction | None,
+    ) -> None:
+        """Write this frame into the memory that the next one finds."""
         if self.memory.query_bank:
             frames = self.model.pool_memory(encoded.query_memory)
             scores = frames.new_ones(len(slots))
-            updates += [
-                (self._tracks.query, u) for u in self._tracks.query.plan(slots, frames, scores)
-            ]
-        if self.memory.target_bank and prediction is not None:
+            for update in after.query.plan(slots, frames, scores):
+                after.query.commit(update)
+        if prediction is None:
+            return
+        if self.memory.target_bank:
             views = encoded.targets.map(lambda x: x.repeat(len(slots), 1, 1, 1))
             frames = self.model.encode_target_memory(
                 views, prediction.logits, prediction.presence_logit
             )
             frames = self.model.pool_memory(frames)
-            planned = self._tracks.target.plan(encoded.pairs, frames, prediction.predicted_iou)
-            updates += [(self._tracks.target, u) for u in planned]
-        return updates
-
-    def _commit(
-        self,
-        pairs: list[int],
-        updates: list[tuple[MemoryBank, BankUpdate]],
-        prediction: Prediction | None,
-    ) -> None:
-        for bank, update in updates:
-            bank.commit(update)
-        if prediction is not None:
-            self._tracks.pointers.push(pairs, prediction.pointer)
+            for update in after.target.plan(encoded.pairs, frames, prediction.predicted_iou):
+                after.target.commit(update)
+        after.pointers.push(encoded.pairs, prediction.pointer)
 
     def _collect(
         self,
@@ -384,7 +329,9 @@ class CorrespondenceTracker:
         skipped: dict[str, str],
         sizes: dict[str, tuple[int, int]],
         fits: dict[str, Guide | None],
+        known: list[str],
     ) -> Found:
+        """What was found, with the objects of each target in the order of ``known``."""
         found: Found = {name: {} for name in sizes}
         config = self.model.config
         if prediction is not None:
@@ -410,7 +357,7 @@ class CorrespondenceTracker:
                     sizes[target],
                     reason,
                 )
-        order = {name: i for i, name in enumerate(self._tracks.slots)}
+        order = {name: i for i, name in enumerate(known)}
         return {
             target: dict(sorted(entries.items(), key=lambda item: order[item[0]]))
             for target, entries in found.items()

@@ -242,6 +242,7 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         engine=config["model.engine"],
         seed=config.seed,
         require_mv_moe=config["model.require_mv_moe"],
+        memory=config.memory(),
     )
     tracker = lm.CorrespondenceTracker(
         model,

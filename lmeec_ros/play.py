@@ -14,6 +14,7 @@ from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from lmeec_core.errors import InputError
 from lmeec_ros.bags import BagError, Topic, split_type
 
 DEPTH = 100
@@ -206,7 +207,7 @@ class _Pacer:
 
     def __init__(self, rate: float, stop: threading.Event, clock: _ClockPublisher | None) -> None:
         if rate < 0:
-            raise ValueError(f"rate {rate} was given, expected 0 (no waiting) or more")
+            raise InputError(f"rate {rate} was given, expected 0 (no waiting) or more")
         self._rate = rate
         self._stop = stop
         self._clock = clock

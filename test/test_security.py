@@ -33,6 +33,7 @@ WRITERS = {
     "lmeec_core/offline/store.py": "a lock, which has no content",
     "lmeec_ros/bags.py": "into a temporary folder, for this process alone",
     "lmeec_ros/node_process.py": "a log, which is read while it grows",
+    "lmeec_core/bench/memory.py": "a word to the kernel, in /proc",
     "lmeec_core/training/nano.py": "a log, which is read while it grows, beside `partial` files",
     "lmeec_core/training/rendering.py": "the same log",
     "lmeec_ros/soak/feeder.py": "a log, which is read while it grows",

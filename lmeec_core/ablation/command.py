@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from lmeec_core.ablation.variants import TABLES, Table
+from lmeec_core.errors import InputError
 
 _SIZE = "Size of the ablation"
 
@@ -75,15 +76,17 @@ def ablate_command(
     Whatever is finished is kept: a stopped run goes on where it was, and other tables use the
     same takes. Needs MuJoCo and Matplotlib: pip install 'lmeec[simulation,evaluation]'.
     """
-    try:
+    from lmeec_core.commands import run_command
+
+    def run() -> None:
         _run(work, checkpoint, table, {
             "takes": takes, "frames": frames, "lengths": tuple(length or (120, 400, 700)),
             "objects": objects, "exo_cameras": exo_cameras, "seeds": seeds, "steps": steps,
             "scenes": scenes, "workers": workers or os.cpu_count() or 1, "device": device,
         })  # fmt: skip
-    except (ValueError, OSError, RuntimeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+
+    try:
+        run_command(run, error_code=2)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on where it was", err=True)
         raise typer.Exit(130) from None
@@ -93,11 +96,11 @@ def _tables(given: list[str] | None) -> tuple[Table, ...]:
     """The tables asked for, in the paper's order.
 
     Raises:
-        ValueError: an unknown name.
+        InputError: an unknown name.
     """
     unknown = sorted(set(given or ()) - set(TABLES))
     if unknown:
-        raise ValueError(f"--table {unknown[0]}: expected one of {', '.join(TABLES)}")
+        raise InputError(f"--table {unknown[0]}: expected one of {', '.join(TABLES)}")
     return tuple(t for t in TABLES if given is None or t in given)
 
 
@@ -105,15 +108,15 @@ def _weights(given: Path | None) -> Path:
     """The checkpoint to start from.
 
     Raises:
-        ValueError: none is given and none is bundled, or it is not there.
+        InputError: none is given and none is bundled, or it is not there.
     """
     from lmeec_core.checkpoint import bundled_weights
 
     path = given or bundled_weights("nano")
     if path is None:
-        raise ValueError("no weights are bundled for the preset nano; give --checkpoint FILE")
+        raise InputError("no weights are bundled for the preset nano; give --checkpoint FILE")
     if not path.is_file():
-        raise ValueError(f"--checkpoint {path}: no such file")
+        raise InputError(f"--checkpoint {path}: no such file")
     return path.resolve()
 
 
@@ -124,7 +127,7 @@ def _run(
     tables, weights = _tables(table), _weights(checkpoint)
     for module, extra in (("mujoco", "simulation"), ("matplotlib", "evaluation")):
         if importlib.util.find_spec(module) is None:
-            raise ValueError(f"{module} is not installed: pip install 'lmeec[{extra}]'")
+            raise InputError(f"{module} is not installed: pip install 'lmeec[{extra}]'")
     from rich.console import Console
     from rich.markdown import Markdown
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn

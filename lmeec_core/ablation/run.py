@@ -13,6 +13,7 @@ import torch
 from lmeec_core.ablation.fusion import Training, train_fusion
 from lmeec_core.ablation.units import Unit, score_unit, sought_objects
 from lmeec_core.ablation.variants import LINES, Table, Variant, variants_of
+from lmeec_core.errors import ExplainedError
 from lmeec_core.simulation.config import level, training_config
 from lmeec_core.simulation.generate import generate_takes
 from lmeec_core.simulation.shards import render_many
@@ -55,7 +56,7 @@ def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
     """Simulated test takes of a length, made where they are not there yet.
 
     Raises:
-        RuntimeError: a take could not be made; says why.
+        ExplainedError: a take could not be made; says why.
     """
     root = settings.work / f"takes_{frames}"
     config = level("normal", exo_cameras=settings.exo_cameras)
@@ -67,7 +68,7 @@ def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
     )
     for result in made:
         if result.error is not None:
-            raise RuntimeError(f"take of seed {result.job.seed}: {result.error}")
+            raise ExplainedError(f"take of seed {result.job.seed}: {result.error}")
         done += 1
         progress(what, done, settings.takes)
     return sorted((root / "test").glob("sim_*"))[: settings.takes]
@@ -82,7 +83,7 @@ def training_scenes(settings: Settings, progress: Progress) -> Path:
     """Folder of scenes to train the fusion variants on, rendered where they are missing.
 
     Raises:
-        RuntimeError: none could be rendered.
+        ExplainedError: none could be rendered.
     """
     folder = settings.work / "scenes"
     seeds = range(SCENE_SEED, SCENE_SEED + settings.scenes)
@@ -94,7 +95,7 @@ def training_scenes(settings: Settings, progress: Progress) -> Path:
         done += 1
         progress("training scenes", done, settings.scenes)
     if not any(folder.glob("*.npy")):
-        raise RuntimeError(f"{folder}: no scene could be rendered")
+        raise ExplainedError(f"{folder}: no scene could be rendered")
     return folder
 
 
@@ -104,7 +105,7 @@ def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[
     As many trainings run at once as there are workers.
 
     Raises:
-        RuntimeError: a training failed; says why.
+        ExplainedError: a training failed; says why.
     """
     found: dict[str, list[tuple[Path, int | None]]] = {
         v.name: [(settings.checkpoint, None)] for v in variants_of(settings.tables) if not v.trained
@@ -126,7 +127,7 @@ def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[
     progress("fusion trainings", done, len(jobs))
     for result in run_jobs(train_fusion, jobs, settings.workers, timeout=24 * 3600):
         if result.error is not None:
-            raise RuntimeError(f"{result.job.folder.name}: {result.error}")
+            raise ExplainedError(f"{result.job.folder.name}: {result.error}")
         done += 1
         progress("fusion trainings", done, len(jobs))
     return found
@@ -171,7 +172,7 @@ def run(settings: Settings, progress: Progress) -> dict[Table, list[dict[str, An
     """Everything from takes to the scored units of each table.
 
     Raises:
-        RuntimeError: takes, scenes or units failed; names the first and its cause.
+        ExplainedError: takes, scenes or units failed; names the first and its cause.
     """
     settings.work.mkdir(parents=True, exist_ok=True)
     weights = checkpoints(settings, progress)
@@ -188,7 +189,7 @@ def run(settings: Settings, progress: Progress) -> dict[Table, list[dict[str, An
         done += result.error is None
         progress("scoring", done, len(wanted))
     if failed:
-        raise RuntimeError(f"{len(failed)} of {len(wanted)} units failed, the first: {failed[0]}")
+        raise ExplainedError(f"{len(failed)} of {len(wanted)} units failed, the first: {failed[0]}")
     return {
         table: [json.loads(unit.file.read_text()) for unit in units]
         for table, units in tables.items()

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 import typer
 from rich.console import Console
 
+from lmeec_core.errors import InputError
+
 if TYPE_CHECKING:
     from lmeec_core.bench.measure import Case
     from lmeec_core.config import EngineName
@@ -86,7 +88,7 @@ def bench_command(
     - `lmeec bench --node`
     - `lmeec bench --all --json out/bench_all.json`
     """
-    from lmeec_core.cli import run_command
+    from lmeec_core.commands import run_command
 
     def work() -> int:
         import torch
@@ -106,7 +108,7 @@ def bench_command(
             known(name)
         for name in engines:
             if name not in ENGINES:
-                raise ValueError(f"--engine {name!r} given, one of {', '.join(ENGINES)} expected")
+                raise InputError(f"--engine {name!r} given, one of {', '.join(ENGINES)} expected")
         if everything:
             cases = suite.cases(kind, _engines(engine, presets[0], kind), presets[0], steps)
         elif node and not (preset or engine or objects or targets):

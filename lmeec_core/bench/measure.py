@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import resource
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -15,10 +14,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmeec_core.bench.memory import peak_of, used
 from lmeec_core.bench.reference import ReferenceStep
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import EngineName, Precision
-from lmeec_core.engine import Runner, SteadyState, steady_state
+from lmeec_core.engine import SteadyState, chosen_engines, steady_state
 from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
 
 if TYPE_CHECKING:
@@ -70,21 +70,24 @@ def spread(times: list[float]) -> dict[str, float]:
 def measure(case: Case) -> dict[str, Any]:
     """Measure a case: the entry of the JSON file, see the README.
 
-    Reference steps are spread between the measured steps, so that other load on the machine hits
-    both alike.
+    Memory is that of the warm-up's steps, measured while there is only this case's network in the
+    process. Reference steps are spread between the measured steps, so that other load on the
+    machine hits both alike.
     """
+    plain_of.cache_clear()
     model = model_of(case.preset, case.device, case.precision, case.engine)
     state = steady_state(model, case.objects, case.targets)
+    peak = peak_of(model.device, lambda: _warm_up(model, state))
     reference = None
     if case.reference_steps:
-        plain = model_of(case.preset, case.device, case.reference_precision, "eager")
+        plain = plain_of(case.preset, case.device, case.reference_precision)
         reference = ReferenceStep(plain, case.objects, case.targets)
     own, other = _interleave(case, model, lambda: _step(state), reference)
     result: dict[str, Any] = {
         "preset": case.preset,
         "device": device_name(model.device),
         "engine": case.engine,
-        "engines": engines_of(model),
+        "engines": chosen_engines(model),
         "precision": case.precision,
         "objects": case.objects,
         "targets": case.targets,
@@ -103,27 +106,32 @@ def measure(case: Case) -> dict[str, Any]:
     result["gflop"] = round(work, 2)
     result["floor_ms"] = round(floor, 3)
     result["floor_share"] = round(floor / result["step_ms"]["median"], 3)
-    result["memory"] = {"peak_mb": round(_peak_memory(model.device), 1)}
+    result["memory"] = {} if peak is None else {"peak_mb": round(peak, 1)}
     if case.frames:
         result["memory"] |= growth(model, state, case.frames)
     return result
 
 
-@lru_cache(maxsize=2)
+@lru_cache(maxsize=1)
 def model_of(preset: str, device: str, precision: Precision, engine: EngineName) -> LMEEC:
-    """The network, with its own weights or with random ones."""
+    """The network, with its own weights or with random ones; the last one is kept."""
     return load_model(preset, device=device, precision=precision, seed=SEED, engine=engine)
+
+
+@lru_cache(maxsize=1)
+def plain_of(preset: str, device: str, precision: Precision) -> LMEEC:
+    """The network of the reference."""
+    return load_model(preset, device=device, precision=precision, seed=SEED)
+
+
+def _warm_up(model: LMEEC, state: SteadyState) -> None:
+    for _ in range(WARM_UP[model.device.type]):
+        _step(state)
 
 
 def device_name(device: torch.device) -> str:
     """The processor's kind, a GPU's with its name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
-
-
-def engines_of(model: LMEEC) -> dict[str, str]:
-    """The engine of each stage."""
-    chosen = model.runner.engines if isinstance(model.runner, Runner) else {}
-    return {stage: chosen[stage].name if stage in chosen else "eager" for stage in STAGES}
 
 
 def _step(state: SteadyState) -> None:
@@ -148,8 +156,6 @@ def _interleave(
     case: Case, model: LMEEC, step: Callable[[], None], reference: ReferenceStep | None
 ) -> tuple[list[float], list[float]]:
     """Times of the steps and of the reference's, taken in turns."""
-    for _ in range(WARM_UP[model.device.type]):
-        step()
     if reference is not None and model.device.type == "cuda":
         reference()
     own: list[float] = []
@@ -239,29 +245,15 @@ def peak_gflops(device: torch.device, precision: Precision) -> float:
     return 2 * side**3 / best / 1e9
 
 
-def _peak_memory(device: torch.device) -> float:
-    """Megabytes: of the GPU's memory, or of the process on a CPU."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 1e6
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-
-
 def growth(model: LMEEC, state: SteadyState, frames: int) -> dict[str, float]:
     """Memory after a tenth of ``frames`` steps and what the others added, in megabytes."""
-
-    def used() -> float:
-        if model.device.type == "cuda":
-            return torch.cuda.memory_allocated(model.device) / 1e6
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * resource.getpagesize() / 1e6
-
     before, first = 0.0, max(1, frames // 10)
     for frame in range(frames):
         _step(state)
         if frame + 1 == first:
-            before = used()
+            before = used(model.device)
     return {
         "frames": frames,
         "start_mb": round(before, 2),
-        "growth_mb": round(used() - before, 2),
+        "growth_mb": round(used(model.device) - before, 2),
     }

@@ -25,7 +25,7 @@ def show(results: list[Result], console: Console) -> None:
     for name in ("step", "reference", "ratio", "GFLOP", "of floor", "MB"):
         table.add_column(name, justify="right")
     for r in results:
-        reference, memory = r.get("reference"), f"{r['memory']['peak_mb']:.0f}"
+        reference, memory = r.get("reference"), _peak(r)
         if "growth_mb" in r["memory"]:
             memory += f" {r['memory']['growth_mb']:+.1f}"
         table.add_row(
@@ -46,6 +46,11 @@ def show(results: list[Result], console: Console) -> None:
         cells = (r["stage_ms"].get(name) for r in results)
         stages.add_row(name, *(f"{cell['median']:.1f}" if cell else "-" for cell in cells))
     console.print(stages)
+
+
+def _peak(r: Result) -> str:
+    peak = r["memory"].get("peak_mb")
+    return "-" if peak is None else f"{peak:.0f}"
 
 
 def _case(r: Result) -> str:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
-import os
 import platform
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from lmeec_core.cache import VARIABLE, cache_folder
+from lmeec_core.config import MemoryConfig
 from lmeec_core.engine.base import Call, Engine, EngineError, EngineName, StageFunction
 from lmeec_core.engine.registry import make_engine
 from lmeec_core.engine.steady import steady_calls
@@ -34,26 +37,53 @@ Times = dict[str, dict[str, float]]
 """Stage to engine to milliseconds of a step's calls."""
 
 
-def choose(model: LMEEC) -> dict[Stage, Engine]:
-    """The fastest engine of each stage for this model on this machine.
+Steady = list[tuple[Call, tuple[Tensor, ...]]]
+"""Calls of a step in the steady state, with their inputs."""
+
+_measured: dict[str, Times] = {}
+"""What this process has measured, by the name of its file."""
+
+
+def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engine]:
+    """The fastest engine of each stage for this model on this machine, prepared.
 
     Measured with one object and one target in the steady state, or read from the cache. Where
-    only eager can compute a model nothing is measured.
+    only eager can compute a model nothing is measured. Nothing is exported.
+
+    Args:
+        model: the network.
+        memory: the trackers' memory, None is the default one.
     """
     engines = candidates(model)
-    path = cache_file(model, sorted(engines))
-    times = _read(path)
-    if times is None:
-        times = measure(model, engines)
-        if len(engines) > 1:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, json.dumps(times, indent=1))
-    chosen = {stage: engines[fastest(times.get(stage, {}))] for stage in STAGES}
+    chosen: dict[Stage, Engine] = dict.fromkeys(STAGES, engines["eager"])
+    if len(engines) > 1:
+        calls = steady_calls(model, memory=memory)
+        name = cache_name(model, sorted(engines), memory)
+        times = _read(name)
+        if times is None:
+            times = _measured.get(name)
+        if times is None:
+            for engine in engines.values():
+                engine.prepare((call for call, _ in calls), make=False)
+            times = measure(model, engines, calls)
+            _remember(name, times)
+        chosen |= {stage: engines[fastest(times.get(stage, {}))] for stage in STAGES}
+        _prepare(chosen, engines["eager"], calls)
     logger.info(
         "engine auto: %s",
         ", ".join(f"{stage} {engine.name}" for stage, engine in chosen.items()),
     )
     return chosen
+
+
+def _prepare(chosen: dict[Stage, Engine], eager: Engine, calls: Steady) -> None:
+    """Prepare the chosen engines; a stage that one cannot compute after all goes to eager."""
+    for stage, engine in chosen.items():
+        mine = [call for call, _ in calls if call.stage == stage]
+        engine.prepare(mine, make=False)
+        if not all(engine.offers(call) for call in mine):
+            logger.warning("engine auto: %s without %s: graphs are missing", stage, engine.name)
+            chosen[stage] = eager
 
 
 def fastest(times: dict[str, float]) -> EngineName:
@@ -73,7 +103,7 @@ def candidates(model: LMEEC) -> dict[EngineName, Engine]:
         try:
             engine = make_engine(model, name)
         except (EngineError, ImportError) as error:
-            logger.debug("engine auto: without %s: %s", name, error)
+            logger.info("engine auto: without %s: %s", name, error)
             continue
         if engine.is_ready():
             engines[name] = engine
@@ -82,12 +112,9 @@ def candidates(model: LMEEC) -> dict[EngineName, Engine]:
     return engines
 
 
-def measure(model: LMEEC, engines: dict[EngineName, Engine]) -> Times:
+def measure(model: LMEEC, engines: dict[EngineName, Engine], calls: Steady) -> Times:
     """Time of each stage's calls in a steady step with each engine that offers them all."""
-    if len(engines) == 1:
-        return {}
     times: Times = {}
-    calls = steady_calls(model)
     with torch.inference_mode(), model.autocast():
         for stage in STAGES:
             mine = [(call, inputs) for call, inputs in calls if call.stage == stage]
@@ -105,13 +132,8 @@ def _compare(
     model: LMEEC, engines: list[Engine], call: Call, inputs: tuple[Tensor, ...]
 ) -> dict[EngineName, float]:
     """Shortest time of a call with each engine, taken in turns: other load on the machine only
-    ever adds. An engine that cannot build it after all takes for ever."""
-    functions: dict[EngineName, StageFunction] = {}
-    for engine in engines:
-        try:
-            functions[engine.name] = engine.build(call)
-        except EngineError as error:
-            logger.info("engine auto: %s without %s: %s", call.stage, engine.name, error)
+    ever adds."""
+    functions: dict[EngineName, StageFunction] = {e.name: e.build(call) for e in engines}
     taken = {engine.name: float("inf") for engine in engines}
     for turn in range(_WARM_UP + _REPEATS):
         for name, function in functions.items():
@@ -124,20 +146,38 @@ def _compare(
     return taken
 
 
-def cache_file(model: LMEEC, engines: list[EngineName]) -> Path:
-    """Where a measurement is remembered: by machine, library versions, network and engines."""
+def cache_name(model: LMEEC, engines: list[EngineName], memory: MemoryConfig | None = None) -> str:
+    """The file that remembers a measurement: by machine, library versions, network, memory and
+    engines."""
     cuda = model.device.type == "cuda"
     key = {
         "machine": torch.cuda.get_device_name(model.device) if cuda else _processor(),
         "torch": torch.__version__,
+        "libraries": {name: _versions(_LIBRARIES[name]) for name in engines if name in _LIBRARIES},
         "threads": torch.get_num_threads(),
         "config": model.config.model_dump(mode="json"),
+        "memory": (memory or MemoryConfig()).model_dump(mode="json"),
         "precision": model.precision,
         "engines": engines,
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return root / "lmeec" / f"engines_{digest}.json"
+    return f"engines_{digest}.json"
+
+
+_LIBRARIES: dict[EngineName, tuple[str, ...]] = {
+    "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+}
+"""The distributions that may bring an engine's library."""
+
+
+def _versions(distributions: tuple[str, ...]) -> list[str]:
+    found = []
+    for name in distributions:
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            found.append(f"{name} {metadata.version(name)}")
+    return found
 
 
 def _processor() -> str:
@@ -149,13 +189,29 @@ def _processor() -> str:
     return f"{platform.node()} {model or platform.processor()}"
 
 
-def _read(path: Path) -> Times | None:
+def _read(name: str) -> Times | None:
     """A remembered measurement; None if there is none or it cannot be read."""
+    folder = cache_folder()
+    if folder is None:
+        return None
     try:
-        times = json.loads(path.read_text(encoding="utf-8"))
+        times = json.loads((folder / name).read_text(encoding="utf-8"))
         return {
-            str(stage): {str(name): float(ms) for name, ms in entry.items()}
+            str(stage): {str(engine): float(ms) for engine, ms in entry.items()}
             for stage, entry in times.items()
         }
     except (OSError, ValueError, AttributeError, TypeError):
         return None
+
+
+def _remember(name: str, times: Times) -> None:
+    """Keep a measurement, for this process if it cannot be written: it only saves time."""
+    _measured[name] = times
+    folder = cache_folder()
+    try:
+        if folder is None:
+            raise OSError(f"there is no home folder; {VARIABLE} names one for it")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / name, json.dumps(times, indent=1))
+    except OSError as error:
+        logger.warning("engine auto: what was measured is not kept for the next start: %s", error)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor
 
 from lmeec_core.config import ENGINES, EngineName
+from lmeec_core.errors import EngineError
+from lmeec_core.model.matching import MatchPrompt, in_range
 from lmeec_core.model.stages import Options, Stage
 
 if TYPE_CHECKING:
@@ -22,8 +24,8 @@ StageFunction = Callable[..., tuple[Tensor, ...]]
 stay valid only until the function is called again: who keeps one copies it."""
 
 
-class EngineError(RuntimeError):
-    """An engine cannot be used here; the message says why and what to do."""
+_MATCH = 5
+"""Inputs of the decoder before those of a match prompt."""
 
 
 class Call(NamedTuple):
@@ -45,20 +47,26 @@ class Call(NamedTuple):
         )
 
     def example(self, device: torch.device, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random inputs: normal numbers (bool: all true), the same for the same seed."""
+        """Random inputs as they may occur: normal numbers (bool: all true), the parts of a match
+        prompt in their ranges; the same for the same seed."""
         generator = torch.Generator().manual_seed(seed)
-        return tuple(
-            (
-                torch.ones(shape, dtype=dtype)
-                if dtype is torch.bool
-                else torch.randn(shape, generator=generator).to(dtype)
-            ).to(device)
+        inputs = [
+            torch.ones(shape, dtype=dtype)
+            if dtype is torch.bool
+            else torch.randn(shape, generator=generator)
             for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
-        )
+        ]
+        if self.stage == "decoder" and len(inputs) > _MATCH:
+            inputs[_MATCH:] = in_range(MatchPrompt(*inputs[_MATCH:]))
+        return tuple(x.to(device, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True))
 
 
 class Engine(ABC):
     """Computes stages. One engine belongs to one model.
+
+    What takes long (exporting, compiling, loading) is done in :meth:`prepare` and nowhere else, so
+    that no step of a tracker ever waits for it: what an engine is not prepared for, it does not
+    offer.
 
     Args:
         model: the network, with its final weights, device and precision.
@@ -72,21 +80,27 @@ class Engine(ABC):
     def __init__(self, model: LMEEC) -> None:
         self.model = model
 
+    def is_ready(self) -> bool:
+        """Whether there is anything that it could start with at once; ``auto`` takes no other."""
+        return True
+
+    def prepare(self, calls: Iterable[Call], make: bool = True) -> None:  # noqa: B027
+        """Get ready for calls, in any batch; before the first step.
+
+        Args:
+            calls: what steps will ask for.
+            make: make what is missing, which takes minutes; otherwise it is left to eager torch.
+
+        Raises:
+            EngineError: with ``make``: something cannot be made or loaded.
+            OSError: a file cannot be written.
+        """
+
     def offers(self, call: Call) -> bool:
         """Whether :meth:`build` gives a function for this call; cheap. Eager takes the rest."""
         return True
 
-    def is_ready(self) -> bool:
-        """Whether it can start at once; ``auto`` takes no other."""
-        return True
-
-    def prepare(self) -> None:  # noqa: B027
-        """Do what would take minutes in the first steps; called once before them."""
-
     @abstractmethod
     def build(self, call: Call) -> StageFunction:
-        """A function for this call; called once for each call, within the model's autocast.
-
-        Raises:
-            EngineError: it cannot be built here after all.
-        """
+        """A function for a call that it offers, put together of what is prepared; cheap. Called
+        once for each call, within the model's autocast."""

@@ -101,29 +101,35 @@ def export_command(
     - `LMEEC_CACHE=graphs lmeec demo`: the engines find graphs that were written elsewhere
     - `lmeec export --objects 4 --targets 2 --tensorrt`: engines for whole steps of that size
     """
-    from lmeec_core.cli import run_command
+    from lmeec_core.commands import run_command
 
     def work() -> None:
         from rich.console import Console
 
         from lmeec_core import load_model
-        from lmeec_core.config import MemoryConfig
+        from lmeec_core.cache import cache_folder
+        from lmeec_core.config import MemoryConfig, validated
         from lmeec_core.engine.graphs import GraphStore
         from lmeec_core.engine.onnx_export import require
+        from lmeec_core.errors import InputError
 
         require("onnx", "onnxscript", "onnxruntime")
-        memory = MemoryConfig.model_validate({"capacity": frames_of_memory, "fusion": fusion})
+        given = {"capacity": frames_of_memory, "fusion": fusion}
+        memory = validated(MemoryConfig, given, "memory")
         if tensorrt:
             from lmeec_core.engine.tensorrt import load_tensorrt
 
             load_tensorrt()  # its absence is said before the work, not after
         model = load_model(preset, checkpoint, "cpu", cast("Precision", precision), seed)
-        store = GraphStore(model, out)
+        folder = out or cache_folder()
+        if folder is None:
+            raise InputError("there is no home folder for the graphs; --out DIR names one for them")
+        store = GraphStore(model, folder)
         calls = _calls(model, objects, targets, memory)
         console = Console()
         _write(store, calls, console)
         if tensorrt:
-            _build(model, calls, out, console)
+            _build(model, calls, folder, console)
 
     run_command(work)
 
@@ -166,7 +172,7 @@ def _write(store: GraphStore, calls: list[Call], console: Console) -> None:
             progress.advance(task)
 
 
-def _build(model: LMEEC, calls: list[Call], out: Path | None, console: Console) -> None:
+def _build(model: LMEEC, calls: list[Call], out: Path, console: Console) -> None:
     from lmeec_core.checkpoint import resolve_device
     from lmeec_core.engine.tensorrt import TensorRtEngine, engine_path
 

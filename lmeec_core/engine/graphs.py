@@ -7,13 +7,15 @@ import hashlib
 import json
 import logging
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 import lmeec_core.model
-from lmeec_core.config import PRESETS, RELEASE_POINTER_WINDOW, MemoryConfig
+from lmeec_core.cache import cache_folder, stand_in
+from lmeec_core.config import PRESETS
 from lmeec_core.engine.base import Call
 from lmeec_core.files import write_text
 
@@ -22,17 +24,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CACHE_VARIABLE = "LMEEC_CACHE"
-"""Environment variable that names the folder of graphs and engines."""
 _MEMORY_POSITION = 2  # the memory attention's input without a batch
-
-
-def cache_folder() -> Path:
-    """Where graphs are kept: $LMEEC_CACHE, else lmeec in $XDG_CACHE_HOME or ~/.cache."""
-    own = os.environ.get(CACHE_VARIABLE)
-    if own:
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lmeec"
 
 
 def has_batch(call: Call, index: int) -> bool:
@@ -56,20 +48,6 @@ def graph_name(call: Call) -> str:
     if length is not None:  # tokens of the memory, side of the mask
         parts.append(f"l{call.shapes[length][1]}")
     return "_".join([*parts, *("-".join(map(str, call.options)),) * bool(call.options)])
-
-
-def is_usual(model: LMEEC, call: Call) -> bool:
-    """Whether a call's graph is worth making unasked.
-
-    Everything is but the memory attention while a memory fills: each length of it comes once.
-    The view-specific one and the full memory (of the default capacity) come on every frame.
-    """
-    if call.stage != "memory_attention":
-        return True
-    config = model.config
-    pointers = (RELEASE_POINTER_WINDOW - 1) * (config.hidden_dim // config.memory_dim)
-    full = 2 * MemoryConfig().capacity * config.stored_shape[0] + pointers
-    return call.options == (0, 0) or (call.options, call.shapes[1][1]) == ((pointers, 1), full)
 
 
 def file_hash(path: Path) -> str:
@@ -97,15 +75,23 @@ def network_hash(model: LMEEC) -> str:
     return digest.hexdigest()
 
 
+def probe(folder: Path) -> None:
+    """Raise an OSError now, not after minutes of work, if a folder cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
+
+
 class GraphStore:
-    """The graphs of one network, made when they are first asked for.
+    """The graphs of one network.
 
     The folder's name has the network's hash in it, so that graphs of other weights, another
-    configuration or another version of the code never mix.
+    configuration or another version of the code never mix. Where the cache cannot be written,
+    what is there is read, and what is made goes to a temporary folder.
 
     Args:
         model: the network, with its final weights.
-        root: the folder of all networks; None is :func:`cache_folder`.
+        root: the folder of all networks, which has to be writable; None is the cache.
     """
 
     def __init__(self, model: LMEEC, root: Path | None = None) -> None:
@@ -113,17 +99,36 @@ class GraphStore:
         self.network = network_hash(model)
         preset = next((n for n, c in PRESETS.items() if c == model.config), "network")
         self.preset = preset
-        self.folder = (root or cache_folder()) / f"{preset}-{self.network[:12]}"
+        self.name = f"{preset}-{self.network[:12]}"
+        self._replaceable = root is None
+        home = root or cache_folder()
+        self._folders = [] if home is None else [home / self.name]
+
+    @property
+    def folder(self) -> Path:
+        """Where graphs are written: the cache's folder of this network, or what stands in."""
+        if not self._folders:
+            self._give_way("there is no home folder")
+        return self._folders[-1]
+
+    def _give_way(self, reason: str) -> None:
+        self._folders.append(stand_in(reason) / self.name)
+        self._replaceable = False
 
     def path(self, call: Call) -> Path:
         """Where a call's graph is, or would be."""
-        return self.folder / f"{graph_name(call)}.onnx"
+        paths = [folder / f"{graph_name(call)}.onnx" for folder in self._folders or [self.folder]]
+        return next((path for path in reversed(paths) if os.path.isfile(path)), paths[-1])
+
+    def files(self, pattern: str) -> list[Path]:
+        """The files whose names fit a pattern."""
+        return [path for folder in self._folders for path in sorted(folder.glob(pattern))]
 
     def batches(self, call: Call) -> list[int]:
         """Batches for which there are graphs of a call's stage and shapes, ascending."""
         pattern = graph_name(with_batch(call, 0)).replace("_b0", "_b*", 1)
-        found = (path.name for path in self.folder.glob(f"{pattern}.onnx"))
-        return sorted(int(name.partition("_b")[2].split("_")[0].split(".")[0]) for name in found)
+        found = (path.name for path in self.files(f"{pattern}.onnx"))
+        return sorted({int(name.partition("_b")[2].split("_")[0].split(".")[0]) for name in found})
 
     def get(self, call: Call) -> Path:
         """The graph of a call, checked against its record, or made anew.
@@ -132,27 +137,39 @@ class GraphStore:
             EngineError: it cannot be made.
             OSError: it cannot be written.
         """
-        path = self.path(call)
-        if not self.is_valid(call):
-            from lmeec_core.engine.onnx_export import export_graph
+        if self.is_valid(call):
+            return self.path(call)
+        try:
+            return self._make(call, self.folder)
+        except OSError as error:
+            if not self._replaceable:
+                raise
+            self._give_way(str(error))
+            return self._make(call, self.folder)
 
-            logger.info("making the graph %s (once; it is kept)", path)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            record = export_graph(self.model, call, path)
-            record |= {"preset": self.preset, "network": self.network}
-            write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
+    def _make(self, call: Call, folder: Path) -> Path:
+        from lmeec_core.engine.onnx_export import export_graph
+
+        path = folder / f"{graph_name(call)}.onnx"
+        probe(folder)
+        logger.info("making the graph %s (once; it is kept)", path)
+        record = export_graph(self.model, call, path)
+        record |= {"preset": self.preset, "network": self.network}
+        write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         return path
 
     def is_valid(self, call: Call) -> bool:
         """Whether a call's graph is there, whole, and of its shapes."""
+        if not self._folders:
+            return False
         path = self.path(call)
         record = read_record(path.with_suffix(".json"))
-        return (
-            record.get("network") == self.network
-            and record.get("inputs") == describe_inputs(call)
-            and path.is_file()
-            and record.get("sha256") == file_hash(path)
-        )
+        if (record.get("network"), record.get("inputs")) != (self.network, describe_inputs(call)):
+            return False
+        try:
+            return record.get("sha256") == file_hash(path)
+        except OSError:  # absent, or not readable
+            return False
 
 
 def describe_inputs(call: Call) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from lmeec_core.engine.base import Call, EngineError
-from lmeec_core.engine.pieces import GraphEngine, Program
+from lmeec_core.engine.pieces import GraphEngine, Program, unloadable
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
@@ -31,9 +31,12 @@ class OnnxRuntimeEngine(GraphEngine):
             )
         super().__init__(model, root)
 
-    def load(self, call: Call, path: Path) -> Program:
+    def load(self, call: Call, path: Path, make: bool = True) -> Program:
         """See :class:`GraphEngine`."""
-        return _Session(path)
+        try:
+            return _Session(path)
+        except Exception as error:  # the library's own kinds have only this in common
+            raise unloadable(self.name, path, error) from error
 
 
 class _Session(Program):

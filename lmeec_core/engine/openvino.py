@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lmeec_core.engine.base import Call, EngineError
-from lmeec_core.engine.pieces import GraphEngine, Program
+from lmeec_core.engine.pieces import GraphEngine, Program, unloadable
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
@@ -33,13 +33,19 @@ class OpenVinoEngine(GraphEngine):
                 "another engine"
             )
         super().__init__(model, root)
-        import openvino
+        try:
+            import openvino
+        except Exception as error:  # its telemetry looks for a home folder, for instance
+            raise EngineError(
+                f"engine openvino: OpenVINO cannot be imported ({error}); it needs a home folder "
+                "(HOME) and its libraries; mend that, or choose another engine"
+            ) from error
 
         self._core = openvino.Core()
         can = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._low = "bf16" if model.precision == "bf16" and "BF16" in can else "f32"
 
-    def load(self, call: Call, path: Path) -> Program:
+    def load(self, call: Call, path: Path, make: bool = True) -> Program:
         """See :class:`GraphEngine`."""
         settings = {
             "INFERENCE_PRECISION_HINT": self._low if call.stage in _LOW_PRECISION else "f32",
@@ -47,7 +53,10 @@ class OpenVinoEngine(GraphEngine):
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",
         }
-        return _Compiled(self._core.compile_model(str(path), "CPU", settings))
+        try:
+            return _Compiled(self._core.compile_model(str(path), "CPU", settings))
+        except RuntimeError as error:
+            raise unloadable(self.name, path, error) from error
 
 
 class _Compiled(Program):

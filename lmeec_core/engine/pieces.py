@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,32 +12,22 @@ import torch
 from torch import Tensor
 
 from lmeec_core.engine.base import Call, Engine, EngineError, StageFunction
-from lmeec_core.engine.graphs import GraphStore, has_batch, is_usual, with_batch
-from lmeec_core.engine.onnx_export import require
-from lmeec_core.engine.steady import steady_calls
-from lmeec_core.model.stages import STAGES
+from lmeec_core.engine.graphs import GraphStore, has_batch, with_batch
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
 
-_KINDS = {"memory_attention": 2, "memory_encoder": 2}
-"""Stages that come with inputs of two kinds: view-specific and full memory, given and predicted
-masks."""
+logger = logging.getLogger(__name__)
 
 
-def cut(batch: int, sizes: Sequence[int]) -> list[int]:
-    """Pieces of the given sizes that make up a batch, the largest first.
-
-    Raises:
-        ValueError: they cannot (1 is among the sizes where they always can).
-    """
+def cut(batch: int, sizes: Iterable[int]) -> list[int]:
+    """Pieces of the given sizes that make up a batch, the largest first; empty if they cannot (1
+    is among the sizes where they always can)."""
     pieces: list[int] = []
     for size in sorted(set(sizes), reverse=True):
         count, batch = divmod(batch, size)
         pieces += [size] * count
-    if batch:
-        raise ValueError(f"no pieces of {sorted(set(sizes))} make up the batch")
-    return pieces
+    return [] if batch else pieces
 
 
 class Program(ABC):
@@ -53,12 +44,21 @@ class Program(ABC):
         """Compute; ``outputs`` are contiguous float32 tensors that receive the results."""
 
 
+def unloadable(engine: str, path: Path, error: Exception) -> EngineError:
+    """The error of a graph that a library refuses."""
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return EngineError(
+        f"engine {engine}: {path} cannot be loaded ({reason}); delete it and it is made again, or "
+        "choose another engine"
+    )
+
+
 class GraphEngine(Engine):
-    """An engine that loads the network's ONNX graphs; those that are missing are made.
+    """An engine that loads the network's ONNX graphs when it is prepared.
 
     Args:
         model: the network.
-        root: folder of graphs; None is :func:`lmeec_core.engine.graphs.cache_folder`.
+        root: folder of graphs; None is :func:`lmeec_core.cache.cache_folder`.
     """
 
     device = "cpu"
@@ -74,36 +74,46 @@ class GraphEngine(Engine):
                 "expected; choose that device or another engine"
             )
         self.store = GraphStore(model, root)
-        if not self.is_ready():
-            require("onnx", "onnxscript", "onnxruntime")
-        self._programs: dict[Call, Program] = {}
-        self._offers: dict[Call, bool] = {}
-
-    def offers(self, call: Call) -> bool:
-        """All but lengths of a filling memory that nobody has exported a graph for."""
-        one = with_batch(call, 1)
-        if one not in self._offers:
-            self._offers[one] = is_usual(self.model, one) or self.store.path(one).is_file()
-        return self._offers[one]
+        self._programs: dict[Call, dict[int, Program]] = {}  # by the call of a batch of one
 
     def is_ready(self) -> bool:
-        """Whether every stage has its files of :attr:`suffix`; making them takes minutes."""
-        return all(
-            len(list(self.store.folder.glob(f"{stage}_b*{self.suffix}"))) >= _KINDS.get(stage, 1)
-            for stage in STAGES
-        )
+        """Whether there are any files of :attr:`suffix`; which ones, :meth:`prepare` finds out."""
+        return bool(self.store.files(f"*{self.suffix}"))
 
-    def prepare(self) -> None:
-        """Make the graphs of the steady state, if they are not there."""
-        if not self.is_ready():
-            for call, _ in steady_calls(self.model):
-                self.store.get(with_batch(call, 1))
+    def is_there(self, call: Call) -> bool:
+        """Whether a call's graph can be loaded without making anything."""
+        return self.store.is_valid(call)
+
+    def prepare(self, calls: Iterable[Call], make: bool = True) -> None:
+        """See :class:`Engine`: load graphs of :attr:`sizes`, and others that are there."""
+        for one in dict.fromkeys(with_batch(call, 1) for call in calls):
+            programs = self._programs.setdefault(one, {})
+            for size in sorted({*self.sizes, *self.store.batches(one)} - programs.keys()):
+                wanted = make and size in self.sizes
+                call = with_batch(one, size)
+                if not (wanted or self.is_there(call)):
+                    continue
+                try:
+                    programs[size] = self._load(call, wanted)
+                except EngineError as error:
+                    if wanted:
+                        raise
+                    logger.warning("%s; left to eager torch", error)
+
+    def _load(self, call: Call, make: bool) -> Program:
+        program = self.load(call, self.store.get(call), make)
+        outputs = [torch.empty(shape, device=self.model.device) for shape in program.shapes]
+        program(call.example(self.model.device), outputs)  # the first run takes longer than others
+        return program
+
+    def offers(self, call: Call) -> bool:
+        """Calls whose batch can be made up of graphs that are loaded."""
+        return bool(cut(call.shapes[0][0], self._programs.get(with_batch(call, 1), ())))
 
     def build(self, call: Call) -> StageFunction:
-        """See :class:`Engine`; loads the graphs of the call's pieces."""
-        batch = call.shapes[0][0]
-        pieces = cut(batch, [*self.sizes, *self.store.batches(with_batch(call, 1))])
-        programs = {size: self._program(with_batch(call, size)) for size in set(pieces)}
+        """See :class:`Engine`."""
+        batch, programs = call.shapes[0][0], self._programs[with_batch(call, 1)]
+        pieces = cut(batch, programs)
         tails = [shape[1:] for shape in programs[pieces[0]].shapes]
 
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -124,14 +134,9 @@ class GraphEngine(Engine):
 
         return run
 
-    def _program(self, call: Call) -> Program:
-        if call not in self._programs:
-            self._programs[call] = self.load(call, self.store.get(call))
-        return self._programs[call]
-
     @abstractmethod
-    def load(self, call: Call, path: Path) -> Program:
-        """Load the graph of a call.
+    def load(self, call: Call, path: Path, make: bool = True) -> Program:
+        """Load the graph of a call; ``make`` allows what takes minutes.
 
         Raises:
             EngineError: it cannot be loaded.

@@ -33,6 +33,7 @@ class Runner:
         self.used: dict[Stage, str] = {}
         """Name of the engine that computed each stage the last time."""
         self._functions: OrderedDict[Call, StageFunction] = OrderedDict()
+        self._named: set[tuple[Stage, Options]] = set()
 
     def __call__(
         self, stage: Stage, options: Options, inputs: tuple[Tensor, ...]
@@ -40,15 +41,38 @@ class Runner:
         """Compute one stage; inputs and outputs as in :mod:`lmeec_core.model.stages`."""
         engine = self.engines.get(stage)
         call = Call.of(stage, options, inputs)
-        if engine is None or not engine.offers(call):
+        function = None if engine is None else self._function(engine, call)
+        if engine is None or function is None:
             self.used[stage] = "eager"
             return STAGES[stage](self.model, options, *inputs)
-        function = self._functions.pop(call, None) or engine.build(call)
+        self.used[stage] = engine.name
+        return function(*inputs)
+
+    def _function(self, engine: Engine, call: Call) -> StageFunction | None:
+        """What the engine has for a call, if anything; the functions used last are kept."""
+        function = self._functions.pop(call, None)
+        if function is None:
+            if not engine.offers(call):
+                self._name(call, engine)
+                return None
+            function = engine.build(call)
         self._functions[call] = function
         if len(self._functions) > _FUNCTIONS_KEPT:
             self._functions.popitem(last=False)
-        self.used[stage] = engine.name
-        return function(*inputs)
+        return function
+
+    def _name(self, call: Call, engine: Engine) -> None:
+        """Say once what an engine is not prepared for; a memory that fills is not worth it."""
+        kind = (call.stage, call.options)
+        if call.stage != "memory_attention" and kind not in self._named:
+            self._named.add(kind)
+            logger.warning(
+                "engine %s is not prepared for %s%s: eager torch computes it; load the model with "
+                "the tracker's memory settings",
+                engine.name,
+                call.stage,
+                f" ({', '.join(map(str, call.options))})" if call.options else "",
+            )
 
 
 def engines_in_use(model: LMEEC) -> str:

@@ -5,35 +5,46 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
+from lmeec_core.config import MemoryConfig
 from lmeec_core.engine.auto import choose
 from lmeec_core.engine.base import EngineName
 from lmeec_core.engine.registry import make_engine
 from lmeec_core.engine.runner import Runner
+from lmeec_core.engine.steady import steady_calls
 from lmeec_core.model.stages import STAGES, Stage
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
 
 
-def use_engine(model: LMEEC, name: EngineName | Mapping[Stage, EngineName] = "auto") -> None:
+def use_engine(
+    model: LMEEC,
+    name: EngineName | Mapping[Stage, EngineName] = "auto",
+    memory: MemoryConfig | None = None,
+) -> None:
     """Let a model compute its stages with an engine from now on.
 
     Args:
         model: with its final weights, device and precision; in evaluation mode.
         name: see :data:`lmeec_core.engine.ENGINES`; or the engine of each stage, as
             :func:`chosen_engines` gives them: what ``auto`` has chosen elsewhere.
+        memory: the trackers' memory, None is the default one. All that takes long is done here
+            for it; no step waits for an engine later on.
 
     Raises:
         EngineError: unknown, or it cannot be used here.
+        OSError: what it needs cannot be written anywhere.
     """
     if name == "auto":
-        engines = choose(model)
+        engines = choose(model, memory)
     else:
         chosen = dict.fromkeys(STAGES, name) if isinstance(name, str) else name
         made = {one: make_engine(model, one) for one in dict.fromkeys(chosen.values())}
-        for engine in made.values():
-            engine.prepare()
         engines = {stage: made[one] for stage, one in chosen.items()}
+        if set(made) - {"eager"}:
+            calls = [call for call, _ in steady_calls(model, memory=memory)]
+            for engine in made.values():
+                engine.prepare(call for call in calls if engines.get(call.stage) is engine)
     fast = {stage: engine for stage, engine in engines.items() if engine.name != "eager"}
     model.runner = Runner(model, fast) if fast else None
 

@@ -157,8 +157,11 @@ def build_engine(trt: Any, log: Any, graph: Path, precision: Literal["fp32", "tf
             f"engine tensorrt: building {graph.name} failed; the reason is in TensorRT's own "
             "messages above. Choose another engine for now"
         )
-    with replacing(timing) as partial:
-        partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+    try:
+        with replacing(timing) as partial:
+            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+    except OSError as error:
+        logger.warning("TensorRT's measurements are not kept: %s", error)
     return bytes(plan)
 
 
@@ -177,15 +180,30 @@ class TensorRtEngine(GraphEngine):
         self._runtime = self._trt.Runtime(self._log)
         self._precision: Literal["fp32", "tf32"] = "fp32" if model.precision == "fp32" else "tf32"
 
-    def load(self, call: Call, path: Path) -> Program:
-        """See :class:`GraphEngine`; builds the engine where none fits."""
+    def _wanted(self, path: Path) -> dict[str, Any]:
         facts = device_facts(self.model.device)
-        wanted = validity(path, str(self._trt.__version__), facts, self._precision)
+        return validity(path, str(self._trt.__version__), facts, self._precision)
+
+    def is_there(self, call: Call) -> bool:
+        """See :class:`GraphEngine`: a graph, and an engine of it that fits this machine."""
+        if not super().is_there(call):
+            return False
+        path = self.store.path(call)
+        return stored_engine(path, self._wanted(path)) is not None
+
+    def load(self, call: Call, path: Path, make: bool = True) -> Program:
+        """See :class:`GraphEngine`; builds the engine where none fits and ``make`` allows it."""
+        wanted = self._wanted(path)
         plan = stored_engine(path, wanted)
         engine = self._runtime.deserialize_cuda_engine(plan) if plan is not None else None
+        if engine is None and not make:
+            raise EngineError(f"engine tensorrt: none of {path.name} can be loaded")
         if engine is None:  # none is kept, it does not fit, or TensorRT refuses it
             plan = build_engine(self._trt, self._log, path, self._precision)
-            keep_engine(path, plan, wanted)
+            try:
+                keep_engine(path, plan, wanted)
+            except OSError as error:
+                logger.warning("a TensorRT engine is built again the next time: %s", error)
             engine = self._runtime.deserialize_cuda_engine(plan)
         if engine is None:
             raise EngineError(

@@ -38,6 +38,13 @@ class MemoryBank:
         self._frames = torch.empty(0)
         self._scores = torch.empty(0)
 
+    def copy(self) -> MemoryBank:
+        """A bank of its own with the same contents."""
+        other = MemoryBank(self.capacity, self.compress)
+        other.lengths = list(self.lengths)
+        other._frames, other._scores = self._frames.clone(), self._scores.clone()
+        return other
+
     def read(self, slots: list[int]) -> Tensor:
         """Frames (B, m, P, C) of slots that all hold m frames, at least one."""
         return _rows(self._frames, slots)[:, : self.lengths[slots[0]]]
@@ -124,6 +131,12 @@ class PointerBank:
         self.capacity = capacity
         self.lengths: list[int] = []
         self._pointers = torch.empty(0)
+
+    def copy(self) -> PointerBank:
+        """A bank of its own with the same contents."""
+        other = PointerBank(self.capacity)
+        other.lengths, other._pointers = list(self.lengths), self._pointers.clone()
+        return other
 
     def length(self, slot: int) -> int:
         """Number of pointers that a slot holds."""

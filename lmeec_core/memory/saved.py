@@ -6,11 +6,13 @@ weights, cameras, memory settings). A file that belongs to something else is ref
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
     from lmeec_core.tracker import CorrespondenceTracker
 
-VERSION = 1
+VERSION = 2
 _KEY = "lmeec_memory"
 
 
@@ -32,11 +34,15 @@ class MemoryFileError(InputError):
 
 def fingerprint(model: LMEEC) -> str:
     """What tells one network's weights from another's: a digest of its configuration, biases and
-    embeddings (the large matrices, which would take seconds, are left out)."""
+    embeddings (the large matrices, which would take seconds, are left out).
+
+    They are rounded to bfloat16 first, so that a network has one fingerprint in both precisions.
+    """
     digest = hashlib.sha256(model.config.model_dump_json().encode())
     for name, value in model.state_dict().items():
         if value.numel() <= 4096:
-            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+            rounded = value.detach().to(torch.bfloat16).float().cpu().numpy()
+            digest.update(name.encode() + rounded.tobytes())
     return digest.hexdigest()[:32]
 
 
@@ -71,7 +77,7 @@ def save_memory(
         try:
             save_file(tensors, partial, {_KEY: json.dumps(facts)})
         except SafetensorError as error:  # a full disk, which that library tells in words only
-            raise OSError(f"{path}: not written: {error}") from error
+            raise OSError(errno.EIO, f"not written: {error}", str(path)) from error
 
 
 def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, Any]:
@@ -89,29 +95,37 @@ def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, A
             facts = json.loads((file.metadata() or {}).get(_KEY, "null"))
             _check(tracker, facts, source)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except MemoryFileError:
+        raise
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        if isinstance(error, MemoryFileError):
-            raise
         raise MemoryFileError(f"memory {source}: unreadable or corrupt ({error})") from error
     state: dict[str, dict[str, Tensor]] = {}
     for i, name in enumerate(facts["objects"]):
         prefix = f"{i}."
         state[name] = {
-            key.removeprefix(prefix): value.to(tracker.model.device)
+            key.removeprefix(prefix): value
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
     try:
         tracker.restore(state)
-    except (KeyError, ValueError, RuntimeError) as error:
+    except InputError as error:
         raise MemoryFileError(f"memory {source}: does not fit ({error})") from error
-    extra = facts["extra"]
-    return extra if isinstance(extra, dict) else {}
+    extra: dict[str, Any] = facts["extra"]
+    return extra
 
 
 def _check(tracker: CorrespondenceTracker, facts: Any, source: Path) -> None:
     if not isinstance(facts, dict) or not isinstance(facts.get("objects"), list):
         raise MemoryFileError(f"memory {source}: not a memory file of lmeec")
+    objects = facts["objects"]
+    if not all(isinstance(name, str) and name for name in objects) or (
+        len(set(objects)) < len(objects) or not isinstance(facts.get("extra"), dict)
+    ):
+        raise MemoryFileError(
+            f"memory {source}: corrupt: different names of objects and a mapping of further facts "
+            "expected"
+        )
     names = {
         "version": "format", "network": "network or weights", "query": "query camera",
         "targets": "target cameras", "memory": "memory settings",
@@ -122,9 +136,9 @@ def _check(tracker: CorrespondenceTracker, facts: Any, source: Path) -> None:
                 f"memory {source}: it belongs to another {names[key]} "
                 f"({facts.get(key)!r} in the file, {wanted!r} here)"
             )
-    if len(facts["objects"]) > tracker.max_objects:
+    if len(objects) > tracker.max_objects:
         raise MemoryFileError(
-            f"memory {source}: {len(facts['objects'])} objects, at most {tracker.max_objects} "
+            f"memory {source}: {len(objects)} objects, at most {tracker.max_objects} "
             "expected; raise max_objects"
         )
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from lmeec_core.errors import InputError
 from lmeec_core.memory.bank import BankUpdate, MemoryBank, PointerBank
 from lmeec_core.memory.compression import Strategy
 
@@ -32,6 +33,19 @@ class TrackMemory:
         self.query = MemoryBank(capacity, compress)
         self.target = MemoryBank(capacity, compress)
         self.pointers = PointerBank(pointers)
+
+    def copy(self) -> TrackMemory:
+        """A memory of its own with the same contents.
+
+        A step writes to a copy, which takes the memory's place when nothing can fail any more.
+        """
+        other = TrackMemory(
+            self.targets, self.query.capacity, self.query.compress, self.pointers.capacity
+        )
+        other.slots = dict(self.slots)
+        other.query, other.target = self.query.copy(), self.target.copy()
+        other.pointers = self.pointers.copy()
+        return other
 
     @property
     def nbytes(self) -> int:
@@ -85,21 +99,32 @@ class TrackMemory:
         return state
 
     def restore(
-        self, state: Mapping[str, Mapping[str, Tensor]], frame: tuple[int, int], pointer: int
+        self,
+        state: Mapping[str, Mapping[str, Tensor]],
+        frame: tuple[int, int],
+        pointer: int,
+        like: Tensor,
     ) -> None:
         """Take in what :meth:`state` gave; for a memory that is still empty.
 
         Args:
-            state: of a memory with as many targets.
+            state: of a memory with as many targets; in any precision and on any device.
             frame: shape of a stored frame, (tokens, channels).
             pointer: length of an object pointer.
+            like: has the device and the floating type in which frames and pointers are kept.
 
         Raises:
-            ValueError: an unknown part or a wrong shape; nothing was changed.
+            InputError: an unknown part, a wrong shape, or no finite numbers. Throw this memory
+                away then.
         """
-        for name, parts in state.items():
-            self._check(name, parts, {"frames": frame, "scores": (), "pointers": (pointer,)})
-        for slot, (name, parts) in enumerate(state.items()):
+        shapes: dict[str, tuple[int, ...]] = {
+            "frames": frame, "scores": (), "pointers": (pointer,)
+        }  # fmt: skip
+        for slot, (name, given) in enumerate(state.items()):
+            parts = {
+                key: value.to(like.device, torch.float32 if key.endswith("scores") else like.dtype)
+                for key, value in self._checked(name, given, shapes).items()
+            }
             self.slots[name] = slot
             for key, bank, place in self._banks(slot):
                 if f"{key}.frames" in parts:
@@ -109,23 +134,42 @@ class TrackMemory:
                 for one in parts.get(f"{k}.pointers", torch.empty(0)).flip(0):
                     self.pointers.push([pair], one[None])
 
-    def _check(
+    def _checked(
         self, name: str, parts: Mapping[str, Tensor], shapes: dict[str, tuple[int, ...]]
-    ) -> None:
+    ) -> Mapping[str, Tensor]:
         views = [str(k) for k in range(self.targets)]
         for key, value in parts.items():
             owner, _, kind = key.partition(".")
             if kind not in shapes or owner not in (
                 views if kind == "pointers" else [*views, "query"]
             ):
-                raise ValueError(f"object {name!r}: {key!r} is not a part of a memory")
+                raise InputError(f"object {name!r}: {key!r} is not a part of a memory")
+            _check_numbers(f"object {name!r}: {key}", value)
+        for key, value in parts.items():
+            owner, _, kind = key.partition(".")
             most = self.pointers.capacity if kind == "pointers" else self.query.capacity
             if tuple(value.shape[1:]) != shapes[kind] or not 1 <= len(value) <= most:
                 expected = ", ".join(map(str, (f"1 to {most}", *shapes[kind])))
-                raise ValueError(
+                raise InputError(
                     f"object {name!r}: {key} of shape {tuple(value.shape)} given, ({expected}) "
                     "expected"
                 )
             partner = {"frames": "scores", "scores": "frames"}.get(kind)
             if partner and len(parts.get(f"{owner}.{partner}", ())) != len(value):
-                raise ValueError(f"object {name!r}: {key} without as many {owner}.{partner}")
+                raise InputError(f"object {name!r}: {key} without as many {owner}.{partner}")
+        return parts
+
+
+def _check_numbers(what: str, value: object) -> None:
+    """Refuse what is no dense tensor of finite floating numbers."""
+    expected = "a dense tensor of finite floating numbers expected"
+    if not isinstance(value, Tensor):
+        raise InputError(f"{what}: {type(value).__name__} given, {expected}")
+    if value.layout is not torch.strided or value.is_meta or not value.is_floating_point():
+        kind = "a meta tensor" if value.is_meta else f"{value.layout}, {value.dtype}"
+        raise InputError(f"{what}: {kind} given, {expected}")
+    if not value.ndim:
+        raise InputError(f"{what}: a single number given, one row for each frame expected")
+    wrong = int((~value.isfinite()).sum())
+    if wrong:
+        raise InputError(f"{what}: {wrong} of {value.numel()} numbers are not finite, {expected}")

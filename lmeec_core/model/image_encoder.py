@@ -186,7 +186,8 @@ class Hiera(nn.Module):
     def position(self, h: int, w: int) -> Tensor:
         """The position embedding (1, h, w, C); remembered while the weights stay the same."""
         a, b = self.pos_embed, self.pos_embed_window
-        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        unversioned = a.is_inference() or b.is_inference()  # made in inference mode
+        if unversioned or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return self._make_position(h, w)
         key = (h, w, a.device, a.dtype, a.data_ptr(), b.data_ptr(), a._version, b._version)
         if self._position is None or self._position[0] != key:

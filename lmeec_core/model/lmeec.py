@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, NamedTuple
+from contextlib import AbstractContextManager
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,52 +19,14 @@ from lmeec_core.model.matching import Described, Matching, MatchPrompt
 from lmeec_core.model.memory_attention import MemoryAttention
 from lmeec_core.model.memory_encoder import MemoryEncoder
 from lmeec_core.model.mv_moe import MVMoE
+from lmeec_core.model.precision import exact_convolutions
+from lmeec_core.model.results import NO_OBJECT_LOGIT, Prediction, ViewFeatures
 from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
 
-NO_OBJECT_LOGIT = -1024.0
-"""Mask logit everywhere where the object is judged absent (SAM 2.1)."""
-
-
-class ViewFeatures(NamedTuple):
-    """Image features of a batch of V views."""
-
-    fine: Tensor
-    """(V, C/8, 4g, 4g), reduced for the mask decoder."""
-    middle: Tensor
-    """(V, C/4, 2g, 2g), reduced for the mask decoder."""
-    top: Tensor
-    """(V, C, g, g); g * g = P tokens."""
-    middle_embedding: Tensor | None = None
-    """With matching: (V, D, 2g, 2g) unit vectors, float32."""
-    top_embedding: Tensor | None = None
-    """With matching: (V, D, g, g) unit vectors, float32."""
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> ViewFeatures:
-        """The same function applied to every tensor, to select or to repeat views."""
-        middle, top = self.middle_embedding, self.top_embedding
-        return ViewFeatures(
-            function(self.fine),
-            function(self.middle),
-            function(self.top),
-            None if middle is None else function(middle),
-            None if top is None else function(top),
-        )
-
-
-class Prediction(NamedTuple):
-    """A batch of B correspondences."""
-
-    logits: Tensor
-    """(B, s, s) float32 mask logits after the presence rule."""
-    predicted_iou: Tensor
-    """(B,) float32 in 0 .. 1."""
-    presence_logit: Tensor
-    """(B,) float32."""
-    pointer: Tensor
-    """(B, C) object pointers."""
-
-
 StageRunner = Callable[[Stage, Options, tuple[Tensor, ...]], Outputs]
+
+_POSITIONS_KEPT = 64
+"""Positions of memories: a filling memory passes 16 lengths for each configuration."""
 
 
 class LMEEC(nn.Module):
@@ -80,7 +43,7 @@ class LMEEC(nn.Module):
         self.config = config
         self.precision: Precision = "fp32"
         self.runner: StageRunner | None = None
-        self._positions: dict[Any, Tensor] = {}
+        self._positions: OrderedDict[Any, Tensor] = OrderedDict()
         dim = config.hidden_dim
         self.image_encoder = ImageEncoder(config)
         self.memory_attention = MemoryAttention(config)
@@ -129,12 +92,16 @@ class LMEEC(nn.Module):
         return self.no_obj_ptr.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the stages compute at :attr:`precision`."""
-        if self.precision == "fp32":
-            # Convolutions would otherwise round to TF32 on a GPU.
-            cuda = self.device.type == "cuda"
-            return torch.backends.cudnn.flags(allow_tf32=False) if cuda else nullcontext()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+        """The context in which the stages compute at :attr:`precision`, whatever autocast is
+        around it.
+
+        The first one in float32 on a GPU switches TF32 off in cuDNN, for the whole process and for
+        good (:func:`exact_convolutions`).
+        """
+        half = self.precision == "bf16"
+        if not half and self.device.type == "cuda":
+            exact_convolutions()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
 
     def cast_weights(self) -> None:
         """Compute in bfloat16 from now on, and hold the weights of linear maps so once and for
@@ -298,16 +265,19 @@ class LMEEC(nn.Module):
         self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype
     ) -> Tensor:
         """Position (L, memory_dim) of a memory; remembered in inference until weights change."""
-        if not torch.is_inference_mode_enabled():
-            return self._make_position(rows, count, window, dtype)
         weights = (self.maskmem_tpos_enc, *self.obj_ptr_tpos_proj.parameters())
+        # Weights made in inference mode do not tell whether they have changed.
+        if not torch.is_inference_mode_enabled() or any(w.is_inference() for w in weights):
+            return self._make_position(rows, count, window, dtype)
         state = tuple((w.data_ptr(), w._version) for w in weights)
         key = (state, rows, count, window, dtype)
-        if key not in self._positions:
-            while len(self._positions) > 64:
-                self._positions.popitem()
-            self._positions[key] = self._make_position(rows, count, window, dtype)
-        return self._positions[key]
+        position = self._positions.pop(key, None)
+        if position is None:
+            position = self._make_position(rows, count, window, dtype)
+        self._positions[key] = position  # the newest; the one unused for longest goes
+        while len(self._positions) > _POSITIONS_KEPT:
+            self._positions.popitem(last=False)
+        return position
 
     def _make_position(
         self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype

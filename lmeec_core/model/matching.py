@@ -50,6 +50,18 @@ class MatchPrompt(NamedTuple):
     """(..., D, 2g, 2g) float32 embedding of the target view."""
 
 
+def in_range(prompt: MatchPrompt) -> MatchPrompt:
+    """A prompt of any numbers with each part brought into the range that it has."""
+    return MatchPrompt(
+        prompt.token,
+        prompt.maps.tanh(),
+        F.normalize(prompt.prototype, dim=-1),
+        prompt.mask.sigmoid(),
+        F.normalize(prompt.query, dim=-3),
+        F.normalize(prompt.target, dim=-3),
+    )
+
+
 class Matching(nn.Module):
     """Embeds views and compares objects with target views.
 

@@ -221,7 +221,7 @@ def track_command(
     """
     from rich.console import Console
 
-    from lmeec_core.cli import run_command
+    from lmeec_core.commands import run_command
     from lmeec_core.offline import command
     from lmeec_core.offline import scaling as measure
 

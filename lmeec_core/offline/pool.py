@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import compute, error_text, work
 from lmeec_core.offline.units import Job, Unit
 from lmeec_core.simulation.workers import run_jobs
@@ -77,7 +78,7 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
             machine has; "local": start one here for the time being.
 
     Raises:
-        ValueError: Ray is not installed, or there is no such cluster.
+        InputError: Ray is not installed, or there is no such cluster.
     """
     ray = _import_ray()
     settings = jobs[0].settings
@@ -90,7 +91,7 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
             **({"include_dashboard": False} if address == "local" else {}),
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise ValueError(f"--cluster {address}: no Ray cluster there: {error}") from error
+        raise InputError(f"--cluster {address}: no Ray cluster there: {error}") from error
     try:
         remote = ray.remote(
             num_cpus=settings.threads,
@@ -120,7 +121,7 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise ValueError(f"--cluster {address}: no Ray cluster there: {error}") from error
+        raise InputError(f"--cluster {address}: no Ray cluster there: {error}") from error
 
 
 def _import_ray() -> Any:
@@ -130,5 +131,5 @@ def _import_ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ValueError(f"{RAY_HINT} ({error})") from error
+        raise InputError(f"{RAY_HINT} ({error})") from error
     return ray

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lmeec_core.errors import InputError
 from lmeec_core.offline.command import WORK, TrackOptions, Work, compute_all, prepare, settled
 from lmeec_core.offline.monitor import cores
 from lmeec_core.offline.outputs import write_predictions
@@ -30,12 +31,12 @@ def run(options: TrackOptions, counts: Sequence[int], console: Console) -> int:
         0 if all result files were the same, byte by byte.
 
     Raises:
-        ValueError: no number of workers, or a unit failed.
+        InputError: no number of workers, or a unit failed.
     """
     from rich.table import Table
 
     if not counts or min(counts) < 1:
-        raise ValueError("--scaling: numbers of workers expected, as 1,2,4")
+        raise InputError("--scaling: numbers of workers expected, as 1,2,4")
     work = settled(prepare(options), options.out.with_name(options.out.name + WORK), options)
     frames = sum(unit.frames for unit in work.units)
     table = Table("workers", "seconds", "frames/s", "times the first", "bytes")
@@ -64,6 +65,6 @@ def _once(work: Work, options: TrackOptions, console: Console) -> tuple[float, s
             failed = compute_all(work, store, options, console)
             seconds = time.monotonic() - begin
             if failed:
-                raise ValueError(f"with {options.workers} workers: {next(iter(failed))}")
+                raise InputError(f"with {options.workers} workers: {next(iter(failed))}")
             write_predictions(out, work.recordings, work.units, store)
         return seconds, hashlib.sha256(out.read_bytes()).hexdigest()

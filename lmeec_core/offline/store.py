@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lmeec_core.errors import InputError
 from lmeec_core.files import replacing
 from lmeec_core.offline.records import UnitData, parse
 from lmeec_core.offline.units import Settings, Unit
@@ -29,7 +30,7 @@ class UnitStore:
         settings: units of other settings are not used.
 
     Raises:
-        ValueError: if another process works in the folder.
+        InputError: if another process works in the folder.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
@@ -44,7 +45,7 @@ class UnitStore:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
-            raise ValueError(
+            raise InputError(
                 f"{folder}: another process works there; wait for it, or give another --out"
             ) from error
         for left in (*folder.glob("*.partial"), *(folder / "progress").iterdir()):
@@ -75,16 +76,16 @@ class UnitStore:
         """A finished unit.
 
         Raises:
-            ValueError: not there, damaged, or of other settings; names the file.
+            InputError: not there, damaged, or of other settings; names the file.
         """
         path = self._path(unit)
         try:
             data = parse(path.read_bytes())
         except (OSError, ValueError) as error:
-            raise ValueError(f"{path}: {error}; delete it and run the command again") from error
+            raise InputError(f"{path}: {error}; delete it and run the command again") from error
         reason = _difference(data.head, self.head(unit))
         if reason:
-            raise ValueError(f"{path}: {reason}; run the command again")
+            raise InputError(f"{path}: {reason}; run the command again")
         return data
 
     def put(self, unit: Unit, data: bytes) -> None:

@@ -73,7 +73,7 @@ def weights_digest(preset: str, checkpoint: str | None, seed: int | None) -> str
     """A text that changes with the weights: the file's SHA-256, or the seed.
 
     Raises:
-        ValueError: no such checkpoint, or no weights at all.
+        InputError: no such checkpoint, or no weights at all.
     """
     from lmeec_core.checkpoint import CheckpointError, bundled_weights
 

@@ -6,8 +6,10 @@ import atexit
 import os
 from typing import Any
 
+from lmeec_core.errors import ExplainedError
 
-class RenderingError(RuntimeError):
+
+class RenderingError(ExplainedError):
     """MuJoCo cannot render on this machine."""
 
 

@@ -170,15 +170,17 @@ def simulate_command(
         "bin_share": bin_share, "tight_share": tight_share, "distortion": distortion,
     }  # fmt: skip
     given = {k: v for k, v in changes.items() if v is not None}
-    try:
+    from lmeec_core.commands import run_command
+
+    def run() -> int:
         config = dataclasses.replace(named_level(level.value), exo_cameras=exo_cameras, **given)
-        failed = _run(out, config, {"train": train, "val": val, "test": test}, frames, size, seed,
-                      quality, workers or os.cpu_count() or 1)  # fmt: skip
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
-    if failed:
-        raise typer.Exit(1)
+        counts = {"train": train, "val": val, "test": test}
+        failed = _run(
+            out, config, counts, frames, size, seed, quality, workers or os.cpu_count() or 1
+        )
+        return int(failed > 0)
+
+    run_command(run, error_code=2)
 
 
 def _run(

@@ -6,6 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from lmeec_core.errors import InputError
+
 SPLITS = ("train", "val", "test")
 """Splits in the order of their random stream; `test` draws held-out shapes and textures only."""
 
@@ -41,17 +43,17 @@ class SimulationConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.exo_cameras <= 4:
-            raise ValueError(f"exo_cameras is {self.exo_cameras}, expected 1 to 4")
+            raise InputError(f"exo_cameras is {self.exo_cameras}, expected 1 to 4")
         if self.multisamples not in (0, 2, 4):
-            raise ValueError(f"multisamples is {self.multisamples}, expected 0, 2 or 4")
+            raise InputError(f"multisamples is {self.multisamples}, expected 0, 2 or 4")
         if not 1 <= self.max_objects <= 32:
-            raise ValueError(f"max_objects is {self.max_objects}, expected 1 to 32")
+            raise InputError(f"max_objects is {self.max_objects}, expected 1 to 32")
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, tuple) and (len(value) != 2 or value[0] > value[1]):
-                raise ValueError(f"{field.name} is {value}, expected a pair (low, high)")
+                raise InputError(f"{field.name} is {value}, expected a pair (low, high)")
             if field.name.endswith("_share") and not 0 <= value <= 1:
-                raise ValueError(f"{field.name} is {value}, expected a share from 0 to 1")
+                raise InputError(f"{field.name} is {value}, expected a share from 0 to 1")
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for manifests."""
@@ -100,10 +102,10 @@ LEVELS = tuple(_LEVELS)
 def level(name: str, **changes: Any) -> SimulationConfig:
     """The named level (`easy`, `normal`, `hard`), with single fields changed.
 
-    Raises ValueError for an unknown level, TypeError for an unknown field.
+    Raises InputError for an unknown level, TypeError for an unknown field.
     """
     if name not in _LEVELS:
-        raise ValueError(f"unknown level {name!r}, expected one of {', '.join(LEVELS)}")
+        raise InputError(f"unknown level {name!r}, expected one of {', '.join(LEVELS)}")
     return dataclasses.replace(_LEVELS[name], **changes)
 
 

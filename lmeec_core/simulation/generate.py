@@ -11,8 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
 from lmeec_core.takes import TakeWriter
+from lmeec_core.takes.json_file import read_json
 
 from .backend import choose_backend
 from .config import SPLITS, SimulationConfig
@@ -82,15 +84,15 @@ def write_take(job: TakeJob) -> dict[str, Any]:
 
 
 def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:
-    """Raise ValueError where the folder holds takes made with another recipe."""
+    """Raise InputError where the folder holds takes made with another recipe."""
     path = root / MANIFEST
     if not path.exists():
         return
-    there = json.loads(path.read_text()).get("recipe", {})
+    there = read_json(path).get("recipe") or {}
     wanted = json.loads(json.dumps(recipe))
     for key in wanted:
         if there.get(key) != wanted[key]:
-            raise ValueError(
+            raise InputError(
                 f"{path}: its takes were made with {key} = {there.get(key)}, asked for is "
                 f"{wanted[key]}; give the same options to add to it, or another folder"
             )
@@ -134,15 +136,15 @@ def generate_takes(
 
     Seeds run from `first_seed` in each split (whose random streams differ). Finished takes are
     kept and not made again; a half-written one is never seen under its name. Afterwards
-    split.json and manifest.json are written. Raises ValueError for options that differ from those
+    split.json and manifest.json are written. Raises InputError for options that differ from those
     of the takes that are there.
     """
     for name, value, least in (("frames", frames, 1), ("size", size, 32), ("workers", workers, 1)):
         if value < least:
-            raise ValueError(f"{name} is {value}, expected {least} or more")
+            raise InputError(f"{name} is {value}, expected {least} or more")
     unknown = set(counts) - set(SPLITS)
     if unknown:
-        raise ValueError(f"unknown splits {sorted(unknown)}, expected {', '.join(SPLITS)}")
+        raise InputError(f"unknown splits {sorted(unknown)}, expected {', '.join(SPLITS)}")
     choose_backend()
     base = Path(root)
     base.mkdir(parents=True, exist_ok=True)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
+
 from .backend import load_mujoco, use_gl_context
 from .config import SimulationConfig
 from .scene import Scene
@@ -103,18 +105,18 @@ def pick_steps(
 ) -> list[int]:
     """Steps of the frames: runs of `clip` steps, `stride` apart inside a run, spread over the plan.
 
-    With clip 1 the frames are spread over the plan with jitter. Raises ValueError if `frames`
+    With clip 1 the frames are spread over the plan with jitter. Raises InputError if `frames`
     is no multiple of `clip`.
     """
     if clip < 1 or stride < 1 or frames < 1 or frames % clip:
-        raise ValueError(
+        raise InputError(
             f"frames {frames}, clip {clip}, stride {stride}: expected positive numbers with "
             "frames a multiple of clip"
         )
     span = (clip - 1) * stride + 1
     runs = frames // clip
     if total < runs * span:
-        raise ValueError(f"{runs} runs of {span} steps do not fit in {total} steps")
+        raise InputError(f"{runs} runs of {span} steps do not fit in {total} steps")
     slack = total - runs * span
     starts = np.sort(rng.integers(0, slack + 1, runs)) + span * np.arange(runs)
     return [int(s) + i * stride for s in starts for i in range(clip)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
 from lmeec_core.geometry import Intrinsics, Pose
 
 from .backend import load_mujoco
@@ -39,11 +40,11 @@ class Scene:
         self, seed: int, config: SimulationConfig, split: str, size: int, steps: int
     ) -> None:
         if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
+            raise InputError(f"unknown split {split!r}, expected one of {', '.join(SPLITS)}")
         if size < 32 or steps < 1:
-            raise ValueError(f"size is {size}, steps is {steps}; expected at least 32 and 1")
+            raise InputError(f"size is {size}, steps is {steps}; expected at least 32 and 1")
         if seed < 0:
-            raise ValueError(f"seed is {seed}, expected 0 or more")
+            raise InputError(f"seed is {seed}, expected 0 or more")
         self.seed, self.config, self.split, self.size = seed, config, split, size
         streams = [self.random(i) for i in range(4)]
         self.layout = draw_layout(streams[0], config)

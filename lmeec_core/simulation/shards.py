@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.files import write_text
+from lmeec_core.errors import InputError
+from lmeec_core.files import replacing, write_text
+from lmeec_core.takes.json_file import read_json
 
 from .backend import choose_backend
 from .config import SPLITS, SimulationConfig
@@ -62,10 +64,8 @@ def write_shard(arrays: SceneArrays, out_dir: Path) -> Path:
     }
     write_text(target.with_suffix(".json"), json.dumps(meta))
     packed = np.concatenate([arrays.rgb, arrays.labels[..., None]], axis=-1)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    with open(partial, "wb") as file:
+    with replacing(target) as partial, open(partial, "wb") as file:
         np.save(file, packed)
-    os.replace(partial, target)
     return target
 
 
@@ -121,7 +121,7 @@ def write_manifest(
 ) -> None:
     """`<split>.manifest.json`: the distribution, and what the split holds out.
 
-    Raises ValueError where the folder holds scenes of the split made with other options.
+    Raises InputError where the folder holds scenes of the split made with other options.
     """
     manifest = {
         "split": split,
@@ -133,8 +133,8 @@ def write_manifest(
     }
     manifest = json.loads(json.dumps(manifest))
     path = out / f"{split}.manifest.json"
-    if path.exists() and json.loads(path.read_text()) != manifest:
-        raise ValueError(
+    if path.exists() and read_json(path) != manifest:
+        raise InputError(
             f"{path} was written with other options; give the same options to go on with it, or "
             "another output folder"
         )

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from lmeec_core.errors import InputError
+
 START_SECONDS = 180.0
 """Allowed for a worker process to start, on top of a job's time."""
 
@@ -80,10 +82,10 @@ def run_jobs(
 
     A job that raises, kills its process, or takes longer than `timeout` seconds yields a
     JobResult with an error; its worker is replaced and the rest goes on. `function` must be
-    importable. Raises ValueError for fewer than one worker.
+    importable. Raises InputError for fewer than one worker.
     """
     if workers < 1:
-        raise ValueError(f"workers is {workers}, expected 1 or more")
+        raise InputError(f"workers is {workers}, expected 1 or more")
     waiting = iter(jobs)
     pool: list[_Worker] = []
     try:

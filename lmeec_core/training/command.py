@@ -6,15 +6,16 @@ import argparse
 import importlib.util
 import json
 import logging
-import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 import typer
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
+from lmeec_core.config import shortened, validated
+from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
 from lmeec_core.training.rendering import SIZE
 from lmeec_core.training.take_settings import TakeTrainConfig
@@ -80,13 +81,13 @@ def find_config(name: str) -> Path:
     """The file of that name, or the one that the package brings.
 
     Raises:
-        ValueError: neither is there; names those that the package brings.
+        InputError: neither is there; names those that the package brings.
     """
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
             return path
     known = ", ".join(sorted(p.name for p in CONFIGS.glob("*.yaml")))
-    raise ValueError(f"--config {name}: no such file; the package brings {known}")
+    raise InputError(f"--config {name}: no such file; the package brings {known}")
 
 
 def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig | TakeTrainConfig:
@@ -97,47 +98,36 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig | TakeTr
         changes: ``name=value`` each, the value in YAML; ``a.b=value`` sets b inside a.
 
     Raises:
-        ValueError: not YAML, an unknown name or a wrong value; says which.
+        InputError: not YAML, an unknown name or a wrong value; says which.
     """
     content = _read_yaml(path)
     for change in changes:
         name, equals, value = change.partition("=")
         if not equals:
-            raise ValueError(f"--set {change}: expected name=value")
+            raise InputError(f"--set {change}: expected name=value")
         _set(content, name.strip(), _parse_yaml(value, f"--set {change}"))
     recipe = content.get("recipe", "simulation")
     if not isinstance(recipe, str) or recipe not in RECIPES:
         known = ", ".join(sorted(RECIPES))
-        raise ValueError(f"{path}: recipe: {_short(recipe)} given, one of {known} expected")
-    try:
-        return RECIPES[recipe].model_validate(content)
-    except ValidationError as error:
-        lines = [
-            f"{'.'.join(str(p) for p in e['loc'])}: {e['msg']}, {_short(e['input'])} given"
-            for e in error.errors()[:5]
-        ]
-        raise ValueError(f"{path}: " + "; ".join(lines)) from error
-
-
-def _short(value: object) -> str:
-    return reprlib.repr(value)[:200]  # aliases in a file can stand for more than fits in memory
+        raise InputError(f"{path}: recipe: {shortened(recipe)} given, one of {known} expected")
+    return validated(RECIPES[recipe], content, str(path))
 
 
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 35th of May
-        raise ValueError(f"{where}: not YAML: {error}") from error
+        raise InputError(f"{where}: not YAML: {error}") from error
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not a text in UTF-8: {error}") from error
+        raise InputError(f"{path}: not a text in UTF-8: {error}") from error
     content = _parse_yaml(text, str(path))
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise ValueError(f"{path}: a mapping of names to values was expected")
+        raise InputError(f"{path}: a mapping of names to values was expected")
     return content
 
 
@@ -155,15 +145,17 @@ def remember(config: TrainConfig | TakeTrainConfig, work: Path) -> None:
     """Write the settings into the run's folder, or compare them with those it began with.
 
     Raises:
-        ValueError: the folder's run began with settings that may not change; names them.
+        InputError: the folder's run began with settings that may not change; names them.
     """
     path, now = work / SETTINGS, config.model_dump()
     if path.is_file():
         before = _read_yaml(path)
         other = [k for k, v in now.items() if k not in config.may_change and before.get(k) != v]
         if other:
-            told = ", ".join(f"{k} {_short(before.get(k))} (now {_short(now[k])})" for k in other)
-            raise ValueError(
+            told = ", ".join(
+                f"{k} {shortened(before.get(k))} (now {shortened(now[k])})" for k in other
+            )
+            raise InputError(
                 f"{work} holds a run with other settings: {told}; give the same to go on with it, "
                 "or another folder"
             )
@@ -219,16 +211,16 @@ def train_command(
     simulated scenes, done.json (scores). WORK/nano.log or WORK/train.log has the details. Rendering
     needs MuJoCo, and TensorBoard its library: pip install 'lmeec[simulation,training]'.
     """
+    from lmeec_core.commands import run_command
+
+    def run() -> int:
+        return 0 if _run(work, find_config(config), changes or (), out or work / "out") else 3
+
     try:
-        done = _run(work, find_config(config), changes or (), out or work / "out")
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from error
+        run_command(run, error_code=2)
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
         raise typer.Exit(130) from None
-    if not done:
-        raise typer.Exit(3)
 
 
 def _run(work: Path, config: Path, changes: Sequence[str], out: Path) -> bool:
@@ -243,7 +235,7 @@ def _run(work: Path, config: Path, changes: Sequence[str], out: Path) -> bool:
         train_on_takes(settings, work, out)
         return True
     if settings.render and importlib.util.find_spec("mujoco") is None:
-        raise ValueError(
+        raise InputError(
             "MuJoCo is not installed, which renders the scenes: pip install 'lmeec[simulation]', "
             "or --set render=false with scenes in the run's folder"
         )

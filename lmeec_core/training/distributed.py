@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmeec_core.checkpoint import resolve_device
+from lmeec_core.errors import InputError
 
 PATIENCE = datetime.timedelta(hours=1)
 """How long a process waits for the others, which may have longer validation takes."""
@@ -70,7 +71,7 @@ def processes(device: str = "auto") -> Iterator[Processes]:
         device: auto, cpu or cuda; with cuda each process of a machine takes a GPU of its own.
 
     Raises:
-        ValueError: no such device, or fewer GPUs than processes on this machine.
+        InputError: no such device, or fewer GPUs than processes on this machine.
     """
     resolved = resolve_device(device)
     if "WORLD_SIZE" not in os.environ or "LOCAL_RANK" not in os.environ:
@@ -79,7 +80,7 @@ def processes(device: str = "auto") -> Iterator[Processes]:
     if resolved.type == "cuda":
         local, gpus = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
         if local >= gpus:
-            raise ValueError(
+            raise InputError(
                 f"torchrun started process {local + 1} of this machine, which has {gpus} GPUs; "
                 f"give --nproc-per-node {gpus} at most"
             )

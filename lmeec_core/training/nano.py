@@ -29,6 +29,7 @@ from safetensors.torch import save_file
 
 from lmeec_core.checkpoint import CheckpointError, bundled_weights, read_state_dict
 from lmeec_core.config import Precision, preset
+from lmeec_core.errors import ExplainedError
 from lmeec_core.files import write_text
 from lmeec_core.model import LMEEC
 from lmeec_core.training.evaluate import (
@@ -214,7 +215,7 @@ def wait_for_scenes(
     """Wait for the first training scenes.
 
     Raises:
-        RuntimeError: hardly any came within five minutes.
+        ExplainedError: hardly any came within five minutes.
     """
     wanted = min(args.start_at, args.scenes)
     for _ in range(60):
@@ -224,7 +225,7 @@ def wait_for_scenes(
         if ready or stopped:
             break
     if store.count < min(wanted, 8):
-        raise RuntimeError(f"only {store.count} scenes; see {args.work / LOG}")
+        raise ExplainedError(f"only {store.count} scenes; see {args.work / LOG}")
 
 
 def start_weights(name: str | None) -> dict[str, torch.Tensor] | None:

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+from lmeec_core.errors import ExplainedError
+
 PRESENCE = "presence"
 """Scenes like those of training, which the network is not trained on."""
 
@@ -92,7 +94,7 @@ def check_presence_scenes(args: argparse.Namespace) -> None:
     folder = args.work / PRESENCE
     if args.no_render and args.presence_scenes and not any(folder.glob("*.npy")):
         first = FIRST_SEED[PRESENCE]
-        raise RuntimeError(
+        raise ExplainedError(
             f"{folder} holds no scenes, {args.presence_scenes} expected to fit the presence "
             "verdict to; render them: python -m lmeec_core.simulation.shards "
             f"{folder} --seeds {first}:{first + args.presence_scenes} --split train "

@@ -11,6 +11,8 @@ from safetensors.torch import save_file
 
 from lmeec_core.checkpoint import bundled_weights, load_weights, read_state_dict, seeded_model
 from lmeec_core.config import preset
+from lmeec_core.errors import InputError
+from lmeec_core.files import replacing
 from lmeec_core.model import LMEEC
 from lmeec_core.training.distributed import Processes, processes
 from lmeec_core.training.monitor import Monitor, RunMonitor
@@ -33,7 +35,7 @@ def train_on_takes(settings: TakeTrainConfig, work: Path, out: Path) -> None:
         out: folder of the weights and the curve.
 
     Raises:
-        ValueError: settings, checkpoint or data do not fit; says which.
+        InputError: settings, checkpoint or data do not fit; says which.
         RuntimeError: too many broken files, or a loss that is not finite.
     """
     with processes(settings.device) as who:
@@ -115,13 +117,13 @@ def check_takes(settings: TakeTrainConfig, clips: TakeClips, monitor: Monitor) -
     """Report takes that cannot be used at all.
 
     Raises:
-        ValueError: they are a larger share than the settings allow.
+        InputError: they are a larger share than the settings allow.
     """
     for error in clips.errors:
         monitor.note(f"skipped: {error}")
     broken, count = len(clips.errors), len(clips.errors) + len(clips.takes)
     if broken > settings.max_corrupt * max(count, 100):
-        raise ValueError(
+        raise InputError(
             f"{broken} of {count} takes cannot be used, more than the share max_corrupt = "
             f"{settings.max_corrupt} allows: {'; '.join(clips.errors[:3])}"
         )
@@ -131,7 +133,7 @@ def start_model(settings: TakeTrainConfig, monitor: Monitor) -> LMEEC:
     """The network with the weights that training starts from.
 
     Raises:
-        ValueError: the checkpoint does not fit, or there is no such preset.
+        InputError: the checkpoint does not fit, or there is no such preset.
     """
     config = settings.network()
     model = seeded_model(config, settings.seed)
@@ -153,10 +155,8 @@ def export(trainer: TakeTrainer, settings: TakeTrainConfig, out: Path) -> None:
     out.mkdir(parents=True, exist_ok=True)
     path = weights_path(settings, out)
     state = {name: value.cpu().contiguous() for name, value in trainer.model.state_dict().items()}
-    partial = path.with_name(f".{path.name}.partial")
-    save_file(state, partial, {"preset": settings.preset, "steps": str(trainer.step)})
-    partial.chmod(0o644)
-    partial.replace(path)
+    with replacing(path) as partial:
+        save_file(state, partial, {"preset": settings.preset, "steps": str(trainer.step)})
     content = {
         "settings": settings.model_dump(), "steps": trainer.step, "minutes": trainer.spent / 60,
         "processes": trainer.processes.world, "machine": machine(trainer.processes.device),

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from lmeec_core.config import Fusion, ModelConfig, preset
+from lmeec_core.config import Fusion, ModelConfig, preset, validated
 from lmeec_core.training.losses import LossWeights
 from lmeec_core.training.take_augment import Augmentation
 
@@ -106,9 +106,10 @@ class TakeTrainConfig(BaseModel):
         """The network: the preset with the changes of ``model``.
 
         Raises:
-            ValueError: no such preset, or values that do not fit together.
+            InputError: no such preset, or values that do not fit together.
         """
-        return ModelConfig.model_validate(preset(self.preset).model_dump() | self.model)
+        changed = preset(self.preset).model_dump() | self.model
+        return validated(ModelConfig, changed, f"model, with preset {self.preset}")
 
     def folder(self, split: str) -> Path:
         """Where the takes of a split lie."""

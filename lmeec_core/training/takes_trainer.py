@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.model import LMEEC
 from lmeec_core.model.conv_trunk import frozen_norms
 from lmeec_core.training.distributed import Processes
@@ -55,7 +56,7 @@ class TakeTrainer:
         monitor: told what happens, in rank 0.
 
     Raises:
-        ValueError: the checkpoint is of a run with another number of clips per step or on other
+        InputError: the checkpoint is of a run with another number of clips per step or on other
             takes, or the takes of the processes differ.
     """
 
@@ -94,7 +95,7 @@ class TakeTrainer:
         self._lost = 0
         self._sums = torch.zeros(len(FIGURES) + 2, device=processes.device)
         if len(set(processes.gather(clips.digest))) > 1:
-            raise ValueError(
+            raise InputError(
                 f"{settings.folder(settings.train_split)}: the takes in it differ from machine to "
                 "machine; all need the same ones"
             )
@@ -127,7 +128,7 @@ class TakeTrainer:
         """The clips; what could not be read is counted, remembered by name and reported.
 
         Raises:
-            RuntimeError: too much could not be read, or there is nothing to train on.
+            ExplainedError: too much could not be read, or there is nothing to train on.
         """
         for one in drawn:
             self.draws += len(one.errors) + (one.clip is not None)
@@ -140,14 +141,14 @@ class TakeTrainer:
         limit = self.settings.max_corrupt
         if self.unreadable > limit * max(self.draws, LEAST_DRAWS):
             last = "; ".join(list(self._known)[-3:])
-            raise RuntimeError(
+            raise ExplainedError(
                 f"{self.unreadable} of {self.draws} clips could not be read, more than the share "
                 f"max_corrupt = {limit} allows (of {LEAST_DRAWS} at least): {last}; mend these "
                 "files, take the takes out, or --set max_corrupt to a larger share"
             )
         clips = [one.clip for one in drawn if one.clip is not None]
         if len(clips) < len(drawn):
-            raise RuntimeError(
+            raise ExplainedError(
                 f"{self.settings.folder(self.settings.train_split)}: takes without a clip of "
                 f"{self.settings.frames} annotated frames with a query mask on the first and an "
                 "annotated target; take them out, or --set frames to fewer"
@@ -160,7 +161,7 @@ class TakeTrainer:
         """One optimisation step on this process's clips.
 
         Raises:
-            RuntimeError: the gradient was not finite for :data:`LOST_STEPS` steps in a row.
+            ExplainedError: the gradient was not finite for :data:`LOST_STEPS` steps in a row.
         """
         settings, device = self.settings, self.processes.device
         self.model.train()
@@ -199,7 +200,7 @@ class TakeTrainer:
         self._lost += 1
         logger.warning("step %d: the gradient is not finite; left out", self.step)
         if self._lost == LOST_STEPS:
-            raise RuntimeError(
+            raise ExplainedError(
                 f"the gradient was not finite for {LOST_STEPS} steps in a row, up to step "
                 f"{self.step}; try --set bf16=false or a smaller rate"
             )
@@ -288,14 +289,14 @@ class TakeTrainer:
             return
         before = content["step_clips"]
         if before != self.step_clips:
-            raise ValueError(
+            raise InputError(
                 f"{path}: this run takes {before} clips per step; now it is batch "
                 f"{self.settings.batch} x accumulate {self.settings.accumulate} x "
                 f"{self.processes.world} processes = {self.step_clips}; set batch and accumulate "
                 f"so that the product is {before}"
             )
         if content["clips"] != self.clips.digest:
-            raise ValueError(
+            raise InputError(
                 f"{path}: this run began with other takes than those that now are in "
                 f"{self.settings.folder(self.settings.train_split)}; bring those back, or start a "
                 "run in another folder from this one's weights (--set checkpoint=...)"

@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 from lmeec_core.config import MemoryConfig, ModelConfig, Precision
+from lmeec_core.errors import ExplainedError
 from lmeec_core.model import LMEEC, build_model
 from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.tracker import Correspondence, CorrespondenceTracker
@@ -68,7 +69,7 @@ def each_scene(
         report: called with the number of scenes done and their total.
 
     Raises:
-        RuntimeError: a process failed; says why.
+        ExplainedError: a process failed; says why.
     """
     model.eval()
     count = min(scenes, store.count)
@@ -95,7 +96,7 @@ def each_scene(
             apart = functools.partial(_apart, work, precision)
             for result in run_jobs(apart, clips, cores, timeout=3600.0):
                 if result.error is not None:
-                    raise RuntimeError(f"scene {result.job.number}: {result.error}")
+                    raise ExplainedError(f"scene {result.job.number}: {result.error}")
                 made[result.job.number] = result.value
                 report(len(made), count)
         else:

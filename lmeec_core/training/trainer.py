@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -16,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.config import Fusion, ModelConfig
+from lmeec_core.errors import InputError
+from lmeec_core.files import replacing
 from lmeec_core.model import LMEEC, ViewFeatures
 from lmeec_core.model.conv_trunk import frozen_norms
 from lmeec_core.model.layers import masked_mean
@@ -104,7 +105,7 @@ class Trainer:
         start: dict[str, Tensor] | None = None,
     ) -> None:
         if config.matching is None:
-            raise ValueError("config.matching: None given; this trainer needs the embedding")
+            raise InputError("config.matching: None given; this trainer needs the embedding")
         self.config, self.schedule, self.store = config, schedule, store
         self.folder, self.device = folder, device
         self.evaluate, self.evaluate_every, self.watch = evaluate, evaluate_every, watch
@@ -392,9 +393,8 @@ class Trainer:
             "step": self.step, "spent": self.spent, "history": self.history,
             "rng": torch.get_rng_state(), "cuda_rng": cuda,
         }  # fmt: skip
-        partial = self.folder / f".{CHECKPOINT}.{os.getpid()}"
-        torch.save(content, partial)
-        os.replace(partial, self.folder / CHECKPOINT)
+        with replacing(self.folder / CHECKPOINT) as partial:
+            torch.save(content, partial)
 
     def load(self) -> None:
         """Continue from the checkpoint.
@@ -407,7 +407,7 @@ class Trainer:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch's are of many kinds
             first = (str(error).strip() or repr(error)).splitlines()[0][:200]
-            raise ValueError(f"{path}: unreadable ({first}); remove it to begin anew") from error
+            raise InputError(f"{path}: unreadable ({first}); remove it to begin anew") from error
         self.model.load_state_dict(content["model"])
         self.foreground.load_state_dict(content["foreground"])
         self.averaged.load_state_dict(content["averaged"])

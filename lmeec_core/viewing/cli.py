@@ -126,7 +126,7 @@ def view_command(
     """
     from rich.console import Console
 
-    from lmeec_core.cli import run_command
+    from lmeec_core.commands import run_command
 
     options = ViewOptions(
         source=source,

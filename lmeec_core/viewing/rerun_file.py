@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.errors import InputError
 from lmeec_core.overlay import Colour
 from lmeec_core.takes import resize_mask
 from lmeec_core.viewing.moments import Mask, Moment, View
@@ -24,12 +25,12 @@ def import_rerun() -> Any:
     """The Rerun SDK.
 
     Raises:
-        ValueError: it is not installed; says how to.
+        InputError: it is not installed; says how to.
     """
     try:
         import rerun
     except ImportError as error:
-        raise ValueError(f"{HINT} ({error})") from error
+        raise InputError(f"{HINT} ({error})") from error
     return rerun
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 import lmeec_core as lm
+from lmeec_core.errors import InputError
 from lmeec_core.takes import Take
 from lmeec_ros import demo, take_bags
 from lmeec_ros.bag_commands import ros_node
@@ -53,12 +54,12 @@ def run(options: SoakOptions, console: Console) -> int:
 
     Raises:
         NodeError, TakeError, BagError: if it could not be run.
-        ValueError: an unknown preset or fault.
+        InputError: an unknown preset or fault.
     """
     lm.preset(options.preset)
     unknown = sorted(set(options.faults) - set(FAULTS))
     if unknown:
-        raise ValueError(f"fault {unknown[0]!r} given, one of {sorted(FAULTS)} expected")
+        raise InputError(f"fault {unknown[0]!r} given, one of {sorted(FAULTS)} expected")
     demo.settle_environment()
     out = options.out
     out.mkdir(parents=True, exist_ok=True)

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 import lmeec_core as lm
-from lmeec_core.bench import suite
+from lmeec_core.bench import measure as bench
+from lmeec_core.bench import report, suite
 from lmeec_core.bench.measure import spread
+from lmeec_core.bench.memory import peak_of
 from lmeec_core.bench.reference import ReferenceStep
 from lmeec_core.cli import app
 from lmeec_core.model.stages import STAGES
@@ -45,6 +50,45 @@ def test_the_command_writes_what_it_measured(tmp_path: Path) -> None:
         assert set(STAGES) <= {name.split()[0] for name in entry["stage_ms"]}
     assert two["gflop"] > one["gflop"] > 0
     assert plot.stat().st_size > 1000
+
+
+def test_memory_is_the_peak_of_the_case_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither what was used before nor what comes afterwards counts."""
+    cpu, size = torch.device("cpu"), 200 * 2**20
+    np.ones(2 * size, np.uint8)  # an earlier peak
+    small = peak_of(cpu, lambda: np.ones(1000, np.uint8))
+    large = peak_of(cpu, lambda: np.ones(size, np.uint8))
+    assert small is not None and large is not None
+    assert size / 1e6 * 0.9 < large - small < size / 1e6 * 1.2
+
+
+def test_memory_is_measured_before_the_reference_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    order: list[str] = []
+    peak = bench.peak_of
+
+    def measured(device: torch.device, work: Callable[[], object]) -> float | None:
+        assert bench.plain_of.cache_info().currsize == 0
+        order.append("memory")
+        return peak(device, work)
+
+    monkeypatch.setattr(bench, "peak_of", measured)
+    monkeypatch.setattr(bench, "timed", lambda model, work: (order.append("time"), work(), 1.0)[2])
+    case = bench.Case("mini", "cpu", "eager", "fp32", 1, 1, steps=1, reference_steps=1)
+    for _ in range(2):
+        bench.measure(case)
+    assert order[0] == "memory" and order.count("memory") == 2
+    assert order[order.index("memory", 1) + 1] == "time"
+
+
+def test_without_a_way_to_forget_a_peak_there_is_no_figure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("lmeec_core.bench.memory._CLEAR", tmp_path / "absent" / "file")
+    ran: list[int] = []
+    assert peak_of(torch.device("cpu"), lambda: ran.append(1)) is None and ran == [1]
+    assert report._peak({"memory": {}}) == "-"
 
 
 def test_the_reference_computes_every_pair_by_itself() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lmeec_core as lm
+from lmeec_core.config import EngineName
 from lmeec_core.engine import Call, EngineError, Runner, make_engine, steady_calls, steady_state
 from lmeec_core.engine import auto as auto_engine
 from lmeec_core.engine.base import StageFunction
@@ -112,7 +114,7 @@ class Slow(EagerEngine):
 
 def test_auto_measures_each_stage_and_keeps_the_faster_engine(mini: lm.LMEEC) -> None:
     engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
-    times = auto_engine.measure(mini, engines)  # type: ignore[arg-type]
+    times = auto_engine.measure(mini, engines, steady_calls(mini))  # type: ignore[arg-type]
     assert set(times) == set(STAGES)
     for stage, entry in times.items():
         assert entry["onnxruntime"] >= 50 * (2 if stage.startswith("memory") else 1)
@@ -128,11 +130,10 @@ def test_auto_remembers_by_machine_and_survives_a_damaged_file(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("LMEEC_CACHE", str(tmp_path / "cache"))
     engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
     monkeypatch.setattr(auto_engine, "candidates", lambda model: engines)
-    path = auto_engine.cache_file(mini, ["eager", "onnxruntime"])
-    assert path.parent == tmp_path / "lmeec"
+    path = tmp_path / "cache" / auto_engine.cache_name(mini, ["eager", "onnxruntime"])
     path.parent.mkdir()
     path.write_text("{ damaged")
     with caplog.at_level("INFO", logger="lmeec_core"):
@@ -141,6 +142,60 @@ def test_auto_remembers_by_machine_and_survives_a_damaged_file(
     path.write_text(json.dumps({"decoder": {"eager": 2.0, "onnxruntime": 1.0}}))
     chosen = auto_engine.choose(mini)
     assert chosen["decoder"].name == "onnxruntime" and chosen["image_encoder"].name == "eager"
+
+
+def test_auto_measures_anew_with_another_library_or_memory(
+    mini: lm.LMEEC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engines: list[EngineName] = ["eager", "onnxruntime"]
+    names = {auto_engine.cache_name(mini, engines), auto_engine.cache_name(mini, ["eager"])}
+    names.add(auto_engine.cache_name(mini, engines, lm.MemoryConfig(fusion="add")))
+    assert auto_engine.cache_name(mini, engines, lm.MemoryConfig()) in names
+    monkeypatch.setattr(auto_engine.metadata, "version", lambda name: "0.0.1")
+    names.add(auto_engine.cache_name(mini, engines))
+    assert len(names) == 4
+
+
+@pytest.mark.parametrize("home", ["none", "absent", "read-only", "full"])
+def test_auto_starts_without_a_cache(
+    home: str,
+    mini: lm.LMEEC,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """It measures, says that it will again, and does not measure twice in one process."""
+    measured = []
+
+    def measure(*_: object) -> auto_engine.Times:
+        measured.append(1)
+        return {}
+
+    for name in ("LMEEC_CACHE", "XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
+    monkeypatch.setattr(auto_engine, "candidates", lambda model: engines)
+    monkeypatch.setattr(auto_engine, "measure", measure)
+    monkeypatch.setattr(auto_engine, "_measured", {})
+    if home == "none":
+        monkeypatch.setattr(auto_engine, "cache_folder", lambda: None)
+    elif home == "absent":
+        monkeypatch.setenv("HOME", "/proc/nobody")
+    elif home == "read-only":
+        monkeypatch.setenv("HOME", "/sys")
+    else:
+        monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
+
+        def full(path: Path, text: str) -> None:
+            raise OSError(errno.ENOSPC, "not written: No space left on device", str(path))
+
+        monkeypatch.setattr(auto_engine, "write_text", full)
+    for _ in range(2):
+        assert {e.name for e in auto_engine.choose(mini).values()} == {"eager"}
+    assert measured == [1]
+    (said,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
+    assert "what was measured is not kept" in said
+    assert {"none": "no home folder", "full": "No space"}.get(home, "/") in said
 
 
 def test_cuda_graphs_are_captured_for_what_comes_again(mini: lm.LMEEC) -> None:

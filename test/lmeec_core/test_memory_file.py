@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 import lmeec_core as lm
+from lmeec_core.config import Precision
 
 CAMERAS = ("ego", "exo_left", "exo_right")
 TARGETS = CAMERAS[1:]
@@ -118,3 +121,71 @@ def test_a_state_that_does_not_fit_changes_nothing(
     with pytest.raises(ValueError, match=text):
         one.restore(state)
     assert one.objects == OBJECTS and one.memory_bytes > 0
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (lambda x: x.int(), "int32 given"),
+        (lambda x: x.to(torch.complex64), "complex64 given"),
+        (lambda x: x.to_sparse(), "sparse_coo"),
+        (lambda x: x.to("meta"), "meta tensor given"),
+        (lambda x: x.numpy(), "ndarray given"),
+        (lambda x: torch.tensor(1.0), "single number"),
+        (lambda x: x.index_fill(0, torch.tensor(0), float("nan")), "not finite"),
+        (lambda x: x.index_fill(0, torch.tensor(0), float("inf")), "not finite"),
+    ],
+)
+@pytest.mark.parametrize("part", ["query.frames", "1.scores", "0.pointers"])
+def test_a_state_of_no_numbers_is_refused(
+    filled: tuple, part: str, value: Callable, text: str
+) -> None:
+    one, _ = filled
+    before, state = one.memory_state(), one.memory_state()
+    last = OBJECTS[-1]  # what comes before it has been taken in already
+    state[last][part] = value(state[last][part])
+    with pytest.raises(lm.InputError, match=f"object '{last}': {part}: .*{text}"):
+        one.restore(state)
+    after = one.memory_state()
+    assert all(torch.equal(after[o][k], before[o][k]) for o in before for k in before[o])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_a_state_in_another_precision_is_converted(
+    filled: tuple, scene: Callable, dtype: torch.dtype
+) -> None:
+    one, _ = filled
+    one.restore({o: {k: v.to(dtype) for k, v in p.items()} for o, p in one.memory_state().items()})
+    state = one.memory_state()
+    assert {v.dtype for parts in state.values() for v in parts.values()} == {torch.float32}
+    one.step(*scene(6, CAMERAS, OBJECTS))
+
+
+@pytest.mark.parametrize(("first", "second"), [("fp32", "bf16"), ("bf16", "fp32")])
+def test_a_memory_goes_on_in_the_other_precision(
+    first: Precision, second: Precision, scene: Callable, tmp_path: Path
+) -> None:
+    models = {p: lm.load_model("mini", seed=0, device="cpu", precision=p) for p in (first, second)}
+    one, other = tracker(models[first], capacity=3), tracker(models[second], capacity=3)
+    for step in range(3):
+        one.step(*scene(step, CAMERAS, OBJECTS))
+    lm.save_memory(one, tmp_path / "memory")
+    lm.load_memory(other, tmp_path / "memory")
+    a, b = (t.step(*scene(3, CAMERAS, OBJECTS))["exo_left"]["cup"] for t in (one, other))
+    scale = a.logits.abs().max()
+    assert 0 < (a.logits - b.logits).abs().max() < 0.1 * scale or a.presence_logit < 0
+    kinds = {v.dtype for parts in other.memory_state().values() for v in parts.values()}
+    assert (torch.bfloat16 in kinds) == (second == "bf16")
+
+
+@pytest.mark.parametrize(
+    "change", [{"objects": ["cup", "cup"]}, {"objects": [1, 2]}, {"objects": [""]}, {"extra": None}]
+)
+def test_facts_that_make_no_sense_are_refused(filled: tuple, change: dict, tmp_path: Path) -> None:
+    one, path = filled
+    with safe_open(path, "pt") as file:
+        facts = json.loads(file.metadata()["lmeec_memory"]) | change
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    save_file(tensors, tmp_path / "changed", {"lmeec_memory": json.dumps(facts)})
+    with pytest.raises(lm.MemoryFileError, match="changed: corrupt"):
+        lm.load_memory(one, tmp_path / "changed")

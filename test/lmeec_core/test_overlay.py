@@ -1,5 +1,6 @@
 """Pictures of masks: colours where the masks are, files that open."""
 
+import errno
 from pathlib import Path
 
 import av
@@ -91,3 +92,30 @@ def test_gif_without_the_video_library(tmp_path: Path, monkeypatch: pytest.Monke
     with Image.open(path) as picture:
         assert picture.n_frames == 3  # type: ignore[attr-defined]
         assert picture.info["duration"] == 250
+
+
+@pytest.mark.parametrize("suffix", [".png", ".mp4", ".gif"])
+def test_a_picture_that_cannot_be_written_leaves_the_one_before(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    path.write_bytes(b"before")
+
+    def write() -> None:
+        if suffix == ".png":
+            overlay.write_png(path, grey())
+        elif suffix == ".mp4":
+            overlay.write_video(path, [grey(), grey()], 10)
+        else:
+            overlay._write_gif(path, [grey(), grey()], 10)
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("os.fsync", full)
+        with pytest.raises(OSError, match=f"not written: No space.*a{suffix}"):
+            write()
+    assert path.read_bytes() == b"before" and [p.name for p in tmp_path.iterdir()] == [path.name]
+    write()
+    assert path.read_bytes() != b"before" and [p.name for p in tmp_path.iterdir()] == [path.name]

@@ -12,17 +12,11 @@ import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.engine.compare import difference, largest
 from lmeec_core.memory import strategy
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TOLERANCE = 1e-4
-
-
-def difference(ours: object, reference: np.ndarray) -> float:
-    """Largest difference relative to the largest reference value."""
-    ours = np.asarray(ours, dtype=np.float64)
-    assert ours.shape == reference.shape
-    return float(np.abs(ours - reference).max() / np.abs(reference).max())
 
 
 def check(
@@ -47,7 +41,7 @@ def check(
         "presence": difference([[c.presence_logit] for c in found], golden["score"]),
     }
     print(", ".join(f"{name} {value:.1e}" for name, value in differences.items()))  # for -s
-    assert max(differences.values()) < TOLERANCE, differences
+    assert largest(differences.values()) < TOLERANCE, differences
     return tracker
 
 

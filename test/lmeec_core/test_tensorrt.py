@@ -144,8 +144,10 @@ def test_mini_in_tensorrt_is_eager_not_run_yet(
     monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
     model = lm.load_model("mini", seed=0, device="cuda")
     engine = make_engine(model, "tensorrt")
+    calls = steady_calls(model)
+    engine.prepare(call for call, _ in calls)
     with torch.inference_mode(), model.autocast():
-        for call, inputs in steady_calls(model):
+        for call, inputs in calls:
             wanted = STAGES[call.stage](model, call.options, *inputs)
             for ours, reference in zip(engine.build(call)(*inputs), wanted, strict=True):
                 assert (ours - reference).abs().max() < 1e-3 * reference.abs().max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -340,3 +341,93 @@ def test_images_of_the_query_camera_and_names_are_still_needed(
     with pytest.raises(ValueError, match="'exo_right' is missing"):
         tracker.step(images, masks)
     assert tracker.objects == ()
+
+
+def test_one_camera_as_a_text_is_not_taken_for_its_letters(mini: lm.LMEEC) -> None:
+    with pytest.raises(lm.InputError, match=r"targets: the text 'exo' given.*\['exo'\]"):
+        lm.CorrespondenceTracker(mini, "ego", "exo")
+
+
+def test_correspondences_can_be_compared_and_put_into_sets(mini: lm.LMEEC, scene: Callable) -> None:
+    found = lm.CorrespondenceTracker(mini, "ego", TARGETS).step(*scene(0, CAMERAS))
+    one, other = (found[target]["cup"] for target in TARGETS)
+    assert one == one and one != other and len({one, other, one}) == 2
+
+
+PLACES = (
+    "lmeec_core.tracker.prepare_images",
+    "lmeec_core.tracker.prepare_masks",
+    "lmeec_core.tracker.guides",
+    "lmeec_core.tracker.Correspondence",
+    "lmeec_core.memory.bank.MemoryBank.plan",
+    "lmeec_core.memory.bank.MemoryBank.commit",
+    "lmeec_core.memory.bank.MemoryBank._reserve",
+    "lmeec_core.memory.bank.PointerBank.push",
+    "lmeec_core.memory.tracks.TrackMemory.place",
+    "lmeec_core.model.LMEEC.encode_images",
+    "lmeec_core.model.LMEEC.encode_target_memory",
+    "lmeec_core.model.LMEEC.predict",
+    "torch.Tensor.tolist",
+    "torch.full",
+)
+
+
+def same_state(a: dict, b: dict) -> bool:
+    return {n: list(p) for n, p in a.items()} == {n: list(p) for n, p in b.items()} and all(
+        torch.equal(a[n][key], b[n][key]) for n in a for key in a[n]
+    )
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("late", [False, True])
+def test_memory_is_unchanged_wherever_a_step_fails(
+    place: str,
+    late: bool,
+    mini: lm.LMEEC,
+    scene: Callable,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Every call of every place, before and after its work; a new and a skipped object are there.
+
+    An asynchronous error of a GPU comes up where numbers are fetched (tolist).
+    """
+    tracker = lm.CorrespondenceTracker(mini, "ego", TARGETS)
+    for step in range(2):
+        tracker.step(*scene(step, CAMERAS, ("cup", "knife")))
+    images, masks = scene(5, CAMERAS, ("cup", "new"))
+    masks["another"] = None
+    before, objects, taken = tracker.memory_state(), tracker.objects, tracker.memory_bytes
+    owner, _, name = place.rpartition(".")
+    module, _, cls = owner.rpartition(".")
+    imported = importlib.import_module(module if cls[:1].isupper() else owner)
+    holder = getattr(imported, cls) if cls[:1].isupper() else imported
+    inner, calls = getattr(holder, name), []
+
+    def fail(*args: object, **kwargs: object) -> object:
+        calls.append(name)
+        if len(calls) != turn:
+            return inner(*args, **kwargs)
+        if late:
+            inner(*args, **kwargs)
+        raise RuntimeError("injected")
+
+    failures = 0
+    for turn in range(1, 4):
+        calls.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(holder, name, fail)
+            try:
+                found = tracker.step(images, masks)
+            except RuntimeError as error:
+                assert str(error) == "injected"
+            else:
+                assert len(calls) < turn, "the step went on after an error"
+                break
+        failures += 1
+        assert tracker.objects == objects and tracker.memory_bytes == taken
+        assert same_state(tracker.memory_state(), before)
+    assert failures > 0, "it is never called: the test shows nothing"
+    if failures == 3:
+        found = tracker.step(images, masks)
+    assert set(found["exo_left"]) == {"cup", "knife", "new", "another"}
+    assert not same_state(tracker.memory_state(), before)

@@ -1,0 +1,83 @@
+"""What a step finds: one object in one target view on one frame."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lmeec_core.model.guided import Guide, full_size
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Correspondence:
+    """One object in one target view on one frame. Equal only to itself: it holds tensors."""
+
+    logits: Tensor
+    """(s, s) float32 mask logits, s = S/4; -1024 everywhere where the object is judged absent."""
+    presence_logit: float
+    """Above 0 where the object is judged present."""
+    predicted_iou: float
+    """The network's own estimate of the mask's IoU, 0 .. 1."""
+    pointer: Tensor
+    """(C,) object pointer."""
+    size: tuple[int, int]
+    """(height, width) of the target image, in pixels."""
+    skipped: str | None = None
+    """Why the object was not sought on this frame (no or an empty query mask); None if it was.
+    A skipped object is never visible and its memory is as it was."""
+    guide: Guide | None = None
+    """Fits the shown mask to the image, for networks with ``refinement``."""
+
+    @property
+    def presence(self) -> float:
+        """Probability that the object is in the target view, 0 .. 1."""
+        return 0.0 if self.skipped else float(1 / (1 + np.exp(-self.presence_logit)))
+
+    def visible(self, threshold: float = 0.5) -> bool:
+        """Whether the object is judged present, with at least this probability.
+
+        The network's own rule is 0.5; a lower threshold changes nothing.
+        """
+        return not self.skipped and self.presence_logit > 0 and self.presence >= threshold
+
+    def full_logits(self) -> Tensor:
+        """Mask logits at the target image's size: float32 (height, width).
+
+        Refined where the network does so, then upsampled bilinearly.
+        """
+        return full_size(self.logits, self.size, self.guide if self.visible() else None)
+
+    def mask(self, threshold: float = 0.5) -> Mask:
+        """The mask at the target image's size: bool (height, width), all False if not visible."""
+        if not self.visible(threshold):
+            return np.zeros(self.size, dtype=np.bool_)
+        return (self.full_logits() > 0).cpu().numpy()
+
+
+Found = dict[str, dict[str, Correspondence]]
+"""Target camera with an image to object id to :class:`Correspondence`, all the same objects."""
+
+
+def exclusive_masks(found: Mapping[str, Correspondence], threshold: float = 0.5) -> dict[str, Mask]:
+    """Masks of one target's objects without overlap: each pixel goes to the highest logit.
+
+    Args:
+        found: object id to correspondence, all of one target view.
+        threshold: see :meth:`Correspondence.visible`.
+    """
+    masks = {name: np.zeros(c.size, dtype=np.bool_) for name, c in found.items()}
+    visible = [name for name, c in found.items() if c.visible(threshold)]
+    if visible:
+        logits = torch.stack([found[name].full_logits() for name in visible])
+        highest, winner = logits.max(dim=0)
+        owner = winner.where(highest > 0, -1).cpu().numpy()
+        for i, name in enumerate(visible):
+            masks[name] = owner == i
+    return masks
