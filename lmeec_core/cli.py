@@ -19,6 +19,7 @@ from lmeec_core.ablation.command import ablate_command
 from lmeec_core.bench.command import bench_command
 from lmeec_core.engine.export_command import export_command
 from lmeec_core.evaluation.command import evaluate_command
+from lmeec_core.lacking import remedy
 from lmeec_core.offline.cli import track_command
 from lmeec_core.simulation.command import simulate_command
 from lmeec_core.training.command import train_command
@@ -367,16 +368,11 @@ def run_command(work: Callable[[], Any]) -> None:
         Console(stderr=True).print(f"[bold red]error:[/] {_escape(str(error))}", soft_wrap=True)
         raise typer.Exit(1) from error
     except ImportError as error:
-        hint = "" if error.name not in _ROS else _ROS_HINT
-        text = f"[bold red]error:[/] {_escape(str(error))}{hint}"
+        text = f"[bold red]error:[/] {_escape(remedy(error))}"
         Console(stderr=True).print(text, soft_wrap=True)
         raise typer.Exit(1) from error
     if code:
         raise typer.Exit(int(code))
-
-
-_ROS = ("rclpy", "lmeec", "sensor_msgs", "rosgraph_msgs")
-_ROS_HINT = "; this command needs ROS 2: source your ROS workspace, or `source .ci/env.sh` here"
 
 
 def _escape(text: str) -> str:
