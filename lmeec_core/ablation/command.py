@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import typer
 
 from lmeec_core.ablation.variants import TABLES, Table
-from lmeec_core.lacking import remedy
 
 _SIZE = "Size of the ablation"
 
@@ -82,8 +81,8 @@ def ablate_command(
             "objects": objects, "exo_cameras": exo_cameras, "seeds": seeds, "steps": steps,
             "scenes": scenes, "workers": workers or os.cpu_count() or 1, "device": device,
         })  # fmt: skip
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        typer.echo(f"error: {remedy(error)}", err=True)
+    except (ValueError, OSError, RuntimeError) as error:
+        typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on where it was", err=True)

@@ -16,7 +16,6 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmeec_core.files import write_text
-from lmeec_core.lacking import remedy
 from lmeec_core.training.rendering import SIZE
 from lmeec_core.training.take_settings import TakeTrainConfig
 
@@ -223,7 +222,7 @@ def train_command(
     try:
         done = _run(work, find_config(config), changes or (), out or work / "out")
     except (ValueError, OSError, ImportError, RuntimeError) as error:
-        typer.echo(f"error: {remedy(error)}", err=True)
+        typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from error
     except KeyboardInterrupt:
         typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
