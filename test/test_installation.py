@@ -190,7 +190,7 @@ def test_every_package_that_may_be_missing_has_a_remedy() -> None:
     imports = runpy.run_path(str(ROOT / "test" / "test_build.py"))["imports"]
     names = imports(ROOT / "lmeec_core") | imports(ROOT / "lmeec_ros")
     always = {"PIL", "cv2", "jinja2", "markupsafe", "numpy", "pycocotools", "pydantic", "rich"}
-    always |= {"safetensors", "torch", "typer", "yaml"}
+    always |= {"platformdirs", "safetensors", "torch", "typer", "yaml"}
     guarded = {"tensorrt", "tensorrt_rtx"}  # found or not when engines are listed
     told = set(lacking.ROS) | set(lacking.EXTRAS)
     assert names - always - guarded - {"lmeec_core", "lmeec_ros"} <= told
@@ -244,6 +244,18 @@ def test_the_sample_take_is_installed() -> None:
     installed = prefix() / "share" / "lmeec" / "sample_take"
     files = {p.relative_to(SAMPLE) for p in SAMPLE.rglob("*") if p.is_file()}
     assert files and all((installed / file).is_file() for file in files)
+
+
+def test_demo_and_soak_find_it_without_the_source_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lmeec_ros import demo, node_process
+
+    monkeypatch.setattr(node_process, "__file__", str(tmp_path / "site" / "lmeec_ros" / "x.py"))
+    assert demo.sample_take().samefile(prefix() / "share" / "lmeec" / "sample_take")
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "robot"))
+    with pytest.raises(node_process.NodeError, match="robot/share/lmeec/sample_take.*--take"):
+        demo.sample_take()
 
 
 def test_colcon_test_runs_the_tests() -> None:
