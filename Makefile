@@ -52,16 +52,8 @@ format:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m ruff format .; python -m ruff check --fix .
 
-# The parts run one after the other, each in a process of its own: with all of the core's tests before
-# them in one process, the training tests end in a segmentation fault (cause unknown; alone they pass).
-PARTS = "core test/lmeec_core --ignore=test/lmeec_core/training" "training test/lmeec_core/training" \
-	"ros test/lmeec_ros test/test_build.py test/test_security.py"
-
 test: lint
-	@$(ENTER); result=0; given="$(subst ",,$(PYTEST_ARGS))"; for part in $(PARTS); do set -- $$part; echo "-- pytest: $$1"; name=$$1; shift; \
-		code=0; ( $(subst test-results,test-$$name,$(PYTEST)) "$$@" -m "not slow" $(PYTEST_ARGS) ) || code=$$?; \
-		if [ $$code = 5 ] && [ -n "$$given" ]; then code=0; fi; \
-		if [ $$code != 0 ]; then result=$$code; fi; done; exit $$result
+	@$(ENTER); $(PYTEST) -m "not slow" $(PYTEST_ARGS)
 
 test-slow:
 	@.ci/setup.sh dev

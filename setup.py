@@ -1,4 +1,6 @@
-"""Install the core and the tools without ROS: `pip install -e .`, `pip install -e .[video,bags]`.
+"""Install the core and the tools without ROS: `pip install .`, `pip install .[video,bags]`.
+
+The commands and parts that need ROS are in it, too; they say so where there is none.
 
 The ROS package is built by colcon from CMakeLists.txt and package.xml; colcon ignores this file.
 Exact versions that are tested together: .ci/requirements*.txt.
@@ -40,12 +42,15 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.15",
+        "setuptools>=70.1",  # makes wheels itself
         "types-PyYAML>=6.0",
     ],
 }
 EXTRAS_REQUIRE["all"] = sorted({line for lines in EXTRAS_REQUIRE.values() for line in lines})
 
 if __name__ == "__main__":  # .ci/missing.py reads the lists above
+    from glob import glob
+
     from setuptools import find_packages, setup
 
     setup(
@@ -54,8 +59,10 @@ if __name__ == "__main__":  # .ci/missing.py reads the lists above
         description="Finds an object seen by one camera in the views of other cameras (LM-EEC)",
         license="Apache-2.0",
         python_requires=">=3.11,<3.14",
-        packages=find_packages(include=["lmeec_core", "lmeec_core.*"]),
+        packages=find_packages(include=["lmeec_core", "lmeec_core.*", "lmeec_ros", "lmeec_ros.*"]),
         package_data={"": ["weights/*", "configs/*", "*.html", "py.typed"]},
+        # The messages' definitions, without which no bag of masks can be read or written.
+        data_files=[("share/lmeec/msg", sorted(glob("msg/*.msg")))],
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,
         entry_points={"console_scripts": ["lmeec = lmeec_core.cli:main"]},

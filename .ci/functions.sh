@@ -187,14 +187,15 @@ install_missing() {
 # ---- the ROS package
 
 # Symbolic links (--symlink-install) keep the installed Python files current by themselves; colcon
-# has to run when a file comes or goes, and from scratch when what it compiles changes.
+# has to run when a file comes or goes or a script changes (CMake fills in its interpreter), and from
+# scratch when what it compiles changes.
 build_package() {
   local compiled files dangling
   compiled=$({ cat CMakeLists.txt package.xml msg/*.msg; ls msg; "$venv/bin/python" -V
     if ros_is_sourced; then ament_ros; fi
     printf '%s' "$root"; } | hash_of)
-  files=$({ printf '%s' "$compiled"; find lmeec_core lmeec_ros launch config -type f \
-    -not -name '*.pyc' -not -name '.*' | LC_ALL=C sort; } | hash_of)
+  files=$({ printf '%s' "$compiled"; with_tests; cat lmeec_ros/scripts/*; find lmeec_core lmeec_ros launch config \
+    test/data/sample_take -type f -not -name '*.pyc' -not -name '.*' | LC_ALL=C sort; } | hash_of)
   if [ "$(cat install/.compiled 2>/dev/null)" != "$compiled" ]; then
     rm -rf build/lmeec install
   elif [ "$(cat install/.files 2>/dev/null)" = "$files" ]; then
@@ -211,6 +212,9 @@ build_package() {
   printf '%s' "$files" >install/.files
 }
 
+# Whether `colcon test` can run here: ON or OFF, as CMake's BUILD_TESTING takes it.
+with_tests() { if "$venv/bin/python" -c 'import pytest' 2>/dev/null; then printf ON; else printf OFF; fi; }
+
 run_colcon() {
   # shellcheck disable=SC1091
   set +u && . "$venv/bin/activate" && set -u
@@ -218,5 +222,6 @@ run_colcon() {
     export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
     unset PYTHONPATH
   fi
-  colcon build --base-paths "$root" --symlink-install --event-handlers console_direct+
+  colcon build --base-paths "$root" --symlink-install --event-handlers console_direct+ \
+    --cmake-args "-DBUILD_TESTING=$(with_tests)"
 }

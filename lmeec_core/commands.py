@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from lmeec_core.errors import ExplainedError, InputError
+from lmeec_core.lacking import remedy
 
 __all__ = ["REPORT", "run_command"]
 
@@ -41,8 +42,7 @@ def run_command(work: Callable[[], Any], error_code: int = 1) -> None:
             raise
         _fail(str(error), error_code, error)
     except ImportError as error:
-        hint = "" if error.name not in _ROS else _ROS_HINT
-        _fail(f"{error}{hint}", error_code, error)
+        _fail(remedy(error), error_code, error)
     except (typer.Exit, typer.Abort, typer.BadParameter):
         raise
     except Exception as error:
@@ -55,7 +55,3 @@ def run_command(work: Callable[[], Any], error_code: int = 1) -> None:
 def _fail(text: str, code: int, error: Exception) -> NoReturn:
     Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
     raise typer.Exit(code) from error
-
-
-_ROS = ("rclpy", "lmeec", "sensor_msgs", "rosgraph_msgs")
-_ROS_HINT = "; this command needs ROS 2: source your ROS workspace, or `source .ci/env.sh` here"

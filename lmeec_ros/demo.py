@@ -19,7 +19,7 @@ import lmeec_core as lm
 from lmeec_core.files import write_text
 from lmeec_core.takes import Take
 from lmeec_ros import take_bags
-from lmeec_ros.node_process import NodeError, profile_environment
+from lmeec_ros.node_process import NodeError, profile_environment, shared
 from lmeec_ros.take_bags import RecordingInfo, bag_from_take, stamp_of
 
 SEED = 0
@@ -88,15 +88,20 @@ def run(options: DemoOptions, console: Console) -> int:
 
 
 def sample_take() -> Path:
-    """Folder of the sample take in the source tree.
+    """Folder of the sample take, as colcon installed it or in the source tree.
 
     Raises:
-        NodeError: if it is not there (an installation without the source tree).
+        NodeError: if it is nowhere (pip installs the package without it).
     """
-    path = Path(__file__).resolve().parents[1] / "test" / "data" / "sample_take"
-    if not (path / "annotation.json").is_file():
-        raise NodeError(f"{path}: the sample take is not there; name a take with --take")
-    return path
+    places = shared("sample_take", "test/data/sample_take")
+    for path in places:
+        if (path / "annotation.json").is_file():
+            return path
+    looked = ", ".join(str(place) for place in places)
+    raise NodeError(
+        f"the sample take is not there (looked for {looked}); build this package with colcon and "
+        "source its install/setup.bash, or name a take of yours with --take"
+    )
 
 
 def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:

@@ -40,14 +40,20 @@ def executable() -> Path:
 
 def dds_profile() -> Path | None:
     """The package's Fast DDS profile, which large images need; None if it is not installed."""
-    here = Path(__file__).resolve().parents[1]
+    return next((path.resolve() for path in shared("config/fastdds.xml") if path.is_file()), None)
+
+
+def shared(installed: str, source: str | None = None) -> list[Path]:
+    """Where something that colcon installs in share/lmeec may be, the first choice first.
+
+    Args:
+        installed: its path below share/lmeec.
+        source: its path in the source tree, if that is another one.
+    """
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
-    folders = [Path(p) / "share" / PACKAGE for p in prefixes] + [here]
-    for folder in folders:
-        path = folder / "config" / "fastdds.xml"
-        if path.is_file():
-            return path.resolve()
-    return None
+    checkout = Path(__file__).resolve().parents[1]
+    return [*(Path(p) / "share" / PACKAGE / installed for p in prefixes),
+            checkout / (source or installed)]  # fmt: skip
 
 
 def profile_environment(wanted: bool | None, environment: Mapping[str, str]) -> dict[str, str]:

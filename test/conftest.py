@@ -1,7 +1,8 @@
-"""Profiles of the generated tests, and the guard that every generated input runs under."""
+"""Profiles of the generated tests, and the guards that all tests and generated inputs run under."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -17,6 +18,22 @@ COMMON = settings(
 settings.register_profile("quick", COMMON, max_examples=25)
 settings.register_profile("thorough", COMMON, max_examples=800)
 settings.load_profile("quick")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_fork() -> Iterator[None]:
+    """Processes are spawned, never forked.
+
+    A fork has one thread but the locks and pools of all that there were (OpenMP, OpenVINO, Rerun,
+    DDS); it hangs or crashes now and then, mostly in long runs.
+    """
+
+    def refuse() -> int:
+        raise AssertionError('os.fork(): take the multiprocessing context "spawn"')
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fork", refuse)
+        yield
 
 
 def largest_size() -> int:

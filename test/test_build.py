@@ -193,7 +193,9 @@ def test_scripts_are_installed_with_the_environments_python(prefix: Path) -> Non
     for name in ("lmeec", "lmeec_node"):
         script = prefix / "lib" / "lmeec" / name
         assert os.access(script, os.X_OK)
-        assert script.read_text(encoding="utf-8").splitlines()[0] == "#!/usr/bin/env python3"
+        interpreter = script.read_text(encoding="utf-8").splitlines()[0].removeprefix("#!")
+        if interpreter != "/usr/bin/env python3":  # of a path that a shebang line cannot hold
+            assert Path(interpreter).parent.samefile(Path(sys.executable).parent)
 
 
 def test_installed_command_runs(prefix: Path) -> None:

@@ -74,7 +74,12 @@ def model_of(settings: Settings) -> LMEEC:
         _MODELS.clear()
         arguments = {name: getattr(settings, name) for name in _ARGUMENTS}
         engine = settings.engines or settings.engine
-        _MODELS[key] = load_model(settings.preset, engine=engine, **arguments)  # type: ignore[arg-type]
+        _MODELS[key] = load_model(
+            settings.preset,
+            engine=engine,
+            memory=settings.memory,
+            **arguments,  # type: ignore[arg-type]
+        )
     return _MODELS[key]
 
 
@@ -83,7 +88,7 @@ _ARGUMENTS = ("checkpoint", "device", "precision", "seed", "require_mv_moe")
 
 def _key(settings: Settings) -> str:
     names = ("preset", "weights", "engine", "engines", *_ARGUMENTS)
-    return json.dumps([getattr(settings, name) for name in names])
+    return json.dumps([settings.memory.model_dump(), *(getattr(settings, name) for name in names)])
 
 
 def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) -> Settings:

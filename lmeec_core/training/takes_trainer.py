@@ -121,6 +121,8 @@ class TakeTrainer:
             num_workers=self.settings.workers,
             collate_fn=list,
             worker_init_fn=_quiet_worker,
+            # A fork takes along the threads' locks (OpenMP, OpenVINO, OpenCV), not the threads.
+            multiprocessing_context="spawn" if self.settings.workers else None,
         )
         yield from loader
 

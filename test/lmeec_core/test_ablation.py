@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from lmeec_core.ablation import report, statistics
+from lmeec_core.ablation.fusion import FRESH, start_weights
 from lmeec_core.ablation.units import Unit
 from lmeec_core.ablation.variants import (
     LINES,
@@ -135,14 +139,21 @@ def test_a_small_run_and_its_resume(tmp_path: Path, weights: Path) -> None:
 
 @pytest.mark.slow
 def test_fusion_variants_are_trained_alike(tmp_path: Path, weights: Path) -> None:
+    """Each with its fusion and seed; what a variant does not use stays as it was drawn."""
     options = ("--table", "fusion", "--seeds", "2", "--steps", "1", "--scenes", "2")
     result = run(tmp_path, weights, *options)
     assert result.exit_code == 0, result.output
-    files = sorted(tmp_path.glob("*/weights_1.safetensors"))
-    assert [f.parent.name for f in files] == [
-        "add_0", "add_1", "mv_moe_0", "mv_moe_1", "none_0", "none_1",
-    ]  # fmt: skip
-    assert len({f.read_bytes() for f in files}) == 6
+    trained = {f.parent.name: load_file(f) for f in tmp_path.glob("*/weights_1.safetensors")}
+    assert sorted(trained) == ["add_0", "add_1", "mv_moe_0", "mv_moe_1", "none_0", "none_1"]
+    # The tensors, not the files, whose metadata name the variant.
+    used = [{n: t for n, t in one.items() if not n.startswith(FRESH)} for one in trained.values()]
+    for one, other in combinations(used, 2):
+        assert one.keys() == other.keys() and any(not torch.equal(one[n], other[n]) for n in one)
+    for name, state in trained.items():
+        drawn = start_weights(weights, int(name[-1]))
+        fresh = [n for n in state if n.startswith(FRESH)]
+        kept = all(torch.equal(state[n], drawn[n].to(state[n].dtype)) for n in fresh)
+        assert fresh and kept == (not name.startswith("mv_moe")), name
     assert " to " in (tmp_path / "ablation.md").read_text()
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +12,7 @@ import lmeec_core as lm
 from lmeec_core.training.bundle import FOLDER, LEAST, sample_scores, verdict
 
 WEIGHTS = FOLDER / "nano.safetensors"
+SAMPLE = Path(__file__).parents[1] / "data" / "sample_take"
 RECORD = json.loads((FOLDER / "nano.json").read_text())
 
 
@@ -27,7 +29,7 @@ def test_they_are_small_and_the_recorded_ones() -> None:
 
 def test_they_reach_their_recorded_iou_on_the_sample_take() -> None:
     recorded = RECORD["sample take"]["iou"]
-    found = sample_scores(WEIGHTS)
+    found = sample_scores(WEIGHTS, SAMPLE)
     assert found.keys() == recorded.keys()
     for direction, value in found.items():
         assert value == pytest.approx(recorded[direction], abs=0.02)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from lmeec_core.cli import app
 from lmeec_core.takes import TakeWriter
 
+COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 
 
@@ -26,13 +28,21 @@ def take(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "command", ["", "info", "bag", "play", "record", "demo", "track", "view", "bench"]
-)
-def test_help(command: str) -> None:
-    result = runner.invoke(app, [*command.split(), "--help"])
-    assert result.exit_code == 0
-    assert "--help" in result.output
+@pytest.mark.parametrize("name", sorted(COMMANDS))
+def test_help_of_a_command(name: str) -> None:
+    """What it does and every option, for all commands that there are."""
+    result = runner.invoke(app, [name, "--help"])
+    assert result.exit_code == 0, result.output
+    command = COMMANDS[name]
+    assert (command.help or "").split("\n")[0].split(".")[0] in result.output
+    options = [max(p.opts, key=len) for p in command.params if p.param_type_name == "option"]
+    assert [option for option in options if option not in result.output] == []
+
+
+def test_the_walk_of_the_help_names_every_command() -> None:
+    text = runner.invoke(app, ["--help"]).output
+    assert len(COMMANDS) >= 14
+    assert [name for name in COMMANDS if f"lmeec {name}" not in text] == []
 
 
 def test_info_of_a_take(take: Path) -> None:

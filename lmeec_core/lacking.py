@@ -1,0 +1,41 @@
+"""What to do about a package that is not installed."""
+
+from __future__ import annotations
+
+EXTRAS = {
+    "av": "video",
+    "lz4": "bags",
+    "matplotlib": "evaluation",
+    "mujoco": "simulation",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "openvino": "openvino",
+    "ray": "ray",
+    "rerun": "rerun",
+    "rosbags": "bags",
+    "scipy": "evaluation",
+    "sklearn": "evaluation",
+    "tensorboard": "training",
+}
+"""Module -> the extra of setup.py that brings it."""
+
+ROS = (
+    "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs",
+    "launch", "launch_ros", "lifecycle_msgs", "lmeec", "message_filters", "rcl_interfaces", "rclpy",
+    "rosgraph_msgs", "rpyutils", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros",
+)  # fmt: skip
+"""Modules that a sourced ROS workspace brings; lmeec is this package's own messages."""
+
+
+def remedy(error: Exception) -> str:
+    """An error's text, and for a failed import what to install or to source as well."""
+    package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if package in ROS:
+        return (
+            f"{error}; this command needs ROS 2 (rclpy, and this package built with colcon): "
+            "source your ROS workspace, or in a checkout after `make build`: source .ci/env.sh"
+        )
+    if package in EXTRAS:
+        return f"{error}; this command needs it: pip install 'lmeec[{EXTRAS[package]}]'"
+    return str(error)
