@@ -73,12 +73,12 @@ def model_of(settings: Settings) -> LMEEC:
     if key not in _MODELS:
         _MODELS.clear()
         arguments = {name: getattr(settings, name) for name in _ARGUMENTS}
-        engine = settings.engines or settings.engine
+        engine: Any = settings.engines or settings.engine
         _MODELS[key] = load_model(
             settings.preset,
             engine=engine,
             memory=settings.memory,
-            **arguments,  # type: ignore[arg-type]
+            **arguments,
         )
     return _MODELS[key]
 
