@@ -47,6 +47,7 @@ lint:
 	@$(ENTER); echo "-- ruff format --check"; python -m ruff format --check .
 	@$(ENTER); echo "-- ruff check"; python -m ruff check .
 	@$(ENTER); echo "-- mypy"; python -m mypy
+	@$(ENTER); echo "-- documentation: links, table of parameters"; python .ci/docs.py
 
 format:
 	@.ci/setup.sh dev
