@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from lmeec_core.memory.saved import MemoryFileError, load_memory, save_memory
     from lmeec_core.model import LMEEC, build_model
+    from lmeec_core.prompts import PromptTracker, Tracked
     from lmeec_core.tracker import Correspondence, CorrespondenceTracker, exclusive_masks
 
 __version__ = "0.1.0"
@@ -43,6 +44,8 @@ __all__ = [
     "MemoryConfig",
     "MemoryFileError",
     "ModelConfig",
+    "PromptTracker",
+    "Tracked",
     "TrunkConfig",
     "__version__",
     "build_model",
@@ -61,6 +64,7 @@ _MODULES = (
     "checkpoint",
     "model",
     "tracker",
+    "prompts",
     "memory.saved",
 )  # in the order of their cost
 
