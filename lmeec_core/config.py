@@ -308,8 +308,8 @@ PRESETS: dict[str, ModelConfig] = {
     ),
 }
 """Named networks: ``base_plus`` is the released LM-EEC, ``nano`` a small one for CPUs, ``mini`` a
-tiny one for tests; ``sam2_tiny``, ``sam2_small`` and ``sam2_large`` are SAM 2.1's other sizes, whose
-checkpoints have no MV-MoE."""
+tiny one for tests; ``sam2_tiny``, ``sam2_small`` and ``sam2_large`` are SAM 2.1's other sizes,
+whose checkpoints have no MV-MoE."""
 
 
 def preset(name: str) -> ModelConfig:
