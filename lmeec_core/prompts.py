@@ -269,7 +269,8 @@ class PromptTracker:
         self, points: Any, labels: Any, box: Any, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor]:
         """Corners and points as shares of the image (1, n, 2), and their labels (1, n)."""
-        spots, kinds = np.zeros((0, 2)), []
+        spots: npt.NDArray[np.float64] = np.zeros((0, 2))
+        kinds: list[int] = []
         if box is not None:
             spots = _numbers("box", box, (4,)).reshape(2, 2)
             if not (spots[0] < spots[1]).all():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -73,7 +73,7 @@ class PromptEncoder(nn.Module):
         Returns:
             (B, n + 1, width).
         """
-        kinds = torch.cat([module.weight for module in self.point_embeddings])
+        kinds = torch.cat([cast(nn.Embedding, kind).weight for kind in self.point_embeddings])
         tokens = self.pe_layer.at(places) + kinds[labels]
         return torch.cat((tokens, self.sparse(len(places))[:, :1]), dim=1)
 
