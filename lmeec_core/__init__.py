@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from lmeec_core.errors import InputError
     from lmeec_core.memory.saved import MemoryFileError, load_memory, save_memory
     from lmeec_core.model import LMEEC, build_model
+    from lmeec_core.prompts import PromptTracker, Tracked
     from lmeec_core.tracker import Correspondence, CorrespondenceTracker, exclusive_masks
 
 __version__ = "0.1.0"
@@ -45,6 +46,8 @@ __all__ = [
     "MemoryConfig",
     "MemoryFileError",
     "ModelConfig",
+    "PromptTracker",
+    "Tracked",
     "TrunkConfig",
     "__version__",
     "build_model",
@@ -64,6 +67,7 @@ _MODULES = (
     "checkpoint",
     "model",
     "tracker",
+    "prompts",
     "memory.saved",
 )  # in the order of their cost
 

@@ -284,6 +284,36 @@ class MemoryConfig(_Frozen):
 
 PRESETS: dict[str, ModelConfig] = {
     "base_plus": ModelConfig(),
+    "sam2_tiny": ModelConfig(
+        image_size=1024,
+        trunk=TrunkConfig(
+            embed_dim=96,
+            num_heads=1,
+            stages=(1, 2, 7, 2),
+            global_attention_blocks=(5, 7, 9),
+            background_position_size=(7, 7),
+        ),
+    ),
+    "sam2_small": ModelConfig(
+        image_size=1024,
+        trunk=TrunkConfig(
+            embed_dim=96,
+            num_heads=1,
+            stages=(1, 2, 11, 2),
+            global_attention_blocks=(7, 10, 13),
+            background_position_size=(7, 7),
+        ),
+    ),
+    "sam2_large": ModelConfig(
+        image_size=1024,
+        trunk=TrunkConfig(
+            embed_dim=144,
+            stages=(2, 6, 36, 4),
+            global_attention_blocks=(23, 33, 43),
+            background_position_size=(7, 7),
+            window_spec=(8, 4, 16, 8),
+        ),
+    ),
     "nano": ModelConfig(
         image_size=288,
         trunk=ConvTrunkConfig(),
@@ -311,7 +341,8 @@ PRESETS: dict[str, ModelConfig] = {
     ),
 }
 """Named networks: ``base_plus`` is the released LM-EEC, ``nano`` a small one for CPUs, ``mini`` a
-tiny one for tests."""
+tiny one for tests; ``sam2_tiny``, ``sam2_small`` and ``sam2_large`` are SAM 2.1's other sizes,
+whose checkpoints have no MV-MoE."""
 
 
 def preset(name: str) -> ModelConfig:

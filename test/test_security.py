@@ -36,6 +36,7 @@ WRITERS = {
     "lmeec_core/bench/memory.py": "a word to the kernel, in /proc",
     "lmeec_core/training/nano.py": "a log, which is read while it grows, beside `partial` files",
     "lmeec_core/training/rendering.py": "the same log",
+    "lmeec_ros/worker.py": "a thread's name, in /proc",
     "lmeec_ros/soak/feeder.py": "a log, which is read while it grows",
 }
 """Files that write otherwise than to `partial` and a rename, and what."""

@@ -257,37 +257,67 @@ class LMEEC(nn.Module):
             features.append(tokens)
         memory = torch.cat([f.to(features[0].dtype) for f in features], dim=1)
         rows = tuple(row for _, own in banks for row in own)
-        position = self._banks_position(rows, count, pointer_window, memory.dtype)
+        back = tuple(range(1, count + 1))
+        position = self.memory_positions(rows, back, pointer_window, memory.dtype)
         options = (count * split, 1)
         return self._run("memory_attention", prepared, memory, position, options=options)[0]
 
-    def _banks_position(
-        self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype
+    def attend_frames(
+        self, prepared: Tensor, frames: Tensor, positions: Tensor, pointers: Tensor
     ) -> Tensor:
-        """Position (L, memory_dim) of a memory; remembered in inference until weights change."""
+        """The views attend to remembered frames of one view and object pointers, as in SAM 2.1.
+
+        Args:
+            prepared: (B, P, C) from :meth:`prepare_targets`.
+            frames: (B, m, P, memory_dim).
+            positions: (B, L, memory_dim) from :meth:`memory_positions`, one of each memory.
+            pointers: (B, n, C).
+
+        Returns:
+            (B, P, C).
+        """
+        split = self.config.hidden_dim // self.config.memory_dim
+        tokens = pointers.reshape(len(pointers), -1, self.config.memory_dim)
+        memory = torch.cat((frames.flatten(1, 2).to(tokens.dtype), tokens), dim=1)
+        options = (pointers.shape[1] * split, 0)
+        return self._run("memory_attention", prepared, memory, positions, options=options)[0]
+
+    def memory_positions(
+        self, rows: tuple[int, ...], back: tuple[int, ...], window: int, dtype: torch.dtype
+    ) -> Tensor:
+        """Position of a memory's tokens; remembered in inference until weights change.
+
+        Args:
+            rows: the row of the temporal embedding for each frame.
+            back: how many frames back each object pointer is.
+            window: frames that pointers look back over; scales their distance in time.
+
+        Returns:
+            (L, memory_dim).
+        """
         weights = (self.maskmem_tpos_enc, *self.obj_ptr_tpos_proj.parameters())
         # Weights made in inference mode do not tell whether they have changed.
         if not torch.is_inference_mode_enabled() or any(w.is_inference() for w in weights):
-            return self._make_position(rows, count, window, dtype)
+            return self._make_position(rows, back, window, dtype)
         state = tuple((w.data_ptr(), w._version) for w in weights)
-        key = (state, rows, count, window, dtype)
+        key = (state, rows, back, window, dtype)
         position = self._positions.pop(key, None)
         if position is None:
-            position = self._make_position(rows, count, window, dtype)
+            position = self._make_position(rows, back, window, dtype)
         self._positions[key] = position  # the newest; the one unused for longest goes
         while len(self._positions) > _POSITIONS_KEPT:
             self._positions.popitem(last=False)
         return position
 
     def _make_position(
-        self, rows: tuple[int, ...], count: int, window: int, dtype: torch.dtype
+        self, rows: tuple[int, ...], back: tuple[int, ...], window: int, dtype: torch.dtype
     ) -> Tensor:
         time = self.maskmem_tpos_enc[list(rows)].flatten(1)  # (m, memory_dim)
         positions = [(self.stored_position + time[:, None]).flatten(0, 1)]
-        if count:
+        if back:
             split = self.config.hidden_dim // self.config.memory_dim
-            back = torch.arange(1, count + 1, dtype=torch.float32, device=self.device)
-            sine = sine_position_1d(back / max(window - 1, 1), self.config.hidden_dim)
+            distance = torch.tensor(back, dtype=torch.float32, device=self.device)
+            sine = sine_position_1d(distance / max(window - 1, 1), self.config.hidden_dim)
             positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
         return torch.cat([p.to(dtype) for p in positions], dim=0)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from lmeec_core.model.image_encoder import level_channels
 from lmeec_core.model.layers import MLP, Attention, LayerNorm2d
 from lmeec_core.model.matching import MAPS
 
-_MASK_TOKENS = 4  # one for a single mask, three for SAM's ambiguous prompts (not used here)
+_MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
 
 
 class RandomFourierPosition(nn.Module):
@@ -27,16 +27,21 @@ class RandomFourierPosition(nn.Module):
 
     def forward(self, grid: int) -> Tensor:
         """Encoding of the cell centres of a square grid: (grid * grid, width)."""
-        matrix = self.positional_encoding_gaussian_matrix.float()
-        centre = (torch.arange(grid, device=matrix.device, dtype=torch.float32) + 0.5) / grid
+        device = self.positional_encoding_gaussian_matrix.device
+        centre = (torch.arange(grid, device=device, dtype=torch.float32) + 0.5) / grid
         y, x = torch.meshgrid(centre, centre, indexing="ij")
+        return self.at(torch.stack((x, y), dim=-1).flatten(0, 1))
+
+    def at(self, places: Tensor) -> Tensor:
+        """Encoding of places (..., 2), x and y as shares 0 .. 1 of the image: (..., width)."""
+        matrix = self.positional_encoding_gaussian_matrix.float()
         with torch.autocast(matrix.device.type, enabled=False):
-            angle = (2 * torch.stack((x, y), dim=-1).flatten(0, 1) - 1) @ matrix * (2 * math.pi)
-        return torch.cat((angle.sin(), angle.cos()), dim=1)
+            angle = (2 * places - 1) @ matrix * (2 * math.pi)
+        return torch.cat((angle.sin(), angle.cos()), dim=-1)
 
 
 class PromptEncoder(nn.Module):
-    """Weights of SAM's prompts. Only "not a point" and the position encoding take part."""
+    """Points, boxes and masks as tokens and as a map (arXiv 2304.02643, appendix A)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -57,6 +62,26 @@ class PromptEncoder(nn.Module):
     def sparse(self, batch: int) -> Tensor:
         """The prompt of a frame without clicks: two "not a point" tokens (batch, 2, width)."""
         return self.not_a_point_embed.weight.expand(batch, 2, -1)
+
+    def points(self, places: Tensor, labels: Tensor) -> Tensor:
+        """Sparse prompt of points, and a padding point behind them.
+
+        Args:
+            places: (B, n, 2) float32, x and y as shares 0 .. 1 of the image.
+            labels: (B, n) int64: 1 on the object, 0 not on it, 2 and 3 corners of a box.
+
+        Returns:
+            (B, n + 1, width).
+        """
+        kinds = torch.cat([cast(nn.Embedding, kind).weight for kind in self.point_embeddings])
+        tokens = self.pe_layer.at(places) + kinds[labels]
+        return torch.cat((tokens, self.sparse(len(places))[:, :1]), dim=1)
+
+    def dense(self, logits: Tensor | None) -> Tensor:
+        """Dense prompt: (B, width, g, g) of mask logits (B, 4g, 4g); (1, width, 1, 1) of none."""
+        if logits is None:
+            return self.no_mask_embed.weight[:, :, None, None]
+        return self.mask_downscaling(logits[:, None])
 
 
 class TwoWayLayer(nn.Module):
@@ -127,6 +152,19 @@ class Decoded(NamedTuple):
     """(B, C) mask token, from which the object pointer is made."""
 
 
+class Candidates(NamedTuple):
+    """All masks that the decoder offers for each object of a batch, the single mask first."""
+
+    logits: Tensor
+    """(B, 4, s, s) float32 mask logits before the presence rule."""
+    predicted_iou: Tensor
+    """(B, 4) float32 in 0 .. 1."""
+    presence_logit: Tensor
+    """(B,) float32."""
+    tokens: Tensor
+    """(B, 4, C) mask tokens."""
+
+
 class _Refine(nn.Module):
     """A 3x3 convolution near the output: small objects need their neighbourhood."""
 
@@ -194,21 +232,8 @@ class MaskDecoder(nn.Module):
             prompt: (B, n, C) sparse prompt tokens.
             maps: with matching, (B, MAPS, 2g, 2g) where the view looks like the object.
         """
-        batch, _, side, _ = fused.shape
-        own = torch.cat(
-            (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
-        )
-        tokens = torch.cat((own.expand(batch, -1, -1), prompt), dim=1)
-        tokens, image = self.transformer(fused.flatten(2).transpose(1, 2), position, tokens)
-        up1, norm, act1, up2, act2 = self.output_upscaling
-        image = image.transpose(1, 2).unflatten(2, (side, side))
-        image = norm(up1(image) + middle)
-        if self.refine_middle is not None and maps is not None:
-            image = self.refine_middle(torch.cat((image, maps.to(image.dtype)), dim=1))
-        image = up2(act1(image)) + fine
-        if self.refine_fine is not None:
-            image = self.refine_fine(image)
-        image = act2(image)
+        tokens, image = self._transform(fused, position, prompt)
+        image = self._upscale(image, fine, middle, maps)
         mask_token = tokens[:, 2]
         kernel = self.output_hypernetworks_mlps[0](mask_token)
         with torch.autocast(fused.device.type, enabled=False):
@@ -229,3 +254,39 @@ class MaskDecoder(nn.Module):
             presence = self.pred_obj_score_head(score_token.float())[:, 0]
         iou = self.iou_prediction_head(tokens[:, 1])[:, 0].float().sigmoid()
         return Decoded(shifted, iou, presence, mask_token)
+
+    def candidates(
+        self, image: Tensor, fine: Tensor, middle: Tensor, position: Tensor, prompt: Tensor
+    ) -> Candidates:
+        """Decode every mask token; arguments as of :meth:`forward`, ``image`` with its prompt."""
+        tokens, features = self._transform(image, position, prompt)
+        features = self._upscale(features, fine, middle, None)
+        masks = tokens[:, 2 : 2 + _MASK_TOKENS]
+        kernels = torch.stack(
+            [mlp(masks[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
+        )
+        with torch.autocast(image.device.type, enabled=False):
+            logits = torch.einsum("bmc,bchw->bmhw", kernels.float(), features.float())
+            presence = self.pred_obj_score_head(tokens[:, 0].float())[:, 0]
+        iou = self.iou_prediction_head(tokens[:, 1]).float().sigmoid()
+        return Candidates(logits, iou, presence, masks)
+
+    def _transform(self, image: Tensor, position: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Own tokens and prompt (B, 6 + n, C), and image (B, C, g, g), after the transformer."""
+        own = torch.cat(
+            (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
+        )
+        tokens = torch.cat((own.expand(len(image), -1, -1), prompt), dim=1)
+        tokens, features = self.transformer(image.flatten(2).transpose(1, 2), position, tokens)
+        return tokens, features.transpose(1, 2).unflatten(2, image.shape[2:])
+
+    def _upscale(self, image: Tensor, fine: Tensor, middle: Tensor, maps: Tensor | None) -> Tensor:
+        """Image features (B, C, g, g) to those that the masks are read from, (B, C/8, 4g, 4g)."""
+        up1, norm, act1, up2, act2 = self.output_upscaling
+        image = norm(up1(image) + middle)
+        if self.refine_middle is not None and maps is not None:
+            image = self.refine_middle(torch.cat((image, maps.to(image.dtype)), dim=1))
+        image = up2(act1(image)) + fine
+        if self.refine_fine is not None:
+            image = self.refine_fine(image)
+        return act2(image)

@@ -69,19 +69,21 @@ def memory_attention(
         options: number of object pointer tokens at the memory's end; 1 if the memory is pooled.
         prepared: (B, P, C [+ D]).
         memory: (B, L, memory_dim [+ D]).
-        position: (L, memory_dim), added to the keys.
+        position: (L, memory_dim), or of each memory (B, L, memory_dim); added to the keys.
 
     Returns:
         conditioned tokens (B, P, C).
     """
     pointers, pooled = cast(tuple[int, int], options)
-    pieces = [(prepared, memory)]
+    pieces = [(prepared, memory, position)]
     if prepared.device.type == "cpu" and torch.is_inference_mode_enabled():
         # One memory fits into a processor's cache better than many (a fifth less time).
-        pieces = list(zip(prepared.split(1), memory.split(1), strict=True))
+        count = len(prepared)
+        positions = position.split(1) if position.ndim == 3 else (position,) * count
+        pieces = list(zip(prepared.split(1), memory.split(1), positions, strict=True))
     parts = [
-        model.memory_attention(tokens, own, position, pointers, bool(pooled))
-        for tokens, own in pieces
+        model.memory_attention(tokens, own, where, pointers, bool(pooled))
+        for tokens, own, where in pieces
     ]
     return (torch.cat(parts) if len(parts) > 1 else parts[0],)
 

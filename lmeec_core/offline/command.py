@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmeec_core.errors import InputError
 from lmeec_core.offline.monitor import TrackMonitor, cores
+from lmeec_core.offline.notices import collected
 from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.records import frame_count
 from lmeec_core.offline.store import UnitStore, engines_before
@@ -173,7 +174,7 @@ def run(options: TrackOptions, console: Console) -> int:
     """
     folder = options.out.with_name(options.out.name + WORK)
     _check_outputs(options, folder)
-    with console.status(f"looking at {_escape(str(options.source))}"):
+    with console.status(f"looking at {_escape(str(options.source))}"), collected() as seen:
         work = prepare(options)
     _introduce(work, options, console)
     work = settled(work, folder, options)
@@ -188,6 +189,7 @@ def run(options: TrackOptions, console: Console) -> int:
             )
             return 1
         left_out, notes = write_predictions(options.out, work.recordings, work.units, store)
+        notes = list(dict.fromkeys([*seen, *notes]))
         problems = list(dict.fromkeys(work.problems + left_out))
         console.print(f"{options.out}: predictions of {len(work.recordings)} recordings")
         if options.bag is not None:

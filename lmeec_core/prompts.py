@@ -1,0 +1,374 @@
+"""SAM 2.1 in one view: a person marks an object once, and it is followed frame after frame."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lmeec_core.config import RELEASE_POINTER_WINDOW
+from lmeec_core.errors import InputError
+from lmeec_core.model import LMEEC, Prediction, ViewFeatures
+from lmeec_core.model.prompted import (
+    decode_prompt,
+    encode_prompted_memory,
+    fresh_tokens,
+    use_mask,
+)
+from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
+from lmeec_core.tracker import Correspondence, Image
+
+BOX_LABELS = (2, 3)
+"""Labels of a box's upper left and lower right corner, behind 0 (not) and 1 (on the object)."""
+
+
+class Tracked(Correspondence):
+    """One object on one frame, in the view that it was marked in."""
+
+    __slots__ = ()
+
+
+@dataclass(slots=True)
+class _Moment:
+    """What is kept of an object on one frame."""
+
+    number: int
+    memory: Tensor | None  # (P, memory_dim) bfloat16; None once it is too old to be attended to
+    pointer: Tensor  # (C,)
+
+
+@dataclass(slots=True)
+class _Track:
+    """An object's memory."""
+
+    conditioning: list[_Moment] = field(default_factory=list)
+    recent: deque[_Moment] = field(default_factory=deque)
+    logits: Tensor | None = None  # (s, s), of the newest frame
+
+    def before(self, number: int) -> tuple[list[_Moment], list[_Moment]]:
+        """Conditioning and other moments before a frame, oldest first."""
+        return (
+            [m for m in self.conditioning if m.number < number],
+            [m for m in self.recent if m.number < number],
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors."""
+        moments = [*self.conditioning, *self.recent]
+        kept = [self.logits, *(m.memory for m in moments), *(m.pointer for m in moments)]
+        return sum(tensor.nbytes for tensor in kept if tensor is not None)
+
+
+class _Frame(NamedTuple):
+    """The frame last stepped, which prompts are about."""
+
+    number: int
+    size: tuple[int, int]
+    views: ViewFeatures  # one view
+    prepared: Tensor  # (1, P, C), from :meth:`LMEEC.prepare_targets`
+
+
+class PromptTracker:
+    """Follows objects that were marked by points, boxes or masks, in the view they were marked in.
+
+    It computes what SAM 2's video predictor computes: the frame of an object's first prompt
+    conditions all later ones, six frames before the current one and the object pointers of fifteen
+    are remembered, and a prompt on a frame on which the object was tracked corrects it. Objects
+    come, go and are corrected at any time; all of them are one batch. Memory is constant in time.
+
+    Args:
+        model: a network of SAM 2.1 with weights (:func:`lmeec_core.load_model`); its MV-MoE takes
+            no part.
+        conditioning_frames: how many prompted frames are kept per object, the newest ones.
+        condition_on_corrections: whether a corrected frame becomes a conditioning frame, too
+            (SAM 2's default: no).
+        num_frames: length of the recording where it is known, which sets the object pointers'
+            window and time scale as SAM 2 does; None (a live stream) means 16 or more.
+        max_objects: refuse more objects than this, a bound on memory.
+
+    Raises:
+        InputError: a network that takes no prompts, or a number below 1.
+    """
+
+    def __init__(
+        self,
+        model: LMEEC,
+        conditioning_frames: int = 4,
+        condition_on_corrections: bool = False,
+        num_frames: int | None = None,
+        max_objects: int = 32,
+    ) -> None:
+        if model.config.matching is not None:
+            raise InputError(
+                "this network takes no prompts (its embedding needs a query mask); a preset of "
+                "SAM 2.1, such as base_plus, expected"
+            )
+        for name, value in (
+            ("conditioning_frames", conditioning_frames),
+            ("num_frames", num_frames),
+            ("max_objects", max_objects),
+        ):
+            if value is not None and value < 1:
+                raise InputError(f"{name}: {value} given, at least 1 expected")
+        self.model = model
+        self.conditioning_frames = conditioning_frames
+        self.condition_on_corrections = condition_on_corrections
+        self.max_objects = max_objects
+        self._window = min(num_frames or RELEASE_POINTER_WINDOW, RELEASE_POINTER_WINDOW)
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every object, and the frame last stepped."""
+        self._tracks: dict[str, _Track] = {}
+        self._frame: _Frame | None = None
+
+    def forget(self, object_id: str) -> bool:
+        """Forget one object; returns whether it was known."""
+        return self._tracks.pop(object_id, None) is not None
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Ids of the objects, in the order in which they were marked."""
+        return tuple(self._tracks)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the memory of all objects takes."""
+        return sum(track.nbytes for track in self._tracks.values())
+
+    @torch.inference_mode()
+    def step(self, image: Image) -> dict[str, Tracked]:
+        """Take the next frame and follow every object in it.
+
+        Args:
+            image: RGB uint8 (H, W, 3) of any size.
+
+        Returns:
+            each object's :class:`Tracked`; empty while no object is marked.
+
+        Raises:
+            InputError: it is no such image; nothing has changed then.
+        """
+        picture = check_image("image", image)
+        number = 0 if self._frame is None else self._frame.number + 1
+        with self.model.autocast():
+            inputs = prepare_images([picture], self.model.config.image_size, self.model.device)
+            views = self.model.encode_images(inputs)
+            prepared = self.model.prepare_targets(views)
+            frame = _Frame(number, picture.shape[:2], views, prepared)
+            if not self._tracks:
+                self._frame = frame
+                return {}
+            tracks = list(self._tracks.values())
+            several = views.map(lambda x: x.expand(len(tracks), -1, -1, -1))
+            prediction = decode_prompt(self.model, self._attend(tracks, frame), several)
+            memory = self.model.encode_target_memory(
+                several, prediction.logits, prediction.presence_logit
+            )
+            memory = memory.to(torch.bfloat16)
+        found = self._collect(list(self._tracks), prediction, frame)
+        self._frame = frame
+        for i, track in enumerate(tracks):
+            self._remember(track, _Moment(number, memory[i], prediction.pointer[i]))
+            track.logits = prediction.logits[i]
+        return found
+
+    @torch.inference_mode()
+    def prompt(
+        self,
+        object_id: str,
+        points: npt.ArrayLike | None = None,
+        labels: Sequence[int] | None = None,
+        box: npt.ArrayLike | None = None,
+        mask: npt.NDArray[Any] | None = None,
+    ) -> Tracked:
+        """Mark an object on the frame last stepped, or correct it there.
+
+        All points of a frame are given together: a second call for the same frame replaces the
+        points of the first and builds on its mask.
+
+        Args:
+            object_id: a new object starts here; one that was tracked on this frame is corrected.
+            points: (n, 2), x and y in pixels of the image.
+            labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
+            box: x0, y0, x1, y1 in pixels around the object; points may be given beside it.
+            mask: (H, W) of any size, bool or 0 and 1 or 255; alone. It is taken as it is.
+
+        Raises:
+            InputError: no frame yet, no prompt or two kinds that exclude each other, a wrong
+                shape or value, or too many objects; nothing has changed then.
+        """
+        frame = self._check_prompt(object_id, points, labels, box, mask)
+        track = self._tracks.get(object_id, _Track())
+        starts = not any(track.before(frame.number))
+        with self.model.autocast():
+            if mask is not None:
+                given = prepare_masks(
+                    [check_mask(object_id, mask, frame.size)],
+                    self.model.config.image_size,
+                    self.model.device,
+                )
+                prediction = use_mask(self.model, frame.views, given)
+            else:
+                tokens = (
+                    fresh_tokens(self.model, frame.views)
+                    if starts
+                    else self._attend([track], frame)
+                )
+                prediction = decode_prompt(
+                    self.model,
+                    tokens,
+                    frame.views,
+                    self._places(points, labels, box, frame.size),
+                    None if track.logits is None else track.logits[None],
+                )
+            memory = encode_prompted_memory(self.model, frame.views, prediction)
+            memory = memory.to(torch.bfloat16)
+        found = self._collect([object_id], prediction, frame)
+        moment = _Moment(frame.number, memory[0], prediction.pointer[0])
+        if starts or self.condition_on_corrections:
+            track.recent = deque(m for m in track.recent if m.number < frame.number)
+            earlier = [m for m in track.conditioning if m.number < frame.number]
+            track.conditioning = [*earlier, moment][-self.conditioning_frames :]
+        else:
+            self._remember(track, moment)
+        track.logits = prediction.logits[0]
+        self._tracks[object_id] = track
+        return found[object_id]
+
+    # -- checks ------------------------------------------------------------------------------
+
+    def _check_prompt(
+        self, object_id: str, points: Any, labels: Any, box: Any, mask: Any
+    ) -> _Frame:
+        if self._frame is None:
+            raise InputError(f"prompt for {object_id!r}: no frame yet; step(image) comes first")
+        if not isinstance(object_id, str) or not object_id:
+            raise InputError(f"object id {object_id!r}: a non-empty string expected")
+        if mask is not None and (points is not None or box is not None):
+            raise InputError(
+                f"prompt for {object_id!r}: a mask is given alone, or points and a box"
+            )
+        if labels is not None and points is None:
+            raise InputError(f"prompt for {object_id!r}: labels without points given")
+        if mask is None and points is None and box is None:
+            raise InputError(f"prompt for {object_id!r}: points, a box or a mask expected")
+        if object_id not in self._tracks and len(self._tracks) >= self.max_objects:
+            raise InputError(
+                f"{len(self._tracks) + 1} objects, at most {self.max_objects} expected; forget "
+                "some, or raise max_objects"
+            )
+        return self._frame
+
+    def _places(
+        self, points: Any, labels: Any, box: Any, size: tuple[int, int]
+    ) -> tuple[Tensor, Tensor]:
+        """Corners and points as shares of the image (1, n, 2), and their labels (1, n)."""
+        spots: npt.NDArray[np.float64] = np.zeros((0, 2))
+        kinds: list[int] = []
+        if box is not None:
+            spots = _numbers("box", box, (4,)).reshape(2, 2)
+            if not (spots[0] < spots[1]).all():
+                raise InputError(f"box {spots.ravel().tolist()}: x0 < x1 and y0 < y1 expected")
+            kinds += BOX_LABELS
+        if points is not None:
+            own = _numbers("points", points, (-1, 2))
+            given = [1] * len(own) if labels is None else list(labels)
+            if len(given) != len(own) or not set(given) <= {0, 1}:
+                raise InputError(f"labels {given}: 0 or 1 for each of {len(own)} points expected")
+            spots, kinds = np.concatenate((spots, own)), [*kinds, *(int(k) for k in given)]
+        height, width = size
+        if not len(spots) or ((spots < 0) | (spots > (width, height))).any():
+            raise InputError(
+                f"points {spots.tolist()}: one or more within the image of {width} x {height} "
+                "pixels expected"
+            )
+        # SAM 2 takes the middle of a pixel of the model's input.
+        device, side = self.model.device, self.model.config.image_size
+        pixels = torch.tensor(spots / (width, height) * side, dtype=torch.float32, device=device)
+        return ((pixels + 0.5) / side)[None], torch.tensor([kinds], device=device)
+
+    # -- the step ----------------------------------------------------------------------------
+
+    def _attend(self, tracks: Sequence[_Track], frame: _Frame) -> Tensor:
+        """Tokens (N, P, C) of a frame after they attended to each object's memory."""
+        groups: dict[tuple[int, int], list[int]] = {}
+        memories = [self._memory(track, frame.number) for track in tracks]
+        for i, (features, _, pointers) in enumerate(memories):
+            groups.setdefault((len(features), len(pointers)), []).append(i)
+        tokens = frame.prepared.new_empty((len(tracks), *frame.prepared.shape[1:]))
+        for index in groups.values():
+            features, positions, pointers = (
+                torch.stack(part) for part in zip(*(memories[i] for i in index), strict=True)
+            )
+            prepared = frame.prepared.expand(len(index), -1, -1)
+            tokens[index] = self.model.attend_frames(prepared, features, positions, pointers).to(
+                tokens.dtype
+            )
+        return tokens
+
+    def _memory(self, track: _Track, number: int) -> tuple[Tensor, Tensor, Tensor]:
+        """An object's memory before a frame: features (m, P, memory_dim), the position of all its
+        tokens (L, memory_dim), and object pointers (n, C)."""
+        conditioning, recent = track.before(number)
+        slots = self.model.config.memory_slots
+        near = [m for m in recent if number - m.number < slots and m.memory is not None]
+        rows = [slots - 1] * len(conditioning) + [number - m.number - 1 for m in near]
+        known = [m for m in reversed(recent) if number - m.number < self._window]
+        pointed = [*conditioning, *known]
+        features = torch.stack([m.memory for m in (*conditioning, *near) if m.memory is not None])
+        back = tuple(number - m.number for m in pointed)
+        position = self.model.memory_positions(
+            tuple(rows), back, self._window, self.model.image_position.dtype
+        )
+        return features, position, torch.stack([m.pointer for m in pointed])
+
+    def _remember(self, track: _Track, moment: _Moment) -> None:
+        """Add a frame, or replace the newest one by its correction; let go of what is too old."""
+        if track.recent and track.recent[-1].number == moment.number:
+            track.recent.pop()
+        track.recent.append(moment)
+        slots = self.model.config.memory_slots
+        # One more than is attended to, for corrections of the newest frame.
+        for old in track.recent:
+            if moment.number - old.number >= slots:
+                old.memory = None
+        while moment.number - track.recent[0].number >= self._window:
+            track.recent.popleft()
+
+    def _collect(
+        self, names: Sequence[str], prediction: Prediction, frame: _Frame
+    ) -> dict[str, Tracked]:
+        numbers = torch.stack((prediction.presence_logit, prediction.predicted_iou)).tolist()
+        return {
+            name: Tracked(
+                prediction.logits[i],
+                numbers[0][i],
+                numbers[1][i],
+                prediction.pointer[i].float(),
+                frame.size,
+            )
+            for i, name in enumerate(names)
+        }
+
+
+def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Finite numbers of a shape (-1 stands for any length)."""
+    expected = "x0, y0, x1, y1" if shape == (4,) else "pairs of x and y"
+    try:
+        array = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError):
+        array = np.full(0, np.nan)
+    fits = array.ndim == len(shape) and all(
+        want in (-1, have) for want, have in zip(shape, array.shape, strict=True)
+    )
+    if not fits or not np.isfinite(array).all():
+        raise InputError(f"{name} {values!r}: {expected} in pixels expected")
+    return array
