@@ -14,7 +14,6 @@ EXTRAS = {
     "ray": "ray",
     "rerun": "rerun",
     "rosbags": "bags",
-    "scipy": "evaluation",
     "sklearn": "evaluation",
     "tensorboard": "training",
 }
