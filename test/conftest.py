@@ -25,7 +25,7 @@ def no_fork() -> Iterator[None]:
     """Processes are spawned, never forked.
 
     A fork has one thread but the locks and pools of all that there were (OpenMP, OpenVINO, Rerun,
-    DDS); it hangs or crashes now and then, mostly in long runs.
+    DDS), and can hang in any of them.
     """
 
     def refuse() -> int:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +22,27 @@ if TYPE_CHECKING:
 _LOW_PRECISION = {"image_encoder", "memory_attention"}
 """Stages in bfloat16 with precision bf16. The others take little time and hold mask and presence
 logits, which stay in float32."""
+_LOADING = threading.Lock()
+
+
+@cache
+def _the_core() -> Any:
+    """The process's only core, which is never released.
+
+    OpenVINO's CPU plugin gives the thread that loads it another stack for signal handlers, and
+    unmaps it when it is unloaded, in whatever thread and order that happens. A thread left with a
+    stack that is gone crashes at its next signal: SIGINT, or SIGCHLD when a process ends. So the
+    plugin is loaded once, in a thread that ends at once, and stays.
+    """
+    import openvino
+
+    def load() -> Any:
+        core = openvino.Core()
+        core.get_property("CPU", "FULL_DEVICE_NAME")  # loads the plugin
+        return core
+
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(load).result()
 
 
 class OpenVinoEngine(GraphEngine):
@@ -34,14 +58,15 @@ class OpenVinoEngine(GraphEngine):
             )
         super().__init__(model, root)
         try:
-            import openvino
+            import openvino  # noqa: F401
         except Exception as error:  # its telemetry looks for a home folder, for instance
             raise EngineError(
                 f"engine openvino: OpenVINO cannot be imported ({error}); it needs a home folder "
                 "(HOME) and its libraries; mend that, or choose another engine"
             ) from error
 
-        self._core = openvino.Core()
+        with _LOADING:
+            self._core = _the_core()
         can = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._low = "bf16" if model.precision == "bf16" and "BF16" in can else "f32"
 
