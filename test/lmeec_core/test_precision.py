@@ -125,8 +125,8 @@ def test_the_positions_that_are_used_are_kept(mini: lm.LMEEC) -> None:
         with torch.inference_mode():
             for window in range(2, 102):
                 for _ in range(2):
-                    mini._banks_position((0,), 1, window, torch.float32)
-                mini._banks_position((5,), 0, 16, torch.float32)
+                    mini.memory_positions((0,), (1,), window, torch.float32)
+                mini.memory_positions((5,), (), 16, torch.float32)
     finally:
         del mini._make_position
     assert len(made) == 101 and len(mini._positions) <= 64
