@@ -8,6 +8,7 @@ import json
 import logging
 import platform
 import time
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -58,7 +59,8 @@ def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engi
     chosen: dict[Stage, Engine] = dict.fromkeys(STAGES, engines["eager"])
     if len(engines) > 1:
         calls = steady_calls(model, memory=memory)
-        name = cache_name(model, sorted(engines), memory)
+        files = {file for engine in engines.values() for file in engine.files()}
+        name = cache_name(model, sorted(engines), memory, sorted(files))
         times = _read(name)
         if times is None:
             times = _measured.get(name)
@@ -146,9 +148,14 @@ def _compare(
     return taken
 
 
-def cache_name(model: LMEEC, engines: list[EngineName], memory: MemoryConfig | None = None) -> str:
-    """The file that remembers a measurement: by machine, library versions, network, memory and
-    engines."""
+def cache_name(
+    model: LMEEC,
+    engines: list[EngineName],
+    memory: MemoryConfig | None = None,
+    files: Sequence[str] = (),
+) -> str:
+    """The file that remembers a measurement: by machine, library versions, network, memory,
+    engines, and the files that those had (others may be exported later on)."""
     cuda = model.device.type == "cuda"
     key = {
         "machine": torch.cuda.get_device_name(model.device) if cuda else _processor(),
@@ -159,6 +166,7 @@ def cache_name(model: LMEEC, engines: list[EngineName], memory: MemoryConfig | N
         "memory": (memory or MemoryConfig()).model_dump(mode="json"),
         "precision": model.precision,
         "engines": engines,
+        "files": list(files),
     }
     digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
     return f"engines_{digest}.json"

@@ -84,6 +84,10 @@ class Engine(ABC):
         """Whether there is anything that it could start with at once; ``auto`` takes no other."""
         return True
 
+    def files(self) -> list[str]:
+        """Names of the files that it could start with, if it needs any."""
+        return []
+
     def prepare(self, calls: Iterable[Call], make: bool = True) -> None:  # noqa: B027
         """Get ready for calls, in any batch; before the first step.
 

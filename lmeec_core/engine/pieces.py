@@ -77,8 +77,12 @@ class GraphEngine(Engine):
         self._programs: dict[Call, dict[int, Program]] = {}  # by the call of a batch of one
 
     def is_ready(self) -> bool:
-        """Whether there are any files of :attr:`suffix`; which ones, :meth:`prepare` finds out."""
-        return bool(self.store.files(f"*{self.suffix}"))
+        """Whether there are any files; whether they are the right ones, :meth:`prepare` sees."""
+        return bool(self.files())
+
+    def files(self) -> list[str]:
+        """See :class:`Engine`: those of :attr:`suffix`."""
+        return [path.name for path in self.store.files(f"*{self.suffix}")]
 
     def is_there(self, call: Call) -> bool:
         """Whether a call's graph can be loaded without making anything."""

@@ -150,10 +150,11 @@ def test_auto_measures_anew_with_another_library_or_memory(
     engines: list[EngineName] = ["eager", "onnxruntime"]
     names = {auto_engine.cache_name(mini, engines), auto_engine.cache_name(mini, ["eager"])}
     names.add(auto_engine.cache_name(mini, engines, lm.MemoryConfig(fusion="add")))
+    names.add(auto_engine.cache_name(mini, engines, None, ["decoder_b1.onnx"]))
     assert auto_engine.cache_name(mini, engines, lm.MemoryConfig()) in names
     monkeypatch.setattr(auto_engine.metadata, "version", lambda name: "0.0.1")
     names.add(auto_engine.cache_name(mini, engines))
-    assert len(names) == 4
+    assert len(names) == 5
 
 
 @pytest.mark.parametrize("home", ["none", "absent", "read-only", "full"])

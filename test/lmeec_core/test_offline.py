@@ -277,7 +277,7 @@ def test_datasets_and_folders_of_takes(tmp_path: Path) -> None:
         (["--preset", "nano_"], "nano_"),
         (["--preset", "mini"], "--seed 0"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
-        ([*MINI, "--params", "x.yaml"], "belongs to bags"),
+        ([*MINI, "--params", "x.yaml"], "belong to bags"),
         ([*MINI, "--threads", "0"], "--threads"),
         ([*MINI, "--cluster", "127.0.0.1:1"], "--cluster 127.0.0.1:1"),
     ],

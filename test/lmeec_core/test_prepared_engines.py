@@ -70,6 +70,7 @@ def export(model: lm.LMEEC, call: Call, path: Path) -> dict:
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The engine onnxruntime is :class:`Graphs`; its folder is empty."""
     Graphs.made.clear()
+    monkeypatch.setattr(auto, "_measured", {})
     monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
     monkeypatch.setattr("lmeec_core.engine.onnx_export.export_graph", export)
     made = {"eager": EagerEngine, "onnxruntime": Graphs}
@@ -161,10 +162,28 @@ def test_auto_takes_of_a_partial_export_what_is_there(
     # The memory attention of the default capacity is not among the graphs.
     assert set(model.runner.engines) == {"decoder", "memory_encoder"}
     assert not [entry for entry in Graphs.made if entry.startswith("export")]
-    # The next start finds the measurement, and a graph gone.
-    store.path(with_batch(steady_calls(model)[-1][0], 1)).unlink()
+    # The next start finds the measurement, and a graph damaged since.
+    monkeypatch.setattr(auto, "measure", lambda *_: pytest.fail("it was measured already"))
+    last = with_batch(steady_calls(model)[-1][0], 1)
+    store.path(last).write_bytes(b"damaged")
     use_engine(model, "auto")
     assert isinstance(model.runner, Runner) and set(model.runner.engines) == {"decoder"}
+
+
+def test_auto_measures_anew_what_was_exported_since(
+    model: lm.LMEEC, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quick = {"eager": 2.0, "onnxruntime": 1.0}
+    monkeypatch.setattr(auto, "_compare", lambda *_: quick)
+    store, chosen = GraphStore(model), []
+    for stages in ({"decoder"}, {"decoder", "target_tokens"}):
+        for call, _ in steady_calls(model):
+            if call.stage in stages:
+                store.get(with_batch(call, 1))
+        use_engine(model, "auto")
+        assert isinstance(model.runner, Runner)
+        chosen.append(set(model.runner.engines))
+    assert chosen == [{"decoder"}, {"decoder", "target_tokens"}]
 
 
 def test_a_graph_that_cannot_be_loaded_stops_an_engine_that_was_asked_for(
