@@ -236,7 +236,7 @@ class LmeecNode(ManagedNode):
             NotNowError: the node is not configured, was deactivated meanwhile, or a step took too
                 long; says so. Unless it says otherwise the function was not called.
         """
-        with self._transition:
+        with self._between_transitions():
             processor, worker = self.processor, self.worker
             if processor is None:
                 raise services.NotNowError("no memory: the node is not configured")
