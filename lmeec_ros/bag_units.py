@@ -162,7 +162,7 @@ def track_bag(
     index = 2 + config.target_cameras.index(target)
     recorder, last = Recorder(settings), None
 
-    def refused(error: InputError) -> None:
+    def refused(_: str, error: InputError) -> None:
         problems.append(f"{path}: {error}")
 
     sets = recorded_sets(path, config)
@@ -176,7 +176,7 @@ def track_bag(
         try:
             found = processor.process(query, masks, {target: goal}, refused)
         except InputError as error:
-            refused(error)
+            refused(target, error)
             continue
         last = stamp
         assert stamp is not None
