@@ -15,7 +15,6 @@ from lmeec_ros import parameter_files, parameters
 from lmeec_ros.executor import make_executor
 from lmeec_ros.node import LmeecNode
 
-
 LOG_HINT = "; set ROS_LOG_DIR to a folder that can be written (ROS's default is ~/.ros/log)"
 
 
