@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -161,8 +161,9 @@ def track_bag(
     processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)
     index = 2 + config.target_cameras.index(target)
     recorder, last = Recorder(settings), None
+    searched: set[str] | None = None  # ids that the sets asked for; None: no set was processed
 
-    def refused(error: InputError) -> None:
+    def refused(_: str, error: InputError) -> None:
         problems.append(f"{path}: {error}")
 
     sets = recorded_sets(path, config)
@@ -176,18 +177,40 @@ def track_bag(
         try:
             found = processor.process(query, masks, {target: goal}, refused)
         except InputError as error:
-            refused(error)
+            refused(target, error)
             continue
         last = stamp
         assert stamp is not None
         if target not in found:
             continue
+        sought = {name for name, one in found[target].found.items() if one.skipped is None}
+        searched = (searched or set()) | sought
         frame = take_bags.frame_of(stamp) if made else stamp
         yield _record(frame, found[target], table, recorder)
     problems += sets.lost
     problems += filter(None, [sets.problem(target)])
     notices += filter(None, [sets.account(target)])
     notices += (f"{path}: {text}" for text in table.ignored_text())
+    if searched is not None:
+        absent = _never_asked_for(searched, config)
+        (notices if searched else problems).extend(f"{path}: {text}" for text in absent)
+
+
+def _never_asked_for(searched: Set[str], config: NodeConfig) -> list[str]:
+    """What to say if the query masks hold no object, or not all that `objects` names."""
+    topic = config.query_masks.topic
+    if not searched:
+        return [
+            f"the query masks ({topic}) hold no object in any set, so nothing was searched; masks "
+            "of the objects expected (label images: the value of a pixel is the label)"
+        ]
+    absent = sorted(set(config.objects.values()) - searched)
+    if not absent:
+        return []
+    return [
+        f"the query masks ({topic}) never hold {', '.join(map(repr, absent))}, which the parameter "
+        "objects names; see which labels they have"
+    ]
 
 
 def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recorder) -> FrameRecord:

@@ -7,8 +7,10 @@ import time
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.lifecycle import LifecycleNode, TransitionCallbackReturn
 from rclpy.lifecycle.node import LifecycleNodeMixin
@@ -19,12 +21,15 @@ from lmeec_core.errors import InputError
 from lmeec_ros.logs import RosLog
 from lmeec_ros.monitor import PatientLog
 from lmeec_ros.reasons import Measurements
+from lmeec_ros.services import NotNowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 Success, Failure = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 Error = TransitionCallbackReturn.ERROR
+SHORT = 1.0
+"""Seconds that a service waits for a transition to end."""
 EXPLAINED = (InputError, EngineError, OSError)
 """Errors whose text says all that a user needs; others are logged with their traceback."""
 
@@ -46,12 +51,48 @@ class ManagedNode(LifecycleNode):
         Node.__init__(self, name, **kwargs)
         self._lifecycle_group = MutuallyExclusiveCallbackGroup()
         LifecycleNodeMixin.__init__(self, callback_group=self._lifecycle_group)
+        self._answer_while_changing()
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
         self._transition = threading.RLock()  # a transition, or the watch, at a time
         self._patient = PatientLog(5.0)
         self._log = RosLog(self.get_logger())  # attached once the node is whole
         self.measured = Measurements()
+
+    def _answer_while_changing(self) -> None:
+        """Let the services that only tell the state answer during a transition, too."""
+        group = MutuallyExclusiveCallbackGroup()
+        for service in self._services:
+            if service.callback_group is self._lifecycle_group and (
+                service is not self._service_change_state
+            ):
+                service.callback_group = group
+                group.add_entity(service)
+
+    def create_service(self, srv_type: Any, srv_name: str, callback: Any, **kwargs: Any) -> Any:
+        """As rclpy's; a callback that raises refuses the call instead of ending the node."""
+
+        @wraps(callback)
+        def answer(request: Any, response: Any) -> Any:
+            try:
+                return callback(request, response)
+            except Exception as error:
+                self._tell_error(f"service {srv_name}", error)
+                return _refusal(request, response, f"{type(error).__name__}: {error}")
+
+        return super().create_service(srv_type, srv_name, answer, **kwargs)
+
+    def create_subscription(
+        self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any
+    ) -> Any:
+        """As rclpy's; a callback that raises is told instead of ending the node."""
+
+        @wraps(callback)  # rclpy looks at its parameters
+        def take(*given: Any) -> None:
+            with self._telling(f"subscription of {topic}"):
+                callback(*given)
+
+        return super().create_subscription(msg_type, topic, take, *args, **kwargs)
 
     @property
     def state(self) -> str:
@@ -93,6 +134,20 @@ class ManagedNode(LifecycleNode):
             self.measured.last_error = ""
             self.get_logger().info(f"{name}: done in {time.monotonic() - started:.1f} s")
             return Success
+
+    @contextmanager
+    def _between_transitions(self) -> Iterator[None]:
+        """Hold up transitions during the block.
+
+        Raises:
+            NotNowError: one is under way, and takes its time.
+        """
+        if not self._transition.acquire(timeout=SHORT):
+            raise NotNowError(f"the node is {self.state}; nothing was done, call again afterwards")
+        try:
+            yield
+        finally:
+            self._transition.release()
 
     def _on_change_state(self, request: Any, response: Any) -> Any:
         # rclpy raises on a transition that the state does not have, which would end the node.
@@ -136,3 +191,14 @@ class ManagedNode(LifecycleNode):
         self._log.detach()
         super().destroy_node()
         self._state_machine.destroy_when_not_in_use()
+
+
+def _refusal(request: Any, response: Any, reason: str) -> Any:
+    """The response to a call that failed; it gives the reason where its type has room for one."""
+    refused = SetParametersResult(successful=False, reason=reason)
+    if hasattr(response, "results"):  # of SetParameters: those before the one that failed are there
+        missing = len(request.parameters) - len(response.results)
+        response.results = [*response.results, *(refused for _ in range(missing))]
+    elif hasattr(response, "result"):
+        response.result = refused
+    return response

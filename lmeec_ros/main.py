@@ -15,6 +15,8 @@ from lmeec_ros import parameter_files, parameters
 from lmeec_ros.executor import make_executor
 from lmeec_ros.node import LmeecNode
 
+LOG_HINT = "; set ROS_LOG_DIR to a folder that can be written (ROS's default is ~/.ros/log)"
+
 
 def _destroy(node: LmeecNode) -> None:
     try:
@@ -54,7 +56,8 @@ def main(args: Sequence[str] | None = None) -> int:
     except Exception as error:  # wrong arguments, a parameter file that cannot be read, ...
         if not isinstance(error, parameters.ParameterError):
             traceback.print_exc()
-        print(f"lmeec_node: not started: {error}", file=sys.stderr, flush=True)
+        hint = LOG_HINT if "initialize logging" in str(error) else ""
+        print(f"lmeec_node: not started: {error}{hint}", file=sys.stderr, flush=True)
         rclpy.try_shutdown()
         return 2
     # Three threads beside this one, which takes the inputs: a transition that takes seconds,

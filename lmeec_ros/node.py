@@ -236,7 +236,7 @@ class LmeecNode(ManagedNode):
             NotNowError: the node is not configured, was deactivated meanwhile, or a step took too
                 long; says so. Unless it says otherwise the function was not called.
         """
-        with self._transition:
+        with self._between_transitions():
             processor, worker = self.processor, self.worker
             if processor is None:
                 raise services.NotNowError("no memory: the node is not configured")
@@ -301,11 +301,11 @@ class LmeecNode(ManagedNode):
         done = outputs.publish(query.header, found, processor, self._tell_error)
         self.measured.objects = processor.objects_seen
         clock = self.get_clock().now().nanoseconds
-        ages = [1e-6 * (clock - filters.stamp_of(found[name])) for name in done]
+        ages = {name: 1e-6 * (clock - filters.stamp_of(found[name])) for name in done}
         self.measured.add_set(stamp, started, arrived, ages)
 
-    def _on_refused_image(self, error: InputError) -> None:
-        self.measured.refused += 1
+    def _on_refused_image(self, camera: str, error: InputError) -> None:
+        self.measured.add_refusal(camera, str(error))
         kind = "refused " + re.sub(r"\d+", "#", str(error))[:200]
         if line := self._patient(kind, f"image left out of its set: {error}"):
             self.get_logger().error(line)

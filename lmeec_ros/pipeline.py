@@ -86,7 +86,7 @@ class SetProcessor:
         query: Any,
         masks: Any,
         targets: Mapping[str, Any],
-        refused: Callable[[InputError], object] = lambda _: None,
+        refused: Callable[[str, InputError], object] = lambda *_: None,
     ) -> dict[str, TargetOutput]:
         """Take the tracker one step further.
 
@@ -95,7 +95,7 @@ class SetProcessor:
             masks: message of the query masks.
             targets: target camera to image message; None where it has none. An InputError counts
                 as a message that cannot be used.
-            refused: told of an image that is left out of a partial set.
+            refused: told the camera whose image is left out of a partial set, and why.
 
         Returns:
             target camera with an image to output, every target with the same objects.
@@ -113,7 +113,7 @@ class SetProcessor:
             except InputError as error:
                 if not (self.several and config["pairing.partial"]):
                     raise
-                refused(error)
+                refused(name, error)
                 pictures[name] = None
         query_masks = read_query_masks(config, self.table, masks)
         self.query_masks = query_masks

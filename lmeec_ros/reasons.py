@@ -33,8 +33,6 @@ PATIENCE = 5.0
 """Seconds without an output that need a reason, where silence_warning is 0."""
 MANY_SETS = 20
 """Sets from which on the share of dropped ones says something."""
-
-
 NONE_TOGETHER = "messages come, but none belong together"
 
 
@@ -104,6 +102,11 @@ class Measurements:
     """Objects in the last set's query masks."""
     refused: int = 0
     """Target images that could not be used and were left out of their partial sets."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Target camera to why its last image could not be used; not if it could."""
+    answered: dict[str, float] = field(default_factory=dict)
+    """Target camera to when something of it was published last, `time.monotonic` seconds."""
+    started: float = field(default_factory=time.monotonic)
     last_error: str = ""
     errors: int = 0
     """Errors that are no step's: of the diagnostics, the watch, the inputs, of publishing."""
@@ -116,22 +119,31 @@ class Measurements:
         self.errors += 1
         self.last_other_error, self.last_other_time = text, time.monotonic()
 
-    def add_set(self, stamp_ns: int, started: float, arrived: float, ages: Sequence[float]) -> None:
+    def add_refusal(self, camera: str, text: str) -> None:
+        """Note that a target camera's image was left out of its set, and why."""
+        self.refused += 1
+        self.refusals[camera] = text
+
+    def add_set(
+        self, stamp_ns: int, started: float, arrived: float, ages: Mapping[str, float]
+    ) -> None:
         """Note a set that was processed and published just now.
 
         Args:
             stamp_ns: stamp of the query image.
             started: when its processing began (`time.monotonic` seconds).
             arrived: when it was complete, likewise.
-            ages: of each target image, milliseconds.
+            ages: of each target camera's image, milliseconds.
         """
         now = time.monotonic()
         self.published += len(ages)
         self.output.add(stamp_ns)
         self.step.add(1e3 * (now - started))
         self.latency.add(1e3 * (now - arrived))
-        for age in ages:
+        for camera, age in ages.items():
             self.add_age(age)
+            self.answered[camera] = now
+            self.refusals.pop(camera, None)
         self.last_error = ""
 
     def add_age(self, milliseconds: float) -> None:
@@ -235,6 +247,9 @@ def _publishing(now: Snapshot) -> Reason:
             reason = silent(one, now.silent[one.name])
             text = f"{rate:.1f} Hz, but without {reason.text}"
             return Reason(reason.kind, WARN, text, reason.remedy)
+    if unanswered := _unanswered(now):
+        text = f"{rate:.1f} Hz, but nothing of {unanswered}"
+        return Reason("partial", WARN, text, "mend that; the other targets go on without it")
     if worker and worker.received >= MANY_SETS and worker.dropped * 2 > worker.received:
         step = now.measured.step.get(50)[0] or 0.0
         return Reason(
@@ -245,6 +260,25 @@ def _publishing(now: Snapshot) -> Reason:
             _faster(now),
         )
     return Reason("publishing", OK, f"{rate:.1f} Hz")
+
+
+def _unanswered(now: Snapshot) -> str:
+    """The targets that send, but of which nothing is published for long, each with the reason."""
+    measured, pairing = now.measured, now.pairing
+    patience = now.config["silence_warning"] or PATIENCE
+    since = time.monotonic() - max(patience, 3e-3 * (measured.step.get(95)[0] or 0.0))
+    texts = []
+    for one in now.inputs[2:]:
+        if not one.is_open or measured.answered.get(one.name, measured.started) > since:
+            continue
+        text = f"{one.name}: no set has an image of it"
+        if one.name in measured.refusals:
+            text = measured.refusals[one.name]
+        elif pairing is not None:
+            stream, tolerance = pairing.streams[one.name], now.config["pairing.tolerance"]
+            text += out_of_step(one.name, stream, now.inputs[0].name, tolerance)
+        texts.append(text)
+    return "; ".join(texts)
 
 
 def _faster(now: Snapshot) -> str:

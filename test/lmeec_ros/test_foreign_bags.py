@@ -466,3 +466,37 @@ def test_a_bag_in_several_files(tmp_path: Path) -> None:
     information["relative_file_paths"] = ["whole_0.db3", "whole_1.db3"]
     (whole / "metadata.yaml").write_text(yaml.safe_dump(content))
     assert pairs(whole) == [(k * PERIOD,) * 3 for k in range(6)]
+
+
+def valued(path: Path, values: list[int]) -> Path:
+    """A bag with a set for each value, which is that of the object's pixels."""
+    messages = []
+    for k, value in enumerate(values):
+        messages += [
+            Message(EGO, k * PERIOD, raw(picture(k), "rgb8")),
+            Message(LABELS, k * PERIOD, raw((labels(k) * value).astype(np.uint8), "mono8")),
+            Message(EXO, k * PERIOD, raw(picture(k + 50), "rgb8")),
+        ]
+    return write(path, messages)
+
+
+@pytest.mark.parametrize("value", [0, 255])
+@pytest.mark.parametrize("objects", [["1:cup"], [""]])
+def test_no_object_in_any_set_is_a_failure(tmp_path: Path, value: int, objects: list[str]) -> None:
+    result = track(valued(tmp_path / "bag", [value] * 2), tmp_path / "out.json", objects=objects)
+    text = " ".join(result.output.split())
+    assert result.exit_code == 1, text
+    assert f"the query masks ({LABELS}) hold no object in any set" in text
+
+
+def test_a_named_object_that_never_occurs_is_told(tmp_path: Path) -> None:
+    named = ["1:cup", "2:knife", "3:fork"]
+    result = track(valued(tmp_path / "bag", [0, 2, 1]), tmp_path / "out.json", objects=named)
+    text = " ".join(result.output.split())
+    assert result.exit_code == 0, text
+    assert f"the query masks ({LABELS}) never hold 'fork', which the parameter objects" in text
+
+
+def test_objects_that_occur_need_no_note(tmp_path: Path) -> None:
+    result = track(valued(tmp_path / "bag", [0, 1]), tmp_path / "out.json")
+    assert result.exit_code == 0 and "query masks" not in result.output, result.output

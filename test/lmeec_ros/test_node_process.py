@@ -409,3 +409,13 @@ def test_too_many_frames_are_dropped_and_counted(
     stamps = [tools.stamp_ns(m) for m in feed.found]
     assert stamps == sorted(stamps) and max(Counter(stamps).values()) == 1
     assert int(one["published"]) == len(stamps)
+
+
+def test_without_a_folder_for_logs_it_says_what_to_do(
+    start_node: Any, tools: Any, tmp_path: Any
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    node = start_node(values(), environment={"ROS_LOG_DIR": str(tmp_path / "file" / "log")})
+    tools.wait_until(lambda: not node.alive, "the end of the process")
+    assert node.process.returncode == 2
+    assert "set ROS_LOG_DIR to a folder that can be written" in node.tail(1)

@@ -103,10 +103,10 @@ def test_a_damaged_image_is_left_out_of_its_set_alone(bag: Path) -> None:
     processor = load_processor(config)
     _, (query, masks, left, right) = next(iter(bag_units.recorded_sets(bag, config)))
     right.data = right.data[:20]
-    refused: list[Exception] = []
+    refused: dict[str, Exception] = {}
     targets = {"cam_1": left, "cam_2": right}
-    assert list(processor.process(query, masks, targets, refused.append)) == ["cam_1"]
-    assert "camera 'cam_2'" in str(refused[0])
+    assert list(processor.process(query, masks, targets, refused.__setitem__)) == ["cam_1"]
+    assert "camera 'cam_2'" in str(refused["cam_2"])
     processor.config = bag_units.read_config(bag, None, {**CHANGES, "pairing.partial": False})
     with pytest.raises(bag_units.InputError, match="camera 'cam_2'"):
         processor.process(query, masks, targets)

@@ -216,6 +216,27 @@ def test_every_set_fails(make_node: Any, rig: Any, watch: Watcher) -> None:
     assert "camera 'ego' (/ego/image_raw)" in message and "yuv9" in message
 
 
+@pytest.mark.parametrize("fault", ["encoding", "stamps"])
+def test_one_of_two_targets_sends_what_cannot_be_used(
+    make_node: Any, rig: Any, tools: Any, watch: Watcher, fault: str
+) -> None:
+    advertise(rig, *TOPICS)
+    camera = rig.node.create_publisher(Image, "/two/image_raw", 10)
+    names = {"camera_names": ["ego", "exo", "two"], "target_cameras": ["exo", "two"]}
+    make_node(**QUICK, **names, **{"pairing.tolerance": 0.01})
+
+    def frames() -> None:
+        watch.frames()
+        late, encoding = (15_000_000, "rgb8") if fault == "stamps" else (0, "yuv9")
+        stamp = watch.k * 33_333_333 + late
+        camera.publish(tools.image_msg(tools.scene(3), encoding, stamp))
+
+    message = watch.wait("partial", frames).message
+    expected = {"encoding": "camera 'two' (/two/image_raw): image encoding 'yuv9'"}
+    assert " Hz, but nothing of " in message
+    assert expected.get(fault, "two: no set has an image of it") in message
+
+
 def test_every_output_is_off(make_node: Any, rig: Any, watch: Watcher, capfd: Any) -> None:
     advertise(rig, *TOPICS)
     off = {f"output.{kind}": False for kind in ("masks", "label_image", "overlay")}
