@@ -55,7 +55,9 @@ def check(config: NodeConfig) -> None:
     for name, spec in table.items():
         assert type(config[name]) is type(spec.default)
         if spec.minimum is not None and spec.maximum is not None:
-            assert spec.minimum <= config[name] <= spec.maximum
+            value = config[name]
+            for number in value if isinstance(value, list) else [value]:
+                assert spec.minimum <= number <= spec.maximum
 
 
 @given(st.dictionaries(KEYS, VALUES, max_size=5))
