@@ -53,8 +53,18 @@ format:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m ruff format .; python -m ruff check --fix .
 
+# Two processes: all of them in one has not been seen to pass often enough yet (a plugin of OpenVINO
+# that was unloaded used to end it with a segmentation fault; test_openvino.py has the case).
+PARTS = "core test/lmeec_core test/test_installation.py" \
+	"ros test/lmeec_ros test/test_build.py test/test_security.py"
+
 test: lint
-	@$(ENTER); $(PYTEST) -m "not slow" $(PYTEST_ARGS)
+	@$(ENTER); result=0; given="$(subst ",,$(PYTEST_ARGS))"; \
+	for part in $(PARTS); do set -- $$part; name=$$1; shift; echo "-- pytest: $$name"; code=0; \
+		( $(subst test-results,test-$$name,$(PYTEST)) "$$@" -m "not slow" $(PYTEST_ARGS) ) || code=$$?; \
+		if [ $$code = 5 ] && [ -n "$$given" ]; then code=0; fi; \
+		if [ $$code != 0 ]; then result=$$code; fi; \
+	done; exit $$result
 
 test-slow:
 	@.ci/setup.sh dev
