@@ -8,6 +8,7 @@ on purpose (see `_Reader`): whatever a file gives the node, it has to give the t
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import re
@@ -19,6 +20,8 @@ from typing import Any
 import yaml
 
 from lmeec_core.errors import InputError
+
+logger = logging.getLogger(__name__)
 
 Scalar = bool | int | float | str
 
@@ -110,7 +113,7 @@ class ParameterFile:
 
 
 def read(path: str | os.PathLike[str]) -> ParameterFile:
-    """Read a file.
+    """Read a file. A parameter that it sets twice for the same nodes is named in the log.
 
     Raises:
         ParameterError: it cannot be read, or rcl would refuse it; names the line.
@@ -129,6 +132,8 @@ def read(path: str | os.PathLike[str]) -> ParameterFile:
             f"{path}: cannot be read, nor can ROS read it: {error}; a file as config/lmeec.yaml, "
             f'with "/**:" (every node) and below it "{KEY}:", expected'
         ) from error
+    for text in reader.repeated:
+        logger.warning("%s: %s", path, text)
     sections = {name: {s.name: s.value for s in slots} for name, slots in reader.sections.items()}
     return ParameterFile(Path(path), sections)
 
@@ -205,6 +210,11 @@ def _real(text: str) -> float | None:
     return None if math.isinf(value) or tiny else value
 
 
+_LAST = (
+    "the last (of two types, the first of these: a truth value, a whole number, a number, a text)"
+)
+
+
 class _Refused(Exception):
     """What rcl refuses, with the line."""
 
@@ -250,6 +260,7 @@ class _Reader:
 
     def __init__(self) -> None:
         self.sections: dict[str, list[_Slot]] = {}
+        self.repeated: list[str] = []
         self._nodes, self._groups = _Space("/"), _Space(".")
         self._slots: list[_Slot] = []  # of the section
         self._place = 0  # of the last parameter in it
@@ -345,6 +356,12 @@ class _Reader:
             raise self._refused(f"{self._slot.name} has no value")
         value = scalar(event.value.partition("\0")[0], quoted, event.tag)
         kind = type(value).__name__
+        known = any(one.found for one in self._slots if one.name == self._slot.name)
+        if known and not (self._in_list and self._list_kind):
+            self.repeated.append(
+                f"line {self._line}: {self._slot.name} is set again; ROS takes one value only, "
+                f"{_LAST}"
+            )
         if not self._in_list:
             self._slot.found[kind] = value
             return

@@ -243,3 +243,24 @@ def test_files_are_read_without_ros(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-P", "-c", code, str(path)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0.05\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("    pairing: {tolerance: 0.1}\n    pairing: {queue: 7}\n", []),
+        ("    pairing: {tolerance: 0.1}\n    pairing: {tolerance: 0.2}\n", [4]),
+        ("    autostart: false\n    autostart: 'no'\n", [4]),
+        ('    objects: ["1:cup"]\n    objects: ["2:pail", "3:teapot"]\n', [4]),
+        ("    autostart: false\n" + HEAD + "    autostart: true\n", [6]),
+    ],
+)
+def test_a_parameter_that_is_set_twice_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, text: str, lines: list[int]
+) -> None:
+    path = tmp_path / "p.yaml"
+    path.write_text(HEAD + text)
+    parameter_files.read(path)
+    said = [message for message in caplog.messages if "is set again" in message]
+    assert len(said) == len(lines)
+    assert all(f"{path}: line {n}: " in one for n, one in zip(lines, said, strict=True))
