@@ -118,7 +118,7 @@ def _evaluate(
     """Score, print and write."""
     from lmeec_core.evaluation.report import Report
     from lmeec_core.evaluation.truth import open_truth
-    from lmeec_core.takes import Results, TakeError
+    from lmeec_core.takes import DIRECTIONS, Results, TakeError
 
     parts = Results.read_all(predictions)
     if direction is not None:
@@ -128,6 +128,11 @@ def _evaluate(
             )
         parts = {direction.value: parts[direction.value]}
     console, errors = Console(), Console(stderr=True)
+    if direction is None:
+        for name in DIRECTIONS:
+            if name not in parts:
+                text = f"{escape(str(predictions))}: no part {name}; that direction is not scored"
+                console.print(text, highlight=False, soft_wrap=True)
     report, found = Report(str(predictions), str(truth), protocol, []), []
 
     def tell(error: TakeError) -> None:

@@ -362,3 +362,8 @@ def test_the_viewer_names_what_is_of_something_else(take: Path, tmp_path: Path) 
     assert code == 1 and "predictions of 1 frames that the recording does not have" in output
     code, output = view(take, tmp_path, predictions(BROKEN[0][0]))
     assert code == 1 and "10 of 10 predictions cannot be read" in output
+
+
+def test_a_direction_that_the_file_lacks_is_named(take: Path, tmp_path: Path) -> None:
+    code, said = score(take, tmp_path, predictions())
+    assert code == 0 and "no part exo-ego; that direction is not scored" in said
