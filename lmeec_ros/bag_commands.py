@@ -44,6 +44,9 @@ def ros_node(name: str) -> Iterator[tuple[Node, threading.Event]]:
             signal.signal(number, handler)
 
 
+SETTLE = 2.0
+"""Seconds for subscribers to find the publishers where no node of ours reports that it has: longer
+than the second between two reports."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -94,8 +97,15 @@ def _wait_heard(
 ) -> None:
     """Wait for subscribers, at most so long: the node's, or (if `every`) one of each topic."""
     end = time.monotonic() + seconds
-    while player.unheard() and time.monotonic() < end and not stop.is_set():
-        if not every and watch.ready(player.unheard()):
+    settled = None  # when it is taken that all subscribers there are have found the publishers
+    while time.monotonic() < end and not stop.is_set():
+        if not every and watch.ready(player.published):
+            break
+        if player.unheard():
+            settled = None
+        elif settled is None:
+            settled = time.monotonic() + SETTLE
+        elif time.monotonic() > settled:
             break
         stop.wait(0.05)
     unheard, wanted = player.unheard(), watch.wanted()

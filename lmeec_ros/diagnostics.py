@@ -234,6 +234,7 @@ def _input(now: Snapshot, one: InputStream) -> DiagnosticStatus:
         "topic": one.topic,
         "type": one.type_name,
         "reliability": one.reliability.name.lower() if one.reliability else "",
+        "publishers": one.matched,
         "received": health.received,
         "rate_hz": _number(health.rate),
         "camera_rate_hz": _number(1 / health.period if health.period else None),

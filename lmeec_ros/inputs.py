@@ -80,6 +80,11 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
         return self._subscriber is not None
 
     @property
+    def matched(self) -> int:
+        """Number of publishers that it is connected to and hears from now on."""
+        return int(self._subscriber.sub.get_publisher_count()) if self.is_open else 0
+
+    @property
     def type_name(self) -> str:
         """The type of its messages as ROS writes it, as sensor_msgs/msg/Image."""
         package = self.msg_type.__module__.split(".")[0]

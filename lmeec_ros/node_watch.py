@@ -26,6 +26,7 @@ class Report:
         state: of its lifecycle.
         error: why it is not active, if it says so.
         inputs: the topics that it is subscribed to.
+        connected: those of them that it hears a publisher on.
         received: messages that have come in, by topic.
         sets: what became of the sets so far.
         under_way: sets that wait for the inference, or are in it.
@@ -35,6 +36,7 @@ class Report:
     state: str
     error: str
     inputs: frozenset[str]
+    connected: frozenset[str]
     received: tuple[int, ...]
     sets: tuple[int, ...]
     under_way: int
@@ -52,13 +54,15 @@ class Report:
         if not {"node", "inference", "pairing"} <= set(parts) or not name:
             return None
         inputs = [one for one in parts.values() if isinstance(one, Mapping) and "topic" in one]
+        subscribed = [one for one in inputs if one.get("reliability")]
         sets, pairing = parts["inference"], parts["pairing"]
         counts = [int(sets.get(key, 0)) for key in ENDED]
         received = int(sets.get("sets_received", 0))
         return name, cls(
             parts["node"].get("state", ""),
             parts["message"],
-            frozenset(one["topic"] for one in inputs if one.get("reliability")),
+            frozenset(one["topic"] for one in subscribed),
+            frozenset(one["topic"] for one in subscribed if one.get("publishers") != "0"),
             tuple(int(one.get("received", 0)) for one in inputs),
             (received, *counts),
             max(0, received - sum(counts)),
@@ -101,12 +105,17 @@ class NodeWatch:
         with self._changed:
             return self._active()
 
-    def ready(self, unheard: Collection[str]) -> bool:
-        """Whether there are nodes, all active, and none takes a topic that is not heard yet."""
+    def ready(self, published: Collection[str]) -> bool:
+        """Whether there are nodes, all active and connected to the publishers of these topics.
+
+        A publisher that has found a subscription does not yet reach it: the subscription has to
+        find the publisher, too, or the first messages are lost.
+        """
         with self._changed:
             reports = list(self._reports.values())
         return bool(reports) and all(
-            one.state == "active" and not one.inputs & set(unheard) for one in reports
+            one.state == "active" and one.inputs & set(published) <= one.connected
+            for one in reports
         )
 
     def describe(self) -> str:

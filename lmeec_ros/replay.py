@@ -13,6 +13,7 @@ from typing import Any
 from rich.console import Console
 
 from lmeec_ros.node_process import NodeError, NodeProcess
+from lmeec_ros.node_watch import NodeWatch
 from lmeec_ros.take_bags import RecordingInfo
 
 NODE = "lmeec"
@@ -97,11 +98,12 @@ def through_node(
         topics = {f"/{NODE}/{target}/masks": target for target in info.targets}
         recorder = Recorder(node, out / "masks_bag", [*topics, "/diagnostics"], overwrite=True)
         recorder.on_message = lambda topic, data: collector.take_in(topics.get(topic), data)
+        watch = NodeWatch(node, NODE)
         with BagReader(out / "input_bag") as bag, spinning(node):
             try:
                 player = Player(node, bag)
                 with console.status("the node loads its model"):
-                    _wait_ready(process, player, recorder, collector, tuple(topics), stop)
+                    _wait_ready(process, player, recorder, collector, watch, stop)
                 _play(player, collector, process, rate, stop, console)
             finally:
                 recorder.close()
@@ -252,12 +254,13 @@ def _wait_ready(
     player: Any,
     recorder: Any,
     collector: _Collector,
-    topics: tuple[str, ...],
+    watch: NodeWatch,
     stop: threading.Event,
 ) -> None:
-    """Wait until the node listens to every topic of the bag and offers its masks."""
+    """Wait until the node hears every topic of the bag and offers its masks."""
     end = time.monotonic() + START_SECONDS
-    while not player.wait(0.5, stop) or any(topic in recorder.missing for topic in topics):
+    masks = {f"/{NODE}/{target}/masks" for target in collector.targets}
+    while player.unheard() or not watch.ready(player.published) or masks & set(recorder.missing):
         process.check()
         if stop.is_set():
             raise NodeError("stopped by a signal")
@@ -272,7 +275,7 @@ def _wait_ready(
                 f"{player.unheard()}, not offered {recorder.missing}); the end of {process.log}:\n"
                 f"{process.tail()}"
             )
-    time.sleep(0.3)  # its publishers have to discover our subscriptions too
+        stop.wait(0.1)
 
 
 @contextmanager

@@ -87,8 +87,14 @@ def report(
         status("node", state, state=state),
         status("inference", sets_received=sets, sets_processed=done),
         status("pairing", queued=more.get("queued", 0)),
-        status("ego", topic="/ego", reliability="reliable", received=received),
-        status("exo", topic="/exo", reliability="", received=0),
+        status(
+            "ego",
+            topic="/ego",
+            reliability="reliable",
+            publishers=more.get("publishers", 1),
+            received=received,
+        ),
+        status("exo", topic="/exo", reliability="", publishers=0, received=0),
     ]
     return message
 
@@ -113,6 +119,8 @@ def test_which_nodes_are_waited_for(watch: NodeWatch, context: Any) -> None:
     watch._take(report("/other"))
     assert not watch.ready([])
     watch._take(report("/a/lmeec"))
+    assert watch.ready(["/imu", "/exo"]) and watch.ready(["/ego"])
+    watch._take(report("/a/lmeec", publishers=0))  # it has not found the publisher yet
     assert watch.ready(["/imu", "/exo"]) and not watch.ready(["/ego"])
     watch._take(report("/b/lmeec", state="inactive"))
     assert not watch.ready([]) and watch.describe() == "/b/lmeec is inactive"
