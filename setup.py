@@ -23,7 +23,7 @@ INSTALL_REQUIRES = [
 ]
 
 EXTRAS_REQUIRE = {
-    "bags": ["rosbags>=0.11.9,<0.12"],  # rosbag2 files without ROS; see lmeec_ros/unpacking.py
+    "bags": ["rosbags>=0.11.9,<0.12"],  # rosbag2 files; see lmeec_core/bags/unpacking.py
     "video": ["av>=13"],  # MP4
     "simulation": ["mujoco==3.17.0"],  # plain `mujoco` may resolve to 4.x, a meta package
     "training": ["tensorboard>=2.16"],
@@ -65,5 +65,5 @@ if __name__ == "__main__":  # .ci/missing.py reads the lists above
         data_files=[("share/lmeec/msg", sorted(glob("msg/*.msg")))],
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,
-        entry_points={"console_scripts": ["lmeec = lmeec_core.cli:main"]},
+        entry_points={"console_scripts": ["lmeec = lmeec_core.cli.app:main"]},
     )

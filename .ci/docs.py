@@ -79,7 +79,7 @@ def anchors(file: Path) -> set[str]:
 
 def with_parameters(content: str) -> str:
     """The text with the table of the node's parameters between the two marks."""
-    from lmeec_ros.parameters import TABLE as specs
+    from lmeec_ros.parameters.config import TABLE as specs
 
     lines = ["| parameter | default | meaning | at run time |", "|---|---|---|---|"]
     for spec in specs:

@@ -14,7 +14,7 @@ from launch_ros.actions import Node
 from launch_ros.parameter_descriptions import ParameterValue
 
 from launch import LaunchContext, LaunchDescription
-from lmeec_ros.node_process import profile_environment
+from lmeec_ros.tools.node_process import profile_environment
 
 # argument: description
 ARGUMENTS = {

@@ -25,7 +25,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 from launch import LaunchContext, LaunchDescription
-from lmeec_ros.node_process import profile_environment
+from lmeec_ros.tools.node_process import profile_environment
 
 SHARE = get_package_share_directory("lmeec")
 COMMAND = os.path.join(get_package_prefix("lmeec"), "lib", "lmeec", "lmeec")

@@ -23,7 +23,7 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch.substitutions import LaunchConfiguration
 
 from launch import LaunchContext, LaunchDescription
-from lmeec_ros import parameter_files
+from lmeec_ros.parameters import files as parameter_files
 
 SHARE = get_package_share_directory("lmeec")
 DEFAULT = os.path.join(SHARE, "config", "lmeec.yaml")
@@ -34,7 +34,7 @@ def shared_topics(file: str, node: str) -> list[str]:
     """The input topics that a parameter file gives a node and that lie in no namespace.
 
     Raises:
-        lmeec_ros.parameter_files.ParameterError: it cannot be read, or has nothing for the node.
+        lmeec_ros.parameters.files.ParameterError: it cannot be read, or has nothing for the node.
     """
     content = parameter_files.read(file)
     values = content.values_for(node)

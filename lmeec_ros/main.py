@@ -11,9 +11,10 @@ from pathlib import Path
 import rclpy
 from rclpy.executors import ExternalShutdownException
 
-from lmeec_ros import parameter_files, parameters
-from lmeec_ros.executor import make_executor
 from lmeec_ros.node import LmeecNode
+from lmeec_ros.parameters import config as parameters
+from lmeec_ros.parameters import files as parameter_files
+from lmeec_ros.runtime.executor import make_executor
 
 LOG_HINT = "; set ROS_LOG_DIR to a folder that can be written (ROS's default is ~/.ros/log)"
 

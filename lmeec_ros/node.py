@@ -23,14 +23,23 @@ from rclpy.parameter import Parameter
 import lmeec_core as lm
 from lmeec_core.engine import engines_in_use
 from lmeec_core.errors import InputError
-from lmeec_ros import arena, diagnostics, filters, parameters, services
-from lmeec_ros.inputs import InputStream, look_around, make_inputs, open_inputs
-from lmeec_ros.lifecycle import Error, ManagedNode, Success
-from lmeec_ros.outputs import Outputs, PublishError
-from lmeec_ros.pipeline import SetProcessor, load_processor
-from lmeec_ros.reasons import Measurements, Snapshot
-from lmeec_ros.watchdog import Watchdog
-from lmeec_ros.worker import Worker, in_a_thread
+from lmeec_ros import services
+from lmeec_ros.health import diagnostics
+from lmeec_ros.health.reasons import Measurements, Snapshot
+from lmeec_ros.health.watchdog import Watchdog
+from lmeec_ros.inference.pipeline import SetProcessor, load_processor
+from lmeec_ros.inference.worker import Worker, in_a_thread
+from lmeec_ros.io import filters
+from lmeec_ros.io.inputs import (
+    InputStream,
+    look_around,
+    make_inputs,
+    open_inputs,
+)
+from lmeec_ros.io.outputs import Outputs, PublishError
+from lmeec_ros.parameters import config as parameters
+from lmeec_ros.runtime import arena
+from lmeec_ros.runtime.lifecycle import Error, ManagedNode, Success
 
 T = TypeVar("T")
 
@@ -52,7 +61,7 @@ class LmeecNode(ManagedNode):
         kwargs: further arguments of rclpy.node.Node (context, parameter_overrides, ...).
 
     Raises:
-        lmeec_ros.parameters.ParameterError: if a parameter is wrong or not known.
+        lmeec_ros.parameters.config.ParameterError: if a parameter is wrong or not known.
     """
 
     def __init__(self, name: str = "lmeec", **kwargs: Any) -> None:

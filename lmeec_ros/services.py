@@ -18,7 +18,7 @@ from std_srvs.srv import Trigger
 
 import lmeec_core as lm
 from lmeec_core.errors import InputError
-from lmeec_ros.pipeline import SetProcessor
+from lmeec_ros.inference.pipeline import SetProcessor
 
 T = TypeVar("T")
 WithProcessor = Callable[[Callable[[SetProcessor], str]], str]

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from lmeec_core import lacking
+from lmeec_core.cli import missing_packages as lacking
 
 ROOT = Path(__file__).resolve().parent.parent
 SAMPLE = ROOT / "test" / "data" / "sample_take"
@@ -28,7 +28,7 @@ ANSI = re.compile(r"\x1b\[[0-9;]*m")
 IN_ONE = """
 import json, sys
 from typer.testing import CliRunner
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 results = [CliRunner().invoke(app, arguments) for arguments in json.loads(sys.argv[1])]
 print(json.dumps([(result.exit_code, result.output) for result in results]))
 """
@@ -249,7 +249,7 @@ def test_the_sample_take_is_installed() -> None:
 def test_demo_and_soak_find_it_without_the_source_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmeec_ros import demo, node_process
+    from lmeec_ros.tools import demo, node_process
 
     monkeypatch.setattr(node_process, "__file__", str(tmp_path / "site" / "lmeec_ros" / "x.py"))
     assert demo.sample_take().samefile(prefix() / "share" / "lmeec" / "sample_take")

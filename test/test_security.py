@@ -24,21 +24,21 @@ ALLOWED = {".ci/missing.py": {"calls runpy.run_path"}}  # this project's own set
 IMPORTERS = {
     "lmeec_core/__init__.py": "names of the package's own modules",
     "lmeec_core/engine/registry.py": "names of the package's own modules",
-    "lmeec_ros/play.py": "<package>.msg, of a type name that split_type has checked",
+    "lmeec_ros/tools/play.py": "<package>.msg, of a type name that split_type has checked",
 }
 """Files that may import modules by name, and which."""
 WRITERS = {
     "lmeec_core/takes/writer.py": "into a hidden folder, which is renamed once it is complete",
     "lmeec_core/training/tracking.py": "into a temporary folder, for processes started with it",
     "lmeec_core/offline/store.py": "a lock, which has no content",
-    "lmeec_ros/bag_files.py": "into a temporary folder, for this process alone",
-    "lmeec_ros/cut_files.py": "into the same folder",
-    "lmeec_ros/node_process.py": "a log, which is read while it grows",
+    "lmeec_core/bags/files.py": "into a temporary folder, for this process alone",
+    "lmeec_core/bags/cut_files.py": "into the same folder",
+    "lmeec_ros/tools/node_process.py": "a log, which is read while it grows",
     "lmeec_core/bench/memory.py": "a word to the kernel, in /proc",
     "lmeec_core/training/nano.py": "a log, which is read while it grows, beside `partial` files",
     "lmeec_core/training/rendering.py": "the same log",
-    "lmeec_ros/worker.py": "a thread's name, in /proc",
-    "lmeec_ros/soak/feeder.py": "a log, which is read while it grows",
+    "lmeec_ros/inference/worker.py": "a thread's name, in /proc",
+    "lmeec_ros/tools/soak/feeder.py": "a log, which is read while it grows",
 }
 """Files that write otherwise than to `partial` and a rename, and what."""
 

@@ -14,10 +14,10 @@ from lmeec_core.ablation.fusion import Training, train_fusion
 from lmeec_core.ablation.units import Unit, score_unit, sought_objects
 from lmeec_core.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.errors import ExplainedError
+from lmeec_core.jobs import run_jobs
 from lmeec_core.simulation.config import level, training_config
 from lmeec_core.simulation.generate import generate_takes
 from lmeec_core.simulation.shards import render_many
-from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.takes import Take
 from lmeec_core.training.rendering import EXO_CAMERAS, SIZE
 

@@ -56,7 +56,7 @@ def compute(job: Job, report: Report) -> bytes:
     with _threads(settings.threads), collected() as notices:
         frames: Iterator[FrameRecord]
         if unit.kind == "bag":
-            from lmeec_ros.bag_units import track_bag
+            from lmeec_ros.offline.bag_units import track_bag
 
             frames = track_bag(unit, settings, model_of(settings), problems, notices)
         else:

@@ -9,9 +9,9 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from lmeec_core.errors import InputError
+from lmeec_core.jobs import run_jobs
 from lmeec_core.offline.compute import compute, error_text, work
 from lmeec_core.offline.units import Job, Unit
-from lmeec_core.simulation.workers import run_jobs
 
 ATTEMPTS = 3
 """How often a unit is tried whose worker dies."""

@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lmeec_core.errors import InputError
-from lmeec_core.offline.command import WORK, TrackOptions, Work, compute_all, prepare, settled
 from lmeec_core.offline.monitor import cores
 from lmeec_core.offline.outputs import write_predictions
+from lmeec_core.offline.run import (
+    WORK,
+    TrackOptions,
+    Work,
+    compute_all,
+    prepare,
+    settled,
+)
 from lmeec_core.offline.store import UnitStore
 
 if TYPE_CHECKING:

@@ -211,7 +211,7 @@ def train_command(
     simulated scenes, done.json (scores). WORK/nano.log or WORK/train.log has the details. Rendering
     needs MuJoCo, and TensorBoard its library: pip install 'lmeec[simulation,training]'.
     """
-    from lmeec_core.commands import run_command
+    from lmeec_core.cli.exit_codes import run_command
 
     def run() -> int:
         return 0 if _run(work, find_config(config), changes or (), out or work / "out") else 3

@@ -244,7 +244,7 @@ def take_moments(
     Raises:
         TakeError: if the take has no images of the query camera.
     """
-    from lmeec_ros.take_bags import stamp_of, topic_name  # rosbags only, no ROS
+    from lmeec_core.bags.take_bags import stamp_of, topic_name  # rosbags only, no ROS
 
     source = Camera(query, topic_name(query))
     frames = take.frames(query)

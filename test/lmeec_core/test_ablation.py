@@ -24,7 +24,7 @@ from lmeec_core.ablation.variants import (
     variants_of,
 )
 from lmeec_core.checkpoint import seeded_model
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.config import preset
 from lmeec_core.training.nano import export
 

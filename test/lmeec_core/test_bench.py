@@ -17,7 +17,7 @@ from lmeec_core.bench import report, suite
 from lmeec_core.bench.measure import spread
 from lmeec_core.bench.memory import peak_of
 from lmeec_core.bench.reference import ReferenceStep
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.model.stages import STAGES
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.main import get_command
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.takes import TakeWriter
 
 COMMANDS = get_command(app).commands  # type: ignore[attr-defined]
@@ -99,9 +99,7 @@ def test_errors_are_one_line_and_name_the_culprit(
 
 def test_runs_as_a_process_without_ros(take: Path, tmp_path: Path) -> None:
     """`lmeec bag` must not need rclpy: an import of it ends this process with an error."""
-    code = (
-        "import sys; sys.modules['rclpy'] = None; from lmeec_core.cli import app; app(sys.argv[1:])"
-    )
+    code = "import sys; sys.modules['rclpy'] = None; from lmeec_core.cli import app; app.main()"
     done = subprocess.run(
         [sys.executable, "-c", code, "bag", str(take), str(tmp_path / "bag")],
         capture_output=True,

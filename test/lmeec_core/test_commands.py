@@ -12,7 +12,7 @@ import typer
 
 import lmeec_core as lm
 from lmeec_core.checkpoint import CheckpointError
-from lmeec_core.commands import REPORT, run_command
+from lmeec_core.cli.exit_codes import REPORT, run_command
 from lmeec_core.config import MemoryConfig, validated
 from lmeec_core.engine import EngineError
 from lmeec_core.takes import TakeError
@@ -85,10 +85,10 @@ def test_exit_codes() -> None:
 def test_the_process_shows_the_fault_and_asks_for_a_report(tmp_path: Path) -> None:
     """The whole command, with a fault put into it."""
     code = (
-        "import sys, lmeec_core.inspection as i\n"
+        "import sys, lmeec_core.cli.info as i\n"
         "def show(*_): raise ValueError('a fault of ours')\n"
         "i.show = show\n"
-        "from lmeec_core.cli import main\n"
+        "from lmeec_core.cli.app import main\n"
         "sys.argv = ['lmeec', 'info', '.']\n"
         "sys.exit(main())\n"
     )

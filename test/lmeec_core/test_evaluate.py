@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.evaluation import Scores, score_pair
 from lmeec_core.evaluation.evaluate import Evaluation, evaluate, length_group, size_group
 from lmeec_core.evaluation.truth import open_truth, pairs_of

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation import score_pair
 from lmeec_core.evaluation.evaluate import evaluate

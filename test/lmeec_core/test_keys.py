@@ -16,7 +16,7 @@ from lzstring import LZString
 from typer.testing import CliRunner
 
 from lmeec_core.calibration import CalibrationError, read_calibration
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation.truth import pairs_of
 from lmeec_core.offline.units import plan_take

@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lmeec_core as lm
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.engine import chosen_engines, make_engine
 from lmeec_core.engine.eager import EagerEngine
 from lmeec_core.evaluation import benchmark_size

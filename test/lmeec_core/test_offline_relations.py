@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 import lmeec_core as lm
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.evaluation.evaluate import evaluate
 from lmeec_core.offline.compute import track_take
 from lmeec_core.offline.units import Settings, plan_take

@@ -128,8 +128,8 @@ def test_a_raw_take_without_videos_has_masks_only(raw: Path) -> None:
 
 
 def test_a_raw_take_becomes_a_bag_as_any_take_does(raw: Path, tmp_path: Path) -> None:
-    from lmeec_ros.bags import BagReader
-    from lmeec_ros.take_bags import bag_from_take
+    from lmeec_core.bags.bag import BagReader
+    from lmeec_core.bags.take_bags import bag_from_take
 
     made = bag_from_take(RelationsFile(raw).open("u1"), tmp_path / "bag", objects=["cup/red"])
     assert made.frames == [0, 30, 60, 90]

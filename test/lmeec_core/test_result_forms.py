@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation.evaluate import evaluate
 from lmeec_core.evaluation.truth import open_truth

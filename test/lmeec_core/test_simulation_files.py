@@ -10,13 +10,13 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from lmeec_core.cli.simulate import simulate_command
+from lmeec_core.jobs import run_jobs
 from lmeec_core.simulation import level, training_config
-from lmeec_core.simulation.command import simulate_command
 from lmeec_core.simulation.generate import generate_takes, take_name
 from lmeec_core.simulation.render import render_scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
 from lmeec_core.simulation.shards import read_shard, render_many, shard_path
-from lmeec_core.simulation.workers import run_jobs
 from lmeec_core.takes import Take, read_split
 
 CONFIG = level("easy")

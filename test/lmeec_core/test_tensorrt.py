@@ -17,7 +17,7 @@ import torch
 from typer.testing import CliRunner
 
 import lmeec_core as lm
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.engine import EngineError, make_engine, steady_calls
 from lmeec_core.engine.tensorrt import (
     engine_path,

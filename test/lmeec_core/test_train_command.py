@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 import lmeec_core as lm
 from lmeec_core.checkpoint import seeded_model
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.training import nano
 from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config, remember
 from lmeec_core.training.evaluate import best_mask_bias, evaluate_pairs, shift_masks

@@ -13,7 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lmeec_core import overlay
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.takes import Results, Take, TakeWriter, write_results
 from lmeec_core.viewing.moments import Moment, View
 from lmeec_core.viewing.video import Painter, pictures

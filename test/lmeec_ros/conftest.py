@@ -206,8 +206,8 @@ def make_node(context: Any) -> Iterator[Callable[..., Any]]:
     """Start nodes in this process: make_node(autostart=False, **{"pairing.tolerance": 0.1})."""
     from rclpy.parameter import Parameter
 
-    from lmeec_ros.executor import PoolExecutor
     from lmeec_ros.node import LmeecNode
+    from lmeec_ros.runtime.executor import PoolExecutor
 
     nodes: list[tuple[Any, Any, threading.Thread]] = []
 
@@ -251,7 +251,7 @@ def tools() -> Any:
 @pytest.fixture
 def start_node(tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Start the installed node as a process: start_node({"model.preset": "mini", ...})."""
-    from lmeec_ros.node_process import NodeProcess
+    from lmeec_ros.tools.node_process import NodeProcess
 
     running: list[Any] = []
 

@@ -12,9 +12,14 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
 
-from lmeec_core.takes import Take, TakeError, TakeWriter
-from lmeec_ros.bags import BagError, BagReader, BagWriter, is_bag, typestore
-from lmeec_ros.take_bags import (
+from lmeec_core.bags.bag import (
+    BagError,
+    BagReader,
+    BagWriter,
+    is_bag,
+    typestore,
+)
+from lmeec_core.bags.take_bags import (
     RecordingInfo,
     bag_from_take,
     frame_of,
@@ -22,6 +27,7 @@ from lmeec_ros.take_bags import (
     stamp_of,
     topic_name,
 )
+from lmeec_core.takes import Take, TakeError, TakeWriter
 
 
 def block(left: int, height: int = 40, width: int = 60) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from lmeec_ros.bench import measure_node
+from lmeec_ros.tools.bench import measure_node
 
 
 @pytest.mark.slow

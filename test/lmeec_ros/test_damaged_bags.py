@@ -22,8 +22,13 @@ from rosbags.rosbag2.storage_mcap import McapReader
 from rosbags.typesys import Stores, get_typestore
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
-from lmeec_ros.bags import BagError, BagReader, is_bag, typestore
+from lmeec_core.bags.bag import (
+    BagError,
+    BagReader,
+    is_bag,
+    typestore,
+)
+from lmeec_core.cli.app import app
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 TYPE = "std_msgs/msg/UInt8MultiArray"

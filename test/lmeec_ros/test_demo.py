@@ -11,13 +11,18 @@ import numpy as np
 import pytest
 
 import lmeec_core as lm
+from lmeec_core.bags.bag import BagReader
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of
 from lmeec_core.takes import Results, Take, TakeWriter
-from lmeec_ros import demo_report
-from lmeec_ros.bags import BagReader
-from lmeec_ros.demo import DemoOptions, expected_pairs, node_parameters, sample_take
-from lmeec_ros.node_process import NodeError, NodeProcess
-from lmeec_ros.replay import Played
-from lmeec_ros.take_bags import bag_from_take, stamp_of
+from lmeec_ros.tools import demo_report
+from lmeec_ros.tools.demo import (
+    DemoOptions,
+    expected_pairs,
+    node_parameters,
+    sample_take,
+)
+from lmeec_ros.tools.node_process import NodeError, NodeProcess
+from lmeec_ros.tools.replay import Played
 
 PRESET = "mini" if "mini" in lm.PRESETS else "nano"
 

@@ -13,8 +13,8 @@ from rclpy.executors import MultiThreadedExecutor
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from lmeec_ros import executor as module
-from lmeec_ros.executor import PoolExecutor, make_executor
+from lmeec_ros.runtime import executor as module
+from lmeec_ros.runtime.executor import PoolExecutor, make_executor
 
 
 class Spinning:

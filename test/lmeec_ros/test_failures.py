@@ -19,8 +19,8 @@ from sensor_msgs.msg import Image
 from lmeec_core.engine import Call, Engine, EngineError, Runner, StageFunction
 from lmeec_core.errors import InputError
 from lmeec_core.model.stages import STAGES
-from lmeec_ros import diagnostics
 from lmeec_ros import node as node_module
+from lmeec_ros.health import diagnostics
 
 TOPICS = ("/ego/image_raw", "/exo/image_raw", "/ego/label_image")
 
@@ -207,7 +207,7 @@ BAD_CONFIGURATIONS: dict[str, dict[str, Any]] = {
 def test_a_failed_configuration_leaves_nothing_behind(
     make_node: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    from lmeec_ros import geometry
+    from lmeec_ros.points import points as geometry
 
     opened: Counter[str] = Counter()
 
@@ -302,7 +302,7 @@ def test_nothing_is_looked_up_while_all_is_well(
 def test_publishers_are_followed_where_the_middleware_does_not_tell_of_them(
     make_node: Any, rig: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lmeec_ros import inputs
+    from lmeec_ros.io import inputs
 
     handlers = inputs.SubscriptionEventCallbacks.create_event_handlers
 
@@ -346,7 +346,7 @@ def test_autostart_gives_way_to_whoever_was_faster(make_node: Any, tools: Any) -
 
 def test_a_start_that_stops_half_way_is_told(make_node: Any, tools: Any, capfd: Any) -> None:
     """The stock policies need message_filters; here they never have it."""
-    from lmeec_ros import filters
+    from lmeec_ros.io import filters
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(filters, "HAS_MESSAGE_FILTERS", False)

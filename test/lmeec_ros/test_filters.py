@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lmeec_ros import filters, parameters
+from lmeec_ros.io import filters
+from lmeec_ros.parameters import config as parameters
 
 MS = 1_000_000
 

@@ -15,11 +15,13 @@ from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, W
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.bags.bag import BagReader, is_bag
+from lmeec_core.cli.app import app
 from lmeec_core.takes import Results
-from lmeec_ros import bag_units, filters, parameters
-from lmeec_ros.bags import BagReader, is_bag
-from lmeec_ros.pipeline import InputError, read_image, read_query_masks
+from lmeec_ros.inference.pipeline import InputError, read_image, read_query_masks
+from lmeec_ros.io import filters
+from lmeec_ros.offline import bag_units
+from lmeec_ros.parameters import config as parameters
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 STORE = get_typestore(Stores.ROS2_JAZZY)

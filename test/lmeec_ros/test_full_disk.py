@@ -22,8 +22,8 @@ from lmeec.msg import CorrespondenceMaskArray
 from lmeec.srv import MemoryFile
 from sensor_msgs.msg import Image
 
+from lmeec_core.bags.bag import BagError, BagReader, BagWriter
 from lmeec_core.files import replacing
-from lmeec_ros.bags import BagError, BagReader, BagWriter
 
 TOPICS = ("/ego/image_raw", "/exo/image_raw", "/ego/label_image")
 NO_LIMIT = resource.RLIM_INFINITY
@@ -115,7 +115,7 @@ def test_a_recording_that_does_not_fit(rig: Any, tools: Any, tmp_path: Path) -> 
 def test_what_a_full_disk_took_is_a_bag(tmp_path: Path, room: int) -> None:
     code = """
 import sys
-from lmeec_ros.bags import BagError, BagWriter
+from lmeec_core.bags.bag import BagError, BagWriter
 writer = BagWriter(sys.argv[1] + "/bag", keep=True)
 writer.add_topic("/x", "sensor_msgs/msg/Image")
 sent = 0
@@ -159,7 +159,7 @@ def test_a_bag_whose_end_does_not_fit(tmp_path: Path) -> None:
     """All is in memory until close."""
     code = """
 import sys
-from lmeec_ros.bags import BagError, BagWriter
+from lmeec_core.bags.bag import BagError, BagWriter
 writer = BagWriter(sys.argv[1] + "/bag")
 writer.add_topic("/x", "sensor_msgs/msg/Image")
 writer.write("/x", 1, bytes(100_000))
@@ -184,7 +184,16 @@ def test_an_offline_run_that_does_not_fit(tmp_path: Path, tools: Any) -> None:
         shutil.copy(source / camera / "0.jpg", take / camera)
     shutil.copy(source / "annotation.json", take)
     out = tmp_path / "masks.json"
-    command = [sys.executable, "-P", "-m", "lmeec_core.cli", "track", str(take), "--out", str(out)]
+    command = [
+        sys.executable,
+        "-P",
+        "-m",
+        "lmeec_core.cli.app",
+        "track",
+        str(take),
+        "--out",
+        str(out),
+    ]
     command += ["--preset", "mini", "--seed", "0", "--direction", "ego-exo"]
     done = subprocess.run(["prlimit", "--fsize=1000", *command], capture_output=True, text=True)
     text = "".join(done.stderr.split())

@@ -21,12 +21,18 @@ from rosbags.rosbag2 import (
     storage_mcap,
 )
 
+from lmeec_core.bags import unpacking
+from lmeec_core.bags.bag import (
+    BagError,
+    BagReader,
+    find_definition,
+    split_type,
+    typestore,
+)
+from lmeec_core.bags.message_types import _TYPE_NAME
+from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take
 from lmeec_core.takes import Take, TakeWriter
-from lmeec_ros import unpacking
-from lmeec_ros.bag_types import _TYPE_NAME
-from lmeec_ros.bags import BagError, BagReader, find_definition, split_type, typestore
-from lmeec_ros.play import message_class
-from lmeec_ros.take_bags import RecordingInfo, bag_from_take
+from lmeec_ros.tools.play import message_class
 
 pytestmark = pytest.mark.fuzz
 Bounded = Callable[..., Any]

@@ -18,9 +18,9 @@ from lmeec.msg import CorrespondenceMask, CorrespondenceMaskArray
 from PIL import Image as Pillow
 from sensor_msgs.msg import CompressedImage, Image
 
-from lmeec_ros import images
-from lmeec_ros.images import ImageError
-from lmeec_ros.messages import (
+from lmeec_ros.io import images
+from lmeec_ros.io.images import ImageError
+from lmeec_ros.io.messages import (
     MAX_ID,
     LabelTable,
     MessageError,

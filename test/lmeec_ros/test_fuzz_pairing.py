@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage
 
-from lmeec_ros import filters
-from lmeec_ros.pairing import DropReason, MatchedSet, PairingCore
-from lmeec_ros.pairing_stream import MAX_QUEUE
+from lmeec_core.sync.pairing import DropReason, MatchedSet, PairingCore
+from lmeec_core.sync.pairing_stream import MAX_QUEUE
+from lmeec_ros.io import filters
 
 pytestmark = pytest.mark.fuzz
 

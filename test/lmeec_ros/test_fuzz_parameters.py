@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rclpy.node import Node
 
-from lmeec_ros import parameters
-from lmeec_ros.parameters import NodeConfig, ParameterError
+from lmeec_ros.parameters import config as parameters
+from lmeec_ros.parameters.config import NodeConfig, ParameterError
 
 pytestmark = pytest.mark.fuzz
 Bounded = Callable[..., Any]

@@ -17,9 +17,9 @@ import yaml
 from diagnostic_msgs.msg import DiagnosticStatus
 from lmeec.msg import CorrespondenceMaskArray
 
-from lmeec_ros import parameters
-from lmeec_ros.bags import BagWriter
-from lmeec_ros.take_bags import make_header, make_image
+from lmeec_core.bags.bag import BagWriter
+from lmeec_core.bags.take_bags import make_header, make_image
+from lmeec_ros.parameters import config as parameters
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "launch").glob("*.launch.py"))
 

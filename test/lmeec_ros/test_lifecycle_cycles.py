@@ -16,7 +16,7 @@ from scipy.stats import theilslopes
 from sensor_msgs.msg import Image
 
 import lmeec_core as lm
-from lmeec_ros.soak.judge import sample
+from lmeec_ros.tools.soak.judge import sample
 
 TOPICS = ("/ego/image_raw", "/exo/image_raw", "/ego/label_image")
 ROUND = tuple(

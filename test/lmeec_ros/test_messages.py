@@ -13,8 +13,8 @@ from lmeec.msg import CorrespondenceMask, CorrespondenceMaskArray
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 
-from lmeec_ros import messages
-from lmeec_ros.messages import LabelTable, MessageError
+from lmeec_ros.io import messages
+from lmeec_ros.io.messages import LabelTable, MessageError
 
 SIZE = (12, 20)
 

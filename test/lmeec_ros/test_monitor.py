@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lmeec_ros.monitor import PatientLog, Percentiles, StreamMonitor
+from lmeec_core.sync.stream_monitor import PatientLog, Percentiles, StreamMonitor
 
 
 class FakeClock:

@@ -16,7 +16,7 @@ from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 
 from lmeec_ros.node import LmeecNode
-from lmeec_ros.parameters import ParameterError
+from lmeec_ros.parameters.config import ParameterError
 
 
 def change(rig: Any, transition: int) -> bool:
@@ -123,7 +123,7 @@ def test_a_failed_configuration_can_be_repeated(
 
 
 def test_a_stock_policy_needs_message_filters(make_node: Any, rig: Any) -> None:
-    from lmeec_ros.filters import HAS_MESSAGE_FILTERS
+    from lmeec_ros.io.filters import HAS_MESSAGE_FILTERS
 
     node = make_node(**{"pairing.policy": "approximate", "autostart": False})
     assert change(rig, Transition.TRANSITION_CONFIGURE)
@@ -138,7 +138,7 @@ def test_a_stock_policy_needs_message_filters(make_node: Any, rig: Any) -> None:
 def test_every_policy_gives_the_same_sets(
     make_node: Any, rig: Any, tools: Any, policy: str
 ) -> None:
-    from lmeec_ros.filters import HAS_MESSAGE_FILTERS
+    from lmeec_ros.io.filters import HAS_MESSAGE_FILTERS
 
     if policy != "nearest" and not HAS_MESSAGE_FILTERS:
         pytest.skip("message_filters is not installed (not on the index)")

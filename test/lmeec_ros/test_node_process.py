@@ -292,7 +292,7 @@ def test_wrong_topics_types_and_qualities_are_explained(
 def test_mask_arrays_as_query(start_node: Any, rig: Any, tools: Any, logged: Any) -> None:
     from std_msgs.msg import Header
 
-    from lmeec_ros.messages import mask_message
+    from lmeec_ros.io.messages import mask_message
 
     for topic in ("/ego/image_raw", "/exo/image_raw"):
         rig.advertise(topic, Image)

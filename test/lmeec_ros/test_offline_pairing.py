@@ -14,12 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.bags.bag import BagWriter
+from lmeec_core.bags.take_bags import make_header, make_image
+from lmeec_core.cli.app import app
 from lmeec_core.takes import Results
-from lmeec_ros import parameters
-from lmeec_ros.bag_sets import RecordedSets
-from lmeec_ros.bags import BagWriter
-from lmeec_ros.take_bags import make_header, make_image
+from lmeec_ros.offline.bag_sets import RecordedSets
+from lmeec_ros.parameters import config as parameters
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 EGO, LABELS, EXO, EXO2 = "/ego/image_raw", "/ego/label_image", "/exo/image_raw", "/side/image_raw"

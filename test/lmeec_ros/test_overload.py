@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from lmeec_core.bags.take_bags import bag_from_take, node_parameters
 from lmeec_core.takes import Take
-from lmeec_ros.demo import sample_take
-from lmeec_ros.replay import spinning
-from lmeec_ros.soak import judge
-from lmeec_ros.soak.feeder import Feeder
-from lmeec_ros.soak.judge import Sample
-from lmeec_ros.soak.observer import Observer
-from lmeec_ros.take_bags import bag_from_take, node_parameters
+from lmeec_ros.tools.demo import sample_take
+from lmeec_ros.tools.replay import spinning
+from lmeec_ros.tools.soak import judge
+from lmeec_ros.tools.soak.feeder import Feeder
+from lmeec_ros.tools.soak.judge import Sample
+from lmeec_ros.tools.soak.observer import Observer
 
 RATE = 60.0
 DEPTH = 2  # of the mailbox

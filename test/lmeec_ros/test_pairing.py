@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmeec_ros.pairing import MatchedSet, PairingCore
+from lmeec_core.sync.pairing import MatchedSet, PairingCore
 
 MS = 1_000_000
 Event = tuple[str, int]

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from lmeec_ros.pairing import MatchedSet, PairingCore
-from lmeec_ros.pairing_stream import MAX_QUEUE
+from lmeec_core.sync.pairing import MatchedSet, PairingCore
+from lmeec_core.sync.pairing_stream import MAX_QUEUE
 
 MS = 1_000_000
 Event = tuple[float, str, int]  # time of arrival and stamp, milliseconds

@@ -16,8 +16,10 @@ from hypothesis import strategies as st
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.parameter import Parameter
 
-from lmeec_ros import bag_units, parameter_files, parameters
-from lmeec_ros.parameter_files import ParameterError
+from lmeec_ros.offline import bag_units
+from lmeec_ros.parameters import config as parameters
+from lmeec_ros.parameters import files as parameter_files
+from lmeec_ros.parameters.files import ParameterError
 
 HEAD = "/**:\n  ros__parameters:\n"
 Values = dict[str, str] | None
@@ -218,7 +220,7 @@ def test_the_files_among_the_arguments() -> None:
 
 
 def test_the_node_refuses_a_file_for_others(tmp_path: Path) -> None:
-    from lmeec_ros.node_process import executable
+    from lmeec_ros.tools.node_process import executable
 
     mine, other = tmp_path / "mine.yaml", tmp_path / "other.yaml"
     mine.write_text(f"{HEAD}    autostart: false\n")

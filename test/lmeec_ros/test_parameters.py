@@ -9,9 +9,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmeec_ros import parameters
-from lmeec_ros.object_rows import object_row
-from lmeec_ros.parameters import ParameterError, load
+from lmeec_core.bags.object_rows import object_row
+from lmeec_ros.parameters import config as parameters
+from lmeec_ros.parameters.config import ParameterError, load
 
 
 def test_defaults() -> None:

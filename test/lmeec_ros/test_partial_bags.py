@@ -12,12 +12,12 @@ from lmeec.msg import CorrespondenceMaskArray
 from rclpy.serialization import deserialize_message
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.bags.bag import BagReader
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.cli.app import app
 from lmeec_core.takes import Take, TakeWriter
-from lmeec_ros import bag_units
-from lmeec_ros.bags import BagReader
-from lmeec_ros.pipeline import load_processor
-from lmeec_ros.take_bags import bag_from_take, stamp_of
+from lmeec_ros.inference.pipeline import load_processor
+from lmeec_ros.offline import bag_units
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 FRAMES = range(0, 180, 30)

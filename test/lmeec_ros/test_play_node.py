@@ -14,10 +14,10 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lmeec.msg import CorrespondenceMaskArray
 from rclpy.node import Node
 
-from lmeec_ros import node_watch
-from lmeec_ros.bags import BagWriter, typestore
-from lmeec_ros.node_watch import NodeWatch, Report
-from lmeec_ros.take_bags import make_header, make_image
+from lmeec_core.bags.bag import BagWriter, typestore
+from lmeec_core.bags.take_bags import make_header, make_image
+from lmeec_ros.tools import node_watch
+from lmeec_ros.tools.node_watch import NodeWatch, Report
 
 PLAY = [sys.executable, "-P", "-m", "lmeec_core.cli", "play"]
 SETS = 4

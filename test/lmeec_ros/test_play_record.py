@@ -17,9 +17,14 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import String
 
-from lmeec_ros.bags import BagError, BagReader, BagWriter, typestore
-from lmeec_ros.play import Player
-from lmeec_ros.record import Recorder
+from lmeec_core.bags.bag import (
+    BagError,
+    BagReader,
+    BagWriter,
+    typestore,
+)
+from lmeec_ros.tools.play import Player
+from lmeec_ros.tools.record import Recorder
 
 COMMAND = [sys.executable, "-m", "lmeec_core.cli"]
 COUNT = 20

@@ -19,7 +19,9 @@ from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from lmeec_core.geometry import GeometryError, Pose, View, centroid, triangulate
-from lmeec_ros import geometry, messages, parameters
+from lmeec_ros.io import messages
+from lmeec_ros.parameters import config as parameters
+from lmeec_ros.points import points as geometry
 
 K = [70.0, 0.0, 39.5, 0.0, 70.0, 29.5, 0.0, 0.0, 1.0]
 LENS = {"width": 80, "height": 60, "k": K}

@@ -14,16 +14,16 @@ from rclpy.serialization import deserialize_message
 from rich.console import Console
 from sensor_msgs.msg import CompressedImage, Image
 
+from lmeec_core.bags.bag import BagReader
+from lmeec_core.bags.take_bags import bag_from_take
 from lmeec_core.takes import Take
-from lmeec_ros.bags import BagReader
-from lmeec_ros.demo import sample_take
-from lmeec_ros.soak import judge
-from lmeec_ros.soak.faults import FAULTS
-from lmeec_ros.soak.judge import Event, Record, Sample
-from lmeec_ros.soak.observer import discrepancies
-from lmeec_ros.soak.run import SoakOptions, run
-from lmeec_ros.soak.spoil import NEW_LABEL, OUT_OF_STEP_NS, SoakBag
-from lmeec_ros.take_bags import bag_from_take
+from lmeec_ros.tools.demo import sample_take
+from lmeec_ros.tools.soak import judge
+from lmeec_ros.tools.soak.faults import FAULTS
+from lmeec_ros.tools.soak.judge import Event, Record, Sample
+from lmeec_ros.tools.soak.observer import discrepancies
+from lmeec_ros.tools.soak.run import SoakOptions, run
+from lmeec_ros.tools.soak.spoil import NEW_LABEL, OUT_OF_STEP_NS, SoakBag
 
 FRAMES = 4  # of the recording that is spoilt below
 

@@ -14,13 +14,14 @@ from lmeec.msg import CorrespondenceMaskArray
 from rclpy.serialization import deserialize_message
 from typer.testing import CliRunner
 
-from lmeec_core.cli import app
+from lmeec_core.bags.bag import BagError, BagReader
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.cli.app import app
 from lmeec_core.takes import Results, Take, TakeWriter
-from lmeec_ros import bag_units, parameters
-from lmeec_ros.bags import BagError, BagReader
-from lmeec_ros.messages import LabelTable, masks_from_array
-from lmeec_ros.pipeline import load_processor
-from lmeec_ros.take_bags import bag_from_take, stamp_of
+from lmeec_ros.inference.pipeline import load_processor
+from lmeec_ros.io.messages import LabelTable, masks_from_array
+from lmeec_ros.offline import bag_units
+from lmeec_ros.parameters import config as parameters
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 MINI = ["--preset", "mini", "--seed", "0", "--device", "cpu", "--workers", "1"]

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from lmeec_ros import parameters
-from lmeec_ros.inputs import QUERY_MASKS
-from lmeec_ros.monitor import StreamMonitor
-from lmeec_ros.pairing import PairingCore
-from lmeec_ros.watchdog import PROFILE_VARIABLES, Watchdog
+from lmeec_core.sync.pairing import PairingCore
+from lmeec_core.sync.stream_monitor import StreamMonitor
+from lmeec_ros.health.watchdog import PROFILE_VARIABLES, Watchdog
+from lmeec_ros.io.inputs import QUERY_MASKS
+from lmeec_ros.parameters import config as parameters
 
 CONFIG = parameters.load({"silence_warning": 2.0})
 

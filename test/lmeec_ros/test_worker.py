@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lmeec_ros.worker import Worker
+from lmeec_ros.inference.worker import Worker
 
 
 class Gate:
@@ -141,7 +141,7 @@ HELPERS = """
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 import threading, time, torch
-from lmeec_ros.worker import in_a_thread
+from lmeec_ros.inference.worker import in_a_thread
 
 def threads():
     return len(list(Path("/proc/self/task").iterdir()))

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import lmeec_core as lm
 from lmeec_core.checkpoint import MV_MOE_PREFIX
-from lmeec_core.cli import app
+from lmeec_core.cli.app import app
 from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config
 from lmeec_core.training.take_command import start_model
 from lmeec_core.training.take_settings import TakeTrainConfig

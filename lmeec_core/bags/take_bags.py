@@ -1,0 +1,399 @@
+"""A take as a rosbag2 recording: images and query masks as sensor_msgs.
+
+Every message of frame number f carries, and is stored at, the stamp f / 30 s + 1 s. The frame_id
+is the camera's topic name. What a bag holds is written in its metadata as JSON (`RecordingInfo`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import TypeAdapter, ValidationError
+
+from lmeec_core.bags.bag import (
+    INFO_KEY,
+    MASKS_TYPE,
+    BagError,
+    BagReader,
+    BagWriter,
+    typestore,
+)
+from lmeec_core.bags.object_rows import object_row
+from lmeec_core.geometry import centroid
+from lmeec_core.takes import Take, is_ego
+
+FRAMES_PER_SECOND = 30
+EPOCH_NS = 1_000_000_000
+SECOND_NS = 1_000_000_000
+MASK_KINDS = ("label_image", "mask_array")
+
+Masks = dict[int, NDArray[np.bool_] | None]
+
+
+def stamp_of(frame: int) -> int:
+    """Stamp of a frame number, nanoseconds."""
+    return EPOCH_NS + round(frame * SECOND_NS / FRAMES_PER_SECOND)
+
+
+def frame_of(stamp_ns: int) -> int:
+    """Frame number of a stamp in nanoseconds."""
+    return round((stamp_ns - EPOCH_NS) * FRAMES_PER_SECOND / SECOND_NS)
+
+
+def topic_name(camera: str) -> str:
+    """A camera's name as part of a topic: letters, digits and "_", no digit first."""
+    name = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", camera)).strip("_")
+    return name if name[:1].isalpha() else f"camera_{name}"
+
+
+@dataclass
+class RecordingInfo:
+    """What a bag made from a take holds.
+
+    Attributes:
+        take: name of the take.
+        query: topic name of the query camera.
+        targets: topic names of the target cameras.
+        cameras: topic name to the take's name of the camera.
+        image_topics: topic name of the camera to its image topic.
+        transport: "compressed" or "raw".
+        mask_topic, mask_type: the query masks; the type is "label_image" or "mask_array".
+        objects: label (1, 2, ...) to object name.
+        frames: the frame numbers.
+        overlaps: pixels claimed by several objects, which a label image cannot hold.
+        counts: topic to its number of messages.
+    """
+
+    take: str
+    query: str
+    targets: list[str]
+    cameras: dict[str, str]
+    image_topics: dict[str, str]
+    transport: str
+    mask_topic: str
+    mask_type: str
+    objects: dict[int, str]
+    frames: list[int] = field(default_factory=list)
+    overlaps: int = 0
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """As text, for a bag's metadata."""
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def read(cls, bag: BagReader) -> RecordingInfo | None:
+        """From a bag's metadata; None for a bag that was not made from a take.
+
+        Raises:
+            BagError: if the entry is not what this package writes.
+        """
+        text = bag.info.get(INFO_KEY)
+        if text is None:
+            return None
+        try:
+            return TypeAdapter(cls).validate_json(text, strict=True)
+        except ValidationError as error:
+            first = error.errors(include_input=False, include_url=False)[0]
+            where = ".".join(str(part) for part in first["loc"]) or "it"
+            raise BagError(
+                f"{bag.path}: the entry {INFO_KEY!r} in its metadata is not what lmeec writes "
+                f"({where}: {first['msg']})"
+            ) from error
+
+
+def bag_from_take(
+    take: Take,
+    path: str | os.PathLike[str],
+    *,
+    query: str | None = None,
+    targets: Sequence[str] | None = None,
+    objects: Sequence[str] | None = None,
+    raw: bool = False,
+    masks: str = "label_image",
+    overwrite: bool = False,
+) -> RecordingInfo:
+    """Write a take as a bag.
+
+    Args:
+        take: the recording.
+        path: folder of the bag.
+        query: "ego" (default), "exo" (the first exo camera) or a camera's name.
+        targets: cameras' names; default: the exo cameras, or the ego camera if the query is exo.
+        objects: objects to ask for; default all.
+        raw: decoded images (sensor_msgs/Image) instead of the take's JPEG bytes as they are.
+        masks: "label_image" (value = label, at the masks' own size) or "mask_array".
+        overwrite: replace a bag that is there.
+
+    Raises:
+        BagError, TakeError: on a name that the take does not have, or a broken file.
+    """
+    if masks not in MASK_KINDS:
+        raise BagError(f"masks {masks!r} were asked for, expected one of {MASK_KINDS}")
+    info = _plan(take, query, targets, objects, "raw" if raw else "compressed", masks)
+    image_type = "sensor_msgs/msg/Image" if raw else "sensor_msgs/msg/CompressedImage"
+    mask_type = "sensor_msgs/msg/Image" if masks == "label_image" else MASKS_TYPE
+    available = {name: set(take.frames(camera)) for name, camera in info.cameras.items()}
+    with BagWriter(path, overwrite=overwrite) as bag:
+        for topic in info.image_topics.values():
+            bag.add_topic(topic, image_type)
+        bag.add_topic(info.mask_topic, mask_type)
+        for frame in info.frames:
+            stamp = stamp_of(frame)
+            found = {
+                label: take.mask(name, info.cameras[info.query], frame)
+                for label, name in info.objects.items()
+            }
+            size = _mask_size(take, info, found, frame)
+            if masks == "label_image":
+                labels, overlap = label_image(found, size)
+                info.overlaps += overlap
+                bag.write(info.mask_topic, stamp, _label_message(labels, stamp, info.query))
+            else:
+                message = _array_message(found, info.objects, size, stamp, info.query)
+                bag.write(info.mask_topic, stamp, message)
+            for name, topic in info.image_topics.items():
+                if frame in available[name]:
+                    message = _image_message(take, info.cameras[name], name, frame, raw)
+                    bag.write(topic, stamp, message)
+        info.counts = dict(bag.counts)
+        bag.set_info(INFO_KEY, info.to_json())
+    return info
+
+
+def node_parameters(info: RecordingInfo) -> dict[str, Any]:
+    """The node's parameters (nested, as in its YAML file) for a bag made from a take."""
+    cameras: dict[str, Any] = {
+        name: {"topic": topic, "transport": info.transport, "qos": "reliable"}
+        for name, topic in info.image_topics.items()
+    }
+    return {
+        "camera_names": list(info.cameras),
+        "cameras": cameras,
+        "query_camera": info.query,
+        "target_cameras": list(info.targets),
+        "query_masks": {"topic": info.mask_topic, "type": info.mask_type, "qos": "reliable"},
+        # A take's frames may be seconds apart, and its cameras have gaps: no camera is dead.
+        "pairing": {"partial_wait": 10.0},
+        "max_objects": max(32, len(info.objects)),
+        "objects": [object_row(label, name) for label, name in info.objects.items()],
+    }
+
+
+def label_image(masks: Masks, size: tuple[int, int]) -> tuple[NDArray[Any], int]:
+    """Masks by label as one image.
+
+    Args:
+        masks: label (from 1) to bool (H, W) or None.
+        size: (H, W).
+
+    Returns:
+        The image, uint8 (uint16 if a label exceeds 254: 255 marks what is to be ignored in 8-bit
+        images), 0 = background, and the number of pixels that several objects claim; they go to
+        the highest label.
+    """
+    dtype = np.uint8 if max(masks, default=0) < 255 else np.uint16
+    labels = np.zeros(size, dtype=dtype)
+    overlap = 0
+    for label in sorted(masks):
+        mask = masks[label]
+        if mask is None:
+            continue
+        if mask.shape != size:
+            raise BagError(
+                f"masks of shapes {size} and {mask.shape} on one frame; a label image holds one "
+                "size, write the masks as mask_array"
+            )
+        overlap += int(np.count_nonzero(labels[mask]))
+        labels[mask] = label
+    return labels, overlap
+
+
+def _plan(
+    take: Take,
+    query: str | None,
+    targets: Sequence[str] | None,
+    objects: Sequence[str] | None,
+    transport: str,
+    masks: str,
+) -> RecordingInfo:
+    """Which cameras, objects, topics and frames go into the bag."""
+    source = _camera(take, query or "ego")
+    if targets:
+        chosen = [_camera(take, name) for name in targets]
+    else:
+        chosen = [camera for camera in take.cameras if is_ego(camera) != is_ego(source)]
+    chosen = [camera for camera in dict.fromkeys(chosen) if camera != source]
+    if not chosen:
+        raise BagError(f"{take.path}: no target camera besides the query camera {source!r}")
+    names = {topic_name(camera): camera for camera in (source, *chosen)}
+    if len(names) != 1 + len(chosen):
+        raise BagError(f"{take.path}: cameras {[source, *chosen]} have the same topic names")
+    unknown = [name for name in objects or () if name not in take.objects]
+    if unknown:
+        raise BagError(f"{take.path}: no object {unknown[0]!r}; it has {list(take.objects)}")
+    wanted = list(dict.fromkeys(objects or take.objects))
+    if not wanted:
+        raise BagError(f"{take.path}: no objects are annotated in this take")
+    frames = list(take.frames(source))
+    if not frames:
+        raise BagError(f"{take.path / source}: no frames (<number>.jpg)")
+    suffix = "image_raw/compressed" if transport == "compressed" else "image_raw"
+    name_of_query = topic_name(source)
+    kind = "label_image" if masks == "label_image" else "masks"
+    return RecordingInfo(
+        take=take.name,
+        query=name_of_query,
+        targets=[topic_name(camera) for camera in chosen],
+        cameras=names,
+        image_topics={name: f"/{name}/{suffix}" for name in names},
+        transport=transport,
+        mask_topic=f"/{name_of_query}/{kind}",
+        mask_type=masks,
+        objects=dict(enumerate(wanted, start=1)),
+        frames=frames,
+    )
+
+
+def _camera(take: Take, name: str) -> str:
+    """A camera of the take by its name, topic name, or "ego" / "exo" (the first one)."""
+    if name in take.cameras:
+        return name
+    if name == "ego":
+        return take.ego
+    if name == "exo" and take.exos:
+        return take.exos[0]
+    for camera in take.cameras:
+        if topic_name(camera) == name:
+            return camera
+    raise BagError(f"{take.path}: no camera {name!r}; it has {list(take.cameras)}")
+
+
+def _mask_size(take: Take, info: RecordingInfo, masks: Masks, frame: int) -> tuple[int, int]:
+    """Size of the masks of a frame: that of one that is there, of another frame, of the image."""
+    for mask in masks.values():
+        if mask is not None:
+            return mask.shape[0], mask.shape[1]
+    camera = info.cameras[info.query]
+    for name in info.objects.values():
+        for other in take.mask_frames(name, camera):
+            rle = take.rle(name, camera, other)
+            if rle is not None:
+                return int(rle["size"][0]), int(rle["size"][1])
+    height, width = take.image(camera, frame).shape[:2]
+    return height, width
+
+
+def make_header(stamp_ns: int, frame_id: str) -> Any:
+    """std_msgs/Header."""
+    types = typestore().types
+    time = types["builtin_interfaces/msg/Time"](
+        sec=stamp_ns // SECOND_NS, nanosec=stamp_ns % SECOND_NS
+    )
+    return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
+
+
+def make_image(header: Any, pixels: NDArray[Any], encoding: str) -> Any:
+    """sensor_msgs/Image of (H, W) or (H, W, C) pixels."""
+    height, width = pixels.shape[:2]
+    return typestore().types["sensor_msgs/msg/Image"](
+        header=header,
+        height=height,
+        width=width,
+        encoding=encoding,
+        is_bigendian=0,
+        step=pixels.nbytes // height if height else 0,
+        data=np.ascontiguousarray(pixels).view(np.uint8).reshape(-1),
+    )
+
+
+def _label_message(labels: NDArray[Any], stamp_ns: int, camera: str) -> Any:
+    encoding = "8UC1" if labels.dtype == np.uint8 else "16UC1"
+    return make_image(make_header(stamp_ns, camera), labels, encoding)
+
+
+def _image_message(take: Take, camera: str, name: str, frame: int, raw: bool) -> Any:
+    header = make_header(stamp_of(frame), name)
+    if raw:
+        return make_image(header, take.image(camera, frame), "rgb8")
+    data = np.frombuffer(take.image_bytes(camera, frame), dtype=np.uint8)
+    types = typestore().types
+    return types["sensor_msgs/msg/CompressedImage"](header=header, format="jpeg", data=data)
+
+
+def _array_message(
+    masks: Masks, names: dict[int, str], size: tuple[int, int], stamp_ns: int, camera: str
+) -> Any:
+    """CorrespondenceMaskArray of query masks: each object cropped to its bounding box."""
+    types = typestore().types
+    header = make_header(stamp_ns, camera)
+    entries = []
+    for label, name in names.items():
+        visible = float(_box(masks[label])[2] > 0)
+        entries.append(mask_entry(name, label, masks[label], header, visible, visible))
+    return types[MASKS_TYPE](
+        header=header,
+        query_header=header,
+        query_camera=camera,
+        target_camera=camera,
+        width=size[1],
+        height=size[0],
+        processing_time=types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0),
+        masks=entries,
+    )
+
+
+def mask_entry(
+    object_id: str,
+    label: int,
+    mask: NDArray[np.bool_] | None,
+    header: Any,
+    presence: float,
+    score: float,
+) -> Any:
+    """lmeec/CorrespondenceMask: the mask (H, W) cropped to its bounding box; visible if it has any.
+
+    Args:
+        object_id, label: the object.
+        mask: None or empty where it is not visible.
+        header: of the image.
+        presence, score: 0 to 1.
+    """
+    types = typestore().types
+    left, top, width, height = _box(mask)
+    crop = np.zeros((0, 0), dtype=np.uint8)
+    if mask is not None and width:
+        crop = mask[top : top + height, left : left + width].astype(np.uint8) * 255
+    x, y = centroid(crop > 0, left, top) if width else (0.0, 0.0)
+    roi = types["sensor_msgs/msg/RegionOfInterest"](
+        x_offset=left, y_offset=top, height=height, width=width, do_rectify=False
+    )
+    return types["lmeec/msg/CorrespondenceMask"](
+        object_id=object_id,
+        label=label,
+        visible=bool(width),
+        presence=presence,
+        score=score,
+        roi=roi,
+        mask=make_image(header, crop, "mono8"),
+        area=int(np.count_nonzero(crop)),
+        centroid_x=x,
+        centroid_y=y,
+    )
+
+
+def _box(mask: NDArray[np.bool_] | None) -> tuple[int, int, int, int]:
+    """Bounding box (left, top, width, height); zeros if there is no mask or it is empty."""
+    if mask is None or not mask.any():
+        return 0, 0, 0, 0
+    rows = np.flatnonzero(mask.any(axis=1))
+    columns = np.flatnonzero(mask.any(axis=0))
+    left, top = int(columns[0]), int(rows[0])
+    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1

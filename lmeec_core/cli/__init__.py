@@ -1,0 +1,1 @@
+"""The `lmeec` command: one file per sub-command."""

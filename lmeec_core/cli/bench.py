@@ -1,0 +1,165 @@
+"""The command `lmeec bench`."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+from rich.console import Console
+
+from lmeec_core.errors import InputError
+
+if TYPE_CHECKING:
+    from lmeec_core.bench.measure import Case
+    from lmeec_core.config import EngineName
+
+
+def bench_command(
+    preset: Annotated[
+        list[str] | None,
+        typer.Option(help="The network, may be repeated.", show_default="base_plus"),
+    ] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
+    engine: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="auto, eager, cuda_graph, onnxruntime, openvino or tensorrt, may be repeated.",
+            show_default="auto",
+        ),
+    ] = None,
+    precision: Annotated[
+        list[str] | None,
+        typer.Option(help="fp32 or bf16, may be repeated.", show_default="fp32, bf16"),
+    ] = None,
+    objects: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Objects N, may be repeated.", show_default="1"),
+    ] = None,
+    targets: Annotated[
+        list[int] | None,
+        typer.Option(min=1, help="Target views K, may be repeated.", show_default="1"),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps measured for each case.")] = 10,
+    frames: Annotated[
+        int,
+        typer.Option(min=0, help="Also measure the growth of memory over this many frames."),
+    ] = 0,
+    reference: Annotated[
+        bool,
+        typer.Option(
+            "--reference",
+            help="Also compute steps the release's way, in between: one pass of the network for "
+            "each object and target view.",
+        ),
+    ] = False,
+    node: Annotated[
+        bool,
+        typer.Option("--node", help="Measure the node over DDS: what the ROS edge costs."),
+    ] = False,
+    everything: Annotated[
+        bool,
+        typer.Option(
+            "--all",
+            help="All that this machine can measure, and whether it reaches what it must. "
+            "--preset, --device, --engine and --steps count, the rest is given.",
+        ),
+    ] = False,
+    threads: Annotated[
+        int, typer.Option(min=0, help="Threads of torch; 0: as many as it takes by itself.")
+    ] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write all figures to this file.")
+    ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the cost against N x K into this PNG or SVG file.")
+    ] = None,
+) -> None:
+    """Measure what a step costs in the steady state (full memory), with random images and memory.
+
+    Every preset, engine, precision, N and K is combined with every other. Weights that are not
+    bundled are random: times do not depend on them.
+
+    **Examples**
+
+    - `lmeec bench --preset nano --objects 1 --objects 8 --plot cost.png`
+    - `lmeec bench --precision bf16 --reference --json out/bench.json`
+    - `lmeec bench --node`
+    - `lmeec bench --all --json out/bench_all.json`
+    """
+    from lmeec_core.cli.exit_codes import run_command
+
+    def work() -> int:
+        import torch
+
+        from lmeec_core.bench import report, suite
+        from lmeec_core.bench.measure import Case, measure
+        from lmeec_core.checkpoint import resolve_device
+        from lmeec_core.config import ENGINES
+        from lmeec_core.config import preset as known
+
+        if threads:
+            torch.set_num_threads(threads)
+        console = Console()
+        kind = resolve_device(device).type
+        presets, engines = preset or ["base_plus"], engine or ["auto"]
+        for name in presets:
+            known(name)
+        for name in engines:
+            if name not in ENGINES:
+                raise InputError(f"--engine {name!r} given, one of {', '.join(ENGINES)} expected")
+        if everything:
+            cases = suite.cases(kind, _engines(engine, presets[0], kind), presets[0], steps)
+        elif node and not (preset or engine or objects or targets):
+            cases = []
+        else:
+            cases = [
+                Case(p, kind, cast("EngineName", e), cast("Any", f), n, k, steps,
+                     max(1, steps // 2) if reference else 0, frames=frames)
+                for p, e, f, n, k in product(
+                    presets, engines, precision or ["fp32", "bf16"], objects or [1], targets or [1]
+                )
+            ]  # fmt: skip
+        results = []
+        for case in cases:
+            console.print(f"measuring {_text(case)}", highlight=False)
+            results.append(measure(case))
+            if json_file is not None:  # a long run that is stopped leaves what it has
+                report.write(json_file, results, [], None)
+        if results:
+            report.show(results, console)
+        edge = None
+        if node or everything:
+            from lmeec_ros.tools.bench import measure_node, show_node
+
+            edge = measure_node(console)
+            show_node(edge, console)
+        checks = suite.checks(results, edge) if everything else []
+        if checks:
+            report.show_checks(checks, console)
+        if json_file is not None:
+            report.write(json_file, results, checks, edge)
+        if plot is not None and results:
+            report.plot(plot, results)
+        return int(any(check["passed"] is False for check in checks))
+
+    run_command(work)
+
+
+def _engines(asked: list[str] | None, preset: str, device: str) -> list[EngineName]:
+    """The engines of --all: those asked for, or all that can be used here."""
+    if asked:
+        return cast("list[EngineName]", asked)
+    from lmeec_core.checkpoint import load_model
+    from lmeec_core.engine.auto import candidates
+
+    usable = candidates(load_model(preset, device=device, precision="bf16", seed=0))
+    return [*usable, "auto"]
+
+
+def _text(case: Case) -> str:
+    return (
+        f"{case.preset}, {case.device}, {case.engine}, {case.precision}, N={case.objects} "
+        f"K={case.targets}, {case.steps} steps, {case.reference_steps} of the reference"
+    )

@@ -1,0 +1,268 @@
+"""`lmeec evaluate`: score a result file from the command line."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+if TYPE_CHECKING:
+    from lmeec_core.evaluation.evaluate import Evaluation
+    from lmeec_core.evaluation.truth import ResultsTruths
+    from lmeec_core.evaluation.validation import Problem
+    from lmeec_core.takes import Results, TakeError, Takes
+
+LISTED = 5
+
+
+class ProtocolName(StrEnum):
+    """Rules of scoring."""
+
+    official = "official"
+    lm_eec = "lm_eec"
+
+
+class Direction(StrEnum):
+    """Which view holds the query."""
+
+    ego_exo = "ego-exo"
+    exo_ego = "exo-ego"
+
+
+def evaluate_command(
+    predictions: Annotated[Path, typer.Argument(help="Result file (JSON) of any method.")],
+    truth: Annotated[
+        Path,
+        typer.Argument(
+            help="A take, a dataset folder, EgoExo4D's relations_{split}.json or its folder, the "
+            "benchmark's truth file, or, for lm_eec, a truth in the result file's format."
+        ),
+    ],
+    protocol: Annotated[
+        ProtocolName,
+        typer.Option(help="Rules of scoring; their numbers are not comparable."),
+    ] = ProtocolName.official,
+    direction: Annotated[
+        Direction | None,
+        typer.Option(help="Which view holds the query.", show_default="all that the file has"),
+    ] = None,
+    split: Annotated[
+        str | None, typer.Option(help="Split of the dataset folder.", show_default="all takes")
+    ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the takes' videos, for the pictures.",
+            show_default="takes/ beside or above the relations file",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/evaluate"),
+    worst: Annotated[
+        int, typer.Option(min=0, help="Show pictures of so many of the worst takes.")
+    ] = 6,
+    allow_missing: Annotated[
+        bool,
+        typer.Option(
+            "--allow-missing",
+            help="Exit code 0 though predictions are missing (not: broken, or of something else).",
+        ),
+    ] = False,
+) -> None:
+    """Score a result file: IoU, location error, contour accuracy, existence, association accuracy.
+
+    The file may come from any method. It is first checked as the benchmark does: the same takes,
+    the same objects, a prediction for every frame of the query masks. What is missing or cannot be
+    read is named and counts as an empty mask; the exit code is then 1, as it is when a take is
+    broken and skipped. Where most predictions cannot be read, or none is of what the truth holds,
+    there is no score but the reason, and the exit code is 1.
+
+    **Protocols**
+
+    - `official`: the EgoExo4D benchmark's evaluation; only frames that were annotated in the target
+      view, long side 480, an object is said to exist if its confidence is above 0.5
+    - `lm_eec`: the LM-EEC release's; only frames that have a prediction, everything squashed to
+      480 x 480, an object is said to exist if its mask covers more than 0.1 % of the image
+
+    **Examples**
+
+    - `lmeec evaluate out/demo/masks.json take_7`
+    - `lmeec evaluate masks.json egoexo4d --split val --direction exo-ego`
+    - `lmeec evaluate masks.json relations_test.json --videos takes --out out/test`
+
+    **What is written**
+
+    - `report.html`: one page: the table beside the paper's, groups by object size, scenario and
+      take length, plots, pictures of the worst takes
+    - `report.json`: all of its numbers; `scores.csv`: one line per group; `frames.csv`: one line
+      per scored frame
+    """
+    from lmeec_core.cli.exit_codes import run_command
+
+    def work() -> int:
+        found = _evaluate(
+            predictions, truth, protocol.value, direction, split, videos, out, worst
+        )  # fmt: skip
+        return max(_code(evaluation, allow_missing) for evaluation in found)
+
+    run_command(work)
+
+
+def _evaluate(
+    predictions: Path, truth: Path, protocol: str, direction: Direction | None, split: str | None,
+    videos: Path | None, out: Path, worst: int,
+) -> list[Evaluation]:  # fmt: skip
+    """Score, print and write."""
+    from lmeec_core.evaluation.report import Report
+    from lmeec_core.evaluation.truth import open_truth
+    from lmeec_core.takes import DIRECTIONS, Results, TakeError
+
+    parts = Results.read_all(predictions)
+    if direction is not None:
+        if direction.value not in parts:
+            raise TakeError(
+                predictions, f"no results for direction {direction.value}; it has {list(parts)}"
+            )
+        parts = {direction.value: parts[direction.value]}
+    console, errors = Console(), Console(stderr=True)
+    if direction is None:
+        for name in DIRECTIONS:
+            if name not in parts:
+                text = f"{escape(str(predictions))}: no part {name}; that direction is not scored"
+                console.print(text, highlight=False, soft_wrap=True)
+    report, found = Report(str(predictions), str(truth), protocol, []), []
+
+    def tell(error: TakeError) -> None:
+        errors.print(f"[bold red]skipped:[/] {escape(str(error))}", soft_wrap=True)
+
+    for name, results in parts.items():
+        takes = open_truth(truth, name, split=split, videos=videos, on_error=tell)
+        evaluation, strips = _one(results, takes, protocol, worst, console)
+        found.append(evaluation)
+        report.strips[name] = strips
+        if evaluation.void is None:
+            show(evaluation, console)
+        show_problems(evaluation, console)
+        if evaluation.void is not None:
+            text = f"{escape(str(predictions))}, {name}: no score: {escape(evaluation.void)}"
+            errors.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
+    report.evaluations = [evaluation for evaluation in found if evaluation.void is None]
+    report.void = {e.direction: e.void for e in found if e.void is not None}
+    if report.evaluations:
+        files = report.write(out)
+        console.print(f"report: {files['report.html']}", highlight=False, soft_wrap=True)
+    return found
+
+
+def _code(evaluation: Evaluation, allow_missing: bool) -> int:
+    """The exit code: 0 if everything was scored, or only lacks predictions that may be missing."""
+    from lmeec_core.evaluation.validation import MISSING
+
+    allowed = MISSING if allow_missing else ()
+    wrong = any(problem.kind not in allowed for problem in evaluation.problems)
+    void = evaluation.void is not None or not evaluation.scores.ious
+    return int(wrong or bool(evaluation.skipped) or void)
+
+
+def _one(
+    results: Results, takes: Takes | ResultsTruths, protocol: str, worst: int, console: Console
+) -> tuple[Evaluation, list]:
+    """Scores of one direction and pictures of its worst takes, under a progress bar."""
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+    from lmeec_core.evaluation.evaluate import evaluate
+    from lmeec_core.evaluation.strips import draw_strip, worst_takes
+    from lmeec_core.takes import TakeError
+
+    columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task(results.direction, total=1.0)
+
+        def advance(take: str, share: float) -> None:
+            progress.update(
+                task, completed=share, description=f"{results.direction} {escape(take[:40])}"
+            )
+
+        evaluation = evaluate(results, takes, protocol, advance)
+        chosen = worst_takes(evaluation, 0 if evaluation.void else worst)
+        task = progress.add_task("pictures", total=len(chosen))
+        strips = []
+        for take, pair in chosen:
+            truth = takes.open(take.records[0].take)
+            strips.append(draw_strip(results, truth, take, pair))
+            if strips[-1].error is not None:
+                takes.report(TakeError(truth.path, strips[-1].error))
+            progress.advance(task)
+    evaluation.skipped = list(takes.broken)
+    return evaluation, strips
+
+
+def show(evaluation: Evaluation, console: Console) -> None:
+    """Print the table beside the paper's."""
+    from rich.table import Table
+
+    from lmeec_core.evaluation.published import TABLE_1
+    from lmeec_core.evaluation.report import TITLES, number, percent
+
+    scores, protocol = evaluation.scores, evaluation.scores.protocol
+    table = Table(
+        title=f"{TITLES[evaluation.direction]}, protocol {protocol}", title_justify="left"
+    )
+    table.add_column("method", no_wrap=True)
+    for name in ("IoU %", "LE", "CA", "BA %", "AA %"):
+        table.add_column(name, justify="right")
+    table.add_row(
+        f"this result file ({protocol})", percent(scores.iou), number(scores.location_error),
+        number(scores.contour_accuracy), percent(scores.existence_balanced_accuracy),
+        percent(scores.association_accuracy), style="bold", end_section=True,
+    )  # fmt: skip
+    for row in TABLE_1[evaluation.direction]:
+        table.add_row(
+            f"paper: {row.method}", f"{row.iou:.2f}", f"{row.location_error:.3f}",
+            f"{row.contour_accuracy:.3f}", f"{row.existence_balanced_accuracy:.2f}", "",
+            style="dim",
+        )  # fmt: skip
+    console.print(table)
+    console.print(
+        "LE location error, CA contour accuracy, BA balanced accuracy of existence, AA association "
+        "accuracy (IoU > 0.5). The paper's rows: Table 1, EgoExo4D test split.",
+        highlight=False,
+    )
+    masks, takes = len(scores.ious), len(evaluation.takes)
+    console.print(
+        f"{scores.frames} frames of {takes} takes scored, {masks} of them with a true mask; "
+        f"existence accuracy {percent(scores.existence_accuracy)} % ({protocol}).",
+        highlight=False,
+    )
+    if evaluation.unlisted:
+        console.print(
+            f"{len(evaluation.unlisted)} takes have no lists of annotated frames: all their frames "
+            "with images were scored. Give relations_{split}.json as truth for the exact numbers.",
+            highlight=False,
+        )
+    if not scores.ious:
+        console.print("No scored frame has a true mask: IoU, LE, CA and AA have no value.")
+
+
+def show_problems(evaluation: Evaluation, console: Console) -> None:
+    """Print what is missing, broken or left aside: of every kind its number and some of them."""
+    kinds: dict[str, list[Problem]] = {}
+    for problem in evaluation.problems:
+        kinds.setdefault(problem.kind, []).append(problem)
+    if evaluation.missing or "take unknown" in kinds or "object unknown" in kinds:
+        console.print(
+            f"[bold yellow]incomplete:[/] {evaluation.missing} predictions are missing or broken; "
+            "the benchmark would refuse this file"
+        )
+    for kind, problems in kinds.items():
+        for problem in problems[:LISTED]:
+            console.print(f"  {escape(str(problem))}", highlight=False, soft_wrap=True)
+        if len(problems) > LISTED:
+            console.print(f"  {kind}: and {len(problems) - LISTED} more, see report.json")
+    for text in evaluation.notes[:LISTED]:
+        console.print(f"  not scored: {escape(text)}", highlight=False, soft_wrap=True)
+    if len(evaluation.notes) > LISTED:
+        console.print(f"  not scored: and {len(evaluation.notes) - LISTED} more, see report.json")

@@ -1,0 +1,57 @@
+"""How every sub-command of ``lmeec`` ends: its exit code, and what it says of an error."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from lmeec_core.cli.missing_packages import remedy
+from lmeec_core.errors import ExplainedError, InputError
+
+__all__ = ["REPORT", "run_command"]
+
+REPORT = (
+    "This is a fault of lmeec, not of what it was given: please report it, with all lines above."
+)
+_OF_THE_MACHINE = {
+    errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
+    errno.EROFS,
+}  # fmt: skip
+"""Errors that say enough without the name of a file."""
+
+
+def run_command(work: Callable[[], Any], error_code: int = 1) -> None:
+    """Run a command; what a user can mend is one line on stderr, anything else a traceback.
+
+    Args:
+        work: the command; what it returns is the exit code, None is 0.
+        error_code: the exit code of an error that is one line.
+    """
+    try:
+        code = work()
+    except (InputError, ExplainedError) as error:
+        _fail(str(error), error_code, error)
+    except OSError as error:
+        if error.filename is None and error.errno not in _OF_THE_MACHINE:
+            error.add_note(REPORT)
+            raise
+        _fail(str(error), error_code, error)
+    except ImportError as error:
+        _fail(remedy(error), error_code, error)
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:
+        error.add_note(REPORT)
+        raise
+    if code:
+        raise typer.Exit(int(code))
+
+
+def _fail(text: str, code: int, error: Exception) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]error:[/] {escape(text)}", soft_wrap=True)
+    raise typer.Exit(code) from error

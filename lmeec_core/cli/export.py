@@ -1,0 +1,184 @@
+"""`lmeec export`: the network's ONNX graphs and TensorRT engines from the command line."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from lmeec_core.config import MemoryConfig, Precision
+    from lmeec_core.engine.base import Call
+    from lmeec_core.engine.graphs import GraphStore
+    from lmeec_core.model import LMEEC
+
+_WHAT = "The network"
+_SHAPES = "What the graphs are for"
+
+
+def export_command(
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder for the graphs; a folder for each network appears in it.",
+            show_default="$LMEEC_CACHE, else ~/.cache/lmeec, where the engines look",
+        ),
+    ] = None,
+    preset: Annotated[str, typer.Option(help="Model preset.", rich_help_panel=_WHAT)] = "nano",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights.",
+            show_default="the preset's own, if it has any",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            help="Random weights from this seed, where there are no others: to try things out.",
+            show_default="none",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    precision: Annotated[
+        str,
+        typer.Option(
+            help="fp32 or bf16, as the engine is to compute. With bf16 the weights are those of "
+            "bf16; the graphs themselves are in float32.",
+            rich_help_panel=_WHAT,
+        ),
+    ] = "fp32",
+    objects: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Objects of a step. Without --objects and --targets the graphs compute a batch "
+            "of one, which does for any number, piece by piece.",
+            show_default="any number",
+            rich_help_panel=_SHAPES,
+        ),
+    ] = None,
+    targets: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Target cameras of a step.",
+            show_default="any number",
+            rich_help_panel=_SHAPES,
+        ),
+    ] = None,
+    frames_of_memory: Annotated[
+        int, typer.Option(min=1, max=64, help="Capacity of the banks.", rich_help_panel=_SHAPES)
+    ] = 6,
+    fusion: Annotated[
+        str,
+        typer.Option(help="mv_moe, add or none, as the tracker has it.", rich_help_panel=_SHAPES),
+    ] = "mv_moe",
+    tensorrt: Annotated[
+        bool,
+        typer.Option("--tensorrt", help="Also build TensorRT engines for this machine's GPU."),
+    ] = False,
+) -> None:
+    """Write the network as ONNX graphs, and check each against eager torch.
+
+    The graphs are those of the steady state (full memory): image encoder, target tokens, memory
+    attention (view-specific, and full memory), fusion with decoder, and memory encoder (of given
+    and of predicted masks). All shapes are fixed. Beside each graph lies a record (JSON): shapes,
+    hashes, versions, and the largest difference from eager torch.
+
+    The engines onnxruntime, openvino and tensorrt make what they need at first use, which takes
+    minutes; the engine auto considers them only where the graphs are there already.
+
+    **Examples**
+
+    - `lmeec export`: the bundled network, for the engines on this machine
+    - `lmeec export --preset base_plus --checkpoint weights.pt --out graphs`
+    - `LMEEC_CACHE=graphs lmeec demo`: the engines find graphs that were written elsewhere
+    - `lmeec export --objects 4 --targets 2 --tensorrt`: engines for whole steps of that size
+    """
+    from lmeec_core.cli.exit_codes import run_command
+
+    def work() -> None:
+        from rich.console import Console
+
+        from lmeec_core import load_model
+        from lmeec_core.cache import cache_folder
+        from lmeec_core.config import MemoryConfig, validated
+        from lmeec_core.engine.graphs import GraphStore
+        from lmeec_core.engine.onnx_export import require
+        from lmeec_core.errors import InputError
+
+        require("onnx", "onnxscript", "onnxruntime")
+        given = {"capacity": frames_of_memory, "fusion": fusion}
+        memory = validated(MemoryConfig, given, "memory")
+        if tensorrt:
+            from lmeec_core.engine.tensorrt import load_tensorrt
+
+            load_tensorrt()  # its absence is said before the work, not after
+        model = load_model(preset, checkpoint, "cpu", cast("Precision", precision), seed)
+        folder = out or cache_folder()
+        if folder is None:
+            raise InputError("there is no home folder for the graphs; --out DIR names one for them")
+        store = GraphStore(model, folder)
+        calls = _calls(model, objects, targets, memory)
+        console = Console()
+        _write(store, calls, console)
+        if tensorrt:
+            _build(model, calls, folder, console)
+
+    run_command(work)
+
+
+def _calls(
+    model: LMEEC, objects: int | None, targets: int | None, memory: MemoryConfig
+) -> list[Call]:
+    """The steady state's calls, each once."""
+    from lmeec_core.engine import steady_calls
+    from lmeec_core.engine.graphs import with_batch
+
+    whole = objects is not None or targets is not None
+    calls = steady_calls(model, objects or 1, targets or 1, memory)
+    unique = {with_batch(c, c.shapes[0][0] if whole else 1): None for c, _ in calls}
+    return list(unique)
+
+
+def _write(store: GraphStore, calls: list[Call], console: Console) -> None:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
+    from lmeec_core.engine.graphs import graph_name, read_record
+
+    console.print(f"{store.folder}", highlight=False, soft_wrap=True)
+    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=len(calls))
+        for call in calls:
+            progress.update(task, description=graph_name(call))
+            started = time.monotonic()
+            there = store.is_valid(call)
+            path = store.get(call)
+            record = read_record(path.with_suffix(".json"))
+            made = "was there" if there else f"{time.monotonic() - started:.1f} s"
+            console.print(
+                f"  {path.name}  {record['bytes'] / 1e6:.1f} MB, differs from eager torch by "
+                f"{record['difference']:.1e} ({made})",
+                highlight=False,
+                soft_wrap=True,
+            )
+            progress.advance(task)
+
+
+def _build(model: LMEEC, calls: list[Call], out: Path, console: Console) -> None:
+    from lmeec_core.checkpoint import resolve_device
+    from lmeec_core.engine.tensorrt import TensorRtEngine, engine_path
+
+    engine = TensorRtEngine(model.to(resolve_device("cuda")), out)
+    for call in calls:
+        graph = engine.store.get(call)
+        with console.status(f"TensorRT: {graph.stem} (minutes)"):
+            engine.load(call, graph)
+        console.print(f"  {engine_path(graph).name}", highlight=False)

@@ -1,0 +1,150 @@
+"""What `lmeec info` says about takes or a bag."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lmeec_core.takes import Take, TakeError, Takes, is_ego, open_takes
+
+LISTED = 20
+"""So many takes of a dataset are opened and listed."""
+
+
+def show(path: Path, console: Console) -> int:
+    """Print what takes of any kind, or a rosbag2 recording, hold.
+
+    Returns:
+        The exit code: 1 if a take, a part of one or a part of a bag turned out to be broken.
+
+    Raises:
+        TakeError, BagError: if it is neither, or a single take is broken.
+    """
+    from lmeec_core.bags.bag import is_bag  # rosbags only, no ROS
+
+    if is_bag(path):
+        return _show_bag(path, console)
+    try:
+        takes = open_takes(path)
+    except TakeError as error:
+        raise TakeError(
+            path, f"is neither takes nor a rosbag2 recording ({str(error).partition(': ')[2]})"
+        ) from error
+    if takes.kind == "take":
+        problems = _show_take(takes.open(takes.names[0]), console)
+    else:
+        problems = _show_takes(takes, console)
+    for text in problems:
+        console.print(f"[bold red]broken:[/] {escape(text)}", highlight=False, soft_wrap=True)
+    return int(bool(problems))
+
+
+def _show_takes(takes: Takes, console: Console) -> list[str]:
+    """Print what the first takes hold; what of them cannot be read, one text each."""
+    console.print(f"{takes.kind} {escape(str(takes.path))}: {len(takes)} takes")
+    table = Table("take", "scenario", "cameras", "objects", "frames", "images")
+    left_out: list[str] = []
+    listed = islice(takes, LISTED) if len(takes) > LISTED else takes
+    for take in listed:
+        try:
+            cells = (
+                take.scenario or "-",
+                ", ".join(take.cameras),
+                str(len(take.objects)),
+                str(take.length),
+                "yes" if take.has_images else "no",
+            )
+            left_out += [f"take {take.name}: {text}" for text in take.left_out]
+        except TakeError as error:
+            takes.report(error)
+        else:
+            table.add_row(escape(take.name), *map(escape, cells))
+    console.print(table)
+    if len(takes) > LISTED:
+        console.print(f"and {len(takes) - LISTED} more")
+    return [*map(str, takes.broken), *left_out]
+
+
+def _show_take(take: Take, console: Console) -> list[str]:
+    """Print what a take holds; what of it cannot be read, one text each."""
+    problems = list(take.left_out)
+    table = Table("camera", "view", "frames", "image size")
+    for camera in take.cameras:
+        numbers, size = _look_at(take, camera, problems)
+        table.add_row(escape(camera), "ego" if is_ego(camera) else "exo", str(numbers), size)
+    try:
+        common = str(len(take.common_frames()))
+    except TakeError:
+        common = "-"
+    console.print(
+        f"take {escape(take.name)}: {len(take.cameras)} cameras, {len(take.objects)} objects, "
+        f"{common} frames in all cameras"
+    )
+    console.print(table)
+    table = Table("object", *(f"masks in {escape(camera)}" for camera in take.cameras))
+    for name in take.objects:
+        counts = (_masks(take, name, camera, problems) for camera in take.cameras)
+        table.add_row(escape(name), *counts)
+    console.print(table)
+    return problems
+
+
+def _look_at(take: Take, camera: str, problems: list[str]) -> tuple[str, str]:
+    """Number of a camera's frames, and the size of the first that can be read."""
+    try:
+        numbers = take.frames(camera)
+        if not numbers:
+            problems.append(f"take {take.name}: camera {camera!r} has no frames")
+            return "0", "-"
+        height, width = take.image(camera, numbers[0]).shape[:2]
+    except TakeError as error:
+        problems.append(str(error))
+        return "-", "-"
+    return str(len(numbers)), f"{width} x {height}"
+
+
+def _masks(take: Take, name: str, camera: str, problems: list[str]) -> str:
+    """Number of an object's masks in a camera, null ones included; broken ones are a problem."""
+    try:
+        frames = take.mask_frames(name, camera)
+    except TakeError as error:
+        problems.append(str(error))
+        return "-"
+    broken = []
+    for frame in frames:
+        try:
+            take.mask(name, camera, frame, (1, 1))  # the run lengths are checked, no image is made
+        except TakeError as error:
+            broken.append(str(error))
+    if broken:
+        problems.append(f"{len(broken)} masks are broken; the first: {broken[0]}")
+    return str(len(frames))
+
+
+def _show_bag(path: Path, console: Console) -> int:
+    from lmeec_core.bags.bag import BagReader
+    from lmeec_core.bags.take_bags import RecordingInfo
+
+    with BagReader(path) as bag:
+        console.print(f"bag {escape(str(path))}: {bag.duration_ns / 1e9:.1f} s")
+        table = Table("topic", "type", "messages")
+        for topic in sorted(bag.topics.values(), key=lambda topic: topic.name):
+            table.add_row(topic.name, topic.type, str(topic.count))
+        console.print(table)
+        made = RecordingInfo.read(bag)
+        lost, notes = list(bag.lost), list(bag.notes)
+    if made is not None:
+        objects = ", ".join(f"{label}:{name}" for label, name in made.objects.items())
+        console.print(
+            f"made from take {escape(made.take)}; query camera {made.query}, target cameras "
+            f"{', '.join(made.targets)}, objects {escape(objects)}"
+        )
+    for text in notes:
+        console.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    for text in lost:
+        console.print(f"[bold red]lost:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    return int(bool(lost))

@@ -1,0 +1,262 @@
+"""The options of `lmeec track`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+_OUT = "Outputs"
+_WHAT = "What to track"
+_HOW = "Network and memory (a bag: on top of its parameter file)"
+_WHERE = "Where it runs"
+
+
+class Direction(StrEnum):
+    """Directions of a result file."""
+
+    both = "both"
+    ego_exo = "ego-exo"
+    exo_ego = "exo-ego"
+
+
+class Length(StrEnum):
+    """What the tracker is told of a recording's length."""
+
+    stream = "stream"
+    take = "take"
+
+
+def track_command(
+    source: Annotated[
+        Path,
+        typer.Argument(
+            help="A take, a folder of takes, a dataset with split.json, EgoExo4D's "
+            "relations_{split}.json or its folder, or a bag."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The result file.", show_default="<source>_predictions.json", rich_help_panel=_OUT
+        ),
+    ] = None,
+    bag: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also a bag of lmeec/CorrespondenceMaskArray, as the node publishes them, with "
+            "the target images' stamps; of several takes a folder of bags.",
+            rich_help_panel=_OUT,
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite",
+            help="Replace outputs that this command did not make.",
+            rich_help_panel=_OUT,
+        ),
+    ] = False,
+    direction: Annotated[
+        Direction, typer.Option(help="Of a bag: by its cameras' names.", rich_help_panel=_WHAT)
+    ] = Direction.both,
+    split: Annotated[
+        str | None,
+        typer.Option(
+            help="Split of a dataset, as test.", show_default="all", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    take: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Only this take, may be repeated.", show_default="all", rich_help_panel=_WHAT
+        ),
+    ] = None,
+    object_name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--object",
+            help="Only this object, may be repeated (not for bags).",
+            show_default="all",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    videos: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a relations file: the folder of the takes' videos.",
+            show_default="takes/ beside or above the file",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    params: Annotated[
+        Path | None,
+        typer.Option(
+            help="For a bag: the node's parameter file, with topics and cameras.",
+            show_default="what a bag made by `lmeec bag` says itself",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    node: Annotated[
+        str | None,
+        typer.Option(
+            help="The node whose parameters in the file are meant, as /robot1/lmeec.",
+            show_default="the file's node called lmeec",
+            rich_help_panel=_WHAT,
+        ),
+    ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="The network: nano, base_plus.", show_default="nano", rich_help_panel=_HOW
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=_HOW),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, help="Random weights, to try the plumbing.", rich_help_panel=_HOW),
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda or auto.", show_default="auto", rich_help_panel=_HOW),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option(help="fp32 or bf16.", show_default="fp32", rich_help_panel=_HOW),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            help="Who computes: auto, eager, cuda_graph, onnxruntime, openvino, tensorrt.",
+            show_default="auto",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    compression: Annotated[
+        str | None,
+        typer.Option(
+            help="What leaves a full memory bank: keep_first, average, fifo, iou, cluster.",
+            show_default="keep_first",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    capacity: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Frames in a memory bank.", show_default="6", rich_help_panel=_HOW
+        ),
+    ] = None,
+    num_frames: Annotated[
+        Length,
+        typer.Option(
+            help="The length of a take as the tracker is told it: stream: not at all, as in the "
+            "node; take: the number of frames, as the LM-EEC release does. Only takes of less "
+            "than 16 frames differ.",
+            rich_help_panel=_HOW,
+        ),
+    ] = Length.stream,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Processes on this machine; 0: one a core, or one for a GPU.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = 0,
+    threads: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Threads of the network in each process. Another number may change masks in their "
+            "last pixels; the number of workers never does.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on a Ray cluster instead: its address, auto (the one this machine belongs "
+            "to), or local (start one). Its nodes have to see the recordings under the same path.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+    scaling: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N,N,...",
+            help="Measure instead: the same units with so many workers each, timed and compared "
+            "byte by byte; nothing is kept.",
+            rich_help_panel=_WHERE,
+        ),
+    ] = None,
+) -> None:
+    """Find the objects of a recording in its other cameras, as fast as the machine goes.
+
+    A take is tracked in both directions between its ego and each exo camera; frames and query
+    masks are those of the query camera. A bag goes through the same pairing and the same processing
+    as in the node, with the node's own parameter file. The same recording and settings give the
+    same bytes, on one process or on many.
+
+    The work is cut into units (take, set of objects, camera). Finished ones are kept in
+    OUT.work: the same command goes on after Ctrl-C, a kill or a power cut and computes nothing
+    twice. With another checkpoint or other settings the kept units are not used, which is said.
+
+    **Examples**
+
+    - `lmeec track take_7`: both directions, take_7_predictions.json
+    - `lmeec track egoexo --split test --preset base_plus --checkpoint weights.pt --out test.json`
+    - `lmeec track egoexo4d --split val --videos takes`: the raw annotations and videos
+    - `lmeec track robot_bag --params my.yaml --bag masks_bag`: what the node would have published
+    - `lmeec track take_7 --scaling 1,2,4`: is it worth more processes?
+    - `lmeec view take_7 take_7_predictions.json`: look at it
+
+    Exit code 1 if a recording, a part of a bag or a frame could not be read (it is named and left
+    out), if nothing or less than half of what could be of a bag was paired (the reason and the
+    remedy are the node's), or if a unit failed (then nothing is written).
+    """
+    from rich.console import Console
+
+    from lmeec_core.cli.exit_codes import run_command
+    from lmeec_core.offline import run as command
+    from lmeec_core.offline import scaling as measure
+
+    given = {
+        "model.preset": preset,
+        "model.checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
+        "model.seed": seed,
+        "model.device": device,
+        "model.precision": precision,
+        "model.engine": engine,
+        "memory.compression": compression,
+        "memory.capacity": capacity,
+    }
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    options = command.TrackOptions(
+        source=source,
+        out=out or Path(f"{source.resolve().name.removesuffix('.json')}_predictions.json"),
+        bag=bag,
+        direction=None if direction is Direction.both else direction.value,
+        params=params,
+        node=node,
+        split=split,
+        takes=tuple(take or ()),
+        videos=videos,
+        objects=tuple(object_name or ()),
+        changes=changes,
+        num_frames=num_frames.value,
+        threads=threads,
+        workers=workers,
+        cluster=cluster,
+        overwrite=overwrite,
+    )
+    console = Console()
+    if scaling is not None:
+        counts = [int(text) for text in scaling.split(",") if text.strip().isdecimal()]
+        run_command(lambda: measure.run(options, counts, console))
+    else:
+        run_command(lambda: command.run(options, console))

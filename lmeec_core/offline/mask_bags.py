@@ -1,0 +1,115 @@
+"""Finished units as a rosbag2 recording of CorrespondenceMaskArray. No ROS needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmeec_core.bags.bag import (
+    MASKS_TYPE,
+    BagError,
+    BagReader,
+    BagWriter,
+    typestore,
+)
+from lmeec_core.bags.take_bags import (
+    make_header,
+    mask_entry,
+    stamp_of,
+    topic_name,
+)
+from lmeec_core.offline.records import FrameRecord, Stamp
+from lmeec_core.offline.store import UnitStore
+from lmeec_core.offline.units import Unit
+from lmeec_core.takes import decode_mask
+
+NODE = "lmeec"
+MADE_KEY = "lmeec_track"
+"""Key in a bag's custom data by which `lmeec track` knows its own bags."""
+
+
+def write_mask_bag(
+    path: Path, units: Sequence[Unit], store: UnitStore, *, overwrite: bool = False
+) -> int:
+    """Write the masks of one recording as the node publishes them.
+
+    Topics are /lmeec/<target>/masks; every message is stored at, and carries, the stamp and frame
+    id of its target image. The processing time is 0: the same units give the same bytes.
+
+    Args:
+        path: folder of the bag.
+        units: of one recording.
+        store: where they are kept.
+        overwrite: replace a bag that is there.
+
+    Returns:
+        The number of messages.
+
+    Raises:
+        BagError: something else lies at the path.
+        ValueError: a unit is not there.
+    """
+    merged: dict[tuple[int, str, str], list[FrameRecord]] = {}
+    for unit in units:
+        query, target = names_of(unit)
+        for frame in store.load(unit).frames:
+            if frame.image:
+                stamp = frame.stamp.ns if frame.stamp else stamp_of(frame.frame)
+                merged.setdefault((stamp, target, query), []).append(frame)
+    with BagWriter(path, overwrite=overwrite) as bag:
+        for unit in units:
+            bag.add_topic(topic_of(names_of(unit)[1]), MASKS_TYPE)
+        bag.set_info(MADE_KEY, units[0].take)
+        for (stamp, target, query), frames in sorted(merged.items(), key=lambda item: item[0]):
+            bag.write(topic_of(target), stamp, mask_message(frames, query, target))
+    return len(merged)
+
+
+def is_mask_bag(path: Path) -> bool:
+    """Whether the path is a bag that `lmeec track` made."""
+    try:
+        with BagReader(path) as bag:
+            return MADE_KEY in bag.info
+    except BagError:
+        return False
+
+
+def names_of(unit: Unit) -> tuple[str, str]:
+    """(query, target) as messages name them."""
+    return unit.names or (topic_name(unit.query), topic_name(unit.target))
+
+
+def topic_of(target: str) -> str:
+    """The node's topic of a target camera's masks."""
+    return f"/{NODE}/{target.replace('-', '_')}/masks"
+
+
+def mask_message(frames: Sequence[FrameRecord], query: str, target: str) -> Any:
+    """The CorrespondenceMaskArray of a target image, all sets of objects together."""
+    first = frames[0]
+    stamp = first.stamp or Stamp(stamp_of(first.frame), target)
+    query_stamp = first.query_stamp or Stamp(stamp_of(first.frame), query)
+    types = typestore().types
+    own = make_header(stamp.ns, stamp.frame_id)
+    taken: set[int] = set()
+    entries = []
+    for frame in frames:
+        for entry in frame.objects:
+            # Sets of objects of one take are numbered each from 1.
+            label = entry.label if entry.label not in taken else max(taken) + 1
+            taken.add(label)
+            mask = decode_mask(entry.mask) if entry.mask is not None else None
+            entries.append(
+                mask_entry(entry.object_id, label, mask, own, entry.presence, entry.score)
+            )
+    return types[MASKS_TYPE](
+        header=own,
+        query_header=make_header(query_stamp.ns, query_stamp.frame_id),
+        query_camera=query,
+        target_camera=target,
+        width=first.size[1],
+        height=first.size[0],
+        processing_time=types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0),
+        masks=entries,
+    )

@@ -1,0 +1,354 @@
+"""`lmeec track`: a take, a dataset or a bag in, the benchmark's result file out."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmeec_core.errors import InputError
+from lmeec_core.offline.monitor import TrackMonitor, cores
+from lmeec_core.offline.notices import collected
+from lmeec_core.offline.outputs import write_predictions
+from lmeec_core.offline.records import frame_count
+from lmeec_core.offline.store import UnitStore, engines_before
+from lmeec_core.offline.units import (
+    Job,
+    NumFrames,
+    Plan,
+    Recording,
+    Settings,
+    Unit,
+    plan_take,
+    weights_digest,
+)
+from lmeec_core.takes import TakeError, open_takes
+from lmeec_core.takes.results import DIRECTIONS
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+WORK = ".work"
+"""What the work folder's name adds to the result file's."""
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class TrackOptions:
+    """What `lmeec track` is asked for; see its --help. None leaves a choice to its default, or to
+    the parameter file of a bag."""
+
+    source: Path
+    out: Path
+    bag: Path | None = None
+    direction: str | None = None
+    params: Path | None = None
+    node: str | None = None
+    split: str | None = None
+    takes: tuple[str, ...] = ()
+    videos: Path | None = None
+    objects: tuple[str, ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
+    """The node's parameters, by full name, that were given as options."""
+    num_frames: NumFrames = "stream"
+    threads: int = 1
+    workers: int = 0
+    cluster: str | None = None
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Work:
+    """All units of a command, and their settings."""
+
+    settings: Settings
+    plans: list[Plan]
+
+    @property
+    def units(self) -> list[Unit]:
+        """In the order of the result file."""
+        return [unit for plan in self.plans for unit in plan.units]
+
+    @property
+    def recordings(self) -> list[Recording]:
+        """Those that can be read."""
+        return [plan.recording for plan in self.plans if plan.recording is not None]
+
+    @property
+    def problems(self) -> list[str]:
+        """Recordings and cameras that cannot be read."""
+        return [text for plan in self.plans for text in plan.problems]
+
+
+def prepare(options: TrackOptions) -> Work:
+    """Look at the recordings and cut them into units.
+
+    Raises:
+        TakeError, BagError, CheckpointError, ParameterError: what was given cannot be used.
+    """
+    if is_bag(options.source):
+        if options.objects or options.takes or options.split or options.videos:
+            raise InputError(
+                f"{options.source} is a bag: --object, --take, --split and --videos belong to "
+                "takes; its objects are those of its query masks"
+            )
+        if options.num_frames != "stream":
+            raise InputError(
+                f"{options.source} is a bag: its number of sets is known only once they are "
+                "paired; it is tracked as by the node, --num-frames stream"
+            )
+        from lmeec_ros.offline import bag_units
+
+        config = bag_units.read_config(
+            options.source, options.params, options.changes, options.node
+        )
+        plan = bag_units.plan_bag(options.source, config, options.direction)
+        return Work(bag_units.settings_of(config, options.threads), [plan])
+    if options.params is not None or options.node is not None:
+        raise InputError(
+            f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
+            "such a file); --params and --node belong to bags: a take has its cameras in folders"
+        )
+    takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
+    settings = take_settings(options.changes, options.threads, options.num_frames)
+    directions = [options.direction] if options.direction else list(DIRECTIONS)
+    # One annotation in memory at a time.
+    plans = [plan_take(take, directions, options.objects, settings.max_objects) for take in takes]
+    plans += [Plan(None, [], (str(error),)) for error in takes.broken]
+    known = {name for plan in plans if plan.recording for name in plan.recording.objects}
+    missing = [name for name in options.objects if name not in known]
+    if missing:
+        raise TakeError(options.source, f"no object {missing[0]!r} in any take")
+    return Work(settings, plans)
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a source is a bag, whole or not; takes need nothing of bags."""
+    if any((path / name).is_file() for name in ("annotation.json", "split.json")):
+        return False
+    from lmeec_core.bags import bag as bags
+
+    return bags.is_bag(path)
+
+
+def take_settings(
+    changes: dict[str, Any], threads: int, num_frames: NumFrames = "stream"
+) -> Settings:
+    """Settings for takes from the node's parameters that were given.
+
+    Raises:
+        InputError: no weights, or a value that is wrong.
+    """
+    from lmeec_core.checkpoint import resolve_device
+    from lmeec_core.config import MemoryConfig, preset
+
+    model = {k.removeprefix("model."): v for k, v in changes.items() if k.startswith("model.")}
+    memory = {k.removeprefix("memory."): v for k, v in changes.items() if k.startswith("memory.")}
+    name, checkpoint = model.get("preset", "nano"), model.get("checkpoint") or None
+    preset(name)
+    seed = model.get("seed")
+    return Settings(
+        preset=name,
+        checkpoint=checkpoint,
+        weights=weights_digest(name, checkpoint, seed),
+        device=str(resolve_device(model.get("device", "auto"))),
+        precision=model.get("precision", "fp32"),
+        engine=model.get("engine", "auto"),
+        seed=seed,
+        memory=MemoryConfig(**memory),
+        presence_threshold=changes.get("presence_threshold", 0.5),
+        num_frames=num_frames,
+        threads=threads,
+    )
+
+
+def run(options: TrackOptions, console: Console) -> int:
+    """Track, write the results, and return the exit code: 0 if nothing had to be left out.
+
+    Raises:
+        InputError, OSError: what the user can mend; finished units are kept.
+    """
+    folder = options.out.with_name(options.out.name + WORK)
+    _check_outputs(options, folder)
+    with console.status(f"looking at {_escape(str(options.source))}"), collected() as seen:
+        work = prepare(options)
+    _introduce(work, options, console)
+    work = settled(work, folder, options)
+    with UnitStore(folder, work.settings) as store:
+        failed = compute_all(work, store, options, console)
+        if failed:
+            _say(console, [f"{n} units: {text}" for text, n in failed.most_common()], "failed")
+            console.print(
+                f"{sum(failed.values())} units failed and nothing was written; the finished ones "
+                f"are kept in {folder}: the same command goes on with the others",
+                highlight=False,
+            )
+            return 1
+        left_out, notes = write_predictions(options.out, work.recordings, work.units, store)
+        notes = list(dict.fromkeys([*seen, *notes]))
+        problems = list(dict.fromkeys(work.problems + left_out))
+        console.print(f"{options.out}: predictions of {len(work.recordings)} recordings")
+        if options.bag is not None:
+            _write_bags(work, store, options, console)
+    console.print(
+        f"{folder}: finished units, for other outputs of the same settings; delete it at will",
+        highlight=False,
+    )
+    _say(console, notes, "note")
+    _say(console, problems, "left out")
+    return 1 if problems else 0
+
+
+def settled(work: Work, folder: Path, options: TrackOptions) -> Work:
+    """The same with the engines that ``auto`` chooses, once for all processes and later runs.
+
+    Args:
+        work: units and settings.
+        folder: the work folder: what an earlier run has chosen there is kept.
+        options: say how many processes there are.
+    """
+    from lmeec_core.offline import compute
+
+    settings = compute.with_engines(work.settings, engines_before(folder, work.settings))
+    several = worker_count(options.workers, len(work.units), settings) > 1
+    if several or options.cluster is not None:
+        compute.forget_model()  # the processes that need it load their own
+    return dataclasses.replace(work, settings=settings)
+
+
+def compute_all(
+    work: Work, store: UnitStore, options: TrackOptions, console: Console
+) -> Counter[str]:
+    """Compute the units that are not there yet; errors by their text."""
+    units = work.units
+    missing = [unit for unit in units if not store.has(unit)]
+    for reason, count in store.changed.items():
+        console.print(
+            f"[yellow]{count} kept units are not used:[/] {_escape(reason)}", soft_wrap=True
+        )
+    if len(missing) < len(units):
+        console.print(f"{len(units) - len(missing)} of {len(units)} units were finished before")
+    failed: Counter[str] = Counter()
+    if not missing:
+        return failed
+    begin, frames = time.monotonic(), 0
+    with TrackMonitor(console, store, missing) as monitor:
+        for outcome in outcomes(missing, work.settings, store, options, monitor):
+            if outcome.data is not None:
+                store.put(outcome.unit, outcome.data)
+                frames += frame_count(outcome.data)
+            else:
+                text = outcome.error or "no result"
+                failed[text] += 1
+                if text.startswith("CheckpointError"):
+                    raise InputError(text.partition(": ")[2])  # every unit would say the same
+            monitor.done(outcome.unit)
+    seconds = time.monotonic() - begin
+    console.print(
+        f"{len(missing) - sum(failed.values())} units, {frames} frames in {seconds:.1f} s "
+        f"({frames / seconds:.1f} frames/s)",
+        highlight=False,
+    )
+    return failed
+
+
+def outcomes(
+    units: Sequence[Unit],
+    settings: Settings,
+    store: UnitStore,
+    options: TrackOptions,
+    monitor: TrackMonitor,
+) -> Iterator[Any]:
+    """What becomes of the units, over as many processes as were asked for."""
+    from lmeec_core.offline import pool
+
+    if options.cluster is not None:
+        jobs = [Job(unit, settings, str(store.progress_file(unit).resolve())) for unit in units]
+        return pool.on_ray(jobs, options.cluster)
+    workers = worker_count(options.workers, len(units), settings)
+    if workers == 1:
+        return pool.here([Job(unit, settings) for unit in units], monitor.at)
+    jobs = [Job(unit, settings, str(store.progress_file(unit))) for unit in units]
+    return pool.on_processes(jobs, workers, monitor.retried)
+
+
+def worker_count(wanted: int, units: int, settings: Settings) -> int:
+    """Processes to use; 0 wanted: one for as many cores as a unit has threads, one for a GPU."""
+    if not wanted:
+        on_cpu = settings.device == "cpu"
+        wanted = max(1, cores() // settings.threads) if on_cpu else 1
+    return max(1, min(wanted, units))
+
+
+def _check_outputs(options: TrackOptions, folder: Path) -> None:
+    """Nothing that this command did not make is replaced."""
+    out = options.out
+    if out.is_dir():
+        raise InputError(f"{out}: is a folder; a file for the predictions is expected")
+    if out.exists() and not folder.exists() and not options.overwrite:
+        raise InputError(
+            f"{out}: is there, and not from a run that could be resumed (no {folder}); "
+            "--overwrite replaces it, --out names another file"
+        )
+    if options.bag is not None and options.bag.exists() and not options.overwrite:
+        from lmeec_core.offline.mask_bags import is_mask_bag
+
+        bags = list(options.bag.iterdir()) if options.bag.is_dir() else []
+        if not (is_mask_bag(options.bag) or (bags and all(map(is_mask_bag, bags)))):
+            raise InputError(
+                f"{options.bag}: is there, and not made by this command; --overwrite replaces it, "
+                "if it is a bag"
+            )
+
+
+def _introduce(work: Work, options: TrackOptions, console: Console) -> None:
+    settings, units = work.settings, work.units
+    console.print(
+        f"{_escape(str(options.source))}: {len(work.recordings)} recordings, {len(units)} units of "
+        f"work; preset {settings.preset}, {settings.device}, {settings.precision}",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if settings.weights.startswith("seed:"):
+        console.print("[bold yellow]The weights are random (seeded): the masks mean nothing.[/]")
+    _say(console, [text for plan in work.plans for text in plan.notes], "note")
+    _say(console, work.problems, "cannot be read")
+    if not units:
+        reason = "" if work.problems else " (no object has query masks)"
+        raise InputError(f"{options.source}: nothing to track{reason}")
+
+
+def _write_bags(work: Work, store: UnitStore, options: TrackOptions, console: Console) -> None:
+    """One bag, or for several recordings a folder of them."""
+    from lmeec_core.offline.mask_bags import write_mask_bag
+
+    assert options.bag is not None
+    for plan in work.plans:
+        if plan.recording is None or not plan.units:
+            continue
+        name = plan.recording.name
+        if name in ("", ".", "..") or "/" in name or "\0" in name:  # of a relations file
+            raise InputError(
+                f"{options.source}: take {name!r} cannot be the name of a bag's folder"
+            )
+        path = options.bag if len(work.recordings) == 1 else options.bag / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        count = write_mask_bag(path, plan.units, store, overwrite=True)
+        console.print(f"{path}: {count} messages")
+
+
+def _say(console: Console, texts: Sequence[str], what: str) -> None:
+    for text in texts[:SHOWN]:
+        console.print(f"[yellow]{what}:[/] {_escape(text)}", soft_wrap=True, highlight=False)
+    if len(texts) > SHOWN:
+        console.print(f"[yellow]... and {len(texts) - SHOWN} more {what}[/]")
+
+
+def _escape(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)

@@ -1,0 +1,400 @@
+"""Why is nothing published? One answer at a time, with what to do about it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import ReliabilityPolicy
+
+from lmeec_core.sync.pairing import PairingStats, StreamStats
+from lmeec_core.sync.stream_monitor import Percentiles, StreamMonitor
+from lmeec_ros.inference.worker import WorkerStats
+from lmeec_ros.io.inputs import QUERY_MASKS, InputStream
+from lmeec_ros.parameters.config import NodeConfig
+
+if TYPE_CHECKING:
+    from lmeec_ros.points.points import Points
+
+OK, WARN, ERROR, STALE = (
+    DiagnosticStatus.OK,
+    DiagnosticStatus.WARN,
+    DiagnosticStatus.ERROR,
+    DiagnosticStatus.STALE,
+)
+
+MAX_AGE_MS = 3.6e6
+"""Stamps further from the node's clock are of another one (a bag played without /clock)."""
+PATIENCE = 5.0
+"""Seconds without an output that need a reason, where silence_warning is 0."""
+MANY_SETS = 20
+"""Sets from which on the share of dropped ones says something."""
+NONE_TOGETHER = "messages come, but none belong together"
+
+
+class Source(Protocol):
+    """What is asked of an input: a subscription of the node, or a topic of a recording."""
+
+    @property
+    def name(self) -> str:
+        """Name of the camera, or QUERY_MASKS."""
+
+    @property
+    def topic(self) -> str:
+        """Topic, resolved."""
+
+    @property
+    def type_name(self) -> str:
+        """The type of its messages as ROS writes it."""
+
+    @property
+    def reliability(self) -> ReliabilityPolicy | None:
+        """Of the subscription; None if there is none."""
+
+    @property
+    def monitor(self) -> StreamMonitor:
+        """Follows its stamps."""
+
+    def publishers(self) -> list[Any]:
+        """Who publishes on the topic; each with `topic_type`."""
+
+    def describe_publishers(self) -> str:
+        """The same in words, and what to change if it does not fit."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why the node's outputs are as they are.
+
+    Attributes:
+        kind: one word, the same for the same cause.
+        level: OK, WARN, ERROR or STALE of DiagnosticStatus.
+        text: the cause, with its numbers.
+        remedy: what to do; empty if nothing is wrong.
+    """
+
+    kind: str
+    level: bytes
+    text: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.text}; {self.remedy}" if self.remedy else self.text
+
+
+@dataclass
+class Measurements:
+    """What the node measures of its own work."""
+
+    latency: Percentiles = field(default_factory=Percentiles)
+    """Milliseconds from the moment a set is complete to its publication."""
+    step: Percentiles = field(default_factory=Percentiles)
+    """Milliseconds that a set's processing took."""
+    age: Percentiles = field(default_factory=Percentiles)
+    """Milliseconds from the target image's stamp to the publication, by the node's clock."""
+    output: StreamMonitor = field(default_factory=StreamMonitor)
+    published: int = 0
+    objects: int = 0
+    """Objects in the last set's query masks."""
+    refused: int = 0
+    """Target images that could not be used and were left out of their partial sets."""
+    refusals: dict[str, str] = field(default_factory=dict)
+    """Target camera to why its last image could not be used; not if it could."""
+    answered: dict[str, float] = field(default_factory=dict)
+    """Target camera to when something of it was published last, `time.monotonic` seconds."""
+    started: float = field(default_factory=time.monotonic)
+    last_error: str = ""
+    errors: int = 0
+    """Errors that are no step's: of the diagnostics, the watch, the inputs, of publishing."""
+    last_other_error: str = ""
+    last_other_time: float = -math.inf
+    """When that was, `time.monotonic` seconds."""
+
+    def add_error(self, text: str) -> None:
+        """Note an error that is no step's."""
+        self.errors += 1
+        self.last_other_error, self.last_other_time = text, time.monotonic()
+
+    def add_refusal(self, camera: str, text: str) -> None:
+        """Note that a target camera's image was left out of its set, and why."""
+        self.refused += 1
+        self.refusals[camera] = text
+
+    def add_set(
+        self, stamp_ns: int, started: float, arrived: float, ages: Mapping[str, float]
+    ) -> None:
+        """Note a set that was processed and published just now.
+
+        Args:
+            stamp_ns: stamp of the query image.
+            started: when its processing began (`time.monotonic` seconds).
+            arrived: when it was complete, likewise.
+            ages: of each target camera's image, milliseconds.
+        """
+        now = time.monotonic()
+        self.published += len(ages)
+        self.output.add(stamp_ns)
+        self.step.add(1e3 * (now - started))
+        self.latency.add(1e3 * (now - arrived))
+        for camera, age in ages.items():
+            self.add_age(age)
+            self.answered[camera] = now
+            self.refusals.pop(camera, None)
+        self.last_error = ""
+
+    def add_age(self, milliseconds: float) -> None:
+        """Note the age of an image at its publication, unless its stamp is of another clock."""
+        if abs(milliseconds) < MAX_AGE_MS:
+            self.age.add(milliseconds)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is known of the node at a moment; parts are None while it does not have them."""
+
+    name: str
+    state: str
+    config: NodeConfig
+    device: str | None
+    measured: Measurements
+    pairing: PairingStats | None = None
+    worker: WorkerStats | None = None
+    inputs: Sequence[InputStream] = ()
+    silent: Mapping[str, float] = field(default_factory=dict)
+    """Names of the inputs that are silent, and for how many seconds."""
+    unpaired: bool = False
+    """Messages come, but none have belonged together for a while."""
+    points: Points | None = None
+    engine: str = ""
+    """The engine of each stage of the network, as it was computed last."""
+
+
+def why(now: Snapshot) -> Reason:
+    """Say what comes out, or why nothing does."""
+    if now.state != "active" or now.worker is None:
+        return _not_active(now)
+    patience = now.config["silence_warning"] or PATIENCE
+    age = now.measured.output.health().age
+    step = now.measured.step.get(95)[0] or 0.0
+    if age is not None and age < max(patience, 3e-3 * step):
+        return _publishing(now)
+    for one in sorted(now.inputs, key=lambda one: one.name != QUERY_MASKS):
+        if one.name in now.silent:
+            return silent(one, now.silent[one.name])
+    worker = now.worker
+    if worker.failed and now.measured.last_error:
+        return Reason(
+            "failing",
+            ERROR,
+            f"no set succeeds ({worker.failed} of {worker.received} failed): "
+            f"{now.measured.last_error}",
+            "mend what the error names",
+        )
+    counted = worker.processed + worker.failed + worker.dropped + worker.discarded
+    if worker.received > counted + worker.waiting:
+        return Reason(
+            "slow", WARN, "no set is done yet, the network is at one", f"wait, or {_faster(now)}"
+        )
+    if now.unpaired and now.pairing is not None:
+        return unpaired(now.inputs, now.pairing, now.config)
+    opened = [one for one in now.inputs if one.is_open]
+    if now.inputs and not any(one in opened for one in now.inputs[2:]):
+        return Reason(
+            "no_listener", WARN, "no target camera is subscribed: nobody listens (output.lazy)",
+            f"listen to an output, or ros2 param set {now.name} output.lazy false",
+        )  # fmt: skip
+    missing = [one.name for one in opened if not one.monitor.health().received]
+    what = f"waiting for the first message of {', '.join(missing)}" if missing else "no set yet"
+    return Reason("waiting", WARN, what)
+
+
+def _not_active(now: Snapshot) -> Reason:
+    state, error = now.state, now.measured.last_error
+    command = f"ros2 lifecycle set {now.name}"
+    steps = {
+        "unconfigured": f"{command} configure, then activate",
+        "inactive": f"{command} activate",
+    }
+    if state not in steps:
+        end = state in ("finalized", "shuttingdown")
+        text = "the node is shut down" if end else f"the node is {state}"
+        return Reason(state, STALE if end else WARN, text, "start it again" if end else "")
+    if error:
+        return Reason(
+            "failed", ERROR, f"the node is {state}: {error}", f"mend that, then {steps[state]}"
+        )
+    return Reason(state, WARN, f"the node is {state}", steps[state])
+
+
+def _publishing(now: Snapshot) -> Reason:
+    config, worker, rate = now.config, now.worker, now.measured.output.health().rate
+    if not any(config[f"output.{kind}"] for kind in ("masks", "label_image", "overlay", "points")):
+        return Reason(
+            "off", WARN, "every output is switched off",
+            f"ros2 param set {now.name} output.masks true",
+        )  # fmt: skip
+    if not now.measured.objects:
+        return Reason(
+            "no_object", WARN, "the query masks come, but no object is in them",
+            "look at their topic: a label image needs values above 0 where the objects are",
+        )  # fmt: skip
+    for one in now.inputs:
+        if one.name in now.silent:
+            reason = silent(one, now.silent[one.name])
+            text = f"{rate:.1f} Hz, but without {reason.text}"
+            return Reason(reason.kind, WARN, text, reason.remedy)
+    if unanswered := _unanswered(now):
+        text = f"{rate:.1f} Hz, but nothing of {unanswered}"
+        return Reason("partial", WARN, text, "mend that; the other targets go on without it")
+    if worker and worker.received >= MANY_SETS and worker.dropped * 2 > worker.received:
+        step = now.measured.step.get(50)[0] or 0.0
+        return Reason(
+            "slow",
+            WARN,
+            f"{rate:.1f} Hz, slower than the cameras: a step takes {step:.0f} ms, "
+            f"{worker.dropped} of {worker.received} sets were dropped",
+            _faster(now),
+        )
+    return Reason("publishing", OK, f"{rate:.1f} Hz")
+
+
+def _unanswered(now: Snapshot) -> str:
+    """The targets that send, but of which nothing is published for long, each with the reason."""
+    measured, pairing = now.measured, now.pairing
+    patience = now.config["silence_warning"] or PATIENCE
+    since = time.monotonic() - max(patience, 3e-3 * (measured.step.get(95)[0] or 0.0))
+    texts = []
+    for one in now.inputs[2:]:
+        if not one.is_open or measured.answered.get(one.name, measured.started) > since:
+            continue
+        text = f"{one.name}: no set has an image of it"
+        if one.name in measured.refusals:
+            text = measured.refusals[one.name]
+        elif pairing is not None:
+            stream, tolerance = pairing.streams[one.name], now.config["pairing.tolerance"]
+            text += out_of_step(one.name, stream, now.inputs[0].name, tolerance)
+        texts.append(text)
+    return "; ".join(texts)
+
+
+def _faster(now: Snapshot) -> str:
+    gpu = "" if (now.device or "").startswith("cuda") else "a GPU (model.device), "
+    return f"take {gpu}fewer objects or targets, or a smaller model.preset"
+
+
+def silent(one: Source, quiet: float | None) -> Reason:
+    """Why an input is silent.
+
+    Args:
+        one: the input.
+        quiet: seconds without a message; None: a recording has none of it.
+    """
+    offers = one.publishers()
+    time_text = "" if quiet is None else f" for {quiet:.1f} s"
+    text = f"{one.name}: silent, no message on {one.topic}{time_text}; "
+    text += one.describe_publishers()
+    live = quiet is not None
+    if not offers:
+        kind = "no_publisher"
+        remedy = f"{'start the publisher' if live else 'record it'}, or correct the topic's name"
+    elif all(offer.topic_type != one.type_name for offer in offers):
+        kind, remedy = "wrong_type", "correct the topic, its type or its transport"
+    elif one.reliability == ReliabilityPolicy.RELIABLE and not any(
+        offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE for offer in offers
+    ):
+        kind, remedy = "incompatible_qos", "let the node follow the publishers: qos auto"
+    else:
+        look = f"see whether it sends at all: ros2 topic hz {one.topic}"
+        kind, remedy = "silent", look if live else "record it again while its publisher sends"
+    if one.name == QUERY_MASKS:
+        kind = "no_query_masks" if kind in ("no_publisher", "silent") else kind
+        text += f"; without query masks nothing is {'published' if live else 'tracked'}"
+    return Reason(kind, ERROR, text, remedy)
+
+
+def out_of_step(name: str, stream: StreamStats, anchor: str, tolerance: float) -> str:
+    """How far a stream's stamps are from the anchor's, as a clause; empty within the tolerance.
+
+    Args:
+        name, stream: the stream.
+        anchor: name of the query camera.
+        tolerance: pairing.tolerance, seconds.
+    """
+    miss = stream.last_miss_ns
+    if miss is None or abs(miss) <= tolerance * 1e9:
+        return ""
+    return (
+        f"; {name} is out of step: {miss / 1e9:+.3f} s from {anchor}, "
+        f"pairing.tolerance is {tolerance:.3f} s"
+    )
+
+
+def of_recording(
+    inputs: Sequence[Source], stats: PairingStats, config: NodeConfig, target: str
+) -> Reason | None:
+    """Why few or none of the sets that a recording could give have an image of a target.
+
+    Args:
+        inputs: the query camera's first, then the query masks', then the targets'.
+        stats: the counters of the pairing after the last message.
+        config: the node's parameters.
+        target: name of the target camera.
+
+    Returns:
+        None if at least half of the possible sets came about: as many as the input with the
+        fewest messages has.
+    """
+    needed = [one for one in inputs if one in inputs[:2] or one.name == target]
+    for one in sorted(needed, key=lambda one: one.name != QUERY_MASKS):
+        if not stats.streams[one.name].received:
+            return silent(one, None)
+    possible = min(stats.streams[one.name].received for one in needed)
+    paired = stats.streams[target].paired
+    if paired * 2 >= possible:
+        return None
+    text = f"only {paired} of {possible} possible sets" if paired else NONE_TOGETHER
+    return unpaired(needed, stats, config, text)
+
+
+def unpaired(
+    inputs: Sequence[Source],
+    stats: PairingStats,
+    config: NodeConfig,
+    text: str = NONE_TOGETHER,
+) -> Reason:
+    """Why no messages belong together although all inputs have some.
+
+    Args:
+        inputs: the query camera's first, then the query masks'.
+        stats: the counters of the pairing.
+        config: the node's parameters.
+        text: how the reason begins.
+    """
+    tolerance: float = config["pairing.tolerance"]
+    kind, remedy = "unpaired", "raise pairing.queue, or pairing.tolerance"
+    misses = []
+    for name, stream in ((one.name, stats.streams[one.name]) for one in inputs):
+        if clause := out_of_step(name, stream, inputs[0].name, tolerance):
+            misses.append(abs(stream.last_miss_ns or 0) / 1e9)
+            text += clause
+    if misses:
+        kind = "out_of_step"
+        remedy = "stamp all messages by the same clock (ptp, chrony, use_sim_time)"
+        if max(misses) < 1:
+            remedy += f", or set pairing.tolerance to {max(misses) * 1.2:.2f}"
+    masks = inputs[1].name
+    lag = (stats.streams[masks].lag_ns or 0) / 1e9
+    if lag > max(tolerance, config["query_masks.max_delay"]):
+        text += f"; {masks} come {lag:.3f} s after their image"
+        remedy += f", or set query_masks.max_delay above {lag:.3f}"
+    unset = [one.name for one in inputs if one.monitor.newest_ns == 0]
+    if unset:
+        kind, remedy = "no_stamps", "let the publishers set header.stamp"
+        text += f"; the stamps of {', '.join(unset)} are 0 (header.stamp is not set)"
+    if stats.dropped:
+        text += "; dropped so far: " + ", ".join(f"{k} {v}" for k, v in stats.dropped.items())
+    return Reason(kind, ERROR, text, remedy)

@@ -1,0 +1,159 @@
+"""Says in the log why nothing comes out: silent inputs, cameras out of step, frames lost."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
+
+from lmeec_core.sync.pairing import PairingStats
+from lmeec_core.sync.stream_monitor import PatientLog
+from lmeec_ros.health import reasons
+from lmeec_ros.io.inputs import InputStream
+from lmeec_ros.parameters.config import NodeConfig
+
+REPEAT = 30.0
+LOSS_WORTH_TELLING = 0.1
+PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+
+
+class Watchdog:
+    """Looks at the inputs of an active node now and then.
+
+    Args:
+        inputs: the query camera's first, the query masks' second, then the targets'.
+        stats: returns the counters of the pairing.
+        logger: where to say it.
+        clock: seconds, monotonic.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[InputStream],
+        stats: Callable[[], PairingStats],
+        logger: RcutilsLogger,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._inputs = list(inputs)
+        self._stats = stats
+        self._logger = logger
+        self._clock = clock
+        self._patient = PatientLog(REPEAT, clock, count=False)
+        self._started = clock()
+        self._silent: dict[str, float] = {}  # and for how many seconds
+        self._since: dict[str, float] = {}  # when a closed input was last seen closed
+        self._unpaired = False
+        self._mute = False
+        self._sets = 0
+        self._last_set = self._started
+        self._paired: dict[str, tuple[int, float]] = {}  # items of a target in sets, since when
+        self._loss_told = False
+
+    def look(self, config: NodeConfig) -> None:
+        """Warn of what has been wrong for silence_warning seconds (0: notice it only)."""
+        self._mute = config["silence_warning"] <= 0
+        silence: float = config["silence_warning"] or reasons.PATIENCE
+        opened = [one for one in self._inputs if one.is_open]
+        for one in self._inputs:
+            if not one.is_open:
+                self._since[one.name] = self._clock()
+                self._silent.pop(one.name, None)
+        for one in opened:
+            self._check_silence(one, silence)
+        targets = [one for one in opened if one in self._inputs[2:]]
+        heard = [one for one in targets if one.name not in self._silent]
+        needed = self._inputs[:2] if config["pairing.partial"] else opened
+        if heard and not any(one.name in self._silent for one in needed):
+            self._check_sets(silence, config)
+            self._check_targets(heard, silence, config["pairing.tolerance"])
+        else:
+            self._last_set = self._clock()
+            self._unpaired = False
+            self._paired.clear()
+        for one in opened:
+            self._check_loss(one)
+
+    @property
+    def silent(self) -> dict[str, float]:
+        """Names of the inputs that are silent, and for how many seconds."""
+        return dict(self._silent)
+
+    @property
+    def unpaired(self) -> bool:
+        """Whether messages come, but none have belonged together for a while."""
+        return self._unpaired
+
+    def _check_silence(self, one: InputStream, silence: float) -> None:
+        age = one.monitor.health().age
+        since = self._since.get(one.name, self._started)
+        quiet = self._clock() - since if age is None else age
+        if quiet < silence:
+            if one.name in self._silent:
+                del self._silent[one.name]
+                self._last_set = self._clock()
+                self._patient.forget(f"silent {one.name}:")
+                if not self._mute:
+                    self._logger.info(f"{one.name}: messages come again on {one.topic}")
+            return
+        self._silent[one.name] = quiet
+        # Said again at once when something about the publishers has changed.
+        kind = f"silent {one.name}: {one.describe_publishers()}"
+        self._warn(kind, str(reasons.silent(one, quiet)))
+
+    def _check_sets(self, silence: float, config: NodeConfig) -> None:
+        stats = self._stats()
+        if stats.sets != self._sets:
+            self._sets = stats.sets
+            self._last_set = self._clock()
+            self._unpaired = False
+            self._patient.forget("no sets")
+            return
+        quiet = self._clock() - self._last_set
+        if quiet < silence:
+            return
+        self._unpaired = True
+        reason = reasons.unpaired(self._inputs, stats, config)
+        self._warn("no sets", f"for {quiet:.1f} s {reason}")
+
+    def _warn(self, kind: str, text: str) -> None:
+        if not self._mute and (line := self._patient(kind, text)):
+            self._logger.warning(line)
+
+    def _check_targets(self, heard: list[InputStream], silence: float, tolerance: float) -> None:
+        """Warn of targets that send, but whose images are in no set while others are."""
+        streams = self._stats().streams
+        for one in heard:
+            stream = streams[one.name]
+            paired, since = self._paired.get(one.name, (-1, 0.0))
+            if paired != stream.paired:
+                self._paired[one.name] = (stream.paired, self._clock())
+                continue
+            quiet = self._clock() - since
+            if quiet < silence or self._clock() - self._last_set > silence:
+                continue
+            late = stream.dropped.get("late", 0)
+            text = f"{one.name}: images come, but the sets go on without them for {quiet:.1f} s"
+            text += reasons.out_of_step(one.name, stream, self._inputs[0].name, tolerance)
+            if late:
+                text += f"; {late} came too late: pairing.partial_wait is too short"
+            self._warn(f"unused {one.name}", text)
+
+    def _check_loss(self, one: InputStream) -> None:
+        health = one.monitor.health()
+        if self._loss_told or health.window < 50 or health.loss < LOSS_WORTH_TELLING:
+            return
+        self._loss_told = True
+        profile = next((os.environ[v] for v in PROFILE_VARIABLES if os.environ.get(v)), None)
+        remedy = (
+            f"the Fast DDS profile {profile} is set here; the publisher needs it too"
+            if profile
+            else "with Fast DDS start this node and the publisher with "
+            "FASTRTPS_DEFAULT_PROFILES_FILE=<share of lmeec>/config/fastdds.xml (after Jazzy: "
+            "FASTDDS_DEFAULT_PROFILES_FILE)"
+        )
+        self._logger.warning(
+            f"{one.name}: {health.loss:.0%} of the messages on {one.topic} got lost on the way "
+            f"(gaps in their stamps); {remedy}, or use the compressed transport"
+        )

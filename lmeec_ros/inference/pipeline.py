@@ -1,0 +1,261 @@
+"""From the messages of one moment to the masks of each target camera, without a node."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from lmeec.msg import CorrespondenceMaskArray
+from sensor_msgs.msg import Image
+from std_msgs.msg import Header
+
+import lmeec_core as lm
+from lmeec_core.errors import InputError
+from lmeec_core.takes.images import ImageReader
+from lmeec_ros.io import images, messages
+from lmeec_ros.parameters.config import NodeConfig
+
+logger = logging.getLogger(__name__)
+
+WARM_UP_SIZE = (480, 640)
+
+
+@dataclass(frozen=True)
+class TargetOutput:
+    """What one step found in one target camera."""
+
+    message: CorrespondenceMaskArray
+    image: images.Array
+    """The target image, uint8 (H, W, 3)."""
+    found: Mapping[str, lm.Correspondence]
+    header: Header
+
+    def label_image(self, table: messages.LabelTable, threshold: float) -> Image:
+        """Return the label image (16UC1); where objects overlap, the likeliest one wins."""
+        masks = lm.exclusive_masks(self.found, threshold)
+        labels = messages.label_image(masks, table, self.image.shape[:2])
+        return messages.image_message(labels, "16UC1", self.header)
+
+    def overlay(self, table: messages.LabelTable, threshold: float) -> Image:
+        """Return the target image with the masks drawn over it (rgb8)."""
+        from lmeec_core import overlay
+
+        masks = {name: found.mask(threshold) for name, found in self.found.items()}
+        colours = {name: overlay.colour(table.label_of(name) - 1) for name in masks}
+        lines = [f"{name} {found.presence:.2f}" for name, found in self.found.items()]
+        drawn = overlay.draw_masks(self.image, masks, colours=colours)
+        drawn = overlay.caption(drawn, lines, [colours[name] for name in self.found])
+        return messages.image_message(drawn, "rgb8", self.header)
+
+
+class SetProcessor:
+    """Decodes the messages of a set, steps the tracker and builds the messages to publish.
+
+    It has no thread and no node: the node's worker calls it, and so may an offline replay.
+
+    Args:
+        tracker: its query and targets are those of the configuration.
+        config: topics, transports and limits.
+        table: labels of the objects.
+        several: whether a set has several targets, more than the tracker's perhaps: with
+            pairing.partial a bad image of one then does not stop the others.
+    """
+
+    def __init__(
+        self,
+        tracker: lm.CorrespondenceTracker,
+        config: NodeConfig,
+        table: messages.LabelTable,
+        several: bool | None = None,
+    ) -> None:
+        self.tracker = tracker
+        self.config = config
+        self.table = table
+        self.several = len(config.target_cameras) > 1 if several is None else several
+        self.query_masks: Mapping[str, messages.Mask | None] = {}  # of the last set
+        self._readers = image_readers(config)
+        self.step_seconds = 0.0
+        """Time that the tracker's last step took."""
+
+    def process(
+        self,
+        query: Any,
+        masks: Any,
+        targets: Mapping[str, Any],
+        refused: Callable[[str, InputError], object] = lambda *_: None,
+    ) -> dict[str, TargetOutput]:
+        """Take the tracker one step further.
+
+        Args:
+            query: image message of the query camera.
+            masks: message of the query masks.
+            targets: target camera to image message; None where it has none. An InputError counts
+                as a message that cannot be used.
+            refused: told the camera whose image is left out of a partial set, and why.
+
+        Returns:
+            target camera with an image to output, every target with the same objects.
+
+        Raises:
+            InputError: if a message cannot be used; the tracker's memory is unchanged.
+        """
+        config = self.config
+        pictures: dict[str, images.Array | None] = {
+            config.query_camera: self._read(config.query_camera, query)
+        }
+        for name, msg in targets.items():
+            try:
+                pictures[name] = None if msg is None else self._read(name, msg)
+            except InputError as error:
+                if not (self.several and config["pairing.partial"]):
+                    raise
+                refused(name, error)
+                pictures[name] = None
+        query_masks = read_query_masks(config, self.table, masks)
+        self.query_masks = query_masks
+        started = time.monotonic()
+        try:
+            found = self.tracker.step(pictures, query_masks)
+        except InputError as error:
+            raise InputError(f"set at {_seconds(query)}: {error}") from error
+        self.step_seconds = time.monotonic() - started
+        return {
+            name: self._output(name, found[name], picture, targets[name].header, query.header)
+            for name, picture in pictures.items()
+            if name in found and picture is not None
+        }
+
+    @property
+    def objects_seen(self) -> int:
+        """How many objects are in the last set's query masks."""
+        return sum(mask is not None and bool(mask.any()) for mask in self.query_masks.values())
+
+    def warm_up(self) -> None:
+        """Step on blank images (the first steps are the slowest), then forget them."""
+        blank = np.zeros((*WARM_UP_SIZE, 3), np.uint8)
+        mask = np.zeros(WARM_UP_SIZE, np.bool_)
+        mask[100:200, 100:200] = True
+        cameras = (self.config.query_camera, *self.config.target_cameras)
+        names = list(self.config.objects.values())[: self.config["max_objects"]] or ["object"]
+        for _ in range(self.config["model.warm_up_steps"]):
+            self.tracker.step(dict.fromkeys(cameras, blank), dict.fromkeys(names, mask))
+        self.tracker.reset()
+
+    def _read(self, camera: str, msg: Any) -> images.Array:
+        return read_image(self.config, camera, msg, self._readers[camera])
+
+    def _output(
+        self,
+        target: str,
+        found: Mapping[str, lm.Correspondence],
+        picture: images.Array,
+        header: Header,
+        query_header: Header,
+    ) -> TargetOutput:
+        threshold = self.config["presence_threshold"]
+        if self.config["output.exclusive"]:
+            masks = lm.exclusive_masks(found, threshold)
+        else:
+            masks = {name: one.mask(threshold) for name, one in found.items()}
+        message = messages.mask_array_message(
+            found,
+            masks,
+            self.table,
+            header,
+            query_header,
+            (self.config.query_camera, target),
+            picture.shape[:2],
+        )
+        return TargetOutput(message, picture, found, header)
+
+
+def image_readers(config: NodeConfig) -> dict[str, ImageReader]:
+    """A reader for each camera; they live as long as a recording, or the node's configuration."""
+    return {
+        name: ImageReader(f"camera {name!r} ({camera.topic})")
+        for name, camera in config.cameras.items()
+    }
+
+
+def read_image(
+    config: NodeConfig, camera: str, msg: Any, reader: ImageReader | None = None
+) -> images.Array:
+    """The pixels of a camera's message, uint8 RGB (H, W, 3).
+
+    Args:
+        config: the camera's topic, its transport and the limit of pixels.
+        camera: its name.
+        msg: the message, or why there is none (an InputError).
+        reader: the camera's, of :func:`image_readers`; without one the image stands alone.
+
+    Raises:
+        InputError: if it cannot be used, or is one itself (it could not be decoded).
+    """
+    if isinstance(msg, InputError):
+        raise msg
+    given = config.cameras[camera]
+    raw = given.transport == "raw"
+    read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
+    try:
+        return read(msg, config["max_image_pixels"], reader)
+    except images.ImageError as error:
+        raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
+
+
+def read_query_masks(
+    config: NodeConfig, table: messages.LabelTable, msg: Any
+) -> dict[str, messages.Mask | None]:
+    """The query masks of a message, bool (H, W) by object; None for an object without one.
+
+    Raises:
+        InputError: as :func:`read_image`.
+    """
+    if isinstance(msg, InputError):
+        raise msg
+    given, limit = config.query_masks, config["max_image_pixels"]
+    try:
+        if given.type == "mask_array":
+            return messages.masks_from_array(msg, table, limit, config["max_objects"])
+        raw = given.transport == "raw"
+        labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
+        return messages.masks_from_labels(labels, table, config["max_objects"])
+    except (images.ImageError, messages.MessageError) as error:
+        raise InputError(f"query masks ({given.topic}): {error}") from error
+
+
+def load_processor(config: NodeConfig) -> SetProcessor:
+    """Load the model, build the tracker, and warm both up.
+
+    Raises:
+        lmeec_core.CheckpointError: if there are no weights, or they do not fit.
+        ValueError: if the device is not there.
+    """
+    model = lm.load_model(
+        config["model.preset"],
+        checkpoint=config.checkpoint,
+        device=config["model.device"],
+        precision=config["model.precision"],
+        engine=config["model.engine"],
+        seed=config.seed,
+        require_mv_moe=config["model.require_mv_moe"],
+        memory=config.memory(),
+    )
+    tracker = lm.CorrespondenceTracker(
+        model,
+        query=config.query_camera,
+        targets=config.target_cameras,
+        memory=config.memory(),
+        max_objects=config["max_objects"],
+    )
+    table = messages.LabelTable(config.objects, config["ignore_labels"], logger.warning)
+    processor = SetProcessor(tracker, config, table)
+    processor.warm_up()
+    return processor
+
+
+def _seconds(msg: Any) -> str:
+    return f"{msg.header.stamp.sec}.{msg.header.stamp.nanosec:09d}"

@@ -1,0 +1,1 @@
+"""Topics in, topics out: subscriptions, synchronised sets, messages to arrays and back."""

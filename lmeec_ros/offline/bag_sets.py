@@ -1,0 +1,260 @@
+"""The sets of a recording as the node pairs them, and why there are so few."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from builtin_interfaces.msg import Time
+from lmeec.msg import CorrespondenceMaskArray
+from rclpy.serialization import deserialize_message
+from sensor_msgs.msg import CompressedImage, Image
+
+from lmeec_core.bags.bag import BagError, BagReader, Topic
+from lmeec_core.errors import InputError
+from lmeec_core.sync.pairing import PairingStats
+from lmeec_core.sync.stream_monitor import StreamMonitor
+from lmeec_ros.health import reasons
+from lmeec_ros.io import filters
+from lmeec_ros.io.inputs import QUERY_MASKS, type_remedy
+from lmeec_ros.parameters.config import NodeConfig
+
+
+@dataclass(frozen=True)
+class Input:
+    """One of the streams that are paired.
+
+    Attributes:
+        name: of the camera, or QUERY_MASKS.
+        topic: as the configuration names it.
+        kind: message class.
+        parameter: the parameters about it begin with this, as "cameras.ego."
+    """
+
+    name: str
+    topic: str
+    kind: Any
+    parameter: str
+
+    @property
+    def type(self) -> str:
+        """The message type as ROS writes it."""
+        return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
+
+
+class RecordedInput:
+    """An input as `reasons` look at it, of a recording instead of a subscription.
+
+    Args:
+        one: the input.
+        topics: the recording's.
+    """
+
+    reliability = None
+
+    def __init__(self, one: Input, topics: dict[str, Topic]) -> None:
+        self.name, self.topic, self.type_name = one.name, one.topic, one.type
+        self.monitor = StreamMonitor(window=2)
+        self._parameter = one.parameter
+        self._topics = topics
+
+    def publishers(self) -> list[Any]:
+        """What the recording has on the topic: nothing, or one topic with its type."""
+        topic = self._topics.get(self.topic)
+        return [] if topic is None else [SimpleNamespace(topic_type=topic.type)]
+
+    def describe_publishers(self) -> str:
+        """Say in words what the recording has on the topic."""
+        topic = self._topics.get(self.topic)
+        if topic is None:
+            known = self._topics.values()
+            like = sorted(t.name for t in known if t.type == self.type_name)
+            return (
+                f"the recording has no topic {self.topic!r} ({self.name}); with {self.type_name} "
+                f"it has {', '.join(like) or 'none'}"
+            )
+        if topic.type != self.type_name:
+            return (
+                f"in the recording it is {topic.type}, but the parameters say {self.type_name}: "
+                f"{type_remedy(self.type_name, topic.type, self._parameter)}"
+            )
+        return f"the recording has {topic.count} messages on it"
+
+
+def inputs_of(config: NodeConfig) -> list[Input]:
+    """The streams of a set, in the node's order: query camera, query masks, target cameras."""
+
+    def camera(name: str) -> Input:
+        given = config.cameras[name]
+        kind = Image if given.transport == "raw" else CompressedImage
+        return Input(name, given.topic, kind, f"cameras.{name}.")
+
+    masks = config.query_masks
+    kind: Any = Image if masks.transport == "raw" else CompressedImage
+    if masks.type == "mask_array":
+        kind = CorrespondenceMaskArray
+    query_masks = Input(QUERY_MASKS, masks.topic, kind, "query_masks.")
+    return [camera(config.query_camera), query_masks, *map(camera, config.target_cameras)]
+
+
+def check_topics(bag: BagReader, inputs: Sequence[Input]) -> None:
+    """Raise BagError if a topic is not in the bag, or has another type than the parameters say."""
+    known = bag.topics
+    for one in inputs:
+        topic = known.get(one.topic)
+        if topic is None or topic.type != one.type:
+            raise BagError(f"{bag.path}: {reasons.silent(RecordedInput(one, known), None)}")
+
+
+class RecordedSets:
+    """The sets of a bag as the node pairs them, decoded.
+
+    Iterate over it once: (time jumped back before it, messages in the order of
+    :func:`inputs_of`). A message that cannot be decoded is an InputError in its place, and a
+    target without an image in a partial set has None.
+
+    Args:
+        path: the bag.
+        config: topics, cameras and pairing.
+
+    Raises:
+        BagError: when gone through, if the bag cannot be read, lacks a topic or has it with
+            another type.
+    """
+
+    def __init__(self, path: Path, config: NodeConfig) -> None:
+        self.path, self.config = path, config
+        self.lost: list[str] = []
+        """What could not be read of the bag."""
+        self._inputs = inputs_of(config)
+        self._recorded: list[RecordedInput] = []
+        self._stats: PairingStats | None = None
+
+    def __iter__(self) -> Iterator[tuple[bool, list[Any]]]:
+        inputs = self._inputs
+        sources = [filters.SimpleFilter() for _ in inputs]
+        out: list[tuple[Recorded | None, ...]] = []
+        jumps: list[int] = []
+        synchronizer = filters.synchronizer_for(
+            self.config,
+            sources,
+            [one.name for one in inputs],
+            lambda *_: jumps.append(len(out)),
+        )
+        synchronizer.registerCallback(lambda *messages: out.append(messages))
+
+        def drain() -> Iterator[tuple[bool, list[Any]]]:
+            for index, messages in enumerate(out):
+                jumped = bool(jumps) and jumps[0] <= index
+                if jumped:
+                    jumps.clear()
+                yield jumped, [_decode(m, i) for m, i in zip(messages, inputs, strict=True)]
+            out.clear()
+            jumps[:] = [0] * bool(jumps)
+
+        with BagReader(self.path) as bag:
+            self.lost = bag.lost
+            check_topics(bag, inputs)
+            self._recorded = [RecordedInput(one, bag.topics) for one in inputs]
+            by_topic: dict[str, list[tuple[Any, StreamMonitor]]] = {}
+            for one, source, recorded in zip(inputs, sources, self._recorded, strict=True):
+                by_topic.setdefault(one.topic, []).append((source, recorded.monitor))
+            for topic, _, data in bag.messages(list(by_topic)):
+                stamp = raw_stamp(data)
+                if stamp is None:
+                    self._too_short(topic, len(data))
+                    continue
+                message = Recorded(_Header(stamp), data)
+                for source, monitor in by_topic[topic]:
+                    monitor.add(filters.stamp_of(message))
+                    source.signalMessage(message)
+                yield from drain()
+            synchronizer.flush()
+            yield from drain()
+        self._stats = synchronizer.stats()
+
+    def problem(self, target: str) -> str:
+        """Why no set, or less than half of the possible ones, has an image of a target.
+
+        The reason and the remedy are those that the node gives on ~/status.
+
+        Args:
+            target: name of the target camera.
+
+        Returns:
+            The text, "" if most of what could be paired was. To be asked after the last set.
+        """
+        assert self._stats is not None
+        reason = reasons.of_recording(self._recorded, self._stats, self.config, target)
+        return f"{self.path}: {reason.kind}: {reason}" if reason else ""
+
+    def account(self, target: str) -> str:
+        """How much of each stream is in the sets of a target; "" if nothing is left out."""
+        assert self._stats is not None
+        streams = self._stats.streams
+        names = (self._inputs[0].name, QUERY_MASKS, target)
+        sets = streams[target].paired
+        parts = []
+        for name in names:
+            left = streams[name].received - (sets if name == target else streams[name].paired)
+            if left:
+                why = ", ".join(f"{k} {v}" for k, v in streams[name].dropped.items())
+                parts.append(f"{left} of {streams[name].received} {name}{f' ({why})' * bool(why)}")
+        if self._stats.sets > sets:
+            parts.append(f"{self._stats.sets - sets} sets without an image of {target}")
+        if not parts:
+            return ""
+        return f"{self.path}, {target}: {sets} sets; in none: {'; '.join(parts)}"
+
+    def _too_short(self, topic: str, size: int) -> None:
+        text = f"{self.path}: {topic}: messages of less than 12 bytes have no header and are no "
+        text += "images; they are left out"
+        if text not in self.lost:
+            self.lost.append(text)
+
+
+def recorded_sets(path: Path, config: NodeConfig) -> RecordedSets:
+    """See :class:`RecordedSets`."""
+    return RecordedSets(path, config)
+
+
+@dataclass(frozen=True)
+class _Header:
+    stamp: Time
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A recorded message that is not decoded before a set needs it."""
+
+    header: _Header
+    data: bytes
+
+
+def raw_stamp(data: bytes) -> Time | None:
+    """The header's stamp of a serialised message that begins with a header; None if cut off.
+
+    In CDR, four bytes (the second tells the order of bytes) come before seconds and nanoseconds.
+    """
+    if len(data) < 12:
+        return None
+    order: Any = "little" if data[1] & 1 else "big"
+    sec = int.from_bytes(data[4:8], order, signed=True)
+    nanosec = int.from_bytes(data[8:12], order)
+    return Time(sec=sec, nanosec=nanosec)
+
+
+def _decode(message: Recorded | None, one: Input) -> Any:
+    if message is None:
+        return None
+    try:
+        return deserialize_message(message.data, one.kind)
+    except Exception as error:  # rclpy raises errors of several kinds
+        stamp = message.header.stamp
+        return InputError(
+            f"{one.name} ({one.topic}) at {stamp.sec}.{stamp.nanosec:09d}: {len(message.data)} "
+            f"bytes are no {one.type}: {error}"
+        )

@@ -1,0 +1,257 @@
+"""A bag tracked offline: the node's parameters, pairing and processing, as fast as it goes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import lmeec_core as lm
+from lmeec_core.bags import take_bags
+from lmeec_core.bags.bag import BagError, BagReader
+from lmeec_core.bags.files import JOURNALS
+from lmeec_core.bags.take_bags import RecordingInfo
+from lmeec_core.errors import InputError
+from lmeec_core.offline.compute import Recorder
+from lmeec_core.offline.records import FrameRecord, Stamp
+from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_digest
+from lmeec_core.takes import is_ego
+from lmeec_core.takes.results import DIRECTIONS
+from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
+from lmeec_ros.io import filters
+from lmeec_ros.io.messages import LabelTable, masks_from_array
+from lmeec_ros.offline.bag_sets import check_topics, inputs_of, recorded_sets
+from lmeec_ros.parameters import config as parameters
+from lmeec_ros.parameters.config import NodeConfig
+
+IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
+
+
+def read_config(
+    path: Path,
+    given: Path | None,
+    changes: Mapping[str, Any] | None = None,
+    node: str | None = None,
+) -> NodeConfig:
+    """The node's configuration for a bag.
+
+    Args:
+        path: the bag.
+        given: the node's parameter file; None: what the bag says itself, if it was made of a take.
+        changes: values by full name that come on top.
+        node: the node (name with namespace) that the file is read for; None: its node called lmeec.
+
+    Raises:
+        ParameterError: a value that is wrong, or a file without parameters for the node.
+        BagError: the bag cannot be read, or has no parameters of its own.
+    """
+    if given is not None:
+        values = parameters.read_file(given, node)
+    elif node is not None:
+        raise parameters.ParameterError(
+            f"--node {node}: belongs to a parameter file, and none is given (--params)"
+        )
+    else:
+        with BagReader(path) as bag:
+            info = RecordingInfo.read(bag)
+            topics = [topic.name for topic in bag.topics.values() if topic.type in IMAGES]
+        if info is None:
+            raise BagError(
+                f"{path}: which topics are the cameras? Name a parameter file of the node with "
+                f"--params (config/lmeec.yaml shows one); image topics of the bag: "
+                f"{', '.join(sorted(topics)) or 'none'}"
+            )
+        values = parameters.flatten(take_bags.node_parameters(info))
+    return parameters.load({**values, **(changes or {})})
+
+
+def settings_of(config: NodeConfig, threads: int) -> Settings:
+    """The settings that a configuration of the node stands for.
+
+    Raises:
+        ValueError: no weights, or no such device.
+    """
+    from lmeec_core.checkpoint import resolve_device
+
+    preset = config["model.preset"]
+    return Settings(
+        preset=preset,
+        checkpoint=config.checkpoint,
+        weights=weights_digest(preset, config.checkpoint, config.seed),
+        device=str(resolve_device(config["model.device"])),
+        precision=config["model.precision"],
+        engine=config["model.engine"],
+        seed=config.seed,
+        require_mv_moe=config["model.require_mv_moe"],
+        memory=config.memory(),
+        presence_threshold=config["presence_threshold"],
+        exclusive=config["output.exclusive"],
+        max_objects=config["max_objects"],
+        threads=threads,
+        node=dict(config.values),
+    )
+
+
+def plan_bag(path: Path, config: NodeConfig, direction: str | None = None) -> Plan:
+    """Cut a bag into units: one a target camera.
+
+    Args:
+        path: the bag.
+        config: topics and cameras.
+        direction: in the result file; None takes it from the names of the cameras.
+
+    Raises:
+        BagError: the bag cannot be read, or lacks a topic or has it with another type.
+    """
+    with BagReader(path) as bag:
+        info = RecordingInfo.read(bag)
+        inputs = inputs_of(config)
+        check_topics(bag, inputs)
+        count = bag.topics[inputs[0].topic].count
+        lost, notes = tuple(bag.lost), tuple(bag.notes)
+    cameras = camera_names(config, info)
+    query = cameras[config.query_camera]
+    targets = [cameras[name] for name in config.target_cameras]
+    direction = direction or _direction(query, targets)
+    objects = tuple(config.objects.values())
+    name = info.take if info else path.resolve().name
+    digest = _digest(path)
+    units = [
+        Unit(
+            "bag", str(path.resolve()), name, direction, query, cameras[target], objects, count,
+            digest, (config.query_camera, target),
+        )
+        for target in config.target_cameras
+    ]  # fmt: skip
+    frames = list(info.frames) if info else []
+    return Plan(Recording(name, objects, {direction: frames}), units, lost, notes)
+
+
+def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, str]:
+    """The configuration's camera names to those of the result file (the take's, if made of one)."""
+    names = {name: name for name in config.cameras}
+    if info is not None:
+        by_topic = {topic: info.cameras[name] for name, topic in info.image_topics.items()}
+        for name, camera in config.cameras.items():
+            names[name] = by_topic.get(camera.topic, name)
+    return names
+
+
+def track_bag(
+    unit: Unit, settings: Settings, model: lm.LMEEC, problems: list[str], notices: list[str]
+) -> Iterator[FrameRecord]:
+    """Go through a bag as the node does, for one target camera.
+
+    The sets are those of all target cameras together, as in the node. A set that cannot be used
+    is left out and listed in `problems`, and so is the reason if few or no sets came about;
+    `notices` takes how many messages are in none. A set without an image of the target gives no
+    record; the tracker takes it in all the same, since the other targets' steps renew the query's
+    memory in the node.
+    """
+    assert settings.node is not None and unit.names is not None
+    config = parameters.load(settings.node)
+    path, target = Path(unit.source), unit.names[1]
+    with BagReader(path) as bag:
+        made = RecordingInfo.read(bag) is not None
+    tracker = lm.CorrespondenceTracker(
+        model, config.query_camera, (target,), config.memory(), max_objects=config["max_objects"]
+    )
+    table = LabelTable(config.objects, config["ignore_labels"])
+    several = len(config.target_cameras) > 1
+    processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)
+    index = 2 + config.target_cameras.index(target)
+    recorder, last = Recorder(settings), None
+    searched: set[str] | None = None  # ids that the sets asked for; None: no set was processed
+
+    def refused(_: str, error: InputError) -> None:
+        problems.append(f"{path}: {error}")
+
+    sets = recorded_sets(path, config)
+    for jumped, messages in sets:
+        query, masks, goal = messages[0], messages[1], messages[index]
+        broken = isinstance(query, InputError) or isinstance(masks, InputError)
+        stamp = None if broken else filters.stamp_of(query)
+        if jumped or (last is not None and stamp is not None and stamp <= last):
+            tracker.reset()  # as the node does
+            last = None
+        try:
+            found = processor.process(query, masks, {target: goal}, refused)
+        except InputError as error:
+            refused(target, error)
+            continue
+        last = stamp
+        assert stamp is not None
+        if target not in found:
+            continue
+        sought = {name for name, one in found[target].found.items() if one.skipped is None}
+        searched = (searched or set()) | sought
+        frame = take_bags.frame_of(stamp) if made else stamp
+        yield _record(frame, found[target], table, recorder)
+    problems += sets.lost
+    problems += filter(None, [sets.problem(target)])
+    notices += filter(None, [sets.account(target)])
+    notices += (f"{path}: {text}" for text in table.ignored_text())
+    if searched is not None:
+        absent = _never_asked_for(searched, config)
+        (notices if searched else problems).extend(f"{path}: {text}" for text in absent)
+
+
+def _never_asked_for(searched: Set[str], config: NodeConfig) -> list[str]:
+    """What to say if the query masks hold no object, or not all that `objects` names."""
+    topic = config.query_masks.topic
+    if not searched:
+        return [
+            f"the query masks ({topic}) hold no object in any set, so nothing was searched; masks "
+            "of the objects expected (label images: the value of a pixel is the label)"
+        ]
+    absent = sorted(set(config.objects.values()) - searched)
+    if not absent:
+        return []
+    return [
+        f"the query masks ({topic}) never hold {', '.join(map(repr, absent))}, which the parameter "
+        "objects names; see which labels they have"
+    ]
+
+
+def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recorder) -> FrameRecord:
+    message = output.message
+    size = (int(message.height), int(message.width))
+    masks = masks_from_array(message, LabelTable())
+    objects = [
+        recorder.object(
+            name, table.label_of(name), one.skipped is None, masks[name], size, one.presence,
+            one.predicted_iou,
+        )
+        for name, one in output.found.items()
+    ]  # fmt: skip
+    stamps = [
+        Stamp(filters.stamp_of(one), one.header.frame_id)
+        for one in (output, _Query(message.query_header))
+    ]
+    return FrameRecord(frame, size, objects, True, *stamps)
+
+
+@dataclass(frozen=True)
+class _Query:
+    header: Any
+
+
+def _direction(query: str, targets: Sequence[str]) -> str:
+    """From exo to ego if only a target has a name like that of an ego camera."""
+    ego = [is_ego(name) or name.lower().startswith("ego") for name in (query, *targets)]
+    return DIRECTIONS[1] if any(ego[1:]) and not ego[0] else DIRECTIONS[0]
+
+
+def _digest(path: Path) -> str:
+    """Digest of the files' names, sizes and ends (where the storage formats have their index)."""
+    beside = [path.with_name(path.name + suffix) for suffix in ("", *JOURNALS)]
+    files = sorted(file for file in (path.iterdir() if path.is_dir() else beside) if file.is_file())
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            size = content.seek(0, 2)
+            content.seek(max(0, size - 65536))
+            digest.update(repr((file.name, size)).encode() + content.read())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,140 @@
+"""What is to be seen in a bag, moment by moment, and masks that were recorded in one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from lmeec_core.bags import take_bags
+from lmeec_core.bags.bag import MASKS_TYPE, BagError, BagReader
+from lmeec_core.bags.take_bags import RecordingInfo
+from lmeec_core.errors import InputError
+from lmeec_core.preprocessing import check_mask
+from lmeec_core.takes import decode_mask, encode_mask
+from lmeec_core.viewing.moments import (
+    Camera,
+    Moment,
+    Predictions,
+    Shown,
+    View,
+    fitting,
+    target_view,
+)
+from lmeec_ros.inference.pipeline import image_readers, read_image, read_query_masks
+from lmeec_ros.io import filters, images
+from lmeec_ros.io.messages import LabelTable, masks_from_array
+from lmeec_ros.offline.bag_sets import recorded_sets
+from lmeec_ros.offline.bag_units import camera_names
+from lmeec_ros.parameters.config import NodeConfig
+
+
+class MaskBagPredictions:
+    """Masks of a bag: what the node published, or what `lmeec track --bag` wrote.
+
+    Args:
+        path: the bag.
+
+    Attributes:
+        lost: what could not be read of it.
+
+    Raises:
+        BagError: it cannot be read, or holds no masks.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._found: dict[tuple[int, str, str], dict[str, tuple[Any, float, float]]] = {}
+        with BagReader(path) as bag:
+            topics = [topic.name for topic in bag.topics.values() if topic.type == MASKS_TYPE]
+            if not topics:
+                raise BagError(f"{path}: no masks ({MASKS_TYPE}); it has {sorted(bag.topics)}")
+            for topic, _, data in bag.messages(topics):
+                self._keep(bag.decode(topic, data))
+            self.lost = list(bag.lost)
+
+    def _keep(self, message: Any) -> None:
+        masks = masks_from_array(message, LabelTable())
+        key = (filters.stamp_of(message), message.query_camera, message.target_camera)
+        kept = self._found.setdefault(key, {})
+        for entry in message.masks:
+            mask = masks[entry.object_id]
+            rle = None if mask is None else encode_mask(mask)
+            kept[entry.object_id] = (rle, float(entry.presence), float(entry.score))
+
+    def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
+        """See :class:`lmeec_core.viewing.moments.Predictions`."""
+        found = self._found.get((stamp_ns, query.message_name, target.message_name), {})
+        return {
+            name: Shown(None if rle is None else decode_mask(rle), presence, score)
+            for name, (rle, presence, score) in found.items()
+        }
+
+
+def bag_moments(
+    path: Path,
+    config: NodeConfig,
+    predictions: Predictions,
+    problem: Callable[[str], None],
+    note: Callable[[str], None],
+) -> Iterator[Moment]:
+    """The moments of a bag: its sets, as the node pairs them.
+
+    Args:
+        path: the bag.
+        config: topics and cameras.
+        predictions: what is shown on the target cameras.
+        problem: told of sets that cannot be shown, and why there are so few.
+        note: told of what else is in no set.
+
+    Raises:
+        BagError: the bag cannot be read.
+    """
+    with BagReader(path) as bag:
+        info = RecordingInfo.read(bag)
+    names = {key: Camera(name, key) for key, name in camera_names(config, info).items()}
+    query, targets = names[config.query_camera], [names[key] for key in config.target_cameras]
+    table = LabelTable(config.objects, config["ignore_labels"])
+    readers = image_readers(config)
+
+    def read(camera: str, message: Any) -> images.Array:
+        return read_image(config, camera, message, readers[camera])
+
+    first: int | None = None
+    sets = recorded_sets(path, config)
+    for _, messages in sets:
+        try:
+            broken = [one for one in messages if isinstance(one, InputError)]
+            if broken:
+                raise broken[0]
+            image = read(query.message_name, messages[0])
+            masks = read_query_masks(config, table, messages[1])
+            for name, mask in masks.items():
+                if mask is not None:
+                    check_mask(name, mask, image.shape[:2])  # as the node does
+            pictures = [
+                None if message is None else read(camera.message_name, message)
+                for camera, message in zip(targets, messages[2:], strict=True)
+            ]
+        except InputError as error:
+            problem(f"{path}: {error}")
+            continue
+        stamp = filters.stamp_of(messages[0])
+        first = stamp if first is None else first
+        frame = take_bags.frame_of(stamp) if info else stamp
+        views = []
+        for camera, message, picture in zip(targets, messages[2:], pictures, strict=True):
+            found = {}
+            if message is not None:
+                found = predictions.find(frame, filters.stamp_of(message), query, camera)
+                where = f"{path}: frame {frame}, prediction for {camera.name}"
+                found = fitting(found, picture, where, problem)
+            views.append(target_view(camera.name, picture, list(masks), found))
+        yield Moment(frame, (stamp - first) / 1e9, View(query.name, image, masks), views)
+    for text in sets.lost:
+        problem(text)
+    for name in config.target_cameras:
+        for text, tell in ((sets.problem(name), problem), (sets.account(name), note)):
+            if text:
+                tell(text)
+    for text in table.ignored_text():
+        note(f"{path}: {text}")

@@ -1,0 +1,1 @@
+"""Parameters: their table, their files, and the configuration that they make."""

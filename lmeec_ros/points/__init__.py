@@ -1,0 +1,1 @@
+"""Positions of objects in space, from masks of calibrated cameras."""

@@ -1,0 +1,1 @@
+"""Commands that need ROS: play, record, demo, soak, bench."""

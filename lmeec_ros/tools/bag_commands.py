@@ -1,0 +1,178 @@
+"""The work of `lmeec play` and `lmeec record`: signals, progress, messages to the user."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lmeec_core.bags.bag import BagReader
+from lmeec_ros.tools.node_watch import NodeWatch
+from lmeec_ros.tools.play import Player
+from lmeec_ros.tools.record import Recorder, spin_until
+from lmeec_ros.tools.replay import spinning
+
+
+@contextmanager
+def ros_node(name: str) -> Iterator[tuple[Node, threading.Event]]:
+    """A plain node, and an event that SIGINT or SIGTERM sets instead of ending the process."""
+    stop = threading.Event()
+
+    def on_signal(*_: Any) -> None:
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
+    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
+    node = rclpy.create_node(name)
+    try:
+        yield node, stop
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+SETTLE = 2.0
+"""Seconds for subscribers to find the publishers where no node of ours reports that it has: longer
+than the second between two reports."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def play(
+    path: Path,
+    *,
+    topics: Collection[str] | None,
+    remap: Mapping[str, str],
+    rate: float,
+    loop: bool,
+    clock: bool,
+    wait: float,
+    answering: str,
+    console: Console,
+) -> int:
+    """Publish a bag; see `lmeec play --help`. Returns the exit code: 1 if a part of it is lost, or
+    was perhaps not answered."""
+    with BagReader(path) as bag, ros_node("lmeec_play") as (node, stop):
+        player = Player(node, bag, topics=topics or None, remap=remap, clock=clock)
+        for text in bag.notes:
+            console.print(f"[yellow]note:[/] {escape(text)}", soft_wrap=True, highlight=False)
+        for topic, reason in player.skipped.items():
+            console.print(f"[yellow]skipped[/] {topic}: {reason}", soft_wrap=True)
+        watch = NodeWatch(node, answering)
+        with spinning(node):
+            _wait_heard(player, watch, wait, stop, console, every=bool(topics))
+            published, passes = _publish(player, rate, loop, stop, console)
+            if not player.flush(2.0 if stop.is_set() else 10.0):
+                console.print("[yellow]some subscribers did not acknowledge all messages[/]")
+            unanswered = watch.wait_answered(player.published, stop)
+        text = "stopped" if stop.is_set() else "done"
+        console.print(f"{text}: {published} messages in {passes} pass{'es' * (passes != 1)}")
+        for lost in dict.fromkeys(bag.lost):
+            console.print(f"[yellow]left out:[/] {escape(lost)}", soft_wrap=True, highlight=False)
+        if unanswered:
+            console.print(f"[yellow]perhaps not all answered[/] {unanswered}", soft_wrap=True)
+        return int(bool(bag.lost) or bool(unanswered))
+
+
+def _wait_heard(
+    player: Player,
+    watch: NodeWatch,
+    seconds: float,
+    stop: threading.Event,
+    console: Console,
+    *,
+    every: bool,
+) -> None:
+    """Wait for subscribers, at most so long: the node's, or (if `every`) one of each topic."""
+    end = time.monotonic() + seconds
+    settled = None  # when it is taken that all subscribers there are have found the publishers
+    while time.monotonic() < end and not stop.is_set():
+        if not every and watch.ready(player.published):
+            break
+        if player.unheard():
+            settled = None
+        elif settled is None:
+            settled = time.monotonic() + SETTLE
+        elif time.monotonic() > settled:
+            break
+        stop.wait(0.05)
+    unheard, wanted = player.unheard(), watch.wanted()
+    if wanted and not every:
+        taken = frozenset().union(*wanted.values())
+        for topic in sorted(taken - set(player.published)):
+            console.print(f"[yellow]not in the bag[/] {topic}, which the node takes")
+        unheard = tuple(topic for topic in unheard if topic in taken)
+    if seconds and unheard and not stop.is_set():
+        why = f" ({watch.describe()})" if not every and watch.describe() else ""
+        console.print(f"[yellow]nobody listens to[/] {', '.join(unheard)}{why}", soft_wrap=True)
+
+
+def _publish(
+    player: Player, rate: float, loop: bool, stop: threading.Event, console: Console
+) -> tuple[int, int]:
+    """Publish the bag once, or until it is stopped; return the messages and the passes."""
+    passes, published = 0, 0
+    with _progress(console, player.count) as (bar, task):
+        while not stop.is_set():
+            bar.reset(task)
+            published += player.play(rate=rate, stop=stop, progress=lambda *_: bar.advance(task))
+            passes += 1
+            if not loop:
+                break
+    return published, passes
+
+
+def record(
+    path: Path,
+    topics: Sequence[str] | None,
+    *,
+    of_node: str,
+    everything: bool,
+    duration: float | None,
+    overwrite: bool,
+    console: Console,
+) -> None:
+    """Record topics; see `lmeec record --help`."""
+    with ros_node("lmeec_record") as (node, stop):
+        recorder = Recorder(
+            node, path, topics, of_node=of_node, everything=everything, overwrite=overwrite
+        )
+        shown: set[str] = set()
+
+        def announce() -> None:
+            for topic in recorder.counts:
+                if topic not in shown:
+                    shown.add(topic)
+                    console.print(f"recording {topic}", highlight=False)
+            for topic, reason in recorder.problems.items():
+                if topic not in shown:
+                    shown.add(topic)
+                    console.print(f"[yellow]not recorded[/] {topic}: {reason}", soft_wrap=True)
+
+        what = ", ".join(topics) if topics else f"outputs of the node {of_node}"
+        console.print(f"waiting for {what}; Ctrl-C ends the recording", highlight=False)
+        spin_until(recorder, node, stop, duration=duration, each=announce)
+        for topic in recorder.missing:
+            console.print(f"[yellow]nobody published[/] {topic}")
+        for topic, count in recorder.counts.items():
+            console.print(f"{count:7d}  {topic}", highlight=False)
+        console.print(f"written to {path}", highlight=False)
+
+
+@contextmanager
+def _progress(console: Console, total: int) -> Iterator[tuple[Progress, Any]]:
+    columns = (TextColumn("playing"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        yield bar, bar.add_task("play", total=total)

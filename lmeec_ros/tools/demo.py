@@ -1,0 +1,166 @@
+"""`lmeec demo`: a recording through the installed node over DDS, and what came back.
+
+The node runs as a process of its own; this one publishes the recording and collects the masks.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+import lmeec_core as lm
+from lmeec_core.bags import take_bags
+from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take, stamp_of
+from lmeec_core.files import write_text
+from lmeec_core.takes import Take
+from lmeec_ros.tools.node_process import NodeError, profile_environment, shared
+
+SEED = 0
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What `lmeec demo` is asked for; see its --help.
+
+    ``take`` None is the sample take, ``rate`` 0 is lock-step, ``max_objects`` 0 is all of them.
+    """
+
+    take: Path | None = None
+    out: Path = Path("out/demo")
+    preset: str = "nano"
+    checkpoint: Path | None = None
+    query: str = "ego"
+    targets: tuple[str, ...] = ()
+    objects: tuple[str, ...] = ()
+    max_objects: int = 4
+    rate: float = 0.0
+    device: str = "auto"
+    raw: bool = False
+
+
+def run(options: DemoOptions, console: Console) -> int:
+    """Run the demo; return the exit code.
+
+    0 means that masks came back and every pair without masks was counted as a drop by the node.
+
+    Raises:
+        NodeError, TakeError, BagError, CheckpointError: if it could not be run.
+    """
+    from lmeec_ros.tools import demo_report
+    from lmeec_ros.tools.replay import through_node
+
+    lm.preset(options.preset)  # an unknown name is said now
+    take = Take.open(options.take or sample_take())
+    out = options.out
+    objects = options.objects or take.objects[: options.max_objects or None]
+    _clear(out)
+    info = bag_from_take(
+        take,
+        out / "input_bag",
+        query=options.query,
+        targets=options.targets or None,
+        objects=objects,
+        raw=options.raw,
+        overwrite=True,
+    )
+    trained = options.checkpoint is not None or lm.bundled_weights(options.preset) is not None
+    parameters = out / "parameters.yaml"
+    write_parameters(parameters, node_parameters(info, options, trained))
+    expected = expected_pairs(take, info)
+    pace = f"played at {options.rate:g} times its pace" if options.rate else "played in lock-step"
+    console.print(
+        f"take [bold]{escape(take.name)}[/]: {len(info.frames)} frames, query {info.query}, "
+        f"targets {', '.join(info.targets)}, {len(info.objects)} of {len(take.objects)} objects; "
+        f"preset {options.preset}; {pace}"
+    )
+    settle_environment()
+    played = through_node(out, info, parameters, expected, options.rate, console)
+    simulated = options.take is None or bool(take.annotation.get("simulated", False))
+    outcome = demo_report.Outcome(take, info, played, expected, options.preset, trained, simulated)
+    return demo_report.finish(out, outcome, console)
+
+
+def sample_take() -> Path:
+    """Folder of the sample take, as colcon installed it or in the source tree.
+
+    Raises:
+        NodeError: if it is nowhere (pip installs the package without it).
+    """
+    places = shared("sample_take", "test/data/sample_take")
+    for path in places:
+        if (path / "annotation.json").is_file():
+            return path
+    looked = ", ".join(str(place) for place in places)
+    raise NodeError(
+        f"the sample take is not there (looked for {looked}); build this package with colcon and "
+        "source its install/setup.bash, or name a take of yours with --take"
+    )
+
+
+def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:
+    """Stamps (ns) of the frames that every camera has: each yields masks in every target."""
+    return tuple(stamp_of(frame) for frame in take.common_frames(*info.cameras.values()))
+
+
+def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) -> dict[str, Any]:
+    """The node's parameters for a bag made from a take; seeded weights where ``trained`` is not."""
+    checkpoint = options.checkpoint.resolve() if options.checkpoint else ""
+    return {
+        **take_bags.node_parameters(info),
+        "model": {
+            "preset": options.preset,
+            "checkpoint": str(checkpoint),
+            "device": options.device,
+            "seed": -1 if trained else SEED,
+        },
+        "pairing": {"partial": False},  # the accounts are of sets that every camera has a part in
+        # In lock-step the inputs are silent while the node works.
+        "silence_warning": 0.0 if options.rate == 0 else 5.0,
+    }
+
+
+def write_parameters(path: Path, parameters: dict[str, Any]) -> None:
+    """Write a node's parameter file."""
+    content = {"/**": {"ros__parameters": parameters}}
+    write_text(path, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
+
+
+def settle_environment() -> None:
+    """Transport settings for this process and the node, unless the user has made them.
+
+    A domain of its own on this host keeps other robots' nodes out.
+    """
+    os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    os.environ.update(profile_environment(None, os.environ))
+
+
+RESULTS = (
+    "input_bag",
+    "masks_bag",
+    "masks.json",
+    "report.json",
+    "contact_sheet.png",
+    "overlay.mp4",
+    "overlay.gif",
+    "parameters.yaml",
+    "node.log",
+)
+
+
+def _clear(out: Path) -> None:
+    """Remove the results of an earlier run, so that none is taken for one of this run."""
+    out.mkdir(parents=True, exist_ok=True)
+    for name in RESULTS:
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,306 @@
+"""What `lmeec demo` leaves and prints: result file, overlays, table."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lmeec_core import overlay
+from lmeec_core.bags.bag import BagReader
+from lmeec_core.bags.take_bags import RecordingInfo, frame_of
+from lmeec_core.evaluation import Scores, benchmark_size, iou, score_pair
+from lmeec_core.files import write_text
+from lmeec_core.takes import Results, Take, decode_mask, encode_mask, is_ego, resize_mask
+from lmeec_ros.io.messages import MAX_LABEL, LabelTable, masks_from_array
+
+if TYPE_CHECKING:
+    from lmeec_ros.tools.replay import Played
+
+SHEET_ROWS = 8
+ROW_HEIGHT = 300
+MEANINGLESS = (
+    "The weights are random (seeded): there are no bundled weights for this preset and no "
+    "checkpoint was given. The masks mean nothing; only the path they took is shown."
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The node's answer for one object in one target image.
+
+    Attributes:
+        rle: the mask at the target image's size, COCO run lengths; empty if not visible.
+        presence: probability that the object is there.
+        visible: the node's decision.
+    """
+
+    rle: dict[str, Any]
+    presence: float
+    visible: bool
+
+
+Answers = dict[tuple[int, str, str], Answer]
+"""(frame, target, object) to answer."""
+
+
+@dataclass
+class Outcome:
+    """One run of the demo.
+
+    Attributes:
+        expected: stamps (ns) that every camera has an image of.
+        trained: whether the weights mean anything.
+        simulated: whether the images are.
+    """
+
+    take: Take
+    info: RecordingInfo
+    played: Played
+    expected: tuple[int, ...]
+    preset: str
+    trained: bool
+    simulated: bool
+
+
+def finish(out: Path, outcome: Outcome, console: Console) -> int:
+    """Write everything, print the table, and return the exit code."""
+    answers, processing = read_answers(out / "masks_bag", outcome.info)
+    results = results_of(outcome, answers)
+    results.write(out / "masks.json")
+    report = measure(outcome, answers, processing, results)
+    report_path = out / "report.json"
+    write_text(report_path, json.dumps(report, indent=1, ensure_ascii=False))
+    pictures = list(_pictures(out, outcome, answers)) if answers else []
+    _print_table(report, outcome, console)
+    for path in (out / "masks_bag", out / "masks.json", *pictures, report_path, out / "node.log"):
+        console.print(f"  {path}", highlight=False)
+    return _verdict(report, out, console)
+
+
+def read_answers(bag_path: Path, info: RecordingInfo) -> tuple[Answers, list[float]]:
+    """The masks in a recorded bag, and the node's own processing times (s)."""
+    answers: Answers = {}
+    processing: list[float] = []
+    with BagReader(bag_path) as bag:
+        topics = [t.name for t in bag.topics.values() if t.name.endswith("/masks") and t.count]
+        for topic, _, data in bag.messages(topics) if topics else ():
+            message = bag.decode(topic, data)
+            stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+            processing.append(message.processing_time.sec + message.processing_time.nanosec / 1e9)
+            masks = masks_from_array(message, LabelTable(), max_objects=MAX_LABEL)
+            for entry in message.masks:
+                mask = masks[entry.object_id]
+                if mask is None:
+                    mask = np.zeros((message.height, message.width), dtype=bool)
+                answers[frame_of(stamp), message.target_camera, entry.object_id] = Answer(
+                    encode_mask(mask), float(entry.presence), bool(entry.visible)
+                )
+    return answers, processing
+
+
+def results_of(outcome: Outcome, answers: Answers) -> Results:
+    """The answers as a result file, masks at the benchmark's size, cameras by the take's names."""
+    info = outcome.info
+    query = info.cameras[info.query]
+    results = Results("ego-exo" if is_ego(query) else "exo-ego")
+    results.set_frames(outcome.take.name, info.frames)
+    for (frame, target, name), answer in sorted(answers.items()):
+        mask = decode_mask(answer.rle)
+        small = resize_mask(mask, benchmark_size(*mask.shape))
+        results.add(
+            outcome.take.name, name, query, info.cameras[target], frame, small, answer.presence
+        )
+    return results
+
+
+def measure(
+    outcome: Outcome, answers: Answers, processing: list[float], results: Results
+) -> dict[str, Any]:
+    """All numbers of the run, for report.json and the table."""
+    played, info = outcome.played, outcome.info
+    latency = [
+        t - played.sent[stamp] for (_, stamp), t in played.arrived.items() if stamp in played.sent
+    ]
+    pairs = len(outcome.expected) * len(info.targets)
+    scores, baseline = Scores(), []
+    for name in info.objects.values():
+        for target in info.targets:
+            query, camera = info.cameras[info.query], info.cameras[target]
+            scores.add(score_pair(results, outcome.take, name, query, camera))
+            baseline += copied_mask_ious(outcome.take, name, query, camera)
+    drops = played.drops(info.query, len(info.frames) - len(outcome.expected))
+    came = len([key for key in played.arrived if key[1] in outcome.expected])
+    return {
+        "take": outcome.take.name,
+        "simulated": outcome.simulated,
+        "preset": outcome.preset,
+        "weights_mean_something": outcome.trained,
+        "frames_in": len(info.frames),
+        "images_in": sum(
+            len(set(outcome.take.frames(c)) & set(info.frames)) for c in info.cameras.values()
+        ),
+        "sets": len(outcome.expected),
+        "pairs": pairs,
+        "mask_messages": len(played.arrived),
+        "mask_messages_repeated": played.repeated,
+        "objects_answered": len(answers),
+        "objects_visible": sum(answer.visible for answer in answers.values()),
+        "pairs_missing": pairs - came,
+        "drops": drops,
+        "sets_failed": played.failed,
+        "pairs_unaccounted": max(0, pairs - came - sum(drops.values()) * len(info.targets)),
+        "seconds": round(played.seconds, 3),
+        "latency_ms": _percentiles(latency),
+        "processing_ms": _percentiles(processing),
+        "scores": scores.summary(),
+        "iou_of_copied_query_mask": float(np.mean(baseline)) if baseline else None,
+    }
+
+
+def copied_mask_ious(take: Take, name: str, query: str, target: str) -> list[float]:
+    """IoU of the query mask put into the target image as it is: what no method should fall below.
+
+    One value for every frame with both masks.
+    """
+    values = []
+    for frame in take.mask_frames(name, query):
+        mask, truth = take.mask(name, query, frame), take.mask(name, target, frame)
+        if mask is not None and truth is not None:
+            size = benchmark_size(*truth.shape)
+            values.append(iou(resize_mask(mask, size), resize_mask(truth, size)))
+    return values
+
+
+def _percentiles(seconds: list[float]) -> dict[str, float | None]:
+    if not seconds:
+        return {"p50": None, "p95": None}
+    p50, p95 = np.percentile(np.asarray(seconds) * 1000, [50, 95])
+    return {"p50": round(float(p50), 2), "p95": round(float(p95), 2)}
+
+
+def _pictures(out: Path, outcome: Outcome, answers: Answers) -> Iterator[Path]:
+    frames = sorted({frame for frame, _, _ in answers})
+    picked = [
+        frames[i] for i in np.linspace(0, len(frames) - 1, min(SHEET_ROWS, len(frames))).astype(int)
+    ]
+    title = [
+        f"{outcome.take.name}: query {outcome.info.query} (left), masks found by preset "
+        f"{outcome.preset}; white outline: truth",
+    ]
+    if not outcome.trained:
+        title.append("RANDOM WEIGHTS: the masks mean nothing")
+    rows = [draw_frame(outcome, answers, frame) for frame in picked]
+    columns = 2 if rows[0].shape[1] < 1300 else 1
+    overlay.write_png(out / "contact_sheet.png", overlay.contact_sheet(rows, columns, title))
+    yield out / "contact_sheet.png"
+    step = float(np.median(np.diff(frames))) if len(frames) > 1 else 1.0
+    rate = min(30.0, max(4.0, 30.0 / step))
+    video = (draw_frame(outcome, answers, frame) for frame in frames)
+    yield overlay.write_video(out / "overlay.mp4", video, rate)
+
+
+def draw_frame(outcome: Outcome, answers: Answers, frame: int) -> overlay.Image:
+    """Query image with its masks, and every target image with the masks found and the truth."""
+    info, take = outcome.info, outcome.take
+    names = list(info.objects.values())
+    colours = {name: overlay.colour(i) for i, name in enumerate(names)}
+    query = info.cameras[info.query]
+    asked = {name: take.mask(name, query, frame) for name in names}
+    image = overlay.draw_masks(take.image(query, frame), asked, colours=colours)
+    shown = [f"{info.query} frame {frame}", *names[:8]]
+    shades = [overlay.TRUTH, *colours.values()]
+    panels = [overlay.caption(_tall(image), shown, shades)]
+    for target in info.targets:
+        camera = info.cameras[target]
+        found: dict[str, NDArray[np.bool_] | None] = {}
+        truth = {name: take.mask(name, camera, frame) for name in names}
+        lines = [target]
+        for name in names:
+            answer = answers.get((frame, target, name))
+            found[name] = decode_mask(answer.rle) if answer and answer.visible else None
+            lines.append(_line(found[name], truth[name], answer))
+        picture = overlay.draw_masks(take.image(camera, frame), found, colours=colours, truth=truth)
+        panels.append(overlay.caption(_tall(picture), lines[:9], shades))
+    return overlay.side_by_side(panels, ROW_HEIGHT)
+
+
+def _tall(image: overlay.Image) -> overlay.Image:
+    width = max(2, round(image.shape[1] * ROW_HEIGHT / image.shape[0]))
+    return overlay.fit(image, ROW_HEIGHT, width)
+
+
+def _line(
+    found: NDArray[np.bool_] | None, truth: NDArray[np.bool_] | None, answer: Answer | None
+) -> str:
+    if answer is None:
+        return "no answer"
+    text = f"p {answer.presence:.2f}"
+    if truth is None:
+        return f"{text}, absent in truth"
+    mask = np.zeros(truth.shape, bool) if found is None else resize_mask(found, truth.shape)
+    return f"{text}, IoU {iou(mask, truth):.2f}"
+
+
+def _print_table(report: dict[str, Any], outcome: Outcome, console: Console) -> None:
+    def number(value: float | None, form: str = ".3f") -> str:
+        return "-" if value is None else format(value, form)
+
+    scores, latency = report["scores"], report["latency_ms"]
+    drops = " ".join(f"{n} ({key})" for key, n in report["drops"].items()) or "0"
+    table = Table(title="demo", show_header=False)
+    targets = len(outcome.info.targets)
+    rows = [
+        ("frames in", f"{report['frames_in']} ({report['images_in']} images)"),
+        ("pairs", f"{report['pairs']} ({report['sets']} sets x {targets} targets)"),
+        ("mask messages out", str(report["mask_messages"])),
+        ("objects answered, visible", f"{report['objects_answered']}, {report['objects_visible']}"),
+        ("sets dropped, failed", f"{drops}, {report['sets_failed']}"),
+        ("pairs missing, unaccounted", f"{report['pairs_missing']}, {report['pairs_unaccounted']}"),
+        (
+            "latency p50 / p95",
+            f"{number(latency['p50'], '.1f')} / {number(latency['p95'], '.1f')} ms",
+        ),
+        (
+            "of it in the network",
+            f"{number(report['processing_ms']['p50'], '.1f')} / "
+            f"{number(report['processing_ms']['p95'], '.1f')} ms",
+        ),
+        (f"IoU (protocol {scores['protocol']})", number(scores["iou"])),
+        ("  frames without an answer (IoU 0)", f"{scores['frames_missing']} of {scores['frames']}"),
+        ("  query mask copied unchanged", number(report["iou_of_copied_query_mask"])),
+        ("location error", number(scores["location_error"])),
+        ("contour accuracy", number(scores["contour_accuracy"])),
+        ("existence balanced accuracy", number(scores["existence_balanced_accuracy"])),
+    ]
+    for name, value in rows:
+        table.add_row(name, value)
+    console.print(table)
+    if report["simulated"]:
+        console.print("The take is simulated: the scores say nothing about real footage.")
+    if not outcome.trained:
+        console.print(f"[bold yellow]{MEANINGLESS}[/]")
+
+
+def _verdict(report: dict[str, Any], out: Path, console: Console) -> int:
+    """0 if masks came back and every missing pair was counted as a drop; else say why not."""
+    problem = ""
+    if not report["mask_messages"]:
+        problem = "no masks came back"
+    elif report["pairs_unaccounted"]:
+        problem = f"{report['pairs_unaccounted']} pairs have neither masks nor a drop counted"
+    if not problem:
+        return 0
+    log = out / "node.log"
+    lines = log.read_text(encoding="utf-8", errors="replace").splitlines()[-25:]
+    console.print(f"[bold red]{problem}[/]; the end of {log}:")
+    console.print(escape("\n".join(lines)), highlight=False)
+    return 1

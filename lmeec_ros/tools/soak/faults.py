@@ -1,0 +1,149 @@
+"""The faults of a soak run: what is done, and what ends it."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lmeec_ros.tools.node_process import NodeProcess
+from lmeec_ros.tools.soak import spoil
+from lmeec_ros.tools.soak.feeder import CLOCK_BACK, Feeder
+from lmeec_ros.tools.soak.observer import Observer
+
+SECONDS = (1.5, 4.0)
+"""How long a fault lasts, shortest and longest."""
+
+
+class FaultError(RuntimeError):
+    """The node did something else than what it should have done under a fault."""
+
+
+@dataclass
+class Bench:
+    """What faults act on.
+
+    Attributes:
+        process: the node.
+        feeder: the process that plays the recording.
+        observer: what is heard of the node.
+        random: decides everything that is random.
+    """
+
+    process: NodeProcess
+    feeder: Feeder
+    observer: Observer
+    random: random.Random
+
+    def pause(self) -> None:
+        """Wait as long as a fault lasts."""
+        time.sleep(self.random.uniform(*SECONDS))
+
+
+Fault = Callable[[Bench], None]
+"""Runs from the fault's begin to its end; afterwards masks have to flow again."""
+
+
+def _spoilt(name: str) -> Fault:
+    def run(bench: Bench) -> None:
+        bench.feeder.play(name)
+        bench.pause()
+        bench.feeder.play("")
+
+    return run
+
+
+def _new_objects(bench: Bench) -> None:
+    """New labels for a while; then they are forgotten, as memory grows with every object."""
+    _spoilt("new_objects")(bench)
+    time.sleep(0.5)  # the last ones are under way
+    new = {f"object_{spoil.NEW_LABEL + n}" for n in range(spoil.NEW_LABELS)}
+    for name in sorted(new & set(bench.observer.objects)):
+        _must("forget_object", bench.observer.memory("forget_object", object_id=name))
+
+
+def _clock_back(bench: Bench) -> None:
+    bench.feeder.play(CLOCK_BACK)
+
+
+def _kill_feeder(bench: Bench) -> None:
+    """SIGKILL in the middle of a burst, so that it often meets a message half sent."""
+    bench.feeder.play("burst")
+    time.sleep(bench.random.uniform(0.2, 0.5))
+    bench.feeder.kill()
+    bench.pause()
+    bench.feeder.start()
+
+
+def _stop_node(bench: Bench) -> None:
+    """The node's process stands still for a while (SIGSTOP, SIGCONT)."""
+    os.kill(bench.process.process.pid, signal.SIGSTOP)
+    bench.pause()
+    os.kill(bench.process.process.pid, signal.SIGCONT)
+
+
+def _deactivate(bench: Bench) -> None:
+    bench.observer.change_state("deactivate")
+    bench.pause()
+    bench.observer.change_state("activate")
+
+
+def _cleanup(bench: Bench) -> None:
+    for name in ("deactivate", "cleanup", "configure", "activate"):
+        bench.observer.change_state(name)
+
+
+def _parameters(bench: Bench) -> None:
+    """Parameters that may change do, others are refused with the reason."""
+    changes: tuple[tuple[str, object, object], ...] = (
+        ("presence_threshold", bench.random.uniform(0.1, 0.9), 0.5),
+        ("pairing.tolerance", bench.random.uniform(0.005, 0.05), 0.02),
+        ("output.exclusive", True, False),
+    )
+    for name, value, _ in changes:
+        _must(f"set {name}", bench.observer.set_parameter(name, value))
+    for name, value in (("model.device", "cuda"), ("presence_threshold", 7.0), ("nonsense", 1)):
+        if not bench.observer.set_parameter(name, value):
+            raise FaultError(f"the parameter {name} = {value} was accepted")
+    bench.pause()
+    for name, _, before in changes:
+        _must(f"set {name}", bench.observer.set_parameter(name, before))
+
+
+def _memory(bench: Bench) -> None:
+    """Save, go on, reset, load; names that are none are refused."""
+    _must("save_memory", bench.observer.memory("save_memory", name="soak"))
+    bench.pause()
+    _must("reset_memory", bench.observer.memory("reset_memory"))
+    _must("load_memory", bench.observer.memory("load_memory", name="soak"))
+    for name in ("../soak", "absent"):
+        if not bench.observer.memory("load_memory", name=name):
+            raise FaultError(f"the memory file {name!r} was loaded")
+
+
+def _viewers(bench: Bench) -> None:
+    """Somebody listens to overlay and label image, and goes."""
+    bench.observer.view(bench.random.uniform(*SECONDS))
+
+
+def _must(what: str, refused: str) -> None:
+    if refused:
+        raise FaultError(f"{what} was refused: {refused}")
+
+
+FAULTS: dict[str, Fault] = {
+    **{name: _spoilt(name) for name in spoil.FAULTS},
+    "new_objects": _new_objects,
+    CLOCK_BACK: _clock_back,
+    "kill_feeder": _kill_feeder,
+    "stop_node": _stop_node,
+    "deactivate": _deactivate,
+    "cleanup": _cleanup,
+    "parameters": _parameters,
+    "memory": _memory,
+    "viewers": _viewers,
+}
+"""All faults by name."""

@@ -1,0 +1,203 @@
+"""A recording that never ends and whose messages can be spoilt: what a soak run plays."""
+
+from __future__ import annotations
+
+import copy
+import random
+import time
+from array import array
+from collections.abc import Callable, Collection, Iterator
+from typing import Any
+
+import numpy as np
+from rclpy.serialization import deserialize_message, serialize_message
+
+from lmeec_core.bags.bag import BagReader, Topic
+from lmeec_core.bags.take_bags import RecordingInfo
+from lmeec_ros.tools.play import message_class
+
+Sent = list[tuple[str, Any]]
+"""Topic and message, in the order in which they are sent."""
+
+OUT_OF_STEP_NS = 60_000_000
+"""Beyond the node's tolerance, and beyond half of a 10 Hz period."""
+JUMP_NS = 3_600_000_000_000
+NEW_LABEL = 100
+"""Labels from here on occur in the fault `new_objects` alone."""
+NEW_LABELS = 3
+DELAY = 4
+"""Frames by which `late_masks` holds the query masks back; below the node's pairing.queue."""
+
+
+class SoakBag:
+    """Looks like an open bag to the player; loops, stamps by the wall clock, and spoils.
+
+    Args:
+        bag: an open bag made by `lmeec bag`, with masks as a label image.
+        info: what is in it.
+        seed: of everything that is random.
+
+    Attributes:
+        fault: name of the fault under way, one of :data:`FAULTS`; "" for none.
+    """
+
+    def __init__(self, bag: BagReader, info: RecordingInfo, seed: int) -> None:
+        self.path = bag.path
+        self.fault = ""
+        self._topics = bag.topics
+        self._masks = info.mask_topic
+        self._target = info.image_topics[info.targets[0]]
+        self._random = random.Random(seed)
+        self._offset = 0
+        self._held: list[Sent] = []
+        kinds = {name: message_class(topic.type) for name, topic in bag.topics.items()}
+        frames: dict[int, Sent] = {}
+        for name, stamp, data in bag.messages():
+            frames.setdefault(stamp, []).append((name, deserialize_message(data, kinds[name])))
+        self._frames = list(frames.values())
+
+    @property
+    def topics(self) -> dict[str, Topic]:
+        """The bag's topics by name."""
+        return self._topics
+
+    def jump(self) -> None:
+        """Set the clock back by an hour."""
+        self._offset -= JUMP_NS
+
+    def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
+        """Go on for ever: topic, stamp (ns) and serialised message."""
+        number = 0
+        while True:
+            stamp = time.time_ns() + self._offset
+            frame = [(topic, _copy(msg, stamp)) for topic, msg in self._frames[number]]
+            number = (number + 1) % len(self._frames)
+            spoil = FAULTS.get(self.fault)
+            if spoil is None:
+                frame = [entry for held in self._held for entry in held] + frame
+                self._held.clear()
+            else:
+                frame = spoil(self, frame)
+            for topic, msg in frame:
+                yield topic, stamp, bytes(serialize_message(msg))
+
+    # ---- faults: each takes the messages of a moment and returns what is sent in their place
+
+    def _as_they_are(self, frame: Sent) -> Sent:
+        return frame
+
+    def _duplicate(self, frame: Sent) -> Sent:
+        return [entry for entry in frame for _ in range(2)]
+
+    def _reorder(self, frame: Sent) -> Sent:
+        """Half of the messages are held back until after the next moment's; all are shuffled."""
+        before = [entry for held in self._held for entry in held]
+        late = [entry for entry in frame if self._random.random() < 0.5]
+        self._held = [late]
+        now = [entry for entry in frame if entry not in late]
+        self._random.shuffle(now)
+        return now + before
+
+    def _late_masks(self, frame: Sent) -> Sent:
+        self._held.append([entry for entry in frame if entry[0] == self._masks])
+        due = self._held.pop(0) if len(self._held) > DELAY else []
+        return [entry for entry in frame if entry[0] != self._masks] + due
+
+    def _out_of_step(self, frame: Sent) -> Sent:
+        for topic, msg in frame:
+            if topic == self._target:
+                _set_stamp(msg, _stamp_of(msg) + OUT_OF_STEP_NS)
+        return frame
+
+    def _no_masks(self, frame: Sent) -> Sent:
+        return [entry for entry in frame if entry[0] != self._masks]
+
+    def _no_target(self, frame: Sent) -> Sent:
+        return [entry for entry in frame if entry[0] != self._target]
+
+    def _corrupt_images(self, frame: Sent) -> Sent:
+        """Images broken off, with bytes overwritten, or made of nothing but noise."""
+        for topic, msg in frame:
+            if topic == self._masks or self._random.random() < 0.3:
+                continue
+            data = bytearray(bytes(msg.data))
+            kind = self._random.randrange(3)
+            if kind == 0:
+                del data[self._random.randrange(len(data)) :]
+            elif kind == 1:
+                start = self._random.randrange(len(data))
+                data[start : start + 64] = self._random.randbytes(len(data[start : start + 64]))
+            else:
+                data = bytearray(self._random.randbytes(len(data)))
+            msg.data = array("B", data)
+        return frame
+
+    def _wrong_encodings(self, frame: Sent) -> Sent:
+        for topic, msg in frame:
+            if topic == self._masks:
+                msg.encoding = self._random.choice(["rgb8", "32FC1", "bayer_rggb8", "", "\u00e9"])
+            else:
+                msg.data = array("B", b"GIF89a" + bytes(100))
+        return frame
+
+    def _other_masks(self, frame: Sent) -> Sent:
+        """Query masks of half the size, and of a size that their data do not have."""
+        for topic, msg in frame:
+            if topic != self._masks:
+                continue
+            if self._random.random() < 0.5:
+                msg.height, msg.width = 60_000, 60_000
+            else:
+                pixels = np.frombuffer(bytes(msg.data), np.uint8)
+                half = pixels.reshape(msg.height, msg.step)[::2, : msg.width : 2]
+                msg.height, msg.width = half.shape
+                msg.step, msg.data = msg.width, array("B", half.tobytes())
+        return frame
+
+    def _objects_come_and_go(self, frame: Sent) -> Sent:
+        """Every object is left out of the query masks now and then."""
+        return self._relabel(frame, lambda label: 0 if self._random.random() < 0.5 else label)
+
+    def _new_objects(self, frame: Sent) -> Sent:
+        """The objects get labels that were never there."""
+        return self._relabel(frame, lambda label: NEW_LABEL + label % NEW_LABELS)
+
+    def _relabel(self, frame: Sent, rule: Callable[[int], int]) -> Sent:
+        for topic, msg in frame:
+            if topic == self._masks:
+                table = np.array([0, *(rule(label) for label in range(1, 256))], np.uint8)
+                msg.data = array("B", table[np.frombuffer(bytes(msg.data), np.uint8)].tobytes())
+        return frame
+
+
+FAULTS: dict[str, Callable[[SoakBag, Sent], Sent]] = {
+    "burst": SoakBag._as_they_are,  # the feeder does not wait between frames
+    "duplicates": SoakBag._duplicate,
+    "reordered": SoakBag._reorder,
+    "late_masks": SoakBag._late_masks,
+    "out_of_step": SoakBag._out_of_step,
+    "no_masks": SoakBag._no_masks,
+    "no_target": SoakBag._no_target,
+    "corrupt_images": SoakBag._corrupt_images,
+    "wrong_encodings": SoakBag._wrong_encodings,
+    "other_masks": SoakBag._other_masks,
+    "objects_come_and_go": SoakBag._objects_come_and_go,
+    "new_objects": SoakBag._new_objects,
+}
+"""Faults of the messages, by name."""
+
+
+def _copy(message: Any, stamp_ns: int) -> Any:
+    """The message with a header of its own; spoiling it leaves the original as it is."""
+    new = copy.copy(message)
+    new.header = type(message.header)(frame_id=message.header.frame_id)
+    _set_stamp(new, stamp_ns)
+    return new
+
+
+def _set_stamp(message: Any, stamp_ns: int) -> None:
+    message.header.stamp.sec, message.header.stamp.nanosec = divmod(stamp_ns, 1_000_000_000)
+
+
+def _stamp_of(message: Any) -> int:
+    return int(message.header.stamp.sec) * 1_000_000_000 + int(message.header.stamp.nanosec)
