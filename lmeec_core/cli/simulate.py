@@ -161,7 +161,7 @@ def simulate_command(
     Rendering uses MUJOCO_GL if it is set (egl, osmesa), else EGL with an NVIDIA GPU, else OSMesa
     (Debian, Ubuntu: apt-get install libosmesa6).
     """
-    from .config import level as named_level
+    from lmeec_core.simulation.config import level as named_level
 
     changes: dict[str, Any] = {
         "distractors": distractors, "look_alikes": look_alikes, "moved": moved,
@@ -191,7 +191,7 @@ def _run(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from .generate import generate_takes, missing_jobs
+    from lmeec_core.simulation.generate import generate_takes, missing_jobs
 
     console = Console()
     missing = len(missing_jobs(out, config, counts, frames, size, seed, quality))

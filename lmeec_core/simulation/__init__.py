@@ -6,6 +6,6 @@ training, `generate_takes` writes takes in the processed EgoExo4D layout.
 
 from __future__ import annotations
 
-from .config import LEVELS, SPLITS, SimulationConfig, level, training_config
+from lmeec_core.simulation.config import LEVELS, SPLITS, SimulationConfig, level, training_config
 
 __all__ = ["LEVELS", "SPLITS", "SimulationConfig", "level", "training_config"]

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .backend import load_mujoco
-from .objects import ObjectSpec
-from .parts import Part, lathe_mesh, rotation
+from lmeec_core.simulation.backend import load_mujoco
+from lmeec_core.simulation.objects import ObjectSpec
+from lmeec_core.simulation.parts import Part, lathe_mesh, rotation
 
 PERSON_GROUPS = (1, 2)
 """Geometry groups of the person: 1 arms and hands, 2 head and torso (hidden from the ego view)."""

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from .builder import SceneBuilder
-from .config import SimulationConfig
-from .person import look_at
-from .room import CENTRE_X, Layout
+from lmeec_core.simulation.builder import SceneBuilder
+from lmeec_core.simulation.config import SimulationConfig
+from lmeec_core.simulation.person import look_at
+from lmeec_core.simulation.room import CENTRE_X, Layout
 
 Image = NDArray[np.uint8]
 _NOISE_MAPS: dict[int, NDArray[np.int16]] = {}

@@ -13,16 +13,15 @@ import numpy as np
 
 from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
+from lmeec_core.jobs import JobResult, run_jobs
+from lmeec_core.simulation.backend import choose_backend
+from lmeec_core.simulation.config import SPLITS, SimulationConfig
+from lmeec_core.simulation.render import SceneRenderer
+from lmeec_core.simulation.scene import Scene
+from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
+from lmeec_core.simulation.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
 from lmeec_core.takes import TakeWriter
 from lmeec_core.takes.json_file import read_json
-
-from .backend import choose_backend
-from .config import SPLITS, SimulationConfig
-from .render import SceneRenderer
-from .scene import Scene
-from .shapes import TRAINING_KINDS, kinds
-from .textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
-from .workers import JobResult, run_jobs
 
 FRAME_STEP = 30
 """Frame numbers go 0, 30, 60, ...: one frame per second of 30 fps video, as in EgoExo4D."""

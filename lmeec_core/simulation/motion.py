@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .config import SimulationConfig
-from .objects import ObjectSpec
-from .room import CENTRE_X, Layout
+from lmeec_core.simulation.config import SimulationConfig
+from lmeec_core.simulation.objects import ObjectSpec
+from lmeec_core.simulation.room import CENTRE_X, Layout
 
 Array = NDArray[np.float64]
 NOWHERE = np.array([0.0, 0.0, -5.0])

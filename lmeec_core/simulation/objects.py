@@ -7,10 +7,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from . import textures
-from .config import SimulationConfig
-from .parts import Part, settle
-from .shapes import make_parts, tickets
+from lmeec_core.simulation import textures
+from lmeec_core.simulation.config import SimulationConfig
+from lmeec_core.simulation.parts import Part, settle
+from lmeec_core.simulation.shapes import make_parts, tickets
 
 _OBJECT_FAMILIES = (
     "plain", "plain", "gradient", "noise", "wood", "checker", "stripes", "dots", "plaid",

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backend import load_mujoco
-from .builder import SceneBuilder
-from .textures import colour, draw_texture, value_noise
+from lmeec_core.simulation.backend import load_mujoco
+from lmeec_core.simulation.builder import SceneBuilder
+from lmeec_core.simulation.textures import colour, draw_texture, value_noise
 
 Vector = NDArray[np.float64]
 

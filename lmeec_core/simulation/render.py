@@ -8,10 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
-
-from .backend import load_mujoco, use_gl_context
-from .config import SimulationConfig
-from .scene import Scene
+from lmeec_core.simulation.backend import load_mujoco, use_gl_context
+from lmeec_core.simulation.config import SimulationConfig
+from lmeec_core.simulation.scene import Scene
 
 Image = NDArray[np.uint8]
 

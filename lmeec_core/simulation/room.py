@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from .builder import SceneBuilder
-from .config import SimulationConfig
-from .textures import colour, draw_texture
+from lmeec_core.simulation.builder import SceneBuilder
+from lmeec_core.simulation.config import SimulationConfig
+from lmeec_core.simulation.textures import colour, draw_texture
 
 Array = NDArray[np.float64]
 

@@ -10,15 +10,26 @@ from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
 from lmeec_core.geometry import Intrinsics, Pose
-
-from .backend import load_mujoco
-from .builder import PERSON_GROUPS, SceneBuilder
-from .camera import CameraEffects, add_exo_cameras, camera_names, draw_exo_cameras
-from .config import SPLITS, SimulationConfig
-from .motion import MotionPlan, draw_motion
-from .objects import ObjectSpec, draw_objects
-from .person import PersonPose, about, add_person, multiply
-from .room import add_clutter, add_containers, add_lights, add_room, add_surface, draw_layout
+from lmeec_core.simulation.backend import load_mujoco
+from lmeec_core.simulation.builder import PERSON_GROUPS, SceneBuilder
+from lmeec_core.simulation.camera import (
+    CameraEffects,
+    add_exo_cameras,
+    camera_names,
+    draw_exo_cameras,
+)
+from lmeec_core.simulation.config import SPLITS, SimulationConfig
+from lmeec_core.simulation.motion import MotionPlan, draw_motion
+from lmeec_core.simulation.objects import ObjectSpec, draw_objects
+from lmeec_core.simulation.person import PersonPose, about, add_person, multiply
+from lmeec_core.simulation.room import (
+    add_clutter,
+    add_containers,
+    add_lights,
+    add_room,
+    add_surface,
+    draw_layout,
+)
 
 PERSON = 255
 """Label of the person in label images; 0 is the background, 1..n are the objects."""

@@ -9,8 +9,19 @@ import math
 
 import numpy as np
 
-from .parts import Maker, Numbers, Part, ball, box, egg, handle, lathe, rod, tube
-from .shapes_random import RANDOM
+from lmeec_core.simulation.parts import (
+    Maker,
+    Numbers,
+    Part,
+    ball,
+    box,
+    egg,
+    handle,
+    lathe,
+    rod,
+    tube,
+)
+from lmeec_core.simulation.shapes_random import RANDOM
 
 
 def _mug(u: Numbers, s: float) -> list[Part]:
@@ -209,7 +220,7 @@ _RANDOM_TICKETS = 5
 
 
 def _makers() -> dict[str, Maker]:
-    from .shapes_held_out import HELD_OUT
+    from lmeec_core.simulation.shapes_held_out import HELD_OUT
 
     return {**_TRAINING, **RANDOM, **HELD_OUT}
 
@@ -227,7 +238,7 @@ def make_parts(kind: str, numbers: Numbers, scale: float) -> list[Part]:
 
 def kinds(split: str) -> tuple[str, ...]:
     """Kinds that a split draws from."""
-    from .shapes_held_out import HELD_OUT_KINDS
+    from lmeec_core.simulation.shapes_held_out import HELD_OUT_KINDS
 
     return HELD_OUT_KINDS if split == "test" else TRAINING_KINDS
 

@@ -6,7 +6,18 @@ import math
 
 import numpy as np
 
-from .parts import Maker, Numbers, Part, ball, box, egg, handle, lathe, rod, tube
+from lmeec_core.simulation.parts import (
+    Maker,
+    Numbers,
+    Part,
+    ball,
+    box,
+    egg,
+    handle,
+    lathe,
+    rod,
+    tube,
+)
 
 
 def _teapot(u: Numbers, s: float) -> list[Part]:

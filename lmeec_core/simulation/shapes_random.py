@@ -11,7 +11,19 @@ import math
 
 import numpy as np
 
-from .parts import Maker, Numbers, Paint, Part, Vector, box, egg, handle, lathe, rod, tube
+from lmeec_core.simulation.parts import (
+    Maker,
+    Numbers,
+    Paint,
+    Part,
+    Vector,
+    box,
+    egg,
+    handle,
+    lathe,
+    rod,
+    tube,
+)
 
 _PAINTS: tuple[Paint, ...] = ("accent", "second", "body", "metal", "dark")
 

@@ -20,14 +20,13 @@ from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
 from lmeec_core.files import replacing, write_text
+from lmeec_core.jobs import JobResult, run_jobs
+from lmeec_core.simulation.backend import choose_backend
+from lmeec_core.simulation.config import SPLITS, SimulationConfig
+from lmeec_core.simulation.render import SceneArrays, render_scene
+from lmeec_core.simulation.shapes import kinds
+from lmeec_core.simulation.textures import HELD_OUT_TEXTURES
 from lmeec_core.takes.json_file import read_json
-
-from .backend import choose_backend
-from .config import SPLITS, SimulationConfig
-from .render import SceneArrays, render_scene
-from .shapes import kinds
-from .textures import HELD_OUT_TEXTURES
-from .workers import JobResult, run_jobs
 
 
 @dataclass(frozen=True)
@@ -145,7 +144,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """`python -m lmeec_core.simulation.shards`: render a range of seeds, one line per 5 seconds."""
     import argparse
 
-    from .config import LEVELS, training_config
+    from lmeec_core.simulation.config import LEVELS, training_config
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out")

@@ -240,7 +240,7 @@ def test_files_are_read_without_ros(tmp_path: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('rclpy', 'rcl_interfaces', 'lmeec'): sys.modules[name] = None\n"
-        "from lmeec_ros import parameters\n"
+        "from lmeec_ros.parameters import config as parameters\n"
         "print(parameters.load(parameters.read_file(sys.argv[1]))['pairing.tolerance'])"
     )
     command = [sys.executable, "-P", "-c", code, str(path)]
