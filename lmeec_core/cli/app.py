@@ -1,7 +1,6 @@
 """The ``lmeec`` command.
 
-The sub-commands that use ROS (play, record, demo, soak) live in lmeec_ros and are imported when
-called.
+Those that need ROS (play, record, demo, soak) come from the node's package by its entry point.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from lmeec_core.cli.bench import bench_command
 from lmeec_core.cli.evaluate import evaluate_command
 from lmeec_core.cli.exit_codes import run_command
 from lmeec_core.cli.export import export_command
+from lmeec_core.cli.plugins import plugins
 from lmeec_core.cli.simulate import simulate_command
 from lmeec_core.cli.track import track_command
 from lmeec_core.cli.view import view_command
@@ -147,238 +147,6 @@ def bag(
     run_command(work)
 
 
-@app.command()
-def play(
-    bag_path: Annotated[
-        Path, typer.Argument(metavar="BAG", help="Folder, .mcap, .db3 or .bag file.")
-    ],
-    topics: Annotated[
-        list[str] | None, typer.Option("--topic", help="Only this topic, may be repeated.")
-    ] = None,
-    remap: Annotated[
-        list[str] | None,
-        typer.Option(help="Publish a topic under another name, FROM:=TO, may be repeated."),
-    ] = None,
-    rate: Annotated[
-        float, typer.Option(min=0.0, help="Pace; 2 is twice as fast, 0 does not wait at all.")
-    ] = 1.0,
-    loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = (
-        False
-    ),
-    clock: Annotated[bool, typer.Option("--clock", help="Publish the bag's time on /clock.")] = (
-        False
-    ),
-    wait: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Wait up to this many seconds for subscribers: the node's, to all topics that it "
-            "takes, or to every topic.",
-        ),
-    ] = 2.0,
-    node: Annotated[
-        str,
-        typer.Option(
-            help="The node that answers: with its namespace, or every one of the name. Where it "
-            "runs, the command ends when it has answered the last set."
-        ),
-    ] = "lmeec",
-) -> None:
-    """Publish a bag over ROS 2.
-
-    All publishers are reliable. Topics whose message types are not installed are skipped and named.
-    Of a bag that is cut off or damaged what can be read is played; the exit code is then 1.
-
-    **Examples**
-
-    - `lmeec play take_7_bag --rate 0.2 --wait 30`
-    - `lmeec play robot_bag --topic /head/image_raw --remap /head/image_raw:=/ego/image_raw --loop`
-    """
-
-    def work() -> int:
-        from lmeec_ros.tools import bag_commands
-
-        pairs = dict(_remap(entry) for entry in remap or ())
-        return bag_commands.play(
-            bag_path,
-            topics=topics,
-            remap=pairs,
-            rate=rate,
-            loop=loop,
-            clock=clock,
-            wait=wait,
-            answering=node,
-            console=Console(stderr=True),
-        )
-
-    run_command(work)
-
-
-@app.command()
-def record(
-    out: Annotated[Path, typer.Argument(metavar="BAG", help="Folder of the new bag.")],
-    topics: Annotated[
-        list[str] | None, typer.Argument(help="Topics.", show_default="the node's masks")
-    ] = None,
-    node: Annotated[
-        str, typer.Option(help="Name of the node whose masks are recorded by default.")
-    ] = "lmeec",
-    everything: Annotated[
-        bool, typer.Option("--all", help="By default all outputs of the node, not only masks.")
-    ] = False,
-    duration: Annotated[
-        float | None, typer.Option(min=0.0, help="Stop after this many seconds.")
-    ] = None,
-    overwrite: Overwrite = False,
-) -> None:
-    """Record topics into a ROS 2 bag (MCAP) until Ctrl-C.
-
-    Topics that appear later are taken up. The bag appears when the recording ends (Ctrl-C,
-    SIGTERM, --duration) with all that had arrived by then.
-    """
-
-    def work() -> None:
-        from lmeec_ros.tools import bag_commands
-
-        bag_commands.record(
-            out,
-            topics or None,
-            of_node=node,
-            everything=everything,
-            duration=duration,
-            overwrite=overwrite,
-            console=Console(stderr=True),
-        )
-
-    run_command(work)
-
-
-@app.command()
-def demo(
-    take: Annotated[
-        Path | None, typer.Option(help="Folder of a take.", show_default="the sample take")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
-    preset: Annotated[str, typer.Option(help="Model preset.")] = "nano",
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Weights.", show_default="the preset's own, if it has any")
-    ] = None,
-    query: Annotated[str, typer.Option(help="Query camera: ego, exo or a name.")] = "ego",
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Target camera, may be repeated.", show_default="all of the other kind"),
-    ] = None,
-    object_name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--object", help="Object to ask for, may be repeated.", show_default="the first ones"
-        ),
-    ] = None,
-    max_objects: Annotated[
-        int,
-        typer.Option(min=0, help="Without --object, ask for so many objects; 0: for all."),
-    ] = 4,
-    rate: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            help="Pace of the recording, 1 is its own; slow machines then drop frames, which is "
-            "counted. 0: publish the next frame when the masks of the last one are back.",
-        ),
-    ] = 0.0,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
-    raw: Annotated[bool, typer.Option("--raw", help="Raw images instead of JPEG.")] = False,
-) -> None:
-    """The whole path once: node process, recording played to it over DDS, masks collected.
-
-    Leaves in the results folder: the bags, masks.json (the benchmark's result file), overlays
-    (contact_sheet.png, overlay.mp4), report.json and the node's log. The exit code is 0 only if
-    masks came back and every pair of images without masks was counted as dropped by the node.
-
-    **Examples**
-
-    - `lmeec demo`
-    - `lmeec demo --take take_7 --query exo --checkpoint weights.pt --preset base_plus`
-    """
-
-    def work() -> int:
-        from lmeec_ros.tools.demo import DemoOptions, run
-
-        options = DemoOptions(
-            take=take,
-            out=out,
-            preset=preset,
-            checkpoint=checkpoint,
-            query=query,
-            targets=tuple(target or ()),
-            objects=tuple(object_name or ()),
-            max_objects=max_objects,
-            rate=rate,
-            device=device,
-            raw=raw,
-        )
-        return run(options, Console())
-
-    run_command(work)
-
-
-@app.command()
-def soak(
-    minutes: Annotated[
-        float, typer.Option(min=0.1, help="How long, at least until every fault was there.")
-    ] = 30.0,
-    take: Annotated[
-        Path | None, typer.Option(help="Folder of a take.", show_default="the sample take")
-    ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/soak"),
-    preset: Annotated[str, typer.Option(help="Model preset.")] = "mini",
-    seed: Annotated[int, typer.Option(help="Decides all that is random.")] = 0,
-    rate: Annotated[float, typer.Option(min=0.5, help="Frames per second.")] = 10.0,
-    patience: Annotated[
-        float, typer.Option(min=1.0, help="Seconds in which masks have to flow after a fault.")
-    ] = 30.0,
-    fault: Annotated[
-        list[str] | None,
-        typer.Option(help="Only this fault, may be repeated.", show_default="all of them"),
-    ] = None,
-) -> None:
-    """Play a recording to the node for a long time, with random faults, and watch it.
-
-    The node runs as a process of its own. Its memory and threads have to stay flat, masks have to
-    flow again after every fault, its counters have to add up. Leaves report.json, soak.png and the
-    logs in the results folder; the exit code is 0 only if every check passed.
-
-    **Examples**
-
-    - `lmeec soak --minutes 30 --seed 1`
-    - `lmeec soak --minutes 1 --fault kill_feeder --fault corrupt_images`
-    """
-
-    def work() -> int:
-        from lmeec_ros.tools.soak.run import SoakOptions, run
-
-        options = SoakOptions(
-            minutes=minutes,
-            take=take,
-            out=out,
-            preset=preset,
-            seed=seed,
-            rate=rate,
-            patience=patience,
-            faults=tuple(fault or ()),
-        )
-        return run(options, Console())
-
-    run_command(work)
-
-
-def _remap(entry: str) -> tuple[str, str]:
-    source, separator, name = entry.partition(":=")
-    if not separator or not source or not name:
-        raise typer.BadParameter(f"--remap {entry!r}: expected FROM:=TO")
-    return source, name
-
-
 app.command("track")(track_command)
 app.command("view")(view_command)
 app.command("evaluate")(evaluate_command)
@@ -387,6 +155,10 @@ app.command("train")(train_command)
 app.command("ablate")(ablate_command)
 app.command("bench")(bench_command)
 app.command("export")(export_command)
+
+
+for plugin in plugins():
+    plugin.register(app)
 
 
 def main() -> int:

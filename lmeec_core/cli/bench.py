@@ -131,10 +131,11 @@ def bench_command(
             report.show(results, console)
         edge = None
         if node or everything:
-            from lmeec_ros.tools.bench import measure_node, show_node
+            from lmeec_core.cli.plugins import plugins
 
-            edge = measure_node(console)
-            show_node(edge, console)
+            if not plugins():
+                raise InputError("--node: the node's package is not installed")
+            edge = plugins()[0].bench_node(console)
         checks = suite.checks(results, edge) if everything else []
         if checks:
             report.show_checks(checks, console)

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from lmeec_core.bags.layout import is_bag
 from lmeec_core.takes import Take, TakeError, Takes, is_ego, open_takes
 
 LISTED = 20
@@ -24,8 +25,6 @@ def show(path: Path, console: Console) -> int:
     Raises:
         TakeError, BagError: if it is neither, or a single take is broken.
     """
-    from lmeec_core.bags.bag import is_bag  # rosbags only, no ROS
-
     if is_bag(path):
         return _show_bag(path, console)
     try:

@@ -222,8 +222,10 @@ def track_command(
     from rich.console import Console
 
     from lmeec_core.cli.exit_codes import run_command
+    from lmeec_core.cli.sources import source_of
     from lmeec_core.offline import run as command
     from lmeec_core.offline import scaling as measure
+    from lmeec_core.offline.units import TrackOptions
 
     given = {
         "model.preset": preset,
@@ -236,7 +238,7 @@ def track_command(
         "memory.capacity": capacity,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    options = command.TrackOptions(
+    options = TrackOptions(
         source=source,
         out=out or Path(f"{source.resolve().name.removesuffix('.json')}_predictions.json"),
         bag=bag,
@@ -257,6 +259,6 @@ def track_command(
     console = Console()
     if scaling is not None:
         counts = [int(text) for text in scaling.split(",") if text.strip().isdecimal()]
-        run_command(lambda: measure.run(options, counts, console))
+        run_command(lambda: measure.run(source_of(source), options, counts, console))
     else:
-        run_command(lambda: command.run(options, console))
+        run_command(lambda: command.run(source_of(source), options, console))

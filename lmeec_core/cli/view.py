@@ -4,46 +4,26 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmeec_core.cli.sources import bag_source, is_bag, source_of
 from lmeec_core.cli.track import Direction
 from lmeec_core.errors import InputError
-from lmeec_core.takes.results import DIRECTIONS
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from lmeec_core.viewing.moments import Moment, Predictions
+    from lmeec_core.viewing.options import ViewOptions
 
 SLOWEST = 4.0
 """Pictures per second at least: subsampled takes have one a second."""
 LOOKED_AT = 20
 SHOWN = 5
-
-
-@dataclass(frozen=True)
-class ViewOptions:
-    """What `lmeec view` is asked for; see its --help."""
-
-    source: Path
-    predictions: Path | None = None
-    out: Path | None = None
-    rerun: Path | None = None
-    direction: str | None = None
-    query: str | None = None
-    take: str | None = None
-    split: str | None = None
-    videos: Path | None = None
-    params: Path | None = None
-    node: str | None = None
-    objects: tuple[str, ...] = ()
-    height: int = 480
-    fps: float | None = None
 
 
 def view_command(
@@ -127,6 +107,7 @@ def view_command(
     from rich.console import Console
 
     from lmeec_core.cli.exit_codes import run_command
+    from lmeec_core.viewing.options import ViewOptions
 
     options = ViewOptions(
         source=source,
@@ -161,18 +142,27 @@ def run(options: ViewOptions, console: Console) -> int:
 
     problems: list[str] = []
     notes: list[str] = []
-    moments, count, name, said = _open(options, problems, notes)
+    found: list[Predictions] = []
+
+    def predictions(direction: str, take: str, objects: Collection[str] | None) -> Predictions:
+        found.append(_predictions(options, direction, take, objects, problems))
+        return found[-1]
+
+    viewed = source_of(options.source).open(options, predictions, problems, notes)
+    moments = _then_unshown(viewed.moments, found[-1], problems)
+    said = options.predictions.name if options.predictions else "no predictions"
+    said += "; white outline: truth" if viewed.truth else ""
     colours = overlay.Colours()
-    out = options.out or Path(f"{name}.mp4")
+    out = options.out or Path(f"{viewed.name}.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
-    moments = track(moments, "moments", total=count, console=console, transient=True)
-    first, moments = _ahead(moments, LOOKED_AT)
+    shown = track(moments, "moments", total=viewed.count, console=console, transient=True)
+    first, moments = _ahead(shown, LOOKED_AT)
     if not first:
         why = "; ".join(dict.fromkeys(problems)) or "no frames, or no sets"
         raise InputError(f"{options.source}: nothing to show: {why}")
     for name in first[0].query.masks:
         colours[name]  # gives it the next colour
-    painter = Painter(colours, options.height, f"{name}, {said}")
+    painter = Painter(colours, options.height, f"{viewed.name}, {said}")
     rate = _rate(first, options.fps)
     if options.rerun is None:
         written = overlay.write_video(out, pictures(moments, painter), rate)
@@ -191,75 +181,12 @@ def run(options: ViewOptions, console: Console) -> int:
     return 1 if problems else 0
 
 
-def _open(
-    options: ViewOptions, problems: list[str], notes: list[str]
-) -> tuple[Iterable[Moment], int, str, str]:
-    """The moments, their number (at most), the recording's name, and what is shown of it."""
-    from lmeec_core.offline.run import is_bag
-
-    said = options.predictions.name if options.predictions else "no predictions"
-    if not is_bag(options.source):
-        return _open_take(options, said, problems)
-    if options.take or options.split or options.videos:
-        raise InputError(f"{options.source} is a bag: --take, --split and --videos belong to takes")
-    from lmeec_ros.offline import bag_units, bag_view
-
-    # The network is not loaded, so weights do not matter here.
-    config = bag_units.read_config(
-        options.source, options.params, {"max_objects": 1024}, options.node
-    )
-    plan = bag_units.plan_bag(options.source, config, options.direction)
-    assert plan.recording is not None
-    direction, take = plan.units[0].direction, plan.recording.name
-    problems += plan.problems
-    notes += plan.notes
-    predictions = _predictions(options, direction, take, problems)
-    moments = bag_view.bag_moments(
-        options.source, config, predictions, problems.append, notes.append
-    )
-    moments = _then_unshown(moments, predictions, problems)
-    return moments, plan.units[0].frames, options.source.resolve().name, said
-
-
-def _open_take(
-    options: ViewOptions, said: str, problems: list[str]
-) -> tuple[Iterable[Moment], int, str, str]:
-    from lmeec_core.takes import TakeError, is_ego, open_takes
-    from lmeec_core.viewing.moments import choose_query, take_moments
-
-    if options.params is not None or options.node is not None:
-        raise InputError(
-            f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
-            "such a file); --params and --node belong to bags: a take has its cameras in folders"
-        )
-    wanted = () if options.take is None else (options.take,)
-    takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)
-    if len(takes.names) > 1:
-        listed = ", ".join(takes.names[:8])
-        raise TakeError(
-            options.source, f"which take? Name one of its {len(takes)} with --take: {listed}"
-        )
-    take = takes.open(takes.names[0])
-    direction = options.direction or _direction_of(options.predictions) or DIRECTIONS[0]
-    query, targets = choose_query(take, direction, options.query)
-    direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]
-    for name in options.objects:
-        take.mask_cameras(name)  # says that there is no such object
-    objects = [name for name in take.objects if not options.objects or name in options.objects]
-    predictions = _predictions(options, direction, take.name, problems, take.objects)
-    moments = take_moments(take, query, targets, objects, predictions, problems.append)
-    moments = _then_unshown(moments, predictions, problems)
-    # A name of a relations file may be anything.
-    name = take.name.replace("/", "_").replace("\0", "_")
-    return moments, len(take.frames(query)), name, f"{said}; white outline: truth"
-
-
 def _predictions(
     options: ViewOptions,
     direction: str,
     take: str,
+    objects: Collection[str] | None,
     problems: list[str],
-    objects: Collection[str] | None = None,
 ) -> Predictions:
     """Where predictions come from; those of other objects than the given ones are a problem."""
     from lmeec_core.takes import Results
@@ -269,14 +196,8 @@ def _predictions(
     path = options.predictions
     if path is None:
         return NoPredictions()
-    from lmeec_core.offline.run import is_bag
-
     if path.is_dir() or is_bag(path):
-        from lmeec_ros.offline.bag_view import MaskBagPredictions
-
-        bag = MaskBagPredictions(path)
-        problems += bag.lost
-        return bag
+        return bag_source().mask_predictions(path, problems)
     results = Results.read(path, direction)
     found = ResultPredictions(results, take, path, problems.append)
     for name in results.objects(take):
@@ -295,18 +216,6 @@ def _then_unshown(
     yield from moments
     if isinstance(predictions, ResultPredictions):
         problems += predictions.unshown()
-
-
-def _direction_of(path: Path | None) -> str | None:
-    """The direction of a result file that has only one."""
-    from lmeec_core.takes import Results, TakeError
-
-    if path is None or not path.is_file():
-        return None
-    try:
-        return Results.read(path).direction
-    except TakeError:  # both, or nothing that can be read, which is said later
-        return None
 
 
 def _ahead(moments: Iterable[Moment], count: int) -> tuple[list[Moment], Iterator[Moment]]:

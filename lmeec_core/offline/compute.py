@@ -54,13 +54,7 @@ def compute(job: Job, report: Report) -> bytes:
     unit, settings = job.unit, job.settings
     problems: list[str] = []
     with _threads(settings.threads), collected() as notices:
-        frames: Iterator[FrameRecord]
-        if unit.kind == "bag":
-            from lmeec_ros.offline.bag_units import track_bag
-
-            frames = track_bag(unit, settings, model_of(settings), problems, notices)
-        else:
-            frames = track_take(unit, settings, problems)
+        frames = job.source.track(unit, settings, problems, notices)
         head = {"unit": unit.identity(), "settings": settings.identity()}
         return dump(head, _counted(frames, report), problems, notices)
 

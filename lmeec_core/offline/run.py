@@ -6,7 +6,6 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +15,8 @@ from lmeec_core.offline.notices import collected
 from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.records import frame_count
 from lmeec_core.offline.store import UnitStore, engines_before
-from lmeec_core.offline.units import (
-    Job,
-    NumFrames,
-    Plan,
-    Recording,
-    Settings,
-    Unit,
-    plan_take,
-    weights_digest,
-)
-from lmeec_core.takes import TakeError, open_takes
-from lmeec_core.takes.results import DIRECTIONS
+from lmeec_core.offline.units import Job, Settings, TrackOptions, Unit, Work
+from lmeec_core.recordings import RecordingSource
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -37,136 +26,7 @@ WORK = ".work"
 SHOWN = 5
 
 
-@dataclass(frozen=True)
-class TrackOptions:
-    """What `lmeec track` is asked for; see its --help. None leaves a choice to its default, or to
-    the parameter file of a bag."""
-
-    source: Path
-    out: Path
-    bag: Path | None = None
-    direction: str | None = None
-    params: Path | None = None
-    node: str | None = None
-    split: str | None = None
-    takes: tuple[str, ...] = ()
-    videos: Path | None = None
-    objects: tuple[str, ...] = ()
-    changes: dict[str, Any] = field(default_factory=dict)
-    """The node's parameters, by full name, that were given as options."""
-    num_frames: NumFrames = "stream"
-    threads: int = 1
-    workers: int = 0
-    cluster: str | None = None
-    overwrite: bool = False
-
-
-@dataclass(frozen=True)
-class Work:
-    """All units of a command, and their settings."""
-
-    settings: Settings
-    plans: list[Plan]
-
-    @property
-    def units(self) -> list[Unit]:
-        """In the order of the result file."""
-        return [unit for plan in self.plans for unit in plan.units]
-
-    @property
-    def recordings(self) -> list[Recording]:
-        """Those that can be read."""
-        return [plan.recording for plan in self.plans if plan.recording is not None]
-
-    @property
-    def problems(self) -> list[str]:
-        """Recordings and cameras that cannot be read."""
-        return [text for plan in self.plans for text in plan.problems]
-
-
-def prepare(options: TrackOptions) -> Work:
-    """Look at the recordings and cut them into units.
-
-    Raises:
-        TakeError, BagError, CheckpointError, ParameterError: what was given cannot be used.
-    """
-    if is_bag(options.source):
-        if options.objects or options.takes or options.split or options.videos:
-            raise InputError(
-                f"{options.source} is a bag: --object, --take, --split and --videos belong to "
-                "takes; its objects are those of its query masks"
-            )
-        if options.num_frames != "stream":
-            raise InputError(
-                f"{options.source} is a bag: its number of sets is known only once they are "
-                "paired; it is tracked as by the node, --num-frames stream"
-            )
-        from lmeec_ros.offline import bag_units
-
-        config = bag_units.read_config(
-            options.source, options.params, options.changes, options.node
-        )
-        plan = bag_units.plan_bag(options.source, config, options.direction)
-        return Work(bag_units.settings_of(config, options.threads), [plan])
-    if options.params is not None or options.node is not None:
-        raise InputError(
-            f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
-            "such a file); --params and --node belong to bags: a take has its cameras in folders"
-        )
-    takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
-    settings = take_settings(options.changes, options.threads, options.num_frames)
-    directions = [options.direction] if options.direction else list(DIRECTIONS)
-    # One annotation in memory at a time.
-    plans = [plan_take(take, directions, options.objects, settings.max_objects) for take in takes]
-    plans += [Plan(None, [], (str(error),)) for error in takes.broken]
-    known = {name for plan in plans if plan.recording for name in plan.recording.objects}
-    missing = [name for name in options.objects if name not in known]
-    if missing:
-        raise TakeError(options.source, f"no object {missing[0]!r} in any take")
-    return Work(settings, plans)
-
-
-def is_bag(path: Path) -> bool:
-    """Whether a source is a bag, whole or not; takes need nothing of bags."""
-    if any((path / name).is_file() for name in ("annotation.json", "split.json")):
-        return False
-    from lmeec_core.bags import bag as bags
-
-    return bags.is_bag(path)
-
-
-def take_settings(
-    changes: dict[str, Any], threads: int, num_frames: NumFrames = "stream"
-) -> Settings:
-    """Settings for takes from the node's parameters that were given.
-
-    Raises:
-        InputError: no weights, or a value that is wrong.
-    """
-    from lmeec_core.checkpoint import resolve_device
-    from lmeec_core.config import MemoryConfig, preset
-
-    model = {k.removeprefix("model."): v for k, v in changes.items() if k.startswith("model.")}
-    memory = {k.removeprefix("memory."): v for k, v in changes.items() if k.startswith("memory.")}
-    name, checkpoint = model.get("preset", "nano"), model.get("checkpoint") or None
-    preset(name)
-    seed = model.get("seed")
-    return Settings(
-        preset=name,
-        checkpoint=checkpoint,
-        weights=weights_digest(name, checkpoint, seed),
-        device=str(resolve_device(model.get("device", "auto"))),
-        precision=model.get("precision", "fp32"),
-        engine=model.get("engine", "auto"),
-        seed=seed,
-        memory=MemoryConfig(**memory),
-        presence_threshold=changes.get("presence_threshold", 0.5),
-        num_frames=num_frames,
-        threads=threads,
-    )
-
-
-def run(options: TrackOptions, console: Console) -> int:
+def run(source: RecordingSource, options: TrackOptions, console: Console) -> int:
     """Track, write the results, and return the exit code: 0 if nothing had to be left out.
 
     Raises:
@@ -175,7 +35,7 @@ def run(options: TrackOptions, console: Console) -> int:
     folder = options.out.with_name(options.out.name + WORK)
     _check_outputs(options, folder)
     with console.status(f"looking at {_escape(str(options.source))}"), collected() as seen:
-        work = prepare(options)
+        work = source.plan(options)
     _introduce(work, options, console)
     work = settled(work, folder, options)
     with UnitStore(folder, work.settings) as store:
@@ -237,7 +97,7 @@ def compute_all(
         return failed
     begin, frames = time.monotonic(), 0
     with TrackMonitor(console, store, missing) as monitor:
-        for outcome in outcomes(missing, work.settings, store, options, monitor):
+        for outcome in outcomes(missing, work, store, options, monitor):
             if outcome.data is not None:
                 store.put(outcome.unit, outcome.data)
                 frames += frame_count(outcome.data)
@@ -258,7 +118,7 @@ def compute_all(
 
 def outcomes(
     units: Sequence[Unit],
-    settings: Settings,
+    work: Work,
     store: UnitStore,
     options: TrackOptions,
     monitor: TrackMonitor,
@@ -266,13 +126,16 @@ def outcomes(
     """What becomes of the units, over as many processes as were asked for."""
     from lmeec_core.offline import pool
 
+    workers = worker_count(options.workers, len(units), work.settings)
+    if options.cluster is None and workers == 1:
+        jobs = [Job(work.source, unit, work.settings) for unit in units]
+        return pool.here(jobs, monitor.at)
+    files = (str(store.progress_file(unit).resolve()) for unit in units)
+    jobs = [
+        Job(work.source, unit, work.settings, file) for unit, file in zip(units, files, strict=True)
+    ]
     if options.cluster is not None:
-        jobs = [Job(unit, settings, str(store.progress_file(unit).resolve())) for unit in units]
         return pool.on_ray(jobs, options.cluster)
-    workers = worker_count(options.workers, len(units), settings)
-    if workers == 1:
-        return pool.here([Job(unit, settings) for unit in units], monitor.at)
-    jobs = [Job(unit, settings, str(store.progress_file(unit))) for unit in units]
     return pool.on_processes(jobs, workers, monitor.retried)
 
 

@@ -15,22 +15,24 @@ from lmeec_core.offline.monitor import cores
 from lmeec_core.offline.outputs import write_predictions
 from lmeec_core.offline.run import (
     WORK,
-    TrackOptions,
-    Work,
     compute_all,
-    prepare,
     settled,
 )
 from lmeec_core.offline.store import UnitStore
+from lmeec_core.offline.units import TrackOptions, Work
+from lmeec_core.recordings import RecordingSource
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
-def run(options: TrackOptions, counts: Sequence[int], console: Console) -> int:
+def run(
+    source: RecordingSource, options: TrackOptions, counts: Sequence[int], console: Console
+) -> int:
     """Track once with each number of workers and print a table.
 
     Args:
+        source: the kind of recording.
         options: as for tracking; ``workers``, ``out`` and ``bag`` are not used.
         counts: numbers of workers, each at least 1.
 
@@ -44,7 +46,7 @@ def run(options: TrackOptions, counts: Sequence[int], console: Console) -> int:
 
     if not counts or min(counts) < 1:
         raise InputError("--scaling: numbers of workers expected, as 1,2,4")
-    work = settled(prepare(options), options.out.with_name(options.out.name + WORK), options)
+    work = settled(source.plan(options), options.out.with_name(options.out.name + WORK), options)
     frames = sum(unit.frames for unit in work.units)
     table = Table("workers", "seconds", "frames/s", "times the first", "bytes")
     table.title = f"{len(work.units)} units, {frames} frames, {cores()} cores"

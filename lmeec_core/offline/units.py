@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -13,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmeec_core import __version__
 from lmeec_core.config import EngineName, MemoryConfig, Precision
-from lmeec_core.takes import Take, TakeError
+from lmeec_core.recordings import RecordingSource
 
 NumFrames = Literal["stream", "take"]
 
@@ -140,6 +139,7 @@ class Unit:
 class Job(NamedTuple):
     """A unit to compute; goes to worker processes and other machines."""
 
+    source: RecordingSource
     unit: Unit
     settings: Settings
     progress: str | None = None
@@ -171,71 +171,49 @@ class Plan(NamedTuple):
     """What was unusual about it, though all of it can be read."""
 
 
-def plan_take(
-    take: Take, directions: Iterable[str], objects: Sequence[str], max_objects: int
-) -> Plan:
-    """Cut a take into units.
+@dataclass(frozen=True)
+class TrackOptions:
+    """What `lmeec track` is asked for; see its --help. None leaves a choice to its default, or to
+    the parameter file of a bag."""
 
-    A take that cannot be read gives a plan with a problem and no units; a camera without images,
-    or whose video is broken, a problem and no units of this camera.
-
-    Args:
-        take: the recording.
-        directions: of :data:`lmeec_core.takes.DIRECTIONS`.
-        objects: only these; all if empty. Those that the take does not have are ignored.
-        max_objects: most objects in a unit.
-    """
-    try:
-        names = tuple(name for name in take.objects if not objects or name in objects)
-        digest = take.digest()
-        videos = None if take.videos is None else str(take.videos.resolve())
-        shown, problems = _frames(take)
-        units: list[Unit] = []
-        frames: dict[str, list[int]] = {}
-        for direction in directions:
-            pairs = [pair for pair in take.pairs(direction) if shown.keys() >= set(pair)]
-            numbers = {n for query, _ in pairs for n in shown[query]}
-            frames[direction] = sorted(numbers)
-            for query, target in pairs:
-                asked = [name for name in names if take.mask_frames(name, query)]
-                for start in range(0, len(asked), max_objects):
-                    group = tuple(asked[start : start + max_objects])
-                    units.append(
-                        Unit(
-                            "take", str(take.path.resolve()), take.name, direction, query, target,
-                            group, len(shown[query]), digest, videos=videos,
-                        )
-                    )  # fmt: skip
-    except (TakeError, AttributeError, TypeError, ValueError, KeyError) as error:
-        text = str(error)
-        if not isinstance(error, TakeError):
-            text = f"{take.path}: take {take.name}: not as expected: {error!r}"
-        return Plan(None, [], (text,))
-    finally:
-        take.close()
-    return Plan(Recording(take.name, names, frames), units, problems)
+    source: Path
+    out: Path
+    bag: Path | None = None
+    direction: str | None = None
+    params: Path | None = None
+    node: str | None = None
+    split: str | None = None
+    takes: tuple[str, ...] = ()
+    videos: Path | None = None
+    objects: tuple[str, ...] = ()
+    changes: dict[str, Any] = field(default_factory=dict)
+    """The node's parameters, by full name, that were given as options."""
+    num_frames: NumFrames = "stream"
+    threads: int = 1
+    workers: int = 0
+    cluster: str | None = None
+    overwrite: bool = False
 
 
-def _frames(take: Take) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """Frames of the cameras that have images, and what is wrong with the others."""
-    shown: dict[str, tuple[int, ...]] = {}
-    problems: list[str] = []
-    if not take.has_images:
-        raise TakeError(
-            take.path,
-            f"take {take.name}: no videos, as {take.image_path(take.cameras[0], 0)}; name the "
-            "folder of the takes (--videos)",
-        )
-    for camera in take.cameras:
-        try:
-            frames = take.frames(camera)
-        except TakeError as error:
-            problems.append(str(error))
-            continue
-        if frames:
-            shown[camera] = frames
-        else:
-            problems.append(
-                f"{take.image_path(camera, 0)}: missing, as all images of camera {camera!r}"
-            )
-    return shown, tuple(dict.fromkeys((*problems, *take.left_out)))
+@dataclass(frozen=True)
+class Work:
+    """All units of a command, their settings, and the kind of recording."""
+
+    source: RecordingSource
+    settings: Settings
+    plans: list[Plan]
+
+    @property
+    def units(self) -> list[Unit]:
+        """In the order of the result file."""
+        return [unit for plan in self.plans for unit in plan.units]
+
+    @property
+    def recordings(self) -> list[Recording]:
+        """Those that can be read."""
+        return [plan.recording for plan in self.plans if plan.recording is not None]
+
+    @property
+    def problems(self) -> list[str]:
+        """Recordings and cameras that cannot be read."""
+        return [text for plan in self.plans for text in plan.problems]

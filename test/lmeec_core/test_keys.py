@@ -19,7 +19,7 @@ from lmeec_core.calibration import CalibrationError, read_calibration
 from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation.truth import pairs_of
-from lmeec_core.offline.units import plan_take
+from lmeec_core.offline.take_plan import plan_take
 from lmeec_core.takes import (
     DIRECTIONS,
     RelationsFile,

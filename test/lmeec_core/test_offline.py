@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 import lmeec_core as lm
 from lmeec_core.cli.app import app
+from lmeec_core.cli.sources import TakeSource
 from lmeec_core.engine import chosen_engines, make_engine
 from lmeec_core.engine.eager import EagerEngine
 from lmeec_core.evaluation import benchmark_size
@@ -28,7 +29,8 @@ from lmeec_core.model.stages import STAGES
 from lmeec_core.offline import compute, pool
 from lmeec_core.offline.records import parse
 from lmeec_core.offline.store import UnitStore, engines_before
-from lmeec_core.offline.units import Job, Settings, Unit, plan_take
+from lmeec_core.offline.take_plan import plan_take
+from lmeec_core.offline.units import Job, Settings, Unit
 from lmeec_core.takes import Results, Take, TakeWriter, resize_mask
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
@@ -299,7 +301,7 @@ def test_a_checkpoint_that_does_not_fit_stops_at_once(take: Take, tmp_path: Path
 
 def jobs_of(take: Take, folder: Path | None = None) -> list[Job]:
     units = plan_take(take, ["ego-exo"], (), 32).units
-    return [Job(u, SETTINGS, str(folder / u.key) if folder else None) for u in units]
+    return [Job(TakeSource(), u, SETTINGS, str(folder / u.key) if folder else None) for u in units]
 
 
 def test_worker_processes_give_the_same_bytes_and_a_killed_one_is_replaced(

@@ -18,7 +18,8 @@ import lmeec_core as lm
 from lmeec_core.cli.app import app
 from lmeec_core.evaluation.evaluate import evaluate
 from lmeec_core.offline.compute import track_take
-from lmeec_core.offline.units import Settings, plan_take
+from lmeec_core.offline.take_plan import plan_take
+from lmeec_core.offline.units import Settings
 from lmeec_core.takes import RelationsFile, Results, Take, TakeWriter, open_takes
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})

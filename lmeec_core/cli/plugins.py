@@ -1,0 +1,42 @@
+"""Other packages' part in the `lmeec` command, found by their entry points.
+
+A package registers an object with the members of :class:`Plugin` (a module will do) under the
+entry-point group ``lmeec.plugins``. The ROS package does so; nothing here imports it.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.metadata import entry_points
+from typing import Any, Protocol, cast
+
+import typer
+from rich.console import Console
+
+from lmeec_core.recordings import RecordingSource
+
+GROUP = "lmeec.plugins"
+
+
+class Plugin(Protocol):
+    """What a package adds to `lmeec`. Nothing of it may need ROS before it is called."""
+
+    def register(self, app: typer.Typer) -> None:
+        """Add sub-commands."""
+
+    def bag_source(self) -> RecordingSource:
+        """What tracks and shows bags.
+
+        Raises:
+            ImportError: something that it needs is not installed.
+        """
+
+    def bench_node(self, console: Console) -> dict[str, Any]:
+        """Measure what the node adds to a step, and print it (`lmeec bench --node`)."""
+
+
+@cache
+def plugins() -> tuple[Plugin, ...]:
+    """All that are installed, each once."""
+    found = {entry.name: entry for entry in entry_points(group=GROUP)}
+    return tuple(cast(Plugin, entry.load()) for _, entry in sorted(found.items()))

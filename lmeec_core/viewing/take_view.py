@@ -1,0 +1,46 @@
+"""A take, opened to be looked at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmeec_core.recordings import FindPredictions, Viewed
+from lmeec_core.takes import Results, TakeError, is_ego, open_takes
+from lmeec_core.takes.results import DIRECTIONS
+from lmeec_core.viewing.moments import choose_query, take_moments
+from lmeec_core.viewing.options import ViewOptions
+
+
+def open_take_view(
+    options: ViewOptions, predictions: FindPredictions, problems: list[str]
+) -> Viewed:
+    """Open the take that is asked for; see :class:`lmeec_core.recordings.RecordingSource`."""
+    wanted = () if options.take is None else (options.take,)
+    takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)
+    if len(takes.names) > 1:
+        listed = ", ".join(takes.names[:8])
+        raise TakeError(
+            options.source, f"which take? Name one of its {len(takes)} with --take: {listed}"
+        )
+    take = takes.open(takes.names[0])
+    direction = options.direction or _direction_of(options.predictions) or DIRECTIONS[0]
+    query, targets = choose_query(take, direction, options.query)
+    direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]
+    for name in options.objects:
+        take.mask_cameras(name)  # says that there is no such object
+    objects = [name for name in take.objects if not options.objects or name in options.objects]
+    found = predictions(direction, take.name, take.objects)
+    moments = take_moments(take, query, targets, objects, found, problems.append)
+    # A name of a relations file may be anything.
+    name = take.name.replace("/", "_").replace("\0", "_")
+    return Viewed(moments, len(take.frames(query)), name, True)
+
+
+def _direction_of(path: Path | None) -> str | None:
+    """The direction of a result file that has only one."""
+    if path is None or not path.is_file():
+        return None
+    try:
+        return Results.read(path).direction
+    except TakeError:  # both, or nothing that can be read, which is said later
+        return None

@@ -1,0 +1,35 @@
+"""What lmeec_ros adds to the `lmeec` command; see :class:`lmeec_core.cli.plugins.Plugin`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from lmeec_core.recordings import RecordingSource
+from lmeec_ros.tools import commands
+
+
+def register(app: typer.Typer) -> None:
+    """Add the sub-commands that need ROS."""
+    app.command("play")(commands.play_command)
+    app.command("record")(commands.record_command)
+    app.command("demo")(commands.demo_command)
+    app.command("soak")(commands.soak_command)
+
+
+def bag_source() -> RecordingSource:
+    """What tracks and shows bags."""
+    from lmeec_ros.offline.bag_source import BagSource
+
+    return BagSource()
+
+
+def bench_node(console: Console) -> dict[str, Any]:
+    """Measure what the node adds to a step, and print it."""
+    from lmeec_ros.tools.bench import measure_node, show_node
+
+    edge = measure_node(console)
+    show_node(edge, console)
+    return edge
