@@ -180,8 +180,8 @@ def test_a_wheel_has_every_file_that_the_code_reads(wheel: Path) -> None:
     for folder in ("lmeec_core", "lmeec_ros"):
         for path in (ROOT / folder).rglob("*"):
             name = str(path.relative_to(ROOT))
-            ours = path.is_file() and "__pycache__" not in path.parts
-            if ours and path.suffix != ".cfg" and path.parent.name != "scripts" and not path.name.startswith("."):
+            ours = path.is_file() and "__pycache__" not in path.parts and path.suffix != ".cfg"
+            if ours and path.parent.name != "scripts" and not path.name.startswith("."):
                 assert name in inside, f"{name} is not in the wheel"
     assert {Path(n).name for n in inside if n.endswith(".msg")} == set(os.listdir(ROOT / "msg"))
 
