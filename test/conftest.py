@@ -19,6 +19,22 @@ settings.register_profile("quick", COMMON, max_examples=25)
 settings.register_profile("thorough", COMMON, max_examples=800)
 settings.load_profile("quick")
 
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure() -> None:
+    """A DDS domain of each worker's own, the package's Fast DDS profile, one thread of torch each.
+
+    Before any test module is imported: torch and DDS read the environment only once.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    given = int(os.environ.get("ROS_DOMAIN_ID", os.getpid()))
+    os.environ["ROS_DOMAIN_ID"] = str(1 + (given + 17 * worker) % 100)
+    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
+    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
+        os.environ.setdefault(name, str(REPOSITORY / "config" / "fastdds.xml"))
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 
 @pytest.fixture(scope="session", autouse=True)
 def no_fork() -> Iterator[None]:

@@ -21,16 +21,6 @@ SEED = 0  # random weights of the preset "mini" that find the test's objects vis
 PERIOD = 100_000_000  # nanoseconds between the test's frames
 
 
-def pytest_configure() -> None:
-    """Give this test process a DDS domain of its own and the package's Fast DDS profile."""
-    if "PYTEST_XDIST_WORKER" in os.environ or "ROS_DOMAIN_ID" not in os.environ:
-        os.environ["ROS_DOMAIN_ID"] = str(1 + os.getpid() % 100)
-    os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
-        os.environ.setdefault(name, str(REPOSITORY / "config" / "fastdds.xml"))
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-
-
 def wait_until(condition: Callable[[], Any], what: str, patience: float = PATIENCE) -> Any:
     """Return the condition's value once it is true; fail with `what` after `patience` seconds."""
     end = time.monotonic() + patience
