@@ -62,7 +62,7 @@ def lmeec(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
         env={
             **os.environ,
             "COLUMNS": "120",
-            "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+            "ROS_DOMAIN_ID": str(int(os.environ["ROS_DOMAIN_ID"]) + 12),
             "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
             **environment,
         },

@@ -1,6 +1,5 @@
 """Playing and recording over DDS, each in a process of its own."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -49,10 +48,8 @@ def words_bag(path: Path, seconds: float = 1.0) -> Path:
 
 
 @pytest.fixture
-def node(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Node]:
-    # A domain of its own for each test: nothing left over from another one is heard.
-    domain = 1 + (os.getpid() + sum(map(ord, request.node.name))) % 100
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(domain))
+def node(monkeypatch: pytest.MonkeyPatch, own_domain: str) -> Iterator[Node]:
+    monkeypatch.setenv("ROS_DOMAIN_ID", own_domain)
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     rclpy.init()
     made = rclpy.create_node("tester")
