@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format build clean distclean
+.PHONY: help demo test test-slow lint format docs build clean distclean
 
 export PYTHON TORCH_INDEX
 
@@ -27,6 +27,7 @@ help:
 	@echo "                  PYTEST_ARGS='-k pairing -x' passes options on to pytest"
 	@echo "make test-slow  the slow tests, and the fuzz tests with many more inputs"
 	@echo "make lint       format, lint and type checks alone;  make format  repairs format and imports"
+	@echo "make docs       the Python interface of lmeec_core as HTML; results in out/docs/"
 	@echo "make build      set-up and colcon build; afterwards: source .ci/env.sh && lmeec --help"
 	@echo "make clean      removes build/ install/ log/ out/;  make distclean  .venv too"
 	@echo
@@ -47,7 +48,13 @@ lint:
 	@$(ENTER); echo "-- ruff format --check"; python -m ruff format --check .
 	@$(ENTER); echo "-- ruff check"; python -m ruff check .
 	@$(ENTER); echo "-- mypy"; python -m mypy
+	@$(ENTER); echo "-- import contracts"; lint-imports --no-logo --cache-dir build/import_linter
 	@$(ENTER); echo "-- documentation: links, table of parameters"; python .ci/docs.py
+
+# The names that lmeec_core exports, and the modules that people use besides.
+docs:
+	@.ci/setup.sh dev
+	@$(ENTER); python -m pdoc -o out/docs -d google lmeec_core lmeec_core.takes lmeec_core.evaluation lmeec_core.overlay; echo "out/docs/index.html"
 
 format:
 	@.ci/setup.sh dev

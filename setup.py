@@ -35,8 +35,10 @@ EXTRAS_REQUIRE = {
     "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
     "dev": [
         "hypothesis>=6.100",
+        "import-linter>=2.6",
         "lzstring>=1.0.4",  # what our own decoder is tested against
         "mypy>=1.15",
+        "pdoc>=15",
         "psutil>=5.9",
         "pytest>=8.2",
         "pytest-timeout>=2.3",
@@ -49,13 +51,15 @@ EXTRAS_REQUIRE = {
 EXTRAS_REQUIRE["all"] = sorted({line for lines in EXTRAS_REQUIRE.values() for line in lines})
 
 if __name__ == "__main__":  # .ci/missing.py reads the lists above
+    import re
     from glob import glob
+    from pathlib import Path
 
     from setuptools import find_packages, setup
 
     setup(
         name="lmeec",
-        version="0.1.0",
+        version=re.findall("<version>(.+)</version>", Path("package.xml").read_text())[0],
         description="Finds an object seen by one camera in the views of other cameras (LM-EEC)",
         license="Apache-2.0",
         python_requires=">=3.11,<3.14",

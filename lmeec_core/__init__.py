@@ -7,6 +7,7 @@ reading takes and bags) starts without waiting for torch.
 from __future__ import annotations
 
 import importlib
+from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,7 +33,10 @@ if TYPE_CHECKING:
     from lmeec_core.prompts import PromptTracker, Tracked
     from lmeec_core.tracker import Correspondence, CorrespondenceTracker, exclusive_masks
 
-__version__ = "0.1.0"
+try:
+    __version__: str = metadata.version("lmeec")  # package.xml has it
+except metadata.PackageNotFoundError:  # a source tree that is not installed
+    __version__ = "0+unknown"
 
 __all__ = [
     "LMEEC",
