@@ -8,18 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from lmeec_core.cli.options import WHAT, Direction, NodeName, Objects, Parameters, Split, Videos
+
 _OUT = "Outputs"
-_WHAT = "What to track"
 _HOW = "Network and memory (a bag: on top of its parameter file)"
 _WHERE = "Where it runs"
-
-
-class Direction(StrEnum):
-    """Directions of a result file."""
-
-    both = "both"
-    ego_exo = "ego-exo"
-    exo_ego = "exo-ego"
 
 
 class Length(StrEnum):
@@ -60,53 +53,19 @@ def track_command(
         ),
     ] = False,
     direction: Annotated[
-        Direction, typer.Option(help="Of a bag: by its cameras' names.", rich_help_panel=_WHAT)
+        Direction, typer.Option(help="Of a bag: by its cameras' names.", rich_help_panel=WHAT)
     ] = Direction.both,
-    split: Annotated[
-        str | None,
-        typer.Option(
-            help="Split of a dataset, as test.", show_default="all", rich_help_panel=_WHAT
-        ),
-    ] = None,
+    split: Split = None,
     take: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this take, may be repeated.", show_default="all", rich_help_panel=_WHAT
+            help="Only this take, may be repeated.", show_default="all", rich_help_panel=WHAT
         ),
     ] = None,
-    object_name: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--object",
-            help="Only this object, may be repeated (not for bags).",
-            show_default="all",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    videos: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a relations file: the folder of the takes' videos.",
-            show_default="takes/ beside or above the file",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    params: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a bag: the node's parameter file, with topics and cameras.",
-            show_default="what a bag made by `lmeec bag` says itself",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
-    node: Annotated[
-        str | None,
-        typer.Option(
-            help="The node whose parameters in the file are meant, as /robot1/lmeec.",
-            show_default="the file's node called lmeec",
-            rich_help_panel=_WHAT,
-        ),
-    ] = None,
+    object_name: Objects = None,
+    videos: Videos = None,
+    params: Parameters = None,
+    node: NodeName = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -132,7 +91,7 @@ def track_command(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="Who computes: auto, eager, cuda_graph, onnxruntime, openvino, tensorrt.",
+            help="What runs the network: auto, eager, cuda_graph, onnxruntime, openvino, tensorrt.",
             show_default="auto",
             rich_help_panel=_HOW,
         ),
@@ -242,7 +201,7 @@ def track_command(
         source=source,
         out=out or Path(f"{source.resolve().name.removesuffix('.json')}_predictions.json"),
         bag=bag,
-        direction=None if direction is Direction.both else direction.value,
+        direction=direction.one,
         params=params,
         node=node,
         split=split,

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from lmeec_core.cli.options import Direction, NodeName, Objects, Parameters, Split, Videos
 from lmeec_core.cli.sources import bag_source, is_bag, source_of
-from lmeec_core.cli.track import Direction
 from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -61,30 +61,11 @@ def view_command(
         str | None,
         typer.Option(help="Which take, where there are several.", show_default="the only one"),
     ] = None,
-    split: Annotated[
-        str | None, typer.Option(help="Split of a dataset.", show_default="all")
-    ] = None,
-    videos: Annotated[
-        Path | None,
-        typer.Option(
-            help="For a relations file: the folder of the takes' videos.",
-            show_default="takes/ beside or above the file",
-        ),
-    ] = None,
-    object_name: Annotated[
-        list[str] | None,
-        typer.Option("--object", help="Only this object, may be repeated.", show_default="all"),
-    ] = None,
-    params: Annotated[
-        Path | None, typer.Option(help="For a bag: the node's parameter file.")
-    ] = None,
-    node: Annotated[
-        str | None,
-        typer.Option(
-            help="The node whose parameters in the file are meant, as /robot1/lmeec.",
-            show_default="the file's node called lmeec",
-        ),
-    ] = None,
+    split: Split = None,
+    videos: Videos = None,
+    object_name: Objects = None,
+    params: Parameters = None,
+    node: NodeName = None,
     height: Annotated[int, typer.Option(min=64, max=2160, help="Of a view, in pixels.")] = 480,
     fps: Annotated[
         float | None,
@@ -114,7 +95,7 @@ def view_command(
         predictions=predictions,
         out=out,
         rerun=rerun,
-        direction=None if direction is Direction.both else direction.value,
+        direction=direction.one,
         query=query,
         take=take,
         split=split,

@@ -1,0 +1,64 @@
+"""Options that several sub-commands share: one name, one type, one text each."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+WHAT = "Which recording"
+"""Title of these options in --help."""
+
+
+class Direction(StrEnum):
+    """Directions of a result file."""
+
+    both = "both"
+    ego_exo = "ego-exo"
+    exo_ego = "exo-ego"
+
+    @property
+    def one(self) -> str | None:
+        """The direction; None for both."""
+        return None if self is Direction.both else self.value
+
+
+Split = Annotated[
+    str | None,
+    typer.Option(help="Split of a dataset, as test.", show_default="all", rich_help_panel=WHAT),
+]
+Videos = Annotated[
+    Path | None,
+    typer.Option(
+        help="For a relations file: the folder of the takes' videos.",
+        show_default="takes/ beside or above the file",
+        rich_help_panel=WHAT,
+    ),
+]
+Objects = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--object",
+        help="Only this object, may be repeated (not for bags).",
+        show_default="all",
+        rich_help_panel=WHAT,
+    ),
+]
+Parameters = Annotated[
+    Path | None,
+    typer.Option(
+        help="For a bag: the node's parameter file, with topics and cameras.",
+        show_default="what a bag made by `lmeec bag` says itself",
+        rich_help_panel=WHAT,
+    ),
+]
+NodeName = Annotated[
+    str | None,
+    typer.Option(
+        help="The node whose parameters in the file are meant, as /robot1/lmeec.",
+        show_default="the file's node called lmeec",
+        rich_help_panel=WHAT,
+    ),
+]
