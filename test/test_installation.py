@@ -251,7 +251,9 @@ def test_demo_and_soak_find_it_without_the_source_tree(
 ) -> None:
     from lmeec_ros.tools import demo, node_process
 
-    monkeypatch.setattr(node_process, "__file__", str(tmp_path / "site" / "lmeec_ros" / "x.py"))
+    monkeypatch.setattr(
+        node_process, "__file__", str(tmp_path / "site" / "lmeec_ros" / "tools" / "x.py")
+    )
     assert demo.sample_take().samefile(prefix() / "share" / "lmeec" / "sample_take")
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path / "robot"))
     with pytest.raises(node_process.NodeError, match="robot/share/lmeec/sample_take.*--take"):

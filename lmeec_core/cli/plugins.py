@@ -37,6 +37,14 @@ class Plugin(Protocol):
 
 @cache
 def plugins() -> tuple[Plugin, ...]:
-    """All that are installed, each once."""
+    """All that are installed, each once; one that cannot be imported is named on stderr."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
-    return tuple(cast(Plugin, entry.load()) for _, entry in sorted(found.items()))
+    loaded = []
+    for _, entry in sorted(found.items()):
+        try:
+            loaded.append(cast(Plugin, entry.load()))
+        except ImportError as error:  # the other commands have nothing to do with it
+            Console(stderr=True).print(
+                f"[yellow]the commands of {entry.value} are missing:[/] {error}", soft_wrap=True
+            )
+    return tuple(loaded)
