@@ -146,7 +146,7 @@ class MatchingConfig(_Frozen):
 
 
 class RefinementConfig(_Frozen):
-    """Masks that follow the edges of the image (:mod:`lmeec_core.model.guided`).
+    """Masks that follow the edges of the image (:mod:`lmeec_core.guided_filter`).
 
     Attributes:
         radius: of the filter's windows, in cells of the mask logits.

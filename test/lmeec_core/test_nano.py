@@ -68,7 +68,7 @@ def test_training_computes_what_the_tracker_does(small: lm.LMEEC, newest_first: 
         query, target = views.map(lambda x: x[:1]), views.map(lambda x: x[1:])
         given = torch.from_numpy(masks[t])[None].float()
         step = forward_clip_frame(small, query, target, given, 2, memory)
-        prediction = small.judge(step.decoded)
+        prediction = small.apply_presence(step.decoded)
         for i, name in enumerate("ab"):
             assert torch.allclose(found[name].logits, prediction.logits[i], atol=1e-3)
             assert found[name].presence_logit == pytest.approx(
