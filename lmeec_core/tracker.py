@@ -291,7 +291,7 @@ class CorrespondenceTracker:
         )
 
     def _groups(self, pairs: list[int]) -> dict[tuple[int, int, int], list[int]]:
-        """Pairs by the lengths of their memories; one group in the steady state."""
+        """Pairs by the lengths of their memories; one group once all are full."""
         groups: dict[tuple[int, int, int], list[int]] = {}
         for i, pair in enumerate(pairs):
             key = (

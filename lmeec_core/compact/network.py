@@ -32,7 +32,7 @@ class CompactLMEEC(LMEEC):
     """
 
     stages: ClassVar[Mapping[Stage, StageSpec]] = COMPACT_STAGES
-    features: ClassVar[type[ViewFeatures]] = EmbeddedFeatures
+    features_type: ClassVar[type[ViewFeatures]] = EmbeddedFeatures
     takes_prompts: ClassVar[bool] = False  # the embedding needs a query mask
     exact_modules: ClassVar[tuple[str, ...]] = (*LMEEC.exact_modules, "verification")
 
@@ -82,6 +82,13 @@ class CompactLMEEC(LMEEC):
             (targets.middle_embedding, targets.top_embedding),
         )
 
+    def encode_memory(
+        self, views: ViewFeatures, masks: Tensor, presence_logit: Tensor, run: StageRunner | None
+    ) -> Tensor:
+        """See :class:`LMEEC`: (B, P, memory_dim + D)."""
+        encoded = super().encode_memory(views, masks, presence_logit, run)
+        return cast(EmbeddedFeatures, views).with_embedding(encoded)
+
     def stored_frames(self, memory: Tensor) -> Tensor:
         """See :class:`LMEEC`: averaged over squares of ``memory_pool`` tokens a side."""
         step = self.config.memory_pool
@@ -96,17 +103,6 @@ class CompactLMEEC(LMEEC):
     def pointer_tokens(self, pointers: Tensor) -> Tensor:
         """See :class:`LMEEC`: the embedding of pointers is zero."""
         return F.pad(super().pointer_tokens(pointers), (0, self.embedding_dim))
-
-    def encode_target_memory(
-        self,
-        views: ViewFeatures,
-        logits: Tensor,
-        presence_logit: Tensor,
-        run: StageRunner | None = None,
-    ) -> Tensor:
-        """See :class:`LMEEC`: (B, P, memory_dim + D)."""
-        encoded = super().encode_target_memory(views, logits, presence_logit, run)
-        return cast(EmbeddedFeatures, views).with_embedding(encoded)
 
     def compute_image_encoder(self, images: Tensor) -> Outputs:
         """See :class:`LMEEC`: with the embeddings at 2 and at 4 patch strides."""

@@ -42,7 +42,7 @@ MIDDLE_EMBEDDING = TensorSpec(
     "middle_embedding", ("D", "2g", "2g"), dtype="float32", in_range=_unit
 )
 TOP_EMBEDDING = TensorSpec("top_embedding", ("D", "g", "g"), dtype="float32", in_range=_unit)
-TOKENS = TensorSpec("tokens", ("P", "CD"))
+TOKENS = TensorSpec("tokens", ("P", "CD"), dtype="float32")
 
 PROMPT = (
     TensorSpec("prompt_token", ("C",)),

@@ -34,12 +34,12 @@ class LMEEC(Network):
     stored.
 
     Attributes:
-        features: what :meth:`encode_images` returns.
+        features_type: what :meth:`encode_images` returns.
         takes_prompts: whether :class:`lmeec_core.PromptTracker` can use it.
         runner: of trackers that are given none (:func:`lmeec_core.engine.use_engine`).
     """
 
-    features: ClassVar[type[ViewFeatures]] = ViewFeatures
+    features_type: ClassVar[type[ViewFeatures]] = ViewFeatures
     takes_prompts: ClassVar[bool] = True
 
     def __init__(self, config: ModelConfig) -> None:
@@ -67,6 +67,13 @@ class LMEEC(Network):
         """
         return ()
 
+    def encode_memory(
+        self, views: ViewFeatures, masks: Tensor, presence_logit: Tensor, run: StageRunner | None
+    ) -> Tensor:
+        """Memory features (B, P, width) of masks before the sigmoid, (B, s, s) or (B, S, S)."""
+        run = run or self.compute
+        return run("memory_encoder", StageOptions(), (views.top, masks, presence_logit))[0]
+
     def stored_frames(self, memory: Tensor) -> Tensor:
         """Memory features (B, P, .) as the banks keep them, (B, P', .); as they are in the
         release."""
@@ -90,7 +97,7 @@ class LMEEC(Network):
             run: computes the stage; None is eager torch, here and below.
         """
         run = run or self.compute
-        return self.features(*run("image_encoder", StageOptions(), (images,)))
+        return self.features_type(*run("image_encoder", StageOptions(), (images,)))
 
     def prepare_targets(self, targets: ViewFeatures, run: StageRunner | None = None) -> Tensor:
         """What memory attention computes of K target views alone: (K, P, C)."""
@@ -113,7 +120,7 @@ class LMEEC(Network):
             (B, P, memory_dim).
         """
         given = masks.to(self.image_position.dtype)
-        return self.encode_target_memory(views, given, given.new_ones(len(masks)), run)
+        return self.encode_memory(views, given, given.new_ones(len(masks)), run)
 
     def encode_target_memory(
         self,
@@ -132,8 +139,7 @@ class LMEEC(Network):
         Returns:
             (B, P, memory_dim).
         """
-        run = run or self.compute
-        return run("memory_encoder", StageOptions(), (views.top, logits, presence_logit))[0]
+        return self.encode_memory(views, logits, presence_logit, run)
 
     def attend_view(
         self, prepared: Tensor, query_memory: Tensor, run: StageRunner | None = None
@@ -247,16 +253,18 @@ class LMEEC(Network):
         Returns:
             (L, memory_dim).
         """
-
-        def make() -> Tensor:
-            time = self.maskmem_tpos_enc[list(rows)].flatten(1)  # (m, memory_dim)
-            positions = [(self.stored_position + time[:, None]).flatten(0, 1)]
-            if frames_back:
-                split = self.config.hidden_dim // self.config.memory_dim
-                distance = torch.tensor(frames_back, dtype=torch.float32, device=self.device)
-                sine = sine_position_1d(distance / max(window - 1, 1), self.config.hidden_dim)
-                positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
-            return torch.cat([p.to(dtype) for p in positions], dim=0)
-
         weights = (self.maskmem_tpos_enc, *self.obj_ptr_tpos_proj.parameters())
-        return self._positions.get(weights, (rows, frames_back, window, dtype), make)
+        key = (rows, frames_back, window, dtype)
+        return self._positions.get(weights, key, lambda: self._make_position(*key))
+
+    def _make_position(
+        self, rows: tuple[int, ...], frames_back: tuple[int, ...], window: int, dtype: torch.dtype
+    ) -> Tensor:
+        time = self.maskmem_tpos_enc[list(rows)].flatten(1)  # (m, memory_dim)
+        positions = [(self.stored_position + time[:, None]).flatten(0, 1)]
+        if frames_back:
+            split = self.config.hidden_dim // self.config.memory_dim
+            distance = torch.tensor(frames_back, dtype=torch.float32, device=self.device)
+            sine = sine_position_1d(distance / max(window - 1, 1), self.config.hidden_dim)
+            positions.append(self.obj_ptr_tpos_proj(sine).repeat_interleave(split, dim=0))
+        return torch.cat([p.to(dtype) for p in positions], dim=0)

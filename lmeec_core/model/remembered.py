@@ -21,6 +21,13 @@ class Remembered:
         self.capacity = capacity
         self._kept: OrderedDict[Any, Tensor] = OrderedDict()
 
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def clear(self) -> None:
+        """Let go of all."""
+        self._kept.clear()
+
     def get(self, weights: Sequence[Tensor], key: Hashable, make: Callable[[], Tensor]) -> Tensor:
         """The tensor of a key; made anew when weights have changed, and always in training.
 

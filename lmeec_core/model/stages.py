@@ -69,7 +69,8 @@ class TensorSpec:
         shape: sizes behind the batch, by the names above.
         batched: whether the batch is in front. What is not batched is shared by the batch, unless
             a call gives it one dimension more.
-        dtype: float32 or bool; "computed" is float32, or bfloat16 where the network computes so.
+        dtype: float32 or bool; "computed" is float32, or bfloat16 where the network computes so
+            (normalised features and residual sums stay in float32).
         in_range: brings numbers of a normal distribution to such as may occur.
     """
 
@@ -139,9 +140,9 @@ FINE = TensorSpec("fine", ("C/8", "4g", "4g"))
 MIDDLE = TensorSpec("middle", ("C/4", "2g", "2g"))
 TOP = TensorSpec("top", ("C", "g", "g"))
 IMAGES = TensorSpec("images", ("RGB", "S", "S"), dtype="float32")
-TOKENS = TensorSpec("tokens", ("P", "C"))
+TOKENS = TensorSpec("tokens", ("P", "C"), dtype="float32")
 POSITION = TensorSpec("position", ("L", "M"), batched=False)
-CONDITIONED = TensorSpec("conditioned", ("P", "C"))
+CONDITIONED = TensorSpec("conditioned", ("P", "C"), dtype="float32")
 PRESENCE = TensorSpec("presence_logit", (), dtype="float32")
 
 IMAGE_ENCODER = StageSpec("image_encoder", (IMAGES,), (FINE, MIDDLE, TOP), bfloat16=True)
@@ -158,8 +159,8 @@ MEMORY_ATTENTION = StageSpec(
 DECODER = StageSpec(
     "decoder",
     (
-        TensorSpec("memory_aware", ("P", "C")),
-        TensorSpec("view_specific", ("P", "C")),
+        TensorSpec("memory_aware", ("P", "C"), dtype="float32"),
+        TensorSpec("view_specific", ("P", "C"), dtype="float32"),
         TensorSpec("has_memory", (), dtype="bool"),
         FINE,
         MIDDLE,

@@ -103,23 +103,23 @@ def test_the_calls_of_a_step_with_a_full_memory(mini: lm.LMEEC) -> None:
     assert torch.equal(example[0], first.example(mini.device)[0])
 
 
-MEMORIES = [
-    lm.MemoryConfig(),
-    lm.MemoryConfig(capacity=3, fusion="add"),
-    lm.MemoryConfig(query_bank=False),
-    lm.MemoryConfig(target_bank=False, fusion="none"),
+CASES = [
+    ("mini", "fp32", 3, 2, lm.MemoryConfig()),
+    ("mini", "bf16", 1, 1, lm.MemoryConfig(target_bank=False, fusion="none")),
+    ("nano", "fp32", 1, 2, lm.MemoryConfig(query_bank=False)),
+    ("nano", "bf16", 3, 1, lm.MemoryConfig(capacity=3, fusion="add")),
 ]
 
 
-@pytest.mark.parametrize("preset", ["mini", "nano"])
-@pytest.mark.parametrize("memory", MEMORIES)
-@pytest.mark.parametrize(("objects", "targets"), [(1, 1), (3, 2)])
+@pytest.mark.parametrize(("preset", "precision", "objects", "targets", "memory"), CASES)
 def test_the_table_tells_the_calls_that_a_tracker_makes(
-    preset: str, memory: lm.MemoryConfig, objects: int, targets: int
+    preset: str, precision: str, objects: int, targets: int, memory: lm.MemoryConfig
 ) -> None:
     """Stages, options, shapes and types in their order; outputs are as the table says, too."""
     config = lm.preset(preset).model_copy(update={"image_size": 64} if preset == "nano" else {})
     model = lm.build_model(config).requires_grad_(False)
+    if precision == "bf16":
+        model.cast_weights()
     calls = []
 
     def run(stage: Stage, options: StageOptions, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
