@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     )
     from lmeec_core.errors import InputError
     from lmeec_core.memory.saved import MemoryFileError, load_memory, save_memory
-    from lmeec_core.model import LMEEC, build_model
+    from lmeec_core.networks import LMEEC, build_model
     from lmeec_core.prompts import PromptTracker, Tracked
     from lmeec_core.tracker import Correspondence, CorrespondenceTracker, exclusive_masks
 
@@ -69,7 +69,7 @@ _MODULES = (
     "errors",
     "config",
     "checkpoint",
-    "model",
+    "networks",
     "tracker",
     "prompts",
     "memory.saved",

@@ -22,9 +22,10 @@ from lmeec_core.config import (
     Precision,
     preset,
 )
+from lmeec_core.engine import use_engine
 from lmeec_core.errors import InputError
-from lmeec_core.model import LMEEC, build_model
 from lmeec_core.model.stages import Stage
+from lmeec_core.networks import LMEEC, build_model, seeded_model
 
 logger = logging.getLogger(__name__)
 
@@ -241,8 +242,6 @@ def load_model(
         InputError: unknown preset, device or precision.
         lmeec_core.engine.EngineError: unknown engine, or one that cannot be used here.
     """
-    from lmeec_core.engine import use_engine  # engines use the tracker
-
     if precision not in ("fp32", "bf16"):
         raise InputError(f"precision: {precision!r} given, fp32 or bf16 expected")
     config = preset(model) if isinstance(model, str) else model
@@ -267,10 +266,3 @@ def load_model(
     network.to(target)
     use_engine(network, engine, memory)
     return network
-
-
-def seeded_model(config: ModelConfig, seed: int) -> LMEEC:
-    """A network with reproducible random weights; leaves the global generator alone."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return build_model(config)

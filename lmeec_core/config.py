@@ -146,7 +146,7 @@ class MatchingConfig(_Frozen):
 
 
 class RefinementConfig(_Frozen):
-    """Masks that follow the edges of the image (:mod:`lmeec_core.model.guided`).
+    """Masks that follow the edges of the image (:mod:`lmeec_core.guided_filter`).
 
     Attributes:
         radius: of the filter's windows, in cells of the mask logits.
@@ -175,8 +175,10 @@ class ModelConfig(_Frozen):
         decoder_heads: attention heads of the mask decoder.
         decoder_feedforward: width of the mask decoder's feed-forward part.
         memory_pool: stored frames are averaged over squares of this many tokens a side, which
-            makes the attention over the banks cheaper by its square; divides the grid.
-        matching: the contrastive embedding, None where there is none (the release).
+            makes the attention over the banks cheaper by its square; divides the grid. Above 1
+            only with matching.
+        matching: the contrastive embedding, None where there is none (the release). It makes the
+            network a :class:`lmeec_core.compact.CompactLMEEC`.
         refinement: how masks are fitted to the image before they are shown, None where they are
             not (the release). The memory takes the logits unfitted.
     """
@@ -227,6 +229,11 @@ class ModelConfig(_Frozen):
         if self.grid % self.memory_pool:
             raise ValueError(
                 f"memory_pool: {self.memory_pool} does not divide the grid of {self.grid} tokens"
+            )
+        if self.memory_pool > 1 and self.matching is None:
+            raise ValueError(
+                f"memory_pool: {self.memory_pool} given without matching, 1 expected: only the "
+                "compact network pools its memory"
             )
         if self.hidden_dim % self.memory_dim or self.hidden_dim % 8:
             raise ValueError(

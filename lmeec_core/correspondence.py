@@ -10,7 +10,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from lmeec_core.model.guided import Guide, full_size
+from lmeec_core.guided_filter import Guide, full_size
 
 Mask = npt.NDArray[np.bool_]
 

@@ -21,6 +21,7 @@ from lmeec_core.model.prompted import (
     fresh_tokens,
     use_mask,
 )
+from lmeec_core.model.stages import StageRunner
 from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
 from lmeec_core.tracker import Correspondence, Image
 
@@ -92,6 +93,7 @@ class PromptTracker:
         num_frames: length of the recording where it is known, which sets the object pointers'
             window and time scale as SAM 2 does; None (a live stream) means 16 or more.
         max_objects: refuse more objects than this, a bound on memory.
+        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
 
     Raises:
         InputError: a network that takes no prompts, or a number below 1.
@@ -104,8 +106,9 @@ class PromptTracker:
         condition_on_corrections: bool = False,
         num_frames: int | None = None,
         max_objects: int = 32,
+        runner: StageRunner | None = None,
     ) -> None:
-        if model.config.matching is not None:
+        if not model.takes_prompts:
             raise InputError(
                 "this network takes no prompts (its embedding needs a query mask); a preset of "
                 "SAM 2.1, such as base_plus, expected"
@@ -121,6 +124,7 @@ class PromptTracker:
         self.conditioning_frames = conditioning_frames
         self.condition_on_corrections = condition_on_corrections
         self.max_objects = max_objects
+        self._runner = runner
         self._window = min(num_frames or RELEASE_POINTER_WINDOW, RELEASE_POINTER_WINDOW)
         self.reset()
 
@@ -132,6 +136,11 @@ class PromptTracker:
     def forget(self, object_id: str) -> bool:
         """Forget one object; returns whether it was known."""
         return self._tracks.pop(object_id, None) is not None
+
+    @property
+    def runner(self) -> StageRunner:
+        """What computes the stages."""
+        return self._runner or self.model.runner or self.model.compute
 
     @property
     def objects(self) -> tuple[str, ...]:
@@ -160,8 +169,8 @@ class PromptTracker:
         number = 0 if self._frame is None else self._frame.number + 1
         with self.model.autocast():
             inputs = prepare_images([picture], self.model.config.image_size, self.model.device)
-            views = self.model.encode_images(inputs)
-            prepared = self.model.prepare_targets(views)
+            views = self.model.encode_images(inputs, self.runner)
+            prepared = self.model.prepare_targets(views, self.runner)
             frame = _Frame(number, picture.shape[:2], views, prepared)
             if not self._tracks:
                 self._frame = frame
@@ -170,7 +179,7 @@ class PromptTracker:
             several = views.map(lambda x: x.expand(len(tracks), -1, -1, -1))
             prediction = decode_prompt(self.model, self._attend(tracks, frame), several)
             memory = self.model.encode_target_memory(
-                several, prediction.logits, prediction.presence_logit
+                several, prediction.logits, prediction.presence_logit, self.runner
             )
             memory = memory.to(torch.bfloat16)
         found = self._collect(list(self._tracks), prediction, frame)
@@ -229,7 +238,7 @@ class PromptTracker:
                     self._places(points, labels, box, frame.size),
                     None if track.logits is None else track.logits[None],
                 )
-            memory = encode_prompted_memory(self.model, frame.views, prediction)
+            memory = encode_prompted_memory(self.model, frame.views, prediction, self.runner)
             memory = memory.to(torch.bfloat16)
         found = self._collect([object_id], prediction, frame)
         moment = _Moment(frame.number, memory[0], prediction.pointer[0])
@@ -309,9 +318,10 @@ class PromptTracker:
                 torch.stack(part) for part in zip(*(memories[i] for i in index), strict=True)
             )
             prepared = frame.prepared.expand(len(index), -1, -1)
-            tokens[index] = self.model.attend_frames(prepared, features, positions, pointers).to(
-                tokens.dtype
+            attended = self.model.attend_frames(
+                prepared, features, positions, pointers, self.runner
             )
+            tokens[index] = attended.to(tokens.dtype)
         return tokens
 
     def _memory(self, track: _Track, number: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -321,12 +331,12 @@ class PromptTracker:
         slots = self.model.config.memory_slots
         near = [m for m in recent if number - m.number < slots and m.memory is not None]
         rows = [slots - 1] * len(conditioning) + [number - m.number - 1 for m in near]
-        known = [m for m in reversed(recent) if number - m.number < self._window]
-        pointed = [*conditioning, *known]
+        recalled = [m for m in reversed(recent) if number - m.number < self._window]
+        pointed = [*conditioning, *recalled]
         features = torch.stack([m.memory for m in (*conditioning, *near) if m.memory is not None])
-        back = tuple(number - m.number for m in pointed)
+        frames_back = tuple(number - m.number for m in pointed)
         position = self.model.memory_positions(
-            tuple(rows), back, self._window, self.model.image_position.dtype
+            tuple(rows), frames_back, self._window, self.model.image_position.dtype
         )
         return features, position, torch.stack([m.pointer for m in pointed])
 
@@ -366,9 +376,9 @@ def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.f
         array = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError):
         array = np.full(0, np.nan)
-    fits = array.ndim == len(shape) and all(
+    right_shape = array.ndim == len(shape) and all(
         want in (-1, have) for want, have in zip(shape, array.shape, strict=True)
     )
-    if not fits or not np.isfinite(array).all():
+    if not right_shape or not np.isfinite(array).all():
         raise InputError(f"{name} {values!r}: {expected} in pixels expected")
     return array

@@ -18,10 +18,10 @@ from torch import Tensor
 from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
 from lmeec_core.correspondence import Correspondence, Found, Mask, exclusive_masks
 from lmeec_core.errors import InputError
+from lmeec_core.guided_filter import Guide, guides
 from lmeec_core.memory import State, TrackMemory, strategy
 from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
-from lmeec_core.model.guided import Guide, guides
-from lmeec_core.model.matching import MatchPrompt
+from lmeec_core.model.stages import StageRunner
 from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
 
 __all__ = [
@@ -46,8 +46,8 @@ class _Encoded(NamedTuple):
 
     targets: ViewFeatures  # K views: the targets with an image
     prepared: Tensor  # (K, P, C)
-    query_memory: Tensor  # (N, P, memory_dim), with matching memory_dim + D
-    match: MatchPrompt | None  # N * K prompts, object by object, target by target
+    query_memory: Tensor  # (N, P, width)
+    prompts: tuple[Tensor, ...]  # of N * K pairs, object by object, target by target
     pairs: list[int]  # N * K slots in the target banks and the pointers, in the same order
 
 
@@ -65,6 +65,7 @@ class CorrespondenceTracker:
         num_frames: length of the recording where it is known: sets the object pointers' window
             and time scale as the release does. None (a live stream) means 16 or more.
         max_objects: refuse more objects than this, a bound on memory.
+        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
 
     Raises:
         InputError: no target, a target named twice, or the query among the targets.
@@ -78,6 +79,7 @@ class CorrespondenceTracker:
         memory: MemoryConfig | None = None,
         num_frames: int | None = None,
         max_objects: int = 32,
+        runner: StageRunner | None = None,
     ) -> None:
         if isinstance(targets, str):
             raise InputError(f"targets: the text {targets!r} given, a list expected: [{targets!r}]")
@@ -93,6 +95,7 @@ class CorrespondenceTracker:
         self.targets = targets
         self.memory = memory or MemoryConfig()
         self.max_objects = max_objects
+        self._runner = runner
         self._window = min(num_frames or RELEASE_POINTER_WINDOW, RELEASE_POINTER_WINDOW)
         self._tracks = self._empty()
 
@@ -133,6 +136,11 @@ class CorrespondenceTracker:
         self._tracks = after
 
     @property
+    def runner(self) -> StageRunner:
+        """What computes the stages."""
+        return self._runner or self.model.runner or self.model.compute
+
+    @property
     def objects(self) -> tuple[str, ...]:
         """Ids of all known objects, in the order in which they came."""
         return tuple(self._tracks.slots)
@@ -170,7 +178,7 @@ class CorrespondenceTracker:
         views = self._check_images(images)
         sought, skipped = self._check_masks(masks, views[self.query].shape[:2])
         sizes = {name: views[name].shape[:2] for name in self.targets if name in views}
-        prediction, fits = None, {}
+        prediction, view_guides = None, {}
         after = self._tracks.copy()
         if sought:
             slots = after.place(list(sought))
@@ -184,10 +192,12 @@ class CorrespondenceTracker:
                 prediction = self._predict(slots, encoded) if sizes else None
                 self._remember(after, slots, encoded, prediction)
             after.slots.update(zip(sought, slots, strict=True))
-            fits = dict(zip(sizes, guides(self.model.config, inputs[1:]), strict=True))
+            view_guides = dict(zip(sizes, guides(self.model.config, inputs[1:]), strict=True))
         for name in skipped:
             after.slots.setdefault(name, after.place([name])[0])
-        found = self._collect(list(sought), prediction, skipped, sizes, fits, list(after.slots))
+        found = self._collect(
+            list(sought), prediction, skipped, sizes, view_guides, list(after.slots)
+        )
         self._tracks = after  # all is computed, and a GPU's errors have come up: nothing can fail
         return found
 
@@ -222,10 +232,10 @@ class CorrespondenceTracker:
                 sought[name] = checked
             else:
                 skipped[name] = EMPTY_MASK
-        known = set(self._tracks.slots) | set(masks)
-        if len(known) > self.max_objects:
+        objects = set(self._tracks.slots) | set(masks)
+        if len(objects) > self.max_objects:
             raise InputError(
-                f"{len(known)} objects, at most {self.max_objects} expected; forget some, or "
+                f"{len(objects)} objects, at most {self.max_objects} expected; forget some, or "
                 f"raise max_objects"
             )
         return sought, skipped
@@ -234,18 +244,18 @@ class CorrespondenceTracker:
 
     def _encode(self, images: Tensor, masks: Tensor, pairs: list[int]) -> _Encoded:
         """Encode all views (the query first) and the query masks."""
-        features = self.model.encode_images(images)
+        features = self.model.encode_images(images, self.runner)
         query, targets = features.map(lambda x: x[:1]), features.map(lambda x: x[1:])
         queries = query.map(lambda x: x.expand(masks.shape[0], -1, -1, -1))
-        query_memory = self.model.encode_query_memory(queries, masks)
+        query_memory = self.model.encode_query_memory(queries, masks, self.runner)
         if not pairs:  # no target has an image
-            return _Encoded(targets, query_memory[:0], query_memory, None, pairs)
-        match = self.model.match(query, masks[None], targets)
+            return _Encoded(targets, query_memory[:0], query_memory, (), pairs)
+        prompts = self.model.make_prompts(query, masks[None], targets)
         return _Encoded(
             targets,
-            self.model.prepare_targets(targets),
+            self.model.prepare_targets(targets, self.runner),
             query_memory,
-            match and MatchPrompt(*(x.transpose(0, 1).flatten(0, 1) for x in match)),
+            tuple(x.transpose(0, 1).flatten(0, 1) for x in prompts),
             pairs,
         )
 
@@ -254,26 +264,34 @@ class CorrespondenceTracker:
         count = len(slots)
         prepared = encoded.prepared.repeat(count, 1, 1)
         query_memory = encoded.query_memory.repeat_interleave(len(encoded.prepared), dim=0)
-        view = self.model.attend_view(prepared, query_memory)
+        view_specific = self.model.attend_view(prepared, query_memory, self.runner)
         pairs = encoded.pairs
-        aware, fresh = view, []
+        memory_aware, without_memory = view_specific, []
         for lengths, index in self._groups(pairs).items():
             if not sum(lengths):
-                fresh += index  # first frame: the view-specific feature alone
+                without_memory += index  # first frame: the view-specific feature alone
                 continue
             attended = self._attend_memory([pairs[i] for i in index], prepared[index])
             if len(index) == len(pairs):
-                aware = attended
+                memory_aware = attended
             else:
-                aware = view.clone() if aware is view else aware
-                aware[index] = attended.to(aware.dtype)
-        known = torch.ones(len(pairs), dtype=torch.bool, device=view.device)
-        known[fresh] = False
-        views = encoded.targets.map(lambda x: x.repeat(count, 1, 1, 1))
-        return self.model.predict(aware, view, known, views, encoded.match, self.memory.fusion)
+                if memory_aware is view_specific:
+                    memory_aware = view_specific.clone()
+                memory_aware[index] = attended.to(memory_aware.dtype)
+        has_memory = torch.ones(len(pairs), dtype=torch.bool, device=prepared.device)
+        has_memory[without_memory] = False
+        return self.model.predict(
+            memory_aware,
+            view_specific,
+            has_memory,
+            encoded.targets.map(lambda x: x.repeat(count, 1, 1, 1)),
+            encoded.prompts,
+            self.memory.fusion,
+            self.runner,
+        )
 
     def _groups(self, pairs: list[int]) -> dict[tuple[int, int, int], list[int]]:
-        """Pairs by the lengths of their memories; one group in the steady state."""
+        """Pairs by the lengths of their memories; one group once all are full."""
         groups: dict[tuple[int, int, int], list[int]] = {}
         for i, pair in enumerate(pairs):
             key = (
@@ -294,7 +312,7 @@ class CorrespondenceTracker:
             for frames in (bank.read(slots),)
         ]
         return self.model.attend_memory(
-            prepared, banks, self._tracks.pointers.read(pairs), self._window
+            prepared, banks, self._tracks.pointers.read(pairs), self._window, self.runner
         )
 
     def _remember(
@@ -306,7 +324,7 @@ class CorrespondenceTracker:
     ) -> None:
         """Write this frame into the memory that the next one finds."""
         if self.memory.query_bank:
-            frames = self.model.pool_memory(encoded.query_memory)
+            frames = self.model.stored_frames(encoded.query_memory)
             scores = frames.new_ones(len(slots))
             for update in after.query.plan(slots, frames, scores):
                 after.query.commit(update)
@@ -315,9 +333,9 @@ class CorrespondenceTracker:
         if self.memory.target_bank:
             views = encoded.targets.map(lambda x: x.repeat(len(slots), 1, 1, 1))
             frames = self.model.encode_target_memory(
-                views, prediction.logits, prediction.presence_logit
+                views, prediction.logits, prediction.presence_logit, self.runner
             )
-            frames = self.model.pool_memory(frames)
+            frames = self.model.stored_frames(frames)
             for update in after.target.plan(encoded.pairs, frames, prediction.predicted_iou):
                 after.target.commit(update)
         after.pointers.push(encoded.pairs, prediction.pointer)
@@ -328,10 +346,10 @@ class CorrespondenceTracker:
         prediction: Prediction | None,
         skipped: dict[str, str],
         sizes: dict[str, tuple[int, int]],
-        fits: dict[str, Guide | None],
-        known: list[str],
+        view_guides: dict[str, Guide | None],
+        order: list[str],
     ) -> Found:
-        """What was found, with the objects of each target in the order of ``known``."""
+        """What was found, with the objects of each target in the given order."""
         found: Found = {name: {} for name in sizes}
         config = self.model.config
         if prediction is not None:
@@ -344,7 +362,7 @@ class CorrespondenceTracker:
                     numbers[1][i],
                     prediction.pointer[i].float(),
                     sizes[target],
-                    guide=fits[target],
+                    guide=view_guides[target],
                 )
         side = config.mask_size
         for name, reason in skipped.items():
@@ -357,8 +375,7 @@ class CorrespondenceTracker:
                     sizes[target],
                     reason,
                 )
-        order = {name: i for i, name in enumerate(known)}
         return {
-            target: dict(sorted(entries.items(), key=lambda item: order[item[0]]))
+            target: {name: entries[name] for name in order if name in entries}
             for target, entries in found.items()
         }

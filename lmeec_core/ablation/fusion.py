@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lmeec_core.checkpoint import read_state_dict
 from lmeec_core.config import Fusion, preset
-from lmeec_core.model import build_model
+from lmeec_core.networks import build_model
 from lmeec_core.training.nano import export
 from lmeec_core.training.stages import CPU_STAGES
 from lmeec_core.training.store import SceneStore

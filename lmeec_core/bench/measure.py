@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -14,16 +13,15 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lmeec_core.bench.filled import FilledTracker, filled_tracker
 from lmeec_core.bench.memory import peak_of, used
 from lmeec_core.bench.reference import ReferenceStep
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import EngineName, Precision
-from lmeec_core.engine import SteadyState, chosen_engines, steady_state
-from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
+from lmeec_core.engine import chosen_engines
+from lmeec_core.model.stages import Outputs, Stage, StageOptions, StageRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from lmeec_core.model import LMEEC
 
 SEED = 0
@@ -76,7 +74,7 @@ def measure(case: Case) -> dict[str, Any]:
     """
     plain_of.cache_clear()
     model = model_of(case.preset, case.device, case.precision, case.engine)
-    state = steady_state(model, case.objects, case.targets)
+    state = filled_tracker(model, case.objects, case.targets)
     peak = peak_of(model.device, lambda: _warm_up(model, state))
     reference = None
     if case.reference_steps:
@@ -94,7 +92,7 @@ def measure(case: Case) -> dict[str, Any]:
         "step_ms": spread(own),
         "stage_ms": {
             name: spread(times)
-            for name, times in stage_times(model, state, min(case.steps, STAGE_STEPS)).items()
+            for name, times in stage_times(case, model, min(case.steps, STAGE_STEPS)).items()
         },
         "threads": torch.get_num_threads(),
     }
@@ -124,7 +122,7 @@ def plain_of(preset: str, device: str, precision: Precision) -> LMEEC:
     return load_model(preset, device=device, precision=precision, seed=SEED)
 
 
-def _warm_up(model: LMEEC, state: SteadyState) -> None:
+def _warm_up(model: LMEEC, state: FilledTracker) -> None:
     for _ in range(WARM_UP[model.device.type]):
         _step(state)
 
@@ -134,7 +132,7 @@ def device_name(device: torch.device) -> str:
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
-def _step(state: SteadyState) -> None:
+def _step(state: FilledTracker) -> None:
     state.tracker.step(state.images, state.masks)
 
 
@@ -168,63 +166,43 @@ def _interleave(
     return own, other
 
 
-def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[float]]:
+def stage_times(case: Case, model: LMEEC, steps: int) -> dict[str, list[float]]:
     """Milliseconds of each stage in further steps; memory attention apart for the two memories,
     the memory encoder apart for query and target; ``rest`` is what is no stage."""
     times: dict[str, list[float]] = {}
-    inner, size = model.runner, model.config.image_size
+    compute: StageRunner = model.runner or model.compute
     within = 0.0
 
-    def run(stage: Stage, options: Options, inputs: Outputs) -> Outputs:
+    def run(stage: Stage, options: StageOptions, inputs: Outputs) -> Outputs:
         nonlocal within
         outputs: Outputs = ()
 
         def work() -> None:
             nonlocal outputs
-            if inner is not None:
-                outputs = inner(stage, options, inputs)
-            else:
-                outputs = STAGES[stage](model, options, *inputs)
+            outputs = compute(stage, options, inputs)
 
         taken = timed(model, work)
-        part = ""
-        if stage == "memory_attention":
-            part = " memory" if options[1] else " view"
-        elif stage == "memory_encoder":
-            part = " query" if inputs[1].shape[-1] == size else " target"
-        times.setdefault(stage + part, []).append(taken)
+        use = model.stages[stage].use(options, inputs)
+        times.setdefault(f"{stage} {use}".rstrip(), []).append(taken)
         within += taken
         return outputs
 
-    model.runner = run
-    try:
-        for _ in range(steps):
-            within = 0.0
-            whole = timed(model, lambda: _step(state))
-            times.setdefault("rest", []).append(whole - within)
-    finally:
-        model.runner = inner
+    state = filled_tracker(model, case.objects, case.targets, runner=run)
+    for _ in range(steps):
+        within = 0.0
+        whole = timed(model, lambda: _step(state))
+        times.setdefault("rest", []).append(whole - within)
     return times
 
 
 def _work(case: Case, model: LMEEC) -> float:
     """GFLOP (2 per product and sum) that eager torch does in a step of this case."""
-    with _eager(model):
-        state = steady_state(model, case.objects, case.targets)
-        counter = FlopCounterMode(display=False)
-        # The counter does not know the CPU's fused attention.
-        with counter, sdpa_kernel(SDPBackend.MATH):
-            _step(state)
+    state = filled_tracker(model, case.objects, case.targets, runner=model.compute)
+    counter = FlopCounterMode(display=False)
+    # The counter does not know the CPU's fused attention.
+    with counter, sdpa_kernel(SDPBackend.MATH):
+        _step(state)
     return counter.get_total_flops() / 1e9
-
-
-@contextmanager
-def _eager(model: LMEEC) -> Iterator[None]:
-    before, model.runner = model.runner, None
-    try:
-        yield
-    finally:
-        model.runner = before
 
 
 @lru_cache(maxsize=4)
@@ -245,7 +223,7 @@ def peak_gflops(device: torch.device, precision: Precision) -> float:
     return 2 * side**3 / best / 1e9
 
 
-def growth(model: LMEEC, state: SteadyState, frames: int) -> dict[str, float]:
+def growth(model: LMEEC, state: FilledTracker, frames: int) -> dict[str, float]:
     """Memory after a tenth of ``frames`` steps and what the others added, in megabytes."""
     before, first = 0.0, max(1, frames // 10)
     for frame in range(frames):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lmeec_core.engine import steady_state
-from lmeec_core.model.stages import STAGES, Options, Outputs, Stage
+from lmeec_core.bench.filled import filled_tracker
+from lmeec_core.model.stages import Outputs, Stage, StageOptions
 
 if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
@@ -26,19 +26,18 @@ class ReferenceStep:
 
     def __init__(self, model: LMEEC, objects: int, targets: int) -> None:
         self.model = model
-        self.passes = [steady_state(model, 1, 1, seed=i) for i in range(objects * targets)]
+        self.passes = [
+            filled_tracker(model, seed=i, runner=lambda *call: self._run(*call))
+            for i in range(objects * targets)
+        ]
 
     def __call__(self) -> None:
         """Compute one step of all pairs."""
-        runner, self.model.runner = self.model.runner, self._run
-        try:
-            for state in self.passes:
-                state.tracker.step(state.images, state.masks)
-        finally:
-            self.model.runner = runner
+        for state in self.passes:
+            state.tracker.step(state.images, state.masks)
 
-    def _run(self, stage: Stage, options: Options, inputs: Outputs) -> Outputs:
-        query = stage == "memory_encoder" and inputs[1].shape[-1] == self.model.config.image_size
-        if query or stage == "target_tokens":
-            STAGES[stage](self.model, options, *inputs)
-        return STAGES[stage](self.model, options, *inputs)
+    def _run(self, stage: Stage, options: StageOptions, inputs: Outputs) -> Outputs:
+        twice = stage == "target_tokens" or self.model.stages[stage].use(options, inputs) == "query"
+        if twice:
+            self.model.compute(stage, options, inputs)
+        return self.model.compute(stage, options, inputs)

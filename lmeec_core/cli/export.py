@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from lmeec_core.config import MemoryConfig, Precision
-    from lmeec_core.engine.base import Call
+    from lmeec_core.engine.calls import StageCall
     from lmeec_core.engine.graphs import GraphStore
     from lmeec_core.model import LMEEC
 
@@ -58,7 +58,7 @@ def export_command(
         typer.Option(
             min=1,
             help="Objects of a step. Without --objects and --targets the graphs compute a batch "
-            "of one, which does for any number, piece by piece.",
+            "of one, which does for any number, one after another.",
             show_default="any number",
             rich_help_panel=_SHAPES,
         ),
@@ -86,7 +86,7 @@ def export_command(
 ) -> None:
     """Write the network as ONNX graphs, and check each against eager torch.
 
-    The graphs are those of the steady state (full memory): image encoder, target tokens, memory
+    The graphs are those of a step with a full memory: image encoder, target tokens, memory
     attention (view-specific, and full memory), fusion with decoder, and memory encoder (of given
     and of predicted masks). All shapes are fixed. Beside each graph lies a record (JSON): shapes,
     hashes, versions, and the largest difference from eager torch.
@@ -136,21 +136,19 @@ def export_command(
 
 def _calls(
     model: LMEEC, objects: int | None, targets: int | None, memory: MemoryConfig
-) -> list[Call]:
-    """The steady state's calls, each once."""
-    from lmeec_core.engine import steady_calls
-    from lmeec_core.engine.graphs import with_batch
+) -> list[StageCall]:
+    """The calls of a step with a full memory, each once."""
+    from lmeec_core.engine import step_calls
 
     whole = objects is not None or targets is not None
-    calls = steady_calls(model, objects or 1, targets or 1, memory)
-    unique = {with_batch(c, c.shapes[0][0] if whole else 1): None for c, _ in calls}
-    return list(unique)
+    calls = step_calls(model, objects or 1, targets or 1, memory)
+    return list(dict.fromkeys(c.for_graph(c.batch if whole else 1) for c in calls))
 
 
-def _write(store: GraphStore, calls: list[Call], console: Console) -> None:
+def _write(store: GraphStore, calls: list[StageCall], console: Console) -> None:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
-    from lmeec_core.engine.graphs import graph_name, read_record
+    from lmeec_core.engine.records import graph_name, read_record
 
     console.print(f"{store.folder}", highlight=False, soft_wrap=True)
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -172,7 +170,7 @@ def _write(store: GraphStore, calls: list[Call], console: Console) -> None:
             progress.advance(task)
 
 
-def _build(model: LMEEC, calls: list[Call], out: Path, console: Console) -> None:
+def _build(model: LMEEC, calls: list[StageCall], out: Path, console: Console) -> None:
     from lmeec_core.checkpoint import resolve_device
     from lmeec_core.engine.tensorrt import TensorRtEngine, engine_path
 

@@ -11,21 +11,18 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from lmeec_core.cache import VARIABLE, cache_folder
 from lmeec_core.config import MemoryConfig
-from lmeec_core.engine.base import Call, Engine, EngineError, EngineName, StageFunction
+from lmeec_core.engine.base import Engine, EngineError, EngineName, StageFunction
+from lmeec_core.engine.calls import StageCall, step_calls
 from lmeec_core.engine.registry import make_engine
-from lmeec_core.engine.steady import steady_calls
 from lmeec_core.files import write_text
+from lmeec_core.model import LMEEC
 from lmeec_core.model.stages import STAGES, Stage
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
 
 logger = logging.getLogger(__name__)
 
@@ -37,10 +34,6 @@ _MARGIN = 0.95
 Times = dict[str, dict[str, float]]
 """Stage to engine to milliseconds of a step's calls."""
 
-
-Steady = list[tuple[Call, tuple[Tensor, ...]]]
-"""Calls of a step in the steady state, with their inputs."""
-
 _measured: dict[str, Times] = {}
 """What this process has measured, by the name of its file."""
 
@@ -48,7 +41,7 @@ _measured: dict[str, Times] = {}
 def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engine]:
     """The fastest engine of each stage for this model on this machine, prepared.
 
-    Measured with one object and one target in the steady state, or read from the cache. Where
+    Measured with one object, one target and a full memory, or read from the cache. Where
     only eager can compute a model nothing is measured. Nothing is exported.
 
     Args:
@@ -58,7 +51,7 @@ def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engi
     engines = candidates(model)
     chosen: dict[Stage, Engine] = dict.fromkeys(STAGES, engines["eager"])
     if len(engines) > 1:
-        calls = steady_calls(model, memory=memory)
+        calls = step_calls(model, memory=memory)
         files = {file for engine in engines.values() for file in engine.files()}
         name = cache_name(model, sorted(engines), memory, sorted(files))
         times = _read(name)
@@ -66,7 +59,7 @@ def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engi
             times = _measured.get(name)
         if times is None:
             for engine in engines.values():
-                engine.prepare((call for call, _ in calls), make=False)
+                engine.prepare(calls, make=False)
             times = measure(model, engines, calls)
             _remember(name, times)
         chosen |= {stage: engines[fastest(times.get(stage, {}))] for stage in STAGES}
@@ -78,10 +71,10 @@ def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engi
     return chosen
 
 
-def _prepare(chosen: dict[Stage, Engine], eager: Engine, calls: Steady) -> None:
+def _prepare(chosen: dict[Stage, Engine], eager: Engine, calls: list[StageCall]) -> None:
     """Prepare the chosen engines; a stage that one cannot compute after all goes to eager."""
     for stage, engine in chosen.items():
-        mine = [call for call, _ in calls if call.stage == stage]
+        mine = [call for call in calls if call.stage == stage]
         engine.prepare(mine, make=False)
         if not all(engine.offers(call) for call in mine):
             logger.warning("engine auto: %s without %s: graphs are missing", stage, engine.name)
@@ -114,24 +107,25 @@ def candidates(model: LMEEC) -> dict[EngineName, Engine]:
     return engines
 
 
-def measure(model: LMEEC, engines: dict[EngineName, Engine], calls: Steady) -> Times:
-    """Time of each stage's calls in a steady step with each engine that offers them all."""
+def measure(model: LMEEC, engines: dict[EngineName, Engine], calls: list[StageCall]) -> Times:
+    """Time of each stage's calls in a step with each engine that offers them all."""
     times: Times = {}
     with torch.inference_mode(), model.autocast():
         for stage in STAGES:
-            mine = [(call, inputs) for call, inputs in calls if call.stage == stage]
-            offered = [e for e in engines.values() if all(e.offers(call) for call, _ in mine)]
+            mine = [call for call in calls if call.stage == stage]
+            offered = [e for e in engines.values() if all(e.offers(call) for call in mine)]
             if len(offered) < 2:
                 continue
             times[stage] = dict.fromkeys((engine.name for engine in offered), 0.0)
-            for call, inputs in mine:
+            for call in mine:
+                inputs = call.example(model.device)
                 for name, ms in _compare(model, offered, call, inputs).items():
                     times[stage][name] += ms
     return times
 
 
 def _compare(
-    model: LMEEC, engines: list[Engine], call: Call, inputs: tuple[Tensor, ...]
+    model: LMEEC, engines: list[Engine], call: StageCall, inputs: tuple[Tensor, ...]
 ) -> dict[EngineName, float]:
     """Shortest time of a call with each engine, taken in turns: other load on the machine only
     ever adds."""

@@ -4,61 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from lmeec_core.config import ENGINES, EngineName
+from lmeec_core.engine.calls import StageCall
 from lmeec_core.errors import EngineError
-from lmeec_core.model.matching import MatchPrompt, in_range
-from lmeec_core.model.stages import Options, Stage
+from lmeec_core.model import LMEEC
 
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
-
-__all__ = ["ENGINES", "Call", "Engine", "EngineError", "EngineName", "StageFunction"]
+__all__ = ["ENGINES", "Engine", "EngineError", "EngineName", "StageFunction"]
 
 StageFunction = Callable[..., tuple[Tensor, ...]]
 """A stage for inputs of fixed shapes: tensors in, tensors out, on the model's device. The outputs
 stay valid only until the function is called again: who keeps one copies it."""
-
-
-_MATCH = 5
-"""Inputs of the decoder before those of a match prompt."""
-
-
-class Call(NamedTuple):
-    """A stage with the shapes of its inputs: what an engine builds a function for."""
-
-    stage: Stage
-    options: Options
-    """What is fixed beside the shapes, see :mod:`lmeec_core.model.stages`."""
-    shapes: tuple[tuple[int, ...], ...]
-    """Shape of each input tensor, the batch first (the memory's position has none)."""
-    dtypes: tuple[torch.dtype, ...]
-    """Type of each input tensor."""
-
-    @classmethod
-    def of(cls, stage: Stage, options: Options, inputs: tuple[Tensor, ...]) -> Call:
-        """The call that these inputs make."""
-        return cls(
-            stage, options, tuple(tuple(x.shape) for x in inputs), tuple(x.dtype for x in inputs)
-        )
-
-    def example(self, device: torch.device, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random inputs as they may occur: normal numbers (bool: all true), the parts of a match
-        prompt in their ranges; the same for the same seed."""
-        generator = torch.Generator().manual_seed(seed)
-        inputs = [
-            torch.ones(shape, dtype=dtype)
-            if dtype is torch.bool
-            else torch.randn(shape, generator=generator)
-            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
-        ]
-        if self.stage == "decoder" and len(inputs) > _MATCH:
-            inputs[_MATCH:] = in_range(MatchPrompt(*inputs[_MATCH:]))
-        return tuple(x.to(device, dtype) for x, dtype in zip(inputs, self.dtypes, strict=True))
 
 
 class Engine(ABC):
@@ -88,7 +47,7 @@ class Engine(ABC):
         """Names of the files that it could start with, if it needs any."""
         return []
 
-    def prepare(self, calls: Iterable[Call], make: bool = True) -> None:  # noqa: B027
+    def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:  # noqa: B027
         """Get ready for calls, in any batch; before the first step.
 
         Args:
@@ -100,11 +59,11 @@ class Engine(ABC):
             OSError: a file cannot be written.
         """
 
-    def offers(self, call: Call) -> bool:
+    def offers(self, call: StageCall) -> bool:
         """Whether :meth:`build` gives a function for this call; cheap. Eager takes the rest."""
         return True
 
     @abstractmethod
-    def build(self, call: Call) -> StageFunction:
+    def build(self, call: StageCall) -> StageFunction:
         """A function for a call that it offers, put together of what is prepared; cheap. Called
         once for each call, within the model's autocast."""

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmeec_core.engine.base import Call, Engine, EngineError, StageFunction
-from lmeec_core.model.stages import STAGES, Outputs
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
+from lmeec_core.engine.base import Engine, EngineError, StageFunction
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.model import LMEEC
+from lmeec_core.model.stages import Outputs
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 """Batches that graphs are captured for; a batch between them is filled up to the next one."""
@@ -27,24 +26,18 @@ def bucket(batch: int) -> int:
     return next((size for size in BUCKETS if size >= batch), batch)
 
 
-def filled(call: Call) -> Call:
-    """The call with its batch filled up to the bucket; the memory's position has no batch."""
-    size, batch = bucket(call.shapes[0][0]), call.shapes[0][0]
-    unbatched = 2 if call.stage == "memory_attention" else -1
-    shapes = tuple(
-        shape if i == unbatched or shape[0] != batch else (size, *shape[1:])
-        for i, shape in enumerate(call.shapes)
-    )
-    return call._replace(shapes=shapes)
+def filled(call: StageCall) -> StageCall:
+    """The call with its batch filled up to the bucket."""
+    return call.with_batch(bucket(call.batch))
 
 
 class CapturePolicy:
     """Decides which calls deserve a graph: those that come again."""
 
     def __init__(self) -> None:
-        self._seen: OrderedDict[Call, int] = OrderedDict()
+        self._seen: OrderedDict[StageCall, int] = OrderedDict()
 
-    def wanted(self, call: Call) -> bool:
+    def wanted(self, call: StageCall) -> bool:
         """Count a call; whether it has now come often enough."""
         count = self._seen.pop(call, 0) + 1
         self._seen[call] = count
@@ -66,10 +59,10 @@ class CudaGraphEngine(Engine):
             )
         super().__init__(model)
         self._policy = CapturePolicy()
-        self.graphs: OrderedDict[Call, _Graph] = OrderedDict()
+        self.graphs: OrderedDict[StageCall, _Graph] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
 
-    def build(self, call: Call) -> StageFunction:
+    def build(self, call: StageCall) -> StageFunction:
         """A function that computes eagerly at first and replays a graph once it is worth it."""
         full = filled(call)
 
@@ -77,7 +70,7 @@ class CudaGraphEngine(Engine):
             graph = self.graphs.pop(full, None)
             if graph is None:
                 if not self._policy.wanted(full):
-                    return STAGES[call.stage](self.model, call.options, *inputs)
+                    return self.model.compute(call.stage, call.options, inputs)
                 with torch.cuda.device(self.model.device):
                     graph = _Graph(self.model, full, self._pool)
             self.graphs[full] = graph
@@ -91,18 +84,17 @@ class CudaGraphEngine(Engine):
 class _Graph:
     """A stage captured with static inputs and outputs."""
 
-    def __init__(self, model: LMEEC, call: Call, pool: Any) -> None:
+    def __init__(self, model: LMEEC, call: StageCall, pool: Any) -> None:
         self.inputs = call.example(model.device)
-        function = STAGES[call.stage]
         stream = torch.cuda.Stream(model.device)
         stream.wait_stream(torch.cuda.current_stream(model.device))
         with _without_cache(model), torch.cuda.stream(stream):
             for _ in range(2):  # libraries choose their kernels now
-                function(model, call.options, *self.inputs)
+                model.compute(call.stage, call.options, self.inputs)
         torch.cuda.current_stream(model.device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
         with _without_cache(model), torch.cuda.graph(self.graph, pool=pool):
-            self.outputs = function(model, call.options, *self.inputs)
+            self.outputs = model.compute(call.stage, call.options, self.inputs)
 
     def replay(self, inputs: Outputs) -> Outputs:
         """Outputs are copies: graphs share their memory, and the next one may write over it."""

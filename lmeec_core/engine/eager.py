@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from functools import partial
+from torch import Tensor
 
-from lmeec_core.engine.base import Call, Engine, StageFunction
-from lmeec_core.model.stages import STAGES
+from lmeec_core.engine.base import Engine, StageFunction
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.model.stages import Outputs
 
 
 class EagerEngine(Engine):
@@ -13,6 +14,10 @@ class EagerEngine(Engine):
 
     name = "eager"
 
-    def build(self, call: Call) -> StageFunction:
-        """The stage's own function."""
-        return partial(STAGES[call.stage], self.model, call.options)
+    def build(self, call: StageCall) -> StageFunction:
+        """The network's own function."""
+
+        def run(*inputs: Tensor) -> Outputs:
+            return self.model.compute(call.stage, call.options, inputs)
+
+        return run

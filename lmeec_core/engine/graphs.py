@@ -7,68 +7,47 @@ import hashlib
 import json
 import logging
 import os
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 
-import lmeec_core.model
 from lmeec_core.cache import cache_folder, stand_in
 from lmeec_core.config import PRESETS
-from lmeec_core.engine.base import Call
+from lmeec_core.engine import onnx_export
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.engine.records import describe_inputs, file_hash, graph_name, read_record
 from lmeec_core.files import write_text
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
+from lmeec_core.model import LMEEC
 
 logger = logging.getLogger(__name__)
 
-_MEMORY_POSITION = 2  # the memory attention's input without a batch
-
-
-def has_batch(call: Call, index: int) -> bool:
-    """Whether an input of a call has the batch in front."""
-    return call.stage != "memory_attention" or index != _MEMORY_POSITION
-
-
-def with_batch(call: Call, batch: int) -> Call:
-    """The call that a graph computes for it: another batch, floating inputs in float32."""
-    shapes = tuple(
-        (batch, *shape[1:]) if has_batch(call, i) else shape for i, shape in enumerate(call.shapes)
-    )
-    dtypes = tuple(torch.float32 if dtype.is_floating_point else dtype for dtype in call.dtypes)
-    return Call(call.stage, call.options, shapes, dtypes)
-
-
-def graph_name(call: Call) -> str:
-    """Name of a call's graph, different for each that one network has."""
-    length = {"memory_attention": 1, "memory_encoder": 1}.get(call.stage)
-    parts = [call.stage, f"b{call.shapes[0][0]}"]
-    if length is not None:  # tokens of the memory, side of the mask
-        parts.append(f"l{call.shapes[length][1]}")
-    return "_".join([*parts, *("-".join(map(str, call.options)),) * bool(call.options)])
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
 
 @functools.cache
-def _code_hash() -> bytes:
+def _code_hash(folders: frozenset[Path]) -> bytes:
     """Of the code that makes the graphs: others are made when it changes."""
     files = [
-        *sorted(Path(next(iter(lmeec_core.model.__path__))).glob("*.py")),
-        Path(__file__).with_name("onnx_export.py"),
+        *(file for folder in sorted(folders) for file in sorted(folder.glob("*.py"))),
+        Path(onnx_export.__file__),
     ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
 
+def _code_folders(model: LMEEC) -> frozenset[Path]:
+    """Where the network's own modules are written."""
+    package = __package__.partition(".")[0]
+    kinds = {kind for module in model.modules() for kind in type(module).__mro__}
+    names = {kind.__module__ for kind in kinds}
+    files = [sys.modules[n].__file__ for n in names if n.partition(".")[0] == package]
+    return frozenset(Path(file).parent for file in files if file)
+
+
 def network_hash(model: LMEEC) -> str:
     """SHA-256 of a network: its configuration, its weights and its code."""
-    digest = hashlib.sha256(_code_hash() + model.config.model_dump_json().encode())
+    digest = hashlib.sha256(
+        _code_hash(_code_folders(model)) + model.config.model_dump_json().encode()
+    )
     for name, value in sorted(model.state_dict().items()):
         digest.update(f"{name}{tuple(value.shape)}{value.dtype}".encode())
         digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -115,7 +94,7 @@ class GraphStore:
         self._folders.append(stand_in(reason) / self.name)
         self._replaceable = False
 
-    def path(self, call: Call) -> Path:
+    def path(self, call: StageCall) -> Path:
         """Where a call's graph is, or would be."""
         paths = [folder / f"{graph_name(call)}.onnx" for folder in self._folders or [self.folder]]
         return next((path for path in reversed(paths) if os.path.isfile(path)), paths[-1])
@@ -124,13 +103,13 @@ class GraphStore:
         """The files whose names fit a pattern."""
         return [path for folder in self._folders for path in sorted(folder.glob(pattern))]
 
-    def batches(self, call: Call) -> list[int]:
+    def batches(self, call: StageCall) -> list[int]:
         """Batches for which there are graphs of a call's stage and shapes, ascending."""
-        pattern = graph_name(with_batch(call, 0)).replace("_b0", "_b*", 1)
+        pattern = graph_name(call.with_batch(0)).replace("_b0", "_b*", 1)
         found = (path.name for path in self.files(f"{pattern}.onnx"))
         return sorted({int(name.partition("_b")[2].split("_")[0].split(".")[0]) for name in found})
 
-    def get(self, call: Call) -> Path:
+    def get(self, call: StageCall) -> Path:
         """The graph of a call, checked against its record, or made anew.
 
         Raises:
@@ -147,18 +126,16 @@ class GraphStore:
             self._give_way(str(error))
             return self._make(call, self.folder)
 
-    def _make(self, call: Call, folder: Path) -> Path:
-        from lmeec_core.engine.onnx_export import export_graph
-
+    def _make(self, call: StageCall, folder: Path) -> Path:
         path = folder / f"{graph_name(call)}.onnx"
         probe(folder)
         logger.info("making the graph %s (once; it is kept)", path)
-        record = export_graph(self.model, call, path)
+        record = onnx_export.export_graph(self.model, call, path)
         record |= {"preset": self.preset, "network": self.network}
         write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         return path
 
-    def is_valid(self, call: Call) -> bool:
+    def is_valid(self, call: StageCall) -> bool:
         """Whether a call's graph is there, whole, and of its shapes."""
         if not self._folders:
             return False
@@ -170,20 +147,3 @@ class GraphStore:
             return record.get("sha256") == file_hash(path)
         except OSError:  # absent, or not readable
             return False
-
-
-def describe_inputs(call: Call) -> list[dict[str, Any]]:
-    """A call's inputs as a record has them."""
-    return [
-        {"name": f"input_{i}", "shape": list(shape), "dtype": str(dtype).removeprefix("torch.")}
-        for i, (shape, dtype) in enumerate(zip(call.shapes, call.dtypes, strict=True))
-    ]
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A record, empty if there is none or it cannot be read."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return record if isinstance(record, dict) else {}

@@ -17,18 +17,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from lmeec_core.checkpoint import seeded_model
-from lmeec_core.engine.base import Call, EngineError
+from lmeec_core.engine.calls import StageCall
 from lmeec_core.engine.compare import difference, largest
-from lmeec_core.engine.graphs import describe_inputs, file_hash
+from lmeec_core.engine.records import describe_inputs, file_hash
+from lmeec_core.errors import EngineError
 from lmeec_core.files import replacing
-from lmeec_core.model.image_encoder import Hiera
+from lmeec_core.model import LMEEC
 from lmeec_core.model.stages import Outputs, StageModule
+from lmeec_core.networks import seeded_model
 
 if TYPE_CHECKING:
     import onnx
-
-    from lmeec_core.model import LMEEC
 
 OPSET = 18
 TOLERANCE = 1e-3
@@ -36,25 +35,17 @@ TOLERANCE = 1e-3
 largest value of an output or to :data:`SMALL`."""
 SMALL = 1e-2
 """An output as small as this is compared with it: a predicted IoU may well be nearly 0."""
-OUTPUTS = {
-    "image_encoder": ("fine", "middle", "top", "middle_embedding", "top_embedding"),
-    "target_tokens": ("tokens",),
-    "memory_attention": ("conditioned",),
-    "decoder": ("logits", "predicted_iou", "presence_logit", "pointer"),
-    "memory_encoder": ("memory",),
-}
-"""Names of each stage's outputs; the embeddings are there with matching only."""
-_SEEDS, _PRESENCE = 16, OUTPUTS["decoder"].index("presence_logit")
-"""Examples of the decoder that are tried; the output that judges."""
+_SEEDS = 16
+"""Examples that are tried of a stage that tells whether objects are present."""
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
 
-def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
+def export_graph(model: LMEEC, call: StageCall, path: Path) -> dict[str, Any]:
     """Write the graph of a call, in float32, and check it.
 
     Args:
         model: the network.
-        call: of float32 inputs (:func:`lmeec_core.engine.graphs.with_batch`).
+        call: of float32 inputs (:meth:`StageCall.for_graph`).
         path: the ONNX file; it appears when all checks are passed.
 
     Returns:
@@ -71,7 +62,7 @@ def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
         plain = _plain(model)
         examples = _examples(plain, call)
         inputs, expected = examples[0]
-        program = _trace(plain, call, inputs, len(expected))
+        program = _trace(plain, call, inputs)
         with replacing(path) as partial:
             program.save(str(partial))
             proto = onnx.load(str(partial))
@@ -88,11 +79,11 @@ def export_graph(model: LMEEC, call: Call, path: Path) -> dict[str, Any]:
                 )
     return {
         "stage": call.stage,
-        "options": list(call.options),
+        "options": dict(vars(call.options)),
         "inputs": describe_inputs(call),
         "outputs": [
-            {"name": name, "shape": list(value.shape), "dtype": "float32"}
-            for name, value in zip(OUTPUTS[call.stage], expected, strict=False)
+            {"name": spec.name, "shape": list(value.shape), "dtype": "float32"}
+            for spec, value in zip(call.spec.outputs, expected, strict=True)
         ],
         "sha256": file_hash(path),
         "bytes": path.stat().st_size,
@@ -126,34 +117,19 @@ def require(*modules: str) -> None:
         )
 
 
-def _trace(model: LMEEC, call: Call, inputs: tuple[Tensor, ...], outputs: int) -> Any:
+def _trace(model: LMEEC, call: StageCall, inputs: tuple[Tensor, ...]) -> Any:
     module = StageModule(model, call.stage, call.options).eval()
-    with _baked_position(model), _quiet():
+    trunk, side = model.image_encoder.trunk, model.config.mask_size
+    with trunk.constant_position(side), _quiet():
         traced = torch.export.export(module, inputs, strict=False)
         return torch.onnx.export(
             traced,
             dynamo=True,
             opset_version=OPSET,
             input_names=[f"input_{i}" for i in range(len(inputs))],
-            output_names=list(OUTPUTS[call.stage][:outputs]),
+            output_names=[spec.name for spec in call.spec.outputs],
             verbose=False,
         )
-
-
-@contextmanager
-def _baked_position(model: LMEEC) -> Iterator[None]:
-    """The trunk's position embedding as a constant; it would be a bicubic Resize otherwise."""
-    trunk = model.image_encoder.trunk
-    if not isinstance(trunk, Hiera):
-        yield
-        return
-    side = model.config.mask_size
-    position = trunk._make_position(side, side).clone()
-    trunk._make_position = lambda h, w: position  # type: ignore[method-assign]
-    try:
-        yield
-    finally:
-        del trunk._make_position
 
 
 _TALKERS = (
@@ -211,15 +187,17 @@ def unwanted(proto: onnx.ModelProto) -> list[str]:
     return sorted(problems)
 
 
-def _examples(model: LMEEC, call: Call) -> list[tuple[Outputs, Outputs]]:
+def _examples(model: LMEEC, call: StageCall) -> list[tuple[Outputs, Outputs]]:
     """Inputs and what eager torch makes of them. Of the decoder, whose masks and pointers are
-    constants where it judges an object absent, one for each judgement if there are such."""
+    constants where objects are absent, one with them absent and one with them present if there
+    are such."""
     module = StageModule(model, call.stage, call.options)
+    presence = [i for i, spec in enumerate(call.spec.outputs) if spec.name == "presence_logit"]
     found: dict[bool, tuple[Outputs, Outputs]] = {}
-    for seed in range(_SEEDS if call.stage == "decoder" else 1):
+    for seed in range(_SEEDS if presence else 1):
         inputs = call.example(torch.device("cpu"), seed)
         outputs = module(*inputs)
-        present = call.stage == "decoder" and bool((outputs[_PRESENCE] > 0).all())
+        present = any(bool((outputs[i] > 0).all()) for i in presence)
         found.setdefault(present, (inputs, outputs))
         if len(found) == 2:
             break

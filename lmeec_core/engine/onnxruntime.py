@@ -5,17 +5,15 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lmeec_core.engine.base import Call, EngineError
-from lmeec_core.engine.pieces import GraphEngine, Program, unloadable
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.engine.graph_engine import GraphEngine, Program, unloadable
+from lmeec_core.errors import EngineError
+from lmeec_core.model import LMEEC
 
 
 class OnnxRuntimeEngine(GraphEngine):
@@ -31,7 +29,7 @@ class OnnxRuntimeEngine(GraphEngine):
             )
         super().__init__(model, root)
 
-    def load(self, call: Call, path: Path, make: bool = True) -> Program:
+    def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
         """See :class:`GraphEngine`."""
         try:
             return _Session(path)

@@ -8,20 +8,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from lmeec_core.engine.base import Call, EngineError
-from lmeec_core.engine.pieces import GraphEngine, Program, unloadable
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.engine.graph_engine import GraphEngine, Program, unloadable
+from lmeec_core.errors import EngineError
+from lmeec_core.model import LMEEC
 
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
-
-_LOW_PRECISION = {"image_encoder", "memory_attention"}
-"""Stages in bfloat16 with precision bf16. The others take little time and hold mask and presence
-logits, which stay in float32."""
 _LOADING = threading.Lock()
 
 
@@ -70,10 +66,10 @@ class OpenVinoEngine(GraphEngine):
         can = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self._low = "bf16" if model.precision == "bf16" and "BF16" in can else "f32"
 
-    def load(self, call: Call, path: Path, make: bool = True) -> Program:
+    def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
         """See :class:`GraphEngine`."""
         settings = {
-            "INFERENCE_PRECISION_HINT": self._low if call.stage in _LOW_PRECISION else "f32",
+            "INFERENCE_PRECISION_HINT": self._low if call.spec.bfloat16 else "f32",
             "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
             "PERFORMANCE_HINT": "LATENCY",
             "NUM_STREAMS": "1",

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING
 
 from lmeec_core.engine.base import ENGINES, Engine, EngineError, EngineName
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
+from lmeec_core.model import LMEEC
 
 _CLASSES: dict[EngineName, tuple[str, str]] = {
     "eager": ("eager", "EagerEngine"),

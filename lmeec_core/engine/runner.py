@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from lmeec_core.engine.base import Call, Engine, StageFunction
-from lmeec_core.model.stages import STAGES, Options, Stage
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
+from lmeec_core.engine.base import Engine, StageFunction
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.model import LMEEC
+from lmeec_core.model.stages import STAGES, Outputs, Stage, StageOptions
 
 logger = logging.getLogger(__name__)
 
@@ -32,28 +30,28 @@ class Runner:
         self.engines = engines
         self.used: dict[Stage, str] = {}
         """Name of the engine that computed each stage the last time."""
-        self._functions: OrderedDict[Call, StageFunction] = OrderedDict()
-        self._named: set[tuple[Stage, Options]] = set()
+        self._functions: OrderedDict[StageCall, StageFunction] = OrderedDict()
+        self._reported: set[tuple[Stage, StageOptions]] = set()
 
     def __call__(
-        self, stage: Stage, options: Options, inputs: tuple[Tensor, ...]
-    ) -> tuple[Tensor, ...]:
-        """Compute one stage; inputs and outputs as in :mod:`lmeec_core.model.stages`."""
+        self, stage: Stage, options: StageOptions, inputs: tuple[Tensor, ...], /
+    ) -> Outputs:
+        """Compute one stage; inputs and outputs as the network's table has them."""
         engine = self.engines.get(stage)
-        call = Call.of(stage, options, inputs)
+        call = StageCall.of(self.model.stages[stage], options, inputs)
         function = None if engine is None else self._function(engine, call)
         if engine is None or function is None:
             self.used[stage] = "eager"
-            return STAGES[stage](self.model, options, *inputs)
+            return self.model.compute(stage, options, inputs)
         self.used[stage] = engine.name
         return function(*inputs)
 
-    def _function(self, engine: Engine, call: Call) -> StageFunction | None:
+    def _function(self, engine: Engine, call: StageCall) -> StageFunction | None:
         """What the engine has for a call, if anything; the functions used last are kept."""
         function = self._functions.pop(call, None)
         if function is None:
             if not engine.offers(call):
-                self._name(call, engine)
+                self._report(call, engine)
                 return None
             function = engine.build(call)
         self._functions[call] = function
@@ -61,32 +59,32 @@ class Runner:
             self._functions.popitem(last=False)
         return function
 
-    def _name(self, call: Call, engine: Engine) -> None:
+    def _report(self, call: StageCall, engine: Engine) -> None:
         """Say once what an engine is not prepared for; a memory that fills is not worth it."""
         kind = (call.stage, call.options)
-        if call.stage != "memory_attention" and kind not in self._named:
-            self._named.add(kind)
+        if call.stage != "memory_attention" and kind not in self._reported:
+            self._reported.add(kind)
             logger.warning(
                 "engine %s is not prepared for %s%s: eager torch computes it; load the model with "
                 "the tracker's memory settings",
                 engine.name,
                 call.stage,
-                f" ({', '.join(map(str, call.options))})" if call.options else "",
+                f" ({call.options})" if str(call.options) else "",
             )
 
 
 def engines_in_use(model: LMEEC) -> str:
     """What computes the network, in words: "eager", or "openvino: image_encoder, ...; eager: ...".
 
-    It tells of the last time that each stage was computed; before, of what is meant to compute it.
+    It tells of the last time that each stage was computed; before, of what was chosen for it.
     """
     runner = model.runner
     if not isinstance(runner, Runner):
         return "eager"
-    meant = {stage: engine.name for stage, engine in runner.engines.items()}
+    chosen = {stage: engine.name for stage, engine in runner.engines.items()}
     by_engine: dict[str, list[str]] = {}
     for stage in STAGES:
-        name = runner.used.get(stage) or meant.get(stage, "eager")
+        name = runner.used.get(stage) or chosen.get(stage, "eager")
         by_engine.setdefault(name, []).append(stage)
     if len(by_engine) == 1:
         return next(iter(by_engine))

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from lmeec_core.config import MemoryConfig
 from lmeec_core.engine.auto import choose
 from lmeec_core.engine.base import EngineName
+from lmeec_core.engine.calls import step_calls
 from lmeec_core.engine.registry import make_engine
 from lmeec_core.engine.runner import Runner
-from lmeec_core.engine.steady import steady_calls
+from lmeec_core.model import LMEEC
 from lmeec_core.model.stages import STAGES, Stage
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
 
 
 def use_engine(
@@ -42,7 +39,7 @@ def use_engine(
         made = {one: make_engine(model, one) for one in dict.fromkeys(chosen.values())}
         engines = {stage: made[one] for stage, one in chosen.items()}
         if set(made) - {"eager"}:
-            calls = [call for call, _ in steady_calls(model, memory=memory)]
+            calls = step_calls(model, memory=memory)
             for engine in made.values():
                 engine.prepare(call for call in calls if engines.get(call.stage) is engine)
     fast = {stage: engine for stage, engine in engines.items() if engine.name != "eager"}

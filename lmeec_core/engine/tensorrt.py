@@ -12,18 +12,17 @@ import json
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lmeec_core.engine.base import Call, EngineError
-from lmeec_core.engine.graphs import file_hash, read_record
-from lmeec_core.engine.pieces import GraphEngine, Program
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.engine.graph_engine import GraphEngine, Program
+from lmeec_core.engine.records import file_hash, read_record
+from lmeec_core.errors import EngineError
 from lmeec_core.files import replacing, write_text
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
+from lmeec_core.model import LMEEC
 
 logger = logging.getLogger(__name__)
 
@@ -184,14 +183,14 @@ class TensorRtEngine(GraphEngine):
         facts = device_facts(self.model.device)
         return validity(path, str(self._trt.__version__), facts, self._precision)
 
-    def is_there(self, call: Call) -> bool:
+    def is_there(self, call: StageCall) -> bool:
         """See :class:`GraphEngine`: a graph, and an engine of it that fits this machine."""
         if not super().is_there(call):
             return False
         path = self.store.path(call)
         return stored_engine(path, self._wanted(path)) is not None
 
-    def load(self, call: Call, path: Path, make: bool = True) -> Program:
+    def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
         """See :class:`GraphEngine`; builds the engine where none fits and ``make`` allows it."""
         wanted = self._wanted(path)
         plan = stored_engine(path, wanted)

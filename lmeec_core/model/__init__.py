@@ -1,12 +1,6 @@
 """The LM-EEC network; it knows nothing of time."""
 
-from lmeec_core.model.lmeec import LMEEC, build_model
+from lmeec_core.model.lmeec import LMEEC
 from lmeec_core.model.results import NO_OBJECT_LOGIT, Prediction, ViewFeatures
 
-__all__ = [
-    "LMEEC",
-    "NO_OBJECT_LOGIT",
-    "Prediction",
-    "ViewFeatures",
-    "build_model",
-]
+__all__ = ["LMEEC", "NO_OBJECT_LOGIT", "Prediction", "ViewFeatures"]

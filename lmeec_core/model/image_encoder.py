@@ -1,222 +1,40 @@
-"""Image encoder: Hiera trunk (arXiv 2306.00989) with windowed positions, and the FPN neck."""
+"""The image encoder: a trunk and a neck, chosen by the kind that the configuration names."""
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmeec_core.config import ModelConfig, TrunkConfig
-from lmeec_core.model.conv_trunk import ConvNeck, ConvTrunk
-from lmeec_core.model.layers import MLP, attention
+from lmeec_core.config import ModelConfig
+from lmeec_core.errors import InputError
+from lmeec_core.model.hiera import Hiera
+from lmeec_core.model.trunk import Neck, Trunk
 
-_STAGE_POOL = 2  # side of the max pooling at the start of stages 2 to 4
+Backbone = Callable[[Any, int], tuple[Trunk, Neck]]
+"""Makes trunk and neck of a trunk's configuration and the width of the top features."""
 
-
-class PatchEmbed(nn.Module):
-    """First convolution: pixels to tokens."""
-
-    def __init__(self, config: TrunkConfig) -> None:
-        super().__init__()
-        self.proj = nn.Conv2d(
-            3,
-            config.embed_dim,
-            config.patch_kernel,
-            stride=config.patch_stride,
-            padding=config.patch_kernel // 2,
-        )
-
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B, S/stride, S/stride, embed_dim)."""
-        return self.proj(image).permute(0, 2, 3, 1)
+BACKBONES: dict[str, Backbone] = {}
+"""The kinds of trunk; :func:`register_backbone` adds one."""
 
 
-def _pool(x: Tensor) -> Tensor:
-    """Max pooling by two of (B, H, W, C)."""
-    return F.max_pool2d(x.permute(0, 3, 1, 2), _STAGE_POOL).permute(0, 2, 3, 1)
+def register_backbone(kind: str) -> Callable[[Backbone], Backbone]:
+    """Decorator: the function makes the backbones of configurations of this kind."""
+
+    def register(make: Backbone) -> Backbone:
+        BACKBONES[kind] = make
+        return make
+
+    return register
 
 
-def _to_windows(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Cut (B, H, W, heads, C) into windows (B * n, heads, rows * columns, C) that fit exactly."""
-    b, h, w, heads, c = x.shape
-    x = x.view(b, h // rows, rows, w // columns, columns, heads, c)
-    return x.permute(0, 1, 3, 5, 2, 4, 6).reshape(-1, heads, rows * columns, c)
-
-
-def _from_windows(x: Tensor, b: int, h: int, w: int, rows: int, columns: int) -> Tensor:
-    """Join windows (B * n, heads, rows * columns, C) to (B, h, w, heads, C)."""
-    heads, c = x.shape[1], x.shape[3]
-    x = x.view(b, h // rows, w // columns, heads, rows, columns, c)
-    return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, heads, c)
-
-
-def _spans(length: int, side: int) -> list[tuple[int, int, int]]:
-    """Cut an axis into spans (start, end, side of its windows): whole windows, and the rest."""
-    whole = length - length % side
-    spans = ((0, whole, side), (whole, length, length % side))
-    return [span for span in spans if span[1] > span[0]]
-
-
-class WindowAttention(nn.Module):
-    """Attention within each window; queries are pooled where a stage begins.
-
-    Windows at the right and lower edge reach over it, and the tokens out there are zeros: their
-    keys and values all are the projection's bias. They stand as one key, whose score is raised by
-    the logarithm of their number, so nothing is computed on padding.
-    """
-
-    def __init__(self, dim: int, dim_out: int, heads: int, pool: bool) -> None:
-        super().__init__()
-        self.heads, self.pool = heads, pool
-        self.qkv = nn.Linear(dim, 3 * dim_out)
-        self.proj = nn.Linear(dim_out, dim_out)
-
-    def forward(self, x: Tensor, window: int) -> Tensor:
-        """(B, h, w, dim) to (B, h', w', dim_out); h' = h / 2 where pooled.
-
-        Args:
-            x: h and w are even where pooled.
-            window: side of the windows in tokens; 0 is the whole image.
-        """
-        b, h, w, _ = x.shape
-        if self.pool and window % _STAGE_POOL:
-            return self._odd_windows(x, window)
-        q, k, v = self.qkv(x).chunk(3, dim=-1)
-        step = _STAGE_POOL if self.pool else 1
-        if self.pool:
-            q = _pool(q)
-        q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in (q, k, v))
-        rows, columns = ([(0, n, n)] if not window else _spans(n, window) for n in (h, w))
-        bands = []
-        for top, bottom, tall in rows:
-            parts = []
-            for left, right, wide in columns:
-                side = (tall // step, wide // step)
-                queries = q[:, top // step : bottom // step, left // step : right // step]
-                keys, values = (
-                    _to_windows(t[:, top:bottom, left:right], tall, wide) for t in (k, v)
-                )
-                outside = window * window - tall * wide if window else 0
-                y = self._attend(_to_windows(queries, *side), keys, values, outside)
-                _, tall_out, wide_out = queries.shape[:3]
-                parts.append(_from_windows(y, b, tall_out, wide_out, *side))
-            bands.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
-        joined = torch.cat(bands, dim=1) if len(bands) > 1 else bands[0]
-        return self.proj(joined.flatten(3))
-
-    def _odd_windows(self, x: Tensor, window: int) -> Tensor:
-        """Windows of odd sides lose a row and a column where queries are pooled."""
-        b, h, w, dim = x.shape
-        x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
-        rows, columns = x.shape[1] // window, x.shape[2] // window
-        x = _to_windows(x[:, :, :, None], window, window).reshape(-1, window, window, dim)
-        y, side = self(x, 0), window // _STAGE_POOL
-        y = _from_windows(y.flatten(1, 2)[:, None], b, rows * side, columns * side, side, side)
-        return y[:, : h // _STAGE_POOL, : w // _STAGE_POOL, 0]
-
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, outside: int) -> Tensor:
-        """Attention of windows that ``outside`` tokens of padding belong to."""
-        if not outside:
-            return attention(q, k, v)
-        _, key, value = self.qkv.bias.to(k.dtype).unflatten(0, (3, self.heads, 1, -1))
-        k, v = (
-            torch.cat((t, own.expand(t.shape[0], -1, -1, -1)), dim=2)
-            for t, own in ((k, key), (v, value))
-        )
-        bias = F.pad(q.new_full((1, 1), math.log(outside)), (k.shape[2] - 1, 0))
-        return attention(q, k, v, bias)
-
-
-class HieraBlock(nn.Module):
-    """One transformer block of the trunk."""
-
-    def __init__(self, dim: int, dim_out: int, heads: int, window: int, pool: bool) -> None:
-        super().__init__()
-        self.window, self.pool = window, pool
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = WindowAttention(dim, dim_out, heads, pool)
-        self.norm2 = nn.LayerNorm(dim_out, eps=1e-6)
-        self.mlp = MLP((dim_out, 4 * dim_out, dim_out), nn.GELU)
-        self.proj = nn.Linear(dim, dim_out) if dim != dim_out else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, H, W, dim) to (B, H', W', dim_out)."""
-        shortcut, x = x, self.norm1(x)
-        if self.proj is not None:
-            shortcut = self.proj(x)
-            if self.pool:
-                shortcut = _pool(shortcut)
-        x = self.attn(x, self.window)
-        x = shortcut + x
-        return x + self.mlp(self.norm2(x))
-
-
-class Hiera(nn.Module):
-    """The trunk: four stages, each at half the resolution of the one before."""
-
-    def __init__(self, config: TrunkConfig) -> None:
-        super().__init__()
-        self.patch_embed = PatchEmbed(config)
-        self.pos_embed = nn.Parameter(
-            torch.zeros(1, config.embed_dim, *config.background_position_size)
-        )
-        side = config.window_spec[0]
-        self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, side, side))
-        self.blocks = nn.ModuleList()
-        self._ends: set[int] = set()
-        dim, heads, index = config.embed_dim, config.num_heads, 0
-        for stage, depth in enumerate(config.stages):
-            for i in range(depth):
-                first = stage > 0 and i == 0
-                # A stage's first block still has the window of the stage before it.
-                window = config.window_spec[stage - 1 if first else stage]
-                if index in config.global_attention_blocks:
-                    window = 0
-                dim_out = dim * 2 if first else dim
-                heads = heads * 2 if first else heads
-                self.blocks.append(HieraBlock(dim, dim_out, heads, window, first))
-                dim, index = dim_out, index + 1
-            self._ends.add(index - 1)
-        self.channels = [config.embed_dim * 2**stage for stage in range(4)]
-        self._position: tuple[Any, Tensor] | None = None
-
-    def position(self, h: int, w: int) -> Tensor:
-        """The position embedding (1, h, w, C); remembered while the weights stay the same."""
-        a, b = self.pos_embed, self.pos_embed_window
-        unversioned = a.is_inference() or b.is_inference()  # made in inference mode
-        if unversioned or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._make_position(h, w)
-        key = (h, w, a.device, a.dtype, a.data_ptr(), b.data_ptr(), a._version, b._version)
-        if self._position is None or self._position[0] != key:
-            self._position = (key, self._make_position(h, w))
-        return self._position[1]
-
-    def _make_position(self, h: int, w: int) -> Tensor:
-        background = F.interpolate(self.pos_embed, size=(h, w), mode="bicubic")
-        side = self.pos_embed_window.shape[-1]
-        window = self.pos_embed_window.tile(1, 1, h // side, w // side)
-        return (background + window).permute(0, 2, 3, 1).contiguous()
-
-    def forward(self, image: Tensor) -> list[Tensor]:
-        """(B, 3, S, S) to the four stages' features (B, C_i, H_i, W_i), finest first."""
-        x = self.patch_embed(image)
-        x = x + self.position(x.shape[1], x.shape[2])
-        stages = []
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in self._ends:
-                stages.append(x.permute(0, 3, 1, 2))
-        return stages
-
-
-class FpnNeck(nn.Module):
+class FpnNeck(Neck):
     """Lateral 1x1 convolutions; the third level also receives the fourth, upsampled."""
 
-    def __init__(self, channels: list[int], width: int) -> None:
-        super().__init__()
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__((width, width, width))
         # The checkpoint lists the coarsest level first, each convolution in its own container.
         self.convs = nn.ModuleList()
         for c in reversed(channels):
@@ -231,27 +49,33 @@ class FpnNeck(nn.Module):
         return self.convs[3](stages[0]), self.convs[2](stages[1]), top
 
 
+@register_backbone("hiera")
+def hiera_backbone(config: Any, width: int) -> tuple[Trunk, Neck]:
+    """SAM 2.1's trunk and neck, of a :class:`lmeec_core.TrunkConfig`."""
+    trunk = Hiera(config)
+    return trunk, FpnNeck(trunk.channels, width)
+
+
 class ImageEncoder(nn.Module):
-    """Trunk and neck; the coarsest level only feeds the one above it."""
+    """Trunk and neck; the coarsest level only feeds the one above it.
+
+    Raises:
+        InputError: nothing is registered for the trunk's kind.
+    """
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.trunk: Hiera | ConvTrunk
-        self.neck: FpnNeck | ConvNeck
-        if isinstance(config.trunk, TrunkConfig):
-            self.trunk = Hiera(config.trunk)
-            self.neck = FpnNeck(self.trunk.channels, config.hidden_dim)
-        else:
-            self.trunk = ConvTrunk(config.trunk)
-            self.neck = ConvNeck(config.trunk, config.hidden_dim)
+        kind = config.trunk.kind
+        if kind not in BACKBONES:
+            raise InputError(
+                f"trunk.kind: {kind!r} given, one of {sorted(BACKBONES)} expected; "
+                "lmeec_core.build_model knows all kinds"
+            )
+        trunk, neck = BACKBONES[kind](config.trunk, config.hidden_dim)
+        self.trunk = trunk
+        self.neck = neck
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, S, S) to features at 1, 2 and 4 patch strides (see :func:`level_channels`)."""
-        return self.neck(self.trunk(image))
-
-
-def level_channels(config: ModelConfig) -> tuple[int, int]:
-    """Channels of the image encoder's features at 1 and 2 patch strides."""
-    if isinstance(config.trunk, TrunkConfig):
-        return config.hidden_dim, config.hidden_dim
-    return config.trunk.channels[0], config.trunk.middle_dim
+        """(B, 3, S, S) to features at 1, 2 and 4 patch strides, of ``neck.channels``."""
+        fine, middle, top = self.neck(self.trunk(image))
+        return fine, middle, top

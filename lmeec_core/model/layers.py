@@ -31,20 +31,6 @@ class MLP(nn.Module):
         return self.layers[-1](x)
 
 
-def masked_mean(features: Tensor, masks: Tensor) -> Tensor:
-    """Means of features over masks.
-
-    Args:
-        features: (B, D, h, w). masks: (B, N, h, w), values 0 .. 1.
-
-    Returns:
-        (B, N, D) float32; zero where a mask is empty.
-    """
-    weight = masks.flatten(2).float()
-    weight = weight / weight.sum(dim=-1, keepdim=True).clamp_min(1e-4)
-    return weight @ features.flatten(2).transpose(1, 2).float()
-
-
 _FEW_CHANNELS = 32
 """Up to so many, torch's kernel for GPUs is slow: a block of threads for each pixel, mostly idle.
 Layer normalisation took 28 % of a training step on an H100 with it."""

@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lmeec_core.config import ModelConfig
-from lmeec_core.model.image_encoder import level_channels
 from lmeec_core.model.layers import MLP, Attention, LayerNorm2d
-from lmeec_core.model.matching import MAPS
 
 _MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
 
@@ -165,24 +163,18 @@ class Candidates(NamedTuple):
     """(B, 4, C) mask tokens."""
 
 
-class _Refine(nn.Module):
-    """A 3x3 convolution near the output: small objects need their neighbourhood."""
-
-    def __init__(self, inside: int, outside: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(inside, outside, 3, padding=1)
-        self.norm = LayerNorm2d(outside)
-        self.outside = outside
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, inside, H, W) to (B, outside, H, W); the first channels are added on."""
-        return x[:, : self.outside] + self.norm(self.conv(x))
-
-
 class MaskDecoder(nn.Module):
-    """Predicts one mask, its IoU and the object's presence."""
+    """Predicts one mask, its IoU and the object's presence.
 
-    def __init__(self, config: ModelConfig) -> None:
+    Args:
+        config: of the network.
+        channels: of the image encoder's features at 1 and 2 patch strides.
+        presence_inputs: what the presence head takes beside its token.
+    """
+
+    def __init__(
+        self, config: ModelConfig, channels: tuple[int, int], presence_inputs: int = 0
+    ) -> None:
         super().__init__()
         dim = config.hidden_dim
         self.transformer = TwoWayTransformer(config)
@@ -196,83 +188,55 @@ class MaskDecoder(nn.Module):
             nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
             nn.GELU(),
         )
-        fine, middle = level_channels(config)
+        fine, middle = channels
         self.conv_s0 = nn.Conv2d(fine, dim // 8, 1)
         self.conv_s1 = nn.Conv2d(middle, dim // 4, 1)
         self.output_hypernetworks_mlps = nn.ModuleList(
             MLP((dim, dim, dim, dim // 8)) for _ in range(_MASK_TOKENS)
         )
         self.iou_prediction_head = MLP((dim, dim, dim, _MASK_TOKENS))
-        # With matching, the presence head also sees how well the best place matches.
-        peaks = MAPS if config.matching else 0
-        self.pred_obj_score_head = MLP((dim + peaks, dim, dim, 1))
-        self.refine_middle: nn.Module | None = None
-        self.refine_fine: nn.Module | None = None
-        self.mask_bias: nn.Parameter | None = None
-        if config.matching:
-            self.mask_bias = nn.Parameter(torch.zeros(()))
-            self.refine_middle = _Refine(dim // 4 + MAPS, dim // 4)
-            self.refine_fine = _Refine(dim // 8, dim // 8)
+        self.pred_obj_score_head = MLP((dim + presence_inputs, dim, dim, 1))
+
+    def reduce(self, fine: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
+        """The image encoder's features as :meth:`forward` takes them; once for each view."""
+        return self.conv_s0(fine), self.conv_s1(middle)
 
     def forward(
-        self,
-        fused: Tensor,
-        fine: Tensor,
-        middle: Tensor,
-        position: Tensor,
-        prompt: Tensor,
-        maps: Tensor | None = None,
+        self, fused: Tensor, fine: Tensor, middle: Tensor, position: Tensor, prompt: Tensor
     ) -> Decoded:
-        """Decode.
+        """Decode the mask token of a single mask.
 
         Args:
             fused: (B, C, g, g) fused features.
             fine: (B, C/8, 4g, 4g) and middle: (B, C/4, 2g, 2g) high-resolution features.
             position: (g * g, C) position encoding of the image tokens.
             prompt: (B, n, C) sparse prompt tokens.
-            maps: with matching, (B, MAPS, 2g, 2g) where the view looks like the object.
         """
-        tokens, image = self._transform(fused, position, prompt)
-        image = self._upscale(image, fine, middle, maps)
-        mask_token = tokens[:, 2]
-        kernel = self.output_hypernetworks_mlps[0](mask_token)
-        with torch.autocast(fused.device.type, enabled=False):
-            logits = torch.einsum("bc,bchw->bhw", kernel.float(), image.float())
-        score_token = tokens[:, 0]
-        shifted = logits if self.mask_bias is None else logits + self.mask_bias.float()
-        if maps is not None:
-            peaks = torch.stack(
-                (
-                    maps[:, 0].amax(dim=(1, 2)),
-                    maps[:, 2].amax(dim=(1, 2)),
-                    logits.detach().amax(dim=(1, 2)) / 5,
-                ),
-                dim=1,
-            )
-            score_token = torch.cat((score_token, peaks.to(score_token.dtype)), dim=1)
-        with torch.autocast(fused.device.type, enabled=False):
-            presence = self.pred_obj_score_head(score_token.float())[:, 0]
+        tokens, image = self.transform(fused, position, prompt)
+        logits = self.mask_logits(tokens, self.upscale(image, fine, middle))
         iou = self.iou_prediction_head(tokens[:, 1])[:, 0].float().sigmoid()
-        return Decoded(shifted, iou, presence, mask_token)
+        return Decoded(logits, iou, self.presence_logit(tokens[:, 0]), tokens[:, 2])
 
     def candidates(
         self, image: Tensor, fine: Tensor, middle: Tensor, position: Tensor, prompt: Tensor
     ) -> Candidates:
         """Decode every mask token; arguments as of :meth:`forward`, ``image`` with its prompt."""
-        tokens, features = self._transform(image, position, prompt)
-        features = self._upscale(features, fine, middle, None)
+        tokens, features = self.transform(image, position, prompt)
+        features = self.upscale(features, fine, middle)
         masks = tokens[:, 2 : 2 + _MASK_TOKENS]
         kernels = torch.stack(
             [mlp(masks[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
         with torch.autocast(image.device.type, enabled=False):
             logits = torch.einsum("bmc,bchw->bmhw", kernels.float(), features.float())
-            presence = self.pred_obj_score_head(tokens[:, 0].float())[:, 0]
         iou = self.iou_prediction_head(tokens[:, 1]).float().sigmoid()
-        return Candidates(logits, iou, presence, masks)
+        return Candidates(logits, iou, self.presence_logit(tokens[:, 0]), masks)
 
-    def _transform(self, image: Tensor, position: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Own tokens and prompt (B, 6 + n, C), and image (B, C, g, g), after the transformer."""
+    def transform(self, image: Tensor, position: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
+        """Own tokens and prompt (B, 6 + n, C), and image (B, C, g, g), after the transformer.
+
+        Own tokens are those of presence, IoU and the four masks.
+        """
         own = torch.cat(
             (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
         )
@@ -280,13 +244,20 @@ class MaskDecoder(nn.Module):
         tokens, features = self.transformer(image.flatten(2).transpose(1, 2), position, tokens)
         return tokens, features.transpose(1, 2).unflatten(2, image.shape[2:])
 
-    def _upscale(self, image: Tensor, fine: Tensor, middle: Tensor, maps: Tensor | None) -> Tensor:
+    def upscale(self, image: Tensor, fine: Tensor, middle: Tensor) -> Tensor:
         """Image features (B, C, g, g) to those that the masks are read from, (B, C/8, 4g, 4g)."""
         up1, norm, act1, up2, act2 = self.output_upscaling
-        image = norm(up1(image) + middle)
-        if self.refine_middle is not None and maps is not None:
-            image = self.refine_middle(torch.cat((image, maps.to(image.dtype)), dim=1))
-        image = up2(act1(image)) + fine
-        if self.refine_fine is not None:
-            image = self.refine_fine(image)
-        return act2(image)
+        image = act1(norm(up1(image) + middle))
+        return act2(up2(image) + fine)
+
+    def mask_logits(self, tokens: Tensor, image: Tensor) -> Tensor:
+        """Logits (B, 4g, 4g) float32 of the single mask: its token's kernel on the image."""
+        kernel = self.output_hypernetworks_mlps[0](tokens[:, 2])
+        with torch.autocast(image.device.type, enabled=False):
+            return torch.einsum("bc,bchw->bhw", kernel.float(), image.float())
+
+    def presence_logit(self, inputs: Tensor) -> Tensor:
+        """Presence logits (B,) float32 of the presence head's inputs (B, C + presence_inputs)."""
+        with torch.autocast(inputs.device.type, enabled=False):
+            logit: Tensor = self.pred_obj_score_head(inputs.float())[:, 0]
+        return logit

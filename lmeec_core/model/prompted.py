@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmeec_core.model.lmeec import LMEEC, Prediction, ViewFeatures
+from lmeec_core.model.lmeec import LMEEC
 from lmeec_core.model.mask_decoder import Candidates, Decoded
-from lmeec_core.model.stages import MASK_BIAS, MASK_SCALE
+from lmeec_core.model.network import MASK_BIAS, MASK_SCALE
+from lmeec_core.model.results import Prediction, ViewFeatures
+from lmeec_core.model.stages import StageRunner
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
 """The single mask is stable if its area above +delta is this share of that above -delta."""
@@ -39,7 +41,9 @@ def decode_prompt(
     several = points is None or points[0].shape[1] <= 1
     if previous is not None:
         previous = previous.clamp(-PREVIOUS_LIMIT, PREVIOUS_LIMIT)
-    return model.judge(_choose(_candidates(model, tokens, views, points, previous), several))
+    return model.apply_presence(
+        _choose(_candidates(model, tokens, views, points, previous), several)
+    )
 
 
 def use_mask(model: LMEEC, views: ViewFeatures, masks: Tensor) -> Prediction:
@@ -56,7 +60,7 @@ def use_mask(model: LMEEC, views: ViewFeatures, masks: Tensor) -> Prediction:
     prompt = model.mask_downsample(given)[:, 0]
     decoded = _choose(_candidates(model, _tokens(views), views, None, prompt), several=False)
     present = masks.flatten(1).any(dim=1)
-    pointer = model.judge(decoded).pointer
+    pointer = model.apply_presence(decoded).pointer
     pointer = pointer.where(present[:, None], model.no_obj_ptr.to(pointer.dtype))
     side = model.config.mask_size
     logits = F.interpolate(
@@ -71,13 +75,15 @@ def fresh_tokens(model: LMEEC, views: ViewFeatures) -> Tensor:
     return _tokens(views) + model.no_mem_embed[0]
 
 
-def encode_prompted_memory(model: LMEEC, views: ViewFeatures, prediction: Prediction) -> Tensor:
+def encode_prompted_memory(
+    model: LMEEC, views: ViewFeatures, prediction: Prediction, run: StageRunner | None = None
+) -> Tensor:
     """Memory features (B, P, memory_dim) of masks that a person confirmed: inside or outside,
     as they were shown, with nothing between."""
     size = model.config.image_size
     logits = F.interpolate(prediction.logits[:, None], size=(size, size), mode="bilinear")[:, 0]
     certain = torch.where(logits > 0, _CERTAIN, -_CERTAIN)
-    return model.encode_target_memory(views, certain, prediction.presence_logit)
+    return model.encode_target_memory(views, certain, prediction.presence_logit, run)
 
 
 def _tokens(views: ViewFeatures) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import NamedTuple, Self
 
 from torch import Tensor
 
@@ -11,7 +12,8 @@ NO_OBJECT_LOGIT = -1024.0
 """Mask logit everywhere where the object is judged absent (SAM 2.1)."""
 
 
-class ViewFeatures(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class ViewFeatures:
     """Image features of a batch of V views."""
 
     fine: Tensor
@@ -20,21 +22,18 @@ class ViewFeatures(NamedTuple):
     """(V, C/4, 2g, 2g), reduced for the mask decoder."""
     top: Tensor
     """(V, C, g, g); g * g = P tokens."""
-    middle_embedding: Tensor | None = None
-    """With matching: (V, D, 2g, 2g) unit vectors, float32."""
-    top_embedding: Tensor | None = None
-    """With matching: (V, D, g, g) unit vectors, float32."""
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> ViewFeatures:
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
         """The same function applied to every tensor, to select or to repeat views."""
-        middle, top = self.middle_embedding, self.top_embedding
-        return ViewFeatures(
-            function(self.fine),
-            function(self.middle),
-            function(self.top),
-            None if middle is None else function(middle),
-            None if top is None else function(top),
-        )
+        return type(self)(*(function(getattr(self, field.name)) for field in fields(self)))
+
+    def token_inputs(self) -> tuple[Tensor, ...]:
+        """What the stage ``target_tokens`` takes of the views."""
+        return (self.top,)
+
+    def repeat_for_memory(self, count: int) -> Self:
+        """Each view ``count`` times in what the memory encoder reads; the rest stays as it is."""
+        return replace(self, top=self.top.repeat_interleave(count, 0))
 
 
 class Prediction(NamedTuple):

@@ -1,163 +1,204 @@
-"""The network's stages as plain functions: tensors in, a tuple of tensors out, nothing else.
+"""The network's stages: one table of what each takes and gives.
 
-What varies but is no tensor is an option, fixed for each engine's graph. Sizes: V views, K target
-views, B correspondences, P = g * g tokens, C = hidden_dim, S = image_size, s = mask_size, L memory
-tokens; D and the inputs in brackets are there with matching only. Floating inputs are float32, or
-bfloat16 where the model computes so.
+Engines, exporter, CUDA graphs and benchmark read it; a network's table is :attr:`LMEEC.stages`.
+Sizes in shapes: g side of the token grid, P = g * g tokens, C hidden_dim, M memory_dim, S
+image_size, s = 4g mask_size. What a call decides: L tokens of a memory, m the side of a mask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Literal, cast
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol, get_args
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmeec_core.config import Fusion
-from lmeec_core.model.matching import MatchPrompt
-
-if TYPE_CHECKING:
-    from lmeec_core.model.lmeec import LMEEC
+from lmeec_core.config import Fusion, ModelConfig
 
 Stage = Literal["image_encoder", "target_tokens", "memory_attention", "decoder", "memory_encoder"]
-Options = tuple[int | str, ...]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""The stages in the order of a step."""
 Outputs = tuple[Tensor, ...]
 
-MASK_SCALE, MASK_BIAS = 20.0, -10.0
-"""Mask probabilities p enter the memory encoder as MASK_SCALE * p + MASK_BIAS."""
+
+@dataclass(frozen=True)
+class StageOptions:
+    """What varies from call to call but is no tensor; fixed in an exported graph."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{name}={value}" for name, value in vars(self).items())
 
 
-def image_encoder(model: LMEEC, options: Options, images: Tensor) -> Outputs:
-    """Images to features. No options.
+@dataclass(frozen=True)
+class MemoryAttentionOptions(StageOptions):
+    """Options of the memory attention.
 
-    Args:
-        images: (V, 3, S, S) float32, normalised.
-
-    Returns:
-        fine (V, C/8, 4g, 4g), middle (V, C/4, 2g, 2g), top (V, C, g, g), and with matching the
-        embeddings (V, D, 2g, 2g) and (V, D, g, g).
+    Attributes:
+        num_pointer_tokens: tokens of object pointers at the memory's end.
     """
-    fine, middle, top = model.image_encoder(images)
-    decoder = model.sam_mask_decoder
-    features = (decoder.conv_s0(fine), decoder.conv_s1(middle), top)
-    return features if model.matching is None else features + model.matching.embed(middle, top)
+
+    num_pointer_tokens: int = 0
 
 
-def target_tokens(model: LMEEC, options: Options, top: Tensor, *embedding: Tensor) -> Outputs:
-    """What memory attention computes of target views alone. No options.
+@dataclass(frozen=True)
+class DecoderOptions(StageOptions):
+    """Options of the decoder.
 
-    Args:
-        top: (K, C, g, g). embedding: [(K, D, g, g)].
-
-    Returns:
-        tokens (K, P, C [+ D]), the embedding behind.
+    Attributes:
+        fusion: see :class:`lmeec_core.MemoryConfig`.
     """
-    tokens = top.flatten(2).transpose(1, 2)
-    prepared = model.memory_attention.prepare(tokens, model.image_position)
-    own = [e.flatten(2).transpose(1, 2).to(prepared.dtype) for e in embedding]
-    return (torch.cat((prepared, *own), dim=-1) if own else prepared,)
+
+    fusion: Fusion = "mv_moe"
 
 
-def memory_attention(
-    model: LMEEC, options: Options, prepared: Tensor, memory: Tensor, position: Tensor
-) -> Outputs:
-    """Target tokens attend to a memory.
+class StageRunner(Protocol):
+    """Computes stages, with whatever engine."""
 
-    Args:
-        options: number of object pointer tokens at the memory's end; 1 if the memory is pooled.
-        prepared: (B, P, C [+ D]).
-        memory: (B, L, memory_dim [+ D]).
-        position: (L, memory_dim), or of each memory (B, L, memory_dim); added to the keys.
+    def __call__(
+        self, stage: Stage, options: StageOptions, inputs: tuple[Tensor, ...], /
+    ) -> Outputs:
+        """Compute one stage: inputs and outputs as the network's table has them."""
 
-    Returns:
-        conditioned tokens (B, P, C).
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """An input or output of a stage.
+
+    Attributes:
+        name: of the tensor.
+        shape: sizes behind the batch, by the names above.
+        batched: whether the batch is in front. What is not batched is shared by the batch, unless
+            a call gives it one dimension more.
+        dtype: float32 or bool; "computed" is float32, or bfloat16 where the network computes so
+            (normalised features and residual sums stay in float32).
+        in_range: brings numbers of a normal distribution to such as may occur.
     """
-    pointers, pooled = cast(tuple[int, int], options)
-    pieces = [(prepared, memory, position)]
-    if prepared.device.type == "cpu" and torch.is_inference_mode_enabled():
-        # One memory fits into a processor's cache better than many (a fifth less time).
-        count = len(prepared)
-        positions = position.split(1) if position.ndim == 3 else (position,) * count
-        pieces = list(zip(prepared.split(1), memory.split(1), positions, strict=True))
-    parts = [
-        model.memory_attention(tokens, own, where, pointers, bool(pooled))
-        for tokens, own, where in pieces
-    ]
-    return (torch.cat(parts) if len(parts) > 1 else parts[0],)
+
+    name: str
+    shape: tuple[str, ...]
+    batched: bool = True
+    dtype: Literal["float32", "computed", "bool"] = "computed"
+    in_range: Callable[[Tensor], Tensor] | None = None
+
+    def has_batch(self, shape: tuple[int, ...]) -> bool:
+        """Whether a tensor of this shape has the batch in front."""
+        return self.batched or len(shape) > len(self.shape)
+
+    def resolve(self, batch: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape in numbers."""
+        own = tuple(sizes[name] for name in self.shape)
+        return (batch, *own) if self.batched else own
 
 
-def decoder(
-    model: LMEEC,
-    options: Options,
-    aware: Tensor,
-    view: Tensor,
-    known: Tensor,
-    fine: Tensor,
-    middle: Tensor,
-    *match: Tensor,
-) -> Outputs:
-    """Fusion, mask decoder, presence rule and object pointers.
+def _one_use(options: StageOptions, inputs: tuple[Tensor, ...]) -> str:
+    return ""
 
-    Args:
-        options: the fusion, see :class:`lmeec_core.MemoryConfig`.
-        aware: (B, P, C) memory-aware features.
-        view: (B, P, C) view-specific features.
-        known: (B,) bool; where False there is no memory yet, and ``view`` is the fused feature.
-        fine: (B, C/8, 4g, 4g). middle: (B, C/4, 2g, 2g).
-        match: the fields of :class:`~lmeec_core.model.matching.MatchPrompt`, if there is matching.
 
-    Returns:
-        mask logits (B, s, s), predicted IoU (B,), presence logit (B,), all float32, and object
-        pointers (B, C).
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage takes and gives.
+
+    Attributes:
+        name: of the stage; :class:`LMEEC` computes it in the method ``compute_<name>``.
+        inputs, outputs: its tensors, in their order.
+        options: the class of its options.
+        bfloat16: whether an engine may compute all of it in bfloat16: it takes much of the time
+            and holds no logits.
+        varying: name of the size that a call decides, if there is one.
+        use: which of its uses in a step a call is: a word, "" where there is one.
     """
-    fused = model.fuse(aware, view, cast(Fusion, options[0]))
-    fused = torch.where(known[:, None, None], fused, view)
-    prompt = MatchPrompt(*match) if match else None
-    return tuple(model.decode(fused, fine, middle, prompt))
+
+    name: Stage
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    options: type[StageOptions] = StageOptions
+    bfloat16: bool = False
+    varying: str | None = None
+    use: Callable[[Any, tuple[Tensor, ...]], str] = _one_use
 
 
-def memory_encoder(
-    model: LMEEC, options: Options, top: Tensor, mask: Tensor, presence_logit: Tensor
-) -> Outputs:
-    """A view and a mask to memory features. No options.
-
-    Args:
-        top: (B, C, g, g).
-        mask: (B, s, s) or (B, S, S), values before the sigmoid.
-        presence_logit: (B,).
-
-    Returns:
-        memory features (B, P, memory_dim).
-    """
-    size = model.config.image_size
-    mask = mask[:, None]
-    if mask.shape[-1] != size:
-        mask = F.interpolate(mask, size=(size, size), mode="bilinear")
-    encoded = model.memory_encoder(top, mask.sigmoid() * MASK_SCALE + MASK_BIAS)
-    encoded = encoded.flatten(2).transpose(1, 2)
-    absent = (presence_logit <= 0).to(mask.dtype)[:, None, None]
-    return (encoded + (absent * model.no_obj_embed_spatial).to(encoded.dtype),)
+def network_sizes(config: ModelConfig) -> dict[str, int]:
+    """The sizes that a configuration fixes, by their names in the table."""
+    grid, dim = config.grid, config.hidden_dim
+    return {
+        "g": grid, "2g": 2 * grid, "4g": 4 * grid, "P": grid * grid,
+        "C": dim, "C/4": dim // 4, "C/8": dim // 8, "M": config.memory_dim,
+        "S": config.image_size, "s": config.mask_size, "RGB": 3,
+    }  # fmt: skip
 
 
-STAGES: dict[Stage, Callable[..., Outputs]] = {
-    "image_encoder": image_encoder,
-    "target_tokens": target_tokens,
-    "memory_attention": memory_attention,
-    "decoder": decoder,
-    "memory_encoder": memory_encoder,
-}
-"""Every stage's function: (model, options, *inputs) to outputs."""
+def _view_or_memory(options: MemoryAttentionOptions, inputs: tuple[Tensor, ...]) -> str:
+    return "memory" if options.num_pointer_tokens else "view"
+
+
+def _query_or_target(options: StageOptions, inputs: tuple[Tensor, ...]) -> str:
+    top, mask = inputs[:2]
+    return "target" if mask.shape[-1] == 4 * top.shape[-1] else "query"
+
+
+FINE = TensorSpec("fine", ("C/8", "4g", "4g"))
+MIDDLE = TensorSpec("middle", ("C/4", "2g", "2g"))
+TOP = TensorSpec("top", ("C", "g", "g"))
+IMAGES = TensorSpec("images", ("RGB", "S", "S"), dtype="float32")
+TOKENS = TensorSpec("tokens", ("P", "C"), dtype="float32")
+POSITION = TensorSpec("position", ("L", "M"), batched=False)
+CONDITIONED = TensorSpec("conditioned", ("P", "C"), dtype="float32")
+PRESENCE = TensorSpec("presence_logit", (), dtype="float32")
+
+IMAGE_ENCODER = StageSpec("image_encoder", (IMAGES,), (FINE, MIDDLE, TOP), bfloat16=True)
+TARGET_TOKENS = StageSpec("target_tokens", (TOP,), (TOKENS,))
+MEMORY_ATTENTION = StageSpec(
+    "memory_attention",
+    (TOKENS, TensorSpec("memory", ("L", "M")), POSITION),
+    (CONDITIONED,),
+    MemoryAttentionOptions,
+    bfloat16=True,
+    varying="L",
+    use=_view_or_memory,
+)
+DECODER = StageSpec(
+    "decoder",
+    (
+        TensorSpec("memory_aware", ("P", "C"), dtype="float32"),
+        TensorSpec("view_specific", ("P", "C"), dtype="float32"),
+        TensorSpec("has_memory", (), dtype="bool"),
+        FINE,
+        MIDDLE,
+    ),
+    (
+        TensorSpec("logits", ("s", "s"), dtype="float32"),
+        TensorSpec("predicted_iou", (), dtype="float32"),
+        PRESENCE,
+        TensorSpec("pointer", ("C",)),
+    ),
+    DecoderOptions,
+)
+MEMORY_ENCODER = StageSpec(
+    "memory_encoder",
+    (TOP, TensorSpec("mask", ("m", "m"), dtype="float32"), PRESENCE),
+    (TensorSpec("memory", ("P", "M")),),
+    varying="m",
+    use=_query_or_target,
+)
+
+
+def table(*specs: StageSpec) -> dict[Stage, StageSpec]:
+    """Specifications by the names of their stages, in the order of a step."""
+    by_name = {spec.name: spec for spec in specs}
+    return {name: by_name[name] for name in STAGES}
+
+
+RELEASED_STAGES = table(IMAGE_ENCODER, TARGET_TOKENS, MEMORY_ATTENTION, DECODER, MEMORY_ENCODER)
+"""The released network's table."""
 
 
 class StageModule(nn.Module):
     """A stage as a module, for exporters: positional tensors in, a tuple of tensors out."""
 
-    def __init__(self, model: LMEEC, stage: Stage, options: Options = ()) -> None:
+    def __init__(self, model: nn.Module, stage: Stage, options: StageOptions) -> None:
         super().__init__()
         self.model, self.stage, self.options = model, stage, options
 
     def forward(self, *inputs: Tensor) -> Outputs:
-        """See the stage's function."""
-        return STAGES[self.stage](self.model, self.options, *inputs)
+        """See the network's method ``compute_<stage>``."""
+        return self.model.compute(self.stage, self.options, inputs)  # type: ignore[operator, no-any-return]

@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmeec_core.compact import CompactLMEEC
 from lmeec_core.config import MemoryConfig
 from lmeec_core.evaluation.metrics import contour_accuracy, iou
+from lmeec_core.guided_filter import Guide, full_size, guides
 from lmeec_core.model import LMEEC
-from lmeec_core.model.guided import Guide, full_size, guides
 from lmeec_core.model.mask_decoder import Decoded
 from lmeec_core.preprocessing import normalise
 from lmeec_core.training.forward import forward_pairs
@@ -257,7 +258,7 @@ def _score_scene(model: LMEEC, clip: Clip) -> list[Row]:
 
 def shift_presence(model: LMEEC, threshold: float) -> None:
     """Move the presence logits of a network with matching so that ``threshold`` becomes 0."""
-    assert model.matching is not None
+    assert isinstance(model, CompactLMEEC)
     last = model.matching.verification.mlp.layers[-1]
     assert isinstance(last, torch.nn.Linear)
     with torch.no_grad():
@@ -266,7 +267,6 @@ def shift_presence(model: LMEEC, threshold: float) -> None:
 
 def shift_masks(model: LMEEC, bias: float) -> None:
     """Add to the mask logits of a network with matching."""
-    own = model.sam_mask_decoder.mask_bias
-    assert own is not None
+    assert isinstance(model, CompactLMEEC)
     with torch.no_grad():
-        own.add_(bias)
+        model.sam_mask_decoder.mask_bias.add_(bias)

@@ -10,7 +10,6 @@ from torch import Tensor
 from lmeec_core.config import RELEASE_POINTER_WINDOW, Fusion
 from lmeec_core.model import LMEEC, ViewFeatures
 from lmeec_core.model.mask_decoder import Decoded
-from lmeec_core.model.matching import MatchPrompt
 from lmeec_core.training.sampling import other
 
 
@@ -24,8 +23,8 @@ class Step(NamedTuple):
 
     decoded: Decoded
     """R * n correspondences, row by row, before the presence rule."""
-    match: MatchPrompt | None
-    """(R, N, ...); None without matching."""
+    match: tuple[Tensor, ...]
+    """Prompts (R, N, ...): a :class:`~lmeec_core.compact.matching.MatchPrompt`, or none."""
 
 
 class _Read(NamedTuple):
@@ -34,34 +33,24 @@ class _Read(NamedTuple):
     prepared: Tensor
     query_memory: Tensor
     view_specific: Tensor
-    match: MatchPrompt | None
-
-
-def _repeat(views: ViewFeatures, count: int) -> ViewFeatures:
-    """Each row ``count`` times, of what the memory encoder needs."""
-    embedding = views.top_embedding
-    return ViewFeatures(
-        views.fine,
-        views.middle,
-        views.top.repeat_interleave(count, 0),
-        None,
-        None if embedding is None else embedding.repeat_interleave(count, 0),
-    )
+    match: tuple[Tensor, ...]
 
 
 def _read(
     model: LMEEC, query: ViewFeatures, target: ViewFeatures, masks: Tensor, sought: int
 ) -> _Read:
-    match = model.match(query, masks, target)
+    match = model.make_prompts(query, masks, target)
     prepared = model.prepare_targets(target).repeat_interleave(sought, 0)
-    memory = model.encode_query_memory(_repeat(query, sought), masks[:, :sought].flatten(0, 1))
+    memory = model.encode_query_memory(
+        query.repeat_for_memory(sought), masks[:, :sought].flatten(0, 1)
+    )
     return _Read(prepared, memory, model.attend_view(prepared, memory), match)
 
 
 def _decode(
-    model: LMEEC, fused: Tensor, target: ViewFeatures, match: MatchPrompt | None, n: int
+    model: LMEEC, fused: Tensor, target: ViewFeatures, match: tuple[Tensor, ...], n: int
 ) -> Decoded:
-    prompt = match and MatchPrompt(*(x[:, :n].flatten(0, 1) for x in match))
+    prompt = tuple(x[:, :n].flatten(0, 1) for x in match)
     fine, middle = (x.repeat_interleave(n, 0) for x in (target.fine, target.middle))
     return model.decode_raw(fused, fine, middle, prompt)
 
@@ -86,7 +75,7 @@ def forward_pairs(
     read = _read(model, query, target, masks, sought)
     fused = read.view_specific
     if fusion is not None:
-        bank = model.pool_memory(read.query_memory)[:, None]
+        bank = model.stored_frames(read.query_memory)[:, None]
         row = int(torch.randint(model.config.memory_slots - 1, ()))
         pointers = read.prepared.new_zeros(bank.shape[0], 0, model.config.hidden_dim)
         memory = model.attend_memory(read.prepared, [(bank, [row])], pointers)
@@ -139,7 +128,7 @@ class ClipMemory:
         for kept, frames, new in zip(self.kept, self.banks, (query, target), strict=True):
             if not kept:
                 continue
-            new = self.model.pool_memory(new)
+            new = self.model.stored_frames(new)
             if frames:
                 new = torch.where(active[:, None, None], new, frames[-1].to(new.dtype))
             frames.append(new)
@@ -164,9 +153,9 @@ def forward_clip_frame(
     if memory.pointers:
         fused = model.fuse(memory.attend(read.prepared), fused, fusion)
     decoded = _decode(model, fused, target, read.match, sought)
-    prediction = model.judge(decoded)
+    prediction = model.apply_presence(decoded)
     written = model.encode_target_memory(
-        _repeat(target, sought), prediction.logits, prediction.presence_logit
+        target.repeat_for_memory(sought), prediction.logits, prediction.presence_logit
     )
     active = masks[:, :sought].flatten(0, 1).flatten(1).any(dim=1)
     memory.push(read.query_memory, written, prediction.pointer, active)

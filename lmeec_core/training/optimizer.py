@@ -10,7 +10,6 @@ from torch import nn
 
 from lmeec_core.config import Fusion
 from lmeec_core.model import LMEEC
-from lmeec_core.model.conv_trunk import ConvTrunk
 
 TRUNK = "image_encoder.trunk."
 IDLE = (
@@ -35,20 +34,8 @@ def freeze_idle(model: LMEEC, fusion: Fusion) -> None:
 
 
 def trunk_layers(model: LMEEC) -> list[str]:
-    """The trunk's layers from its input on, as beginnings of names of parameters.
-
-    Hiera: the patch embedding, then block by block. The convolutional trunk: the first
-    convolution, then each convolution that begins a stage, residual block and attention block.
-    """
-    trunk = model.image_encoder.trunk
-    if not isinstance(trunk, ConvTrunk):
-        return [f"{TRUNK}patch_embed.", *(f"{TRUNK}blocks.{i}." for i in range(len(trunk.blocks)))]
-    layers = [f"{TRUNK}stages.0."]
-    for i, stage in enumerate(trunk.stages):
-        if i:
-            assert isinstance(stage, nn.Sequential)
-            layers += [f"{TRUNK}stages.{i}.{j}." for j in range(len(stage))]
-    return layers + [f"{TRUNK}attention.{i}." for i in range(len(trunk.attention))]
+    """The trunk's layers from its input on, as beginnings of names of parameters."""
+    return [TRUNK + group for group in model.image_encoder.trunk.layer_groups()]
 
 
 def rate_factor(name: str, layers: list[str], decay: float) -> float:

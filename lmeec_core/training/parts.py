@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmeec_core.compact.conv_trunk import conv_block
 from lmeec_core.model import LMEEC, ViewFeatures
-from lmeec_core.model.conv_trunk import conv_block
 
 
 class ForegroundHead(nn.Module):

@@ -15,9 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmeec_core.compact import CompactLMEEC
+from lmeec_core.compact.verification import EVIDENCE_SIZE, Verification
 from lmeec_core.config import Precision
 from lmeec_core.model import LMEEC
-from lmeec_core.model.verification import FIGURES, Verification
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.tracking import Clip, Report, each_scene, track_scene
 
@@ -29,12 +30,12 @@ _EPOCHS, _BATCH, _RATE, _DECAY, _SMOOTHING = 15, 256, 4e-3, 0.02, 0.02
 _DROPOUT = (0.2, 0.3)  # of the figures, of the layers between
 
 
-_NONE = torch.empty(0, FIGURES + 3)
+_NONE = torch.empty(0, EVIDENCE_SIZE + 3)
 
 
 def _observe(model: LMEEC, clip: Clip) -> Tensor:
-    """(n, FIGURES + 3): figures, presence logit before verification, direction, present or not."""
-    assert model.matching is not None
+    """(n, EVIDENCE_SIZE + 3): evidence, presence logit before verification, direction, presence."""
+    assert isinstance(model, CompactLMEEC)
     inputs: list[tuple[Tensor, Tensor]] = []
     hook = model.matching.verification.register_forward_pre_hook(
         lambda module, given: inputs.append((given[0].float().cpu(), given[1].float().cpu()))
@@ -113,7 +114,7 @@ def fit_presence(
     Returns:
         numbers of scenes and of correspondences; empty where none were there to fit to.
     """
-    assert model.matching is not None
+    assert isinstance(model, CompactLMEEC)
     found = each_scene(
         _observe, model, store, scenes, frames=FRAMES, precision=precision, report=report
     )

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from lmeec_core.compact.conv_trunk import frozen_norms
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.model import LMEEC
-from lmeec_core.model.conv_trunk import frozen_norms
 from lmeec_core.training.distributed import Processes
 from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.optimizer import cosine, freeze_idle, make_optimizer, set_rates

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lmeec_core.config import MemoryConfig, ModelConfig, Precision
 from lmeec_core.errors import ExplainedError
 from lmeec_core.jobs import run_jobs
-from lmeec_core.model import LMEEC, build_model
+from lmeec_core.networks import LMEEC, build_model
 from lmeec_core.tracker import Correspondence, CorrespondenceTracker
 from lmeec_core.training.sampling import MIN_AREA
 from lmeec_core.training.store import SceneStore

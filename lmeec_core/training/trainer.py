@@ -14,13 +14,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmeec_core.compact import CompactLMEEC
+from lmeec_core.compact.conv_trunk import frozen_norms
+from lmeec_core.compact.features import EmbeddedFeatures
+from lmeec_core.compact.layers import masked_mean
+from lmeec_core.compact.matching import MatchPrompt
 from lmeec_core.config import Fusion, ModelConfig
 from lmeec_core.errors import InputError
 from lmeec_core.files import replacing
 from lmeec_core.model import LMEEC, ViewFeatures
-from lmeec_core.model.conv_trunk import frozen_norms
-from lmeec_core.model.layers import masked_mean
-from lmeec_core.model.matching import MatchPrompt
 from lmeec_core.training import losses
 from lmeec_core.training.forward import (
     ClipMemory,
@@ -198,7 +200,7 @@ class Trainer:
             masks, truth = examples.masks(t), examples.truth(t)
             valid = (masks.flatten(2).any(dim=2) & (examples.objects > 0)).float()
             if stage.kind == "contrast":
-                step = Step(None, model.match(query, masks, swap(query)))  # type: ignore[arg-type]
+                step = Step(None, model.make_prompts(query, masks, swap(query)))  # type: ignore[arg-type]
             elif times == 1:
                 fusion = self.schedule.fusion if torch.rand(()) < 0.5 else None
                 step = forward_pairs(model, query, swap(query), masks, stage.sought, fusion)
@@ -225,7 +227,7 @@ class Trainer:
         self,
         model: LMEEC,
         query: ViewFeatures,
-        match: MatchPrompt | None,
+        match: tuple[Tensor, ...],
         examples: Examples,
         masks: Tensor,
         truth: Tensor,
@@ -233,9 +235,9 @@ class Trainer:
         stage: Stage,
         figures: dict[str, Tensor],
     ) -> dict[str, Tensor]:
-        assert match is not None and model.matching is not None
+        assert isinstance(match, MatchPrompt) and isinstance(model, CompactLMEEC)
         target = swap(query)
-        assert target.middle_embedding is not None
+        assert isinstance(target, EmbeddedFeatures)
         small = F.avg_pool2d(truth, truth.shape[-1] // match.maps.shape[-1])
         weight = valid * (small.flatten(2).sum(dim=2) > 0)
         scale = model.matching.log_temperatures.exp()[0]
@@ -352,7 +354,8 @@ class Trainer:
     def _report(self, stage: Stage, rate: float, speed: float) -> None:
         means = {name: float(value) / self._summed for name, value in self._sums.items()}
         self._sums, self._summed = {}, 0
-        temperatures = self.model.matching.log_temperatures.exp().tolist()  # type: ignore[union-attr]
+        assert isinstance(self.model, CompactLMEEC)
+        temperatures = self.model.matching.log_temperatures.exp().tolist()
         record = {
             "minutes": round(self.spent / 60, 3), "step": self.step, "stage": stage.name,
             "rate": rate, "steps_per_s": round(speed, 3), "scenes": self.store.count,

@@ -14,8 +14,8 @@ import pytest
 import lmeec_core as lm
 from lmeec_core import cache
 from lmeec_core.cache import cache_folder, stand_in
-from lmeec_core.engine import steady_calls
-from lmeec_core.engine.graphs import GraphStore, probe, with_batch
+from lmeec_core.engine import step_calls
+from lmeec_core.engine.graphs import GraphStore, probe
 
 
 @pytest.fixture(autouse=True)
@@ -61,7 +61,7 @@ def test_what_stands_in_is_private_said_once_and_gone_afterwards() -> None:
 
 def exported(model: lm.LMEEC, call: object, path: Path) -> dict:
     path.write_bytes(b"a graph")
-    from lmeec_core.engine.graphs import describe_inputs, file_hash
+    from lmeec_core.engine.records import describe_inputs, file_hash
 
     return {"inputs": describe_inputs(call), "sha256": file_hash(path)}  # type: ignore[arg-type]
 
@@ -83,7 +83,7 @@ def test_graphs_are_made_elsewhere_where_the_cache_cannot_be_written(
     else:
         monkeypatch.setattr("lmeec_core.engine.graphs.cache_folder", lambda: None)
     store = GraphStore(mini)
-    call = with_batch(steady_calls(mini)[0][0], 1)
+    call = step_calls(mini)[0].for_graph(1)
     assert not store.is_valid(call) and not store.batches(call)
     with caplog.at_level(logging.WARNING):
         path = store.get(call)
@@ -98,7 +98,7 @@ def test_graphs_of_a_read_only_cache_are_used(
     """As an image of a container brings them; what is missing or damaged is made elsewhere."""
     monkeypatch.setattr("lmeec_core.engine.onnx_export.export_graph", exported)
     monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
-    first, damaged, absent = (with_batch(call, 1) for call, _ in steady_calls(mini)[:3])
+    first, damaged, absent = (call.for_graph(1) for call in step_calls(mini)[:3])
     there = [GraphStore(mini).get(call) for call in (first, damaged)]
     there[1].write_bytes(b"damaged")
 
@@ -122,7 +122,7 @@ def test_a_folder_that_was_asked_for_is_not_replaced(mini: lm.LMEEC, tmp_path: P
     (tmp_path / "file").touch()
     store = GraphStore(mini, tmp_path / "file" / "graphs")
     with pytest.raises(OSError, match="file/graphs"):
-        store.get(with_batch(steady_calls(mini)[0][0], 1))
+        store.get(step_calls(mini)[0].for_graph(1))
 
 
 CODE = """

@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import lmeec_core as lm
-from lmeec_core.engine import EngineError, steady_calls
+from lmeec_core.engine import EngineError, step_calls
 from lmeec_core.engine import onnx_export as exporter
 from lmeec_core.engine.compare import difference, largest
-from lmeec_core.engine.graphs import with_batch
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8)
 
@@ -62,8 +61,8 @@ def test_the_exporter_refuses_a_graph_whose_output_is_no_number(
         results[-1].flat[0] = np.nan
         return results
 
-    call = next(c for c, _ in steady_calls(mini) if c.stage == "decoder")
+    call = next(c for c in step_calls(mini) if c.stage == "decoder")
     monkeypatch.setattr(onnxruntime.InferenceSession, "run", broken)
     with pytest.raises(EngineError, match="differs from eager torch by inf"):
-        exporter.export_graph(mini, with_batch(call, 1), tmp_path / "decoder.onnx")
+        exporter.export_graph(mini, call.for_graph(1), tmp_path / "decoder.onnx")
     assert not list(tmp_path.iterdir())

@@ -20,6 +20,7 @@ import lmeec_core as lm
         ({"decoder_heads": 7}, "decoder_heads: 7 does not divide"),
         ({"trunk": {"num_heads": 3}}, "num_heads: 3 does not divide"),
         ({"trunk": {"patch_stride": 3}}, "must be 2 or 4"),
+        ({"memory_pool": 2}, "memory_pool: 2 given without matching"),
         ({"colour": "red"}, "Extra inputs"),
     ],
 )

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.bench.filled import filled_tracker
 from lmeec_core.config import EngineName, Precision
-from lmeec_core.engine import Runner, steady_state
+from lmeec_core.engine import Runner
 from lmeec_core.engine.compare import difference
 from lmeec_core.engine.cuda_graph import CudaGraphEngine
 from lmeec_core.preprocessing import prepare_images, prepare_masks
@@ -109,7 +110,7 @@ def test_cuda_graphs_give_what_eager_gives_not_run_without_a_gpu(
         )
         masks[engine] = []
         for objects in (3, 2):  # the second one shares the graphs' buckets only in part
-            state = steady_state(model, objects, 2)
+            state = filled_tracker(model, objects, 2)
             for _ in range(6):
                 found = state.tracker.step(state.images, state.masks)
                 masks[engine] += [
@@ -124,7 +125,7 @@ def test_objects_that_come_and_go_are_not_captured_anew_not_run_without_a_gpu() 
     model = lm.load_model("mini", seed=0, device="cuda", engine="cuda_graph")
     assert isinstance(model.runner, Runner)
     engine = cast(CudaGraphEngine, model.runner.engines["decoder"])
-    states = {n: steady_state(model, n) for n in (1, 2, 3)}
+    states = {n: filled_tracker(model, n) for n in (1, 2, 3)}
     for _ in range(5):
         for state in states.values():
             state.tracker.step(state.images, state.masks)

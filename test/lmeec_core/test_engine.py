@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,16 +15,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import lmeec_core as lm
+from lmeec_core.bench.filled import filled_tracker
 from lmeec_core.config import EngineName
-from lmeec_core.engine import Call, EngineError, Runner, make_engine, steady_calls, steady_state
+from lmeec_core.engine import EngineError, Runner, StageCall, make_engine, step_calls
 from lmeec_core.engine import auto as auto_engine
 from lmeec_core.engine.base import StageFunction
 from lmeec_core.engine.cuda_graph import CAPTURE_AFTER, CapturePolicy, bucket, filled
 from lmeec_core.engine.eager import EagerEngine
 from lmeec_core.model import layers
-from lmeec_core.model.image_encoder import WindowAttention
+from lmeec_core.model.hiera import WindowAttention
 from lmeec_core.model.memory_attention import RotaryAttention
-from lmeec_core.model.stages import STAGES
+from lmeec_core.model.stages import STAGES, MemoryAttentionOptions, Stage, StageOptions
 from lmeec_core.takes import Take
 
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_take"
@@ -36,10 +38,10 @@ class Counting(EagerEngine):
         super().__init__(model)
         self.stages, self.built = stages, []
 
-    def offers(self, call: Call) -> bool:
+    def offers(self, call: StageCall) -> bool:
         return call.stage in self.stages
 
-    def build(self, call: Call) -> StageFunction:
+    def build(self, call: StageCall) -> StageFunction:
         self.built.append(call)
         return super().build(call)
 
@@ -50,7 +52,7 @@ def mini() -> lm.LMEEC:
 
 
 def masks_of(model: lm.LMEEC, steps: int = 1) -> list[Tensor]:
-    state = steady_state(model, 2, 2)
+    state = filled_tracker(model, 2, 2)
     found = [state.tracker.step(state.images, state.masks) for _ in range(steps)]
     return [c.logits for one in found for entries in one.values() for c in entries.values()]
 
@@ -67,9 +69,9 @@ def test_an_engine_takes_its_stages_once_per_shape_and_eager_the_rest(mini: lm.L
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     kinds = [(call.stage, call.options) for call in engine.built]
     assert kinds == [
-        ("image_encoder", ()),
-        ("memory_attention", (0, 0)),
-        ("memory_attention", (60, 1)),
+        ("image_encoder", StageOptions()),
+        ("memory_attention", MemoryAttentionOptions(num_pointer_tokens=0)),
+        ("memory_attention", MemoryAttentionOptions(num_pointer_tokens=60)),
     ]
 
 
@@ -82,19 +84,66 @@ def test_an_engine_that_cannot_be_used_says_why(name: str, part: str) -> None:
         lm.load_model("mini", seed=0, device="cpu", engine=name)  # type: ignore[arg-type]
 
 
-def test_the_calls_of_a_steady_step(mini: lm.LMEEC) -> None:
-    calls = [call for call, _ in steady_calls(mini, objects=3, targets=2)]
-    shapes = {(c.stage, c.options, c.shapes[1:2]): c.shapes[0] for c in calls}
+def test_the_calls_of_a_step_with_a_full_memory(mini: lm.LMEEC) -> None:
+    calls = step_calls(mini, objects=3, targets=2)
+    shapes = {(c.stage, str(c.options), c.shapes[1:2]): c.shapes[0] for c in calls}
     assert [c.stage for c in calls].count("image_encoder") == 1
-    assert shapes["image_encoder", (), ()] == (3, 3, 128, 128)
-    assert shapes["target_tokens", (), ()][0] == 2
-    assert shapes["memory_attention", (60, 1), ((6, 12 * 64 + 60, 64),)] == (6, 64, 256)
-    assert shapes["memory_encoder", (), ((3, 128, 128),)][0] == 3  # query, once per object
-    assert shapes["memory_encoder", (), ((6, 32, 32),)][0] == 6
-    first, _ = steady_calls(mini)[0]
+    assert shapes["image_encoder", "", ()] == (3, 3, 128, 128)
+    assert shapes["target_tokens", "", ()][0] == 2
+    assert shapes["memory_attention", "num_pointer_tokens=60", ((6, 12 * 64 + 60, 64),)] == (
+        6,
+        64,
+        256,
+    )
+    assert shapes["memory_encoder", "", ((3, 128, 128),)][0] == 3  # query, once per object
+    assert shapes["memory_encoder", "", ((6, 32, 32),)][0] == 6
+    first = step_calls(mini)[0]
     example = first.example(mini.device)
     assert [tuple(x.shape) for x in example] == list(first.shapes)
     assert torch.equal(example[0], first.example(mini.device)[0])
+
+
+CASES = [
+    ("mini", "fp32", 3, 2, lm.MemoryConfig()),
+    ("mini", "bf16", 1, 1, lm.MemoryConfig(target_bank=False, fusion="none")),
+    ("nano", "fp32", 1, 2, lm.MemoryConfig(query_bank=False)),
+    ("nano", "bf16", 3, 1, lm.MemoryConfig(capacity=3, fusion="add")),
+]
+
+
+@pytest.mark.parametrize(("preset", "precision", "objects", "targets", "memory"), CASES)
+def test_the_table_tells_the_calls_that_a_tracker_makes(
+    preset: str, precision: str, objects: int, targets: int, memory: lm.MemoryConfig
+) -> None:
+    """Stages, options, shapes and types in their order; outputs are as the table says, too."""
+    config = lm.preset(preset).model_copy(update={"image_size": 64} if preset == "nano" else {})
+    model = lm.build_model(config).requires_grad_(False)
+    if precision == "bf16":
+        model.cast_weights()
+    calls = []
+
+    def run(stage: Stage, options: StageOptions, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        spec = model.stages[stage]
+        call = StageCall.of(spec, options, inputs)
+        calls.append(call)
+        outputs = model.compute(stage, options, inputs)
+        sizes = model.sizes() | {spec.varying: call.length}  # type: ignore[dict-item]
+        wanted = [tensor.resolve(call.batch, sizes) for tensor in spec.outputs]
+        assert [tuple(x.shape) for x in outputs] == wanted
+        return outputs
+
+    state = filled_tracker(model, objects, targets, memory, runner=run)
+    state.tracker.step(state.images, state.masks)
+    assert calls == step_calls(model, objects, targets, memory)
+
+
+def test_a_position_of_each_memory_has_a_batch(mini: lm.LMEEC) -> None:
+    """As the tracker of prompts gives it: the batch of a CUDA graph is filled up in all inputs."""
+    call = step_calls(mini, 5)[4]
+    shared, own = call.shapes[2], (5, *call.shapes[2])
+    each = replace(call, shapes=(*call.shapes[:2], own))
+    assert not call.has_batch(2) and each.has_batch(2)
+    assert filled(call).shapes[2] == shared and filled(each).shapes[2] == (6, *shared)
 
 
 class Slow(EagerEngine):
@@ -102,7 +151,7 @@ class Slow(EagerEngine):
 
     name = "onnxruntime"
 
-    def build(self, call: Call) -> StageFunction:
+    def build(self, call: StageCall) -> StageFunction:
         inner = super().build(call)
 
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
@@ -114,7 +163,7 @@ class Slow(EagerEngine):
 
 def test_auto_measures_each_stage_and_keeps_the_faster_engine(mini: lm.LMEEC) -> None:
     engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
-    times = auto_engine.measure(mini, engines, steady_calls(mini))  # type: ignore[arg-type]
+    times = auto_engine.measure(mini, engines, step_calls(mini))  # type: ignore[arg-type]
     assert set(times) == set(STAGES)
     for stage, entry in times.items():
         assert entry["onnxruntime"] >= 50 * (2 if stage.startswith("memory") else 1)
@@ -200,16 +249,17 @@ def test_auto_starts_without_a_cache(
 
 
 def test_cuda_graphs_are_captured_for_what_comes_again(mini: lm.LMEEC) -> None:
-    (call,) = (c for c, _ in steady_calls(mini, 5) if c.options == (60, 1))
+    call = step_calls(mini, 5)[4]
+    assert call.options == MemoryAttentionOptions(num_pointer_tokens=60)
     full = filled(call)
     assert full.shapes[0][0] == full.shapes[1][0] == bucket(5) == 6
     assert full.shapes[2] == call.shapes[2]  # the position has no batch
-    (decode,) = (c for c, _ in steady_calls(mini, 5) if c.stage == "decoder")
+    (decode,) = (c for c in step_calls(mini, 5) if c.stage == "decoder")
     assert {shape[0] for shape in filled(decode).shapes} == {6}
     policy = CapturePolicy()
     assert [policy.wanted(full) for _ in range(4)].count(True) == 4 - CAPTURE_AFTER + 1
     # A memory that fills up passes every length once: no graph is wanted for any of them.
-    filling = [full._replace(options=(n, 1)) for n in range(100, 300)]
+    filling = [replace(full, options=MemoryAttentionOptions(n)) for n in range(100, 300)]
     assert not any(policy.wanted(one) for one in filling)
 
 
@@ -265,9 +315,9 @@ def test_narrow_values_are_projected_after_the_attention() -> None:
     torch.manual_seed(0)
     module = RotaryAttention(64, 4, key_dim=16)
     q, k = torch.randn(2, 16, 64), torch.randn(2, 2 * 16 + 3, 16)
-    exact = module(q, k, k, unrotated=3)
+    exact = module(q, k, k, num_pointer_tokens=3)
     with torch.autocast("cpu", torch.bfloat16):
-        half = module(q, k, k, unrotated=3)
+        half = module(q, k, k, num_pointer_tokens=3)
     assert half.dtype is torch.bfloat16
     assert (half - exact).abs().max() < 0.02 * exact.abs().max()
 
@@ -278,7 +328,7 @@ def test_bfloat16_keeps_norms_and_the_presence_head_in_float32() -> None:
     assert kinds["memory_attention.layers.0.linear1.weight"] is torch.bfloat16
     assert kinds["memory_attention.layers.0.norm1.weight"] is torch.float32
     assert kinds["sam_mask_decoder.pred_obj_score_head.layers.0.weight"] is torch.float32
-    state = steady_state(model)
+    state = filled_tracker(model)
     (found,) = state.tracker.step(state.images, state.masks)["target_0"].values()
     assert found.logits.dtype is torch.float32
 

@@ -12,19 +12,20 @@ import torch
 from typer.testing import CliRunner
 
 import lmeec_core as lm
+from lmeec_core.bench.filled import filled_tracker
 from lmeec_core.cli.app import app
 from lmeec_core.engine import (
     EngineError,
     Runner,
     make_engine,
-    steady_calls,
-    steady_state,
+    step_calls,
     use_engine,
 )
 from lmeec_core.engine.compare import difference
-from lmeec_core.engine.graphs import GraphStore, graph_name, with_batch
+from lmeec_core.engine.graph_engine import split_batch
+from lmeec_core.engine.graphs import GraphStore
 from lmeec_core.engine.onnx_export import SMALL, TOLERANCE
-from lmeec_core.engine.pieces import cut
+from lmeec_core.engine.records import graph_name
 from lmeec_core.model.stages import STAGES
 from lmeec_core.takes import Take
 
@@ -62,12 +63,13 @@ def parity(model: lm.LMEEC, stages: set[str], objects: int, targets: int) -> Non
     """Stages of a step in the steady state, in both runtimes, against eager torch."""
     engines = [make_engine(model, name) for name in RUNTIMES]
     compared = set()
-    calls = [c for c in steady_calls(model, objects, targets) if c[0].stage in stages]
+    calls = [c for c in step_calls(model, objects, targets) if c.stage in stages]
     for engine in engines:
-        engine.prepare(call for call, _ in calls)
+        engine.prepare(calls)
     with torch.inference_mode():
-        for call, inputs in calls:
-            wanted = STAGES[call.stage](model, call.options, *inputs)
+        for call in calls:
+            inputs = call.example(model.device)
+            wanted = model.compute(call.stage, call.options, inputs)
             for engine in engines:
                 assert engine.offers(call)
                 results = engine.build(call)(*inputs)
@@ -75,7 +77,7 @@ def parity(model: lm.LMEEC, stages: set[str], objects: int, targets: int) -> Non
                     value = difference(ours, reference, SMALL)
                     assert value < TOLERANCE, (engine.name, graph_name(call), value)
             compared.add(call.stage)
-            graph = onnx.load(str(engines[0].store.path(with_batch(call, 1))))
+            graph = onnx.load(str(engines[0].store.path(call.for_graph(1))))
             check_graph(graph)
     assert compared == stages
 
@@ -100,7 +102,7 @@ def check_graph(graph: object) -> None:
 
 
 def test_mini_in_both_runtimes_is_eager(network: lm.LMEEC, cache: Path) -> None:
-    """Every stage, two objects in two targets: a batch of four in pieces of one."""
+    """Every stage, two objects in two targets: a batch of four in parts of one."""
     parity(network, set(STAGES), 2, 2)
 
 
@@ -152,7 +154,7 @@ def test_steps_with_a_full_memory(
     for name in ("eager", engine):
         model = golden_model("mini", 1.5)
         use_engine(model, name)
-        state = steady_state(model, 2, 1)
+        state = filled_tracker(model, 2, 1)
         results.append([state.tracker.step(state.images, state.masks) for _ in range(3)])
     for eager, ours in zip(*results, strict=True):
         for name, wanted in eager["target_0"].items():
@@ -186,13 +188,14 @@ def test_nano_with_bf16_finds_the_masks_of_fp32(engine: str, cache: Path) -> Non
 
 def test_graphs_are_written_once_and_mended(network: lm.LMEEC, cache: Path) -> None:
     store = GraphStore(network)
-    call = with_batch(
-        next(c for c, _ in steady_calls(network, 2, 1) if c.stage == "target_tokens"), 1
-    )
+    calls = step_calls(network, 2, 1)
+    call = next(c for c in calls if c.stage == "target_tokens").for_graph(1)
     path = store.get(call)
     record = json.loads(path.with_suffix(".json").read_text())
     assert record["preset"] == "mini" and record["network"] == store.network
-    assert record["inputs"] == [{"name": "input_0", "shape": [1, 256, 8, 8], "dtype": "float32"}]
+    assert record["inputs"] == [
+        {"name": "input_0", "tensor": "top", "shape": [1, 256, 8, 8], "dtype": "float32"}
+    ]
     assert record["outputs"] == [{"name": "tokens", "shape": [1, 64, 256], "dtype": "float32"}]
     assert record["difference"] < 1e-5 and record["bytes"] == path.stat().st_size
     before = path.stat().st_mtime_ns
@@ -220,10 +223,10 @@ def test_other_weights_have_other_graphs(tmp_path: Path) -> None:
     assert stores[0].folder.name.startswith("mini-")
 
 
-def test_pieces() -> None:
-    assert cut(13, [1, 4, 8, 4]) == [8, 4, 1]
-    assert cut(3, [1]) == [1, 1, 1]
-    assert cut(3, [2]) == cut(3, []) == []
+def test_the_parts_of_a_batch() -> None:
+    assert split_batch(13, [1, 4, 8, 4]) == [8, 4, 1]
+    assert split_batch(3, [1]) == [1, 1, 1]
+    assert split_batch(3, [2]) == split_batch(3, []) == []
 
 
 def test_unwanted_operators_are_found() -> None:

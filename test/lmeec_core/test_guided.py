@@ -10,7 +10,7 @@ import torch.nn.functional as F
 import lmeec_core as lm
 from lmeec_core.checkpoint import seeded_model
 from lmeec_core.config import RefinementConfig
-from lmeec_core.model.guided import Guide, guides
+from lmeec_core.guided_filter import Guide, guides
 
 
 def _by_definition(image: np.ndarray, mask: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
@@ -104,4 +104,4 @@ def test_released_networks_have_no_refinement() -> None:
     model = lm.build_model(lm.preset("mini"))
     assert lm.preset("base_plus").refinement is None
     assert guides(model.config, torch.zeros(2, 3, 128, 128)) == [None, None]
-    assert model.sam_mask_decoder.mask_bias is None
+    assert not hasattr(model.sam_mask_decoder, "mask_bias")

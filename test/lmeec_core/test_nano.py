@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.compact import CompactLMEEC
 from lmeec_core.model.layers import LayerNorm2d
 from lmeec_core.preprocessing import normalise
 from lmeec_core.training.evaluate import Row, balanced_accuracy, best_threshold
@@ -43,6 +44,42 @@ def test_nano_is_small_enough() -> None:
     assert model.config.mask_size == 144 and model.config.grid == 36
 
 
+@pytest.mark.parametrize("name", ["mini", "nano"])
+def test_a_trunk_tells_its_channels_strides_and_layers(name: str) -> None:
+    config = lm.preset(name)
+    encoder = lm.build_model(config).image_encoder
+    images = torch.zeros(1, 3, config.image_size, config.image_size)
+    for x, channels, stride in zip(
+        encoder.trunk(images), encoder.trunk.channels, encoder.trunk.strides, strict=True
+    ):
+        assert x.shape[1:] == (channels, config.image_size // stride, config.image_size // stride)
+    assert [x.shape[1] for x in encoder(images)] == list(encoder.neck.channels)
+    groups = encoder.trunk.layer_groups()
+    loose = {
+        parameter.partition(".")[0]
+        for parameter, _ in encoder.trunk.named_parameters()
+        if sum(parameter.startswith(group) for group in groups) != 1
+    }
+    assert loose <= {"pos_embed", "pos_embed_window", "position"} and len(groups) > 7
+
+
+def test_an_unknown_trunk_is_named() -> None:
+    config = lm.preset("mini")
+    odd = config.model_copy(update={"trunk": config.trunk.model_copy(update={"kind": "swin"})})
+    with pytest.raises(
+        lm.InputError, match=r"trunk.kind: 'swin' given, one of \['conv', 'hiera'\]"
+    ):
+        lm.build_model(odd)
+
+
+def test_the_configuration_chooses_the_network() -> None:
+    small = lm.preset("nano").model_copy(update={"image_size": SIZE})
+    assert type(lm.build_model(lm.preset("mini"))) is lm.LMEEC
+    assert type(lm.build_model(small)) is CompactLMEEC
+    with pytest.raises(lm.InputError, match="takes no prompts"):
+        lm.PromptTracker(lm.build_model(small))
+
+
 def test_released_networks_have_no_matching() -> None:
     names = lm.build_model(lm.preset("mini")).state_dict()
     assert not [n for n in names if "matching" in n or "refine" in n or "temperature" in n]
@@ -68,7 +105,7 @@ def test_training_computes_what_the_tracker_does(small: lm.LMEEC, newest_first: 
         query, target = views.map(lambda x: x[:1]), views.map(lambda x: x[1:])
         given = torch.from_numpy(masks[t])[None].float()
         step = forward_clip_frame(small, query, target, given, 2, memory)
-        prediction = small.judge(step.decoded)
+        prediction = small.apply_presence(step.decoded)
         for i, name in enumerate("ab"):
             assert torch.allclose(found[name].logits, prediction.logits[i], atol=1e-3)
             assert found[name].presence_logit == pytest.approx(

@@ -11,18 +11,19 @@ from torch import Tensor
 
 import lmeec_core as lm
 from lmeec_core.engine import (
-    Call,
     EngineError,
     Runner,
+    StageCall,
     auto,
     chosen_engines,
     engines_in_use,
-    steady_calls,
+    step_calls,
     use_engine,
 )
 from lmeec_core.engine.eager import EagerEngine
-from lmeec_core.engine.graphs import GraphStore, describe_inputs, file_hash, with_batch
-from lmeec_core.engine.pieces import GraphEngine, Program
+from lmeec_core.engine.graph_engine import GraphEngine, Program
+from lmeec_core.engine.graphs import GraphStore
+from lmeec_core.engine.records import describe_inputs, file_hash
 from lmeec_core.model.stages import STAGES
 
 OBJECTS = ("cup", "knife")
@@ -32,17 +33,17 @@ TARGETS = ("left", "right")
 class Computed(Program):
     """What a graph computes, by eager torch."""
 
-    def __init__(self, model: lm.LMEEC, call: Call) -> None:
+    def __init__(self, model: lm.LMEEC, call: StageCall) -> None:
         self.model, self.call, self.runs = model, call, 0
         with torch.inference_mode():
-            outputs = STAGES[call.stage](model, call.options, *call.example(model.device))
+            outputs = model.compute(call.stage, call.options, call.example(model.device))
         self.shapes = [tuple(x.shape) for x in outputs]
 
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         self.runs += 1
         assert [tuple(x.shape) for x in inputs] == list(self.call.shapes)
         with torch.inference_mode():
-            results = STAGES[self.call.stage](self.model, self.call.options, *inputs)
+            results = self.model.compute(self.call.stage, self.call.options, tuple(inputs))
             for output, result in zip(outputs, results, strict=True):
                 output.copy_(result)
 
@@ -53,14 +54,14 @@ class Graphs(GraphEngine):
     name = "onnxruntime"
     made: list[str] = []  # noqa: RUF012
 
-    def load(self, call: Call, path: Path, make: bool = True) -> Program:
+    def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
         Graphs.made.append(f"load {call.stage} {call.shapes[0][0]}")
         if path.read_bytes() != b"a graph":
             raise EngineError(f"{path} cannot be loaded")
         return Computed(self.model, call)
 
 
-def export(model: lm.LMEEC, call: Call, path: Path) -> dict:
+def export(model: lm.LMEEC, call: StageCall, path: Path) -> dict:
     Graphs.made.append(f"export {call.stage} {call.shapes[0][0]}")
     path.write_bytes(b"a graph")
     return {"inputs": describe_inputs(call), "sha256": file_hash(path)}
@@ -137,7 +138,7 @@ def test_what_an_engine_is_not_prepared_for_is_eager_and_said_once(
     found = run(model, lm.MemoryConfig(fusion="add", capacity=2), scene, 4)
     assert Graphs.made == [] and found
     said = [r.message for r in caplog.records if "not prepared" in r.message]
-    assert len(said) == 1 and "onnxruntime is not prepared for decoder (add)" in said[0]
+    assert len(said) == 1 and "onnxruntime is not prepared for decoder (fusion=add)" in said[0]
 
 
 def test_auto_takes_of_a_partial_export_what_is_there(
@@ -148,9 +149,9 @@ def test_auto_takes_of_a_partial_export_what_is_there(
     """Nothing is made for `auto`, neither at the start nor later; a damaged graph is left out."""
     small = lm.MemoryConfig(capacity=4)
     store = GraphStore(model)
-    for call, _ in steady_calls(model, memory=small):
+    for call in step_calls(model, memory=small):
         if call.stage != "image_encoder":
-            path = store.get(with_batch(call, 1))
+            path = store.get(call.for_graph(1))
             if call.stage == "target_tokens":
                 path.write_bytes(b"damaged")
     Graphs.made.clear()
@@ -164,7 +165,7 @@ def test_auto_takes_of_a_partial_export_what_is_there(
     assert not [entry for entry in Graphs.made if entry.startswith("export")]
     # The next start finds the measurement, and a graph damaged since.
     monkeypatch.setattr(auto, "measure", lambda *_: pytest.fail("it was measured already"))
-    last = with_batch(steady_calls(model)[-1][0], 1)
+    last = step_calls(model)[-1].for_graph(1)
     store.path(last).write_bytes(b"damaged")
     use_engine(model, "auto")
     assert isinstance(model.runner, Runner) and set(model.runner.engines) == {"decoder"}
@@ -177,9 +178,9 @@ def test_auto_measures_anew_what_was_exported_since(
     monkeypatch.setattr(auto, "_compare", lambda *_: quick)
     store, chosen = GraphStore(model), []
     for stages in ({"decoder"}, {"decoder", "target_tokens"}):
-        for call, _ in steady_calls(model):
+        for call in step_calls(model):
             if call.stage in stages:
-                store.get(with_batch(call, 1))
+                store.get(call.for_graph(1))
         use_engine(model, "auto")
         assert isinstance(model.runner, Runner)
         chosen.append(set(model.runner.engines))
@@ -198,21 +199,21 @@ def test_a_graph_that_cannot_be_loaded_stops_an_engine_that_was_asked_for(
 def test_larger_batches_that_were_exported_are_used(model: lm.LMEEC) -> None:
     """As `lmeec export --objects 3 --targets 2` writes them."""
     engine = Graphs(model)
-    calls = [call for call, _ in steady_calls(model, 3, 2)]
+    calls = step_calls(model, 3, 2)
     decoder = next(call for call in calls if call.stage == "decoder")
-    engine.store.get(with_batch(decoder, 6))
+    engine.store.get(decoder.for_graph(6))
     assert engine.is_ready() and not engine.offers(decoder)
     engine.prepare(calls, make=False)
     assert engine.offers(decoder)  # six at once
-    assert not engine.offers(with_batch(decoder, 5)) and not engine.offers(calls[0])
+    assert not engine.offers(decoder.for_graph(5)) and not engine.offers(calls[0])
     engine.prepare(calls)
-    assert all(engine.offers(call) for call in calls) and engine.offers(with_batch(decoder, 7))
-    programs = engine._programs[with_batch(decoder, 1)]
+    assert all(engine.offers(call) for call in calls) and engine.offers(decoder.for_graph(7))
+    programs = engine._programs[decoder.for_graph(1)]
     before = {size: program.runs for size, program in programs.items()}  # type: ignore[attr-defined]
-    eight = with_batch(decoder, 8)
+    eight = decoder.for_graph(8)
     with torch.inference_mode():
         results = engine.build(eight)(*eight.example(model.device))
-        wanted = STAGES["decoder"](model, eight.options, *eight.example(model.device))
+        wanted = model.compute("decoder", eight.options, eight.example(model.device))
     after = {size: program.runs for size, program in programs.items()}  # type: ignore[attr-defined]
     assert {size: after[size] - before[size] for size in programs} == {1: 2, 6: 1}
     for ours, expected in zip(results, wanted, strict=True):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lmeec_core.model.surroundings import SURROUNDINGS, surroundings
+from lmeec_core.compact.surroundings import SURROUNDINGS_SIZE, surroundings
 
 SIDE = 20  # patches; 2g = 40
 OBJECT, RING, FAR = range(3)
@@ -38,7 +38,7 @@ def _mask(row: int, column: int) -> Tensor:
 def _seen(mask: Tensor, found: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of the whole views, and (regions, figures) there and back."""
     seen = surroundings(mask, found, _view(), target, 30.0)
-    assert seen.shape == (1, SURROUNDINGS) and seen.isfinite().all()
+    assert seen.shape == (1, SURROUNDINGS_SIZE) and seen.isfinite().all()
     there, back = seen[0, 3:].unflatten(0, (2, 3, 6))
     return seen[0, :3], there, back
 

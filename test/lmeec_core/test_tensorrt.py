@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import lmeec_core as lm
 from lmeec_core.cli.app import app
-from lmeec_core.engine import EngineError, make_engine, steady_calls
+from lmeec_core.engine import EngineError, make_engine, step_calls
 from lmeec_core.engine.tensorrt import (
     engine_path,
     keep_engine,
@@ -27,7 +27,6 @@ from lmeec_core.engine.tensorrt import (
     stored_engine,
     validity,
 )
-from lmeec_core.model.stages import STAGES
 
 HAS_TENSORRT = importlib.util.find_spec("tensorrt") is not None
 FACTS = {"device": "NVIDIA H100", "compute_capability": "9.0"}
@@ -144,11 +143,12 @@ def test_mini_in_tensorrt_is_eager_not_run_yet(
     monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
     model = lm.load_model("mini", seed=0, device="cuda")
     engine = make_engine(model, "tensorrt")
-    calls = steady_calls(model)
-    engine.prepare(call for call, _ in calls)
+    calls = step_calls(model)
+    engine.prepare(calls)
     with torch.inference_mode(), model.autocast():
-        for call, inputs in calls:
-            wanted = STAGES[call.stage](model, call.options, *inputs)
+        for call in calls:
+            inputs = call.example(model.device)
+            wanted = model.compute(call.stage, call.options, inputs)
             for ours, reference in zip(engine.build(call)(*inputs), wanted, strict=True):
                 assert (ours - reference).abs().max() < 1e-3 * reference.abs().max()
     assert list(tmp_path.rglob("*.engine")) and list(tmp_path.rglob("timing.cache"))

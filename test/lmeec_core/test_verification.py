@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 import lmeec_core as lm
-from lmeec_core.model.verification import FIGURES, Verification, figures
+from lmeec_core.compact.verification import EVIDENCE_SIZE, Verification, presence_evidence
 from lmeec_core.training import presence
 from lmeec_core.training.evaluate import Row, balanced_accuracy
 from lmeec_core.training.store import SceneStore
@@ -37,13 +37,13 @@ def _figures(rows: slice, columns: slice, high: float = 4.0) -> Tensor:
     maps = torch.zeros(1, 3, SIDE, SIDE)
     maps[:, 0] = target[:, 1]  # cosine with the object's own vector
     numbers, prototype = (torch.tensor([0.5]), torch.tensor([1.0])), torch.eye(4)[1:2]
-    return figures(logits, *numbers, maps, prototype, mask, query, target, 30.0)[0]
+    return presence_evidence(logits, *numbers, maps, prototype, mask, query, target, 30.0)[0]
 
 
 def test_a_right_find_is_the_best_place_of_both_descriptions_in_both_views() -> None:
     right = _figures(slice(6, 10), slice(6, 10))
     wrong = _figures(slice(2, 6), slice(6, 10))
-    assert right.shape == (FIGURES,) and right.isfinite().all()
+    assert right.shape == (EVIDENCE_SIZE,) and right.isfinite().all()
     # sought in target, found in query, found in target, sought in query: inside, outside, mean
     expected = [1, 0, 1] * 4
     assert torch.allclose(right[:12], torch.tensor(expected).float(), atol=0.02)
@@ -66,7 +66,7 @@ def test_nothing_found_and_empty_masks_give_numbers() -> None:
     assert nothing.isfinite().all()
     assert nothing[3] > 0.9  # the likeliest place is described, and it is the right one
     zero = torch.zeros(2, SIDE, SIDE)
-    empty = figures(
+    empty = presence_evidence(
         torch.full((2, 24, 24), -1024.0), torch.zeros(2), torch.full((2,), -9.0),
         torch.zeros(2, 3, SIDE, SIDE), torch.zeros(2, 4), zero,
         *(torch.zeros(2, 4, SIDE, SIDE),) * 2, 30.0,
@@ -76,14 +76,14 @@ def test_nothing_found_and_empty_masks_give_numbers() -> None:
 
 def test_untrained_it_corrects_nothing() -> None:
     logit = torch.tensor([-1.5, 0.0, 2.0])
-    assert torch.equal(Verification()(torch.randn(3, FIGURES), logit), logit)
+    assert torch.equal(Verification()(torch.randn(3, EVIDENCE_SIZE), logit), logit)
 
 
 def _rows(count: int, seed: int) -> Tensor:
     """Figure 3 tells present from absent, the logit hardly does; few are absent."""
     random = torch.Generator().manual_seed(seed)
     present = (torch.rand(count, generator=random) < 0.8).float()
-    seen = torch.randn(count, FIGURES, generator=random)
+    seen = torch.randn(count, EVIDENCE_SIZE, generator=random)
     seen[:, 3] = 0.6 + 0.2 * present + 0.05 * seen[:, 3]
     logit = 0.3 * torch.randn(count, generator=random) + 0.2 * present + 1
     direction = (torch.rand(count, generator=random) < 0.5).float()
@@ -92,7 +92,7 @@ def _rows(count: int, seed: int) -> Tensor:
 
 def _accuracy(verification: Verification, rows: Tensor) -> float:
     with torch.no_grad():
-        verdict = verification(rows[:, :FIGURES], rows[:, FIGURES])
+        verdict = verification(rows[:, :EVIDENCE_SIZE], rows[:, EVIDENCE_SIZE])
     return balanced_accuracy(
         [
             Row(int(d), 100.0, 100.0 * float(p), 0.0, 0.0, float(v))

@@ -16,7 +16,7 @@ from lifecycle_msgs.srv import ChangeState
 from lmeec.msg import CorrespondenceMaskArray
 from sensor_msgs.msg import Image
 
-from lmeec_core.engine import Call, Engine, EngineError, Runner, StageFunction
+from lmeec_core.engine import Engine, EngineError, Runner, StageCall, StageFunction
 from lmeec_core.errors import InputError
 from lmeec_core.model.stages import STAGES
 from lmeec_ros import node as node_module
@@ -238,11 +238,11 @@ class Half(Engine):
 
     name = "onnxruntime"
 
-    def offers(self, call: Call) -> bool:
+    def offers(self, call: StageCall) -> bool:
         return call.stage == "image_encoder"
 
-    def build(self, call: Call) -> StageFunction:
-        return lambda *inputs: STAGES[call.stage](self.model, call.options, *inputs)
+    def build(self, call: StageCall) -> StageFunction:
+        return lambda *inputs: self.model.compute(call.stage, call.options, inputs)
 
 
 def test_diagnostics_name_the_engine_that_computes(robot: Robot) -> None:

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from lmeec_core.config import ModelConfig
-from lmeec_core.model import build_model
+from lmeec_core.networks import build_model
 from lmeec_core.training.take_validation import Validation, scores_table, validate
 
 

@@ -1,9 +1,9 @@
-"""A second look: is what was found the object that was sought?
+"""Verification of presence in a second pass: is what was found the object that was sought?
 
 The mask decoder sees the sought object as one token. Here the found place is described as the
 sought one was, and both are looked for in both views: a right find is the best place of either
-description in either view. Such figures, what the surroundings say and what the decoder says go
-through a small network, which corrects the presence logit. Not part of the release.
+description in either view. Such evidence, what the surroundings say and what the decoder says go
+through a small network, which corrects the presence logit.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmeec_core.model.layers import MLP, masked_mean
-from lmeec_core.model.surroundings import SURROUNDINGS, surroundings
+from lmeec_core.compact.layers import masked_mean
+from lmeec_core.compact.surroundings import SURROUNDINGS_SIZE, surroundings
+from lmeec_core.model.layers import MLP
 
-FIGURES = 24 + SURROUNDINGS
-"""Figures of a correspondence, see :func:`figures`."""
+EVIDENCE_SIZE = 24 + SURROUNDINGS_SIZE
+"""Numbers of a correspondence, see :func:`presence_evidence`."""
 _WIDTH = 64
 
 
@@ -43,7 +44,7 @@ def _at_border(mask: Tensor) -> Tensor:
     return border / mask.sum(dim=(1, 2)).clamp_min(1)
 
 
-def figures(
+def presence_evidence(
     logits: Tensor,
     predicted_iou: Tensor,
     presence_logit: Tensor,
@@ -54,7 +55,7 @@ def figures(
     target: Tensor,
     sharpness: Tensor | float,
 ) -> Tensor:
-    """What tells a right find from a wrong one; float32 (B, FIGURES), without a gradient.
+    """What tells a right find from a wrong one; float32 (B, EVIDENCE_SIZE), without a gradient.
 
     Args:
         logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,) from the mask decoder.
@@ -94,18 +95,18 @@ def figures(
 
 
 class Verification(nn.Module):
-    """Corrects the presence logit by :func:`figures`. Untrained it corrects nothing."""
+    """Corrects the presence logit by :func:`presence_evidence`. Untrained it corrects nothing."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.mlp = MLP((FIGURES, _WIDTH, _WIDTH, 1))
+        self.mlp = MLP((EVIDENCE_SIZE, _WIDTH, _WIDTH, 1))
         last = self.mlp.layers[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
 
-    def forward(self, seen: Tensor, presence_logit: Tensor) -> Tensor:
-        """Figures (B, FIGURES) and presence logits (B,) to presence logits (B,), float32."""
-        with torch.autocast(seen.device.type, enabled=False):
-            correction: Tensor = self.mlp(seen)[:, 0]
+    def forward(self, evidence: Tensor, presence_logit: Tensor) -> Tensor:
+        """Evidence (B, EVIDENCE_SIZE) and presence logits (B,) to presence logits (B,), float32."""
+        with torch.autocast(evidence.device.type, enabled=False):
+            correction: Tensor = self.mlp(evidence)[:, 0]
             return presence_logit.float() + correction

@@ -1,4 +1,4 @@
-"""Engines that run graphs of fixed batches: a batch of any size is computed piece by piece."""
+"""Engines that run graphs of fixed batches: a batch of any size is computed in parts."""
 
 from __future__ import annotations
 
@@ -6,28 +6,26 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from lmeec_core.engine.base import Call, Engine, EngineError, StageFunction
-from lmeec_core.engine.graphs import GraphStore, has_batch, with_batch
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
+from lmeec_core.engine.base import Engine, EngineError, StageFunction
+from lmeec_core.engine.calls import StageCall
+from lmeec_core.engine.graphs import GraphStore
+from lmeec_core.model import LMEEC
 
 logger = logging.getLogger(__name__)
 
 
-def cut(batch: int, sizes: Iterable[int]) -> list[int]:
-    """Pieces of the given sizes that make up a batch, the largest first; empty if they cannot (1
+def split_batch(batch: int, sizes: Iterable[int]) -> list[int]:
+    """Parts of the given sizes that make up a batch, the largest first; empty if they cannot (1
     is among the sizes where they always can)."""
-    pieces: list[int] = []
+    parts: list[int] = []
     for size in sorted(set(sizes), reverse=True):
         count, batch = divmod(batch, size)
-        pieces += [size] * count
-    return [] if batch else pieces
+        parts += [size] * count
+    return [] if batch else parts
 
 
 class Program(ABC):
@@ -74,7 +72,7 @@ class GraphEngine(Engine):
                 "expected; choose that device or another engine"
             )
         self.store = GraphStore(model, root)
-        self._programs: dict[Call, dict[int, Program]] = {}  # by the call of a batch of one
+        self._programs: dict[StageCall, dict[int, Program]] = {}  # by the call of a batch of one
 
     def is_ready(self) -> bool:
         """Whether there are any files; whether they are the right ones, :meth:`prepare` sees."""
@@ -84,17 +82,17 @@ class GraphEngine(Engine):
         """See :class:`Engine`: those of :attr:`suffix`."""
         return [path.name for path in self.store.files(f"*{self.suffix}")]
 
-    def is_there(self, call: Call) -> bool:
+    def is_there(self, call: StageCall) -> bool:
         """Whether a call's graph can be loaded without making anything."""
         return self.store.is_valid(call)
 
-    def prepare(self, calls: Iterable[Call], make: bool = True) -> None:
+    def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:
         """See :class:`Engine`: load graphs of :attr:`sizes`, and others that are there."""
-        for one in dict.fromkeys(with_batch(call, 1) for call in calls):
+        for one in dict.fromkeys(call.for_graph(1) for call in calls):
             programs = self._programs.setdefault(one, {})
             for size in sorted({*self.sizes, *self.store.batches(one)} - programs.keys()):
                 wanted = make and size in self.sizes
-                call = with_batch(one, size)
+                call = one.for_graph(size)
                 if not (wanted or self.is_there(call)):
                     continue
                 try:
@@ -104,21 +102,21 @@ class GraphEngine(Engine):
                         raise
                     logger.warning("%s; left to eager torch", error)
 
-    def _load(self, call: Call, make: bool) -> Program:
+    def _load(self, call: StageCall, make: bool) -> Program:
         program = self.load(call, self.store.get(call), make)
         outputs = [torch.empty(shape, device=self.model.device) for shape in program.shapes]
         program(call.example(self.model.device), outputs)  # the first run takes longer than others
         return program
 
-    def offers(self, call: Call) -> bool:
+    def offers(self, call: StageCall) -> bool:
         """Calls whose batch can be made up of graphs that are loaded."""
-        return bool(cut(call.shapes[0][0], self._programs.get(with_batch(call, 1), ())))
+        return bool(split_batch(call.batch, self._programs.get(call.for_graph(1), ())))
 
-    def build(self, call: Call) -> StageFunction:
+    def build(self, call: StageCall) -> StageFunction:
         """See :class:`Engine`."""
-        batch, programs = call.shapes[0][0], self._programs[with_batch(call, 1)]
-        pieces = cut(batch, programs)
-        tails = [shape[1:] for shape in programs[pieces[0]].shapes]
+        batch, programs = call.batch, self._programs[call.for_graph(1)]
+        parts = split_batch(batch, programs)
+        tails = [shape[1:] for shape in programs[parts[0]].shapes]
 
         def run(*inputs: Tensor) -> tuple[Tensor, ...]:
             given = [
@@ -127,10 +125,10 @@ class GraphEngine(Engine):
             device = given[0].device
             outputs = tuple(torch.empty(batch, *tail, device=device) for tail in tails)
             start = 0
-            for size in pieces:
+            for size in parts:
                 rows = slice(start, start + size)
                 programs[size](
-                    [x[rows] if has_batch(call, i) else x for i, x in enumerate(given)],
+                    [x[rows] if call.has_batch(i) else x for i, x in enumerate(given)],
                     [x[rows] for x in outputs],
                 )
                 start += size
@@ -139,7 +137,7 @@ class GraphEngine(Engine):
         return run
 
     @abstractmethod
-    def load(self, call: Call, path: Path, make: bool = True) -> Program:
+    def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
         """Load the graph of a call; ``make`` allows what takes minutes.
 
         Raises:

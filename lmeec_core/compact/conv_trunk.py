@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.config import ConvTrunkConfig
+from lmeec_core.model.image_encoder import register_backbone
 from lmeec_core.model.layers import MLP, Attention, sine_position_2d
+from lmeec_core.model.trunk import Neck, Trunk
 
 
 def conv_block(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
@@ -50,12 +54,11 @@ class AttentionBlock(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class ConvTrunk(nn.Module):
+class ConvTrunk(Trunk):
     """Four stages, each at half the resolution of the one before; the first has stride 2."""
 
     def __init__(self, config: ConvTrunkConfig) -> None:
-        super().__init__()
-        self.channels = list(config.channels)
+        super().__init__(config.channels, strides=(2, 4, 8, 16))
         self.stages = nn.ModuleList([conv_block(3, config.channels[0], 2)])
         for i, depth in enumerate(config.blocks):
             inside, outside = config.channels[i : i + 2]
@@ -66,6 +69,16 @@ class ConvTrunk(nn.Module):
         self.attention = nn.ModuleList(
             AttentionBlock(width, config.attention_heads) for _ in range(config.attention_blocks)
         )
+
+    def layer_groups(self) -> list[str]:
+        """See :class:`Trunk`: the first convolution, then each convolution that begins a stage,
+        residual block and attention block."""
+        groups = ["stages.0."]
+        for i, stage in enumerate(self.stages):
+            if i:
+                assert isinstance(stage, nn.Sequential)
+                groups += [f"stages.{i}.{j}." for j in range(len(stage))]
+        return groups + [f"attention.{i}." for i in range(len(self.attention))]
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(B, 3, S, S) to features (B, channels[i], S / 2^(i+1), .), finest first."""
@@ -83,12 +96,12 @@ class ConvTrunk(nn.Module):
         return features
 
 
-class ConvNeck(nn.Module):
+class ConvNeck(Neck):
     """Top-down pathway: stride 8 receives stride 16, stride 4 receives stride 8."""
 
     def __init__(self, config: ConvTrunkConfig, width: int) -> None:
-        super().__init__()
-        _, quarter, eighth, sixteenth = config.channels
+        half, quarter, eighth, sixteenth = config.channels
+        super().__init__((half, config.middle_dim, width))
         self.lateral_sixteenth = nn.Conv2d(sixteenth, width, 1)
         self.lateral_eighth = nn.Conv2d(eighth, width, 1)
         self.smooth_eighth = conv_block(width, width)
@@ -109,11 +122,14 @@ class ConvNeck(nn.Module):
         return half, middle, top
 
 
+@register_backbone("conv")
+def conv_backbone(config: Any, width: int) -> tuple[Trunk, Neck]:
+    """Trunk and neck of a :class:`lmeec_core.ConvTrunkConfig`."""
+    return ConvTrunk(config), ConvNeck(config, width)
+
+
 def frozen_norms(module: nn.Module) -> None:
     """Put every batch normalisation into evaluation mode: fixed statistics."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.eval()
-
-
-__all__ = ["ConvNeck", "ConvTrunk", "conv_block", "frozen_norms"]

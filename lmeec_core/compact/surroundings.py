@@ -2,7 +2,7 @@
 
 An object that is hidden or out of the picture cannot be found, but what lies around it often can:
 where that lands in the other view tells whether the object should be in sight there, and whether
-what was found lies where it should. Not part of the release.
+what was found lies where it should.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from torch import Tensor
 _RINGS = ((2, 4), (4, 7))  # cells, around the object and further off
 _NEAR = 4
 _EACH = 6
-SURROUNDINGS = 3 + 2 * _EACH * (1 + len(_RINGS))
-"""Figures of a correspondence, see :func:`surroundings`."""
+SURROUNDINGS_SIZE = 3 + 2 * _EACH * (1 + len(_RINGS))
+"""Numbers of a correspondence, see :func:`surroundings`."""
 
 
 def _grown(mask: Tensor, cells: int) -> Tensor:
@@ -59,7 +59,7 @@ def surroundings(
         sharpness: inverse temperature of the likeness.
 
     Returns:
-        float32 (B, SURROUNDINGS).
+        float32 (B, SURROUNDINGS_SIZE).
     """
     # Cells of the patch grid: pairs of finer ones would take 16 times the memory.
     query, target = (F.normalize(F.avg_pool2d(x, 2), dim=1).flatten(2) for x in (query, target))
@@ -67,32 +67,34 @@ def surroundings(
     mask, found = (x / x.amax(dim=(1, 2), keepdim=True).clamp_min(1e-6) for x in (mask, found))
     cosine = query.transpose(1, 2) @ target
     best = cosine.amax(dim=2), cosine.amax(dim=1)
-    alike = cosine.sub_(1).mul_(sharpness).exp_()  # in place: fresh pages cost more than the sums
-    both = alike * alike
-    out, back = (1 / alike.sum(dim=k).clamp_min(1e-20) for k in (2, 1))
+    # In place: fresh pages cost more than the sums.
+    likeness = cosine.sub_(1).mul_(sharpness).exp_()
+    squared = likeness * likeness
+    out, back = (1 / likeness.sum(dim=k).clamp_min(1e-20) for k in (2, 1))
     place = _places(mask.shape[-1], mask.device)
 
     def one_way(
         regions: Tensor, other: Tensor, best: Tensor, out: Tensor, back: Tensor,
-        alike: Tensor, both: Tensor,
+        likeness: Tensor, squared: Tensor,
     ) -> Tensor:  # fmt: skip
         leaving = regions * out[:, None]
-        landing = leaving @ alike
-        returning = leaving @ both * back[:, None]  # softmax there times softmax back
+        landing = leaving @ likeness
+        returning = leaving @ squared * back[:, None]  # softmax there times softmax back
         share = returning.sum(dim=2)
         returning = returning / share.clamp_min(1e-6)[..., None]
         near = _grown(other, _NEAR).flatten(1)[:, None]
         centre = returning @ place
         extent = (returning @ place.square() - centre.square()).clamp_min(0).sum(dim=2).sqrt()
         border = torch.minimum(centre, 1 - centre).amin(dim=2)
-        figures = (
+        numbers = (
             (best[:, None] * regions).sum(dim=2), share, _entropy(landing),
             (returning * near).sum(dim=2), border, extent,
         )  # fmt: skip
-        return torch.stack(figures, dim=2).flatten(1)
+        return torch.stack(numbers, dim=2).flatten(1)
 
-    whole = (((both @ back[..., None])[..., 0] * out).mean(dim=1), *(x.mean(dim=1) for x in best))
-    there = one_way(_regions(mask), found, best[0], out, back, alike, both)
-    turned = alike.transpose(1, 2), both.transpose(1, 2)
-    home = one_way(_regions(found), mask, best[1], back, out, *turned)
-    return torch.cat((torch.stack(whole, dim=1), there, home), dim=1)
+    returned = ((squared @ back[..., None])[..., 0] * out).mean(dim=1)
+    whole = (returned, *(x.mean(dim=1) for x in best))
+    to_target = one_way(_regions(mask), found, best[0], out, back, likeness, squared)
+    swapped = likeness.transpose(1, 2), squared.transpose(1, 2)
+    to_query = one_way(_regions(found), mask, best[1], back, out, *swapped)
+    return torch.cat((torch.stack(whole, dim=1), to_target, to_query), dim=1)

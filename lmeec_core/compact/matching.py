@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmeec_core.compact.layers import masked_mean
+from lmeec_core.compact.verification import Verification, presence_evidence
 from lmeec_core.config import MatchingConfig
-from lmeec_core.model.layers import masked_mean
-from lmeec_core.model.verification import Verification, figures
 
 MAPS = 3
 """Maps per correspondence: cosine, sharpened cosine, propagated mask."""
@@ -34,7 +34,7 @@ class Described(NamedTuple):
 
 
 class MatchPrompt(NamedTuple):
-    """Help for the mask decoder, and what the find is verified with: of each object and target."""
+    """What helps the mask decoder, and what its result is verified with, by object and target."""
 
     token: Tensor
     """(..., C) sparse prompt made of the object's description."""
@@ -48,18 +48,6 @@ class MatchPrompt(NamedTuple):
     """(..., D, 2g, 2g) float32 embedding of the query view."""
     target: Tensor
     """(..., D, 2g, 2g) float32 embedding of the target view."""
-
-
-def in_range(prompt: MatchPrompt) -> MatchPrompt:
-    """A prompt of any numbers with each part brought into the range that it has."""
-    return MatchPrompt(
-        prompt.token,
-        prompt.maps.tanh(),
-        F.normalize(prompt.prototype, dim=-1),
-        prompt.mask.sigmoid(),
-        F.normalize(prompt.query, dim=-3),
-        F.normalize(prompt.target, dim=-3),
-    )
 
 
 class Matching(nn.Module):
@@ -131,32 +119,32 @@ class Matching(nn.Module):
         token = self.token(torch.cat((objects.content, objects.prototype), dim=-1))
         count = objects.prototype.shape[1]
 
-        def each(view: Tensor) -> Tensor:  # of every object, without copies
-            return view[:, None].expand(batch, count, -1, -1, -1)
+        def for_each_object(embedding: Tensor) -> Tensor:  # without copies
+            return embedding[:, None].expand(batch, count, -1, -1, -1)
 
         return MatchPrompt(
             token.expand(batch, -1, -1),
             torch.stack((cosine, sharp, carried), dim=2),
             prototype,
             objects.fine.expand(batch, -1, -1, -1),
-            each(query_middle),
-            each(middle),
+            for_each_object(query_middle),
+            for_each_object(middle),
         )
 
     def verify(
         self, logits: Tensor, predicted_iou: Tensor, presence_logit: Tensor, match: MatchPrompt
     ) -> Tensor:
-        """Presence logits (B,) of what the mask decoder found, after a second look.
+        """Presence logits (B,) of what the mask decoder found, verified against the prompt.
 
         Args:
             logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,).
             match: B prompts.
         """
-        # The decoder has had the token; the rest of the prompt is for the second look.
+        # The token served the decoder; the rest of the prompt verifies.
         sharpness = self.log_temperatures[0].float().exp()
-        seen = figures(logits, predicted_iou, presence_logit, *match[1:], sharpness)
-        verdict: Tensor = self.verification(seen, presence_logit)
-        return verdict
+        evidence = presence_evidence(logits, predicted_iou, presence_logit, *match[1:], sharpness)
+        verified: Tensor = self.verification(evidence, presence_logit)
+        return verified
 
     def dense_prompt(self, maps: Tensor) -> Tensor:
         """Maps (B, MAPS, 2g, 2g) as a dense prompt (B, C, g, g)."""

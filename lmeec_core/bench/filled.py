@@ -1,26 +1,23 @@
-"""A tracker in the steady state (full banks) at once, and the calls that its step makes."""
+"""A tracker whose memory is full from the start, with an input for its next step."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
-from lmeec_core.engine.base import Call
-from lmeec_core.model.stages import STAGES, Options, Stage
+from lmeec_core.model import LMEEC
+from lmeec_core.model.stages import StageRunner
 from lmeec_core.tracker import CorrespondenceTracker, Image, Mask
-
-if TYPE_CHECKING:
-    from lmeec_core.model import LMEEC
 
 FRAME_SIZE = (480, 640)
 """(height, width) of the generated images, in pixels."""
 
 
-class SteadyState(NamedTuple):
+class FilledTracker(NamedTuple):
     """A tracker with full banks and an input for its next step."""
 
     tracker: CorrespondenceTracker
@@ -28,13 +25,14 @@ class SteadyState(NamedTuple):
     masks: dict[str, Mask]
 
 
-def steady_state(
+def filled_tracker(
     model: LMEEC,
     objects: int = 1,
     targets: int = 1,
     memory: MemoryConfig | None = None,
     seed: int = 0,
-) -> SteadyState:
+    runner: StageRunner | None = None,
+) -> FilledTracker:
     """A tracker as after 15 or more steps, with random contents, and random images and masks.
 
     Args:
@@ -42,11 +40,14 @@ def steady_state(
         objects: N objects. targets: K target views.
         memory: the tracker's memory.
         seed: of the contents.
+        runner: of the tracker.
     """
     memory = memory or MemoryConfig()
     config, rng = model.config, torch.Generator().manual_seed(seed)
     cameras = [f"target_{k}" for k in range(targets)]
-    tracker = CorrespondenceTracker(model, "query", cameras, memory, max_objects=objects)
+    tracker = CorrespondenceTracker(
+        model, "query", cameras, memory, max_objects=objects, runner=runner
+    )
     dtype = torch.float32 if model.precision == "fp32" else torch.bfloat16
 
     def random(*shape: int) -> Tensor:
@@ -80,26 +81,4 @@ def steady_state(
         top, left = draw.integers(0, 300), draw.integers(0, 460)
         mask[top : top + 120, left : left + 120] = True
         masks[f"object_{n}"] = mask
-    return SteadyState(tracker, images, masks)
-
-
-def steady_calls(
-    model: LMEEC, objects: int = 1, targets: int = 1, memory: MemoryConfig | None = None
-) -> list[tuple[Call, tuple[Tensor, ...]]]:
-    """Every call of a step in the steady state, in its order, with inputs as they occur.
-
-    The step is computed once, in eager torch. Arguments as :func:`steady_state`.
-    """
-    calls: list[tuple[Call, tuple[Tensor, ...]]] = []
-
-    def record(stage: Stage, options: Options, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        calls.append((Call.of(stage, options, inputs), tuple(x.clone() for x in inputs)))
-        return STAGES[stage](model, options, *inputs)
-
-    state = steady_state(model, objects, targets, memory)
-    before, model.runner = model.runner, record
-    try:
-        state.tracker.step(state.images, state.masks)
-    finally:
-        model.runner = before
-    return calls
+    return FilledTracker(tracker, images, masks)

@@ -1,0 +1,44 @@
+"""What a trunk and a neck tell of themselves to the rest of the network and to training."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+from torch import nn
+
+
+class Trunk(nn.Module):
+    """Images (B, 3, S, S) to a list of features (B, channels[i], S / strides[i], .), finest first.
+
+    Attributes:
+        channels: of each level.
+        strides: of each level, in pixels.
+    """
+
+    def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
+        super().__init__()
+        self.channels, self.strides = tuple(channels), tuple(strides)
+
+    def layer_groups(self) -> list[str]:
+        """The layers from the input on, as beginnings of names of parameters.
+
+        What belongs to none of them (position embeddings) trains at the full rate.
+        """
+        raise NotImplementedError
+
+    def constant_position(self, side: int) -> AbstractContextManager[None]:
+        """A context in which position embeddings of ``side`` cells are constants, for exports."""
+        return nullcontext()
+
+
+class Neck(nn.Module):
+    """A trunk's features to those at 1, 2 and 4 patch strides.
+
+    Attributes:
+        channels: of the three, finest first.
+    """
+
+    def __init__(self, channels: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.channels = channels
