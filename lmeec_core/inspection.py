@@ -136,9 +136,7 @@ def _look_at(take: Take, camera: str, problems: list[str]) -> tuple[str, str]:
     return str(len(numbers)), f"{width} x {height}"
 
 
-def _count_masks(
-    take: Take, problems: list[str], console: Console
-) -> dict[tuple[str, str], str]:
+def _count_masks(take: Take, problems: list[str], console: Console) -> dict[tuple[str, str], str]:
     """Number of every object's masks in every camera, all of them read once."""
     places = [(name, camera) for name in take.objects for camera in take.cameras]
     shown = track(places, f"masks of {escape(take.name)}", console=console, transient=True)

@@ -98,6 +98,8 @@ def _wait_heard(
         if not every and watch.ready(player.unheard()):
             break
         stop.wait(0.05)
+    if twins := watch.twins():
+        console.print(f"[yellow]note:[/] {escape(twins)}", soft_wrap=True, highlight=False)
     unheard, wanted = player.unheard(), watch.wanted()
     if wanted and not every:
         taken = frozenset().union(*wanted.values())
