@@ -65,5 +65,5 @@ if __name__ == "__main__":  # .ci/missing.py reads the lists above
         data_files=[("share/lmeec/msg", sorted(glob("msg/*.msg")))],
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,
-        entry_points={"console_scripts": ["lmeec = lmeec_core.cli:main"]},
+        entry_points={"console_scripts": ["lmeec = lmeec_core.entry:main"]},
     )
