@@ -70,7 +70,7 @@ if __name__ == "__main__":  # .ci/missing.py reads the lists above
         install_requires=INSTALL_REQUIRES,
         extras_require=EXTRAS_REQUIRE,
         entry_points={
-            "console_scripts": ["lmeec = lmeec_core.cli.app:main"],
+            "console_scripts": ["lmeec = lmeec_core.cli.entry:main"],
             "lmeec.plugins": ["ros = lmeec_ros.plugin"],  # for colcon: lmeec_ros/setup.cfg
         },
     )

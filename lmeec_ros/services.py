@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import traceback
@@ -23,6 +24,9 @@ from lmeec_ros.inference.pipeline import SetProcessor
 T = TypeVar("T")
 WithProcessor = Callable[[Callable[[SetProcessor], str]], str]
 
+_OF_THE_FOLDER = frozenset(
+    {errno.EACCES, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
+)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -155,8 +159,17 @@ class MemoryServices:
         path = self._path(request.name)
 
         def save(processor: SetProcessor) -> str:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lm.save_memory(processor.tracker, path, {"labels": processor.table.labels})
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lm.save_memory(processor.tracker, path, {"labels": processor.table.labels})
+            except OSError as error:
+                if error.errno not in _OF_THE_FOLDER:
+                    raise
+                raise InputError(
+                    f"memory folder {path.parent}: nothing can be written there "
+                    f"({os.strerror(error.errno)}); let the user whom the node runs as write to "
+                    "it, or set the parameter memory_folder to another folder"
+                ) from error
             return f"{len(processor.tracker.objects)} objects written to {path}"
 
         return save

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 SEED = 0
 WARM_UP = {"cpu": 1, "cuda": 6}
-"""Steps before measuring; CUDA graphs are captured in them."""
+"""Steps before measuring."""
 STAGE_STEPS = 5
 """Most steps of which the stages are timed. They are further ones: it slows a GPU down."""
 

@@ -2,6 +2,6 @@
 
 import sys
 
-from lmeec_core.cli.app import main
+from lmeec_core.cli.entry import main
 
 sys.exit(main())

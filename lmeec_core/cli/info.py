@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import track
 from rich.table import Table
 
 from lmeec_core.bags.layout import is_bag
-from lmeec_core.takes import Take, TakeError, Takes, is_ego, open_takes
+from lmeec_core.errors import InputError
+from lmeec_core.takes import RelationsTake, Take, TakeError, Takes, is_ego, open_takes
+from lmeec_core.takes.images import check_stream
 
 LISTED = 20
 """So many takes of a dataset are opened and listed."""
@@ -57,7 +61,9 @@ def _show_takes(takes: Takes, console: Console) -> list[str]:
                 str(take.length),
                 "yes" if take.has_images else "no",
             )
-            left_out += [f"take {take.name}: {text}" for text in take.left_out]
+            problems = _cut_off(take, console)
+            _count_masks(take, problems, console)
+            left_out += [f"take {take.name}: {text}" for text in (*take.left_out, *problems)]
         except TakeError as error:
             takes.report(error)
         else:
@@ -70,7 +76,7 @@ def _show_takes(takes: Takes, console: Console) -> list[str]:
 
 def _show_take(take: Take, console: Console) -> list[str]:
     """Print what a take holds; what of it cannot be read, one text each."""
-    problems = list(take.left_out)
+    problems: list[str] = []
     table = Table("camera", "view", "frames", "image size")
     for camera in take.cameras:
         numbers, size = _look_at(take, camera, problems)
@@ -84,11 +90,34 @@ def _show_take(take: Take, console: Console) -> list[str]:
         f"{common} frames in all cameras"
     )
     console.print(table)
+    counts = _count_masks(take, problems, console)
     table = Table("object", *(f"masks in {escape(camera)}" for camera in take.cameras))
     for name in take.objects:
-        counts = (_masks(take, name, camera, problems) for camera in take.cameras)
-        table.add_row(escape(name), *counts)
+        table.add_row(escape(name), *(counts[name, camera] for camera in take.cameras))
     console.print(table)
+    problems += [text for text in _cut_off(take, console) if text not in problems]
+    return [*take.left_out, *problems]  # now it is known what of videos and masks is lost
+
+
+def _cut_off(take: Take, console: Console) -> list[str]:
+    """The images that are cut off, or no images, one text each; their files are read, not decoded.
+
+    Videos are none of them: what is lost of these is known once they are opened.
+    """
+    if isinstance(take, RelationsTake):
+        return []
+    images = []
+    for camera in take.cameras:
+        with suppress(TakeError):  # was told before
+            images += [(camera, frame) for frame in take.frames(camera)]
+    problems = []
+    for image in track(images, f"images of {escape(take.name)}", console=console, transient=True):
+        try:
+            check_stream(take.image_bytes(*image))
+        except TakeError as error:
+            problems.append(str(error))
+        except InputError as error:
+            problems.append(f"{take.image_path(*image)}: {error}")
     return problems
 
 
@@ -104,6 +133,13 @@ def _look_at(take: Take, camera: str, problems: list[str]) -> tuple[str, str]:
         problems.append(str(error))
         return "-", "-"
     return str(len(numbers)), f"{width} x {height}"
+
+
+def _count_masks(take: Take, problems: list[str], console: Console) -> dict[tuple[str, str], str]:
+    """Number of every object's masks in every camera, all of them read once."""
+    places = [(name, camera) for name in take.objects for camera in take.cameras]
+    shown = track(places, f"masks of {escape(take.name)}", console=console, transient=True)
+    return {place: _masks(take, *place, problems) for place in shown}
 
 
 def _masks(take: Take, name: str, camera: str, problems: list[str]) -> str:

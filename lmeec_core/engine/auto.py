@@ -27,7 +27,7 @@ from lmeec_core.model.stages import STAGES, Stage
 logger = logging.getLogger(__name__)
 
 _WARM_UP, _REPEATS = 3, 5
-"""Turns that do not count (CUDA graphs are captured in them), and turns that do."""
+"""Turns that do not count, and turns that do."""
 _MARGIN = 0.95
 """Another engine must take less than this share of eager's time: each change of engine costs."""
 

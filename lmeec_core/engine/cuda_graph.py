@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import logging
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lmeec_core.engine.base import Engine, EngineError, StageFunction
 from lmeec_core.engine.calls import StageCall
 from lmeec_core.model import LMEEC
 from lmeec_core.model.stages import Outputs
 
+logger = logging.getLogger(__name__)
+
 BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
 """Batches that graphs are captured for; a batch between them is filled up to the next one."""
-CAPTURE_AFTER = 3
-"""Calls of one kind before a graph is captured: the lengths of a filling memory pass once."""
-GRAPHS_KEPT = 24
-"""Graphs kept, the least recently used one goes: objects come and go between few buckets."""
 
 
 def bucket(batch: int) -> int:
@@ -26,24 +24,9 @@ def bucket(batch: int) -> int:
     return next((size for size in BUCKETS if size >= batch), batch)
 
 
-def filled(call: StageCall) -> StageCall:
-    """The call with its batch filled up to the bucket."""
-    return call.with_batch(bucket(call.batch))
-
-
-class CapturePolicy:
-    """Decides which calls deserve a graph: those that come again."""
-
-    def __init__(self) -> None:
-        self._seen: OrderedDict[StageCall, int] = OrderedDict()
-
-    def wanted(self, call: StageCall) -> bool:
-        """Count a call; whether it has now come often enough."""
-        count = self._seen.pop(call, 0) + 1
-        self._seen[call] = count
-        if len(self._seen) > 16 * GRAPHS_KEPT:
-            self._seen.popitem(last=False)
-        return count >= CAPTURE_AFTER
+def filled(call: StageCall, size: int | None = None) -> StageCall:
+    """The call with another batch, by default its bucket."""
+    return call.with_batch(size or bucket(call.batch))
 
 
 class CudaGraphEngine(Engine):
@@ -58,27 +41,37 @@ class CudaGraphEngine(Engine):
                 "choose eager or auto"
             )
         super().__init__(model)
-        self._policy = CapturePolicy()
-        self.graphs: OrderedDict[StageCall, _Graph] = OrderedDict()
+        self.graphs: dict[StageCall, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 
+    def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:
+        """Capture the calls in every bucket: no step captures anything.
+
+        Where the device's memory does not suffice, the larger buckets are left to eager torch.
+        """
+        calls = list(calls)
+        with torch.inference_mode(), torch.cuda.device(self.model.device):
+            for size in BUCKETS:  # the small ones first: they come most often
+                for call in (filled(one, size) for one in calls):
+                    if call in self.graphs:
+                        continue
+                    try:
+                        self.graphs[call] = _Graph(self.model, call, self._pool)
+                    except torch.OutOfMemoryError:
+                        logger.warning(
+                            "engine cuda_graph: no memory for %s in batches of %d and more: eager "
+                            "torch computes these", call.stage, size,
+                        )  # fmt: skip
+                        return
+
+    def offers(self, call: StageCall) -> bool:
+        """Whether its bucket was captured; a memory that fills is left to eager torch."""
+        return filled(call) in self.graphs
+
     def build(self, call: StageCall) -> StageFunction:
-        """A function that computes eagerly at first and replays a graph once it is worth it."""
-        full = filled(call)
-
-        def run(*inputs: Tensor) -> Outputs:
-            graph = self.graphs.pop(full, None)
-            if graph is None:
-                if not self._policy.wanted(full):
-                    return self.model.compute(call.stage, call.options, inputs)
-                with torch.cuda.device(self.model.device):
-                    graph = _Graph(self.model, full, self._pool)
-            self.graphs[full] = graph
-            if len(self.graphs) > GRAPHS_KEPT:
-                self.graphs.popitem(last=False)
-            return graph.replay(inputs)
-
-        return run
+        """A function that replays the graph of the call's bucket."""
+        graph = self.graphs[filled(call)]
+        return lambda *inputs: graph.replay(inputs)
 
 
 class _Graph:

@@ -18,6 +18,7 @@ from lmeec_core.evaluation.truth import (
 )
 from lmeec_core.evaluation.validation import (
     Problem,
+    broken_prediction,
     look_through,
     not_scored,
     nothing_shared,
@@ -129,7 +130,7 @@ def evaluate(
     done = Evaluation(results.direction, Scores(protocol))
     forms = look_through(results)
     if 2 * len(forms.unreadable) > forms.total:
-        done.problems = [Problem("prediction broken", *one, 1) for one in forms.unreadable]
+        done.problems = [broken_prediction(*one) for one in forms.unreadable]
         done.void = _unreadable(len(forms.unreadable), forms.total, forms.unreadable[0][1])
         return done
     if forms.outside and protocol == "official":
@@ -162,8 +163,8 @@ def _why_void(results: Results, takes: Takes | ResultsTruths, done: Evaluation) 
     """Why the scores stand for nothing, None if they stand for something."""
     found = done.scores.frames - done.scores.missing + done.broken
     if 2 * done.broken > found:
-        first = next(p.what for p in done.problems if p.kind == "prediction broken")
-        return _unreadable(done.broken, found, first)
+        first = next(p for p in done.problems if p.kind == "prediction broken")
+        return _unreadable(done.broken, found, f"take {first.take}, {first.what}")
     if takes.broken and not done.takes:
         return f"none of the {len(takes)} takes of the truth could be scored; the first: " + str(
             takes.broken[0]
@@ -200,7 +201,6 @@ def _score_take(
     listed = True
     if part.protocol == "official" and not isinstance(truth, ResultsTruth):
         problems += validate_take(results, truth)
-        problems += [Problem("truth left out", truth.name, text) for text in truth.left_out]
         problems += [Problem("truth left out", truth.name, text) for text in _bare(truth, pairs)]
         listed = all(truth.annotated_frames(p.object_name, p.target) is not None for p in pairs)
     broken: list[str] = []
@@ -210,9 +210,9 @@ def _score_take(
             progress(truth.name, (index + (number + 1) / len(pairs)) / count)
     done.broken += len(broken)
     broken += [text for _, text in look_through(results, truth.name).unreadable]
-    problems += [
-        Problem("prediction broken", truth.name, text, 1) for text in dict.fromkeys(broken)
-    ]
+    problems += [broken_prediction(truth.name, text) for text in dict.fromkeys(broken)]
+    if not isinstance(truth, ResultsTruth):  # now it is known which true masks do not decode
+        problems += [Problem("truth left out", truth.name, text) for text in truth.left_out]
     done.problems += problems
     done.notes += not_scored(results, truth, part.protocol)
     if not pairs:

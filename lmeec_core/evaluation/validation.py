@@ -46,6 +46,11 @@ class Problem(NamedTuple):
         return f"{self.kind}: take {self.take}" + (f", {self.what}" if self.what else "")
 
 
+def broken_prediction(take: str, text: str) -> Problem:
+    """The problem of a prediction that cannot be read; ``text`` begins as :func:`named` does."""
+    return Problem("prediction broken", take, text.removeprefix(f"take {take}, "), 1)
+
+
 class Forms(NamedTuple):
     """How many predictions are of the form that the format has; see :func:`look_through`.
 

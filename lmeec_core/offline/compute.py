@@ -166,6 +166,7 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
             continue
         size = images[unit.target].shape[:2]
         yield blank.record(frame, size, found, wanted, labels=None)
+    problems += take.left_out
 
 
 class Recorder:

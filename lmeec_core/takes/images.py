@@ -66,9 +66,9 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
             raise InputError(f"PNG of {len(data)} bytes is truncated")
         width, height = struct.unpack(">II", data[16:24])
     elif data[:3] == b"\xff\xd8\xff":
-        width, height = _jpeg_size(data)
+        width, height, scan = _jpeg_header(data)
         # OpenCV fills a cut-off JPEG with grey and only prints a warning.
-        if data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda"):
+        if scan is None or data.rfind(b"\xff\xd9") < max(scan, data.rfind(b"\xff\xda")):
             raise InputError(f"JPEG of {len(data)} bytes is truncated (no end marker)")
         scans = data.count(b"\xff\xda")
         if scans > MAX_SCANS:
@@ -193,24 +193,28 @@ def encode_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
     return bytes(data)
 
 
-def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Return (width, height) from the frame header of a JPEG.
+def _jpeg_header(data: bytes) -> tuple[int, int, int | None]:
+    """Return (width, height) from the frame header of a JPEG, and where its first scan begins.
 
-    It walks the markers as the decoder does, so that both find the same header.
+    It walks the markers as the decoder does, so that both find the same header (and not that of a
+    preview in the metadata). None: there is no scan, the data end before it.
     """
-    position = 2
+    position, size = 2, None
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:  # a fill byte
             position += 1
         elif marker in _STANDALONE:
             position += 2
-        elif marker in _FRAMES:
-            height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return width, height
         else:
+            if marker in _FRAMES and size is None:
+                size = struct.unpack(">HH", data[position + 5 : position + 9])
+            if marker == 0xDA and size is not None:
+                return size[1], size[0], position
             length = int.from_bytes(data[position + 2 : position + 4], "big")
             if length < 2 or marker in (0x00, 0xD8, 0xD9, 0xDA):
                 break
             position += 2 + length
-    raise InputError(f"the JPEG's header is corrupt ({len(data)} bytes, no frame header found)")
+    if size is None:
+        raise InputError(f"the JPEG's header is corrupt ({len(data)} bytes, no frame header found)")
+    return size[1], size[0], None

@@ -165,6 +165,7 @@ class RelationsTake(Take):
         if not isinstance(self.take_name, str | None):
             raise TakeError(path, f"take {name}: 'take_name' is {self.take_name!r:.60}, no text")
         self._open_videos: dict[str, Video] = {}
+        self._undecoded: dict[tuple[str, str], dict[int, str]] = {}
 
     @cached_property
     def cameras(self) -> tuple[str, ...]:
@@ -196,11 +197,19 @@ class RelationsTake(Take):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What is lost of the videos that have been read (those that cannot be opened raise).
+        """What is lost of the videos and masks that have been read (what cannot be opened raises).
 
         Nothing else: the cameras are those that are annotated, and there are no folders of images.
         """
-        return tuple(video.damage for video in self._open_videos.values() if video.damage)
+        lost = [video.damage for video in self._open_videos.values() if video.damage]
+        for (object_name, camera), texts in self._undecoded.items():
+            frame = min(texts)
+            lost.append(
+                f"{self.path}: take {self.name}, object {object_name!r}, camera {camera!r}: "
+                f"{len(texts)} masks do not decode and count as null, the first in frame {frame}: "
+                f"{texts[frame]}"
+            )
+        return tuple(lost)
 
     def frames(self, camera: str) -> tuple[int, ...]:
         """Frames of one per second and those annotated, as far as the camera's video goes."""
@@ -302,7 +311,7 @@ class RelationsTake(Take):
         """The run lengths of a mask, or None where there is no mask or it is null.
 
         A mask whose LZString text is empty or broken counts as null, as in the benchmark's
-        preprocessing, and is named in the log.
+        preprocessing; the log names it, and :attr:`left_out` after it was read.
         """
         entry = self._entries(object_name, camera).get(frame)
         if entry is None or (isinstance(entry, dict) and entry.get("encodedMask", "") is None):
@@ -312,6 +321,7 @@ class RelationsTake(Take):
         except (ValueError, KeyError, TypeError) as error:
             _log.warning("%s: take %s, object %r, camera %r, frame %s: %s; taken as null",
                          self.path, self.name, object_name, camera, frame, error)  # fmt: skip
+            self._undecoded.setdefault((object_name, camera), {})[frame] = str(error)
             return None
 
 

@@ -251,7 +251,8 @@ def take_moments(
     if not take.has_images or not frames:
         raise TakeError(take.image_path(query, 0), f"no images of camera {query!r}")
     shown = {target: _frames(take, target, report) for target in targets}
-    for text in take.left_out:
+    told = take.left_out
+    for text in told:
         report(text)
     for frame in frames:
         views = []
@@ -268,6 +269,9 @@ def take_moments(
         seconds = (frame - frames[0]) / FRAMES_PER_SECOND
         view = View(query, picture, asked)
         yield Moment(frame, seconds, view, views)
+    for text in take.left_out:  # what the reading has shown since
+        if text not in told:
+            report(text)
 
 
 def _frames(take: Take, camera: str, report: Callable[[str], None]) -> set[int]:

@@ -33,6 +33,8 @@ PATIENCE = 5.0
 """Seconds without an output that need a reason, where silence_warning is 0."""
 MANY_SETS = 20
 """Sets from which on the share of dropped ones says something."""
+MAX_DELAY = 60.0
+"""The longest query_masks.max_delay, seconds: what is later has another clock."""
 NONE_TOGETHER = "messages come, but none belong together"
 
 
@@ -190,7 +192,7 @@ def why(now: Snapshot) -> Reason:
         return Reason(
             "failing",
             ERROR,
-            f"no set succeeds ({worker.failed} of {worker.received} failed): "
+            f"sets fail ({worker.failed} of {worker.received} so far), the last one with: "
             f"{now.measured.last_error}",
             "mend what the error names",
         )
@@ -375,6 +377,9 @@ def unpaired(
         text: how the reason begins.
     """
     tolerance: float = config["pairing.tolerance"]
+    unset = [one.name for one in inputs if one.monitor.newest_ns == 0]
+    if not unset and (late := _late_masks(inputs, stats, config, text)):
+        return late
     kind, remedy = "unpaired", "raise pairing.queue, or pairing.tolerance"
     misses = []
     for name, stream in ((one.name, stats.streams[one.name]) for one in inputs):
@@ -386,15 +391,37 @@ def unpaired(
         remedy = "stamp all messages by the same clock (ptp, chrony, use_sim_time)"
         if max(misses) < 1:
             remedy += f", or set pairing.tolerance to {max(misses) * 1.2:.2f}"
-    masks = inputs[1].name
-    lag = (stats.streams[masks].lag_ns or 0) / 1e9
-    if lag > max(tolerance, config["query_masks.max_delay"]):
-        text += f"; {masks} come {lag:.3f} s after their image"
-        remedy += f", or set query_masks.max_delay above {lag:.3f}"
-    unset = [one.name for one in inputs if one.monitor.newest_ns == 0]
     if unset:
         kind, remedy = "no_stamps", "let the publishers set header.stamp"
         text += f"; the stamps of {', '.join(unset)} are 0 (header.stamp is not set)"
-    if stats.dropped:
-        text += "; dropped so far: " + ", ".join(f"{k} {v}" for k, v in stats.dropped.items())
-    return Reason(kind, ERROR, text, remedy)
+    return Reason(kind, ERROR, text + _dropped(stats), remedy)
+
+
+def _late_masks(
+    inputs: Sequence[Source], stats: PairingStats, config: NodeConfig, text: str
+) -> Reason | None:
+    """That the masks come later than the queues keep images, if so; arguments as `unpaired`.
+
+    The queues overflow meanwhile, so how far their images are from each other says nothing.
+    """
+    masks = stats.streams[inputs[1].name]
+    periods = [one.monitor.health().period for one in inputs if one is not inputs[1]]
+    lag, delay = (masks.lag_ns or 0) / 1e9, config["query_masks.max_delay"]
+    kept = delay + (config["pairing.queue"] - 1) * min(filter(None, periods), default=math.inf)
+    if not masks.dropped.get("late") or not kept < lag <= MAX_DELAY:
+        return None
+    text += (
+        f"; {inputs[1].name} come {lag:.3f} s after their image, and the queues keep images for "
+        f"{kept:.3f} s{_dropped(stats)}"
+    )
+    remedy = (
+        f"set query_masks.max_delay above {lag:.3f}, the queues grow with it (or, if "
+        f"{inputs[1].name} are stamped by another clock, give them the stamp of their image)"
+    )
+    return Reason("late_masks", ERROR, text, remedy)
+
+
+def _dropped(stats: PairingStats) -> str:
+    """What was dropped, as a clause."""
+    drops = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
+    return drops and f"; dropped so far: {drops}"

@@ -7,6 +7,7 @@ they take rclpy's messages and those of the rosbags library alike.
 from __future__ import annotations
 
 import re
+from difflib import get_close_matches
 from typing import Any
 
 import cv2
@@ -45,6 +46,11 @@ _PLAIN = {
 _BLUE_FIRST = ("bgr8", "8UC3", "bgr16", "16UC3", "bgra8", "bgra16")
 _NUMBERS = re.compile(r"(8|16|32|64)[USF]C\d+")
 """Encodings of plain numbers, which are no colours for cv_bridge either."""
+_WITH_CV_BRIDGE = (
+    *(f"bayer_{order}{bits}" for bits in (8, 16) for order in ("rggb", "bggr", "gbrg", "grbg")),
+    "yuv422", "yuv422_yuy2", "uyvy", "yuyv", "nv21", "nv24",
+)  # fmt: skip
+"""Encodings of sensor_msgs that the package cv_bridge turns into colours."""
 _LABEL = ("8UC1", "mono8", "16UC1", "mono16")
 
 
@@ -196,15 +202,42 @@ def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
     try:
         from cv_bridge import CvBridge
     except ImportError as error:
-        raise ImageError(
-            f"image encoding {msg.encoding!r} given; {', '.join(_PLAIN)} are read without help, "
-            "others need the ROS package cv_bridge, which is not installed"
-        ) from error
+        raise ImageError(_refusal(msg)) from error
     wanted = "rgb16" if re.fullmatch(r"bayer_.*16", msg.encoding) else "rgb8"
     try:
         return np.asarray(CvBridge().imgmsg_to_cv2(msg, desired_encoding=wanted))
     except Exception as error:  # cv_bridge raises errors of several libraries
-        raise ImageError(f"image encoding {msg.encoding!r}: cv_bridge says: {error}") from error
+        known = "" if msg.encoding in _WITH_CV_BRIDGE else f"{_refusal(msg)}; "
+        raise ImageError(
+            f"{known}image encoding {msg.encoding!r}: cv_bridge says: {error}"
+        ) from error
+
+
+def _refusal(msg: Any) -> str:
+    """Why an image of an encoding is not read without cv_bridge, and what may help."""
+    given = f"image encoding {msg.encoding!r} given"
+    if msg.encoding in _WITH_CV_BRIDGE:
+        return (
+            f"{given}; {', '.join(_PLAIN)} are read without help, this one needs the ROS package "
+            "cv_bridge, which is not installed"
+        )
+    meant = _meant(msg)
+    if meant:
+        meant = f" ({meant} was probably meant: the publisher has to set it)"
+    text = f"{given}, which is not known{meant}; known are {', '.join(_PLAIN)}"
+    return text if meant else f"{text}, and with cv_bridge {', '.join(_WITH_CV_BRIDGE)}"
+
+
+def _meant(msg: Any) -> str:
+    """The encoding that was probably meant by one that is not known; empty if none is likely."""
+    name = msg.encoding.strip().lower()
+    known = {one.lower(): one for one in (*_PLAIN, *_WITH_CV_BRIDGE)}
+    alike = get_close_matches(name, known, 1, cutoff=0.75)
+    if alike:
+        return repr(known[alike[0]])
+    by_bytes = {1: "'mono8'", 2: "'mono16'", 3: "'rgb8' or 'bgr8'", 4: "'rgba8' or 'bgra8'"}
+    width, step = int(msg.width), int(msg.step)
+    return by_bytes.get(step // width, "") if width > 0 and step % width == 0 and not name else ""
 
 
 def _bytes(msg: Any) -> bytes:

@@ -108,6 +108,8 @@ def _wait_heard(
         elif time.monotonic() > settled:
             break
         stop.wait(0.05)
+    if twins := watch.twins():
+        console.print(f"[yellow]note:[/] {escape(twins)}", soft_wrap=True, highlight=False)
     unheard, wanted = player.unheard(), watch.wanted()
     if wanted and not every:
         taken = frozenset().union(*wanted.values())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -84,9 +85,16 @@ class NodeWatch:
         self._reports: dict[str, Report] = {}
         self._last: dict[str, float] = {}  # time of the last report
         self._still: dict[str, int] = {}  # reports since something happened
-        node.create_subscription(DiagnosticArray, "/diagnostics", self._take, 20)
+        self._numbers: dict[str, int] = {}  # the last report's, as its publisher counts
+        self._back: Counter[str] = Counter()  # times that the number did not rise
 
-    def _take(self, message: DiagnosticArray) -> None:
+        def hear(message: DiagnosticArray, info: Any) -> None:  # rclpy looks for a second argument
+            self._take(message, info)
+
+        callback: Any = hear
+        node.create_subscription(DiagnosticArray, "/diagnostics", callback, 20)
+
+    def _take(self, message: DiagnosticArray, info: Mapping[str, Any] | None = None) -> None:
         found = Report.read(message)
         if found is None:
             return
@@ -98,7 +106,26 @@ class NodeWatch:
             moved = before is None or _counters(before) != _counters(report)
             self._still[name] = 0 if moved else self._still[name] + 1
             self._reports[name], self._last[name] = report, time.monotonic()
+            number = (info or {}).get("publication_sequence_number")
+            if number is not None:  # not every middleware tells it
+                self._back[name] += number <= self._numbers.get(name, 0)
+                self._numbers[name] = number
             self._changed.notify_all()
+
+    def twins(self) -> str:
+        """Which nodes have the same name, and what to do; empty if none.
+
+        A node that was started anew counts from the beginning too, but once.
+        """
+        with self._changed:
+            names = [name for name, times in self._back.items() if times > 1]
+        if not names:
+            return ""
+        return (
+            f"several nodes called {', '.join(names)} answer, and their reports cannot be told "
+            "apart: end all but one, or give each its own name (--ros-args -r __node:=NAME) and "
+            "say which is meant (--node NAME)"
+        )
 
     def wanted(self) -> dict[str, frozenset[str]]:
         """Node to the topics that it takes; only nodes that are active."""
@@ -142,6 +169,8 @@ class NodeWatch:
             self._still.update(dict.fromkeys(names, 0))
             before = {name: self._reports[name] for name in names}
             while not stop.is_set():
+                if twins := self.twins():
+                    return twins
                 names = [name for name in names if name in self._active()]
                 if all(self._at_rest(name) for name in names):
                     return ""

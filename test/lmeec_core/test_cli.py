@@ -52,6 +52,20 @@ def test_info_of_a_take(take: Path) -> None:
     assert "32 x 24" in result.output and "cup [red]" in result.output
 
 
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.99])
+@pytest.mark.parametrize("folder", ["take", "."])
+def test_info_names_images_that_are_cut_off(take: Path, share: float, folder: str) -> None:
+    """Any image, not only the first of a camera; of a take, and of a folder of takes."""
+    image = take / "cam-1" / "30.jpg"
+    data = image.read_bytes()
+    image.write_bytes(data[: int(share * len(data))])
+    result = runner.invoke(app, ["info", str(take.parent / folder)])
+    assert result.exit_code == 1, result.output
+    assert result.output.count("broken:") == 1 and str(image) in result.output
+    image.write_bytes(data)
+    assert runner.invoke(app, ["info", str(take.parent / folder)]).exit_code == 0
+
+
 def test_bag_and_info_of_it(take: Path, tmp_path: Path) -> None:
     out = tmp_path / "bag"
     result = runner.invoke(app, ["bag", str(take), str(out)])

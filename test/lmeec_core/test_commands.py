@@ -105,3 +105,34 @@ def test_a_configuration_that_is_refused_names_the_place_and_the_value() -> None
     for part in ("fusion: ", "'magic' given", "capacity: ", "0 given", "extra: "):
         assert part in str(caught.value)
     assert validated(MemoryConfig, {"capacity": 3}, "x") == MemoryConfig(capacity=3)
+
+
+HOOK = """
+import os, runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == MODULE and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                for _ in range(1000):
+                    pass
+            except KeyboardInterrupt:
+                if not HIDDEN:
+                    raise
+                raise ImportError("what some modules make of it")
+
+sys.meta_path.insert(0, Interrupting())
+"""
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+@pytest.mark.parametrize("module", ["lmeec_core.cli", "typer", "lmeec_core.inspection"])
+def test_an_interrupt_during_imports_is_no_traceback(module: str, hidden: bool) -> None:
+    """Those of the command line, and those that a sub-command makes."""
+    code = f"MODULE, HIDDEN = {module!r}, {hidden}\n{HOOK}"
+    code += "sys.argv = ['lmeec', 'info', 'nowhere']\n"
+    code += "runpy.run_module('lmeec_core.cli', run_name='__main__')"
+    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert ran.returncode == 130 and "Traceback" not in ran.stderr, ran.stderr

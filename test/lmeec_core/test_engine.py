@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,10 +19,10 @@ from torch import Tensor
 import lmeec_core as lm
 from lmeec_core.bench.filled import filled_tracker
 from lmeec_core.config import EngineName
-from lmeec_core.engine import EngineError, Runner, StageCall, make_engine, step_calls
+from lmeec_core.engine import EngineError, Runner, StageCall, cuda_graph, make_engine, step_calls
 from lmeec_core.engine import auto as auto_engine
 from lmeec_core.engine.base import StageFunction
-from lmeec_core.engine.cuda_graph import CAPTURE_AFTER, CapturePolicy, bucket, filled
+from lmeec_core.engine.cuda_graph import BUCKETS, CudaGraphEngine, bucket, filled
 from lmeec_core.engine.eager import EagerEngine
 from lmeec_core.model import layers
 from lmeec_core.model.hiera import WindowAttention
@@ -248,7 +250,7 @@ def test_auto_starts_without_a_cache(
     assert {"none": "no home folder", "full": "No space"}.get(home, "/") in said
 
 
-def test_cuda_graphs_are_captured_for_what_comes_again(mini: lm.LMEEC) -> None:
+def test_cuda_graphs_are_shared_by_the_batches_of_a_bucket(mini: lm.LMEEC) -> None:
     call = step_calls(mini, 5)[4]
     assert call.options == MemoryAttentionOptions(num_pointer_tokens=60)
     full = filled(call)
@@ -256,11 +258,45 @@ def test_cuda_graphs_are_captured_for_what_comes_again(mini: lm.LMEEC) -> None:
     assert full.shapes[2] == call.shapes[2]  # the position has no batch
     (decode,) = (c for c in step_calls(mini, 5) if c.stage == "decoder")
     assert {shape[0] for shape in filled(decode).shapes} == {6}
-    policy = CapturePolicy()
-    assert [policy.wanted(full) for _ in range(4)].count(True) == 4 - CAPTURE_AFTER + 1
-    # A memory that fills up passes every length once: no graph is wanted for any of them.
-    filling = [replace(full, options=MemoryAttentionOptions(n)) for n in range(100, 300)]
-    assert not any(policy.wanted(one) for one in filling)
+    assert filled(full, 5) == call
+
+
+@pytest.mark.parametrize("room", [10_000, 9])
+def test_no_step_captures_a_cuda_graph(
+    mini: lm.LMEEC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, room: int
+) -> None:
+    """With a stand-in for the capture: all is captured while preparing, as far as memory goes."""
+    captured: list[StageCall] = []
+
+    class Capture:
+        def __init__(self, model: lm.LMEEC, call: StageCall, pool: Any) -> None:
+            if len(captured) == room:
+                raise torch.OutOfMemoryError
+            captured.append(call)
+            self.compute = lambda inputs: model.compute(call.stage, call.options, inputs)
+
+        def replay(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            return self.compute(inputs)
+
+    model, expected = lm.load_model("mini", seed=0, device="cpu"), masks_of(mini, 8)
+    monkeypatch.setattr(cuda_graph, "_Graph", Capture)
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())
+    with monkeypatch.context() as patch:
+        patch.setattr(lm.LMEEC, "device", property(lambda _: torch.device("cuda")))
+        engine = CudaGraphEngine(model)
+    calls = step_calls(model)
+    engine.prepare(calls, make=False)
+    count = len(captured)
+    assert count == min(room, len(BUCKETS) * len(set(calls))) == len(set(captured))
+    model.runner = Runner(model, dict.fromkeys(STAGES, engine))
+    for a, b in zip(masks_of(model, 8), expected, strict=True):
+        assert torch.equal(a, b)
+    assert len(captured) == count
+    if room == 9:
+        assert "no memory for" in caplog.text
+    else:  # two objects in two targets: in the steady state nothing is left to eager
+        assert set(model.runner.used.values()) == {"cuda_graph"}
 
 
 def padded(module: WindowAttention, x: Tensor, window: int) -> Tensor:

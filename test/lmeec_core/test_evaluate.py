@@ -190,6 +190,8 @@ def test_broken_predictions_are_named_and_count_as_missing(tmp_path: Path, raw: 
     assert "frame 0" in found.problems[0].what and "runs" in found.problems[0].what
     assert "frame 60" in found.problems[1].what and "confidence" in found.problems[1].what
     assert found.scores.missing == 2 and found.scores.iou == 0
+    assert [str(p).count("take u") for p in found.problems] == [1, 1]
+    assert found.void is not None and found.void.count("take u") == 1
 
 
 def test_a_take_whose_truth_is_broken_is_skipped_as_a_whole(tmp_path: Path) -> None:

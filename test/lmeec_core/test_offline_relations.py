@@ -162,6 +162,28 @@ def test_broken_takes_and_videos_are_named_and_left_out(
     assert gone.exit_code == 1 and "nothing to track" in gone.output
 
 
+def test_masks_that_do_not_decode_are_named_by_every_tool(raw: Path, tmp_path: Path) -> None:
+    """They count as null, as in the benchmark's preprocessing, but not in silence."""
+    content = json.loads(raw.read_text())
+    cameras = content["annotations"]["take_7"]["object_masks"]["goblet_1"]
+    for camera in CAMERAS:
+        entry = cameras[camera]["annotation"]["30"]
+        entry["encodedMask"] = entry["encodedMask"][:-9]
+    raw.write_text(json.dumps(content))
+    told = f"object 'goblet_1', camera '{EGO}': 1 masks do not decode and count as null, the first"
+    out = tmp_path / "x.json"
+    for arguments in (
+        ("info", raw),
+        ("track", raw, "--out", out, *MINI, "--direction", "ego-exo"),
+        ("evaluate", out, raw, "--out", tmp_path / "report"),
+        ("view", raw, "--out", tmp_path / "x.mp4", "--height", "120"),
+    ):
+        result = command(*arguments)
+        asked = EXO if arguments[0] == "evaluate" else EGO  # of the truth the target view is read
+        assert told.replace(EGO, asked) in result.output, (arguments[0], result.output)
+        assert result.exit_code == 1, (arguments[0], result.output)
+
+
 @pytest.mark.slow
 def test_a_raw_take_of_3000_frames_is_tracked_in_constant_memory(
     relations: Callable[..., Path], numbered_video: Callable, tmp_path: Path

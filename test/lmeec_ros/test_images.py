@@ -180,8 +180,11 @@ def test_png_labels_are_exact(labels: np.ndarray) -> None:
         ({"height": 0}, "at least 1 x 1"),
         ({"step": 20}, "step 20 given, at least 21"),
         ({"width": 1 << 31, "height": 1 << 31}, "max_image_pixels"),
-        ({"encoding": "yuv9"}, "encoding 'yuv9'.*cv_bridge"),
-        ({"encoding": ""}, "encoding ''.*cv_bridge"),
+        ({"encoding": "abc7"}, "encoding 'abc7' given, which is not known; known are .* cv_bridge"),
+        ({"encoding": ""}, "''.* not known .'rgb8' or 'bgr8' was probably meant"),
+        ({"encoding": "", "step": 28}, "''.*'rgba8' or 'bgra8' was probably meant"),
+        ({"encoding": "", "step": 23}, "'' given, which is not known; known are rgb8"),
+        ({"encoding": "bayer_rggb8"}, "needs the ROS package cv_bridge"),
     ],
 )
 def test_bad_images_are_refused(change: dict[str, Any], text: str) -> None:
@@ -189,6 +192,16 @@ def test_bad_images_are_refused(change: dict[str, Any], text: str) -> None:
     vars(msg).update(change)
     with pytest.raises(images.ImageError, match=text):
         images.to_rgb(msg)
+
+
+@pytest.mark.parametrize("looks", [str.upper, str.title, " {} ".format, "{}\0".format])
+@pytest.mark.parametrize("encoding", ["rgb8", "bgra8", "mono16", "16UC1"])
+def test_an_encoding_that_is_spelt_otherwise_is_guessed(looks: Any, encoding: str) -> None:
+    if looks(encoding) == encoding:
+        return
+    with pytest.raises(images.ImageError, match=f"'{encoding}' was probably meant") as told:
+        images.to_rgb(message(RGB, looks(encoding)))
+    assert "cv_bridge" not in str(told.value)  # it would not help
 
 
 def test_the_limit_of_pixels_is_a_parameter() -> None:

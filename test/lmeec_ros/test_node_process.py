@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from typing import Any
@@ -419,3 +422,22 @@ def test_without_a_folder_for_logs_it_says_what_to_do(
     tools.wait_until(lambda: not node.alive, "the end of the process")
     assert node.process.returncode == 2
     assert "set ROS_LOG_DIR to a folder that can be written" in node.tail(1)
+
+
+@pytest.mark.parametrize("module", ["lmeec_ros.arena", "rclpy", "torch"])
+def test_an_interrupt_during_imports_ends_the_node_quietly(module: str) -> None:
+    script = shutil.which("lmeec_node")
+    assert script is not None
+    code = f"""
+import os, runpy, signal, sys
+
+class Interrupting:
+    def find_spec(self, name, path=None, target=None):
+        if name == {module!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+runpy.run_path({script!r}, run_name="__main__")
+"""
+    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

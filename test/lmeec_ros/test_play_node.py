@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from lmeec.msg import CorrespondenceMaskArray
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from lmeec_core.bags.bag import BagWriter, typestore
@@ -100,10 +102,15 @@ def report(
 
 
 @pytest.fixture
-def watch(context: Any) -> Any:
+def listener(context: Any) -> Any:
     node = Node("watcher", context=context, enable_rosout=False)
-    yield NodeWatch(node, "lmeec")
+    yield node
     node.destroy_node()
+
+
+@pytest.fixture
+def watch(listener: Node) -> NodeWatch:
+    return NodeWatch(listener, "lmeec")
 
 
 def test_reports() -> None:
@@ -128,6 +135,37 @@ def test_which_nodes_are_waited_for(watch: NodeWatch, context: Any) -> None:
     watch.name = "/a/lmeec"
     watch._take(report("/b/lmeec"))
     assert set(watch.wanted()) == {"/a/lmeec"}
+
+
+def test_two_nodes_of_one_name_are_told(
+    watch: NodeWatch, listener: Node, context: Any, tools: Any
+) -> None:
+    """Their reports would pass for one node's; real publishers, whose messages are numbered."""
+    stop = threading.Event()
+    nodes = [Node("lmeec", context=context, enable_rosout=False) for _ in range(2)]
+    hear = [node.create_publisher(DiagnosticArray, "/diagnostics", 10) for node in nodes]
+
+    def send(which: int, sets: int) -> None:
+        before = watch._reports.get("/lmeec")
+        hear[which].publish(report("/lmeec", received=9, sets=sets, done=sets))
+        while watch._reports.get("/lmeec") is before:
+            rclpy.spin_once(listener, executor=executor, timeout_sec=1.0)
+
+    executor = SingleThreadedExecutor(context=context)
+    tools.wait_until(
+        lambda: all(one.get_subscription_count() for one in hear), "the subscription to be found"
+    )
+    for _ in range(4):
+        send(0, sets=5)
+    send(1, sets=1)  # a node that was started anew
+    send(1, sets=1)
+    assert watch.twins() == ""
+    send(0, sets=6)
+    send(1, sets=2)
+    assert "several nodes called /lmeec answer" in watch.twins()
+    assert watch.wait_answered(["/ego"], stop) == watch.twins()
+    for node in nodes:
+        node.destroy_node()
 
 
 def test_waiting_for_the_answers(watch: NodeWatch, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,18 @@ def test_memory_services_refuse_with_a_reason(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_memory_folder_that_cannot_be_written_is_named(
+    make_node: Any, rig: Any, tools: Any, tmp_path: Path
+) -> None:
+    folder = tmp_path / "taken"
+    active(make_node, tools, memory_folder=str(folder))
+    folder.write_text("")  # a file where the folder should be
+    answer = rig.call(MemoryFile, "/lmeec/save_memory", MemoryFile.Request(name="x"))
+    assert not answer.success
+    assert answer.message.startswith(f"memory folder {folder}: "), answer.message
+    assert "File exists" in answer.message and "set the parameter memory_folder" in answer.message
+
+
 def test_memory_files_lie_in_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("ROS_HOME", str(tmp_path))
     assert memory_file("", "a.b-c_1") == tmp_path / "lmeec" / "a.b-c_1.safetensors"

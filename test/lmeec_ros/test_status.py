@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -214,6 +215,7 @@ def test_every_set_fails(make_node: Any, rig: Any, watch: Watcher) -> None:
     make_node(**QUICK)
     message = watch.wait("failing", lambda: watch.frames(encoding="yuv9")).message
     assert "camera 'ego' (/ego/image_raw)" in message and "yuv9" in message
+    assert re.match(r"sets fail \((\d+) of \d+ so far\), the last one with: ", message)
 
 
 @pytest.mark.parametrize("fault", ["encoding", "stamps"])

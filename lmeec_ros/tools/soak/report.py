@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lmeec_core.files import write_text
+from lmeec_core.files import replacing, write_text
 from lmeec_ros.tools.soak.judge import (
     Check,
     Event,
@@ -107,12 +107,8 @@ def plot(path: Path, record: Record) -> None:
             bad = event.recovered is None or bool(event.error)
             axes.axvline(event.begin / 60, color="red" if bad else "0.6", linewidth=0.5, zorder=1)
     memory.set_title("soak run; grey lines: faults, red ones: not recovered; shaded: warm-up")
-    partial = path.with_name(f".{path.name}.partial")
-    try:
+    with replacing(path) as partial:
         figure.savefig(partial, format="png", dpi=100)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _rates(samples: Sequence[Sample], window: int = 10) -> list[float]:

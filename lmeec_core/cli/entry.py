@@ -1,0 +1,36 @@
+"""Where the ``lmeec`` command begins: it ends without a traceback when it is interrupted."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Any
+
+INTERRUPTED = 130
+"""The exit code after Ctrl-C, as shells have it."""
+
+
+def main() -> int:
+    """Run the command; returns or raises its exit code."""
+    interrupted = False
+
+    def interrupt(*_: Any) -> None:
+        nonlocal interrupted
+        interrupted = True
+        raise KeyboardInterrupt
+
+    heeded = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as of a shell's background job
+    if heeded:  # nothing is under way yet, and imports turn exceptions into others
+        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
+    from lmeec_core.cli import app
+
+    if heeded:
+        signal.signal(signal.SIGINT, interrupt)
+    try:
+        return app.main()
+    except BaseException as error:
+        if not interrupted or (isinstance(error, SystemExit) and not error.code):
+            raise
+    print("interrupted", file=sys.stderr)
+    return INTERRUPTED
