@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,15 +12,14 @@ from torch import Tensor
 
 from lmeec_core.config import MemoryConfig
 from lmeec_core.evaluation.metrics import contour_accuracy, iou
+from lmeec_core.evaluation.scenes import DIRECTIONS, qualifies
 from lmeec_core.model import LMEEC
 from lmeec_core.model.guided import Guide, full_size, guides
 from lmeec_core.model.mask_decoder import Decoded
 from lmeec_core.preprocessing import normalise
-from lmeec_core.training.forward import forward_pairs
+from lmeec_core.training.forward import forward_frame
 from lmeec_core.training.store import SceneStore
-from lmeec_core.training.tracking import Answer, Clip, Report, each_scene, qualifies, track_scene
-
-DIRECTIONS = ("ego_to_exo", "exo_to_ego")
+from lmeec_core.training.tracking import Answer, Job, Report, each_scene, track_scene
 
 
 class Row(NamedTuple):
@@ -81,6 +80,13 @@ def by_area(rows: list[Row]) -> dict[str, dict[str, float]]:
     return result
 
 
+def scores(rows: list[Row]) -> dict[str, Any]:
+    """All numbers of an evaluation: overall, by area, and the share of masks on something else."""
+    present = [row.iou for row in rows if row.target_area > 0]
+    missed = sum(value < 0.1 for value in present) / max(1, len(present))
+    return {"all": summary(rows), "by target area": by_area(rows), "missed": missed}
+
+
 def best_threshold(rows: list[Row], slack: float = 0.01) -> float:
     """Lowest presence logit whose balanced accuracy is within ``slack`` of the best.
 
@@ -93,14 +99,13 @@ def best_threshold(rows: list[Row], slack: float = 0.01) -> float:
 
 def queries(store: SceneStore, scenes: int, step: int) -> Iterator[tuple[int, ...]]:
     """(scene, frame, query camera, target camera, label) of everything that counts."""
-    area = store.table[:scenes, ..., 0].cpu().numpy()
-    for scene in range(area.shape[0]):
+    for scene in range(min(scenes, store.count)):
         for frame in range(scene % step, store.frames, step):
+            area = [store.scene(scene).area(frame, camera) for camera in range(store.cameras)]
             for exo in range(1, store.cameras):
                 for query, target in ((0, exo), (exo, 0)):
-                    pair = zip(area[scene, frame, query], area[scene, frame, target], strict=True)
-                    for label, (a, b) in enumerate(pair):
-                        if label and qualifies(a, b):
+                    for label, pair in enumerate(zip(area[query], area[target], strict=True)):
+                        if label and qualifies(*pair):
                             yield scene, frame, query, target, label
 
 
@@ -123,22 +128,25 @@ def _single_frames(
 ) -> Iterator[_Batch]:
     model.eval()
     if batch is None:
-        batch = 4 if store.device.type == "cpu" else 32
+        batch = 4 if model.device.type == "cpu" else 32
     groups: dict[tuple[int, ...], list[int]] = {}
-    for *place, label in queries(store, min(scenes, store.count), step):
+    for *place, label in queries(store, scenes, step):
         groups.setdefault(tuple(place), []).append(label)
     jobs = [
         (place, labels[i : i + per_view])
         for place, labels in groups.items()
         for i in range(0, len(labels), per_view)
     ]
-    device, size = store.device, model.config.image_size
+    device, size = model.device, model.config.image_size
     for start in range(0, len(jobs), batch):
         part = jobs[start : start + batch]
-        index = torch.tensor([place for place, _ in part], device=device)
         wanted = torch.tensor([g + [0] * (per_view - len(g)) for _, g in part], device=device)
-        scene, frame, query, target = index.unbind(1)
-        views = torch.cat((store.packed[scene, frame, query], store.packed[scene, frame, target]))
+        packed = [
+            store.scene(place[0]).packed[place[1], place[view]]
+            for view in (2, 3)  # the query views, then the target views
+            for place, _ in part
+        ]
+        views = torch.from_numpy(np.stack(packed)).to(device)
         images = views[..., :3].permute(0, 3, 1, 2).float() / 255
         masks = (
             views[..., 3][:, None] == torch.cat((wanted, wanted))[..., None, None].byte()
@@ -152,7 +160,9 @@ def _single_frames(
         with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
             features = model.encode_images(images)
             first, second = features.map(lambda x: x[:count]), features.map(lambda x: x[count:])  # noqa: B023
-            decoded = forward_pairs(model, first, second, masks[:count], per_view).decoded
+            decoded = forward_frame(
+                model, first, second, masks[:count], per_view, fusion=None
+            ).decoded
         yield _Batch(part, decoded, guides(model.config, images[count:]), masks[count:] > 0)
 
 
@@ -189,10 +199,10 @@ def evaluate_pairs(
         score = _overlap(_shown(part), part.truth).tolist()
         presence = part.decoded.presence_logit.unflatten(0, (-1, per_view)).tolist()
         for i, ((scene, frame, query, target), labels) in enumerate(part.places):
-            area = store.table[scene, frame, [query, target], :, 0].tolist()
+            area = [store.scene(scene).area(frame, camera) for camera in (query, target)]
             for j, label in enumerate(labels):
                 rows.append(
-                    Row(int(query > 0), area[0][label], area[1][label], score[i][j],
+                    Row(int(query > 0), float(area[0][label]), float(area[1][label]), score[i][j],
                         float("nan"), presence[i][j])
                 )  # fmt: skip
     return rows
@@ -251,8 +261,8 @@ def _score(answer: Answer) -> Row:
     )
 
 
-def _score_scene(model: LMEEC, clip: Clip) -> list[Row]:
-    return [_score(one) for step in track_scene(model, clip) for one in step if one.counts]
+def _score_scene(model: LMEEC, job: Job) -> list[Row]:
+    return [_score(one) for step in track_scene(model, job) for one in step if one.counts]
 
 
 def shift_presence(model: LMEEC, threshold: float) -> None:

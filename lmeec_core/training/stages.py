@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lmeec_core.training.losses import LossWeights
-
 Kind = Literal["contrast", "pairs", "clips"]
 
 
@@ -46,11 +44,6 @@ class Stage:
     fixed_norms: bool = False
     encoder_rate: float = 1.0
 
-
-NANO_WEIGHTS = LossWeights(
-    focal=40.0, dice=1.0, iou=0.5, presence=1.0, absent=1.0, empty=4.0, alpha=0.5
-)
-"""Focal is averaged over pixels and objects are small, hence 40; absent examples count double."""
 
 GPU_STAGES = (
     Stage("contrast", "contrast", 0.12, 192, 64, (0.35, 0.9), sought=4, objects=8),
@@ -110,12 +103,12 @@ STAGES = {
 """Curricula by their names in the settings."""
 
 
-def stage_at(stages: tuple[Stage, ...], progress: float) -> int:
-    """Index of the stage at a progress of 0 .. 1."""
+def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:
+    """The stage at a progress of 0 .. 1."""
     end = 0.0
     total = sum(stage.share for stage in stages)
-    for i, stage in enumerate(stages):
+    for stage in stages:
         end += stage.share / total
         if progress < end:
-            return i
-    return len(stages) - 1
+            return stage
+    return stages[-1]
