@@ -9,12 +9,12 @@ scenes look alike, so their clips are cropped and changed much more, image by im
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
 from lmeec_core.preprocessing import IMAGENET_MEAN
 
@@ -24,9 +24,8 @@ GREY = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 """Luma weights (ITU-R BT.601)."""
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """Ranges of the random changes; all zero changes nothing.
+class Augmentation(BaseModel):
+    """Ranges of the random changes of takes; all zero changes nothing.
 
     Attributes:
         flip: probability of a horizontal flip, 0 .. 1.
@@ -36,13 +35,15 @@ class Augmentation:
         grey: probability that colours go, 0 .. 1.
     """
 
-    flip: float = 0.5
-    degrees: float = 25.0
-    shear: float = 20.0
-    brightness: float = 0.1
-    contrast: float = 0.03
-    saturation: float = 0.03
-    grey: float = 0.05
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flip: float = Field(0.5, ge=0, le=1)
+    degrees: float = Field(25, ge=0, le=180)
+    shear: float = Field(20, ge=0, lt=90)
+    brightness: float = Field(0.1, ge=0, lt=1)
+    contrast: float = Field(0.03, ge=0, lt=1)
+    saturation: float = Field(0.03, ge=0, lt=1)
+    grey: float = Field(0.05, ge=0, le=1)
 
 
 class Change(NamedTuple):

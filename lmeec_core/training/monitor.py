@@ -51,20 +51,15 @@ def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np
     """
     from lmeec_core.overlay import contact_sheet, draw_masks, side_by_side
     from lmeec_core.tracker import CorrespondenceTracker
-    from lmeec_core.training.evaluate import queries
+    from lmeec_core.training.evaluate import pairs
 
-    chosen: dict[tuple[int, ...], int] = {}
-    every = store.frames if store.count else 1
-    for scene, frame, query, target, label in queries(store, store.count, every):
-        if store.scene(scene).area(frame, target)[label]:
-            chosen.setdefault((scene, frame, query, target), label)
-        if len(chosen) == count:
-            break
-    tiles = []
-    for (scene, frame, query, target), label in chosen.items():
-        opened = store.scene(scene)
-        images = [opened.image(frame, camera) for camera in (query, target)]
-        asked, truth = (opened.labels(frame, camera) == label for camera in (query, target))
+    tiles: list[NDArray[np.uint8]] = []
+    for views in pairs(store, store.count, max(1, store.frames)):
+        there = [n for n, area in enumerate(views.area(views.target)) if area]
+        if not there:
+            continue
+        images = [views.scene.image(views.frame, c) for c in (views.query, views.target)]
+        asked, truth = (views.masks(c)[there[0]] for c in (views.query, views.target))
         tracker = CorrespondenceTracker(model, "query", ("target",))
         found = tracker.step({"query": images[0], "target": images[1]}, {"it": asked})
         mask = found["target"]["it"].mask()
@@ -73,6 +68,8 @@ def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np
             draw_masks(images[1], {"it": mask}, truth={"it": truth}),
         ]
         tiles.append(side_by_side(drawn, store.size))
+        if len(tiles) == count:
+            break
     return contact_sheet(tiles, 2) if tiles else None
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from lmeec_core.config import Fusion, ModelConfig, preset, shortened, validated
 from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
+from lmeec_core.training.augment import Augmentation
 
 CONFIGS = Path(__file__).parent / "configs"
 SETTINGS = "train.yaml"
@@ -57,18 +58,6 @@ class TrainConfig(Settings):
     tensorboard: bool = True
 
 
-class AugmentSettings(Settings):
-    """Ranges of :class:`lmeec_core.training.augment.Augmentation`."""
-
-    flip: float = Field(0.5, ge=0, le=1)
-    degrees: float = Field(25, ge=0, le=180)
-    shear: float = Field(20, ge=0, lt=90)
-    brightness: float = Field(0.1, ge=0, lt=1)
-    contrast: float = Field(0.03, ge=0, lt=1)
-    saturation: float = Field(0.03, ge=0, lt=1)
-    grey: float = Field(0.05, ge=0, le=1)
-
-
 class LossSettings(Settings):
     """Weights of the four losses."""
 
@@ -102,7 +91,7 @@ class TakeTrainConfig(Settings):
     accumulate: int = Field(1, ge=1)
     capacity: int = Field(6, ge=1)
     fusion: Fusion = "mv_moe"
-    augment: AugmentSettings | None = AugmentSettings()  # type: ignore[call-arg]
+    augment: Augmentation | None = Augmentation()  # type: ignore[call-arg]
 
     epochs: float = Field(60, gt=0)
     steps: int | None = Field(None, ge=1)

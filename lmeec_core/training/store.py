@@ -98,8 +98,8 @@ class SceneStore:
 
     @property
     def frames(self) -> int:
-        """Frames of a scene."""
-        return self._shape[0]
+        """Frames of a scene; 0 without scenes."""
+        return self._shape[0] if self._shape else 0
 
     @property
     def cameras(self) -> int:

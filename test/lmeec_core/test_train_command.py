@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 import lmeec_core as lm
 from lmeec_core.checkpoint import seeded_model
 from lmeec_core.cli.app import app
+from lmeec_core.evaluation import iou
 from lmeec_core.jobs import JobResult
 from lmeec_core.training import rendering
 from lmeec_core.training.distributed import Processes
@@ -31,6 +32,7 @@ from lmeec_core.training.recipes import nano
 from lmeec_core.training.settings import CONFIGS, TrainConfig, find_config, read_config, remember
 from lmeec_core.training.stages import CPU_MORE_STAGES
 from lmeec_core.training.store import SceneStore
+from lmeec_core.training.tracking import Job, track_scene
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 SIDE = 64
@@ -102,7 +104,7 @@ def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
     count = len(begun["history"])
     assert count and ended["history"][:count] == begun["history"]
     stages = [r["stage"] for r in ended["history"]]
-    assert stages[0] == "contrast" and "pairs, small" in stages
+    assert stages[0] == "contrast" and len(set(stages)) > 1  # which ones depends on the machine
     assert any("eval ego_to_exo iou" in r for r in ended["history"])
     assert all(np.isfinite(r["loss"]) for r in ended["history"] if "loss" in r)
 
@@ -276,14 +278,18 @@ def test_bad_settings_are_named(change: str, message: str) -> None:
         read_config(CONFIGS / "nano_sim.yaml", [change])
 
 
-def test_pairs_score_the_same_in_batches_of_any_size(tmp_path: Path) -> None:
+def test_pairs_score_as_the_tracker_does_on_a_first_frame(tmp_path: Path) -> None:
     store = _store(tmp_path, _scene(0))
-    model = seeded_model(lm.preset("mini"), 0)
-    small, whole = (evaluate_pairs(model, store, 1, batch=batch) for batch in (None, 32))
-    assert len(small) == len(whole) == 4 * (2 * 3 + 1)  # frames; seen by both, one not
-    for one, other in zip(small, whole, strict=True):
-        assert one[:4] == pytest.approx(other[:4], abs=1e-5)
-        assert one.presence_logit == pytest.approx(other.presence_logit, abs=1e-4)
+    model = seeded_model(lm.preset("nano").model_copy(update={"image_size": SIDE}), 0)
+    rows = evaluate_pairs(model, store, 1)
+    assert len(rows) == 4 * (2 * 3 + 1)  # frames; seen by both, one not
+    job = Job(0, store.paths[0], 1, None, tmp_path, "cpu", model.config)
+    tracked = [one for step in track_scene(model, job) for one in step]
+    for row, one in zip(rows[:7], tracked, strict=True):
+        assert row[:3] == (int(one.query > 0), one.query_area, one.target_area)
+        assert row.presence_logit == pytest.approx(one.found.presence_logit, abs=1e-4)
+        if row.presence_logit > 0:
+            assert row.iou == pytest.approx(iou(one.found.mask(), one.truth), abs=1e-4)
 
 
 def test_the_mask_bias_with_the_best_iou_is_found(tmp_path: Path) -> None:
@@ -292,11 +298,11 @@ def test_the_mask_bias_with_the_best_iou_is_found(tmp_path: Path) -> None:
 
     def score(bias: float) -> float:
         shift_masks(model, bias)
-        rows = [r for r in evaluate_pairs(model, store, 1) if r.target_area > 0]
+        rows = [r for r in evaluate_pairs(model, store, 1, step=2) if r.target_area > 0]
         shift_masks(model, -bias)
         return float(np.mean([r.iou for r in rows]))
 
-    best = best_mask_bias(model, store, 1, step=1)
+    best = best_mask_bias(model, store, 1, step=2)
     assert score(best) == pytest.approx(max(score(b / 5) for b in range(-2, 8)), abs=1e-4)
     assert score(best) > min(score(-0.4), score(1.4))
 

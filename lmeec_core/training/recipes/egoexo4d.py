@@ -16,7 +16,6 @@ from lmeec_core.config import preset
 from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC
 from lmeec_core.model.conv_trunk import frozen_norms
-from lmeec_core.training.augment import Augmentation
 from lmeec_core.training.distributed import Processes, processes
 from lmeec_core.training.loop import Trainer
 from lmeec_core.training.losses import LossWeights
@@ -59,12 +58,11 @@ class TakeRecipe(Recipe):
     ) -> None:
         self.settings, self.out, self.who, self.monitor = settings, out, who, monitor
         model = start_model(settings, monitor).to(who.device)
-        ranges = Augmentation(**settings.augment.model_dump()) if settings.augment else None
         self.folder = settings.folder(settings.train_split)
+        size, ranges = model.config.image_size, settings.augment
         self.clips: TakeClips = TakeClips(
-            self.folder, model.config.image_size, settings.frames, settings.objects, ranges,
-            settings.seed,
-        )  # fmt: skip
+            self.folder, size, settings.frames, settings.objects, ranges, settings.seed
+        )
         self._check_takes()
         self.takes: list[Path] = []
         if settings.val_split is not None and settings.val_takes:
