@@ -15,8 +15,8 @@ from lmeec_core.training.distributed import Processes
 from lmeec_core.training.loop import Trainer
 from lmeec_core.training.output import export
 from lmeec_core.training.recipe import Every
-from lmeec_core.training.recipes.nano import NanoRecipe, Schedule
-from lmeec_core.training.stages import CPU_STAGES
+from lmeec_core.training.recipes.nano import NanoRecipe
+from lmeec_core.training.stages import CPU_STAGES, Schedule
 from lmeec_core.training.store import SceneStore
 
 RATE = 3e-4

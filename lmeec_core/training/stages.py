@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from lmeec_core.config import Fusion
+
 Kind = Literal["contrast", "pairs", "clips"]
 
 
@@ -43,6 +45,40 @@ class Stage:
     positive_share: float = 0.57
     fixed_norms: bool = False
     encoder_rate: float = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a run learns.
+
+    Attributes:
+        stages: the curriculum.
+        minutes: length of the whole run, pauses not counted.
+        rate: largest learning rate.
+        warmup: share of the run in which the rate rises; then it falls as a cosine.
+        floor: last learning rate as a share of the largest.
+        decay: weight decay of matrices.
+        clip: largest gradient norm.
+        ema: decay of the averaged weights; its memory, 1 / (1 - ema) steps, is to be short beside
+            the last stage.
+        fusion: how the memory-aware and the view-specific feature are fused.
+        bf16: compute in bfloat16.
+        seed: of weights and sampling.
+        steps: length in optimisation steps in place of minutes, for runs that are compared.
+    """
+
+    stages: tuple[Stage, ...]
+    minutes: float
+    rate: float = 1.5e-3
+    warmup: float = 0.03
+    floor: float = 0.02
+    decay: float = 0.05
+    clip: float = 1.0
+    ema: float = 0.998
+    fusion: Fusion = "mv_moe"
+    bf16: bool = True
+    seed: int = 0
+    steps: int | None = None
 
 
 GPU_STAGES = (

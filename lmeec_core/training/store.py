@@ -80,7 +80,7 @@ class SceneStore:
         capacity: take the first so many.
 
     Attributes:
-        paths: of the scenes, in the order in which they came; those that come together by name.
+        paths: of the scenes, by name.
         rejected: why files were left out, by name.
     """
 
@@ -135,6 +135,7 @@ class SceneStore:
                 self.paths.append(path)
                 if self.count == self.capacity:
                     break
+            self.paths.sort()  # so that it does not matter when each of them came
         return self.count
 
     def wait_for(self, scenes: int, timeout: float) -> bool:

@@ -30,7 +30,7 @@ from lmeec_core.training.output import export
 from lmeec_core.training.recipe import Budget
 from lmeec_core.training.recipes import nano
 from lmeec_core.training.settings import CONFIGS, TrainConfig, find_config, read_config, remember
-from lmeec_core.training.stages import CPU_MORE_STAGES
+from lmeec_core.training.stages import CPU_MORE_STAGES, Schedule
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.tracking import Job, track_scene
 
@@ -313,7 +313,7 @@ def test_weights_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     start = nano.start_weights(str(tmp_path / "half.safetensors"))
     assert start is not None
     recipe = nano.NanoRecipe(
-        lm.preset("nano"), nano.Schedule(CPU_MORE_STAGES, 1.0), SceneStore(tmp_path / "none", 1),
+        lm.preset("nano"), Schedule(CPU_MORE_STAGES, 1.0), SceneStore(tmp_path / "none", 1),
         torch.device("cpu"), start,
     )  # fmt: skip
     for name, value in recipe.model.state_dict().items():

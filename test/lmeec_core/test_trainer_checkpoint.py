@@ -11,8 +11,8 @@ import torch
 import lmeec_core as lm
 from lmeec_core.training.distributed import Processes
 from lmeec_core.training.loop import CHECKPOINT, FORMAT, Trainer
-from lmeec_core.training.recipes.nano import NanoRecipe, Schedule
-from lmeec_core.training.stages import CPU_STAGES
+from lmeec_core.training.recipes.nano import NanoRecipe
+from lmeec_core.training.stages import CPU_STAGES, Schedule
 from lmeec_core.training.store import SceneStore
 
 CPU = torch.device("cpu")

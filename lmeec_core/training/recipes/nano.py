@@ -7,6 +7,7 @@ network is scored on held-out scenes.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
@@ -14,7 +15,7 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from lmeec_core.checkpoint import CheckpointError, bundled_weights, read_state_dict
-from lmeec_core.config import Fusion, ModelConfig, Precision, preset
+from lmeec_core.config import ModelConfig, Precision, preset
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.model import LMEEC
 from lmeec_core.model.conv_trunk import frozen_norms
@@ -51,7 +52,7 @@ from lmeec_core.training.recipe import Budget, Every, Recipe
 from lmeec_core.training.rendering import PRESENCE, check_presence_scenes, start_rendering
 from lmeec_core.training.scene_clips import SceneClips, SceneKey
 from lmeec_core.training.settings import TrainConfig, remember
-from lmeec_core.training.stages import STAGES, Stage, stage_at
+from lmeec_core.training.stages import STAGES, Schedule, Stage, stage_at
 from lmeec_core.training.store import SceneStore
 
 logger = logging.getLogger(__name__)
@@ -61,40 +62,6 @@ LOOK_AFTER = 2.0
 """Seconds between looks for new scenes."""
 FIGURES = {"overlap": "iou", "right": "presence accuracy", "hit": "hit"}
 """What is reported beside the losses, by its name in the loss."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How a run learns.
-
-    Attributes:
-        stages: the curriculum.
-        minutes: length of the whole run, pauses not counted.
-        rate: largest learning rate.
-        warmup: share of the run in which the rate rises; then it falls as a cosine.
-        floor: last learning rate as a share of the largest.
-        decay: weight decay of matrices.
-        clip: largest gradient norm.
-        ema: decay of the averaged weights; its memory, 1 / (1 - ema) steps, is to be short beside
-            the last stage.
-        fusion: how the memory-aware and the view-specific feature are fused.
-        bf16: compute in bfloat16.
-        seed: of weights and sampling.
-        steps: length in optimisation steps in place of minutes, for runs that are compared.
-    """
-
-    stages: tuple[Stage, ...]
-    minutes: float
-    rate: float = 1.5e-3
-    warmup: float = 0.03
-    floor: float = 0.02
-    decay: float = 0.05
-    clip: float = 1.0
-    ema: float = 0.998
-    fusion: Fusion = "mv_moe"
-    bf16: bool = True
-    seed: int = 0
-    steps: int | None = None
 
 
 class NanoRecipe(Recipe):
@@ -135,8 +102,11 @@ class NanoRecipe(Recipe):
         return stage_at(self.schedule.stages, progress)
 
     def keys(self, numbers: range, stage: Stage) -> list[SceneKey]:
-        """See :class:`Recipe`; scenes are drawn among those that are there."""
-        if time.monotonic() > self._looked + LOOK_AFTER:
+        """See :class:`Recipe`; scenes are drawn among those that are there.
+
+        A run of steps keeps to those that it began with.
+        """
+        if self.budget.steps is None and time.monotonic() > self._looked + LOOK_AFTER:
             self.store.refresh()
             self._looked = time.monotonic()
         paths, attempts = self.store.paths, self.clips.attempts
@@ -179,6 +149,14 @@ class NanoRecipe(Recipe):
             encoder = stage.encoder_rate if group["encoder"] else 1.0
             group["lr"] = max(rate, 1e-6) * group["factor"] * encoder
         return rate
+
+    def facts(self, world: int) -> dict[str, Any]:
+        """See :class:`Recipe`; a run of steps needs the same scenes."""
+        if self.budget.steps is None:
+            return {}
+        names = " ".join(path.name for path in self.store.paths)
+        digest = hashlib.sha256(names.encode()).hexdigest()[:12]
+        return {"scenes": f"{self.store.count} ({digest})"}
 
     def summary(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
         """See :class:`Recipe`."""

@@ -18,9 +18,9 @@ from lmeec_core.training.distributed import Processes
 from lmeec_core.training.loop import CHECKPOINT, Trainer
 from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.recipe import Every
-from lmeec_core.training.recipes.nano import NanoRecipe, Schedule
+from lmeec_core.training.recipes.nano import NanoRecipe
 from lmeec_core.training.scene_clips import SceneClips, SceneKey, choose_objects
-from lmeec_core.training.stages import Stage
+from lmeec_core.training.stages import Schedule, Stage
 from lmeec_core.training.store import LABELS, SceneStore
 
 from .conftest import TINY_CONV
@@ -170,6 +170,8 @@ def test_scenes_that_are_none_are_left_out_with_the_reason(store: SceneStore) ->
     np.save(folder / "train_00000009.npy", np.zeros(3))
     draw_scene(folder / "train_00000010.npy", 10)
     assert store.refresh() == 5 and store.paths[-1].stem == "train_00000010"
+    draw_scene(folder / "train_00000005.npy", 10)
+    assert store.refresh() == 6 and store.paths == sorted(store.paths)
     assert store.rejected.keys() == {f"train_0000000{i}.npy" for i in (7, 8, 9)}
     assert "(4, 3, 64, 64, 4) expected" in store.rejected["train_00000008.npy"]
     assert "uint8 (F, cameras, S, S, 4) expected" in store.rejected["train_00000009.npy"]
@@ -195,8 +197,11 @@ class Stopped(Monitor):
             raise KeyboardInterrupt
 
 
-def run(store: SceneStore, folder: Path, monitor: Monitor | None = None) -> Trainer:
+def run(
+    store: SceneStore, folder: Path, monitor: Monitor | None = None, workers: int = 0
+) -> Trainer:
     recipe = make(store, steps=6, rate=1e-2)
+    recipe.workers = workers
     recipe.save, recipe.report = Every(2), Every(1)
     trainer = Trainer(recipe, folder, Processes(0, 1, CPU), monitor)
     trainer.run()
@@ -205,7 +210,7 @@ def run(store: SceneStore, folder: Path, monitor: Monitor | None = None) -> Trai
 
 def test_a_resumed_run_has_the_same_weights(store: SceneStore, tmp_path: Path) -> None:
     """Through all stages, cut off between two checkpoints; network, average and curve agree."""
-    whole = run(store, tmp_path / "whole")
+    whole = run(store, tmp_path / "whole", workers=1)
     with pytest.raises(KeyboardInterrupt):
         run(store, tmp_path / "cut", Stopped(3))
     assert torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)["step"] == 2
@@ -223,6 +228,16 @@ def test_a_resumed_run_has_the_same_weights(store: SceneStore, tmp_path: Path) -
     fresh = make(store).model.state_dict()
     assert not torch.equal(whole.trained.state_dict()["MV_MoE.mlp1.0.weight"],
                            fresh["MV_MoE.mlp1.0.weight"])  # fmt: skip
+
+
+def test_a_run_of_steps_needs_the_same_scenes(store: SceneStore, tmp_path: Path) -> None:
+    recipe = make(store, steps=1)
+    Trainer(recipe, tmp_path / "run", Processes(0, 1, CPU)).save()
+    draw_scene(store.folder / "train_00000002b.npy", 5)
+    grown = SceneStore(store.folder, 9)
+    assert grown.refresh() == 5 and recipe.keys(range(9), STAGES[0]) and store.count == 4
+    with pytest.raises(lm.InputError, match=r"checkpoint.pt: scenes: .* began with 4 .* now .* 5 "):
+        Trainer(make(grown, steps=1), tmp_path / "run", Processes(0, 1, CPU))
 
 
 def test_the_average_is_the_exponential_mean(store: SceneStore, tmp_path: Path) -> None:
