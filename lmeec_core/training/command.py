@@ -46,8 +46,10 @@ def train_command(
 
     - `lmeec train runs/nano`: all of it, with the settings of nano_sim.yaml
     - `lmeec train runs/try --set minutes=10 --set scenes=500 --set test_scenes=10`: a short try
-    - `lmeec train runs/nano --set session_minutes=25`: a part of it, for a machine on loan; exit
-      code 3 while there is more to do
+    - `lmeec train runs/nano --set session_minutes=25`: 25 minutes of it; exit code 3 while there is
+      more to do
+    - `lmeec train runs/exact --set steps=2000`: so many steps on all scenes, the same weights again
+      with the same seed (on a CPU with the same number of threads)
     - `tensorboard --logdir runs/nano/tensorboard`: curves and examples, in another terminal
     - `lmeec demo --checkpoint runs/nano/out/nano.safetensors`: try the weights
     - `lmeec train runs/ego --config egoexo4d.yaml --set data=/data/egoexo4d
