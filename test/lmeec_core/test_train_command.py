@@ -346,7 +346,11 @@ def test_help() -> None:
 def test_clips_longer_than_the_scenes_are_refused(work: Path) -> None:
     result = _run(work, stages="gpu", frames=4, tensorboard=False)
     assert result.exit_code == 2
-    assert "frames: 4 given, the stages gpu train on clips of 8 frames" in result.output
+    assert "frames: 4 given, the stages train on clips of 8 frames" in result.output
+    shutil.rmtree(work / "out", ignore_errors=True)
+    (work / "train.yaml").unlink()
+    result = _run(work, stages="gpu", tensorboard=False)  # the scenes that were brought have 4
+    assert result.exit_code == 2 and f"in {work / 'train'}: 4 given" in result.output
 
 
 def test_several_processes_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,20 +189,24 @@ class SceneRun(NanoRecipe):
             ema={"gpu": 0.998, "gpu_more": 0.99}.get(name, 0.995), seed=settings.seed,
             steps=settings.steps,
         )  # fmt: skip
-        longest = max(stage.times for stage in schedule.stages)
-        if longest > settings.frames:
-            raise InputError(
-                f"frames: {settings.frames} given, the stages {name} train on clips of {longest} "
-                f"frames; --set frames={longest} or more"
-            )
         counts = {"train": settings.scenes, "val": settings.val_scenes,
                   "test": settings.test_scenes, PRESENCE: settings.presence_scenes}  # fmt: skip
         self.stores = {split: SceneStore(work / split, n) for split, n in counts.items()}
         super().__init__(preset("nano"), schedule, self.stores["train"], device, start)
         self.settings, self.out, self.device, self.monitor = settings, out, device, monitor
+        self._check_length(settings.frames, "frames")
         self.report = Every(seconds=settings.report_every)
         self.validation = Every(seconds=60 * settings.evaluate_every)
         self.workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
+
+    def _check_length(self, frames: int, where: str) -> None:
+        """Raise InputError where scenes of so many frames are too short for the stages."""
+        longest = max(stage.times for stage in self.schedule.stages)
+        if frames < longest:
+            raise InputError(
+                f"{where}: {frames} given, the stages train on clips of {longest} frames; render "
+                f"as many or more (--set frames={longest}), or choose other stages"
+            )
 
     def validate(self, trainer: Trainer) -> dict[str, float]:
         """Score a few validation scenes, frame by frame; also writes the weights so far."""
@@ -234,6 +238,7 @@ class SceneRun(NanoRecipe):
 
         Raises:
             ExplainedError: hardly any came, within five minutes or at all.
+            InputError: they are too short for the stages.
         """
         everything = self.settings.scenes
         exact = self.settings.steps is not None
@@ -246,6 +251,7 @@ class SceneRun(NanoRecipe):
                 break
         if not ready and self.store.count < min(wanted, 8):
             raise ExplainedError(f"only {self.store.count} scenes; see {log}")
+        self._check_length(self.store.frames, f"frames of the scenes in {self.store.folder}")
         for name, reason in self.store.rejected.items():
             self.monitor.note(f"skipped: {name}: {reason}")
 
