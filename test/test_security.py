@@ -35,8 +35,7 @@ WRITERS = {
     "lmeec_core/bags/cut_files.py": "into the same folder",
     "lmeec_ros/tools/node_process.py": "a log, which is read while it grows",
     "lmeec_core/bench/memory.py": "a word to the kernel, in /proc",
-    "lmeec_core/training/nano.py": "a log, which is read while it grows, beside `partial` files",
-    "lmeec_core/training/rendering.py": "the same log",
+    "lmeec_core/training/rendering.py": "a log, which is read while it grows",
     "lmeec_ros/inference/worker.py": "a thread's name, in /proc",
     "lmeec_ros/tools/soak/feeder.py": "a log, which is read while it grows",
 }

@@ -11,10 +11,13 @@ from torch import Tensor
 from lmeec_core.checkpoint import read_state_dict
 from lmeec_core.config import Fusion, preset
 from lmeec_core.networks import build_model
-from lmeec_core.training.nano import export
-from lmeec_core.training.stages import CPU_STAGES
+from lmeec_core.training.distributed import Processes
+from lmeec_core.training.loop import Trainer
+from lmeec_core.training.output import export
+from lmeec_core.training.recipe import Every
+from lmeec_core.training.recipes.nano import NanoRecipe
+from lmeec_core.training.stages import CPU_STAGES, Schedule
 from lmeec_core.training.store import SceneStore
-from lmeec_core.training.trainer import Schedule, Trainer
 
 RATE = 3e-4
 STAGE = replace(CPU_STAGES[-1], share=1.0, size=192, crop=(0.55, 0.8))
@@ -67,21 +70,22 @@ def train_fusion(training: Training) -> str:
         return str(training.weights)
     torch.set_num_threads(training.threads)
     device = torch.device(training.device)
-    store = SceneStore(training.scenes, training.count, device)
-    store.load_new()
+    store = SceneStore(training.scenes, training.count)
+    store.refresh()
     stage = replace(STAGE, batch=BATCH[device.type])
     schedule = Schedule(
         (stage,), 1.0, RATE, ema=0.97, fusion=training.fusion, seed=training.seed,
         steps=training.steps,
     )  # fmt: skip
-    trainer = Trainer(
-        preset("nano"), schedule, store, training.folder / f"run_{training.steps}", device,
-        start=start_weights(training.checkpoint, training.seed),
-    )  # fmt: skip
-    trainer.run(float("inf"), report_every=1e9)
+    start = start_weights(training.checkpoint, training.seed)
+    recipe = NanoRecipe(preset("nano"), schedule, store, device, start)
+    recipe.report = Every(seconds=float("inf"))
+    folder = training.folder / f"run_{training.steps}"
+    trainer = Trainer(recipe, folder, Processes(0, 1, device))
+    trainer.run()
     facts = {
         "preset": "nano", "fusion": training.fusion, "seed": str(training.seed),
         "steps": str(training.steps), "batch": str(stage.batch),
     }  # fmt: skip
-    export(trainer.averaged, training.weights, facts)
+    export(trainer.trained, training.weights, facts)
     return str(training.weights)

@@ -19,7 +19,8 @@ from lmeec_core.simulation.config import level, training_config
 from lmeec_core.simulation.generate import generate_takes
 from lmeec_core.simulation.shards import render_many
 from lmeec_core.takes import Take
-from lmeec_core.training.rendering import EXO_CAMERAS, SIZE
+from lmeec_core.training.rendering import EXO_CAMERAS
+from lmeec_core.training.settings import SIZE
 
 FIRST_SEED = 300_000
 """Seeds of the takes; those of training, validation and test of the bundled weights lie apart."""

@@ -20,8 +20,8 @@ from lmeec_core.cli.export import export_command
 from lmeec_core.cli.plugins import plugins
 from lmeec_core.cli.simulate import simulate_command
 from lmeec_core.cli.track import track_command
+from lmeec_core.cli.train import train_command
 from lmeec_core.cli.view import view_command
-from lmeec_core.training.command import train_command
 
 app = typer.Typer(
     name="lmeec",

@@ -19,10 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.evaluation.metrics import Mask, contour_accuracy, iou
+from lmeec_core.evaluation.scenes import DIRECTIONS, qualifies
 from lmeec_core.files import write_text
 from lmeec_core.simulation.shards import read_shard
-from lmeec_core.training.evaluate import DIRECTIONS
-from lmeec_core.training.tracking import qualifies
 
 Image = NDArray[np.uint8]
 Baseline = Callable[[Image, Mask, Image], Mask]

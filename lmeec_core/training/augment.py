@@ -1,105 +1,179 @@
-"""Augmentation of whole batches on the training device.
+"""Augmentation of clips: what every view of a clip shares, and what differs between its images.
 
-Hue, saturation and brightness change for both views of a pair alike, because colour is what tells
-objects apart; small jitter, blur and noise differ per view.
+A mirrored object must be so in both views, or there is nothing to correspond; colour is what tells
+objects apart, so large changes of it are the same in both views. On takes one draw serves all
+images; ranges are those of SAM 2.1's training configuration, which the paper follows. Simulated
+scenes look alike, so their clips are cropped and changed much more, image by image.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
 
+from lmeec_core.preprocessing import IMAGENET_MEAN
 
-def uniform(shape: tuple[int, ...], low: float, high: float, device: torch.device) -> Tensor:
-    """Uniform random numbers, float32."""
-    return torch.rand(shape, device=device) * (high - low) + low
-
-
-def hue_rotation(angle: Tensor) -> Tensor:
-    """Rotations of RGB space about the grey axis: (B,) radians to (B, 3, 3)."""
-    cos, sin = angle.cos(), angle.sin()
-    axis = math.sqrt(1 / 3)
-    cross = torch.tensor([[0.0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=angle.device) * axis
-    eye = torch.eye(3, device=angle.device)
-    return cos[:, None, None] * eye + ((1 - cos) / 3)[:, None, None] + sin[:, None, None] * cross
+FILL = tuple(round(255 * value) for value in IMAGENET_MEAN)
+"""Colour outside a turned image: 0 after normalisation."""
+GREY = np.array((0.299, 0.587, 0.114), dtype=np.float32)
+"""Luma weights (ITU-R BT.601)."""
 
 
-def colour_matrices(count: int, device: torch.device) -> Tensor:
-    """Random colour transforms (count, 3, 3): hue, saturation, now and then grey, gain."""
-    turned = torch.rand(count, device=device) < 0.6
-    matrix = hue_rotation(uniform((count,), 0, 2 * math.pi, device) * turned)
-    saturation = uniform((count,), 0.5, 1.4, device) * (torch.rand(count, device=device) > 0.05)
-    saturation = saturation[:, None, None]
-    grey = torch.full((3, 3), 1 / 3, device=device)
-    matrix = matrix @ (saturation * torch.eye(3, device=device) + (1 - saturation) * grey)
-    return matrix * uniform((count, 1, 1), 0.7, 1.3, device)
+class Augmentation(BaseModel):
+    """Ranges of the random changes of takes; all zero changes nothing.
+
+    Attributes:
+        flip: probability of a horizontal flip, 0 .. 1.
+        degrees: largest rotation either way.
+        shear: largest horizontal shear either way, in degrees.
+        brightness, contrast, saturation: largest change of each factor around 1.
+        grey: probability that colours go, 0 .. 1.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    flip: float = Field(0.5, ge=0, le=1)
+    degrees: float = Field(25, ge=0, le=180)
+    shear: float = Field(20, ge=0, lt=90)
+    brightness: float = Field(0.1, ge=0, lt=1)
+    contrast: float = Field(0.03, ge=0, lt=1)
+    saturation: float = Field(0.03, ge=0, lt=1)
+    grey: float = Field(0.05, ge=0, le=1)
 
 
-def colour(images: Tensor, matrices: Tensor) -> Tensor:
-    """Colour transforms plus per-image jitter, gamma, blur and noise.
+class Change(NamedTuple):
+    """What is done to every image of a clip."""
+
+    matrix: NDArray[np.float64] | None
+    """(2, 3) from old to new pixel coordinates; None leaves the geometry as it is."""
+    brightness: float = 1.0
+    contrast: float = 1.0
+    saturation: float = 1.0
+
+
+def draw_change(ranges: Augmentation, size: int, random: np.random.Generator) -> Change:
+    """Draw a change for images of ``size`` x ``size`` pixels."""
+    flip = -1.0 if random.random() < ranges.flip else 1.0
+    angle = math.radians(random.uniform(-ranges.degrees, ranges.degrees))
+    shear = math.tan(math.radians(random.uniform(-ranges.shear, ranges.shear)))
+    factors = [
+        1 + random.uniform(-width, width)
+        for width in (ranges.brightness, ranges.contrast, ranges.saturation)
+    ]
+    if random.random() < ranges.grey:
+        factors[2] = 0.0
+    cos, sin = math.cos(angle), math.sin(angle)
+    linear = np.array([[cos, -sin], [sin, cos]]) @ [[1, shear], [0, 1]] @ [[flip, 0], [0, 1]]
+    if np.allclose(linear, np.eye(2)):
+        return Change(None, *factors)
+    centre = np.full(2, (size - 1) / 2)
+    return Change(np.column_stack((linear, centre - linear @ centre)), *factors)
+
+
+def change_image(image: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
+    """Change an image, RGB uint8 (S, S, 3); bilinear."""
+    if change.matrix is not None:
+        warped = cv2.warpAffine(
+            image, change.matrix, image.shape[1::-1], flags=cv2.INTER_LINEAR, borderValue=FILL
+        )
+        image = np.asarray(warped, dtype=np.uint8)
+    if change[1:] == (1.0, 1.0, 1.0):
+        return image
+    x = image.astype(np.float32) * change.brightness
+    middle = float((x @ GREY).mean())
+    x = (x - middle) * change.contrast + middle
+    grey = (x @ GREY)[..., None]
+    x = (x - grey) * change.saturation + grey
+    return x.round().clip(0, 255).astype(np.uint8)
+
+
+def change_mask(mask: NDArray[Any], change: Change) -> NDArray[np.bool_]:
+    """Change a mask, bool (S, S); nearest neighbour, outside is background."""
+    if change.matrix is None:
+        return mask.astype(bool)
+    warped = cv2.warpAffine(
+        mask.astype(np.uint8), change.matrix, mask.shape[::-1], flags=cv2.INTER_NEAREST
+    )
+    return np.asarray(warped).astype(bool)
+
+
+# -- simulated scenes --------------------------------------------------------------------------
+
+
+def crop_matrix(
+    centre: NDArray[np.float64], scale: float, flip: float, source: int, size: int,
+    random: np.random.Generator,
+) -> NDArray[np.float64]:  # fmt: skip
+    """An affine map from pixels of a crop to pixels of the image: (2, 3).
 
     Args:
-        images: (N, 3, h, w) in 0 .. 1.
-        matrices: (N, 3, 3), the same for views that belong together.
-
-    Returns:
-        (N, 3, h, w) in 0 .. 1.
+        centre: (2,) x and y of the crop's centre in the image, -1 .. 1.
+        scale: side of the crop as a share of the image's side.
+        flip: 1, or -1 for mirrored horizontally.
+        source, size: sides of the image and of the crop, in pixels.
+        random: draws a small rotation (standard deviation 5 degrees) and a change of aspect.
     """
-    n, device = images.shape[0], images.device
-    jitter = uniform((n, 3, 1), 0.88, 1.12, device)
-    offset = uniform((n, 1, 1), -0.05, 0.05, device)
-    x = (matrices @ images.flatten(2)) * jitter + offset
-    x = x.clamp(1e-4, 1).view_as(images) ** uniform((n, 1, 1, 1), 0.75, 1.25, device)
-    blurred = F.avg_pool2d(x, 3, 1, 1, count_include_pad=False)
-    share = torch.rand(n, 1, 1, 1, device=device)
-    share = share * (torch.rand(n, 1, 1, 1, device=device) < 0.35)
-    x = x + share * (blurred - x)
-    noise = uniform((n, 1, 1, 1), 0, 0.03, device)
-    noise = noise * (torch.rand(n, 1, 1, 1, device=device) < 0.5)
-    return (x + noise * torch.randn_like(x)).clamp(0, 1)
-
-
-def crops(centre: Tensor, scale: Tensor, flip: Tensor) -> Tensor:
-    """Affine maps from crop coordinates to image coordinates, both in -1 .. 1.
-
-    Args:
-        centre: (N, 2) x and y of the crop's centre in the image.
-        scale: (N,) side of the crop as a share of the image's side.
-        flip: (N,) 1 or -1: mirrored horizontally.
-
-    Returns:
-        (N, 2, 3), with a small random rotation (standard deviation 5 degrees) and aspect change.
-    """
-    n, device = scale.shape[0], scale.device
-    angle = torch.randn(n, device=device) * math.radians(5)
-    aspect = (torch.randn(n, device=device) * 0.06).exp()
-    cos, sin = angle.cos(), angle.sin()
+    angle, aspect = math.radians(5) * random.normal(), math.exp(0.06 * random.normal())
+    cos, sin = math.cos(angle), math.sin(angle)
     x, y = scale / aspect * flip, scale * aspect
-    rows = torch.stack((cos * x, -sin * y, centre[:, 0], sin * x, cos * y, centre[:, 1]), dim=1)
-    return rows.view(n, 2, 3)
+    linear = np.array([[cos * x, -sin * y], [sin * x, cos * y]])
+    # Pixel p of n has its centre at (2 p + 1) / n - 1.
+    corner = linear @ np.full(2, 1 / size - 1) + centre
+    return np.column_stack((linear * source / size, (corner + 1) * source / 2 - 0.5))
 
 
-def whole(count: int, device: torch.device) -> Tensor:
-    """The maps that change nothing: (count, 2, 3)."""
-    return torch.eye(2, 3, device=device).expand(count, -1, -1)
+def crop_image(
+    image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int
+) -> NDArray[np.uint8]:
+    """Cut a crop out of an image, uint8 (S, S, 3): bilinear, mirrored outside."""
+    cut = cv2.warpAffine(
+        image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
+        borderMode=cv2.BORDER_REFLECT,
+    )  # fmt: skip
+    return np.asarray(cut, dtype=np.uint8)
 
 
-def warp(packed: Tensor, theta: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Cut crops out of images and label images.
+def crop_labels(
+    labels: NDArray[np.uint8], matrix: NDArray[np.float64], size: int
+) -> NDArray[np.uint8]:
+    """Cut the same crop out of a label image, uint8 (S, S): nearest neighbour, 0 outside."""
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    return np.asarray(cv2.warpAffine(labels, matrix, (size, size), flags=flags), dtype=np.uint8)
+
+
+def draw_colours(random: np.random.Generator) -> NDArray[np.float32]:
+    """A colour transform (3, 3) for both views of a clip: hue, saturation, at times grey, gain."""
+    matrix: NDArray[Any] = np.eye(3)
+    if random.random() < 0.6:  # a rotation of RGB space about the grey axis (Rodrigues' formula)
+        axis = np.full(3, random.uniform(0, 2 * math.pi) / math.sqrt(3))
+        matrix = cv2.Rodrigues(axis)[0]
+    saturation = random.uniform(0.5, 1.4) if random.random() > 0.05 else 0.0
+    matrix = matrix @ (saturation * np.eye(3) + (1 - saturation) * np.full((3, 3), 1 / 3))
+    return (matrix * random.uniform(0.7, 1.3)).astype(np.float32)
+
+
+def change_colours(
+    image: NDArray[np.uint8], matrix: NDArray[np.float32], random: np.random.Generator
+) -> NDArray[np.uint8]:
+    """Apply a colour transform, and a jitter, gamma, blur and noise of this image's own.
 
     Args:
-        packed: uint8 (N, S, S, 4), colour and label. theta: (N, 2, 3) from :func:`crops`.
-        size: side of the crops, in pixels.
-
-    Returns:
-        images (N, 3, size, size) in 0 .. 1, and labels uint8 (N, size, size), 0 outside.
+        image: RGB uint8 (S, S, 3).
+        matrix: from :func:`draw_colours`.
+        random: draws the rest.
     """
-    grid = F.affine_grid(theta, [packed.shape[0], 1, size, size], align_corners=False)
-    planes = packed.permute(0, 3, 1, 2).float()
-    images, labels = planes[:, :3] / 255, planes[:, 3:]
-    images = F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-    cut = F.grid_sample(labels, grid, mode="nearest", align_corners=False)
-    return images, cut[:, 0].round().to(torch.uint8)
+    jitter = random.uniform(0.88, 1.12, (3, 1)).astype(np.float32)
+    moved = np.column_stack((matrix * jitter, np.full(3, random.uniform(-0.05, 0.05), np.float32)))
+    x = np.clip(cv2.transform(image.astype(np.float32) / 255, moved), 1e-4, 1)
+    x = cv2.pow(x, random.uniform(0.75, 1.25))
+    if random.random() < 0.35:
+        x = cv2.addWeighted(x, share := random.random(), cv2.blur(x, (3, 3)), 1 - share, 0)
+    if random.random() < 0.5:
+        noise = random.standard_normal(x.shape, dtype=np.float32)
+        x = x + np.float32(random.uniform(0, 0.03)) * noise
+    return np.asarray((x * 255).round().clip(0, 255), dtype=np.uint8)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from lmeec_core.ablation.units import track
-from lmeec_core.ablation.variants import REFERENCE
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import preset
-from lmeec_core.files import write_text
+from lmeec_core.files import replacing, write_text
 from lmeec_core.takes import Take
-from lmeec_core.training.nano import DONE, METRICS, WEIGHTS, write_json
+from lmeec_core.training.output import METRICS, write_json
+from lmeec_core.training.recipes.nano import DONE, WEIGHTS
+from lmeec_core.training.take_validation import track_take
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = PACKAGE / "weights"
@@ -36,7 +35,7 @@ def sample_scores(weights: Path, take: Path = SAMPLE_TAKE) -> dict[str, float]:
     model, opened = load_model("nano", weights, device="cpu"), Take.open(take)
     scores = {}
     for name, query in (("ego to exo", opened.ego), ("exo to ego", opened.exos[0])):
-        found = track(model, opened, query, SAMPLE_OBJECTS, REFERENCE, SAMPLE_FRAMES)
+        found = track_take(model, opened, query, SAMPLE_OBJECTS, most=SAMPLE_FRAMES)
         scores[name] = round(found.iou, 4)
     return scores
 
@@ -118,7 +117,7 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         shifts=", ".join(f"{s:+.2f}" for s in results["calibration"]["presence shifts"]) or "none",
         mask_shift=results["calibration"]["mask shift"],
         baselines=facts["baselines"],
-        history=facts["history"],
+        history=_start(run["settings"]),
         presence=_fitted(results.get("presence", {})),
     )
 
@@ -132,6 +131,12 @@ def _fitted(presence: dict[str, int]) -> str:
         f"scenes that it was not trained on ({presence['correspondences']} correspondences, "
         f"{presence['absent']} of them absent). "
     )
+
+
+def _start(settings: dict[str, Any]) -> str:
+    """A sentence on what training began with."""
+    names = {None: "random weights", "bundled": "the weights that came with the package before"}
+    return f"It began with {names.get(settings['start'], settings['start'])}."
 
 
 def baseline_lines(path: Path | None) -> str:
@@ -153,30 +158,26 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder with the results of a finished training")
-    parser.add_argument("--test-scenes", type=int, required=True, help="scenes of the test scores")
     parser.add_argument("--baselines", type=Path, help="result file of evaluation.baselines")
-    parser.add_argument("--history", default="", help="for the card: command, start, what was so")
     args = parser.parse_args(arguments)
     run, results = (json.loads((args.out / name).read_text()) for name in (METRICS, DONE))
     run.pop("results", None)
     FOLDER.mkdir(exist_ok=True)
     weights = FOLDER / WEIGHTS
-    partial = weights.with_name(f".{weights.name}.{os.getpid()}")
-    shutil.copyfile(args.out / WEIGHTS, partial)
-    os.replace(partial, weights)
+    with replacing(weights) as partial:
+        shutil.copyfile(args.out / WEIGHTS, partial)
     parameters = sum(p.numel() for p in load_model("nano", weights, device="cpu").parameters())
     facts = {
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
         "bytes": weights.stat().st_size,
         "parameters": parameters,
-        "test scenes": args.test_scenes,
+        "test scenes": run["settings"]["test_scenes"],
         "sample take": {"objects": SAMPLE_OBJECTS, "frames": SAMPLE_FRAMES,
                         "iou": sample_scores(weights)},
         "baselines": baseline_lines(args.baselines),
-        "history": args.history,
     }  # fmt: skip
     write_text(FOLDER / "nano.md", card(run, results, facts))
-    del facts["baselines"], facts["history"]
+    del facts["baselines"]
     write_json(FOLDER / "nano.json", {**facts, "scores": results, "run": _without_steps(run)})
     print(f"{weights}: {facts['bytes']} bytes, {json.dumps(facts['sample take'])}")
 

@@ -1,27 +1,26 @@
-"""Scores on simulated scenes: single frames in batches, and clips through the tracker itself."""
+"""Scores on simulated scenes: single frames, and clips through the tracker itself."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lmeec_core.compact import CompactLMEEC
 from lmeec_core.config import MemoryConfig
 from lmeec_core.evaluation.metrics import contour_accuracy, iou
+from lmeec_core.evaluation.scenes import DIRECTIONS, qualifies
 from lmeec_core.guided_filter import Guide, full_size, guides
 from lmeec_core.model import LMEEC
 from lmeec_core.model.mask_decoder import Decoded
-from lmeec_core.preprocessing import normalise
-from lmeec_core.training.forward import forward_pairs
-from lmeec_core.training.store import SceneStore
-from lmeec_core.training.tracking import Answer, Clip, Report, each_scene, qualifies, track_scene
-
-DIRECTIONS = ("ego_to_exo", "exo_to_ego")
+from lmeec_core.preprocessing import prepare_images, prepare_masks
+from lmeec_core.training.forward import forward_frame
+from lmeec_core.training.store import Scene, SceneStore
+from lmeec_core.training.tracking import Answer, Job, Report, each_scene, track_scene
 
 
 class Row(NamedTuple):
@@ -82,6 +81,13 @@ def by_area(rows: list[Row]) -> dict[str, dict[str, float]]:
     return result
 
 
+def scores(rows: list[Row]) -> dict[str, Any]:
+    """All numbers of an evaluation: overall, by area, and the share of masks on something else."""
+    present = [row.iou for row in rows if row.target_area > 0]
+    missed = sum(value < 0.1 for value in present) / max(1, len(present))
+    return {"all": summary(rows), "by target area": by_area(rows), "missed": missed}
+
+
 def best_threshold(rows: list[Row], slack: float = 0.01) -> float:
     """Lowest presence logit whose balanced accuracy is within ``slack`` of the best.
 
@@ -92,110 +98,80 @@ def best_threshold(rows: list[Row], slack: float = 0.01) -> float:
     return float(values[accuracy >= accuracy.max() - slack][0])
 
 
-def queries(store: SceneStore, scenes: int, step: int) -> Iterator[tuple[int, ...]]:
-    """(scene, frame, query camera, target camera, label) of everything that counts."""
-    area = store.table[:scenes, ..., 0].cpu().numpy()
-    for scene in range(area.shape[0]):
-        for frame in range(scene % step, store.frames, step):
+class Views(NamedTuple):
+    """A pair of views of a frame of a scene, and the objects that count in it."""
+
+    scene: Scene
+    frame: int
+    query: int
+    target: int
+    labels: list[int]
+
+    def area(self, camera: int) -> list[float]:
+        """Visible pixels of the objects in a view."""
+        found = self.scene.area(self.frame, camera)
+        return [float(found[label]) for label in self.labels]
+
+    def masks(self, camera: int) -> list[NDArray[np.bool_]]:
+        """The objects' masks in a view."""
+        labels = self.scene.labels(self.frame, camera)
+        return [labels == label for label in self.labels]
+
+
+def pairs(store: SceneStore, scenes: int, step: int) -> Iterator[Views]:
+    """Every ``step``-th frame of the first scenes, both directions, where an object counts."""
+    for number in range(min(scenes, store.count)):
+        scene = store.scene(number)
+        for frame in range(number % step, store.frames, step):
+            area = [scene.area(frame, camera) for camera in range(store.cameras)]
             for exo in range(1, store.cameras):
                 for query, target in ((0, exo), (exo, 0)):
-                    pair = zip(area[scene, frame, query], area[scene, frame, target], strict=True)
-                    for label, (a, b) in enumerate(pair):
-                        if label and qualifies(a, b):
-                            yield scene, frame, query, target, label
-
-
-class _Batch(NamedTuple):
-    """Single frames that were computed together: R pairs of views, n objects each."""
-
-    places: list[tuple[tuple[int, ...], list[int]]]
-    """(scene, frame, query camera, target camera) and the labels that count."""
-    decoded: Decoded
-    """R * n correspondences, row by row, before the presence rule."""
-    guides: list[Guide | None]
-    """Of the R target views."""
-    truth: Tensor
-    """(R, n, S, S) bool masks in the target views."""
+                    both = enumerate(zip(area[query], area[target], strict=True))
+                    labels = [label for label, pair in both if label and qualifies(*pair)]
+                    if labels:
+                        yield Views(scene, frame, query, target, labels)
 
 
 @torch.no_grad()
-def _single_frames(
-    model: LMEEC, store: SceneStore, scenes: int, step: int, batch: int | None, per_view: int
-) -> Iterator[_Batch]:
-    model.eval()
-    if batch is None:
-        batch = 4 if store.device.type == "cpu" else 32
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for *place, label in queries(store, min(scenes, store.count), step):
-        groups.setdefault(tuple(place), []).append(label)
-    jobs = [
-        (place, labels[i : i + per_view])
-        for place, labels in groups.items()
-        for i in range(0, len(labels), per_view)
-    ]
-    device, size = store.device, model.config.image_size
-    for start in range(0, len(jobs), batch):
-        part = jobs[start : start + batch]
-        index = torch.tensor([place for place, _ in part], device=device)
-        wanted = torch.tensor([g + [0] * (per_view - len(g)) for _, g in part], device=device)
-        scene, frame, query, target = index.unbind(1)
-        views = torch.cat((store.packed[scene, frame, query], store.packed[scene, frame, target]))
-        images = views[..., :3].permute(0, 3, 1, 2).float() / 255
-        masks = (
-            views[..., 3][:, None] == torch.cat((wanted, wanted))[..., None, None].byte()
-        ).float()
-        if store.size != size:
-            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
-            masks = (
-                F.interpolate(masks, size=(size, size), mode="bilinear", antialias=True) >= 0.5
-            ).float()
-        count, images = len(part), normalise(images)
-        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-            features = model.encode_images(images)
-            first, second = features.map(lambda x: x[:count]), features.map(lambda x: x[count:])  # noqa: B023
-            decoded = forward_pairs(model, first, second, masks[:count], per_view).decoded
-        yield _Batch(part, decoded, guides(model.config, images[count:]), masks[count:] > 0)
+def decode(model: LMEEC, views: Views) -> tuple[Decoded, Guide | None, Tensor]:
+    """Find the objects by this frame alone, without memory.
 
-
-def _shown(batch: _Batch, bias: float = 0.0) -> Tensor:
-    """(R, n, S, S) masks as the tracker would show them, were all objects judged present."""
-    rows, per_view, size = batch.truth.shape[:3]
-    logits = batch.decoded.logits.float() + bias
-    full = torch.stack(
-        [full_size(x, (size, size), batch.guides[i // per_view]) for i, x in enumerate(logits)]
-    )
-    return (full > 0).unflatten(0, (rows, per_view))
-
-
-def _overlap(found: Tensor, truth: Tensor) -> Tensor:
-    """IoU of masks (..., S, S), 0 where both are empty."""
-    return (found & truth).sum(dim=(-2, -1)) / (found | truth).sum(dim=(-2, -1)).clamp_min(1)
-
-
-def evaluate_pairs(
-    model: LMEEC,
-    store: SceneStore,
-    scenes: int,
-    step: int = 1,
-    batch: int | None = None,
-    per_view: int = 4,
-) -> list[Row]:
-    """Single frames without memory, in batches; every ``step``-th frame of the first scenes.
-
-    ``batch`` is the number of view pairs computed together: 32 on a GPU, 4 on a CPU by default,
-    where larger tensors only cost page faults (a quarter more processor time with 32).
+    Returns:
+        the correspondences before the presence rule, what fits their masks to the target view,
+        and the true masks (n, S, S) bool.
     """
+    model.eval()
+    device, size, cameras = model.device, model.config.image_size, (views.query, views.target)
+    images = prepare_images([views.scene.image(views.frame, c) for c in cameras], size, device)
+    masks, truth = (prepare_masks(views.masks(c), size, device) for c in cameras)
+    with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+        features = model.encode_images(images)
+        query, target = features.map(lambda x: x[:1]), features.map(lambda x: x[1:])
+        step = forward_frame(model, query, target, masks[None], len(masks), fusion=None)
+    return step.decoded, guides(model.config, images[1:])[0], truth > 0
+
+
+def _overlap(decoded: Decoded, guide: Guide | None, truth: Tensor, bias: float = 0.0) -> Tensor:
+    """IoU (n,) of masks as the tracker would show them, were all objects judged present."""
+    size = (truth.shape[1], truth.shape[2])
+    logits = decoded.logits.float() + bias
+    found = torch.stack([full_size(one, size, guide) for one in logits]) > 0
+    return (found & truth).sum(dim=(1, 2)) / (found | truth).sum(dim=(1, 2)).clamp_min(1)
+
+
+def evaluate_pairs(model: LMEEC, store: SceneStore, scenes: int, step: int = 1) -> list[Row]:
+    """Single frames without memory: every ``step``-th frame of the first scenes."""
     rows: list[Row] = []
-    for part in _single_frames(model, store, scenes, step, batch, per_view):
-        score = _overlap(_shown(part), part.truth).tolist()
-        presence = part.decoded.presence_logit.unflatten(0, (-1, per_view)).tolist()
-        for i, ((scene, frame, query, target), labels) in enumerate(part.places):
-            area = store.table[scene, frame, [query, target], :, 0].tolist()
-            for j, label in enumerate(labels):
-                rows.append(
-                    Row(int(query > 0), area[0][label], area[1][label], score[i][j],
-                        float("nan"), presence[i][j])
-                )  # fmt: skip
+    for views in pairs(store, scenes, step):
+        decoded, guide, truth = decode(model, views)
+        numbers = (
+            views.area(views.query), views.area(views.target),
+            _overlap(decoded, guide, truth).tolist(), decoded.presence_logit.tolist(),
+        )  # fmt: skip
+        rows += [
+            Row(int(views.query > 0), asked, there, score, float("nan"), presence)
+            for asked, there, score, presence in zip(*numbers, strict=True)
+        ]
     return rows
 
 
@@ -205,10 +181,11 @@ def best_mask_bias(model: LMEEC, store: SceneStore, scenes: int, step: int = 4) 
     The losses put the border of a doubtful mask elsewhere than IoU does.
     """
     sums = dict.fromkeys((round(0.2 * i, 1) for i in range(-2, 8)), 0.0)
-    for part in _single_frames(model, store, scenes, step, None, 4):
-        there = part.truth.flatten(2).any(dim=2)
+    for views in pairs(store, scenes, step):
+        decoded, guide, truth = decode(model, views)
+        present = truth.flatten(1).any(dim=1)
         for bias in sums:
-            sums[bias] += float((_overlap(_shown(part, bias), part.truth) * there).sum())
+            sums[bias] += float((_overlap(decoded, guide, truth, bias) * present).sum())
     return max(sums, key=lambda bias: sums[bias])
 
 
@@ -252,8 +229,8 @@ def _score(answer: Answer) -> Row:
     )
 
 
-def _score_scene(model: LMEEC, clip: Clip) -> list[Row]:
-    return [_score(one) for step in track_scene(model, clip) for one in step if one.counts]
+def _score_scene(model: LMEEC, job: Job) -> list[Row]:
+    return [_score(one) for step in track_scene(model, job) for one in step if one.counts]
 
 
 def shift_presence(model: LMEEC, threshold: float) -> None:

@@ -10,7 +10,11 @@ from torch import Tensor
 from lmeec_core.config import RELEASE_POINTER_WINDOW, Fusion
 from lmeec_core.model import LMEEC, ViewFeatures
 from lmeec_core.model.mask_decoder import Decoded
-from lmeec_core.training.sampling import other
+
+
+def other(rows: Tensor) -> Tensor:
+    """Every row's other view: the halves swapped."""
+    return rows.roll(rows.shape[0] // 2, 0)
 
 
 def swap(views: ViewFeatures) -> ViewFeatures:
@@ -53,35 +57,6 @@ def _decode(
     prompt = tuple(x[:, :n].flatten(0, 1) for x in match)
     fine, middle = (x.repeat_interleave(n, 0) for x in (target.fine, target.middle))
     return model.decode_raw(fused, fine, middle, prompt)
-
-
-def forward_pairs(
-    model: LMEEC,
-    query: ViewFeatures,
-    target: ViewFeatures,
-    masks: Tensor,
-    sought: int,
-    fusion: Fusion | None = None,
-) -> Step:
-    """One frame without memory of other frames.
-
-    Args:
-        query, target: R views each.
-        masks: (R, N, S, S) of 0 and 1 in the query views.
-        sought: n, objects of each row that go through the whole network.
-        fusion: fuse with a memory that holds this frame's query alone, so that the decoder knows
-            fused features before clips train; None decodes the view-specific feature.
-    """
-    read = _read(model, query, target, masks, sought)
-    fused = read.view_specific
-    if fusion is not None:
-        bank = model.stored_frames(read.query_memory)[:, None]
-        row = int(torch.randint(model.config.memory_slots - 1, ()))
-        pointers = read.prepared.new_zeros(bank.shape[0], 0, model.config.hidden_dim)
-        memory = model.attend_memory(read.prepared, [(bank, [row])], pointers)
-        fused = model.fuse(memory, fused, fusion)
-    decoded = _decode(model, fused, target, read.match, sought)
-    return Step(decoded, read.match)
 
 
 class ClipMemory:
@@ -138,25 +113,41 @@ class ClipMemory:
         self.pointers = [pointer, *self.pointers][: RELEASE_POINTER_WINDOW - 1]
 
 
-def forward_clip_frame(
+def forward_frame(
     model: LMEEC,
     query: ViewFeatures,
     target: ViewFeatures,
     masks: Tensor,
     sought: int,
-    memory: ClipMemory,
-    fusion: Fusion = "mv_moe",
+    memory: ClipMemory | None = None,
+    fusion: Fusion | None = "mv_moe",
 ) -> Step:
-    """One frame of a clip: as :func:`forward_pairs`, with memory read and written."""
+    """One frame, of a clip or by itself.
+
+    Args:
+        query, target: R views each.
+        masks: (R, N, S, S) of 0 and 1 in the query views.
+        sought: n, objects of each row that go through the whole network.
+        memory: of the clip, read and written; None: a memory that holds this frame's query alone,
+            so that the decoder knows fused features before clips train.
+        fusion: of memory-aware and view-specific feature; None decodes the view-specific one.
+    """
     read = _read(model, query, target, masks, sought)
     fused = read.view_specific
-    if memory.pointers:
+    if fusion is not None and memory is None:
+        bank = model.stored_frames(read.query_memory)[:, None]
+        row = int(torch.randint(model.config.memory_slots - 1, ()))
+        pointers = read.prepared.new_zeros(bank.shape[0], 0, model.config.hidden_dim)
+        aware = model.attend_memory(read.prepared, [(bank, [row])], pointers)
+        fused = model.fuse(aware, fused, fusion)
+    elif fusion is not None and memory is not None and memory.pointers:
         fused = model.fuse(memory.attend(read.prepared), fused, fusion)
     decoded = _decode(model, fused, target, read.match, sought)
-    prediction = model.apply_presence(decoded)
-    written = model.encode_target_memory(
-        target.repeat_for_memory(sought), prediction.logits, prediction.presence_logit
-    )
-    active = masks[:, :sought].flatten(0, 1).flatten(1).any(dim=1)
-    memory.push(read.query_memory, written, prediction.pointer, active)
+    if memory is not None:
+        prediction = model.apply_presence(decoded)
+        written = model.encode_target_memory(
+            target.repeat_for_memory(sought), prediction.logits, prediction.presence_logit
+        )
+        active = masks[:, :sought].flatten(0, 1).flatten(1).any(dim=1)
+        memory.push(read.query_memory, written, prediction.pointer, active)
     return Step(decoded, read.match)

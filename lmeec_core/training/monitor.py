@@ -28,9 +28,6 @@ class Monitor:
     def record(self, record: dict[str, Any], progress: float) -> None:
         """A new entry of the history, at a progress of 0 .. 1."""
 
-    def examples(self, model: LMEEC, store: SceneStore, step: int) -> None:
-        """The network as it is now; it may be tried on validation scenes."""
-
     def picture(self, image: NDArray[np.uint8], step: int) -> None:
         """An overlay of what the network finds, RGB (H, W, 3)."""
 
@@ -54,19 +51,15 @@ def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np
     """
     from lmeec_core.overlay import contact_sheet, draw_masks, side_by_side
     from lmeec_core.tracker import CorrespondenceTracker
-    from lmeec_core.training.evaluate import queries
+    from lmeec_core.training.evaluate import pairs
 
-    chosen: dict[tuple[int, ...], int] = {}
-    for scene, frame, query, target, label in queries(store, store.count, store.frames):
-        if store.table[scene, frame, target, label, 0] > 0:
-            chosen.setdefault((scene, frame, query, target), label)
-        if len(chosen) == count:
-            break
-    tiles = []
-    for (scene, frame, query, target), label in chosen.items():
-        views = [store.packed[scene, frame, c].cpu().numpy() for c in (query, target)]
-        images = [np.ascontiguousarray(v[..., :3]) for v in views]
-        asked, truth = (v[..., 3] == label for v in views)
+    tiles: list[NDArray[np.uint8]] = []
+    for views in pairs(store, store.count, max(1, store.frames)):
+        there = [n for n, area in enumerate(views.area(views.target)) if area]
+        if not there:
+            continue
+        images = [views.scene.image(views.frame, c) for c in (views.query, views.target)]
+        asked, truth = (views.masks(c)[there[0]] for c in (views.query, views.target))
         tracker = CorrespondenceTracker(model, "query", ("target",))
         found = tracker.step({"query": images[0], "target": images[1]}, {"it": asked})
         mask = found["target"]["it"].mask()
@@ -75,6 +68,8 @@ def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np
             draw_masks(images[1], {"it": mask}, truth={"it": truth}),
         ]
         tiles.append(side_by_side(drawn, store.size))
+        if len(tiles) == count:
+            break
     return contact_sheet(tiles, 2) if tiles else None
 
 
@@ -144,12 +139,6 @@ class RunMonitor(Monitor):
                 tag = f"validation/{name[5:]}" if name[:5] == "eval " else f"train/{name}"
                 writer.add_scalar(tag, value, record["step"])
         writer.flush()
-
-    def examples(self, model: LMEEC, store: SceneStore, step: int) -> None:
-        writer = self.writer(step)
-        sheet = example_sheet(model, store) if writer is not None and store.count else None
-        if sheet is not None:
-            self.picture(sheet, step)
 
     def picture(self, image: NDArray[np.uint8], step: int) -> None:
         writer = self.writer(step)

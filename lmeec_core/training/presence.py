@@ -20,7 +20,7 @@ from lmeec_core.compact.verification import EVIDENCE_SIZE, Verification
 from lmeec_core.config import Precision
 from lmeec_core.model import LMEEC
 from lmeec_core.training.store import SceneStore
-from lmeec_core.training.tracking import Clip, Report, each_scene, track_scene
+from lmeec_core.training.tracking import Job, Report, each_scene, track_scene
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ _DROPOUT = (0.2, 0.3)  # of the figures, of the layers between
 _NONE = torch.empty(0, EVIDENCE_SIZE + 3)
 
 
-def _observe(model: LMEEC, clip: Clip) -> Tensor:
+def _observe(model: LMEEC, job: Job) -> Tensor:
     """(n, EVIDENCE_SIZE + 3): evidence, presence logit before verification, direction, presence."""
     assert isinstance(model, CompactLMEEC)
     inputs: list[tuple[Tensor, Tensor]] = []
@@ -42,7 +42,7 @@ def _observe(model: LMEEC, clip: Clip) -> Tensor:
     )
     rows = []
     try:
-        for answers in track_scene(model, clip):
+        for answers in track_scene(model, job):
             if not answers:
                 continue
             seen, logit = inputs.pop()

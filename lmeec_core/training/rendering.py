@@ -1,62 +1,46 @@
-"""Rendering of training, validation and test scenes in processes beside the training."""
+"""Rendering of training, validation and test scenes in processes beside the training.
+
+``python -m lmeec_core.training.rendering WORK`` renders what the settings in WORK/train.yaml say.
+"""
 
 from __future__ import annotations
 
-import argparse
+import logging
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 from lmeec_core.errors import ExplainedError
+from lmeec_core.simulation.config import training_config
+from lmeec_core.simulation.shards import render_many
+from lmeec_core.training.settings import SETTINGS, TrainConfig, read_config
+
+logger = logging.getLogger(__name__)
 
 PRESENCE = "presence"
 """Scenes like those of training, which the network is not trained on."""
-
 FIRST_SEED = {"train": 0, PRESENCE: 5_000_000, "val": 10_000_000, "test": 20_000_000}
 """Where the seeds of each set of scenes begin."""
-
 EXO_CAMERAS = 2
-
-SIZE = 320
-"""Side of the images, in pixels; crops of them train, so it is larger than the network's own."""
-
-
-def working_backend() -> str:
-    """The OpenGL back end that really renders here: the given one, else EGL, else OSMesa."""
-    given = os.environ.get("MUJOCO_GL")
-    if given:
-        return given
-    script = "import mujoco; c = mujoco.GLContext(64, 64); c.make_current(); c.free()"
-    for name in ("egl", "osmesa"):
-        environment = os.environ | {"MUJOCO_GL": name}
-        try:
-            done = subprocess.run(
-                [sys.executable, "-c", script], env=environment, capture_output=True, timeout=60
-            )
-        except subprocess.TimeoutExpired:
-            print(f"render: MUJOCO_GL={name} hangs", flush=True)
-            continue
-        if done.returncode == 0:
-            return name
-        print(f"render: MUJOCO_GL={name} fails: {done.stderr.decode()[-300:]}", flush=True)
-    raise SystemExit("render: neither EGL nor OSMesa works here")
+RESERVE = 2 * 2**30
+"""Bytes that rendering leaves free on the disk."""
 
 
-def render(args: argparse.Namespace) -> None:
-    """Render validation and test scenes, those that training starts with, presence, the rest."""
-    from lmeec_core.simulation.config import training_config
-    from lmeec_core.simulation.shards import render_many
+def render(settings: TrainConfig, work: Path) -> None:
+    """Render validation and test scenes, those that training starts with, presence, the rest.
 
-    os.nice(5)
+    It ends early when the process that started it is gone, or the disk is nearly full.
+    """
     parent = os.getppid()
-    os.environ["MUJOCO_GL"] = working_backend()
-    print(f"render: MUJOCO_GL={os.environ['MUJOCO_GL']}, {args.workers} workers", flush=True)
-    first = min(args.start_at, args.scenes)
+    workers = settings.workers or max(1, (os.cpu_count() or 2) - 1)
+    first = min(settings.start_at, settings.scenes)
     wanted = [
-        ("val", range(args.val_scenes)), ("test", range(args.test_scenes)), ("train", range(first)),
-        (PRESENCE, range(args.presence_scenes)), ("train", range(first, args.scenes)),
+        ("val", range(settings.val_scenes)), ("test", range(settings.test_scenes)),
+        ("train", range(first)), (PRESENCE, range(settings.presence_scenes)),
+        ("train", range(first, settings.scenes)),
     ]  # fmt: skip
     for name, numbers in wanted:
         split = "train" if name == PRESENCE else name
@@ -64,40 +48,59 @@ def render(args: argparse.Namespace) -> None:
         start = time.monotonic()
         seeds = range(FIRST_SEED[name] + numbers.start, FIRST_SEED[name] + numbers.stop)
         results = render_many(
-            seeds, training_config(EXO_CAMERAS), args.frames, args.size, split,
-            args.work / name, args.workers, clip=min(4, args.frames), stride=3,
+            seeds, training_config(EXO_CAMERAS), settings.frames, settings.size, split,
+            work / name, workers, clip=min(4, settings.frames), stride=3,
         )  # fmt: skip
         for result in results:
             done, failed = done + 1, failed + (result.error is not None)
             if result.error is not None and failed < 20:
-                print(f"render {name} seed {result.job.seed}: {result.error}", flush=True)
+                logger.warning("render %s seed %d: %s", name, result.job.seed, result.error)
             if done in (10, 100) or done % 500 == 0:
                 speed = done / (time.monotonic() - start)
-                print(f"render {name}: {done} scenes, {failed} failed, {speed:.2f}/s", flush=True)
+                logger.info("render %s: %d scenes, %d failed, %.2f/s", name, done, failed, speed)
             if os.getppid() != parent:  # the trainer is gone
+                return
+            if shutil.disk_usage(work).free < RESERVE:
+                logger.warning("the disk is nearly full: no more scenes after %d of %s", done, name)
                 return
 
 
-def start_rendering(args: argparse.Namespace, log: Path) -> subprocess.Popen[bytes]:
-    """Render in a process of its own."""
-    command = [sys.executable, "-m", "lmeec_core.training.nano", "--render-only"]
-    for name in ("work", "out", "scenes", "val_scenes", "test_scenes", "presence_scenes",
-                 "start_at", "workers", "frames", "size"):  # fmt: skip
-        command += ["--" + name.replace("_", "-"), str(getattr(args, name))]
+def start_rendering(work: Path, log: Path) -> subprocess.Popen[bytes]:
+    """Render in a process of its own; what it says is appended to the log."""
+    command = [sys.executable, "-m", "lmeec_core.training.rendering", str(work)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
     with open(log, "ab") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, env=environment)
 
 
-def check_presence_scenes(args: argparse.Namespace) -> None:
-    """Raise RuntimeError where scenes for the verdict are wanted, missing, and not rendered."""
-    folder = args.work / PRESENCE
-    if args.no_render and args.presence_scenes and not any(folder.glob("*.npy")):
-        first = FIRST_SEED[PRESENCE]
-        raise ExplainedError(
-            f"{folder} holds no scenes, {args.presence_scenes} expected to fit the presence "
-            "verdict to; render them: python -m lmeec_core.simulation.shards "
-            f"{folder} --seeds {first}:{first + args.presence_scenes} --split train "
-            f"--frames {args.frames} --size {args.size} --clip 4 --stride 3; or set "
-            "presence_scenes to 0, which leaves the verdict as it is"
-        )
+def check_presence_scenes(settings: TrainConfig, work: Path) -> None:
+    """Check that there are or will be scenes to fit the presence verdict to.
+
+    Raises:
+        ExplainedError: they are wanted, missing, and not rendered; says how to render them.
+    """
+    folder, count = work / PRESENCE, settings.presence_scenes
+    if settings.render or not count or any(folder.glob("*.npy")):
+        return
+    first = FIRST_SEED[PRESENCE]
+    raise ExplainedError(
+        f"{folder} holds no scenes, {count} expected to fit the presence verdict to; render them: "
+        f"python -m lmeec_core.simulation.shards {folder} --seeds {first}:{first + count} "
+        f"--split train --frames {settings.frames} --size {settings.size} --clip 4 --stride 3; or "
+        "set presence_scenes to 0, which leaves the verdict as it is"
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Entry point; the exit code is 0 when all is rendered or tried."""
+    os.nice(5)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    work = Path(arguments[0])
+    settings = read_config(work / SETTINGS)
+    assert isinstance(settings, TrainConfig)
+    render(settings, work)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from lmeec_core.training.losses import LossWeights
+from lmeec_core.config import Fusion
 
 Kind = Literal["contrast", "pairs", "clips"]
 
@@ -47,10 +47,39 @@ class Stage:
     encoder_rate: float = 1.0
 
 
-NANO_WEIGHTS = LossWeights(
-    focal=40.0, dice=1.0, iou=0.5, presence=1.0, absent=1.0, empty=4.0, alpha=0.5
-)
-"""Focal is averaged over pixels and objects are small, hence 40; absent examples count double."""
+@dataclass(frozen=True)
+class Schedule:
+    """How a run learns.
+
+    Attributes:
+        stages: the curriculum.
+        minutes: length of the whole run, pauses not counted.
+        rate: largest learning rate.
+        warmup: share of the run in which the rate rises; then it falls as a cosine.
+        floor: last learning rate as a share of the largest.
+        decay: weight decay of matrices.
+        clip: largest gradient norm.
+        ema: decay of the averaged weights; its memory, 1 / (1 - ema) steps, is to be short beside
+            the last stage.
+        fusion: how the memory-aware and the view-specific feature are fused.
+        bf16: compute in bfloat16.
+        seed: of weights and sampling.
+        steps: length in optimisation steps in place of minutes, for runs that are compared.
+    """
+
+    stages: tuple[Stage, ...]
+    minutes: float
+    rate: float = 1.5e-3
+    warmup: float = 0.03
+    floor: float = 0.02
+    decay: float = 0.05
+    clip: float = 1.0
+    ema: float = 0.998
+    fusion: Fusion = "mv_moe"
+    bf16: bool = True
+    seed: int = 0
+    steps: int | None = None
+
 
 GPU_STAGES = (
     Stage("contrast", "contrast", 0.12, 192, 64, (0.35, 0.9), sought=4, objects=8),
@@ -110,12 +139,12 @@ STAGES = {
 """Curricula by their names in the settings."""
 
 
-def stage_at(stages: tuple[Stage, ...], progress: float) -> int:
-    """Index of the stage at a progress of 0 .. 1."""
+def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:
+    """The stage at a progress of 0 .. 1."""
     end = 0.0
     total = sum(stage.share for stage in stages)
-    for i, stage in enumerate(stages):
+    for stage in stages:
         end += stage.share / total
         if progress < end:
-            return i
-    return len(stages) - 1
+            return stage
+    return stages[-1]

@@ -1,8 +1,6 @@
 """Training clips from takes in the EgoExo4D processed layout.
 
 A clip is a few consecutive annotated frames of an ego and an exo camera, one of them the query.
-Which clip has which number, and how it is augmented, follows from the seed alone, so that a run
-that was cut off, or that is spread over other processes, sees the same clips.
 """
 
 from __future__ import annotations
@@ -16,18 +14,17 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.utils.data import Dataset
 
 from lmeec_core.preprocessing import prepare_masks, resize_image
 from lmeec_core.takes import DIRECTIONS, Take, TakeError, is_ego
-from lmeec_core.training.take_augment import (
+from lmeec_core.training.augment import (
     Augmentation,
     Change,
     change_image,
     change_mask,
     draw_change,
 )
+from lmeec_core.training.clips import Clip, Clips
 
 ATTEMPTS = 100
 """Draws for one clip, if takes are broken or have nothing to learn from, before giving up."""
@@ -38,32 +35,6 @@ OPEN_TAKES = 2
 CPU = torch.device("cpu")
 
 
-class Clip(NamedTuple):
-    """T frames of a query and a target view with up to N objects, at the model's size S."""
-
-    images: Tensor
-    """uint8 (T, 2, 3, S, S), the query view first."""
-    masks: Tensor
-    """bool (T, N, S, S) in the query view."""
-    truth: Tensor
-    """bool (T, N, S, S) in the target view; empty where the object is absent."""
-    counts: Tensor
-    """float32 (T, N): 1 where the query mask is given and the truth is known."""
-    filled: int
-    """Objects that there are; the rest of the N is empty."""
-    name: str
-    """Take, cameras and frames, for messages."""
-
-
-class Drawn(NamedTuple):
-    """A clip, and what happened on the way to it."""
-
-    clip: Clip | None
-    """None if none of :data:`ATTEMPTS` draws gave one."""
-    errors: tuple[str, ...]
-    """Broken files and annotations met on the way, one line each."""
-
-
 class Pair(NamedTuple):
     """Two views of a take."""
 
@@ -72,7 +43,7 @@ class Pair(NamedTuple):
     target: str
 
 
-class TakeClips(Dataset[Drawn]):
+class TakeClips(Clips):
     """All clips of a folder of takes, by number 0, 1, 2, ... without end.
 
     In an epoch (:attr:`pairs` numbers) each exo camera of each take occurs twice with each ego
@@ -92,6 +63,8 @@ class TakeClips(Dataset[Drawn]):
     Raises:
         TakeError: no such folder, or no take in it that can be used.
     """
+
+    attempts = ATTEMPTS
 
     def __init__(
         self,
@@ -134,29 +107,25 @@ class TakeClips(Dataset[Drawn]):
         pairs = [(pair.take.name, pair.query, pair.target) for pair in self.pairs]
         return hashlib.sha256(repr((drawn, pairs)).encode()).hexdigest()
 
-    def __getitem__(self, number: int) -> Drawn:
-        errors: list[str] = []
-        first = self.pair(number)
-        for attempt in range(ATTEMPTS):
-            random = np.random.default_rng((self.seed, number, attempt))
-            pair = first
-            if attempt:
-                stay = attempt < IN_TAKE and not errors
-                pool = self._alike[first.take, is_ego(first.query)] if stay else self.pairs
-                pair = pool[random.integers(len(pool))]
-            if pair in self._empty:
-                continue
-            try:
-                clip = self._read(pair, random)
-            except TakeError as error:
-                errors.append(str(error))
-            except (ValueError, TypeError, KeyError, AttributeError) as error:
-                # JSON can be valid and yet hold anything in any place.
-                errors.append(f"{pair.take / 'annotation.json'}: {type(error).__name__}: {error}")
-            else:
-                if clip is not None:
-                    return Drawn(clip, tuple(errors))
-        return Drawn(None, tuple(errors))
+    def draw(
+        self, key: int, attempt: int, random: np.random.Generator, failed: bool
+    ) -> Clip | None:
+        """See :meth:`Clips.draw`; the key is the clip's number."""
+        pair = first = self.pair(key)
+        if attempt:
+            stay = attempt < IN_TAKE and not failed
+            pool = self._alike[first.take, is_ego(first.query)] if stay else self.pairs
+            pair = pool[random.integers(len(pool))]
+        if pair in self._empty:
+            return None
+        try:
+            return self._read(pair, random)
+        except TakeError:
+            raise
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            # JSON can be valid and yet hold anything in any place.
+            text = f"{type(error).__name__}: {error}"
+            raise TakeError(pair.take / "annotation.json", text) from error
 
     def pair(self, number: int) -> Pair:
         """The views that a clip is of, unless they are broken or have nothing to learn from."""
@@ -322,17 +291,3 @@ def choose(
     first = int(random.choice(np.flatnonzero(best[:, start])))
     others = np.setdiff1d(np.flatnonzero(begins[:, start]), [first])
     return start, [first, *(int(i) for i in random.permutation(others)[: count - 1])]
-
-
-def stack(clips: Sequence[Clip]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Clips as one batch: images (T, B, 2, 3, S, S), masks and truth (T, B, n, S, S), counts.
-
-    n is the largest number of objects among the clips.
-    """
-    n = max(clip.filled for clip in clips)
-    images = torch.stack([clip.images for clip in clips], dim=1)
-    masks, truth, counts = (
-        torch.stack([getattr(clip, field)[:, :n] for clip in clips], dim=1)
-        for field in ("masks", "truth", "counts")
-    )
-    return images, masks, truth, counts

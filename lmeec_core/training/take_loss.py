@@ -11,13 +11,11 @@ from lmeec_core.config import Fusion
 from lmeec_core.model import LMEEC, ViewFeatures
 from lmeec_core.preprocessing import normalise
 from lmeec_core.training import losses
-from lmeec_core.training.forward import ClipMemory, Step, forward_clip_frame
+from lmeec_core.training.forward import ClipMemory, Step, forward_frame
 from lmeec_core.training.losses import LossWeights
+from lmeec_core.training.recipe import Figures
 
 TERMS = ("focal", "dice", "iou", "presence")
-FIGURES = (*TERMS, "overlap", "present", "right", "counted")
-"""Sums that :class:`ClipLoss` reports beside the loss: its terms, IoU over present objects and
-their number, presence judged rightly and the number of judgements."""
 
 
 class ClipLoss(nn.Module):
@@ -49,18 +47,26 @@ class ClipLoss(nn.Module):
         self.capacity, self.bf16, self.recompute = capacity, bf16, recompute
 
     def forward(
-        self, images: Tensor, masks: Tensor, truth: Tensor, counts: Tensor, total: Tensor
-    ) -> tuple[Tensor, Tensor]:
+        self,
+        stage: object,
+        total: Tensor,
+        images: Tensor,
+        masks: Tensor,
+        truth: Tensor,
+        counts: Tensor,
+    ) -> tuple[Tensor, Figures]:
         """The loss of B clips of T frames with n objects.
 
         Args:
+            stage: there is only one.
+            total: what the sums over objects are divided by.
             images: uint8 (T, B, 2, 3, S, S), the query view first.
             masks, truth: bool (T, B, n, S, S) in the query and in the target view.
             counts: (T, B, n) 1 where an object counts.
-            total: what the sums over objects are divided by.
 
         Returns:
-            the loss, and :data:`FIGURES` as one tensor without gradients.
+            the loss; and its terms, the sum of IoU (``overlap``) over ``present`` objects, and of
+            presence judged rightly (``right``) over all ``counted``.
         """
         device = images.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
@@ -68,19 +74,16 @@ class ClipLoss(nn.Module):
             memory = ClipMemory(self.model, self.capacity)
             n = masks.shape[2]
             steps = [
-                forward_clip_frame(
-                    self.model, query, target, masks[t].float(), n, memory, self.fusion
-                )
+                forward_frame(self.model, query, target, masks[t].float(), n, memory, self.fusion)
                 for t, (query, target) in enumerate(views)
             ]
         terms = dict.fromkeys(TERMS, images.new_zeros((), dtype=torch.float32))
-        figures = images.new_zeros(len(FIGURES) - len(TERMS), dtype=torch.float32)
+        figures: Figures = {}
         for step, true, valid in zip(steps, truth, counts, strict=True):
             found, seen = self._frame(step, true, valid, total)
             terms = {name: terms[name] + found[name] for name in TERMS}
-            figures = figures + seen
-        summed = torch.stack([terms[name].detach() for name in TERMS])
-        return losses.total(terms), torch.cat((summed, figures))
+            figures = {name: value + figures.get(name, 0) for name, value in seen.items()}
+        return losses.total(terms), {n: v.detach() for n, v in terms.items()} | figures
 
     def _encode(self, images: Tensor) -> list[tuple[ViewFeatures, ViewFeatures]]:
         """Query and target views of every frame, B each."""
@@ -101,7 +104,7 @@ class ClipLoss(nn.Module):
 
     def _frame(
         self, step: Step, truth: Tensor, counts: Tensor, total: Tensor
-    ) -> tuple[dict[str, Tensor], Tensor]:
+    ) -> tuple[dict[str, Tensor], Figures]:
         decoded = step.decoded
         target, valid = truth.flatten(0, 1).float(), counts.flatten()
         size = target.shape[-2:]
@@ -115,5 +118,8 @@ class ClipLoss(nn.Module):
             right = ((decoded.presence_logit > 0) == (present > 0)).float()
             overlap = losses.mask_iou(logits, target)
             seen = valid * present
-            sums = ((overlap * seen).sum(), seen.sum(), (right * valid).sum(), valid.sum())
-        return terms, torch.stack(sums)
+            figures = {
+                "overlap": (overlap * seen).sum(), "present": seen.sum(),
+                "right": (right * valid).sum(), "counted": valid.sum(),
+            }  # fmt: skip
+        return terms, figures

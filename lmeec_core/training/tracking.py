@@ -15,28 +15,23 @@ from numpy.typing import NDArray
 
 from lmeec_core.config import MemoryConfig, ModelConfig, Precision
 from lmeec_core.errors import ExplainedError
+from lmeec_core.evaluation.scenes import qualifies
 from lmeec_core.jobs import run_jobs
 from lmeec_core.networks import LMEEC, build_model
 from lmeec_core.tracker import Correspondence, CorrespondenceTracker
-from lmeec_core.training.sampling import MIN_AREA
-from lmeec_core.training.store import SceneStore
+from lmeec_core.training.store import Scene, SceneStore, areas
 
 
-def qualifies(query_area: float, target_area: float) -> bool:
-    """Whether a query counts: well visible where it is given; well visible or absent elsewhere."""
-    return query_area >= MIN_AREA and (target_area >= MIN_AREA or target_area == 0)
-
-
-class Clip(NamedTuple):
+class Job(NamedTuple):
     """A scene for a process of its own."""
 
     number: int
-    weights: str
+    path: Path
+    frames: int
+    memory: MemoryConfig | None
+    weights: Path
     device: str
     config: ModelConfig
-    memory: MemoryConfig | None
-    packed: NDArray[np.uint8]
-    area: NDArray[np.float32]
 
 
 Report = Callable[[int, int], None]
@@ -45,7 +40,7 @@ T = TypeVar("T")
 
 
 def each_scene(
-    work: Callable[[LMEEC, Clip], T],
+    work: Callable[[LMEEC, Job], T],
     model: LMEEC,
     store: SceneStore,
     scenes: int,
@@ -56,7 +51,7 @@ def each_scene(
 ) -> list[T]:
     """What ``work`` makes of the first scenes, in their order.
 
-    Each core works on scenes of its own, with a share of the GPU if the scenes lie there, so
+    Each core works on scenes of its own, with a share of the GPU if the network is on one, so
     ``work`` is a function of a module.
 
     Args:
@@ -74,45 +69,37 @@ def each_scene(
     model.eval()
     count = min(scenes, store.count)
     cores = min(os.cpu_count() or 1, count)
-    area = store.table[:, :frames, :, :, 0].cpu().numpy()
     made: dict[int, T] = {}
     with tempfile.TemporaryDirectory() as folder:
         weights = Path(folder) / "weights.pt"
         if cores > 1:
             torch.save(model.state_dict(), weights)
-        clips = (
-            Clip(
-                i,
-                str(weights),
-                str(store.device),
-                model.config,
-                memory,
-                store.packed[i, :frames].cpu().numpy(),
-                area[i],
-            )
-            for i in range(count)
-        )
+        jobs = [
+            Job(i, path, min(frames or store.frames, store.frames), memory, weights,
+                str(model.device), model.config)
+            for i, path in enumerate(store.paths[:count])
+        ]  # fmt: skip
         if cores > 1:
             apart = functools.partial(_apart, work, precision)
-            for result in run_jobs(apart, clips, cores, timeout=3600.0):
+            for result in run_jobs(apart, jobs, cores, timeout=3600.0):
                 if result.error is not None:
                     raise ExplainedError(f"scene {result.job.number}: {result.error}")
                 made[result.job.number] = result.value
                 report(len(made), count)
         else:
-            for clip in clips:
-                made[clip.number] = work(model, clip)
+            for job in jobs:
+                made[job.number] = work(model, job)
                 report(len(made), count)
     return [made[number] for number in sorted(made)]
 
 
-def _apart(work: Callable[[LMEEC, Clip], T], precision: Precision, clip: Clip) -> T:
+def _apart(work: Callable[[LMEEC, Job], T], precision: Precision, job: Job) -> T:
     torch.set_num_threads(1)
-    return work(_loaded(clip.weights, clip.device, clip.config, precision), clip)
+    return work(_loaded(job.weights, job.device, job.config, precision), job)
 
 
 @functools.cache
-def _loaded(weights: str, device: str, config: ModelConfig, precision: Precision) -> LMEEC:
+def _loaded(weights: Path, device: str, config: ModelConfig, precision: Precision) -> LMEEC:
     model = build_model(config)
     model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
     if precision == "bf16":
@@ -136,30 +123,30 @@ class Answer(NamedTuple):
         return qualifies(self.query_area, self.target_area)
 
 
-def track_scene(model: LMEEC, clip: Clip) -> Iterator[list[Answer]]:
+def track_scene(model: LMEEC, job: Job) -> Iterator[list[Answer]]:
     """A scene through trackers of both directions, all objects at once.
 
     Yields the answers of a step, object by object and target by target.
     """
-    frames, cameras = clip.packed.shape[:2]
+    scene = Scene(job.path)
+    cameras = scene.packed.shape[1]
     exos = list(range(1, cameras))
     for query, targets in [(0, exos), *((exo, [0]) for exo in exos)]:
         names = [str(t) for t in targets]
-        tracker = CorrespondenceTracker(model, str(query), names, clip.memory, frames)
-        for frame in range(frames):
-            labels, area = clip.packed[frame, ..., 3], clip.area[frame]
+        tracker = CorrespondenceTracker(model, str(query), names, job.memory, job.frames)
+        for frame in range(job.frames):
+            used = (query, *targets)
+            labels = {camera: scene.labels(frame, camera) for camera in used}
+            area = {camera: areas(labels[camera]) for camera in used}
             given = {str(n): labels[query] == n for n in np.flatnonzero(area[query])}
-            images = {
-                str(c): np.ascontiguousarray(clip.packed[frame, c, ..., :3])
-                for c in (query, *targets)
-            }
+            images = {str(camera): scene.image(frame, camera) for camera in used}
             found = tracker.step(images, given)
             yield [
                 Answer(
                     query,
                     target,
-                    float(area[query, int(name)]),
-                    float(area[target, int(name)]),
+                    float(area[query][int(name)]),
+                    float(area[target][int(name)]),
                     labels[target] == int(name),
                     found[str(target)][name],
                 )

@@ -26,7 +26,7 @@ from lmeec_core.ablation.variants import (
 from lmeec_core.checkpoint import seeded_model
 from lmeec_core.cli.app import app
 from lmeec_core.config import preset
-from lmeec_core.training.nano import export
+from lmeec_core.training.output import export
 
 
 def unit(take: str, ious: list[float], query: str = "aria01", **facts: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lmeec_core.takes import (
     encode_mask,
     read_split,
 )
-from lmeec_core.training.command import CONFIGS, TrainConfig, read_config, remember
+from lmeec_core.training.settings import CONFIGS, TrainConfig, read_config, remember
 
 pytestmark = pytest.mark.fuzz
 Bounded = Callable[..., Any]

@@ -11,7 +11,7 @@ from lmeec_core.compact import CompactLMEEC
 from lmeec_core.model.layers import LayerNorm2d
 from lmeec_core.preprocessing import normalise
 from lmeec_core.training.evaluate import Row, balanced_accuracy, best_threshold
-from lmeec_core.training.forward import ClipMemory, forward_clip_frame
+from lmeec_core.training.forward import ClipMemory, forward_frame
 
 SIZE = 64
 
@@ -104,7 +104,7 @@ def test_training_computes_what_the_tracker_does(small: lm.LMEEC, newest_first: 
         views = small.encode_images(normalise(both))
         query, target = views.map(lambda x: x[:1]), views.map(lambda x: x[1:])
         given = torch.from_numpy(masks[t])[None].float()
-        step = forward_clip_frame(small, query, target, given, 2, memory)
+        step = forward_frame(small, query, target, given, 2, memory)
         prediction = small.apply_presence(step.decoded)
         for i, name in enumerate("ab"):
             assert torch.allclose(found[name].logits, prediction.logits[i], atol=1e-3)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import io
 import json
 import shutil
-import subprocess
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,19 @@ from typer.testing import CliRunner
 import lmeec_core as lm
 from lmeec_core.checkpoint import seeded_model
 from lmeec_core.cli.app import app
-from lmeec_core.training import nano
-from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config, remember
+from lmeec_core.evaluation import iou
+from lmeec_core.jobs import JobResult
+from lmeec_core.training import rendering
+from lmeec_core.training.distributed import Processes
 from lmeec_core.training.evaluate import best_mask_bias, evaluate_pairs, shift_masks
-from lmeec_core.training.monitor import RunMonitor, example_sheet, results_table
-from lmeec_core.training.stages import CPU_MORE_STAGES
+from lmeec_core.training.monitor import Monitor, RunMonitor, example_sheet, results_table
+from lmeec_core.training.output import export
+from lmeec_core.training.recipe import Budget
+from lmeec_core.training.recipes import nano
+from lmeec_core.training.settings import CONFIGS, TrainConfig, find_config, read_config, remember
+from lmeec_core.training.stages import CPU_MORE_STAGES, Schedule
 from lmeec_core.training.store import SceneStore
-from lmeec_core.training.trainer import Schedule, Trainer
+from lmeec_core.training.tracking import Job, track_scene
 
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
 SIDE = 64
@@ -49,6 +55,16 @@ def _scene(seed: int) -> np.ndarray:
     return packed
 
 
+def _store(folder: Path, *scenes: np.ndarray) -> SceneStore:
+    """These scenes on the disk."""
+    folder.mkdir(exist_ok=True)
+    for number, packed in enumerate(scenes):
+        np.save(folder / f"train_{number:08d}.npy", packed)
+    store = SceneStore(folder, len(scenes))
+    assert store.refresh() == len(scenes)
+    return store
+
+
 @pytest.fixture
 def work(tmp_path: Path) -> Path:
     """A run's folder with drawn scenes."""
@@ -63,7 +79,6 @@ def work(tmp_path: Path) -> Path:
 SHORT = {
     "minutes": 0.25, "render": False, "scenes": 12, "start_at": 12, "val_scenes": 1,
     "test_scenes": 1, "stages": "cpu", "device": "cpu", "evaluate_every": 0.1, "report_every": 0,
-    "keep": 1,
 }  # fmt: skip
 
 
@@ -76,14 +91,11 @@ def _run(work: Path, *options: str, **changes: object) -> Any:
 def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    for _ in range(5):  # on a busy machine a session may end before its first step
-        first = _run(work, session_minutes=0.12)
-        assert first.exit_code == 3, first.output
-        assert "the same command goes on" in first.output
-        begun = json.loads((work / "out" / "metrics.json").read_text())
-        if begun["steps"]:
-            break
-    assert 0 < begun["minutes"] < 0.25 and begun["results"] is None
+    first = _run(work, session_minutes=0.05)  # a step is done at least
+    assert first.exit_code == 3, first.output
+    assert "the same command goes on" in first.output
+    begun = json.loads((work / "out" / "metrics.json").read_text())
+    assert begun["steps"] and 0 < begun["minutes"] < 0.25 and begun["results"] is None
 
     second = _run(work)
     assert second.exit_code == 0, second.output
@@ -92,7 +104,7 @@ def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
     count = len(begun["history"])
     assert count and ended["history"][:count] == begun["history"]
     stages = [r["stage"] for r in ended["history"]]
-    assert stages[0] == "contrast" and "pairs, small" in stages
+    assert stages[0] == "contrast" and len(set(stages)) > 1  # which ones depends on the machine
     assert any("eval ego_to_exo iou" in r for r in ended["history"])
     assert all(np.isfinite(r["loss"]) for r in ended["history"] if "loss" in r)
 
@@ -121,12 +133,14 @@ def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
 
 @pytest.mark.slow
 def test_scenes_are_rendered_in_the_order_of_their_use(tmp_path: Path) -> None:
-    options = (
-        "--val-scenes=1 --test-scenes=1 --presence-scenes=2 --scenes=4 --start-at=2 --frames=4"
-    )
-    command = [sys.executable, "-P", "-m", "lmeec_core.training.nano", "--render-only"]
-    command += ["--work", str(tmp_path), "--out", str(tmp_path), "--size=64", "--workers=2"]
-    subprocess.run([*command, *options.split()], check=True, timeout=180)
+    remember(
+        TrainConfig(
+            minutes=1, val_scenes=1, test_scenes=1, presence_scenes=2, scenes=4, start_at=2,
+            frames=4, size=64, workers=2,
+        ),
+        tmp_path,
+    )  # fmt: skip
+    assert rendering.start_rendering(tmp_path, tmp_path / "nano.log").wait(180) == 0
     made = sorted(tmp_path.glob("*/*.npy"), key=lambda path: path.stat().st_mtime_ns)
     folders = ["val", "test", "train", "train", "presence", "presence", "train", "train"]
     assert [path.parent.name for path in made] == folders
@@ -135,9 +149,8 @@ def test_scenes_are_rendered_in_the_order_of_their_use(tmp_path: Path) -> None:
 
 
 def test_without_minutes_the_weights_are_only_shifted_and_scored(work: Path) -> None:
-    options = ["--minutes=0", "--start=bundled", "--scenes=12", "--start-at=8", "--val-scenes=1",
-               "--test-scenes=1", "--presence-scenes=0", "--no-render", "--device=cpu"]  # fmt: skip
-    assert nano.main(["--work", str(work), "--out", str(work / "out"), *options]) == 0
+    result = _run(work, minutes=0, start="bundled", presence_scenes=0, tensorboard=False)
+    assert result.exit_code == 0, result.output
     metrics = json.loads((work / "out" / "metrics.json").read_text())
     assert metrics["steps"] == 0 and metrics["results"]["test tracker"]["all"]
     before = nano.start_weights("bundled")
@@ -182,8 +195,7 @@ def test_no_scenes_for_the_verdict(work: Path) -> None:
 def test_example_sheet_and_tensorboard_of_a_resumed_run(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    store = SceneStore(tmp_path, 1, torch.device("cpu"))
-    store.add(_scene(5))
+    store = _store(tmp_path / "scenes", _scene(5))
     torch.manual_seed(0)
     model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": SIDE})).eval()
     sheet = example_sheet(model, store)
@@ -196,7 +208,7 @@ def test_example_sheet_and_tensorboard_of_a_resumed_run(tmp_path: Path) -> None:
             for step, loss in run:
                 record = {"stage": "pairs", "minutes": 0.1 * step, "step": step, "loss": loss}
                 monitor.record(record | {"eval ego_to_exo iou": 0.25}, step / 4)
-            monitor.examples(model, store, step)
+            monitor.picture(sheet, step)
     events = EventAccumulator(str(tmp_path / "board"))
     events.Reload()
     found = [(e.step, e.value) for e in events.Scalars("train/loss")]
@@ -207,8 +219,7 @@ def test_example_sheet_and_tensorboard_of_a_resumed_run(tmp_path: Path) -> None:
 
 
 def test_example_sheet_of_scenes_where_nothing_counts(tmp_path: Path) -> None:
-    store = SceneStore(tmp_path, 1, torch.device("cpu"))
-    store.add(np.zeros((4, 2, SIDE, SIDE, 4), np.uint8))
+    store = _store(tmp_path, np.zeros((4, 2, SIDE, SIDE, 4), np.uint8))
     model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": SIDE})).eval()
     assert example_sheet(model, store) is None
 
@@ -232,12 +243,19 @@ def test_table() -> None:
 
 
 def test_settings_reach_the_run(tmp_path: Path) -> None:
-    config = read_config(find_config("nano_sim"), ["workers=3", "minutes=7.5", "seed=9"])
-    args = config.arguments(tmp_path, tmp_path / "out")
-    assert (args.workers, args.minutes, args.seed) == (3, 7.5, 9)
-    assert (args.scenes, args.frames, args.keep, args.no_render) == (12_000, 8, 4_000, False)
-    assert (args.work, args.out) == (tmp_path, tmp_path / "out")
-    assert args.session_minutes > 1e6 and args.detach is False
+    config = read_config(find_config("nano_sim"), ["start=bundled", "minutes=7.5", "seed=9"])
+    assert isinstance(config, TrainConfig)
+    run = nano.SceneRun(config, tmp_path, tmp_path / "out", torch.device("cpu"), Monitor())
+    assert (run.budget, run.seed, run.clips.seed) == (Budget(None, 7.5), 9, 9)
+    assert run.schedule.stages == CPU_MORE_STAGES and run.schedule.rate == 1e-3
+    assert {name: store.capacity for name, store in run.stores.items()} == {
+        "train": 4000, "val": 24, "test": 60, "presence": 400,
+    }  # fmt: skip
+    exact = read_config(find_config("nano_sim"), ["steps=30"])
+    assert isinstance(exact, TrainConfig)
+    assert (
+        nano.SceneRun(exact, tmp_path, tmp_path, torch.device("cpu"), Monitor()).budget.steps == 30
+    )
 
 
 def test_the_file_names_every_setting() -> None:
@@ -252,6 +270,7 @@ def test_the_file_names_every_setting() -> None:
         ("frames=6", "frames: .*multiple of 4.*6 given"),
         ("stages=fast", "stages: .*'gpu'"),
         ("minutes", "--set minutes: expected name=value"),
+        ("keep=9", "keep: there is no such setting any more: the scenes now stay on the disk"),
     ],
 )
 def test_bad_settings_are_named(change: str, message: str) -> None:
@@ -259,44 +278,45 @@ def test_bad_settings_are_named(change: str, message: str) -> None:
         read_config(CONFIGS / "nano_sim.yaml", [change])
 
 
-def test_pairs_score_the_same_in_batches_of_any_size() -> None:
-    store = SceneStore(Path("none"), 1, torch.device("cpu"))
-    store.add(_scene(0))
-    model = seeded_model(lm.preset("mini"), 0)
-    small, whole = (evaluate_pairs(model, store, 1, batch=batch) for batch in (None, 32))
-    assert len(small) == len(whole) == 4 * (2 * 3 + 1)  # frames; seen by both, one not
-    for one, other in zip(small, whole, strict=True):
-        assert one[:4] == pytest.approx(other[:4], abs=1e-5)
-        assert one.presence_logit == pytest.approx(other.presence_logit, abs=1e-4)
+def test_pairs_score_as_the_tracker_does_on_a_first_frame(tmp_path: Path) -> None:
+    store = _store(tmp_path, _scene(0))
+    model = seeded_model(lm.preset("nano").model_copy(update={"image_size": SIDE}), 0)
+    rows = evaluate_pairs(model, store, 1)
+    assert len(rows) == 4 * (2 * 3 + 1)  # frames; seen by both, one not
+    job = Job(0, store.paths[0], 1, None, tmp_path, "cpu", model.config)
+    tracked = [one for step in track_scene(model, job) for one in step]
+    for row, one in zip(rows[:7], tracked, strict=True):
+        assert row[:3] == (int(one.query > 0), one.query_area, one.target_area)
+        assert row.presence_logit == pytest.approx(one.found.presence_logit, abs=1e-4)
+        if row.presence_logit > 0:
+            assert row.iou == pytest.approx(iou(one.found.mask(), one.truth), abs=1e-4)
 
 
-def test_the_mask_bias_with_the_best_iou_is_found() -> None:
-    store = SceneStore(Path("none"), 1, torch.device("cpu"))
-    store.add(_scene(0))
+def test_the_mask_bias_with_the_best_iou_is_found(tmp_path: Path) -> None:
+    store = _store(tmp_path, _scene(0))
     model = seeded_model(lm.preset("nano").model_copy(update={"image_size": SIDE}), 0)
 
     def score(bias: float) -> float:
         shift_masks(model, bias)
-        rows = [r for r in evaluate_pairs(model, store, 1) if r.target_area > 0]
+        rows = [r for r in evaluate_pairs(model, store, 1, step=2) if r.target_area > 0]
         shift_masks(model, -bias)
         return float(np.mean([r.iou for r in rows]))
 
-    best = best_mask_bias(model, store, 1, step=1)
+    best = best_mask_bias(model, store, 1, step=2)
     assert score(best) == pytest.approx(max(score(b / 5) for b in range(-2, 8)), abs=1e-4)
     assert score(best) > min(score(-0.4), score(1.4))
 
 
 def test_weights_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded_model(lm.preset("nano"), 3)
-    nano.export(model, tmp_path / "half.safetensors", {})
+    export(model, tmp_path / "half.safetensors", {})
     start = nano.start_weights(str(tmp_path / "half.safetensors"))
     assert start is not None
-    store = SceneStore(tmp_path / "none", 1, torch.device("cpu"))
-    trainer = Trainer(
-        lm.preset("nano"), Schedule(CPU_MORE_STAGES, 1.0), store, tmp_path / "run",
-        torch.device("cpu"), start=start,
+    recipe = nano.NanoRecipe(
+        lm.preset("nano"), Schedule(CPU_MORE_STAGES, 1.0), SceneStore(tmp_path / "none", 1),
+        torch.device("cpu"), start,
     )  # fmt: skip
-    for name, value in trainer.averaged.state_dict().items():
+    for name, value in recipe.model.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-3)
     assert nano.start_weights(None) is None
     with pytest.raises(lm.CheckpointError, match="absent.*no such file"):
@@ -323,14 +343,40 @@ def test_help() -> None:
         assert word in result.output
 
 
-def test_no_more_scenes_than_fit_in_memory(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_clips_longer_than_the_scenes_are_refused(work: Path) -> None:
+    result = _run(work, stages="gpu", frames=4, tensorboard=False)
+    assert result.exit_code == 2
+    assert "frames: 4 given, the stages train on clips of 8 frames" in result.output
+    shutil.rmtree(work / "out", ignore_errors=True)
+    (work / "train.yaml").unlink()
+    result = _run(work, stages="gpu", tensorboard=False)  # the scenes that were brought have 4
+    assert result.exit_code == 2 and f"in {work / 'train'}: 4 given" in result.output
+
+
+def test_several_processes_are_refused(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def two(device: str) -> Iterator[Processes]:
+        yield Processes(0, 2, torch.device("cpu"))
+
+    monkeypatch.setattr(nano, "processes", two)
+    result = _run(work, tensorboard=False)
+    assert result.exit_code == 2 and "without torchrun" in result.output
+    assert not (work / "train.yaml").exists()
+
+
+def test_rendering_leaves_room_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    args = nano.parse(["--work", "w", "--out", "o", "--scenes", "12000", "--frames", "4"])
-    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 2 * 2**30 // 4096}  # 2 GiB
-    monkeypatch.setattr(nano.os, "sysconf", pages.__getitem__)
-    fit = nano.scenes_that_fit(args, torch.device("cpu"))
-    assert fit == 2**30 // (4 * 3 * 320 * 320 * 4)
-    assert "12000 given" in caplog.text and f"{fit} of 4.9 MB fit" in caplog.text
-    args.scenes = 20
-    assert nano.scenes_that_fit(args, torch.device("cpu")) == 20
+    usage = shutil.disk_usage(tmp_path)._replace(free=rendering.RESERVE - 1)
+    monkeypatch.setattr(rendering.shutil, "disk_usage", lambda path: usage)
+    asked: list[range] = []
+
+    def fake(seeds: range, *_: Any, **__: Any) -> Iterator[JobResult]:
+        asked.append(seeds)
+        return (JobResult(None) for _ in seeds)
+
+    monkeypatch.setattr(rendering, "render_many", fake)
+    rendering.render(TrainConfig(minutes=1), tmp_path)
+    assert (
+        len(asked) == 1 and "the disk is nearly full: no more scenes after 1 of val" in caplog.text
+    )

@@ -121,12 +121,13 @@ def test_directions_and_absence_count_alike() -> None:
 def test_only_the_verification_changes(tmp_path: Path) -> None:
     """On random scenes, through the tracker in processes of their own."""
     random = np.random.default_rng(0)
-    store = SceneStore(tmp_path, 3, torch.device("cpu"))
-    for _ in range(3):
+    for number in range(3):
         labels = np.kron(random.integers(0, 4, (4, 3, 4, 4)), np.ones((16, 16), int))
         colours = random.integers(0, 256, (4, 3))
         packed = np.concatenate((colours[labels], labels[..., None]), axis=-1)
-        store.add(packed.astype(np.uint8))
+        np.save(tmp_path / f"train_{number}.npy", packed.astype(np.uint8))
+    store = SceneStore(tmp_path, 3)
+    assert store.refresh() == 3
     torch.manual_seed(0)
     model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": 64}))
     before = {name: value.clone() for name, value in model.state_dict().items()}

@@ -12,7 +12,7 @@ import pytest
 
 from lmeec_core.config import ModelConfig
 from lmeec_core.takes import TakeWriter
-from lmeec_core.training.take_settings import TakeTrainConfig
+from lmeec_core.training.settings import TakeTrainConfig
 
 SIDE = 64
 TINY: dict[str, Any] = {

@@ -13,13 +13,14 @@ import pytest
 import torch
 
 from lmeec_core.takes import Take, TakeError
-from lmeec_core.training.take_augment import (
+from lmeec_core.training.augment import (
     Augmentation,
     change_image,
     change_mask,
     draw_change,
 )
-from lmeec_core.training.take_clips import Clip, TakeClips, choose, stack
+from lmeec_core.training.clips import Clip, stack
+from lmeec_core.training.take_clips import TakeClips, choose
 
 SIDE = 64
 GEOMETRY = Augmentation(brightness=0, contrast=0, saturation=0, grey=0)

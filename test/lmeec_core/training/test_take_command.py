@@ -15,9 +15,15 @@ from typer.testing import CliRunner
 import lmeec_core as lm
 from lmeec_core.checkpoint import MV_MOE_PREFIX
 from lmeec_core.cli.app import app
-from lmeec_core.training.command import CONFIGS, TrainConfig, find_config, read_config
-from lmeec_core.training.take_command import start_model
-from lmeec_core.training.take_settings import TakeTrainConfig
+from lmeec_core.training.monitor import Monitor
+from lmeec_core.training.recipes.egoexo4d import start_model
+from lmeec_core.training.settings import (
+    CONFIGS,
+    TakeTrainConfig,
+    TrainConfig,
+    find_config,
+    read_config,
+)
 
 Settings = Callable[..., TakeTrainConfig]
 runner = CliRunner(env={"COLUMNS": "200", "NO_COLOR": "1", "TERM": "dumb"})
@@ -78,20 +84,20 @@ def test_broken_data_ends_with_a_message(settings: Settings, data: Path, tmp_pat
 
 def test_start_from_sam(settings: Settings, tmp_path: Path) -> None:
     """A checkpoint without MV-MoE: those weights are new, all others are the file's."""
-    first = start_model(settings(seed=1), _silent())
+    first = start_model(settings(seed=1), Monitor())
     state = {n: v for n, v in first.state_dict().items() if not n.startswith(MV_MOE_PREFIX)}
     torch.save({"model": state}, tmp_path / "sam.pt")
-    model = start_model(settings(seed=2, checkpoint=str(tmp_path / "sam.pt")), _silent())
+    model = start_model(settings(seed=2, checkpoint=str(tmp_path / "sam.pt")), Monitor())
     fresh = [n for n, v in model.state_dict().items() if not torch.equal(v, first.state_dict()[n])]
     assert fresh and all(n.startswith(MV_MOE_PREFIX) for n in fresh)
 
 
 def test_start_from_what_does_not_fit(settings: Settings, tmp_path: Path) -> None:
     with pytest.raises(lm.CheckpointError, match="no such file"):
-        start_model(settings(checkpoint=str(tmp_path / "gone.pt")), _silent())
+        start_model(settings(checkpoint=str(tmp_path / "gone.pt")), Monitor())
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pt")
     with pytest.raises(lm.CheckpointError, match="does not fit"):
-        start_model(settings(checkpoint=str(tmp_path / "wrong.pt")), _silent())
+        start_model(settings(checkpoint=str(tmp_path / "wrong.pt")), Monitor())
 
 
 def test_start_from_the_bundled_weights(
@@ -107,17 +113,11 @@ def test_start_from_the_bundled_weights(
     brought = lm.build_model(lm.preset("nano")).state_dict()
     save_file({n: v.half() if v.is_floating_point() else v for n, v in brought.items()},
               tmp_path / "nano.safetensors")  # fmt: skip
-    model = start_model(settings(preset="nano", model={"image_size": 64}), _silent())
+    model = start_model(settings(preset="nano", model={"image_size": 64}), Monitor())
     name = "sam_mask_decoder.conv_s0.weight"
     assert torch.equal(model.state_dict()[name], brought[name].half().float())
-    small = start_model(settings(preset="nano", model={"memory_layers": 1}), _silent())
+    small = start_model(settings(preset="nano", model={"memory_layers": 1}), Monitor())
     assert not torch.equal(small.state_dict()[name], brought[name].half().float())
-
-
-def _silent() -> Any:
-    from lmeec_core.training.monitor import Monitor
-
-    return Monitor()
 
 
 # -- settings ----------------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_the_recipe_is_the_papers() -> None:
     assert (found.frames, found.objects, found.epochs, found.capacity) == (8, 3, 60, 6)
     assert (found.rate, found.encoder_rate, found.floor) == (5e-6, 3e-6, 0.1)
     assert (found.layer_decay, found.weight_decay, found.clip) == (0.9, 0.1, 0.1)
-    assert found.loss.weights()[:4] == (20, 1, 1, 1) and found.bf16
+    assert tuple(found.loss.model_dump().values()) == (20, 1, 1, 1) and found.bf16
     assert found.augment is not None
     assert (found.augment.flip, found.augment.degrees, found.augment.shear) == (0.5, 25, 20)
     assert found.augment.grey == 0.05 and found.fusion == "mv_moe"

@@ -9,11 +9,12 @@ import torch
 
 import lmeec_core as lm
 from lmeec_core.config import ModelConfig
+from lmeec_core.training.clips import stack
 from lmeec_core.training.losses import LossWeights
 from lmeec_core.training.optimizer import freeze_idle
 from lmeec_core.training.parts import initialise
-from lmeec_core.training.take_clips import TakeClips, stack
-from lmeec_core.training.take_loss import FIGURES, ClipLoss
+from lmeec_core.training.take_clips import TakeClips
+from lmeec_core.training.take_loss import ClipLoss
 
 WEIGHTS = LossWeights()
 
@@ -38,7 +39,7 @@ def gradients(loss: ClipLoss, parts: list[list[torch.Tensor]]) -> dict[str, torc
     loss.zero_grad(set_to_none=True)
     total = torch.tensor(6.0)
     for part in parts:
-        loss(*part, total)[0].backward()
+        loss(None, total, *part)[0].backward()
     return {name: p.grad for name, p in loss.model.named_parameters()}
 
 
@@ -98,12 +99,12 @@ def test_what_does_not_count_has_no_influence(
     total = torch.tensor(4.0)
     batch[3][:, :, 1] = 0
     with torch.no_grad():
-        found, figures = loss(*batch, total)
+        found, figures = loss(None, total, *batch)
         batch[2][:, :, 1] = ~batch[2][:, :, 1]
-        again, _ = loss(*batch, total)
-        nothing, _ = loss(*batch[:3], batch[3] * 0, total)
+        again, _ = loss(None, total, *batch)
+        nothing, _ = loss(None, total, *batch[:3], batch[3] * 0)
     assert again.item() == found.item() and nothing.item() == 0
-    named = dict(zip(FIGURES, figures.tolist(), strict=True))
+    named = {name: value.item() for name, value in figures.items()}
     assert named["counted"] == batch[3].sum().item()
     assert 0 < named["present"] <= named["counted"]
     terms = sum(named[name] for name in ("focal", "dice", "iou", "presence"))
@@ -113,7 +114,7 @@ def test_what_does_not_count_has_no_influence(
 def test_bfloat16_is_close(network: ModelConfig, batch: list[torch.Tensor]) -> None:
     model = build(network)
     with torch.no_grad():
-        exact, _ = ClipLoss(model, WEIGHTS, bf16=False)(*batch, torch.tensor(6.0))
-        rough, _ = ClipLoss(model, WEIGHTS, bf16=True)(*batch, torch.tensor(6.0))
+        exact, _ = ClipLoss(model, WEIGHTS, bf16=False)(None, torch.tensor(6.0), *batch)
+        rough, _ = ClipLoss(model, WEIGHTS, bf16=True)(None, torch.tensor(6.0), *batch)
     assert rough.dtype == torch.float32 and rough.item() != exact.item()
     assert rough.item() == pytest.approx(exact.item(), rel=0.05)

@@ -19,12 +19,11 @@ import yaml
 from safetensors.torch import load_file
 
 from lmeec_core.training.distributed import Processes
+from lmeec_core.training.loop import CHECKPOINT, Trainer
 from lmeec_core.training.monitor import Monitor
-from lmeec_core.training.take_clips import TakeClips
-from lmeec_core.training.take_command import start_model
-from lmeec_core.training.take_settings import TakeTrainConfig
+from lmeec_core.training.recipes.egoexo4d import TakeRecipe, start_model
+from lmeec_core.training.settings import TakeTrainConfig
 from lmeec_core.training.take_validation import validate
-from lmeec_core.training.takes_trainer import CHECKPOINT, TakeTrainer
 
 Settings = Callable[..., TakeTrainConfig]
 ALONE = Processes(0, 1, torch.device("cpu"))
@@ -48,15 +47,9 @@ class Notes(Monitor):
             raise KeyboardInterrupt
 
 
-def make(settings: TakeTrainConfig, folder: Path, monitor: Monitor | None = None) -> TakeTrainer:
-    folder.mkdir(exist_ok=True)
-    ranges = settings.augment.ranges() if settings.augment else None
-    clips = TakeClips(
-        settings.folder("train"), settings.network().image_size, settings.frames,
-        settings.objects, ranges, settings.seed,
-    )  # fmt: skip
-    model = start_model(settings, Monitor())
-    return TakeTrainer(model, settings, clips, folder, ALONE, None, monitor)
+def make(settings: TakeTrainConfig, folder: Path, monitor: Monitor | None = None) -> Trainer:
+    recipe = TakeRecipe(settings, folder / "out", ALONE, Monitor())
+    return Trainer(recipe, folder, ALONE, monitor)
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -84,9 +77,10 @@ def test_a_resumed_run_has_the_same_weights(settings: Settings, tmp_path: Path) 
     with pytest.raises(KeyboardInterrupt):
         make(short, tmp_path / "cut", Notes(stop_at=3)).run()
     assert torch.load(tmp_path / "cut" / CHECKPOINT, weights_only=True)["step"] == 2
-    (tmp_path / "cut" / f".{CHECKPOINT}.partial").write_bytes(b"half")  # of a kill while writing
+    half = tmp_path / "cut" / f".{CHECKPOINT}.0a1b.partial"  # of a kill while writing
+    half.write_bytes(b"half")
     trainer = make(short, tmp_path / "cut")
-    assert trainer.step == 2
+    assert trainer.step == 2 and not half.exists()
     trainer.run()
     whole, cut = weights(tmp_path / "whole"), weights(tmp_path / "cut")
     assert whole.keys() == cut.keys() and all(torch.equal(whole[n], cut[n]) for n in whole)

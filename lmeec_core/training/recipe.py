@@ -1,0 +1,145 @@
+"""What a recipe supplies to the one loop of training: stages, clips, loss, rates, reports."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from lmeec_core.errors import InputError
+from lmeec_core.model import LMEEC
+from lmeec_core.training.clips import Clips
+
+Figures = dict[str, Tensor]
+"""Sums that a loss reports beside itself, by name, without gradients."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How long a run is: so many steps, or so many minutes of training.
+
+    Attributes:
+        steps: optimisation steps in all; a run of steps can be repeated exactly.
+        minutes: in place of steps; pauses, rendering and scores do not count.
+    """
+
+    steps: int | None = None
+    minutes: float = 0.0
+
+    def progress(self, step: int, seconds: float) -> float:
+        """Share of the run that is done, 0 .. 1."""
+        done, whole = (step, self.steps) if self.steps is not None else (seconds, 60 * self.minutes)
+        return min(1.0, done / whole) if whole else 1.0
+
+
+@dataclass(frozen=True)
+class Every:
+    """How often something happens: every so many steps, or seconds of training."""
+
+    steps: int | None = None
+    seconds: float = 0.0
+
+    def due(self, step: int, since: float) -> bool:
+        """Whether it is time, at a step, so many seconds after the last time."""
+        return since >= self.seconds if self.steps is None else step % self.steps == 0
+
+
+class StageLike(Protocol):
+    """What the loop has to know of a part of a run."""
+
+    @property
+    def name(self) -> str:
+        """For reports."""
+
+    @property
+    def batch(self) -> int:
+        """Clips that a process computes at a time."""
+
+
+class Recipe(ABC):
+    """What a run trains, and how.
+
+    Attributes:
+        loss: a module with the network as ``model`` and what else trains; called with the stage,
+            the number of objects that sums are divided by, and a batch from
+            :func:`lmeec_core.training.clips.stack`; returns the loss and :data:`Figures`.
+        clips: the data.
+        budget: how long it trains.
+        seed: of everything that the loss draws.
+        clip: largest norm of the gradient.
+        average: decay of the average of the weights; None keeps none.
+        accumulate: batches per process and step.
+        workers: processes that load clips.
+        max_corrupt: share of the clips that may be unreadable.
+        report, save, validate: how often.
+    """
+
+    loss: nn.Module
+    clips: Clips
+    budget: Budget
+    seed: int
+    clip: float
+    average: float | None = None
+    accumulate: int = 1
+    workers: int = 0
+    max_corrupt: float = 0.0
+    report = Every(seconds=10)
+    save = Every(seconds=45)
+    validation = Every(seconds=180)
+
+    @property
+    def model(self) -> LMEEC:
+        """The network that trains."""
+        model = self.loss.model
+        assert isinstance(model, LMEEC)
+        return model
+
+    @abstractmethod
+    def stage(self, progress: float) -> StageLike:
+        """What the run does at a progress of 0 .. 1."""
+
+    @abstractmethod
+    def keys(self, numbers: range, stage: Any) -> list[Any]:
+        """Keys of :attr:`clips` for these numbers; each is its number or begins with it."""
+
+    @abstractmethod
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer of everything that trains."""
+
+    @abstractmethod
+    def begin_step(self, optimizer: torch.optim.Optimizer, stage: Any, progress: float) -> float:
+        """Set modes, what is frozen, and rates; returns the rate to report."""
+
+    @abstractmethod
+    def summary(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
+        """What is reported of :data:`Figures` summed over steps (and processes)."""
+
+    def facts(self, world: int) -> dict[str, Any]:
+        """What a resumed run must have as before, by name, with ``world`` processes."""
+        return {}
+
+    def check_facts(self, before: Mapping[str, Any], path: Path, world: int) -> None:
+        """Compare with the facts of a checkpoint.
+
+        Raises:
+            InputError: they differ; says what to do.
+        """
+        for name, now in self.facts(world).items():
+            if before.get(name) != now:
+                raise InputError(
+                    f"{path}: {name}: this run began with {before.get(name)}, now it is {now}; "
+                    "give the same to go on with it, or another folder"
+                )
+
+    def no_clip(self) -> str:
+        """An error's text for data that has nothing to train on."""
+        return "there is nothing to train on in the data"
+
+    def validate(self, trainer: Any) -> dict[str, float]:
+        """Try the network as it is now, in every process; numbers for the curve."""
+        return {}

@@ -1,0 +1,1 @@
+"""What `lmeec train` can train: LM-EEC on takes (egoexo4d), the small network on scenes (nano)."""

@@ -1,0 +1,191 @@
+"""Training clips from simulated scenes: crops of two views, with objects for both directions."""
+
+from __future__ import annotations
+
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmeec_core.evaluation.scenes import MIN_AREA
+from lmeec_core.training.augment import (
+    change_colours,
+    crop_image,
+    crop_labels,
+    crop_matrix,
+    draw_colours,
+)
+from lmeec_core.training.clips import Clip, Clips
+from lmeec_core.training.stages import Stage
+from lmeec_core.training.store import LABELS, PERSON, Scene, areas, open_scene
+
+SAME_TIME = 0.8
+"""Share of single frames whose two views are of the same time."""
+WITH_EGO = 0.8
+"""Share of clips of an ego and an exo camera; the rest is of two exo cameras."""
+ANYTHING = 0.05
+"""Share of clips that need no object that both views see."""
+
+
+class SceneKey(NamedTuple):
+    """Which clip to draw; number and seed decide the rest."""
+
+    number: int
+    scenes: tuple[Path, ...]
+    """One for each attempt."""
+    stage: Stage
+
+
+class _Views(NamedTuple):
+    """Where a clip comes from, the first and the second view."""
+
+    frames: NDArray[np.int64]  # (T, 2)
+    cameras: tuple[int, int]
+
+
+def draw_views(scene: Scene, times: int, random: np.random.Generator) -> _Views:
+    """Draw two cameras in either order, and the frames: consecutive, forwards or backwards."""
+    frames, cameras = scene.packed.shape[:2]
+    exo = int(random.integers(1, cameras))
+    first = 0
+    if cameras > 2 and random.random() >= WITH_EGO:
+        first = 1 + (exo - 1 + int(random.integers(1, cameras - 1))) % (cameras - 1)
+    pair = (first, exo) if random.random() < 0.5 else (exo, first)
+    start = random.integers(frames - times + 1, size=2)
+    if times > 1 or random.random() < SAME_TIME:
+        start[1] = start[0]
+    order = np.arange(times) if times == 1 or random.random() < 0.5 else np.arange(times)[::-1]
+    return _Views(start[None] + order[:, None], pair)
+
+
+def choose_objects(
+    positive: NDArray[np.bool_],
+    negative: NDArray[np.bool_],
+    sought: int,
+    count: int,
+    share: float,
+    random: np.random.Generator,
+) -> NDArray[np.int64]:
+    """Labels of ``count`` objects, 0 where there is none.
+
+    The first ``sought`` are in the other view with probability ``share`` (as far as there are
+    such), the rest always.
+
+    Args:
+        positive, negative: (LABELS,) bool, which objects are and which are not in the other view.
+        sought, count, share: see above.
+        random: draws them.
+    """
+    there = random.permutation(np.flatnonzero(positive))[:count]
+    gone = random.permutation(np.flatnonzero(negative))[:sought]
+    wanted = random.random(sought) < share
+    chosen = np.zeros(count, dtype=np.int64)
+    if len(there) and len(gone):
+        turns = np.where(wanted, wanted.cumsum(), (~wanted).cumsum()) - 1
+        chosen[:sought] = np.where(wanted, there[turns % len(there)], gone[turns % len(gone)])
+    elif len(there) or len(gone):
+        chosen[:sought] = np.resize(there if len(there) else gone, sought)
+    rest = there[: count - sought]
+    chosen[sought : sought + len(rest)] = rest
+    return chosen
+
+
+class SceneClips(Clips):
+    """Clips of simulated scenes; a :class:`SceneKey` says of which and for which stage.
+
+    Args:
+        seed: of everything that is drawn.
+    """
+
+    attempts = 3
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def draw(
+        self, key: SceneKey, attempt: int, random: np.random.Generator, failed: bool
+    ) -> Clip | None:
+        """See :meth:`Clips.draw`; the last attempt takes whatever was drawn."""
+        scene, stage = open_scene(key.scenes[attempt]), key.stage
+        views = draw_views(scene, stage.times, random)
+        area = [scene.area(f, c) for f, c in zip(views.frames[0], views.cameras, strict=True)]
+        shared = np.flatnonzero((area[0] > MIN_AREA) & (area[1] > MIN_AREA))
+        if not len(shared) and attempt + 1 < self.attempts and random.random() >= ANYTHING:
+            return None
+        anchor = int(random.choice(shared)) if len(shared) else 0
+        images, labels = self._cut(scene, views, anchor, stage, random)
+        objects = self._choose(labels, stage, random)
+        return _clip(images, labels, objects, scene, views)
+
+    def _cut(
+        self, scene: Scene, views: _Views, anchor: int, stage: Stage, random: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Images (T, 2, s, s, 3) and labels (T, 2, s, s); a view's crop is the same at all times.
+
+        Crops are near the anchor object (0: anywhere).
+        """
+        side, size, times = scene.packed.shape[2], stage.size, len(views.frames)
+        images = np.empty((times, 2, size, size, 3), dtype=np.uint8)
+        labels = np.empty((times, 2, size, size), dtype=np.uint8)
+        flip = 1.0 if random.random() < 0.5 else -1.0
+        colours = draw_colours(random)
+        for view, camera in enumerate(views.cameras):
+            scale = random.uniform(*stage.crop)
+            centre = np.zeros(2)
+            if anchor:
+                rows, columns = np.nonzero(scene.labels(views.frames[0, view], camera) == anchor)
+                centre = (np.array([columns.mean(), rows.mean()]) + 0.5) / side * 2 - 1
+            room = max(0.0, 1 - scale)
+            centre = (centre + random.uniform(-0.8, 0.8, 2) * scale).clip(-room, room)
+            matrix = crop_matrix(centre, scale, flip, side, size, random)
+            for t, frame in enumerate(views.frames[:, view]):
+                cut = crop_image(scene.image(frame, camera), matrix, size)
+                images[t, view] = change_colours(cut, colours, random)
+                labels[t, view] = crop_labels(scene.labels(frame, camera), matrix, size)
+        return images, labels
+
+    def _choose(
+        self, labels: NDArray[np.uint8], stage: Stage, random: np.random.Generator
+    ) -> NDArray[np.int64]:
+        """Objects (2, N) that are given in each view of the clip, by their labels."""
+        least = MIN_AREA * (stage.size / 256) ** 2
+        visible = np.array([[areas(view) for view in frame] for frame in labels])  # (T, 2, LABELS)
+        seen = visible.max(axis=0)
+        chosen = []
+        for view in (0, 1):
+            given, other = visible[0, view] > 0.8 * least, seen[1 - view]
+            chosen.append(
+                choose_objects(
+                    given & (other > 0.5 * least), given & (other == 0), stage.sought,
+                    stage.objects, stage.positive_share, random,
+                )
+            )  # fmt: skip
+        return np.stack(chosen)
+
+
+def _clip(
+    images: NDArray[np.uint8],
+    labels: NDArray[np.uint8],
+    objects: NDArray[np.int64],
+    scene: Scene,
+    views: _Views,
+) -> Clip:
+    planes = labels[:, :, None, None] == objects[:, :, None, None].astype(np.uint8)
+    planes &= (objects > 0)[:, :, None, None]  # (T, view, direction, N, s, s)
+    masks = np.concatenate((planes[:, 0, 0], planes[:, 1, 1]), axis=1)
+    truth = np.concatenate((planes[:, 1, 0], planes[:, 0, 1]), axis=1)
+    regions = (labels > 0) + (labels == PERSON).astype(np.uint8)
+    number = zlib.crc32(scene.path.stem.encode())
+    return Clip(
+        torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous(),
+        torch.from_numpy(masks),
+        torch.from_numpy(truth),
+        torch.from_numpy(masks.any(axis=(2, 3)).astype(np.float32)),
+        objects.size,
+        f"{scene.path} cameras {views.cameras}, frames {views.frames[0].tolist()}",
+        torch.from_numpy(regions.astype(np.uint8)),
+        torch.from_numpy(number * LABELS + objects.flatten()),
+    )
