@@ -129,6 +129,32 @@ def load_weights(
     Raises:
         CheckpointError: with the first missing, unexpected and misshapen names.
     """
+    absent = check_weights(model, state, source, require_mv_moe)
+    model.load_state_dict(state, strict=not absent)
+    if absent:
+        logger.warning(
+            "checkpoint %s has no MV-MoE (an original SAM 2.1 file): its %d entries keep their "
+            "initial values, so masks after the first frame mean little without training",
+            source,
+            absent,
+        )
+
+
+def check_weights(
+    model: LMEEC, state: Mapping[str, Tensor], source: str, require_mv_moe: bool = True
+) -> int:
+    """Whether weights fit a model: every name and shape must agree.
+
+    Args:
+        model: the network, which may be on torch's meta device.
+        state, source, require_mv_moe: see :func:`load_weights`.
+
+    Returns:
+        How many entries of the MV-MoE are not there; 0 or all of them.
+
+    Raises:
+        CheckpointError: with the first missing, unexpected and misshapen names.
+    """
     own = model.state_dict()
     missing = [name for name in own if name not in state]
     moe_absent = bool(missing) and not any(name.startswith(MV_MOE_PREFIX) for name in state)
@@ -161,17 +187,10 @@ def load_weights(
         raise CheckpointError(
             f"checkpoint {source} does not fit the model: {'; '.join(problems)}.{hint}"
         )
-    model.load_state_dict(state, strict=not allowed)
-    if allowed:
-        logger.warning(
-            "checkpoint %s has no MV-MoE (an original SAM 2.1 file): its %d entries keep their "
-            "initial values, so masks after the first frame mean little without training",
-            source,
-            len(missing),
-        )
+    return len(missing) if allowed else 0
 
 
-def fitting_preset(state: dict[str, Tensor]) -> str | None:
+def fitting_preset(state: Mapping[str, Tensor]) -> str | None:
     """The preset whose names and shapes a state dict has, MV-MoE apart; None if there is none."""
     wanted = _shapes(state)
     return next((name for name in PRESETS if _preset_shapes(name) == wanted), None)

@@ -22,6 +22,7 @@ from lmeec_core.cli.simulate import simulate_command
 from lmeec_core.cli.track import track_command
 from lmeec_core.cli.train import train_command
 from lmeec_core.cli.view import view_command
+from lmeec_core.cli.weights import weights_app
 
 app = typer.Typer(
     name="lmeec",
@@ -46,7 +47,8 @@ app = typer.Typer(
     "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it\n"
     "- `lmeec soak`: the node under random faults for half an hour\n"
     "- `lmeec bench`: what a step costs\n"
-    "- `lmeec export`: the network as ONNX graphs, for other engines",
+    "- `lmeec export`: the network as ONNX graphs, for other engines\n"
+    "- `lmeec weights list`: released checkpoints, and how to get them",
 )
 
 
@@ -155,6 +157,7 @@ app.command("train")(train_command)
 app.command("ablate")(ablate_command)
 app.command("bench")(bench_command)
 app.command("export")(export_command)
+app.add_typer(weights_app, name="weights")
 
 
 for plugin in plugins():

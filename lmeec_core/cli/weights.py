@@ -1,0 +1,190 @@
+"""`lmeec weights`: released checkpoints into the cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from lmeec_core.cli.exit_codes import run_command
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from lmeec_core.downloads.catalogue import Released
+    from lmeec_core.downloads.weights import Kept
+
+weights_app = typer.Typer(
+    no_args_is_help=True,
+    help="Released checkpoints, SAM 2.1's and LM-EEC's: which there are, and how to get them.",
+)
+
+
+@weights_app.command("list")
+def list_command() -> None:
+    """Show the checkpoints, their licences and what of them is in the cache."""
+
+    def work() -> None:
+        from lmeec_core.downloads.weights import weights_folder
+
+        console = _console()
+        console.print(_table())
+        console.print(
+            f"The cache: {weights_folder()} (under LMEEC_CACHE, if that is set). The preset nano "
+            f"needs nothing: its weights come with the package.",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+    run_command(work)
+
+
+@weights_app.command("get")
+def get_command(
+    name: Annotated[str, typer.Argument(help="One of `lmeec weights list`.")],
+    file: Annotated[
+        Path | None,
+        typer.Option(help="A file that you have downloaded yourself: check it and copy it."),
+    ] = None,
+    url_base: Annotated[
+        str | None,
+        typer.Option(
+            help="Another folder on the web with the same files (a mirror).",
+            show_default="$LMEEC_WEIGHTS_URL, else where the authors have them",
+        ),
+    ] = None,
+) -> None:
+    """Download a checkpoint into the cache, check it, and say how to use it.
+
+    A download that was stopped or cut goes on where it was. The file is compared with its known
+    SHA-256; where none is known, that of the first download is recorded, shown and compared from
+    then on. Then it is read, and has to fit its preset.
+
+    **Examples**
+
+    - `lmeec weights get sam2_tiny`: 156 MB
+    - `lmeec weights get lm_eec`: says where to click
+    - `lmeec weights get lm_eec --file ~/Downloads/checkpoint.pt`: takes what was downloaded there
+    - `lmeec weights get sam2_large --url-base http://mirror.local/sam2`: from another server
+
+    Exit code 1 if it is not in the cache afterwards: the message says why and what to do.
+    """
+
+    def work() -> None:
+        from lmeec_core.downloads.catalogue import released
+        from lmeec_core.downloads.weights import keep
+
+        weights, console = released(name), _console()
+        kept = _download(weights, url_base, console) if file is None else keep(weights, file)
+        _explain(weights, kept, console)
+
+    run_command(work)
+
+
+def _console() -> Console:
+    console = Console()
+    return console if console.is_terminal else Console(width=200)  # addresses in one piece
+
+
+def _table() -> Table:
+    from rich.table import Table
+
+    from lmeec_core.downloads.catalogue import CATALOGUE
+
+    table = Table("name", "preset", "size", "licence", "in the cache", "source", box=None)
+    for column in table.columns[4:]:
+        column.overflow = "fold"
+    for weights in CATALOGUE.values():
+        size = "not known" if weights.size is None else _megabytes(weights.size)
+        source = weights.url() or f"{weights.source} (with a browser)"
+        table.add_row(
+            weights.name, weights.preset, size, weights.licence, _in_the_cache(weights), source
+        )
+    return table
+
+
+def _in_the_cache(weights: Released) -> str:
+    from lmeec_core.downloads.weights import held
+
+    there = held(weights)
+    if there.size is not None:
+        if weights.size not in (None, there.size):
+            return f"{there.path.name}, another file ({there.size:,} bytes)"
+        return there.path.name
+    return f"{_megabytes(there.partial)} of it, `get` goes on" if there.partial else "no"
+
+
+def _download(weights: Released, base: str | None, console: Console) -> Kept:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    from lmeec_core.downloads.weights import held, obtain
+
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
+        bar = progress.add_task(weights.file, total=weights.size, visible=False)
+        try:
+            return obtain(
+                weights,
+                base,
+                lambda done, whole: progress.update(bar, completed=done, total=whole, visible=True),
+                lambda text: progress.console.print(text, style="yellow", markup=False),
+            )
+        except KeyboardInterrupt:
+            left = held(weights).partial
+            if left:
+                text = f"stopped: {_megabytes(left)} are kept, the same command goes on from there"
+                progress.console.print(text, markup=False)
+            raise
+
+
+def _explain(weights: Released, kept: Kept, console: Console) -> None:
+    """Say what is there, what was checked, and how to use it."""
+    checked = (
+        "as it is known"
+        if kept.known
+        else "recorded now: nobody has published one, so this compares later downloads only"
+    )
+    lines = [
+        f"{weights.name}: {kept.path} ({_megabytes(kept.size)})",
+        f"SHA-256 {kept.sha256} ({checked})",
+        f"It fits the preset {weights.preset}. Licence: {weights.licence} ({weights.page})",
+        *([] if weights.mv_moe else _SAM2),
+        "",
+        "In the node's parameter file:",
+        f"  model.preset: {weights.preset}",
+        f"  model.checkpoint: {kept.path}",
+        *([] if weights.mv_moe else ["  model.require_mv_moe: false"]),
+    ]
+    if weights.mv_moe:
+        lines += [
+            "Offline:",
+            f"  lmeec track RECORDING --preset {weights.preset} --checkpoint {kept.path}",
+        ]
+    else:
+        lines += [
+            "In Python:",
+            f"  model = lm.load_model({weights.preset!r}, {str(kept.path)!r}, "
+            f"require_mv_moe=False)",
+            "  tracker = lm.PromptTracker(model)",
+        ]
+    console.print("\n".join(lines), highlight=False, markup=False, soft_wrap=True)
+
+
+_SAM2 = (
+    "SAM 2.1 follows what is marked in one view. It has no MV-MoE: to find objects in other views "
+    "it has to be trained first, or take lm_eec.",
+)
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:,.0f} MB" if size >= 1e6 else f"{size / 1e3:,.0f} kB"
