@@ -23,23 +23,19 @@ from rclpy.parameter import Parameter
 import lmeec_core as lm
 from lmeec_core.engine import engines_in_use
 from lmeec_core.errors import InputError
-from lmeec_ros import services
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_ros.health import diagnostics
 from lmeec_ros.health.reasons import Measurements, Snapshot
 from lmeec_ros.health.watchdog import Watchdog
 from lmeec_ros.inference.pipeline import SetProcessor, load_processor
-from lmeec_ros.inference.worker import Worker, in_a_thread
-from lmeec_ros.io import filters
-from lmeec_ros.io.inputs import (
-    InputStream,
-    look_around,
-    make_inputs,
-    open_inputs,
-)
-from lmeec_ros.io.outputs import Outputs, PublishError
+from lmeec_ros.inference.worker import NotNowError, Worker, in_a_thread, result_of
+from lmeec_ros.io.inputs import Input, InputStream, inputs_of, look_around, open_inputs
+from lmeec_ros.io.synchronizer import Synchronizer, make_synchronizer, stamp_of
+from lmeec_ros.outputs import Outputs, PublishError
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.runtime import arena
 from lmeec_ros.runtime.lifecycle import Error, ManagedNode, Success
+from lmeec_ros.services import MemoryServices
 
 T = TypeVar("T")
 
@@ -71,9 +67,9 @@ class LmeecNode(ManagedNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
         self.processor: SetProcessor | None = None
-        self.worker: Worker[tuple[Any, ...]] | None = None
-        self.synchronizer: filters.Synchronizer | None = None
-        self.inputs: list[InputStream] = []
+        self.worker: Worker[ImageSet[Any]] | None = None
+        self.synchronizer: Synchronizer | None = None
+        self.inputs: ImageSet[InputStream] | None = None
         self._left: list[threading.Thread] = []  # of steps that did not end in time
         self._outputs: Outputs | None = None
         self._watchdog: Watchdog | None = None
@@ -83,9 +79,9 @@ class LmeecNode(ManagedNode):
         timer = partial(self.create_timer, callback_group=self._lifecycle_group, clock=steady)
         tell = partial(self._tell_error, "diagnostics")
         self._reporter = diagnostics.Reporter(self, self._snapshot, tell)
-        self._memory_services = services.MemoryServices(self, self.with_processor)
+        self._memory_services = MemoryServices(self, self.with_processor)
         timer(0.5, self._watch)
-        self._start_timer = timer(0.01, self._autostart) if self.config["autostart"] else None
+        self._start_timer = timer(0.01, self._autostart) if self.config.autostart else None
         self._log.attach()
 
     # ---- lifecycle
@@ -160,12 +156,12 @@ class LmeecNode(ManagedNode):
     def _configure(self) -> None:
         config = self.config
         self.get_logger().info(
-            f"loading preset {config['model.preset']}, weights "
-            f"{config.checkpoint or 'of the preset'}, on {config['model.device']}"
+            f"loading preset {config.model.preset}, weights "
+            f"{config.model.checkpoint or 'of the preset'}, on {config.model.device}"
         )
-        seeded = config.seed is not None and config.checkpoint is None
-        if seeded and lm.bundled_weights(config["model.preset"]) is None:
-            text = f"no checkpoint: random weights of model.seed {config.seed}; "
+        seeded = config.model.seed is not None and config.model.checkpoint is None
+        if seeded and lm.bundled_weights(config.model.preset) is None:
+            text = f"no checkpoint: random weights of model.seed {config.model.seed}; "
             self.get_logger().warning(text + "the masks mean nothing")
         self._outputs = Outputs(self, config)  # first: it is quick to find what is wrong
         self.processor = in_a_thread(partial(load_processor, config), "configure")
@@ -180,33 +176,33 @@ class LmeecNode(ManagedNode):
         self._patient.forget()
         self._failures = 0
         process = partial(self._process, processor, outputs)
-        self.worker = Worker(process, self._on_step_error, config["mailbox.depth"])
-        self.inputs = make_inputs(self, config, self._input_group)
-        names = [one.name for one in self.inputs]
-        self.synchronizer = filters.synchronizer_for(config, self.inputs, names, self._on_time_jump)
-        self.synchronizer.registerCallback(self._on_set)
-        self._watchdog = Watchdog(self.inputs, self.synchronizer.stats, self.get_logger())
+        self.worker = Worker(process, self._on_step_error, config.mailbox.depth)
+        synchronizer = make_synchronizer(config, self._on_set, self._on_time_jump)
+
+        def make_input(given: Input) -> InputStream:
+            return InputStream(self, given, self._input_group, synchronizer.add, self._tell_error)
+
+        self.synchronizer, self.inputs = synchronizer, inputs_of(config).map(make_input)
+        self._watchdog = Watchdog(self.inputs, synchronizer.stats, self.get_logger())
         self.worker.start()
-        for one in self.inputs:
-            one.on_error = partial(self._tell_error, f"input {one.name}")
         self._open_inputs()
 
     def _open_inputs(self) -> None:
-        if self._outputs is not None and self.synchronizer is not None:
-            open_inputs(self.inputs, self.config, self._outputs, self.synchronizer)
+        inputs, outputs, synchronizer = self.inputs, self._outputs, self.synchronizer
+        if inputs is not None and outputs is not None and synchronizer is not None:
+            open_inputs(inputs, self.config.output.lazy, outputs.has_listeners, synchronizer)
 
     def _stop(self) -> None:
         """Close the inputs and end the worker; all of it is done, whatever fails."""
         inputs, worker = self.inputs, self.worker
-        self.inputs, self.worker = [], None
-        self.synchronizer = self._watchdog = None
+        self.inputs = self.worker = self.synchronizer = self._watchdog = None
         with ExitStack() as every:  # the last comes first
             if worker is not None:
                 every.callback(self._end, worker)
-            for one in inputs:
+            for one in inputs or ():
                 every.callback(one.close)
 
-    def _end(self, worker: Worker[tuple[Any, ...]]) -> None:
+    def _end(self, worker: Worker[ImageSet[Any]]) -> None:
         if not worker.stop(STEP_PATIENCE):
             self._left.append(worker.thread)
             raise TimeoutError(
@@ -248,17 +244,17 @@ class LmeecNode(ManagedNode):
         with self._between_transitions():
             processor, worker = self.processor, self.worker
             if processor is None:
-                raise services.NotNowError("no memory: the node is not configured")
+                raise NotNowError("no memory: the node is not configured")
             if worker is None:
                 return in_a_thread(partial(function, processor), "memory")
             future = worker.call(partial(function, processor), discard=False)
-        return services.result_of(future, STEP_PATIENCE, self.get_logger())
+        return result_of(future, STEP_PATIENCE, self.get_logger())
 
     # ---- the way of a frame
 
-    def _on_set(self, *messages: Any) -> None:
+    def _on_set(self, found: ImageSet[Any]) -> None:
         worker = self.worker
-        if worker is None or worker.put(messages):
+        if worker is None or worker.put(found):
             return
         text = "inference is slower than the cameras: the oldest set waiting was dropped"
         if line := self._patient("mailbox", text):
@@ -288,29 +284,27 @@ class LmeecNode(ManagedNode):
         self,
         processor: SetProcessor,
         outputs: Outputs,
-        messages: tuple[Any, ...],
+        given: ImageSet[Any],
         arrived: float,
     ) -> None:
         """Process one set and publish what is found (in the worker's thread)."""
         started = time.monotonic()
-        query, masks, *targets = messages
-        stamp = filters.stamp_of(query)
+        stamp = stamp_of(given.query)
         if self._last_stamp is not None and stamp <= self._last_stamp:
             self.get_logger().warning("the query image is older than the last: memory reset")
             self._reset_memory(processor, outputs)
         self._last_stamp = stamp
-        given = dict(zip(processor.config.target_cameras, targets, strict=True))
-        found = processor.process(query, masks, given, self._on_refused_image)
+        found = processor.process(given, self._on_refused_image)
         if outputs is not self._outputs:  # deactivation has given this step up
             return
         self._failures = 0
         taken = Duration(seconds=processor.step_seconds).to_msg()
         for output in found.values():
             output.message.processing_time = taken
-        done = outputs.publish(query.header, found, processor, self._tell_error)
+        done = outputs.publish(given.query.header, found, processor, self._tell_error)
         self.measured.objects = processor.objects_seen
         clock = self.get_clock().now().nanoseconds
-        ages = {name: 1e-6 * (clock - filters.stamp_of(found[name])) for name in done}
+        ages = {name: 1e-6 * (clock - stamp_of(found[name])) for name in done}
         self.measured.add_set(stamp, started, arrived, ages)
 
     def _on_refused_image(self, camera: str, error: InputError) -> None:
@@ -358,7 +352,7 @@ class LmeecNode(ManagedNode):
             processor.config = self.config
         if synchronizer is not None:
             with self._telling("taking parameters"):
-                filters.take_times(self.config, synchronizer)
+                synchronizer.take_parameters(self.config)
         for name, value in own.items():
             self.get_logger().info(f"{name} is now {value}")
 
@@ -372,7 +366,8 @@ class LmeecNode(ManagedNode):
             with self._telling("opening the inputs"):
                 self._open_inputs()
             with self._telling("following the publishers"):
-                look_around(self.inputs, self._watchdog.silent if self._watchdog else ())
+                if self.inputs is not None:
+                    look_around(self.inputs, self._watchdog.silent if self._watchdog else ())
             if self._watchdog is not None and self.state == "active":
                 with self._telling("watching the inputs"):
                     self._watchdog.look(self.config)
@@ -401,7 +396,7 @@ class LmeecNode(ManagedNode):
             self.measured,
             synchronizer.stats() if synchronizer is not None else None,
             worker.stats() if worker is not None else None,
-            tuple(self.inputs),
+            self.inputs,
             watchdog.silent if watchdog is not None else {},
             watchdog.unpaired if watchdog is not None else False,
             outputs.points if outputs is not None else None,

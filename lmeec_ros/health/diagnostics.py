@@ -65,7 +65,7 @@ def build(stamp: Time, now: Snapshot, reason: Reason) -> DiagnosticArray:
     message = DiagnosticArray()
     message.header.stamp = stamp
     message.status = [_node(now), output_status(now, reason), _inference(now), _pairing(now)]
-    message.status += [_input(now, one) for one in now.inputs]
+    message.status += [_input(now, one) for one in now.inputs or ()]
     return message
 
 
@@ -77,11 +77,11 @@ def _node(now: Snapshot) -> DiagnosticStatus:
         level, text = WARN, f"{now.state}, but: {now.measured.last_other_error}"
     values: dict[str, object] = {
         "state": now.state,
-        "preset": now.config["model.preset"],
-        "checkpoint": now.config.checkpoint or "",
+        "preset": now.config.model.preset,
+        "checkpoint": now.config.model.checkpoint or "",
         "device": now.device or "",
         "engine": now.engine,
-        "precision": now.config["model.precision"],
+        "precision": now.config.model.precision,
         "resident_memory_mb": _number(resident_megabytes()),
         "device_memory_mb": _number(device_megabytes(now.device)),
         "errors": now.measured.errors,
@@ -109,7 +109,7 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
         values |= {f"dropped_{name}": count for name, count in dropped.items()}
     if worker is not None:
         values |= {"dropped_mailbox": worker.dropped, "sets_failed": worker.failed}
-    for one in now.inputs:
+    for one in now.inputs or ():
         values[f"lost_percent_{one.name}"] = _number(100 * one.monitor.health().loss)
     if now.points is not None:
         values["points_located"] = now.points.located
@@ -161,7 +161,7 @@ class Reporter:
         if reason.kind != self._kind:
             told = reason.kind in TOLD_ELSEWHERE or not reason.remedy
             self._kind, self._since, self._told = reason.kind, time.monotonic(), told
-        patience = now.config["silence_warning"]  # 0: never
+        patience = now.config.silence_warning  # 0: never
         if patience and not self._told and time.monotonic() - self._since >= patience:
             self._told = True
             self._node.get_logger().warning(str(reason))
@@ -204,11 +204,11 @@ def _inference(now: Snapshot) -> DiagnosticStatus:
 def _pairing(now: Snapshot) -> DiagnosticStatus:
     name = f"{now.name}: pairing"
     if now.pairing is None:
-        return _status(name, STALE, "not running", {"policy": now.config["pairing.policy"]})
+        return _status(name, STALE, "not running", {"policy": now.config.pairing.policy})
     stats = now.pairing
     values: dict[str, object] = {
-        "policy": now.config["pairing.policy"],
-        "tolerance_s": now.config["pairing.tolerance"],
+        "policy": now.config.pairing.policy,
+        "tolerance_s": now.config.pairing.tolerance,
         "sets": stats.sets,
         "partial_sets": stats.partial,
         "time_resets": stats.epoch,
@@ -230,8 +230,8 @@ def _pairing(now: Snapshot) -> DiagnosticStatus:
         return _status(name, WARN, "messages come, but none belong together", values)
     text = f"{stats.sets} sets"
     if now.inputs:
-        anchor, masks = (one.name for one in now.inputs[:2])
-        images, without = stats.streams[anchor].received, stats.streams[masks].missed
+        query, masks = now.inputs.query.name, now.inputs.masks.name
+        images, without = stats.streams[query].received, stats.streams[masks].missed
         text += f", {stats.partial} of them partial; {without} of {images} images had no {masks}"
     return _status(name, OK, text, values)
 

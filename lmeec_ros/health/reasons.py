@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import ReliabilityPolicy
 
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.pairing import PairingStats, StreamStats
 from lmeec_core.sync.stream_monitor import Percentiles, StreamMonitor
 from lmeec_ros.inference.worker import WorkerStats
@@ -163,7 +164,7 @@ class Snapshot:
     measured: Measurements
     pairing: PairingStats | None = None
     worker: WorkerStats | None = None
-    inputs: Sequence[InputStream] = ()
+    inputs: ImageSet[InputStream] | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
     """Names of the inputs that are silent, and for how many seconds."""
     unpaired: bool = False
@@ -177,12 +178,13 @@ def why(now: Snapshot) -> Reason:
     """Say what comes out, or why nothing does."""
     if now.state != "active" or now.worker is None:
         return _not_active(now)
-    patience = now.config["silence_warning"] or PATIENCE
+    patience = now.config.silence_warning or PATIENCE
     age = now.measured.output.health().age
     step = now.measured.step.get(95)[0] or 0.0
     if age is not None and age < max(patience, 3e-3 * step):
         return _publishing(now)
-    for one in sorted(now.inputs, key=lambda one: one.name != QUERY_MASKS):
+    inputs = list(now.inputs or ())
+    for one in sorted(inputs, key=lambda one: one.name != QUERY_MASKS):
         if one.name in now.silent:
             return silent(one, now.silent[one.name])
     worker = now.worker
@@ -199,15 +201,14 @@ def why(now: Snapshot) -> Reason:
         return Reason(
             "slow", WARN, "no set is done yet, the network is at one", f"wait, or {_faster(now)}"
         )
-    if now.unpaired and now.pairing is not None:
+    if now.unpaired and now.pairing is not None and now.inputs is not None:
         return unpaired(now.inputs, now.pairing, now.config)
-    opened = [one for one in now.inputs if one.is_open]
-    if now.inputs and not any(one in opened for one in now.inputs[2:]):
+    if now.inputs and not any(one.is_open for one in now.inputs.targets.values()):
         return Reason(
             "no_listener", WARN, "no target camera is subscribed: nobody listens (output.lazy)",
             f"listen to an output, or ros2 param set {now.name} output.lazy false",
         )  # fmt: skip
-    missing = [one.name for one in opened if not one.monitor.health().received]
+    missing = [one.name for one in inputs if one.is_open and not one.monitor.health().received]
     what = f"waiting for the first message of {', '.join(missing)}" if missing else "no set yet"
     return Reason("waiting", WARN, what)
 
@@ -232,7 +233,8 @@ def _not_active(now: Snapshot) -> Reason:
 
 def _publishing(now: Snapshot) -> Reason:
     config, worker, rate = now.config, now.worker, now.measured.output.health().rate
-    if not any(config[f"output.{kind}"] for kind in ("masks", "label_image", "overlay", "points")):
+    output = config.output
+    if not (output.masks or output.label_image or output.overlay or output.points):
         return Reason(
             "off", WARN, "every output is switched off",
             f"ros2 param set {now.name} output.masks true",
@@ -242,7 +244,7 @@ def _publishing(now: Snapshot) -> Reason:
             "no_object", WARN, "the query masks come, but no object is in them",
             "look at their topic: a label image needs values above 0 where the objects are",
         )  # fmt: skip
-    for one in now.inputs:
+    for one in now.inputs or ():
         if one.name in now.silent:
             reason = silent(one, now.silent[one.name])
             text = f"{rate:.1f} Hz, but without {reason.text}"
@@ -264,19 +266,19 @@ def _publishing(now: Snapshot) -> Reason:
 
 def _unanswered(now: Snapshot) -> str:
     """The targets that send, but of which nothing is published for long, each with the reason."""
-    measured, pairing = now.measured, now.pairing
-    patience = now.config["silence_warning"] or PATIENCE
+    measured, pairing, inputs = now.measured, now.pairing, now.inputs
+    patience = now.config.silence_warning or PATIENCE
     since = time.monotonic() - max(patience, 3e-3 * (measured.step.get(95)[0] or 0.0))
     texts = []
-    for one in now.inputs[2:]:
+    for one in inputs.targets.values() if inputs else ():
         if not one.is_open or measured.answered.get(one.name, measured.started) > since:
             continue
         text = f"{one.name}: no set has an image of it"
         if one.name in measured.refusals:
             text = measured.refusals[one.name]
-        elif pairing is not None:
-            stream, tolerance = pairing.streams[one.name], now.config["pairing.tolerance"]
-            text += out_of_step(one.name, stream, now.inputs[0].name, tolerance)
+        elif pairing is not None and inputs is not None:
+            stream, tolerance = pairing.streams[one.name], now.config.pairing.tolerance
+            text += out_of_step(one.name, stream, inputs.query.name, tolerance)
         texts.append(text)
     return "; ".join(texts)
 
@@ -334,12 +336,12 @@ def out_of_step(name: str, stream: StreamStats, anchor: str, tolerance: float) -
 
 
 def of_recording(
-    inputs: Sequence[Source], stats: PairingStats, config: NodeConfig, target: str
+    inputs: ImageSet[Source], stats: PairingStats, config: NodeConfig, target: str
 ) -> Reason | None:
     """Why few or none of the sets that a recording could give have an image of a target.
 
     Args:
-        inputs: the query camera's first, then the query masks', then the targets'.
+        inputs: the recording's.
         stats: the counters of the pairing after the last message.
         config: the node's parameters.
         target: name of the target camera.
@@ -348,7 +350,7 @@ def of_recording(
         None if at least half of the possible sets came about: as many as the input with the
         fewest messages has.
     """
-    needed = [one for one in inputs if one in inputs[:2] or one.name == target]
+    needed = ImageSet(inputs.query, inputs.masks, {target: inputs.targets[target]})
     for one in sorted(needed, key=lambda one: one.name != QUERY_MASKS):
         if not stats.streams[one.name].received:
             return silent(one, None)
@@ -361,7 +363,7 @@ def of_recording(
 
 
 def unpaired(
-    inputs: Sequence[Source],
+    inputs: ImageSet[Source],
     stats: PairingStats,
     config: NodeConfig,
     text: str = NONE_TOGETHER,
@@ -369,16 +371,16 @@ def unpaired(
     """Why no messages belong together although all inputs have some.
 
     Args:
-        inputs: the query camera's first, then the query masks'.
+        inputs: the query camera's, the query masks' and the targets'.
         stats: the counters of the pairing.
         config: the node's parameters.
         text: how the reason begins.
     """
-    tolerance: float = config["pairing.tolerance"]
+    tolerance: float = config.pairing.tolerance
     kind, remedy = "unpaired", "raise pairing.queue, or pairing.tolerance"
     misses = []
     for name, stream in ((one.name, stats.streams[one.name]) for one in inputs):
-        if clause := out_of_step(name, stream, inputs[0].name, tolerance):
+        if clause := out_of_step(name, stream, inputs.query.name, tolerance):
             misses.append(abs(stream.last_miss_ns or 0) / 1e9)
             text += clause
     if misses:
@@ -386,9 +388,9 @@ def unpaired(
         remedy = "stamp all messages by the same clock (ptp, chrony, use_sim_time)"
         if max(misses) < 1:
             remedy += f", or set pairing.tolerance to {max(misses) * 1.2:.2f}"
-    masks = inputs[1].name
+    masks = inputs.masks.name
     lag = (stats.streams[masks].lag_ns or 0) / 1e9
-    if lag > max(tolerance, config["query_masks.max_delay"]):
+    if lag > max(tolerance, config.query_masks.max_delay):
         text += f"; {masks} come {lag:.3f} s after their image"
         remedy += f", or set query_masks.max_delay above {lag:.3f}"
     unset = [one.name for one in inputs if one.monitor.newest_ns == 0]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.pairing import PairingStats
 from lmeec_core.sync.stream_monitor import PatientLog
 from lmeec_ros.health import reasons
@@ -23,7 +24,7 @@ class Watchdog:
     """Looks at the inputs of an active node now and then.
 
     Args:
-        inputs: the query camera's first, the query masks' second, then the targets'.
+        inputs: the node's.
         stats: returns the counters of the pairing.
         logger: where to say it.
         clock: seconds, monotonic.
@@ -31,12 +32,12 @@ class Watchdog:
 
     def __init__(
         self,
-        inputs: Sequence[InputStream],
+        inputs: ImageSet[InputStream],
         stats: Callable[[], PairingStats],
         logger: RcutilsLogger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inputs = list(inputs)
+        self._inputs = inputs
         self._stats = stats
         self._logger = logger
         self._clock = clock
@@ -53,8 +54,8 @@ class Watchdog:
 
     def look(self, config: NodeConfig) -> None:
         """Warn of what has been wrong for silence_warning seconds (0: notice it only)."""
-        self._mute = config["silence_warning"] <= 0
-        silence: float = config["silence_warning"] or reasons.PATIENCE
+        self._mute = config.silence_warning <= 0
+        silence: float = config.silence_warning or reasons.PATIENCE
         opened = [one for one in self._inputs if one.is_open]
         for one in self._inputs:
             if not one.is_open:
@@ -62,12 +63,13 @@ class Watchdog:
                 self._silent.pop(one.name, None)
         for one in opened:
             self._check_silence(one, silence)
-        targets = [one for one in opened if one in self._inputs[2:]]
+        targets = [one for one in self._inputs.targets.values() if one.is_open]
         heard = [one for one in targets if one.name not in self._silent]
-        needed = self._inputs[:2] if config["pairing.partial"] else opened
+        needed = [self._inputs.query, self._inputs.masks]
+        needed = needed if config.pairing.partial else opened
         if heard and not any(one.name in self._silent for one in needed):
             self._check_sets(silence, config)
-            self._check_targets(heard, silence, config["pairing.tolerance"])
+            self._check_targets(heard, silence, config.pairing.tolerance)
         else:
             self._last_set = self._clock()
             self._unpaired = False
@@ -135,7 +137,7 @@ class Watchdog:
                 continue
             late = stream.dropped.get("late", 0)
             text = f"{one.name}: images come, but the sets go on without them for {quiet:.1f} s"
-            text += reasons.out_of_step(one.name, stream, self._inputs[0].name, tolerance)
+            text += reasons.out_of_step(one.name, stream, self._inputs.query.name, tolerance)
             if late:
                 text += f"; {late} came too late: pairing.partial_wait is too short"
             self._warn(f"unused {one.name}", text)

@@ -6,11 +6,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -190,6 +192,44 @@ def _answer(future: Future[Any], function: Callable[[], object]) -> None:
         future.set_result(function())
     except Exception as error:
         future.set_exception(error)
+
+
+class NotNowError(RuntimeError):
+    """A call on the memory cannot be done now; says why, and whether it still may be."""
+
+
+def result_of(future: Future[T], patience: float, logger: RcutilsLogger) -> T:
+    """The result of a call that waits for the step under way.
+
+    Args:
+        future: of the call.
+        patience: seconds to wait for it.
+        logger: told how a call ends that had begun when the patience was over.
+
+    Raises:
+        NotNowError: the node was deactivated before its turn came, or it took too long.
+        Exception: whatever the call raised.
+    """
+    try:
+        return future.result(patience)
+    except CancelledError:
+        raise NotNowError(
+            "the node was deactivated before the step under way had ended; nothing was done"
+        ) from None
+    except TimeoutError:
+        if future.done():
+            raise  # of the call itself
+    if future.cancel():
+        raise NotNowError(f"the step under way takes more than {patience:g} s; nothing was done")
+
+    def tell(ended: Future[T]) -> None:
+        if (error := ended.exception()) is not None:
+            logger.error(f"the call on the memory that took so long has failed: {error}")
+        else:
+            logger.info(f"the call on the memory that took so long has ended: {ended.result()}")
+
+    future.add_done_callback(tell)
+    raise NotNowError(f"it takes more than {patience:g} s and goes on; the log says how it ends")
 
 
 def name_thread(name: str) -> None:

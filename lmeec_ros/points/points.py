@@ -129,9 +129,9 @@ class Points:
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
-        file = config["geometry.calibration"]
+        file = config.geometry.calibration
         self._calibration = read_calibration(file) if file else Calibration()
-        self.frame = config["geometry.frame"] or self._calibration.frame
+        self.frame = config.geometry.frame or self._calibration.frame
         if not self.frame:
             raise ParameterError(
                 "geometry.frame: nothing given; the frame of ~/points, or a calibration file, "
@@ -172,7 +172,7 @@ class Points:
                 CameraInfo, topic, take, qos_profile_sensor_data
             )
             self._subscriptions.append(subscription)
-        qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
+        qos = QoSProfile(depth=config.output.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
         self._all = node.create_lifecycle_publisher(ObjectPointArray, "~/points", qos)
         tokens = object_tokens(config.objects)
         for name, token in tokens.items():
@@ -234,7 +234,7 @@ class Points:
                     for camera, (pixel, size) in places.items()
                     if camera in cameras
                 }
-                limits = config["geometry.max_error"], config["geometry.min_angle"]
+                limits = config.geometry.max_error, config.geometry.min_angle
                 point = triangulate(list(views.values()), *limits)
             except GeometryError as error:
                 self.refused[error.kind] += 1

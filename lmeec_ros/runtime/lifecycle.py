@@ -20,8 +20,8 @@ from lmeec_core.engine import EngineError
 from lmeec_core.errors import InputError
 from lmeec_core.sync.stream_monitor import PatientLog
 from lmeec_ros.health.reasons import Measurements
+from lmeec_ros.inference.worker import NotNowError
 from lmeec_ros.runtime.logs import RosLog
-from lmeec_ros.services import NotNowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

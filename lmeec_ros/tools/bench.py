@@ -43,7 +43,7 @@ def measure_node(console: Console, pairs: int = 300, preset: str = "mini") -> di
     Raises:
         NodeError: the node ends, or does not answer.
     """
-    from lmeec_ros.tools.bag_commands import ros_node
+    from lmeec_ros.tools.ros_session import ros_node
 
     settle_environment()
     with tempfile.TemporaryDirectory(prefix="lmeec_bench_") as folder:

@@ -54,7 +54,7 @@ def run(options: DemoOptions, console: Console) -> int:
         NodeError, TakeError, BagError, CheckpointError: if it could not be run.
     """
     from lmeec_ros.tools import demo_report
-    from lmeec_ros.tools.replay import through_node
+    from lmeec_ros.tools.demo_run import through_node
 
     lm.preset(options.preset)  # an unknown name is said now
     take = Take.open(options.take or sample_take())

@@ -23,7 +23,7 @@ from lmeec_core.takes import Results, Take, decode_mask, encode_mask, is_ego, re
 from lmeec_ros.io.messages import MAX_LABEL, LabelTable, masks_from_array
 
 if TYPE_CHECKING:
-    from lmeec_ros.tools.replay import Played
+    from lmeec_ros.tools.demo_run import Played
 
 SHEET_ROWS = 8
 ROW_HEIGHT = 300

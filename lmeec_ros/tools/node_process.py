@@ -51,7 +51,7 @@ def shared(installed: str, source: str | None = None) -> list[Path]:
         source: its path in the source tree, if that is another one.
     """
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
-    checkout = Path(__file__).resolve().parents[1]
+    checkout = Path(__file__).resolve().parents[2]
     return [*(Path(p) / "share" / PACKAGE / installed for p in prefixes),
             checkout / (source or installed)]  # fmt: skip
 

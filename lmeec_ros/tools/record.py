@@ -22,7 +22,7 @@ DEPTH = 1000
 log = logging.getLogger(__name__)
 
 
-class Recorder:
+class TopicRecorder:
     """Subscribes to topics, now and as they appear, and writes every message as it arrives.
 
     Messages are not decoded. They are stored at the time of their arrival by the node's clock.
@@ -143,7 +143,7 @@ class Recorder:
 
 
 def spin_until(
-    recorder: Recorder,
+    recorder: TopicRecorder,
     node: Node,
     stop: threading.Event,
     *,

@@ -21,8 +21,8 @@ from lmeec_ros.tools.demo import (
     node_parameters,
     sample_take,
 )
+from lmeec_ros.tools.demo_run import Played
 from lmeec_ros.tools.node_process import NodeError, NodeProcess
-from lmeec_ros.tools.replay import Played
 
 PRESET = "mini" if "mini" in lm.PRESETS else "nano"
 

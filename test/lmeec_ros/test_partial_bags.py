@@ -47,8 +47,8 @@ def sets(bag: Path, **changes: Any) -> dict[int, list[int]]:
     """Stamp of each set to the numbers of the cameras whose images it has."""
     config = bag_units.read_config(bag, None, {**CHANGES, **changes})
     return {
-        bag_units.filters.stamp_of(query): [k for k, one in enumerate(targets, 1) if one]
-        for _, (query, _, *targets) in bag_units.recorded_sets(bag, config)
+        bag_units.stamp_of(given.query): [int(name[-1]) for name in given.targets]
+        for _, given in bag_units.recorded_sets(bag, config)
     }
 
 
@@ -57,10 +57,9 @@ def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
     config = bag_units.read_config(bag, None, CHANGES)
     processor = load_processor(config)
     found = {}
-    for _, (query, masks, *targets) in bag_units.recorded_sets(bag, config):
-        named = dict(zip(config.target_cameras, targets, strict=True))
-        for name, output in processor.process(query, masks, named).items():
-            found[name, bag_units.filters.stamp_of(output)] = output.message
+    for _, given in bag_units.recorded_sets(bag, config):
+        for name, output in processor.process(given).items():
+            found[name, bag_units.stamp_of(output)] = output.message
     return found
 
 
@@ -101,12 +100,11 @@ def test_with_little_patience_the_first_image_after_the_gap_is_late(bag: Path) -
 def test_a_damaged_image_is_left_out_of_its_set_alone(bag: Path) -> None:
     config = bag_units.read_config(bag, None, CHANGES)
     processor = load_processor(config)
-    _, (query, masks, left, right) = next(iter(bag_units.recorded_sets(bag, config)))
-    right.data = right.data[:20]
+    _, given = next(iter(bag_units.recorded_sets(bag, config)))
+    given.targets["cam_2"].data = given.targets["cam_2"].data[:20]
     refused: dict[str, Exception] = {}
-    targets = {"cam_1": left, "cam_2": right}
-    assert list(processor.process(query, masks, targets, refused.__setitem__)) == ["cam_1"]
+    assert list(processor.process(given, refused.__setitem__)) == ["cam_1"]
     assert "camera 'cam_2'" in str(refused["cam_2"])
     processor.config = bag_units.read_config(bag, None, {**CHANGES, "pairing.partial": False})
     with pytest.raises(bag_units.InputError, match="camera 'cam_2'"):
-        processor.process(query, masks, targets)
+        processor.process(given)

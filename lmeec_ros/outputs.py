@@ -40,10 +40,10 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
-        self.points = Points(node, config) if config["output.points"] else None
+        self.points = Points(node, config) if config.output.points else None
         self._publishers: dict[tuple[str, str], Any] = {}
         # Reliable publishers are heard by reliable and by best-effort subscriptions.
-        qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
+        qos = QoSProfile(depth=config.output.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
         try:
             for target in config.target_cameras:
                 for kind, msg_type in KINDS:
@@ -94,7 +94,7 @@ class Outputs:
     ) -> bool:
         """Publish what is wanted; label image and overlay are made only if someone listens."""
         config, table = processor.config, processor.table
-        threshold = config["presence_threshold"]
+        threshold = config.presence_threshold
         make: dict[str, Callable[[], Any]] = {
             "masks": lambda: output.message,
             "label_image": lambda: output.label_image(table, threshold),
@@ -118,8 +118,10 @@ class Outputs:
         return any(one.get_subscription_count() for one in publishers)
 
     def _wanted(self, target: str, kind: str, config: NodeConfig) -> bool:
-        listeners = kind == "masks" or self._publishers[target, kind].get_subscription_count()
-        return bool(config[f"output.{kind}"] and listeners)
+        if kind == "masks":
+            return config.output.masks
+        wanted = config.output.label_image if kind == "label_image" else config.output.overlay
+        return wanted and self._publishers[target, kind].get_subscription_count() > 0
 
     def forget(self) -> None:
         """Forget what belongs to the time before a backward jump."""
