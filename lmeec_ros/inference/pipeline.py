@@ -14,6 +14,7 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 import lmeec_core as lm
+from lmeec_core.bags.mask_messages import label_image
 from lmeec_core.errors import InputError
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.takes.images import ImageReader
@@ -38,8 +39,9 @@ class TargetOutput:
     def label_image(self, table: messages.LabelTable, threshold: float) -> Image:
         """Return the label image (16UC1); where objects overlap, the likeliest one wins."""
         masks = lm.exclusive_masks(self.found, threshold)
-        labels = messages.label_image(masks, table, self.image.shape[:2])
-        return messages.image_message(labels, "16UC1", self.header)
+        by_label = {table.label_of(name): mask for name, mask in masks.items()}
+        labels, _ = label_image(by_label, self.image.shape[:2], np.uint16)
+        return messages.MESSAGES.image(self.header, labels, "16UC1")
 
     def overlay(self, table: messages.LabelTable, threshold: float) -> Image:
         """Return the target image with the masks drawn over it (rgb8)."""
@@ -50,7 +52,7 @@ class TargetOutput:
         lines = [f"{name} {found.presence:.2f}" for name, found in self.found.items()]
         drawn = overlay.draw_masks(self.image, masks, colours=colours)
         drawn = overlay.caption(drawn, lines, [colours[name] for name in self.found])
-        return messages.image_message(drawn, "rgb8", self.header)
+        return messages.MESSAGES.image(self.header, drawn, "rgb8")
 
 
 class SetProcessor:

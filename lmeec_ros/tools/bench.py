@@ -189,6 +189,6 @@ class _Edge:
 def _image(pixels: np.ndarray, encoding: str) -> Any:
     from std_msgs.msg import Header
 
-    from lmeec_ros.io.messages import image_message
+    from lmeec_ros.io.messages import MESSAGES
 
-    return image_message(pixels, encoding, Header(frame_id="bench"))
+    return MESSAGES.image(Header(frame_id="bench"), pixels, encoding)

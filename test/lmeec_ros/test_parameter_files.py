@@ -180,7 +180,7 @@ def test_files_for_others_and_for_several(tmp_path: Path) -> None:
     for name in ("/robot2/lmeec", "robot2/lmeec"):
         assert parameters.read_file(path, name) == {"pairing.tolerance": 0.2}
     bag = tmp_path / "no_bag_is_opened"
-    assert bag_units.read_config(bag, path, {}, "/robot2/lmeec")["pairing.tolerance"] == 0.2
+    assert bag_units.read_config(bag, path, {}, "/robot2/lmeec").pairing.tolerance == 0.2
     with pytest.raises(ParameterError, match=r"for the node /x/lmeec; it is for /robot1/lmeec, /r"):
         bag_units.read_config(bag, path, {}, "/x/lmeec")
     with pytest.raises(ParameterError, match="--node /lmeec: belongs to a parameter file"):

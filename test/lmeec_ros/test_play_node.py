@@ -15,7 +15,7 @@ from lmeec.msg import CorrespondenceMaskArray
 from rclpy.node import Node
 
 from lmeec_core.bags.bag import BagWriter, typestore
-from lmeec_core.bags.take_bags import make_header, make_image
+from lmeec_core.bags.mask_messages import BAG
 from lmeec_ros.tools import node_watch
 from lmeec_ros.tools.node_watch import NodeWatch, Report
 
@@ -41,7 +41,7 @@ def make_bag(path: Path, tools: Any, topics: tuple[str, ...] = TOPICS) -> Path:
             bag.write("/imu", stamp, string(data="turning"))
             for topic in topics:
                 picture = (labels, "mono8") if "label" in topic else (tools.scene(k), "rgb8")
-                bag.write(topic, stamp, make_image(make_header(stamp, ""), *picture))
+                bag.write(topic, stamp, BAG.image(BAG.header(stamp, ""), *picture))
     return path
 
 
