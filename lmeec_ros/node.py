@@ -173,7 +173,7 @@ class LmeecNode(ManagedNode):
         if processor is None or outputs is None:
             raise RuntimeError("there is no network: the node is not configured")
         self.measured = Measurements()
-        self._patient.forget()
+        self._throttle.forget()
         self._failures = 0
         process = partial(self._process, processor, outputs)
         self.worker = Worker(process, self._on_step_error, config.mailbox.depth)
@@ -257,7 +257,7 @@ class LmeecNode(ManagedNode):
         if worker is None or worker.put(found):
             return
         text = "inference is slower than the cameras: the oldest set waiting was dropped"
-        if line := self._patient("mailbox", text):
+        if line := self._throttle("mailbox", text):
             self.get_logger().warning(line)
 
     def _on_time_jump(self, name: str, old: int, new: int) -> None:
@@ -310,7 +310,7 @@ class LmeecNode(ManagedNode):
     def _on_refused_image(self, camera: str, error: InputError) -> None:
         self.measured.add_refusal(camera, str(error))
         kind = "refused " + re.sub(r"\d+", "#", str(error))[:200]
-        if line := self._patient(kind, f"image left out of its set: {error}"):
+        if line := self._throttle(kind, f"image left out of its set: {error}"):
             self.get_logger().error(line)
 
     def _on_step_error(self, error: Exception) -> None:
@@ -326,7 +326,7 @@ class LmeecNode(ManagedNode):
             self._failures += 1
             kind = type(error).__name__
             text += "\n" + "".join(traceback.format_exception(error))
-        if line := self._patient(kind, text):
+        if line := self._throttle(kind, text):
             self.get_logger().error(line)
 
     # ---- parameters

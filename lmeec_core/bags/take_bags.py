@@ -36,7 +36,7 @@ MASK_KINDS = ("label_image", "mask_array")
 Masks = dict[int, NDArray[np.bool_] | None]
 
 
-def stamp_of(frame: int) -> int:
+def stamp_of_frame(frame: int) -> int:
     """Stamp of a frame number, nanoseconds."""
     return EPOCH_NS + round(frame * SECOND_NS / FRAMES_PER_SECOND)
 
@@ -145,7 +145,7 @@ def bag_from_take(
             bag.add_topic(topic, image_type)
         bag.add_topic(info.mask_topic, mask_type)
         for frame in info.frames:
-            stamp = stamp_of(frame)
+            stamp = stamp_of_frame(frame)
             found = {
                 label: take.mask(name, info.cameras[info.query], frame)
                 for label, name in info.objects.items()
@@ -267,7 +267,7 @@ def _label_message(labels: NDArray[Any], stamp_ns: int, camera: str) -> Any:
 
 
 def _image_message(take: Take, camera: str, name: str, frame: int, raw: bool) -> Any:
-    header = BAG.header(stamp_of(frame), name)
+    header = BAG.header(stamp_of_frame(frame), name)
     if raw:
         return BAG.image(header, take.image(camera, frame), "rgb8")
     data = np.frombuffer(take.image_bytes(camera, frame), dtype=np.uint8)

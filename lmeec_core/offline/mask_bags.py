@@ -13,7 +13,7 @@ from lmeec_core.bags.bag import (
     BagWriter,
 )
 from lmeec_core.bags.mask_messages import BAG
-from lmeec_core.bags.take_bags import stamp_of, topic_name
+from lmeec_core.bags.take_bags import stamp_of_frame, topic_name
 from lmeec_core.offline.records import FrameRecord, Stamp
 from lmeec_core.offline.store import UnitStore
 from lmeec_core.offline.units import Unit
@@ -50,7 +50,7 @@ def write_mask_bag(
         query, target = names_of(unit)
         for frame in store.load(unit).frames:
             if frame.image:
-                stamp = frame.stamp.ns if frame.stamp else stamp_of(frame.frame)
+                stamp = frame.stamp.ns if frame.stamp else stamp_of_frame(frame.frame)
                 merged.setdefault((stamp, target, query), []).append(frame)
     with BagWriter(path, overwrite=overwrite) as bag:
         for unit in units:
@@ -83,8 +83,8 @@ def topic_of(target: str) -> str:
 def mask_message(frames: Sequence[FrameRecord], query: str, target: str) -> Any:
     """The CorrespondenceMaskArray of a target image, all sets of objects together."""
     first = frames[0]
-    stamp = first.stamp or Stamp(stamp_of(first.frame), target)
-    query_stamp = first.query_stamp or Stamp(stamp_of(first.frame), query)
+    stamp = first.stamp or Stamp(stamp_of_frame(first.frame), target)
+    query_stamp = first.query_stamp or Stamp(stamp_of_frame(first.frame), query)
     own = BAG.header(stamp.ns, stamp.frame_id)
     taken: set[int] = set()
     entries = []

@@ -244,7 +244,7 @@ class PairingCore(Generic[T]):
         stream.newest = stamp if stream.newest is None else max(stamp, stream.newest)
         self._now = max(stamp, self._now)
         if anchors.newest is None or stamp >= anchors.newest - self._min_jump:
-            stream.astray = stream.in_vain = False
+            stream.astray = stream.timed_out = False
         if anchors.newest is not None:
             stream.lag = anchors.newest - stamp
         if self._is_past(stream, stamp):
@@ -345,14 +345,14 @@ class PairingCore(Generic[T]):
         """Whether a target is left out of a partial set; `front`: how far the others have come."""
         stream, wait = self._streams[name], self._wait or 0
         if front - anchor > wait:
-            stream.in_vain = True
+            stream.timed_out = True
             return True
         if stream.newest is None:
-            return stream.in_vain
+            return stream.timed_out
         if one.place is None and stream.intervals:  # noqa: SIM102
             if stream.newest + 0.9 * min(stream.intervals) > anchor + self._tolerance:
                 return True  # its next one belongs to a later anchor
-        return stream.in_vain and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
+        return stream.timed_out and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
 
     def _nearest(self, name: str, anchor: int) -> _Found:
         """What a stream has for an anchor."""

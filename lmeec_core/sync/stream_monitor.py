@@ -104,7 +104,7 @@ class Percentiles:
         return [ordered[min(last, int(len(ordered) * p / 100))] for p in percents]
 
 
-class PatientLog:
+class LogThrottle:
     """Lets a line of each kind through once in a while, and says how many were held back.
 
     It only hands back the text: rclpy tells log calls apart by their place in the code, and

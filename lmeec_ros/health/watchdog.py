@@ -10,7 +10,7 @@ from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.pairing import PairingStats
-from lmeec_core.sync.stream_monitor import PatientLog
+from lmeec_core.sync.stream_monitor import LogThrottle
 from lmeec_ros.health import reasons
 from lmeec_ros.io.inputs import InputStream
 from lmeec_ros.parameters.config import NodeConfig
@@ -41,7 +41,7 @@ class Watchdog:
         self._stats = stats
         self._logger = logger
         self._clock = clock
-        self._patient = PatientLog(REPEAT, clock, count=False)
+        self._throttle = LogThrottle(REPEAT, clock, count=False)
         self._started = clock()
         self._silent: dict[str, float] = {}  # and for how many seconds
         self._since: dict[str, float] = {}  # when a closed input was last seen closed
@@ -95,7 +95,7 @@ class Watchdog:
             if one.name in self._silent:
                 del self._silent[one.name]
                 self._last_set = self._clock()
-                self._patient.forget(f"silent {one.name}:")
+                self._throttle.forget(f"silent {one.name}:")
                 if not self._mute:
                     self._logger.info(f"{one.name}: messages come again on {one.topic}")
             return
@@ -110,7 +110,7 @@ class Watchdog:
             self._sets = stats.sets
             self._last_set = self._clock()
             self._unpaired = False
-            self._patient.forget("no sets")
+            self._throttle.forget("no sets")
             return
         quiet = self._clock() - self._last_set
         if quiet < silence:
@@ -120,7 +120,7 @@ class Watchdog:
         self._warn("no sets", f"for {quiet:.1f} s {reason}")
 
     def _warn(self, kind: str, text: str) -> None:
-        if not self._mute and (line := self._patient(kind, text)):
+        if not self._mute and (line := self._throttle(kind, text)):
             self._logger.warning(line)
 
     def _check_targets(self, heard: list[InputStream], silence: float, tolerance: float) -> None:

@@ -29,7 +29,7 @@ from lmeec_core.geometry import (
     centroid,
     triangulate,
 )
-from lmeec_core.sync.stream_monitor import PatientLog
+from lmeec_core.sync.stream_monitor import LogThrottle
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.inference.worker import Worker
 from lmeec_ros.io.messages import LabelTable, Mask
@@ -145,7 +145,7 @@ class Points:
         cameras = (config.query_camera, *config.target_cameras)
         moving = [name for name in cameras if name not in self._calibration.poses]
         self._infos: dict[str, Any] = {}
-        self._patient = PatientLog(REPEAT, count=False)
+        self._throttle = LogThrottle(REPEAT, count=False)
         self.located = 0
         self.refused: Counter[str] = Counter()
         self._poses: Poses | None = None
@@ -211,7 +211,7 @@ class Points:
                 self._named[point.object_id].publish(point.point)
 
     def _failed(self, error: Exception) -> None:
-        if line := self._patient(type(error).__name__, f"~/points of a set failed: {error!r}"):
+        if line := self._throttle(type(error).__name__, f"~/points of a set failed: {error!r}"):
             self._node.get_logger().error(line)
 
     def has_listeners(self) -> bool:
@@ -240,7 +240,7 @@ class Points:
                 self.refused[error.kind] += 1
                 text = f"object {name!r} is not located: {error}"
                 # That an object is out of the other cameras' sight is no news.
-                if error.kind != "views" and (line := self._patient(f"{name} {error.kind}", text)):
+                if error.kind != "views" and (line := self._throttle(f"{name} {error.kind}", text)):
                     self._node.get_logger().info(line)
                 continue
             self.located += 1
@@ -261,7 +261,7 @@ class Points:
             except GeometryError as error:
                 self.refused[error.kind] += 1
                 text = f"camera {camera!r} has no part in ~/points: {error}"
-                if line := self._patient(f"{camera} {error.kind}", text):
+                if line := self._throttle(f"{camera} {error.kind}", text):
                     self._node.get_logger().warning(line)
         return cameras
 

@@ -18,7 +18,7 @@ from rclpy.node import Node
 
 from lmeec_core.engine import EngineError
 from lmeec_core.errors import InputError
-from lmeec_core.sync.stream_monitor import PatientLog
+from lmeec_core.sync.stream_monitor import LogThrottle
 from lmeec_ros.health.reasons import Measurements
 from lmeec_ros.inference.worker import NotNowError
 from lmeec_ros.runtime.logs import RosLog
@@ -55,7 +55,7 @@ class ManagedNode(LifecycleNode):
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
         self._transition = threading.RLock()  # a transition, or the watch, at a time
-        self._patient = PatientLog(5.0)
+        self._throttle = LogThrottle(5.0)
         self._log = RosLog(self.get_logger())  # attached once the node is whole
         self.measured = Measurements()
 
@@ -171,7 +171,7 @@ class ManagedNode(LifecycleNode):
         text = f"{what}: {error}"
         if not isinstance(error, EXPLAINED):
             text += "\n" + "".join(traceback.format_exception(error))
-        if line := self._patient(f"error {what} {type(error).__name__}", text):
+        if line := self._throttle(f"error {what} {type(error).__name__}", text):
             self.get_logger().error(line)
 
     @contextmanager

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 import lmeec_core as lm
 from lmeec_core.bags import take_bags
-from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take, stamp_of_frame
 from lmeec_core.files import write_text
 from lmeec_core.takes import Take
 from lmeec_ros.tools.node_process import NodeError, profile_environment, shared
@@ -106,7 +106,7 @@ def sample_take() -> Path:
 
 def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:
     """Stamps (ns) of the frames that every camera has: each yields masks in every target."""
-    return tuple(stamp_of(frame) for frame in take.common_frames(*info.cameras.values()))
+    return tuple(stamp_of_frame(frame) for frame in take.common_frames(*info.cameras.values()))
 
 
 def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 import lmeec_core as lm
 from lmeec_core.bags.bag import BagReader
-from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
 from lmeec_core.takes import Results, Take, TakeWriter
 from lmeec_ros.tools import demo_report
 from lmeec_ros.tools.demo import (
@@ -149,7 +149,7 @@ def outcome(take: Path, tmp_path: Path) -> demo_report.Outcome:
     opened = Take.open(take)
     info = bag_from_take(opened, tmp_path / "bag")
     expected = expected_pairs(opened, info)
-    played = Played(sent={stamp_of(f): 1.0 for f in info.frames})
+    played = Played(sent={stamp_of_frame(f): 1.0 for f in info.frames})
     return demo_report.Outcome(opened, info, played, expected, "mini", False, False)
 
 

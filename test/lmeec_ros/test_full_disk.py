@@ -188,7 +188,7 @@ def test_an_offline_run_that_does_not_fit(tmp_path: Path, tools: Any) -> None:
         sys.executable,
         "-P",
         "-m",
-        "lmeec_core.cli.app",
+        "lmeec_core.cli",
         "track",
         str(take),
         "--out",

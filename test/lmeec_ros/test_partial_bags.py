@@ -13,7 +13,7 @@ from rclpy.serialization import deserialize_message
 from typer.testing import CliRunner
 
 from lmeec_core.bags.bag import BagReader
-from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Take, TakeWriter
 from lmeec_ros.inference.pipeline import load_processor
@@ -65,8 +65,8 @@ def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
 
 def test_the_other_camera_goes_on_and_both_are_as_in_the_node(bag: Path, tmp_path: Path) -> None:
     expected = node_messages(bag)
-    alive = {("cam_1", stamp_of(frame)) for frame in FRAMES}
-    alive |= {("cam_2", stamp_of(frame)) for frame in FRAMES if frame not in DEAD}
+    alive = {("cam_1", stamp_of_frame(frame)) for frame in FRAMES}
+    alive |= {("cam_2", stamp_of_frame(frame)) for frame in FRAMES if frame not in DEAD}
     assert set(expected) == alive
     command = ["track", str(bag), "--preset", "mini", "--seed", "0", "--device", "cpu"]
     command += ["--out", str(tmp_path / "x.json"), "--bag", str(tmp_path / "masks")]
@@ -91,10 +91,10 @@ def test_the_other_camera_goes_on_and_both_are_as_in_the_node(bag: Path, tmp_pat
 def test_with_little_patience_the_first_image_after_the_gap_is_late(bag: Path) -> None:
     """Nothing waits for a camera that has been silent; without partial sets all wait."""
     found = sets(bag, **{"pairing.partial_wait": 0.1})
-    assert {stamp_of(frame): [1] for frame in (*DEAD, 120)}.items() <= found.items()
-    assert found[stamp_of(150)] == [1, 2] and len(found) == len(FRAMES)
+    assert {stamp_of_frame(frame): [1] for frame in (*DEAD, 120)}.items() <= found.items()
+    assert found[stamp_of_frame(150)] == [1, 2] and len(found) == len(FRAMES)
     whole = sets(bag, **{"pairing.partial": False})
-    assert whole == {stamp_of(frame): [1, 2] for frame in FRAMES if frame not in DEAD}
+    assert whole == {stamp_of_frame(frame): [1, 2] for frame in FRAMES if frame not in DEAD}
 
 
 def test_a_damaged_image_is_left_out_of_its_set_alone(bag: Path) -> None:

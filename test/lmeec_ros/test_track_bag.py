@@ -15,7 +15,7 @@ from rclpy.serialization import deserialize_message
 from typer.testing import CliRunner
 
 from lmeec_core.bags.bag import BagError, BagReader
-from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Results, Take, TakeWriter
 from lmeec_ros.inference.pipeline import load_processor
@@ -104,7 +104,7 @@ def test_masks_in_the_bag_are_what_the_node_publishes(take: Take, tracked: Path)
                 (topic, stamp, deserialize_message(data, CorrespondenceMaskArray))
                 for topic, stamp, data in bag.messages()
             ]
-        assert [stamp for _, stamp, _ in read] == sorted(stamp_of(f) for f in FRAMES * 2)
+        assert [stamp for _, stamp, _ in read] == sorted(stamp_of_frame(f) for f in FRAMES * 2)
         for topic, stamp, message in read:
             wanted = expected[message.target_camera, stamp]
             assert topic == f"/lmeec/{message.target_camera}/masks"
