@@ -46,7 +46,7 @@ def find_definition(type_name: str) -> str:
     prefixes = [Path(p) for p in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
     folders = [prefix / "share" / package / "msg" for prefix in prefixes]
     if package == "lmeec":
-        folders.insert(0, here.parents[1] / "msg")
+        folders.insert(0, here.parents[2] / "msg")
         folders += [parent / "share" / "lmeec" / "msg" for parent in here.parents]
     for folder in folders:
         file = folder / f"{name}.msg"

@@ -56,8 +56,8 @@ class PairingCore(Generic[T]):
     Partial sets (`wait_ns` given, several targets): a set needs one of the targets only. A target
     that has nothing for an anchor is left out when it has passed the anchor; when its next item,
     0.9 of its shortest recent interval after its last one, belongs to a later anchor; or when the
-    anchor stream and a target that is there are `wait_ns` past the anchor. After such a wait in
-    vain, and when they are two of its periods and `wait_ns` past its last item, it is silent:
+    anchor stream and a target that is there are `wait_ns` past the anchor. After such a
+    timeout, and when they are two of its periods and `wait_ns` past its last item, it is silent:
     nothing waits for it until it sends again. Without any target an anchor waits as if sets were
     not partial.
 

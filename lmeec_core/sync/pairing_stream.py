@@ -99,7 +99,7 @@ class Stream(Generic[T]):
     behind: bool = False  # other streams jumped back, this one has not followed yet
     astray: bool = False  # it alone jumped back
     on: bool = True
-    timed_out: bool = False  # an anchor has waited in vain since its last item
+    timed_out: bool = False  # an anchor has waited for it too long since its last item
     late_run: int = 0
     last_miss: int | None = None
     lag: int | None = None

@@ -23,14 +23,14 @@ from lmeec_ros.health.reasons import (
 )
 from lmeec_ros.io.inputs import InputStream
 
-TOLD_ELSEWHERE = (
+LOGGED_ELSEWHERE = (
     *("no_publisher", "wrong_type", "incompatible_qos", "silent", "no_query_masks"),
     *("unpaired", "out_of_step", "no_stamps", "failing", "failed", "slow"),
 )
-"""Kinds of reasons that the watchdog or the node log where they find them."""
+"""Kinds of reasons that the watchdog or the node logs itself."""
 
 RECENT = 30.0
-"""Seconds for which an error that is no step's shows in the node's level."""
+"""Seconds for which an error outside of the inference shows in the node's level."""
 
 
 def _status(name: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
@@ -118,9 +118,9 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
 
 
 class Reporter:
-    """Publishes /diagnostics and ~/status once a second, and logs what nobody else does.
+    """Publishes /diagnostics and ~/status once a second, and logs reasons that last.
 
-    ~/status is latched: who comes late gets the last one at once.
+    ~/status is latched: a late subscriber gets the last one at once.
 
     Args:
         node: the node.
@@ -137,7 +137,7 @@ class Reporter:
         self._node = node
         self._snapshot = snapshot
         self._on_error = on_error
-        self._kind, self._since, self._told = "", 0.0, True
+        self._kind, self._since, self._logged = "", 0.0, True
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._status = node.create_publisher(DiagnosticStatus, "~/status", latched)
@@ -157,13 +157,13 @@ class Reporter:
                 self._on_error(error)
 
     def _log(self, now: Snapshot, reason: Reason) -> None:
-        """Log a reason once it has lasted."""
+        """Log a reason once it has lasted for silence_warning seconds."""
         if reason.kind != self._kind:
-            told = reason.kind in TOLD_ELSEWHERE or not reason.remedy
-            self._kind, self._since, self._told = reason.kind, time.monotonic(), told
+            logged = reason.kind in LOGGED_ELSEWHERE or not reason.remedy
+            self._kind, self._since, self._logged = reason.kind, time.monotonic(), logged
         patience = now.config.silence_warning  # 0: never
-        if patience and not self._told and time.monotonic() - self._since >= patience:
-            self._told = True
+        if patience and not self._logged and time.monotonic() - self._since >= patience:
+            self._logged = True
             self._node.get_logger().warning(str(reason))
 
 

@@ -29,16 +29,16 @@ OK, WARN, ERROR, STALE = (
 )
 
 MAX_AGE_MS = 3.6e6
-"""Stamps further from the node's clock are of another one (a bag played without /clock)."""
+"""Stamps further from the node's clock follow another clock (a bag played without /clock)."""
 PATIENCE = 5.0
 """Seconds without an output that need a reason, where silence_warning is 0."""
 MANY_SETS = 20
-"""Sets from which on the share of dropped ones says something."""
+"""Fewest sets of which the share of dropped ones is judged."""
 NONE_TOGETHER = "messages come, but none belong together"
 
 
 class Source(Protocol):
-    """What is asked of an input: a subscription of the node, or a topic of a recording."""
+    """What the reasons need of an input: a subscription, or a topic of a recording."""
 
     @property
     def name(self) -> str:
@@ -110,13 +110,13 @@ class Measurements:
     started: float = field(default_factory=time.monotonic)
     last_error: str = ""
     errors: int = 0
-    """Errors that are no step's: of the diagnostics, the watch, the inputs, of publishing."""
+    """Errors outside of the inference: of diagnostics, watchdog, inputs and publishing."""
     last_other_error: str = ""
     last_other_time: float = -math.inf
     """When that was, `time.monotonic` seconds."""
 
     def add_error(self, text: str) -> None:
-        """Note an error that is no step's."""
+        """Note an error outside of the inference."""
         self.errors += 1
         self.last_other_error, self.last_other_time = text, time.monotonic()
 
@@ -175,7 +175,7 @@ class Snapshot:
 
 
 def why(now: Snapshot) -> Reason:
-    """Say what comes out, or why nothing does."""
+    """What is published, or why nothing is."""
     if now.state != "active" or now.worker is None:
         return _not_active(now)
     patience = now.config.silence_warning or PATIENCE
@@ -194,12 +194,12 @@ def why(now: Snapshot) -> Reason:
             ERROR,
             f"no set succeeds ({worker.failed} of {worker.received} failed): "
             f"{now.measured.last_error}",
-            "mend what the error names",
+            "fix what the error names",
         )
     counted = worker.processed + worker.failed + worker.dropped + worker.discarded
     if worker.received > counted + worker.waiting:
         return Reason(
-            "slow", WARN, "no set is done yet, the network is at one", f"wait, or {_faster(now)}"
+            "slow", WARN, "no set is done yet, one is in inference", f"wait, or {_faster(now)}"
         )
     if now.unpaired and now.pairing is not None and now.inputs is not None:
         return unpaired(now.inputs, now.pairing, now.config)
@@ -226,7 +226,7 @@ def _not_active(now: Snapshot) -> Reason:
         return Reason(state, STALE if end else WARN, text, "start it again" if end else "")
     if error:
         return Reason(
-            "failed", ERROR, f"the node is {state}: {error}", f"mend that, then {steps[state]}"
+            "failed", ERROR, f"the node is {state}: {error}", f"fix that, then {steps[state]}"
         )
     return Reason(state, WARN, f"the node is {state}", steps[state])
 
@@ -251,7 +251,7 @@ def _publishing(now: Snapshot) -> Reason:
             return Reason(reason.kind, WARN, text, reason.remedy)
     if unanswered := _unanswered(now):
         text = f"{rate:.1f} Hz, but nothing of {unanswered}"
-        return Reason("partial", WARN, text, "mend that; the other targets go on without it")
+        return Reason("partial", WARN, text, "fix that; the other targets go on without it")
     if worker and worker.received >= MANY_SETS and worker.dropped * 2 > worker.received:
         step = now.measured.step.get(50)[0] or 0.0
         return Reason(
@@ -265,7 +265,7 @@ def _publishing(now: Snapshot) -> Reason:
 
 
 def _unanswered(now: Snapshot) -> str:
-    """The targets that send, but of which nothing is published for long, each with the reason."""
+    """The targets that send, but of which nothing has been published, each with the reason."""
     measured, pairing, inputs = now.measured, now.pairing, now.inputs
     patience = now.config.silence_warning or PATIENCE
     since = time.monotonic() - max(patience, 3e-3 * (measured.step.get(95)[0] or 0.0))

@@ -1,4 +1,4 @@
-"""Says in the log why nothing comes out: silent inputs, cameras out of step, frames lost."""
+"""Logs why nothing is published: silent inputs, cameras out of step, lost frames."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lmeec_ros.io.inputs import InputStream
 from lmeec_ros.parameters.config import NodeConfig
 
 REPEAT = 30.0
-LOSS_WORTH_TELLING = 0.1
+LOSS_LOGGED_FROM = 0.1
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 class Watchdog:
-    """Looks at the inputs of an active node now and then.
+    """Watches the inputs of an active node.
 
     Args:
         inputs: the node's.
         stats: returns the counters of the pairing.
-        logger: where to say it.
+        logger: where it is logged.
         clock: seconds, monotonic.
     """
 
@@ -50,10 +50,10 @@ class Watchdog:
         self._sets = 0
         self._last_set = self._started
         self._paired: dict[str, tuple[int, float]] = {}  # items of a target in sets, since when
-        self._loss_told = False
+        self._loss_logged = False
 
     def look(self, config: NodeConfig) -> None:
-        """Warn of what has been wrong for silence_warning seconds (0: notice it only)."""
+        """Warn of what has been wrong for silence_warning seconds (0: only note it)."""
         self._mute = config.silence_warning <= 0
         silence: float = config.silence_warning or reasons.PATIENCE
         opened = [one for one in self._inputs if one.is_open]
@@ -100,7 +100,7 @@ class Watchdog:
                     self._logger.info(f"{one.name}: messages come again on {one.topic}")
             return
         self._silent[one.name] = quiet
-        # Said again at once when something about the publishers has changed.
+        # Logged again at once when the publishers have changed.
         kind = f"silent {one.name}: {one.describe_publishers()}"
         self._warn(kind, str(reasons.silent(one, quiet)))
 
@@ -144,9 +144,9 @@ class Watchdog:
 
     def _check_loss(self, one: InputStream) -> None:
         health = one.monitor.health()
-        if self._loss_told or health.window < 50 or health.loss < LOSS_WORTH_TELLING:
+        if self._loss_logged or health.window < 50 or health.loss < LOSS_LOGGED_FROM:
             return
-        self._loss_told = True
+        self._loss_logged = True
         profile = next((os.environ[v] for v in PROFILE_VARIABLES if os.environ.get(v)), None)
         remedy = (
             f"the Fast DDS profile {profile} is set here; the publisher needs it too"

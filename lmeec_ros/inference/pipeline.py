@@ -1,4 +1,4 @@
-"""From the messages of one moment to the masks of each target camera, without a node."""
+"""From the messages of a set to the masks of each target camera, without a node."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class TargetOutput:
 class SetProcessor:
     """Decodes the messages of a set, steps the tracker and builds the messages to publish.
 
-    It has no thread and no node: the node's worker calls it, and so may an offline replay.
+    It has no thread and no node: the node's worker calls it, and so does `lmeec track` on bags.
 
     Args:
         tracker: its query and targets are those of the configuration.
@@ -93,7 +93,7 @@ class SetProcessor:
 
         Args:
             given: the messages. An InputError counts as a message that cannot be used.
-            refused: told the camera whose image is left out of a partial set, and why.
+            refused: called with the camera whose image is left out of a partial set, and why.
 
         Returns:
             target camera with an image to output, every target with the same objects.
@@ -127,6 +127,11 @@ class SetProcessor:
             for name, one in found.items()
             if (picture := pictures[name]) is not None
         }
+
+    @property
+    def device(self) -> str:
+        """The device that the network runs on."""
+        return str(self.tracker.model.device)
 
     @property
     def objects_seen(self) -> int:

@@ -75,7 +75,7 @@ class InputStream:
 
     With qos `auto` the subscription is reliable if every publisher offers it (or there is none
     yet), else best effort, which hears every publisher; `refresh` follows publishers that come
-    later. Only `open` and `look` ask the ROS graph; everything else knows what they found.
+    later. Only `open` and `look` query the ROS graph; everything else uses what they found.
 
     Args:
         node: the node.
@@ -107,7 +107,7 @@ class InputStream:
         self._elsewhere = ""  # and other topics of this type, if there were none
         self._looked = 0.0
         self._looks = 0  # that are due because a publisher came or went
-        self._told = True  # whether the middleware tells of that
+        self._notified = True  # whether the middleware reports that
 
     @property
     def is_open(self) -> bool:
@@ -135,7 +135,7 @@ class InputStream:
                 self._node.destroy_subscription(subscription)
 
     def refresh(self) -> None:
-        """Subscribe anew if the publishers have changed what they offer (qos `auto`)."""
+        """Subscribe again if the publishers have changed what they offer (qos `auto`)."""
         if self._retired is not None:
             self._node.destroy_subscription(self._retired)
             self._retired = None
@@ -143,19 +143,19 @@ class InputStream:
             return
         wanted = self._wanted()
         if wanted != self.reliability:
-            # The old one goes with the next call only: publishers take a while to find the new
-            # one, and nothing is to be lost between.
+            # The old one is destroyed by the next call only: publishers take a while to find
+            # the new one, and nothing must be lost until then.
             self._retired = self._subscription
             self._subscribe(wanted)
 
     def due(self, silent: bool) -> float:
-        """For how many seconds a look at the publishers has been due; below 0: it is not yet."""
+        """Seconds for which a look at the publishers has been due; negative: not yet."""
         if not self.is_open:
             return -1.0
         since = time.monotonic() - self._looked
         if self._looks:
             return since
-        again = silent or not self._offers or not self._told
+        again = silent or not self._offers or not self._notified
         return since - LOOK_AGAIN if again else -1.0
 
     def look(self) -> None:
@@ -192,7 +192,7 @@ class InputStream:
         return "; ".join(texts) + hint
 
     def _like(self) -> str:
-        """Topics of the right type, for whoever mistook the name."""
+        """Other topics of the right type, in case the name is wrong."""
         known = self._node.get_topic_names_and_types()
         topics = [name for name, types in known if self.type_name in types and name != self.topic]
         own = {p.topic_name for p in self._node.publishers}
@@ -210,8 +210,8 @@ class InputStream:
             return ReliabilityPolicy.BEST_EFFORT
         offers = self.publishers()
         if not offers:
-            # A reliable subscription gets the very first message of a publisher to come; a best
-            # effort one misses it while they find each other.
+            # A reliable subscription gets the first message of a publisher that comes later; a
+            # best effort one misses it while they discover each other.
             return self.reliability or ReliabilityPolicy.RELIABLE
         if all(map(_is_reliable, offers)):
             return ReliabilityPolicy.RELIABLE
@@ -228,8 +228,8 @@ class InputStream:
         )
         try:
             self._subscription = self._make_subscription(reliability, events)
-        except UnsupportedEventTypeError:  # not every middleware tells of publishers
-            self._told = False
+        except UnsupportedEventTypeError:  # not every middleware reports publishers
+            self._notified = False
             events.matched = None
             self._subscription = self._make_subscription(reliability, events)
 
@@ -260,7 +260,7 @@ class InputStream:
             self._failed(f"input {self.name}", error)
 
     def _on_matched(self, _: Any) -> None:
-        # Twice: the event may come before the graph tells of it.
+        # Twice: the event may come before the graph knows it.
         self._looks = 2
 
     def _on_incompatible(self, event: Any) -> None:
@@ -297,7 +297,7 @@ def _words(reliability: ReliabilityPolicy) -> str:
 
 
 def look_around(inputs: ImageSet[InputStream], silent: Collection[str] = ()) -> None:
-    """Follow the publishers: at most one input, the one most due, asks the ROS graph.
+    """Follow the publishers: at most one input, the one most overdue, queries the ROS graph.
 
     Args:
         inputs: of the node.
@@ -316,12 +316,12 @@ def open_inputs(
     has_listeners: Callable[[str], bool],
     synchronizer: Synchronizer,
 ) -> None:
-    """Open what is to be heard: all inputs, or (`lazy`) of the targets those listened to.
+    """Open all inputs, or (`lazy`) of the targets only those whose outputs are listened to.
 
     Args:
         inputs: of the node.
         lazy: output.lazy as it is now.
-        has_listeners: whether anybody listens to the outputs of a target camera.
+        has_listeners: whether anyone listens to the outputs of a target camera.
         synchronizer: what the inputs feed; it does without the targets that are closed.
     """
     for one in inputs:

@@ -1,4 +1,4 @@
-"""Masks to messages and back: CorrespondenceMaskArray, label images, overlays."""
+"""Masks to messages and back: CorrespondenceMaskArray and label images."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MAX_ID = 256
 """Most characters of an object's id; ids are kept for good."""
 IGNORED = (255,)
 """Labels that are no object, by default. 255 marks what is to be ignored (the rim of an object,
-what nobody has labelled) in the 8-bit label images of PASCAL VOC, Cityscapes and their likes."""
+unlabelled pixels) in the 8-bit label images of PASCAL VOC, Cityscapes and similar datasets."""
 EIGHT_BIT = 255
 """This ignored label counts in 8-bit images only: in wider ones it is a number like others."""
 
@@ -60,7 +60,7 @@ class LabelTable:
     Args:
         named: label (1 to 65535) to id, both unique.
         ignored: labels that are no object, unless `named` names them.
-        told: called with a text when an ignored label occurs for the first time.
+        notify: called with a text when an ignored label occurs for the first time.
 
     Attributes:
         met: ignored labels that have occurred so far.
@@ -70,12 +70,12 @@ class LabelTable:
         self,
         named: Mapping[int, str] | None = None,
         ignored: Iterable[int] = IGNORED,
-        told: Callable[[str], object] = lambda _: None,
+        notify: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.named = dict(named or {})
         self.ignored = frozenset(ignored) - self.named.keys()
         self.met: set[int] = set()
-        self._told = told
+        self._notify = notify
         self._ids = dict(self.named)
         self._labels = {name: label for label, name in self.named.items()}
 
@@ -96,7 +96,7 @@ class LabelTable:
         if self.ignores(label, wide):
             if label not in self.met:
                 self.met.add(label)
-                self._told(self.ignored_text()[0])
+                self._notify(self.ignored_text()[0])
             return None
         if label not in self._ids:
             name = f"object_{label}"

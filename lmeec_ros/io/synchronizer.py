@@ -115,8 +115,8 @@ class NearestSynchronizer:
             self._outbox.append(partial(self._on_set, images))
 
     def _deliver(self) -> None:
-        # Whoever finds nobody delivering does it for all, so that the order holds although no
-        # lock is held during a callback.
+        # One thread at a time delivers, also what others post meanwhile: that keeps the order
+        # although no lock is held during a callback.
         with self._lock:
             if self._delivering:
                 return
@@ -139,7 +139,7 @@ class StockSynchronizer:
     """A stock policy of message_filters; the arguments are those of NearestSynchronizer.
 
     Backward jumps of time, on which the stock policies stall, empty its queues. It counts sets
-    and received messages; the stock policies do not tell what they drop.
+    and received messages; the stock policies do not report what they drop.
 
     Raises:
         ParameterError: if message_filters is not installed.

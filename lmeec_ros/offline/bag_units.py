@@ -1,4 +1,4 @@
-"""A bag tracked offline: the node's parameters, pairing and processing, as fast as it goes."""
+"""Tracks a bag offline with the node's parameters, pairing and processing."""
 
 from __future__ import annotations
 

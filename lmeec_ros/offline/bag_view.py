@@ -1,4 +1,4 @@
-"""What is to be seen in a bag, moment by moment, and masks that were recorded in one."""
+"""The images and masks of a bag for `lmeec view`, and masks that were recorded in one."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ def bag_moments(
         path: the bag.
         config: topics and cameras.
         predictions: what is shown on the target cameras.
-        problem: told of sets that cannot be shown, and why there are so few.
-        note: told of what else is in no set.
+        problem: called with sets that cannot be shown, and with why there are so few.
+        note: called with what else is in no set.
 
     Raises:
         BagError: the bag cannot be read.

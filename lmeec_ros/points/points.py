@@ -43,7 +43,7 @@ except ImportError:
     tf2_ros = None
 
 TRANSFORM_PATIENCE = 0.2
-"""Seconds that a set waits for the transform of its stamp, apart from the inference."""
+"""Seconds that a set waits for the transform of its stamp, in a thread of its own."""
 SETS_WAITING = 5
 """Sets that may wait for their transforms; the oldest is dropped."""
 END_PATIENCE = 5.0
@@ -69,7 +69,8 @@ class Poses:
                 "into a calibration file"
             )
         self._frame = frame
-        self._buffer = tf2_ros.Buffer()  # waits by the system's clock: simulated time may stand
+        # It waits by the system's clock: simulated time may stand still.
+        self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def at(self, header: Header) -> Pose:
@@ -93,7 +94,7 @@ class Poses:
         return Pose.from_quaternion((place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
 
     def forget(self) -> None:
-        """Forget the transforms that are not static: those of a time before take no older ones."""
+        """Forget the transforms that are not static; else tf refuses older ones after a jump."""
         self._buffer.clear()
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class Poses:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a set is located by, as it was when the set was processed."""
+    """The settings of a set, as they were when it was processed."""
 
     config: NodeConfig
     table: LabelTable
@@ -149,7 +150,7 @@ class Points:
         self.located = 0
         self.refused: Counter[str] = Counter()
         self._poses: Poses | None = None
-        # A transform may come after its image: what waits for it must not hold up the inference.
+        # A transform may come after its image; the inference must not wait for it.
         self._waiting: Worker[_Set] | None = None
         self._subscriptions: list[Any] = []
         self._all: Any = None
@@ -239,7 +240,7 @@ class Points:
             except GeometryError as error:
                 self.refused[error.kind] += 1
                 text = f"object {name!r} is not located: {error}"
-                # That an object is out of the other cameras' sight is no news.
+                # That the other cameras do not see an object is normal.
                 if error.kind != "views" and (line := self._throttle(f"{name} {error.kind}", text)):
                     self._node.get_logger().info(line)
                 continue
@@ -284,7 +285,7 @@ class Points:
         return lens_of(self._infos[camera], given.rectified)
 
     def forget(self) -> None:
-        """Forget what belongs to the time before a backward jump."""
+        """Forget everything from before a backward jump of time."""
         if self._waiting is not None:
             self._waiting.discard()
         if self._poses is not None:

@@ -190,7 +190,7 @@ def test_a_transition_that_fails_half_way_leaves_a_state_that_is_true(
     assert node.state == "unconfigured"
     assert node.processor is None and node._outputs is None and node.worker is None
     assert worker is None or not worker.thread.is_alive()
-    assert not any(one.is_open for one in list(inputs)[1:]), "the others"
+    assert not any(one.is_open for one in list(inputs or ())[1:]), "the others"
     assert held.change("CONFIGURE")
     assert held.change("ACTIVATE")
     assert node.state == "active"
