@@ -39,10 +39,10 @@ class CameraConfig:
     qos: str = parameter("auto", "auto: what the publishers offer; sensor_data: best effort; "
         "reliable", QOS)
     camera_info: str = parameter("", "Topic of the camera's sensor_msgs/CameraInfo, read if "
-        "output.points is set and the calibration file has no lens of it; empty: camera_info "
-        "beside the image topic")
+        "output.points is set and the calibration file lacks its lens; empty: camera_info beside "
+        "the image topic")
     rectified: bool = parameter(False, "The images are rectified: the projection matrix of "
-        "CameraInfo holds, without distortion; its Tx says how far from its frame the camera is")
+        "CameraInfo applies, without distortion; its Tx gives the camera's distance from its frame")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,9 +55,9 @@ class QueryMasksConfig:
         "background; mask_array: lmeec/CorrespondenceMaskArray", ("label_image", "mask_array"))
     transport: str = parameter("raw", "Transport of a label image; compressed is PNG", TRANSPORTS)
     qos: str = parameter("auto", "As cameras.<name>.qos", QOS)
-    max_delay: float = parameter(0.0, "Images wait so long for query masks that come late, "
-        "seconds; the queues are longer by as much. 0: until pairing.queue is full", minimum=0.0,
-        maximum=60.0, live=True)
+    max_delay: float = parameter(0.0, "How long images wait for late query masks, seconds; the "
+        "queues grow accordingly. 0: until pairing.queue is full", minimum=0.0, maximum=60.0,
+        live=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,7 @@ class ModelParameters:
 class MemoryParameters:
     """The tracker's memory; `NodeConfig.memory` is lmeec_core's own class."""
 
-    compression: str = parameter("keep_first", "What leaves a full memory bank",
+    compression: str = parameter("keep_first", "Which frame leaves a full memory bank",
         ("average", "keep_first", "fifo", "iou", "cluster"))
     capacity: int = parameter(6, "Frames in a memory bank", minimum=1, maximum=64)
     query_bank: bool = parameter(True, "Remember past frames of the query camera")
@@ -94,7 +94,7 @@ class MemoryParameters:
 class PairingParameters:
     """What belongs together."""
 
-    policy: str = parameter("nearest", "nearest: ours; approximate and exact: those of "
+    policy: str = parameter("nearest", "nearest: lmeec's own; approximate and exact: those of "
         "message_filters, where installed", ("nearest", "approximate", "exact"))
     tolerance: float = parameter(0.02, "Largest distance in time between the query image and what "
         "belongs to it, seconds", minimum=0.0, maximum=10.0, live=True)
@@ -156,11 +156,12 @@ class NodeConfig:
         "searched")
     query_masks: QueryMasksConfig = group(QueryMasksConfig)
     objects: dict[int, str] = parameter([""], "Objects known by name, each \"label:id\", as "
-        "\"1:cup\"; a label without a name becomes the id object_<label>")
-    ignore_labels: list[int] = parameter([255], "Labels that mark what is to be ignored and become "
-        "no object, unless objects names them; 255 counts in 8-bit label images only. [0]: none",
-        minimum=0, maximum=65535)
-    max_objects: int = parameter(32, "Most objects followed at a time", minimum=1, maximum=1024)
+        "\"1:cup\"; a label without a name gets the id object_<label>")
+    ignore_labels: list[int] = parameter([255], "Labels of pixels that are to be ignored: they "
+        "become no object unless `objects` names them; 255 counts in 8-bit label images only. [0]: "
+        "none", minimum=0, maximum=65535)
+    max_objects: int = parameter(32, "Maximum number of objects tracked at a time", minimum=1,
+        maximum=1024)
     max_image_pixels: int = parameter(64_000_000, "Larger images (width x height) are refused",
         minimum=1, maximum=1_000_000_000)
     model: ModelParameters = group(ModelParameters)
@@ -169,14 +170,14 @@ class NodeConfig:
         "empty: $ROS_HOME/lmeec, which is ~/.ros/lmeec", path=True)
     pairing: PairingParameters = group(PairingParameters)
     mailbox: MailboxParameters = group(MailboxParameters)
-    presence_threshold: float = parameter(0.5, "Presence from which on an object counts as visible",
+    presence_threshold: float = parameter(0.5, "Presence from which an object counts as visible",
         minimum=0.0, maximum=1.0, live=True)
     output: OutputParameters = group(OutputParameters)
     geometry: GeometryParameters = group(GeometryParameters)
-    autostart: bool = parameter(True, "Configure and activate at the start; else wait for "
+    autostart: bool = parameter(True, "Configure and activate at the start; otherwise wait for "
         "lifecycle calls")
-    silence_warning: float = parameter(5.0, "Warn when an input is silent for so long, seconds; 0: "
-        "never", minimum=0.0, maximum=3600.0, live=True)
+    silence_warning: float = parameter(5.0, "Warn when an input has been silent for this many "
+        "seconds; 0: never", minimum=0.0, maximum=3600.0, live=True)
     values: Mapping[str, Any]
     """Every parameter by its full name, as declared."""
 # fmt: on

@@ -1,4 +1,4 @@
-"""`lmeec bench --node`: what the ROS edge costs beside the tracker's step.
+"""`lmeec bench --node`: what the ROS edge costs in addition to the tracker's step.
 
 The node runs as a process of its own with a small network; this one publishes pairs of images
 and receives the masks.

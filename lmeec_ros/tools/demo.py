@@ -56,7 +56,7 @@ def run(options: DemoOptions, console: Console) -> int:
     from lmeec_ros.tools import demo_report
     from lmeec_ros.tools.demo_run import through_node
 
-    lm.preset(options.preset)  # an unknown name is said now
+    lm.preset(options.preset)  # fails at once on an unknown name
     take = Take.open(options.take or sample_take())
     out = options.out
     objects = options.objects or take.objects[: options.max_objects or None]
@@ -120,7 +120,7 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
             "device": options.device,
             "seed": -1 if trained else SEED,
         },
-        "pairing": {"partial": False},  # the accounts are of sets that every camera has a part in
+        "pairing": {"partial": False},  # only sets with an image of every camera are counted
         # In lock-step the inputs are silent while the node works.
         "silence_warning": 0.0 if options.rate == 0 else 5.0,
     }

@@ -150,7 +150,7 @@ def spin_until(
     duration: float | None = None,
     each: Callable[[], None] | None = None,
 ) -> None:
-    """Record until ``stop`` is set or the time (s) is over, then take in what is under way.
+    """Record until ``stop`` is set or the time (s) is over, then write what has arrived.
 
     Messages that had arrived when the recording was stopped are written too. The bag is closed
     also if an exception ends the recording.
