@@ -37,7 +37,7 @@ UNKNOWN_NS = 1_000_000_000
 """Period of a target of which one item has come."""
 
 
-class _Found(NamedTuple):
+class _Candidate(NamedTuple):
     """What a stream has for an anchor."""
 
     place: int | None  # in its queue
@@ -314,7 +314,7 @@ class PairingCore(Generic[T]):
             return False
         return all(self._is_optional(name) for name in lacking)
 
-    def _reason_against(self, anchor: int, streams: dict[str, _Found]) -> DropReason | None:
+    def _reason_against(self, anchor: int, streams: dict[str, _Candidate]) -> DropReason | None:
         """Why no set can come of the anchor any more; None while one can."""
         hopeless = [name for name, one in streams.items() if one.place is None and one.final]
         chosen = [name for name in streams if name not in hopeless]
@@ -326,7 +326,7 @@ class PairingCore(Generic[T]):
                 return DropReason.TIMEOUT
         return None
 
-    def _waits(self, anchor: int, streams: dict[str, _Found]) -> bool:
+    def _waits(self, anchor: int, streams: dict[str, _Candidate]) -> bool:
         """Whether something may still come that is worth waiting for."""
         there = [n for n in self.targets if n in streams and streams[n].place is not None]
         for name, one in streams.items():
@@ -341,7 +341,7 @@ class PairingCore(Generic[T]):
                 return True
         return False
 
-    def _given_up(self, name: str, one: _Found, anchor: int, front: int) -> bool:
+    def _given_up(self, name: str, one: _Candidate, anchor: int, front: int) -> bool:
         """Whether a target is left out of a partial set; `front`: how far the others have come."""
         stream, wait = self._streams[name], self._wait or 0
         if front - anchor > wait:
@@ -354,19 +354,19 @@ class PairingCore(Generic[T]):
                 return True  # its next one belongs to a later anchor
         return stream.timed_out and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
 
-    def _nearest(self, name: str, anchor: int) -> _Found:
+    def _nearest(self, name: str, anchor: int) -> _Candidate:
         """What a stream has for an anchor."""
         stream, anchors = self._streams[name], self._streams[self.anchor]
         following = anchors.queue[1][0] if len(anchors.queue) > 1 else None
         best = stream.nearest(anchor, following, self._tolerance)
         passed = stream.newest is not None and stream.newest >= anchor
         if best is None:
-            return _Found(None, passed)
+            return _Candidate(None, passed)
         ahead = stream.queue[best][0] - anchor
         if ahead > 0:
             wanted_by_next = following is None and ahead > self._half_period(self.anchor)
-            return _Found(best, passed and not wanted_by_next)
-        return _Found(best, passed or -ahead <= self._half_period(name))
+            return _Candidate(best, passed and not wanted_by_next)
+        return _Candidate(best, passed or -ahead <= self._half_period(name))
 
     def _half_period(self, name: str) -> float:
         """Half of the stream's period; half of the tolerance while it is not known."""

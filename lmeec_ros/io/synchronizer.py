@@ -30,7 +30,11 @@ OnJump = Callable[[str, int, int], object]
 
 def stamp_of(msg: Any) -> int:
     """Return a message's header stamp in nanoseconds."""
-    stamp = msg.header.stamp
+    return nanoseconds(msg.header.stamp)
+
+
+def nanoseconds(stamp: Any) -> int:
+    """Return a builtin_interfaces/Time in nanoseconds."""
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 

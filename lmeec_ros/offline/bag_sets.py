@@ -169,11 +169,6 @@ class RecordedSets:
             self.lost.append(text)
 
 
-def recorded_sets(path: Path, config: NodeConfig) -> RecordedSets:
-    """See :class:`RecordedSets`."""
-    return RecordedSets(path, config)
-
-
 @dataclass(frozen=True)
 class _Header:
     stamp: Time

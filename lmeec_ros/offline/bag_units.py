@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,8 @@ from lmeec_core.takes.results import DIRECTIONS
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.io.inputs import inputs_of
 from lmeec_ros.io.messages import LabelTable, masks_from_array
-from lmeec_ros.io.synchronizer import stamp_of
-from lmeec_ros.offline.bag_sets import check_topics, recorded_sets
+from lmeec_ros.io.synchronizer import nanoseconds, stamp_of
+from lmeec_ros.offline.bag_sets import RecordedSets, check_topics
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.parameters.config import NodeConfig
 
@@ -168,7 +168,7 @@ def track_bag(
     def refused(_: str, error: InputError) -> None:
         problems.append(f"{path}: {error}")
 
-    sets = recorded_sets(path, config)
+    sets = RecordedSets(path, config)
     for jumped, given in sets:
         broken = isinstance(given.query, InputError) or isinstance(given.masks, InputError)
         stamp = None if broken else stamp_of(given.query)
@@ -225,15 +225,9 @@ def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recor
         )
         for name, one in output.found.items()
     ]  # fmt: skip
-    stamps = [
-        Stamp(stamp_of(one), one.header.frame_id) for one in (output, _Query(message.query_header))
-    ]
+    headers = (output.header, message.query_header)
+    stamps = [Stamp(nanoseconds(one.stamp), one.frame_id) for one in headers]
     return FrameRecord(frame, size, objects, True, *stamps)
-
-
-@dataclass(frozen=True)
-class _Query:
-    header: Any
 
 
 def _direction(query: str, targets: Sequence[str]) -> str:

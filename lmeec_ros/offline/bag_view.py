@@ -25,7 +25,7 @@ from lmeec_ros.inference.pipeline import image_readers, read_image, read_query_m
 from lmeec_ros.io import images
 from lmeec_ros.io.messages import LabelTable, masks_from_array
 from lmeec_ros.io.synchronizer import stamp_of
-from lmeec_ros.offline.bag_sets import recorded_sets
+from lmeec_ros.offline.bag_sets import RecordedSets
 from lmeec_ros.offline.bag_units import camera_names
 from lmeec_ros.parameters.config import NodeConfig
 
@@ -101,7 +101,7 @@ def bag_moments(
         return read_image(config, camera, message, readers[camera])
 
     first: int | None = None
-    sets = recorded_sets(path, config)
+    sets = RecordedSets(path, config)
     for _, given in sets:
         try:
             broken = [one for one in given if isinstance(one, InputError)]

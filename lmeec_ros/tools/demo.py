@@ -83,7 +83,7 @@ def run(options: DemoOptions, console: Console) -> int:
     settle_environment()
     played = through_node(out, info, parameters, expected, options.rate, console)
     simulated = options.take is None or bool(take.annotation.get("simulated", False))
-    outcome = demo_report.Outcome(take, info, played, expected, options.preset, trained, simulated)
+    outcome = demo_report.DemoRun(take, info, played, expected, options.preset, trained, simulated)
     return demo_report.finish(out, outcome, console)
 
 

@@ -145,12 +145,12 @@ def test_parameters_name_cameras_topics_and_objects(take: Path, tmp_path: Path) 
     assert values["model"]["checkpoint"] == str(Path("w.pt").resolve())
 
 
-def outcome(take: Path, tmp_path: Path) -> demo_report.Outcome:
+def outcome(take: Path, tmp_path: Path) -> demo_report.DemoRun:
     opened = Take.open(take)
     info = bag_from_take(opened, tmp_path / "bag")
     expected = expected_pairs(opened, info)
     played = Played(sent={stamp_of_frame(f): 1.0 for f in info.frames})
-    return demo_report.Outcome(opened, info, played, expected, "mini", False, False)
+    return demo_report.DemoRun(opened, info, played, expected, "mini", False, False)
 
 
 def test_a_pair_that_is_neither_answered_nor_counted_is_found(take: Path, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ def sets(bag: Path, **changes: Any) -> dict[int, list[int]]:
     config = bag_units.read_config(bag, None, {**CHANGES, **changes})
     return {
         bag_units.stamp_of(given.query): [int(name[-1]) for name in given.targets]
-        for _, given in bag_units.recorded_sets(bag, config)
+        for _, given in bag_units.RecordedSets(bag, config)
     }
 
 
@@ -57,7 +57,7 @@ def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
     config = bag_units.read_config(bag, None, CHANGES)
     processor = load_processor(config)
     found = {}
-    for _, given in bag_units.recorded_sets(bag, config):
+    for _, given in bag_units.RecordedSets(bag, config):
         for name, output in processor.process(given).items():
             found[name, bag_units.stamp_of(output)] = output.message
     return found
@@ -100,7 +100,7 @@ def test_with_little_patience_the_first_image_after_the_gap_is_late(bag: Path) -
 def test_a_damaged_image_is_left_out_of_its_set_alone(bag: Path) -> None:
     config = bag_units.read_config(bag, None, CHANGES)
     processor = load_processor(config)
-    _, given = next(iter(bag_units.recorded_sets(bag, config)))
+    _, given = next(iter(bag_units.RecordedSets(bag, config)))
     given.targets["cam_2"].data = given.targets["cam_2"].data[:20]
     refused: dict[str, Exception] = {}
     assert list(processor.process(given, refused.__setitem__)) == ["cam_1"]

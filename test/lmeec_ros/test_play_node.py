@@ -17,7 +17,7 @@ from rclpy.node import Node
 from lmeec_core.bags.bag import BagWriter, typestore
 from lmeec_core.bags.mask_messages import BAG
 from lmeec_ros.tools import node_watch
-from lmeec_ros.tools.node_watch import NodeWatch, Report
+from lmeec_ros.tools.node_watch import NodeReport, NodeWatch
 
 PLAY = [sys.executable, "-P", "-m", "lmeec_core.cli", "play"]
 SETS = 4
@@ -107,11 +107,11 @@ def watch(context: Any) -> Any:
 
 
 def test_reports() -> None:
-    name, found = Report.read(report("/a/lmeec", received=9, sets=5, done=3)) or ("", None)
+    name, found = NodeReport.read(report("/a/lmeec", received=9, sets=5, done=3)) or ("", None)
     assert name == "/a/lmeec" and found is not None
     assert (found.state, found.inputs, found.under_way) == ("active", frozenset({"/ego"}), 2)
-    assert Report.read(DiagnosticArray()) is None
-    assert Report.read(DiagnosticArray(status=[DiagnosticStatus(name="lidar: node")])) is None
+    assert NodeReport.read(DiagnosticArray()) is None
+    assert NodeReport.read(DiagnosticArray(status=[DiagnosticStatus(name="lidar: node")])) is None
 
 
 def test_which_nodes_are_waited_for(watch: NodeWatch, context: Any) -> None:

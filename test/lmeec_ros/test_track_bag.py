@@ -93,7 +93,7 @@ def test_masks_in_the_bag_are_what_the_node_publishes(take: Take, tracked: Path)
     config = bag_units.read_config(tracked / "input", None, changes)
     processor = load_processor(config)
     expected = {}
-    for jumped, given in bag_units.recorded_sets(tracked / "input", config):
+    for jumped, given in bag_units.RecordedSets(tracked / "input", config):
         assert not jumped
         for name, output in processor.process(given).items():
             expected[name, bag_units.stamp_of(output)] = output.message
