@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,3 +74,35 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+class NewFolder:
+    """A folder that appears under its name once it is complete.
+
+    Until then its content lies in `content`, in a hidden folder beside; what was left there by a
+    process of the same number is removed.
+
+    Args:
+        path: its name in the end.
+
+    Attributes:
+        content: the folder to fill, of the same name; it is not there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._hidden = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
+        shutil.rmtree(self._hidden, ignore_errors=True)
+        self._hidden.mkdir(parents=True)
+        self.content = self._hidden / path.name
+
+    def publish(self) -> None:
+        """Give it its name; what is there already is replaced."""
+        if self.path.exists():
+            os.replace(self.path, self._hidden / "replaced")
+        os.replace(self.content, self.path)
+        self.discard()
+
+    def discard(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self._hidden, ignore_errors=True)

@@ -24,11 +24,11 @@ def _destroy(node: LmeecNode) -> None:
         node.destroy_node()
     except Exception:
         if rclpy.ok():
-            raise  # else the signal has taken away what was to be freed
+            raise  # after a signal everything is freed already
 
 
 def _check_files(node: LmeecNode, arguments: Sequence[str]) -> None:
-    """Refuse a parameter file that has nothing for the node: ROS ignores it without a word.
+    """Refuse a parameter file that has nothing for the node: ROS ignores it silently.
 
     Raises:
         ParameterError: it is for other nodes; says for which.
@@ -47,7 +47,7 @@ def _check_files(node: LmeecNode, arguments: Sequence[str]) -> None:
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run the node until it is interrupted; return the exit status."""
+    """Run the node until it is interrupted, and return the exit status."""
     try:
         rclpy.init(args=list(args) if args is not None else None)
         node = LmeecNode()
@@ -71,7 +71,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        if rclpy.ok():  # else a call that the end of the process interrupted
+        if rclpy.ok():  # else the end of the process interrupted a call
             traceback.print_exc()
             code = 1
     clean = node.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import re
 import threading
 import time
 import traceback
@@ -23,38 +22,35 @@ from rclpy.parameter import Parameter
 import lmeec_core as lm
 from lmeec_core.engine import engines_in_use
 from lmeec_core.errors import InputError
-from lmeec_ros import services
+from lmeec_core.sync.image_set import ImageSet
+from lmeec_core.sync.stream_monitor import kind_of
 from lmeec_ros.health import diagnostics
 from lmeec_ros.health.reasons import Measurements, Snapshot
 from lmeec_ros.health.watchdog import Watchdog
 from lmeec_ros.inference.pipeline import SetProcessor, load_processor
-from lmeec_ros.inference.worker import Worker, in_a_thread
-from lmeec_ros.io import filters
-from lmeec_ros.io.inputs import (
-    InputStream,
-    look_around,
-    make_inputs,
-    open_inputs,
-)
-from lmeec_ros.io.outputs import Outputs, PublishError
+from lmeec_ros.inference.worker import NotNowError, Worker, in_a_thread, result_of
+from lmeec_ros.io.inputs import Input, InputStream, inputs_of, look_around, open_inputs
+from lmeec_ros.io.synchronizer import Synchronizer, make_synchronizer, stamp_of
+from lmeec_ros.outputs import Outputs, PublishError
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.runtime import arena
 from lmeec_ros.runtime.lifecycle import Error, ManagedNode, Success
+from lmeec_ros.services import MemoryServices
 
 T = TypeVar("T")
 
 STEP_PATIENCE = 60.0
-"""Seconds that deactivation, or a service on the memory, waits for the step under way."""
+"""Seconds that deactivation and the memory services wait for the step under way."""
 MAX_FAILURES = 3
 """Failed steps in a row after which the node goes to error processing."""
 
 
 class LmeecNode(ManagedNode):
-    """Finds the objects of the query camera's masks in the target cameras, and publishes them.
+    """Finds the objects of the query masks in the target cameras, and publishes their masks.
 
     configure loads the model and warms it up; activate subscribes and publishes; deactivate stops
-    both and keeps the memory; cleanup frees everything. Callbacks only hand over: one worker
-    thread decodes, infers and publishes.
+    both and keeps the memory; cleanup frees everything. Callbacks only pass messages on; one
+    worker thread decodes, infers and publishes.
 
     Args:
         name: name of the node.
@@ -71,21 +67,21 @@ class LmeecNode(ManagedNode):
         self.add_on_set_parameters_callback(self._check_parameters)
         self.add_post_set_parameters_callback(self._take_parameters)
         self.processor: SetProcessor | None = None
-        self.worker: Worker[tuple[Any, ...]] | None = None
-        self.synchronizer: filters.Synchronizer | None = None
-        self.inputs: list[InputStream] = []
-        self._left: list[threading.Thread] = []  # of steps that did not end in time
+        self.worker: Worker[ImageSet[Any]] | None = None
+        self.synchronizer: Synchronizer | None = None
+        self.inputs: ImageSet[InputStream] | None = None
+        self._abandoned: list[threading.Thread] = []  # threads of steps that did not end
         self._outputs: Outputs | None = None
         self._watchdog: Watchdog | None = None
-        self._failures = 0  # steps in a row that failed for reasons that are not the input's
+        self._failures = 0  # steps in a row that failed, not counting wrong input
         self._last_stamp: int | None = None
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
         timer = partial(self.create_timer, callback_group=self._lifecycle_group, clock=steady)
-        tell = partial(self._tell_error, "diagnostics")
-        self._reporter = diagnostics.Reporter(self, self._snapshot, tell)
-        self._memory_services = services.MemoryServices(self, self.with_processor)
+        failed = partial(self._report_error, "diagnostics")
+        self._reporter = diagnostics.Reporter(self, self._snapshot, failed)
+        self._memory_services = MemoryServices(self, self.with_processor)
         timer(0.5, self._watch)
-        self._start_timer = timer(0.01, self._autostart) if self.config["autostart"] else None
+        self._start_timer = timer(0.01, self._autostart) if self.config.autostart else None
         self._log.attach()
 
     # ---- lifecycle
@@ -107,7 +103,7 @@ class LmeecNode(ManagedNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and stop the worker; the memory of the objects is kept.
 
-        A step that does not end is left to itself; the node is unconfigured then.
+        A step that does not end in time is abandoned, and the node becomes unconfigured.
         """
 
         def deactivate() -> None:
@@ -116,8 +112,7 @@ class LmeecNode(ManagedNode):
                 raise RuntimeError("a publisher cannot be deactivated")
 
         cause = self.measured.last_error
-        # With nothing running it cannot stay active.
-        done = self._guarded("deactivate", deactivate, otherwise=Error)
+        done = self._guarded("deactivate", deactivate, otherwise=Error)  # it cannot stay active
         if self._failures < MAX_FAILURES:
             return done
         self.measured.last_error = f"stopped after {self._failures} failed steps: {cause}"
@@ -141,12 +136,12 @@ class LmeecNode(ManagedNode):
     def _autostart(self) -> None:
         assert self._start_timer is not None
         self._start_timer.cancel()
-        if self.state != "unconfigured":  # somebody was faster
+        if self.state != "unconfigured":  # another client was faster
             self.get_logger().warning(f"autostart: not needed, the node is {self.state}")
             return
         try:
             started = self.trigger_configure() == Success and self.trigger_activate() == Success
-        except Exception:  # rclpy cannot finish a transition after an interrupt
+        except Exception:  # after an interrupt rclpy cannot finish a transition
             if self.context.ok():
                 raise
             return
@@ -160,74 +155,74 @@ class LmeecNode(ManagedNode):
     def _configure(self) -> None:
         config = self.config
         self.get_logger().info(
-            f"loading preset {config['model.preset']}, weights "
-            f"{config.checkpoint or 'of the preset'}, on {config['model.device']}"
+            f"loading preset {config.model.preset}, weights "
+            f"{config.model.checkpoint or 'of the preset'}, on {config.model.device}"
         )
-        seeded = config.seed is not None and config.checkpoint is None
-        if seeded and lm.bundled_weights(config["model.preset"]) is None:
-            text = f"no checkpoint: random weights of model.seed {config.seed}; "
+        seeded = config.model.seed is not None and config.model.checkpoint is None
+        if seeded and lm.bundled_weights(config.model.preset) is None:
+            text = f"no checkpoint: random weights of model.seed {config.model.seed}; "
             self.get_logger().warning(text + "the masks mean nothing")
-        self._outputs = Outputs(self, config)  # first: it is quick to find what is wrong
+        self._outputs = Outputs(self, config)  # first, since it fails fast
         self.processor = in_a_thread(partial(load_processor, config), "configure")
         gc.collect()
-        gc.freeze()  # else a collection looks through the whole network: a tenth of a second
+        gc.freeze()  # else every collection walks the whole network, for 0.1 s
 
     def _activate(self) -> None:
         config, processor, outputs = self.config, self.processor, self._outputs
         if processor is None or outputs is None:
             raise RuntimeError("there is no network: the node is not configured")
         self.measured = Measurements()
-        self._patient.forget()
+        self._throttle.forget()
         self._failures = 0
         process = partial(self._process, processor, outputs)
-        self.worker = Worker(process, self._on_step_error, config["mailbox.depth"])
-        self.inputs = make_inputs(self, config, self._input_group)
-        names = [one.name for one in self.inputs]
-        self.synchronizer = filters.synchronizer_for(config, self.inputs, names, self._on_time_jump)
-        self.synchronizer.registerCallback(self._on_set)
-        self._watchdog = Watchdog(self.inputs, self.synchronizer.stats, self.get_logger())
+        self.worker = Worker(process, self._on_step_error, config.mailbox.depth)
+        synchronizer = make_synchronizer(config, self._on_set, self._on_time_jump)
+
+        def make_input(given: Input) -> InputStream:
+            return InputStream(self, given, self._input_group, synchronizer.add, self._report_error)
+
+        self.synchronizer, self.inputs = synchronizer, inputs_of(config).map(make_input)
+        self._watchdog = Watchdog(self.inputs, synchronizer.stats, self.get_logger())
         self.worker.start()
-        for one in self.inputs:
-            one.on_error = partial(self._tell_error, f"input {one.name}")
         self._open_inputs()
 
     def _open_inputs(self) -> None:
-        if self._outputs is not None and self.synchronizer is not None:
-            open_inputs(self.inputs, self.config, self._outputs, self.synchronizer)
+        inputs, outputs, synchronizer = self.inputs, self._outputs, self.synchronizer
+        if inputs is not None and outputs is not None and synchronizer is not None:
+            open_inputs(inputs, self.config.output.lazy, outputs.has_listeners, synchronizer)
 
     def _stop(self) -> None:
         """Close the inputs and end the worker; all of it is done, whatever fails."""
         inputs, worker = self.inputs, self.worker
-        self.inputs, self.worker = [], None
-        self.synchronizer = self._watchdog = None
-        with ExitStack() as every:  # the last comes first
+        self.inputs = self.worker = self.synchronizer = self._watchdog = None
+        with ExitStack() as cleanup:  # in reverse order
             if worker is not None:
-                every.callback(self._end, worker)
-            for one in inputs:
-                every.callback(one.close)
+                cleanup.callback(self._end, worker)
+            for one in inputs or ():
+                cleanup.callback(one.close)
 
-    def _end(self, worker: Worker[tuple[Any, ...]]) -> None:
+    def _end(self, worker: Worker[ImageSet[Any]]) -> None:
         if not worker.stop(STEP_PATIENCE):
-            self._left.append(worker.thread)
+            self._abandoned.append(worker.thread)
             raise TimeoutError(
-                f"the step under way did not end within {STEP_PATIENCE:g} s; it is left to "
-                "itself and what it finds is thrown away; configure loads the network anew"
+                f"the step under way did not end within {STEP_PATIENCE:g} s; it is "
+                "abandoned, its result is ignored, and configure loads the network again"
             )
 
     def _release(self) -> None:
         """Free everything; all of it is done, whatever fails."""
-        outputs, device = self._outputs, self._device() or ""
-        with ExitStack() as every:  # the last comes first
-            every.callback(arena.give_back)
-            every.callback(gc.collect)  # modules refer to each other in circles
-            every.callback(gc.unfreeze)
-            if device.startswith("cuda"):
+        outputs, processor = self._outputs, self.processor
+        with ExitStack() as cleanup:  # in reverse order
+            cleanup.callback(arena.give_back)
+            cleanup.callback(gc.collect)  # modules refer to each other in circles
+            cleanup.callback(gc.unfreeze)
+            if processor is not None and processor.device.startswith("cuda"):
                 import torch
 
-                every.callback(torch.cuda.empty_cache)
+                cleanup.callback(torch.cuda.empty_cache)
             if outputs is not None:
-                every.callback(outputs.destroy)
-            every.callback(self._stop)
+                cleanup.callback(outputs.destroy)
+            cleanup.callback(self._stop)
             self._outputs = self.processor = self._last_stamp = None
 
     def close(self, timeout: float = 2.0) -> bool:
@@ -236,7 +231,7 @@ class LmeecNode(ManagedNode):
         stopped = worker is None or worker.stop(timeout)
         if free := self._transition.acquire(timeout=timeout):
             self._transition.release()
-        return stopped and free and not any(one.is_alive() for one in self._left)
+        return stopped and free and not any(one.is_alive() for one in self._abandoned)
 
     def with_processor(self, function: Callable[[SetProcessor], T]) -> T:
         """Call a function with the processor while no step is under way, and return its result.
@@ -248,20 +243,20 @@ class LmeecNode(ManagedNode):
         with self._between_transitions():
             processor, worker = self.processor, self.worker
             if processor is None:
-                raise services.NotNowError("no memory: the node is not configured")
+                raise NotNowError("no memory: the node is not configured")
             if worker is None:
                 return in_a_thread(partial(function, processor), "memory")
             future = worker.call(partial(function, processor), discard=False)
-        return services.result_of(future, STEP_PATIENCE, self.get_logger())
+        return result_of(future, STEP_PATIENCE, self.get_logger())
 
     # ---- the way of a frame
 
-    def _on_set(self, *messages: Any) -> None:
+    def _on_set(self, found: ImageSet[Any]) -> None:
         worker = self.worker
-        if worker is None or worker.put(messages):
+        if worker is None or worker.put(found):
             return
         text = "inference is slower than the cameras: the oldest set waiting was dropped"
-        if line := self._patient("mailbox", text):
+        if line := self._throttle("mailbox", text):
             self.get_logger().warning(line)
 
     def _on_time_jump(self, name: str, old: int, new: int) -> None:
@@ -275,9 +270,9 @@ class LmeecNode(ManagedNode):
             future.add_done_callback(self._on_reset)
 
     def _on_reset(self, future: Future[None]) -> None:
-        # A cancelled reset needs no word: the next set is older than the last, which resets too.
+        # A cancelled reset is not reported: the next set is older than the last and resets, too.
         if not future.cancelled() and isinstance(error := future.exception(), Exception):
-            self._tell_error("resetting the memory", error)
+            self._report_error("resetting the memory", error)
 
     def _reset_memory(self, processor: SetProcessor, outputs: Outputs) -> None:
         self._last_stamp = None
@@ -288,68 +283,64 @@ class LmeecNode(ManagedNode):
         self,
         processor: SetProcessor,
         outputs: Outputs,
-        messages: tuple[Any, ...],
+        given: ImageSet[Any],
         arrived: float,
     ) -> None:
         """Process one set and publish what is found (in the worker's thread)."""
         started = time.monotonic()
-        query, masks, *targets = messages
-        stamp = filters.stamp_of(query)
+        stamp = stamp_of(given.query)
         if self._last_stamp is not None and stamp <= self._last_stamp:
             self.get_logger().warning("the query image is older than the last: memory reset")
             self._reset_memory(processor, outputs)
         self._last_stamp = stamp
-        given = dict(zip(processor.config.target_cameras, targets, strict=True))
-        found = processor.process(query, masks, given, self._on_refused_image)
+        found = processor.process(given, self._on_refused_image)
         if outputs is not self._outputs:  # deactivation has given this step up
             return
         self._failures = 0
         taken = Duration(seconds=processor.step_seconds).to_msg()
         for output in found.values():
             output.message.processing_time = taken
-        done = outputs.publish(query.header, found, processor, self._tell_error)
+        done = outputs.publish(given.query.header, found, processor, self._report_error)
         self.measured.objects = processor.objects_seen
         clock = self.get_clock().now().nanoseconds
-        ages = {name: 1e-6 * (clock - filters.stamp_of(found[name])) for name in done}
+        ages = {name: 1e-6 * (clock - stamp_of(found[name])) for name in done}
         self.measured.add_set(stamp, started, arrived, ages)
 
     def _on_refused_image(self, camera: str, error: InputError) -> None:
         self.measured.add_refusal(camera, str(error))
-        kind = "refused " + re.sub(r"\d+", "#", str(error))[:200]
-        if line := self._patient(kind, f"image left out of its set: {error}"):
-            self.get_logger().error(line)
+        self._log_error(f"refused {kind_of(error)}", f"image left out of its set: {error}")
 
     def _on_step_error(self, error: Exception) -> None:
-        """Count and log why a set came to nothing (in the worker's thread)."""
-        if not self.context.ok():  # the end of the process takes away what was in use
+        """Count and log why a set failed (in the worker's thread)."""
+        if not self.context.ok():  # shutting down removes what the step still uses
             return
         self.measured.last_error = str(error)
-        text = f"set skipped: {error}"
-        kind = re.sub(r"\d+", "#", str(error))[:200]
-        if isinstance(error, PublishError):  # the step was a success; told where it happened
+        if isinstance(error, PublishError):  # reported where it happened; the step succeeded
             return
+        text, kind = f"set skipped: {error}", kind_of(error)
         if not isinstance(error, InputError):
             self._failures += 1
             kind = type(error).__name__
             text += "\n" + "".join(traceback.format_exception(error))
-        if line := self._patient(kind, text):
-            self.get_logger().error(line)
+        self._log_error(kind, text)
 
     # ---- parameters
 
+    def _own(self, changes: list[Parameter]) -> dict[str, Any]:
+        return {one.name: one.value for one in changes if one.name in self.config.values}
+
     def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
-        own = [one for one in changes if one.name in self.config.values]
         try:
-            parameters.load({**self.config.values, **{one.name: one.value for one in own}})
+            parameters.load({**self.config.values, **self._own(changes)})
         except parameters.ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         except Exception as error:  # would end the executor
-            self._tell_error("checking parameters", error)
+            self._report_error("checking parameters", error)
             return SetParametersResult(successful=False, reason=f"{type(error).__name__}: {error}")
         return SetParametersResult(successful=True)
 
     def _take_parameters(self, changes: list[Parameter]) -> None:
-        own = {one.name: one.value for one in changes if one.name in self.config.values}
+        own = self._own(changes)
         if not own:
             return
         self.config = parameters.load({**self.config.values, **own})
@@ -357,8 +348,8 @@ class LmeecNode(ManagedNode):
         if processor is not None:
             processor.config = self.config
         if synchronizer is not None:
-            with self._telling("taking parameters"):
-                filters.take_times(self.config, synchronizer)
+            with self._reporting("taking parameters"):
+                synchronizer.take_parameters(self.config)
         for name, value in own.items():
             self.get_logger().info(f"{name} is now {value}")
 
@@ -367,28 +358,25 @@ class LmeecNode(ManagedNode):
     def _watch(self) -> None:
         with self._transition:
             if self._failures >= MAX_FAILURES and self.state == "active":
-                with self._telling("stopping after failed steps"):
+                with self._reporting("stopping after failed steps"):
                     self._give_up()
-            with self._telling("opening the inputs"):
+            with self._reporting("opening the inputs"):
                 self._open_inputs()
-            with self._telling("following the publishers"):
-                look_around(self.inputs, self._watchdog.silent if self._watchdog else ())
+            with self._reporting("following the publishers"):
+                if self.inputs is not None:
+                    look_around(self.inputs, self._watchdog.silent if self._watchdog else ())
             if self._watchdog is not None and self.state == "active":
-                with self._telling("watching the inputs"):
+                with self._reporting("watching the inputs"):
                     self._watchdog.look(self.config)
 
     def _give_up(self) -> None:
         """Go to error processing, which frees everything and leaves the node unconfigured."""
         cause = self.measured.last_error
         self.get_logger().error(
-            f"{self._failures} steps in a row failed ({cause}); the node stops, unconfigured. Mend "
+            f"{self._failures} steps in a row failed ({cause}); the node stops, unconfigured. Fix "
             f"the cause, then ros2 lifecycle set {self.get_fully_qualified_name()} configure"
         )
         self.trigger_deactivate()
-
-    def _device(self) -> str | None:
-        processor = self.processor
-        return None if processor is None else str(processor.tracker.model.device)
 
     def _snapshot(self) -> Snapshot:
         synchronizer, worker, watchdog = self.synchronizer, self.worker, self._watchdog
@@ -397,11 +385,11 @@ class LmeecNode(ManagedNode):
             self.get_fully_qualified_name(),
             self.state,
             self.config,
-            self._device(),
+            processor.device if processor is not None else None,
             self.measured,
             synchronizer.stats() if synchronizer is not None else None,
             worker.stats() if worker is not None else None,
-            tuple(self.inputs),
+            self.inputs,
             watchdog.silent if watchdog is not None else {},
             watchdog.unpaired if watchdog is not None else False,
             outputs.points if outputs is not None else None,

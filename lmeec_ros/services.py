@@ -7,65 +7,25 @@ import os
 import re
 import traceback
 from collections.abc import Callable
-from concurrent.futures import CancelledError, Future
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from lmeec.srv import ForgetObject, MemoryFile
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.impl.rcutils_logger import RcutilsLogger
 from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 import lmeec_core as lm
 from lmeec_core.errors import InputError
 from lmeec_ros.inference.pipeline import SetProcessor
+from lmeec_ros.inference.worker import NotNowError
 
-T = TypeVar("T")
 WithProcessor = Callable[[Callable[[SetProcessor], str]], str]
 
 _OF_THE_FOLDER = frozenset(
     {errno.EACCES, errno.EEXIST, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EROFS}
 )
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-class NotNowError(RuntimeError):
-    """A call on the memory cannot be done now; says why, and whether it still may be."""
-
-
-def result_of(future: Future[T], patience: float, logger: RcutilsLogger) -> T:
-    """The result of a call that waits for the step under way.
-
-    Args:
-        future: of the call.
-        patience: seconds to wait for it.
-        logger: told how a call ends that had begun when the patience was over.
-
-    Raises:
-        NotNowError: the node was deactivated before its turn came, or it took too long.
-        Exception: whatever the call raised.
-    """
-    try:
-        return future.result(patience)
-    except CancelledError:
-        raise NotNowError(
-            "the node was deactivated before the step under way had ended; nothing was done"
-        ) from None
-    except TimeoutError:
-        if future.done():
-            raise  # of the call itself
-    if future.cancel():
-        raise NotNowError(f"the step under way takes more than {patience:g} s; nothing was done")
-
-    def tell(ended: Future[T]) -> None:
-        if (error := ended.exception()) is not None:
-            logger.error(f"the call on the memory that took so long has failed: {error}")
-        else:
-            logger.info(f"the call on the memory that took so long has ended: {ended.result()}")
-
-    future.add_done_callback(tell)
-    raise NotNowError(f"it takes more than {patience:g} s and goes on; the log says how it ends")
 
 
 def memory_file(folder: str, name: str, namespace: str = "/") -> Path:

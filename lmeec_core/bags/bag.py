@@ -7,7 +7,6 @@ those of ``ros2 bag`` (MCAP storage; reading also sqlite3, with or without compr
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from lmeec_core.bags.message_types import (
     typestore,
 )
 from lmeec_core.bags.rescue import WholeChunks
+from lmeec_core.files import NewFolder
 
 __all__ = [
     "INFO_KEY", "MASKS_TYPE", "BagError", "BagReader", "BagWriter", "Topic", "ensure_type",
@@ -80,13 +80,8 @@ class BagWriter:
             # Nothing but a bag is ever replaced: a mistyped path must not cost a folder.
             hint = "it is not a bag" if overwrite else "remove it or ask to overwrite it"
             raise BagError(f"{self.path}: exists already; {hint}")
-        self._temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        shutil.rmtree(self._temporary, ignore_errors=True)
-        self._temporary.mkdir(parents=True)
-        # The file in the folder takes the folder's name, so the inner folder has the final one.
-        self._writer = Writer(
-            self._temporary / self.path.name, version=9, storage_plugin=StoragePlugin.MCAP
-        )
+        self._folder = NewFolder(self.path)
+        self._writer = Writer(self._folder.content, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
         self._whole = WholeChunks(self._writer) if keep else None
         self._topics: dict[str, Connection] = {}
@@ -137,25 +132,18 @@ class BagWriter:
             self._writer.close()
         except OSError as error:
             raise self._given_up(error) from error
-        self._publish()
-
-    def _publish(self) -> None:
-        old = self._temporary / "replaced"
-        if self.path.exists():
-            os.replace(self.path, old)
-        os.replace(self._temporary / self.path.name, self.path)
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._folder.publish()
 
     def abort(self) -> None:
         """Remove what was written; nothing appears under the bag's name."""
         with suppress(OSError):  # it may try to write what a full disk did not take
             self._writer.abort()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        self._folder.discard()
 
     def _given_up(self, error: OSError) -> BagError:
         kept = self._whole.close() if self._whole is not None else 0
         if kept:
-            self._publish()
+            self._folder.publish()
             return BagError(
                 f"{self.path}: not written to the end: {error.strerror}; the first {kept} messages "
                 "are kept, in a bag that is closed (make room and record again)"

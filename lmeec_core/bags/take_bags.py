@@ -25,19 +25,18 @@ from lmeec_core.bags.bag import (
     BagWriter,
     typestore,
 )
+from lmeec_core.bags.mask_messages import BAG, SECOND_NS, label_image
 from lmeec_core.bags.object_rows import object_row
-from lmeec_core.geometry import centroid
 from lmeec_core.takes import Take, is_ego
 
 FRAMES_PER_SECOND = 30
 EPOCH_NS = 1_000_000_000
-SECOND_NS = 1_000_000_000
 MASK_KINDS = ("label_image", "mask_array")
 
 Masks = dict[int, NDArray[np.bool_] | None]
 
 
-def stamp_of(frame: int) -> int:
+def stamp_of_frame(frame: int) -> int:
     """Stamp of a frame number, nanoseconds."""
     return EPOCH_NS + round(frame * SECOND_NS / FRAMES_PER_SECOND)
 
@@ -146,7 +145,7 @@ def bag_from_take(
             bag.add_topic(topic, image_type)
         bag.add_topic(info.mask_topic, mask_type)
         for frame in info.frames:
-            stamp = stamp_of(frame)
+            stamp = stamp_of_frame(frame)
             found = {
                 label: take.mask(name, info.cameras[info.query], frame)
                 for label, name in info.objects.items()
@@ -185,35 +184,6 @@ def node_parameters(info: RecordingInfo) -> dict[str, Any]:
         "max_objects": max(32, len(info.objects)),
         "objects": [object_row(label, name) for label, name in info.objects.items()],
     }
-
-
-def label_image(masks: Masks, size: tuple[int, int]) -> tuple[NDArray[Any], int]:
-    """Masks by label as one image.
-
-    Args:
-        masks: label (from 1) to bool (H, W) or None.
-        size: (H, W).
-
-    Returns:
-        The image, uint8 (uint16 if a label exceeds 254: 255 marks what is to be ignored in 8-bit
-        images), 0 = background, and the number of pixels that several objects claim; they go to
-        the highest label.
-    """
-    dtype = np.uint8 if max(masks, default=0) < 255 else np.uint16
-    labels = np.zeros(size, dtype=dtype)
-    overlap = 0
-    for label in sorted(masks):
-        mask = masks[label]
-        if mask is None:
-            continue
-        if mask.shape != size:
-            raise BagError(
-                f"masks of shapes {size} and {mask.shape} on one frame; a label image holds one "
-                "size, write the masks as mask_array"
-            )
-        overlap += int(np.count_nonzero(labels[mask]))
-        labels[mask] = label
-    return labels, overlap
 
 
 def _plan(
@@ -291,38 +261,15 @@ def _mask_size(take: Take, info: RecordingInfo, masks: Masks, frame: int) -> tup
     return height, width
 
 
-def make_header(stamp_ns: int, frame_id: str) -> Any:
-    """std_msgs/Header."""
-    types = typestore().types
-    time = types["builtin_interfaces/msg/Time"](
-        sec=stamp_ns // SECOND_NS, nanosec=stamp_ns % SECOND_NS
-    )
-    return types["std_msgs/msg/Header"](stamp=time, frame_id=frame_id)
-
-
-def make_image(header: Any, pixels: NDArray[Any], encoding: str) -> Any:
-    """sensor_msgs/Image of (H, W) or (H, W, C) pixels."""
-    height, width = pixels.shape[:2]
-    return typestore().types["sensor_msgs/msg/Image"](
-        header=header,
-        height=height,
-        width=width,
-        encoding=encoding,
-        is_bigendian=0,
-        step=pixels.nbytes // height if height else 0,
-        data=np.ascontiguousarray(pixels).view(np.uint8).reshape(-1),
-    )
-
-
 def _label_message(labels: NDArray[Any], stamp_ns: int, camera: str) -> Any:
     encoding = "8UC1" if labels.dtype == np.uint8 else "16UC1"
-    return make_image(make_header(stamp_ns, camera), labels, encoding)
+    return BAG.image(BAG.header(stamp_ns, camera), labels, encoding)
 
 
 def _image_message(take: Take, camera: str, name: str, frame: int, raw: bool) -> Any:
-    header = make_header(stamp_of(frame), name)
+    header = BAG.header(stamp_of_frame(frame), name)
     if raw:
-        return make_image(header, take.image(camera, frame), "rgb8")
+        return BAG.image(header, take.image(camera, frame), "rgb8")
     data = np.frombuffer(take.image_bytes(camera, frame), dtype=np.uint8)
     types = typestore().types
     return types["sensor_msgs/msg/CompressedImage"](header=header, format="jpeg", data=data)
@@ -332,68 +279,10 @@ def _array_message(
     masks: Masks, names: dict[int, str], size: tuple[int, int], stamp_ns: int, camera: str
 ) -> Any:
     """CorrespondenceMaskArray of query masks: each object cropped to its bounding box."""
-    types = typestore().types
-    header = make_header(stamp_ns, camera)
+    header = BAG.header(stamp_ns, camera)
     entries = []
     for label, name in names.items():
-        visible = float(_box(masks[label])[2] > 0)
-        entries.append(mask_entry(name, label, masks[label], header, visible, visible))
-    return types[MASKS_TYPE](
-        header=header,
-        query_header=header,
-        query_camera=camera,
-        target_camera=camera,
-        width=size[1],
-        height=size[0],
-        processing_time=types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0),
-        masks=entries,
-    )
-
-
-def mask_entry(
-    object_id: str,
-    label: int,
-    mask: NDArray[np.bool_] | None,
-    header: Any,
-    presence: float,
-    score: float,
-) -> Any:
-    """lmeec/CorrespondenceMask: the mask (H, W) cropped to its bounding box; visible if it has any.
-
-    Args:
-        object_id, label: the object.
-        mask: None or empty where it is not visible.
-        header: of the image.
-        presence, score: 0 to 1.
-    """
-    types = typestore().types
-    left, top, width, height = _box(mask)
-    crop = np.zeros((0, 0), dtype=np.uint8)
-    if mask is not None and width:
-        crop = mask[top : top + height, left : left + width].astype(np.uint8) * 255
-    x, y = centroid(crop > 0, left, top) if width else (0.0, 0.0)
-    roi = types["sensor_msgs/msg/RegionOfInterest"](
-        x_offset=left, y_offset=top, height=height, width=width, do_rectify=False
-    )
-    return types["lmeec/msg/CorrespondenceMask"](
-        object_id=object_id,
-        label=label,
-        visible=bool(width),
-        presence=presence,
-        score=score,
-        roi=roi,
-        mask=make_image(header, crop, "mono8"),
-        area=int(np.count_nonzero(crop)),
-        centroid_x=x,
-        centroid_y=y,
-    )
-
-
-def _box(mask: NDArray[np.bool_] | None) -> tuple[int, int, int, int]:
-    """Bounding box (left, top, width, height); zeros if there is no mask or it is empty."""
-    if mask is None or not mask.any():
-        return 0, 0, 0, 0
-    rows = np.flatnonzero(mask.any(axis=1))
-    columns = np.flatnonzero(mask.any(axis=0))
-    left, top = int(columns[0]), int(rows[0])
-    return left, top, int(columns[-1]) - left + 1, int(rows[-1]) - top + 1
+        mask = masks[label]
+        visible = float(mask is not None and mask.any())
+        entries.append(BAG.mask(name, label, mask, header, visible, visible))
+    return BAG.masks(header, header, (camera, camera), size, entries)

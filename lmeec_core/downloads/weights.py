@@ -19,7 +19,7 @@ from lmeec_core.config import preset
 from lmeec_core.downloads.catalogue import Released
 from lmeec_core.errors import InputError
 from lmeec_core.files import SUFFIX, replacing, write_text
-from lmeec_core.model import build_model
+from lmeec_core.networks import build_model
 
 __all__ = ["Held", "Kept", "held", "keep", "obtain", "weights_folder"]
 
@@ -159,8 +159,8 @@ def _retrieve(
         got = re.search("[0-9a-f]{64}", str(error).replace(expected or "", ""))
         raise DownloadError(
             f"{url}: the checksum is wrong: SHA-256 {got[0] if got else 'unknown'} came, "
-            f"{expected} expected; it was damaged on the way, or is another file. Nothing was kept. Try "
-            f"once more; or {instead}"
+            f"{expected} expected. It was damaged on the way, or is another file. "
+            f"Nothing was kept. Try once more; or {instead}"
         ) from error
 
 

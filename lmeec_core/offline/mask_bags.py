@@ -11,14 +11,9 @@ from lmeec_core.bags.bag import (
     BagError,
     BagReader,
     BagWriter,
-    typestore,
 )
-from lmeec_core.bags.take_bags import (
-    make_header,
-    mask_entry,
-    stamp_of,
-    topic_name,
-)
+from lmeec_core.bags.mask_messages import BAG
+from lmeec_core.bags.take_bags import stamp_of_frame, topic_name
 from lmeec_core.offline.records import FrameRecord, Stamp
 from lmeec_core.offline.store import UnitStore
 from lmeec_core.offline.units import Unit
@@ -55,7 +50,7 @@ def write_mask_bag(
         query, target = names_of(unit)
         for frame in store.load(unit).frames:
             if frame.image:
-                stamp = frame.stamp.ns if frame.stamp else stamp_of(frame.frame)
+                stamp = frame.stamp.ns if frame.stamp else stamp_of_frame(frame.frame)
                 merged.setdefault((stamp, target, query), []).append(frame)
     with BagWriter(path, overwrite=overwrite) as bag:
         for unit in units:
@@ -88,10 +83,9 @@ def topic_of(target: str) -> str:
 def mask_message(frames: Sequence[FrameRecord], query: str, target: str) -> Any:
     """The CorrespondenceMaskArray of a target image, all sets of objects together."""
     first = frames[0]
-    stamp = first.stamp or Stamp(stamp_of(first.frame), target)
-    query_stamp = first.query_stamp or Stamp(stamp_of(first.frame), query)
-    types = typestore().types
-    own = make_header(stamp.ns, stamp.frame_id)
+    stamp = first.stamp or Stamp(stamp_of_frame(first.frame), target)
+    query_stamp = first.query_stamp or Stamp(stamp_of_frame(first.frame), query)
+    own = BAG.header(stamp.ns, stamp.frame_id)
     taken: set[int] = set()
     entries = []
     for frame in frames:
@@ -100,16 +94,6 @@ def mask_message(frames: Sequence[FrameRecord], query: str, target: str) -> Any:
             label = entry.label if entry.label not in taken else max(taken) + 1
             taken.add(label)
             mask = decode_mask(entry.mask) if entry.mask is not None else None
-            entries.append(
-                mask_entry(entry.object_id, label, mask, own, entry.presence, entry.score)
-            )
-    return types[MASKS_TYPE](
-        header=own,
-        query_header=make_header(query_stamp.ns, query_stamp.frame_id),
-        query_camera=query,
-        target_camera=target,
-        width=first.size[1],
-        height=first.size[0],
-        processing_time=types["builtin_interfaces/msg/Duration"](sec=0, nanosec=0),
-        masks=entries,
-    )
+            entries.append(BAG.mask(entry.object_id, label, mask, own, entry.presence, entry.score))
+    other = BAG.header(query_stamp.ns, query_stamp.frame_id)
+    return BAG.masks(own, other, (query, target), first.size, entries)

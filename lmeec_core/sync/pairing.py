@@ -37,7 +37,7 @@ UNKNOWN_NS = 1_000_000_000
 """Period of a target of which one item has come."""
 
 
-class _Found(NamedTuple):
+class _Candidate(NamedTuple):
     """What a stream has for an anchor."""
 
     place: int | None  # in its queue
@@ -56,8 +56,8 @@ class PairingCore(Generic[T]):
     Partial sets (`wait_ns` given, several targets): a set needs one of the targets only. A target
     that has nothing for an anchor is left out when it has passed the anchor; when its next item,
     0.9 of its shortest recent interval after its last one, belongs to a later anchor; or when the
-    anchor stream and a target that is there are `wait_ns` past the anchor. After such a wait in
-    vain, and when they are two of its periods and `wait_ns` past its last item, it is silent:
+    anchor stream and a target that is there are `wait_ns` past the anchor. After such a
+    timeout, and when they are two of its periods and `wait_ns` past its last item, it is silent:
     nothing waits for it until it sends again. Without any target an anchor waits as if sets were
     not partial.
 
@@ -244,7 +244,7 @@ class PairingCore(Generic[T]):
         stream.newest = stamp if stream.newest is None else max(stamp, stream.newest)
         self._now = max(stamp, self._now)
         if anchors.newest is None or stamp >= anchors.newest - self._min_jump:
-            stream.astray = stream.in_vain = False
+            stream.astray = stream.timed_out = False
         if anchors.newest is not None:
             stream.lag = anchors.newest - stamp
         if self._is_past(stream, stamp):
@@ -314,7 +314,7 @@ class PairingCore(Generic[T]):
             return False
         return all(self._is_optional(name) for name in lacking)
 
-    def _reason_against(self, anchor: int, streams: dict[str, _Found]) -> DropReason | None:
+    def _reason_against(self, anchor: int, streams: dict[str, _Candidate]) -> DropReason | None:
         """Why no set can come of the anchor any more; None while one can."""
         hopeless = [name for name, one in streams.items() if one.place is None and one.final]
         chosen = [name for name in streams if name not in hopeless]
@@ -326,7 +326,7 @@ class PairingCore(Generic[T]):
                 return DropReason.TIMEOUT
         return None
 
-    def _waits(self, anchor: int, streams: dict[str, _Found]) -> bool:
+    def _waits(self, anchor: int, streams: dict[str, _Candidate]) -> bool:
         """Whether something may still come that is worth waiting for."""
         there = [n for n in self.targets if n in streams and streams[n].place is not None]
         for name, one in streams.items():
@@ -341,32 +341,32 @@ class PairingCore(Generic[T]):
                 return True
         return False
 
-    def _given_up(self, name: str, one: _Found, anchor: int, front: int) -> bool:
+    def _given_up(self, name: str, one: _Candidate, anchor: int, front: int) -> bool:
         """Whether a target is left out of a partial set; `front`: how far the others have come."""
         stream, wait = self._streams[name], self._wait or 0
         if front - anchor > wait:
-            stream.in_vain = True
+            stream.timed_out = True
             return True
         if stream.newest is None:
-            return stream.in_vain
+            return stream.timed_out
         if one.place is None and stream.intervals:  # noqa: SIM102
             if stream.newest + 0.9 * min(stream.intervals) > anchor + self._tolerance:
                 return True  # its next one belongs to a later anchor
-        return stream.in_vain and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
+        return stream.timed_out and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
 
-    def _nearest(self, name: str, anchor: int) -> _Found:
+    def _nearest(self, name: str, anchor: int) -> _Candidate:
         """What a stream has for an anchor."""
         stream, anchors = self._streams[name], self._streams[self.anchor]
         following = anchors.queue[1][0] if len(anchors.queue) > 1 else None
         best = stream.nearest(anchor, following, self._tolerance)
         passed = stream.newest is not None and stream.newest >= anchor
         if best is None:
-            return _Found(None, passed)
+            return _Candidate(None, passed)
         ahead = stream.queue[best][0] - anchor
         if ahead > 0:
             wanted_by_next = following is None and ahead > self._half_period(self.anchor)
-            return _Found(best, passed and not wanted_by_next)
-        return _Found(best, passed or -ahead <= self._half_period(name))
+            return _Candidate(best, passed and not wanted_by_next)
+        return _Candidate(best, passed or -ahead <= self._half_period(name))
 
     def _half_period(self, name: str) -> float:
         """Half of the stream's period; half of the tolerance while it is not known."""

@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import itemgetter
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -83,9 +84,8 @@ class PairingStats:
         return dict(total)
 
 
-def stamp_of(entry: tuple[int, object]) -> int:
-    """The stamp of a queue's entry."""
-    return entry[0]
+by_stamp = itemgetter(0)
+"""The stamp of a queue's entry."""
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Stream(Generic[T]):
     behind: bool = False  # other streams jumped back, this one has not followed yet
     astray: bool = False  # it alone jumped back
     on: bool = True
-    in_vain: bool = False  # an anchor has waited in vain since its last item
+    timed_out: bool = False  # an anchor has waited for it too long since its last item
     late_run: int = 0
     last_miss: int | None = None
     lag: int | None = None
@@ -110,7 +110,7 @@ class Stream(Generic[T]):
 
     def insert(self, stamp: int, item: T) -> None:
         """Queue an item in its place."""
-        insort(self.queue, (stamp, item), key=stamp_of)
+        insort(self.queue, (stamp, item), key=by_stamp)
 
     def drop(self, reason: DropReason) -> None:
         """Count an item that is not even queued."""
@@ -124,26 +124,26 @@ class Stream(Generic[T]):
 
     def drop_until(self, stamp: int, reason: DropReason) -> None:
         """Drop every queued item with a stamp below `stamp`."""
-        self.drop_first(bisect_left(self.queue, stamp, key=stamp_of), reason)
+        self.drop_first(bisect_left(self.queue, stamp, key=by_stamp), reason)
 
     def clear(self, reason: DropReason) -> None:
         """Drop what is queued and forget how far time had come; the rhythm is kept."""
         self.drop_first(len(self.queue), reason)
         self.newest = self.decided = None
         self.late_run = 0
-        self.astray = self.in_vain = False
+        self.astray = self.timed_out = False
 
     def is_repeated(self, stamp: int) -> bool:
         """Whether an item with that stamp is queued, the newest, or the last that was used."""
         if stamp in (self.newest, self.decided):
             return True
-        index = bisect_left(self.queue, stamp, key=stamp_of)
+        index = bisect_left(self.queue, stamp, key=by_stamp)
         return index < len(self.queue) and self.queue[index][0] == stamp
 
     def nearest(self, anchor: int, following: int | None, tolerance: int) -> int | None:
         """Index of the item nearest to an anchor and not nearer to the following one, or None."""
         best: int | None = None
-        start = bisect_left(self.queue, anchor - tolerance, key=stamp_of)
+        start = bisect_left(self.queue, anchor - tolerance, key=by_stamp)
         for index in range(start, len(self.queue)):
             stamp = self.queue[index][0]
             distance = abs(stamp - anchor)

@@ -1,7 +1,8 @@
-"""Small measurements: the rate and loss of a stream, percentiles of latencies, a patient log."""
+"""The rate and loss of a stream, percentiles of latencies, a throttle for log lines."""
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections import deque
@@ -104,16 +105,16 @@ class Percentiles:
         return [ordered[min(last, int(len(ordered) * p / 100))] for p in percents]
 
 
-class PatientLog:
-    """Lets a line of each kind through once in a while, and says how many were held back.
+class LogThrottle:
+    """Lets one line of each kind through per interval, and says how many were suppressed.
 
-    It only hands back the text: rclpy tells log calls apart by their place in the code, and
-    refuses two severities in one place.
+    It only returns the text: rclpy identifies log calls by their place in the code, and refuses
+    two severities in one place.
 
     Args:
         interval: seconds between two lines of the same kind.
         clock: seconds, monotonic.
-        count: say how many lines were held back (for events; not for a state that lasts).
+        count: say how many lines were suppressed (for events, not for a state that lasts).
     """
 
     MAX_KINDS = 500
@@ -128,25 +129,30 @@ class PatientLog:
         self._count = count
         self._clock = clock
         self._last: dict[str, float] = {}
-        self._held: dict[str, int] = {}
+        self._suppressed: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def __call__(self, kind: str, text: str) -> str | None:
-        """Return the text to log now, or None if that kind was logged lately."""
+        """Return the text to log now, or None if that kind was logged within the interval."""
         with self._lock:
             now = self._clock()
             if kind in self._last and now - self._last[kind] < self._interval:
-                self._held[kind] = self._held.get(kind, 0) + 1
+                self._suppressed[kind] = self._suppressed.get(kind, 0) + 1
                 return None
-            held = self._held.pop(kind, 0) if self._count else 0
+            suppressed = self._suppressed.pop(kind, 0) if self._count else 0
             if len(self._last) >= self.MAX_KINDS:  # kinds may come from outside
                 self._last.clear()
-                self._held.clear()
+                self._suppressed.clear()
             self._last[kind] = now
-        return text + (f" (and {held} more of this kind)" if held else "")
+        return text + (f" (and {suppressed} more of this kind)" if suppressed else "")
 
     def forget(self, prefix: str = "") -> None:
         """Let the next event of the kinds that begin with `prefix` be logged at once."""
         with self._lock:
             for kind in [one for one in self._last if one.startswith(prefix)]:
                 del self._last[kind]
+
+
+def kind_of(error: Exception) -> str:
+    """A kind for :class:`LogThrottle`: the same for errors that differ in their numbers only."""
+    return re.sub(r"\d+", "#", str(error))[:200]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.files import NewFolder
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import encode_jpeg
 from lmeec_core.takes.keys import frame_number
@@ -51,15 +51,14 @@ class TakeWriter:
         self.extra = dict(extra or {})
         self._masks: dict[str, dict[str, dict[str, Rle | None]]] = {}
         self._frames: set[int] = set()
-        self._folder = self.path.with_name(f".{self.path.name}.{os.getpid()}.partial")
-        shutil.rmtree(self._folder, ignore_errors=True)
-        self._folder.mkdir(parents=True)
+        self._folder = NewFolder(self.path)
+        self._folder.content.mkdir()
 
     def image(self, camera: str, frame: int, image: NDArray[np.uint8] | bytes) -> None:
         """Add an image: RGB uint8 (H, W, 3), or the bytes of a JPEG as they are."""
         if not camera or "/" in camera or "\0" in camera or camera.startswith("."):
             raise TakeError(self.path, f"{camera!r} cannot be a camera name (it names a folder)")
-        folder = self._folder / camera
+        folder = self._folder.content / camera
         folder.mkdir(exist_ok=True)
         data = image if isinstance(image, bytes) else encode_jpeg(image, self.quality)
         number = frame_number(int(frame))
@@ -86,17 +85,12 @@ class TakeWriter:
         """Write annotation.json and give the take its name."""
         content = {**self.extra, "masks": self._masks, "subsample_idx": sorted(self._frames)}
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
-        (self._folder / ANNOTATION).write_text(text, encoding="utf-8")
-        old = self._folder.with_suffix(".old")
-        if self.path.exists():
-            shutil.rmtree(old, ignore_errors=True)
-            os.replace(self.path, old)
-        os.replace(self._folder, self.path)
-        shutil.rmtree(old, ignore_errors=True)
+        (self._folder.content / ANNOTATION).write_text(text, encoding="utf-8")
+        self._folder.publish()
 
     def abort(self) -> None:
         """Remove what was written; nothing appears under the take's name."""
-        shutil.rmtree(self._folder, ignore_errors=True)
+        self._folder.discard()
 
     def __enter__(self) -> TakeWriter:
         return self

@@ -244,7 +244,7 @@ def take_moments(
     Raises:
         TakeError: if the take has no images of the query camera.
     """
-    from lmeec_core.bags.take_bags import stamp_of, topic_name  # rosbags only, no ROS
+    from lmeec_core.bags.take_bags import stamp_of_frame, topic_name  # rosbags only, no ROS
 
     source = Camera(query, topic_name(query))
     frames = take.frames(query)
@@ -258,7 +258,7 @@ def take_moments(
         views = []
         for target in targets:
             camera = Camera(target, topic_name(target))
-            found = predictions.find(frame, stamp_of(frame), source, camera)
+            found = predictions.find(frame, stamp_of_frame(frame), source, camera)
             image = _image(take, target, frame, report) if frame in shown[target] else None
             where = f"{take.path}: frame {frame}, prediction for {target}"
             found = fitting({n: found[n] for n in found if n in objects}, image, where, report)

@@ -23,14 +23,14 @@ from lmeec_ros.health.reasons import (
 )
 from lmeec_ros.io.inputs import InputStream
 
-TOLD_ELSEWHERE = (
+LOGGED_ELSEWHERE = (
     *("no_publisher", "wrong_type", "incompatible_qos", "silent", "no_query_masks"),
     *("unpaired", "out_of_step", "no_stamps", "failing", "failed", "slow"),
 )
-"""Kinds of reasons that the watchdog or the node log where they find them."""
+"""Kinds of reasons that the watchdog or the node logs itself."""
 
 RECENT = 30.0
-"""Seconds for which an error that is no step's shows in the node's level."""
+"""Seconds for which an error outside of the inference shows in the node's level."""
 
 
 def _status(name: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
@@ -65,7 +65,7 @@ def build(stamp: Time, now: Snapshot, reason: Reason) -> DiagnosticArray:
     message = DiagnosticArray()
     message.header.stamp = stamp
     message.status = [_node(now), output_status(now, reason), _inference(now), _pairing(now)]
-    message.status += [_input(now, one) for one in now.inputs]
+    message.status += [_input(now, one) for one in now.inputs or ()]
     return message
 
 
@@ -77,11 +77,11 @@ def _node(now: Snapshot) -> DiagnosticStatus:
         level, text = WARN, f"{now.state}, but: {now.measured.last_other_error}"
     values: dict[str, object] = {
         "state": now.state,
-        "preset": now.config["model.preset"],
-        "checkpoint": now.config.checkpoint or "",
+        "preset": now.config.model.preset,
+        "checkpoint": now.config.model.checkpoint or "",
         "device": now.device or "",
         "engine": now.engine,
-        "precision": now.config["model.precision"],
+        "precision": now.config.model.precision,
         "resident_memory_mb": _number(resident_megabytes()),
         "device_memory_mb": _number(device_megabytes(now.device)),
         "errors": now.measured.errors,
@@ -109,7 +109,7 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
         values |= {f"dropped_{name}": count for name, count in dropped.items()}
     if worker is not None:
         values |= {"dropped_mailbox": worker.dropped, "sets_failed": worker.failed}
-    for one in now.inputs:
+    for one in now.inputs or ():
         values[f"lost_percent_{one.name}"] = _number(100 * one.monitor.health().loss)
     if now.points is not None:
         values["points_located"] = now.points.located
@@ -118,9 +118,9 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
 
 
 class Reporter:
-    """Publishes /diagnostics and ~/status once a second, and logs what nobody else does.
+    """Publishes /diagnostics and ~/status once a second, and logs reasons that last.
 
-    ~/status is latched: who comes late gets the last one at once.
+    ~/status is latched: a late subscriber gets the last one at once.
 
     Args:
         node: the node.
@@ -137,7 +137,7 @@ class Reporter:
         self._node = node
         self._snapshot = snapshot
         self._on_error = on_error
-        self._kind, self._since, self._told = "", 0.0, True
+        self._kind, self._since, self._logged = "", 0.0, True
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._status = node.create_publisher(DiagnosticStatus, "~/status", latched)
@@ -157,13 +157,13 @@ class Reporter:
                 self._on_error(error)
 
     def _log(self, now: Snapshot, reason: Reason) -> None:
-        """Log a reason once it has lasted."""
+        """Log a reason once it has lasted for silence_warning seconds."""
         if reason.kind != self._kind:
-            told = reason.kind in TOLD_ELSEWHERE or not reason.remedy
-            self._kind, self._since, self._told = reason.kind, time.monotonic(), told
-        patience = now.config["silence_warning"]  # 0: never
-        if patience and not self._told and time.monotonic() - self._since >= patience:
-            self._told = True
+            logged = reason.kind in LOGGED_ELSEWHERE or not reason.remedy
+            self._kind, self._since, self._logged = reason.kind, time.monotonic(), logged
+        patience = now.config.silence_warning  # 0: never
+        if patience and not self._logged and time.monotonic() - self._since >= patience:
+            self._logged = True
             self._node.get_logger().warning(str(reason))
 
 
@@ -204,11 +204,11 @@ def _inference(now: Snapshot) -> DiagnosticStatus:
 def _pairing(now: Snapshot) -> DiagnosticStatus:
     name = f"{now.name}: pairing"
     if now.pairing is None:
-        return _status(name, STALE, "not running", {"policy": now.config["pairing.policy"]})
+        return _status(name, STALE, "not running", {"policy": now.config.pairing.policy})
     stats = now.pairing
     values: dict[str, object] = {
-        "policy": now.config["pairing.policy"],
-        "tolerance_s": now.config["pairing.tolerance"],
+        "policy": now.config.pairing.policy,
+        "tolerance_s": now.config.pairing.tolerance,
         "sets": stats.sets,
         "partial_sets": stats.partial,
         "time_resets": stats.epoch,
@@ -230,8 +230,8 @@ def _pairing(now: Snapshot) -> DiagnosticStatus:
         return _status(name, WARN, "messages come, but none belong together", values)
     text = f"{stats.sets} sets"
     if now.inputs:
-        anchor, masks = (one.name for one in now.inputs[:2])
-        images, without = stats.streams[anchor].received, stats.streams[masks].missed
+        query, masks = now.inputs.query.name, now.inputs.masks.name
+        images, without = stats.streams[query].received, stats.streams[masks].missed
         text += f", {stats.partial} of them partial; {without} of {images} images had no {masks}"
     return _status(name, OK, text, values)
 

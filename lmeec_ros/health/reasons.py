@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import ReliabilityPolicy
 
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.pairing import PairingStats, StreamStats
 from lmeec_core.sync.stream_monitor import Percentiles, StreamMonitor
 from lmeec_ros.inference.worker import WorkerStats
@@ -28,18 +29,18 @@ OK, WARN, ERROR, STALE = (
 )
 
 MAX_AGE_MS = 3.6e6
-"""Stamps further from the node's clock are of another one (a bag played without /clock)."""
+"""Stamps further from the node's clock follow another clock (a bag played without /clock)."""
 PATIENCE = 5.0
 """Seconds without an output that need a reason, where silence_warning is 0."""
 MANY_SETS = 20
-"""Sets from which on the share of dropped ones says something."""
+"""Fewest sets of which the share of dropped ones is judged."""
 MAX_DELAY = 60.0
 """The longest query_masks.max_delay, seconds: what is later has another clock."""
 NONE_TOGETHER = "messages come, but none belong together"
 
 
 class Source(Protocol):
-    """What is asked of an input: a subscription of the node, or a topic of a recording."""
+    """What the reasons need of an input: a subscription, or a topic of a recording."""
 
     @property
     def name(self) -> str:
@@ -111,13 +112,13 @@ class Measurements:
     started: float = field(default_factory=time.monotonic)
     last_error: str = ""
     errors: int = 0
-    """Errors that are no step's: of the diagnostics, the watch, the inputs, of publishing."""
+    """Errors outside of the inference: of diagnostics, watchdog, inputs and publishing."""
     last_other_error: str = ""
     last_other_time: float = -math.inf
     """When that was, `time.monotonic` seconds."""
 
     def add_error(self, text: str) -> None:
-        """Note an error that is no step's."""
+        """Note an error outside of the inference."""
         self.errors += 1
         self.last_other_error, self.last_other_time = text, time.monotonic()
 
@@ -165,7 +166,7 @@ class Snapshot:
     measured: Measurements
     pairing: PairingStats | None = None
     worker: WorkerStats | None = None
-    inputs: Sequence[InputStream] = ()
+    inputs: ImageSet[InputStream] | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
     """Names of the inputs that are silent, and for how many seconds."""
     unpaired: bool = False
@@ -176,15 +177,16 @@ class Snapshot:
 
 
 def why(now: Snapshot) -> Reason:
-    """Say what comes out, or why nothing does."""
+    """What is published, or why nothing is."""
     if now.state != "active" or now.worker is None:
         return _not_active(now)
-    patience = now.config["silence_warning"] or PATIENCE
+    patience = now.config.silence_warning or PATIENCE
     age = now.measured.output.health().age
     step = now.measured.step.get(95)[0] or 0.0
     if age is not None and age < max(patience, 3e-3 * step):
         return _publishing(now)
-    for one in sorted(now.inputs, key=lambda one: one.name != QUERY_MASKS):
+    inputs = list(now.inputs or ())
+    for one in sorted(inputs, key=lambda one: one.name != QUERY_MASKS):
         if one.name in now.silent:
             return silent(one, now.silent[one.name])
     worker = now.worker
@@ -194,22 +196,21 @@ def why(now: Snapshot) -> Reason:
             ERROR,
             f"sets fail ({worker.failed} of {worker.received} so far), the last one with: "
             f"{now.measured.last_error}",
-            "mend what the error names",
+            "fix what the error names",
         )
     counted = worker.processed + worker.failed + worker.dropped + worker.discarded
     if worker.received > counted + worker.waiting:
         return Reason(
-            "slow", WARN, "no set is done yet, the network is at one", f"wait, or {_faster(now)}"
+            "slow", WARN, "no set is done yet, one is in inference", f"wait, or {_faster(now)}"
         )
-    if now.unpaired and now.pairing is not None:
+    if now.unpaired and now.pairing is not None and now.inputs is not None:
         return unpaired(now.inputs, now.pairing, now.config)
-    opened = [one for one in now.inputs if one.is_open]
-    if now.inputs and not any(one in opened for one in now.inputs[2:]):
+    if now.inputs and not any(one.is_open for one in now.inputs.targets.values()):
         return Reason(
             "no_listener", WARN, "no target camera is subscribed: nobody listens (output.lazy)",
             f"listen to an output, or ros2 param set {now.name} output.lazy false",
         )  # fmt: skip
-    missing = [one.name for one in opened if not one.monitor.health().received]
+    missing = [one.name for one in inputs if one.is_open and not one.monitor.health().received]
     what = f"waiting for the first message of {', '.join(missing)}" if missing else "no set yet"
     return Reason("waiting", WARN, what)
 
@@ -227,14 +228,15 @@ def _not_active(now: Snapshot) -> Reason:
         return Reason(state, STALE if end else WARN, text, "start it again" if end else "")
     if error:
         return Reason(
-            "failed", ERROR, f"the node is {state}: {error}", f"mend that, then {steps[state]}"
+            "failed", ERROR, f"the node is {state}: {error}", f"fix that, then {steps[state]}"
         )
     return Reason(state, WARN, f"the node is {state}", steps[state])
 
 
 def _publishing(now: Snapshot) -> Reason:
     config, worker, rate = now.config, now.worker, now.measured.output.health().rate
-    if not any(config[f"output.{kind}"] for kind in ("masks", "label_image", "overlay", "points")):
+    output = config.output
+    if not (output.masks or output.label_image or output.overlay or output.points):
         return Reason(
             "off", WARN, "every output is switched off",
             f"ros2 param set {now.name} output.masks true",
@@ -244,14 +246,14 @@ def _publishing(now: Snapshot) -> Reason:
             "no_object", WARN, "the query masks come, but no object is in them",
             "look at their topic: a label image needs values above 0 where the objects are",
         )  # fmt: skip
-    for one in now.inputs:
+    for one in now.inputs or ():
         if one.name in now.silent:
             reason = silent(one, now.silent[one.name])
             text = f"{rate:.1f} Hz, but without {reason.text}"
             return Reason(reason.kind, WARN, text, reason.remedy)
     if unanswered := _unanswered(now):
         text = f"{rate:.1f} Hz, but nothing of {unanswered}"
-        return Reason("partial", WARN, text, "mend that; the other targets go on without it")
+        return Reason("partial", WARN, text, "fix that; the other targets go on without it")
     if worker and worker.received >= MANY_SETS and worker.dropped * 2 > worker.received:
         step = now.measured.step.get(50)[0] or 0.0
         return Reason(
@@ -265,20 +267,20 @@ def _publishing(now: Snapshot) -> Reason:
 
 
 def _unanswered(now: Snapshot) -> str:
-    """The targets that send, but of which nothing is published for long, each with the reason."""
-    measured, pairing = now.measured, now.pairing
-    patience = now.config["silence_warning"] or PATIENCE
+    """The targets that send, but of which nothing has been published, each with the reason."""
+    measured, pairing, inputs = now.measured, now.pairing, now.inputs
+    patience = now.config.silence_warning or PATIENCE
     since = time.monotonic() - max(patience, 3e-3 * (measured.step.get(95)[0] or 0.0))
     texts = []
-    for one in now.inputs[2:]:
+    for one in inputs.targets.values() if inputs else ():
         if not one.is_open or measured.answered.get(one.name, measured.started) > since:
             continue
         text = f"{one.name}: no set has an image of it"
         if one.name in measured.refusals:
             text = measured.refusals[one.name]
-        elif pairing is not None:
-            stream, tolerance = pairing.streams[one.name], now.config["pairing.tolerance"]
-            text += out_of_step(one.name, stream, now.inputs[0].name, tolerance)
+        elif pairing is not None and inputs is not None:
+            stream, tolerance = pairing.streams[one.name], now.config.pairing.tolerance
+            text += out_of_step(one.name, stream, inputs.query.name, tolerance)
         texts.append(text)
     return "; ".join(texts)
 
@@ -336,12 +338,12 @@ def out_of_step(name: str, stream: StreamStats, anchor: str, tolerance: float) -
 
 
 def of_recording(
-    inputs: Sequence[Source], stats: PairingStats, config: NodeConfig, target: str
+    inputs: ImageSet[Source], stats: PairingStats, config: NodeConfig, target: str
 ) -> Reason | None:
     """Why few or none of the sets that a recording could give have an image of a target.
 
     Args:
-        inputs: the query camera's first, then the query masks', then the targets'.
+        inputs: the recording's.
         stats: the counters of the pairing after the last message.
         config: the node's parameters.
         target: name of the target camera.
@@ -350,7 +352,7 @@ def of_recording(
         None if at least half of the possible sets came about: as many as the input with the
         fewest messages has.
     """
-    needed = [one for one in inputs if one in inputs[:2] or one.name == target]
+    needed = ImageSet(inputs.query, inputs.masks, {target: inputs.targets[target]})
     for one in sorted(needed, key=lambda one: one.name != QUERY_MASKS):
         if not stats.streams[one.name].received:
             return silent(one, None)
@@ -363,7 +365,7 @@ def of_recording(
 
 
 def unpaired(
-    inputs: Sequence[Source],
+    inputs: ImageSet[Source],
     stats: PairingStats,
     config: NodeConfig,
     text: str = NONE_TOGETHER,
@@ -371,19 +373,19 @@ def unpaired(
     """Why no messages belong together although all inputs have some.
 
     Args:
-        inputs: the query camera's first, then the query masks'.
+        inputs: the query camera's, the query masks' and the targets'.
         stats: the counters of the pairing.
         config: the node's parameters.
         text: how the reason begins.
     """
-    tolerance: float = config["pairing.tolerance"]
+    tolerance: float = config.pairing.tolerance
     unset = [one.name for one in inputs if one.monitor.newest_ns == 0]
     if not unset and (late := _late_masks(inputs, stats, config, text)):
         return late
     kind, remedy = "unpaired", "raise pairing.queue, or pairing.tolerance"
     misses = []
     for name, stream in ((one.name, stats.streams[one.name]) for one in inputs):
-        if clause := out_of_step(name, stream, inputs[0].name, tolerance):
+        if clause := out_of_step(name, stream, inputs.query.name, tolerance):
             misses.append(abs(stream.last_miss_ns or 0) / 1e9)
             text += clause
     if misses:
@@ -398,25 +400,25 @@ def unpaired(
 
 
 def _late_masks(
-    inputs: Sequence[Source], stats: PairingStats, config: NodeConfig, text: str
+    inputs: ImageSet[Source], stats: PairingStats, config: NodeConfig, text: str
 ) -> Reason | None:
     """That the masks come later than the queues keep images, if so; arguments as `unpaired`.
 
     The queues overflow meanwhile, so how far their images are from each other says nothing.
     """
-    masks = stats.streams[inputs[1].name]
-    periods = [one.monitor.health().period for one in inputs if one is not inputs[1]]
-    lag, delay = (masks.lag_ns or 0) / 1e9, config["query_masks.max_delay"]
-    kept = delay + (config["pairing.queue"] - 1) * min(filter(None, periods), default=math.inf)
+    masks = stats.streams[inputs.masks.name]
+    periods = [one.monitor.health().period for one in inputs if one is not inputs.masks]
+    lag, delay = (masks.lag_ns or 0) / 1e9, config.query_masks.max_delay
+    kept = delay + (config.pairing.queue - 1) * min(filter(None, periods), default=math.inf)
     if not masks.dropped.get("late") or not kept < lag <= MAX_DELAY:
         return None
     text += (
-        f"; {inputs[1].name} come {lag:.3f} s after their image, and the queues keep images for "
+        f"; {inputs.masks.name} come {lag:.3f} s after their image, and the queues keep images for "
         f"{kept:.3f} s{_dropped(stats)}"
     )
     remedy = (
         f"set query_masks.max_delay above {lag:.3f}, the queues grow with it (or, if "
-        f"{inputs[1].name} are stamped by another clock, give them the stamp of their image)"
+        f"{inputs.masks.name} are stamped by another clock, give them the stamp of their image)"
     )
     return Reason("late_masks", ERROR, text, remedy)
 

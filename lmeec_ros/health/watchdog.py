@@ -1,46 +1,47 @@
-"""Says in the log why nothing comes out: silent inputs, cameras out of step, frames lost."""
+"""Logs why nothing is published: silent inputs, cameras out of step, lost frames."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.pairing import PairingStats
-from lmeec_core.sync.stream_monitor import PatientLog
+from lmeec_core.sync.stream_monitor import LogThrottle
 from lmeec_ros.health import reasons
 from lmeec_ros.io.inputs import InputStream
 from lmeec_ros.parameters.config import NodeConfig
 
 REPEAT = 30.0
-LOSS_WORTH_TELLING = 0.1
+LOSS_LOGGED_FROM = 0.1
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
 
 
 class Watchdog:
-    """Looks at the inputs of an active node now and then.
+    """Watches the inputs of an active node.
 
     Args:
-        inputs: the query camera's first, the query masks' second, then the targets'.
+        inputs: the node's.
         stats: returns the counters of the pairing.
-        logger: where to say it.
+        logger: where it is logged.
         clock: seconds, monotonic.
     """
 
     def __init__(
         self,
-        inputs: Sequence[InputStream],
+        inputs: ImageSet[InputStream],
         stats: Callable[[], PairingStats],
         logger: RcutilsLogger,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._inputs = list(inputs)
+        self._inputs = inputs
         self._stats = stats
         self._logger = logger
         self._clock = clock
-        self._patient = PatientLog(REPEAT, clock, count=False)
+        self._throttle = LogThrottle(REPEAT, clock, count=False)
         self._started = clock()
         self._silent: dict[str, float] = {}  # and for how many seconds
         self._since: dict[str, float] = {}  # when a closed input was last seen closed
@@ -49,12 +50,12 @@ class Watchdog:
         self._sets = 0
         self._last_set = self._started
         self._paired: dict[str, tuple[int, float]] = {}  # items of a target in sets, since when
-        self._loss_told = False
+        self._loss_logged = False
 
     def look(self, config: NodeConfig) -> None:
-        """Warn of what has been wrong for silence_warning seconds (0: notice it only)."""
-        self._mute = config["silence_warning"] <= 0
-        silence: float = config["silence_warning"] or reasons.PATIENCE
+        """Warn of what has been wrong for silence_warning seconds (0: only note it)."""
+        self._mute = config.silence_warning <= 0
+        silence: float = config.silence_warning or reasons.PATIENCE
         opened = [one for one in self._inputs if one.is_open]
         for one in self._inputs:
             if not one.is_open:
@@ -62,12 +63,13 @@ class Watchdog:
                 self._silent.pop(one.name, None)
         for one in opened:
             self._check_silence(one, silence)
-        targets = [one for one in opened if one in self._inputs[2:]]
+        targets = [one for one in self._inputs.targets.values() if one.is_open]
         heard = [one for one in targets if one.name not in self._silent]
-        needed = self._inputs[:2] if config["pairing.partial"] else opened
+        needed = [self._inputs.query, self._inputs.masks]
+        needed = needed if config.pairing.partial else opened
         if heard and not any(one.name in self._silent for one in needed):
             self._check_sets(silence, config)
-            self._check_targets(heard, silence, config["pairing.tolerance"])
+            self._check_targets(heard, silence, config.pairing.tolerance)
         else:
             self._last_set = self._clock()
             self._unpaired = False
@@ -93,12 +95,12 @@ class Watchdog:
             if one.name in self._silent:
                 del self._silent[one.name]
                 self._last_set = self._clock()
-                self._patient.forget(f"silent {one.name}:")
+                self._throttle.forget(f"silent {one.name}:")
                 if not self._mute:
                     self._logger.info(f"{one.name}: messages come again on {one.topic}")
             return
         self._silent[one.name] = quiet
-        # Said again at once when something about the publishers has changed.
+        # Logged again at once when the publishers have changed.
         kind = f"silent {one.name}: {one.describe_publishers()}"
         self._warn(kind, str(reasons.silent(one, quiet)))
 
@@ -108,7 +110,7 @@ class Watchdog:
             self._sets = stats.sets
             self._last_set = self._clock()
             self._unpaired = False
-            self._patient.forget("no sets")
+            self._throttle.forget("no sets")
             return
         quiet = self._clock() - self._last_set
         if quiet < silence:
@@ -118,7 +120,7 @@ class Watchdog:
         self._warn("no sets", f"for {quiet:.1f} s {reason}")
 
     def _warn(self, kind: str, text: str) -> None:
-        if not self._mute and (line := self._patient(kind, text)):
+        if not self._mute and (line := self._throttle(kind, text)):
             self._logger.warning(line)
 
     def _check_targets(self, heard: list[InputStream], silence: float, tolerance: float) -> None:
@@ -135,16 +137,16 @@ class Watchdog:
                 continue
             late = stream.dropped.get("late", 0)
             text = f"{one.name}: images come, but the sets go on without them for {quiet:.1f} s"
-            text += reasons.out_of_step(one.name, stream, self._inputs[0].name, tolerance)
+            text += reasons.out_of_step(one.name, stream, self._inputs.query.name, tolerance)
             if late:
                 text += f"; {late} came too late: pairing.partial_wait is too short"
             self._warn(f"unused {one.name}", text)
 
     def _check_loss(self, one: InputStream) -> None:
         health = one.monitor.health()
-        if self._loss_told or health.window < 50 or health.loss < LOSS_WORTH_TELLING:
+        if self._loss_logged or health.window < 50 or health.loss < LOSS_LOGGED_FROM:
             return
-        self._loss_told = True
+        self._loss_logged = True
         profile = next((os.environ[v] for v in PROFILE_VARIABLES if os.environ.get(v)), None)
         remedy = (
             f"the Fast DDS profile {profile} is set here; the publisher needs it too"

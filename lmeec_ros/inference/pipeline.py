@@ -1,4 +1,4 @@
-"""From the messages of one moment to the masks of each target camera, without a node."""
+"""From the messages of a set to the masks of each target camera, without a node."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import Header
 
 import lmeec_core as lm
+from lmeec_core.bags.mask_messages import label_image
 from lmeec_core.errors import InputError
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.takes.images import ImageReader
 from lmeec_ros.io import images, messages
 from lmeec_ros.parameters.config import NodeConfig
@@ -37,8 +39,9 @@ class TargetOutput:
     def label_image(self, table: messages.LabelTable, threshold: float) -> Image:
         """Return the label image (16UC1); where objects overlap, the likeliest one wins."""
         masks = lm.exclusive_masks(self.found, threshold)
-        labels = messages.label_image(masks, table, self.image.shape[:2])
-        return messages.image_message(labels, "16UC1", self.header)
+        by_label = {table.label_of(name): mask for name, mask in masks.items()}
+        labels, _ = label_image(by_label, self.image.shape[:2], np.uint16)
+        return messages.MESSAGES.image(self.header, labels, "16UC1")
 
     def overlay(self, table: messages.LabelTable, threshold: float) -> Image:
         """Return the target image with the masks drawn over it (rgb8)."""
@@ -49,13 +52,13 @@ class TargetOutput:
         lines = [f"{name} {found.presence:.2f}" for name, found in self.found.items()]
         drawn = overlay.draw_masks(self.image, masks, colours=colours)
         drawn = overlay.caption(drawn, lines, [colours[name] for name in self.found])
-        return messages.image_message(drawn, "rgb8", self.header)
+        return messages.MESSAGES.image(self.header, drawn, "rgb8")
 
 
 class SetProcessor:
     """Decodes the messages of a set, steps the tracker and builds the messages to publish.
 
-    It has no thread and no node: the node's worker calls it, and so may an offline replay.
+    It has no thread and no node: the node's worker calls it, and so does `lmeec track` on bags.
 
     Args:
         tracker: its query and targets are those of the configuration.
@@ -83,19 +86,14 @@ class SetProcessor:
 
     def process(
         self,
-        query: Any,
-        masks: Any,
-        targets: Mapping[str, Any],
+        given: ImageSet[Any],
         refused: Callable[[str, InputError], object] = lambda *_: None,
     ) -> dict[str, TargetOutput]:
         """Take the tracker one step further.
 
         Args:
-            query: image message of the query camera.
-            masks: message of the query masks.
-            targets: target camera to image message; None where it has none. An InputError counts
-                as a message that cannot be used.
-            refused: told the camera whose image is left out of a partial set, and why.
+            given: the messages. An InputError counts as a message that cannot be used.
+            refused: called with the camera whose image is left out of a partial set, and why.
 
         Returns:
             target camera with an image to output, every target with the same objects.
@@ -105,29 +103,35 @@ class SetProcessor:
         """
         config = self.config
         pictures: dict[str, images.Array | None] = {
-            config.query_camera: self._read(config.query_camera, query)
+            config.query_camera: self._read(config.query_camera, given.query)
         }
-        for name, msg in targets.items():
+        for name in config.target_cameras:
+            msg = given.targets.get(name)
             try:
                 pictures[name] = None if msg is None else self._read(name, msg)
             except InputError as error:
-                if not (self.several and config["pairing.partial"]):
+                if not (self.several and config.pairing.partial):
                     raise
                 refused(name, error)
                 pictures[name] = None
-        query_masks = read_query_masks(config, self.table, masks)
+        query_masks = read_query_masks(config, self.table, given.masks)
         self.query_masks = query_masks
         started = time.monotonic()
         try:
             found = self.tracker.step(pictures, query_masks)
         except InputError as error:
-            raise InputError(f"set at {_seconds(query)}: {error}") from error
+            raise InputError(f"set at {_seconds(given.query)}: {error}") from error
         self.step_seconds = time.monotonic() - started
         return {
-            name: self._output(name, found[name], picture, targets[name].header, query.header)
-            for name, picture in pictures.items()
-            if name in found and picture is not None
+            name: self._output(name, one, picture, given)
+            for name, one in found.items()
+            if (picture := pictures[name]) is not None
         }
+
+    @property
+    def device(self) -> str:
+        """The device that the network runs on."""
+        return str(self.tracker.model.device)
 
     @property
     def objects_seen(self) -> int:
@@ -140,8 +144,8 @@ class SetProcessor:
         mask = np.zeros(WARM_UP_SIZE, np.bool_)
         mask[100:200, 100:200] = True
         cameras = (self.config.query_camera, *self.config.target_cameras)
-        names = list(self.config.objects.values())[: self.config["max_objects"]] or ["object"]
-        for _ in range(self.config["model.warm_up_steps"]):
+        names = list(self.config.objects.values())[: self.config.max_objects] or ["object"]
+        for _ in range(self.config.model.warm_up_steps):
             self.tracker.step(dict.fromkeys(cameras, blank), dict.fromkeys(names, mask))
         self.tracker.reset()
 
@@ -153,11 +157,11 @@ class SetProcessor:
         target: str,
         found: Mapping[str, lm.Correspondence],
         picture: images.Array,
-        header: Header,
-        query_header: Header,
+        given: ImageSet[Any],
     ) -> TargetOutput:
-        threshold = self.config["presence_threshold"]
-        if self.config["output.exclusive"]:
+        header = given.targets[target].header
+        threshold = self.config.presence_threshold
+        if self.config.output.exclusive:
             masks = lm.exclusive_masks(found, threshold)
         else:
             masks = {name: one.mask(threshold) for name, one in found.items()}
@@ -166,7 +170,7 @@ class SetProcessor:
             masks,
             self.table,
             header,
-            query_header,
+            given.query.header,
             (self.config.query_camera, target),
             picture.shape[:2],
         )
@@ -201,7 +205,7 @@ def read_image(
     raw = given.transport == "raw"
     read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
     try:
-        return read(msg, config["max_image_pixels"], reader)
+        return read(msg, config.max_image_pixels, reader)
     except images.ImageError as error:
         raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
 
@@ -216,13 +220,13 @@ def read_query_masks(
     """
     if isinstance(msg, InputError):
         raise msg
-    given, limit = config.query_masks, config["max_image_pixels"]
+    given, limit = config.query_masks, config.max_image_pixels
     try:
         if given.type == "mask_array":
-            return messages.masks_from_array(msg, table, limit, config["max_objects"])
+            return messages.masks_from_array(msg, table, limit, config.max_objects)
         raw = given.transport == "raw"
         labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
-        return messages.masks_from_labels(labels, table, config["max_objects"])
+        return messages.masks_from_labels(labels, table, config.max_objects)
     except (images.ImageError, messages.MessageError) as error:
         raise InputError(f"query masks ({given.topic}): {error}") from error
 
@@ -235,23 +239,23 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         ValueError: if the device is not there.
     """
     model = lm.load_model(
-        config["model.preset"],
-        checkpoint=config.checkpoint,
-        device=config["model.device"],
-        precision=config["model.precision"],
-        engine=config["model.engine"],
-        seed=config.seed,
-        require_mv_moe=config["model.require_mv_moe"],
-        memory=config.memory(),
+        config.model.preset,
+        checkpoint=config.model.checkpoint,
+        device=config.model.device,
+        precision=config.model.precision,
+        engine=config.model.engine,
+        seed=config.model.seed,
+        require_mv_moe=config.model.require_mv_moe,
+        memory=config.memory,
     )
     tracker = lm.CorrespondenceTracker(
         model,
         query=config.query_camera,
         targets=config.target_cameras,
-        memory=config.memory(),
-        max_objects=config["max_objects"],
+        memory=config.memory,
+        max_objects=config.max_objects,
     )
-    table = messages.LabelTable(config.objects, config["ignore_labels"], logger.warning)
+    table = messages.LabelTable(config.objects, config.ignore_labels, logger.warning)
     processor = SetProcessor(tracker, config, table)
     processor.warm_up()
     return processor

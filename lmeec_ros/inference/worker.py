@@ -1,4 +1,4 @@
-"""One thread that infers, behind a bounded mailbox: callbacks only hand over."""
+"""One thread that runs the network, behind a bounded mailbox."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+
+from rclpy.impl.rcutils_logger import RcutilsLogger
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -18,7 +20,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True)
 class WorkerStats:
-    """Counters: received = processed + failed + dropped + discarded + waiting + (1 if busy)."""
+    """Counters; received = processed + failed + dropped + discarded + waiting + (1 if busy)."""
 
     received: int
     processed: int
@@ -34,7 +36,7 @@ class Worker(Generic[T]):
     """Processes items one after the other in its own thread.
 
     When `depth` items wait, a new one pushes out the oldest. An exception in `process` is handed
-    to `on_error`; the thread lives on. One of an item that outlasts `stop` is of no interest.
+    to `on_error` and the thread goes on. One of an item that outlasts `stop` is ignored.
 
     Args:
         process: called in the worker's thread with each item and its time of arrival
@@ -68,7 +70,7 @@ class Worker(Generic[T]):
         self._stopping = self._abandoned = False
         self._busy = False
         self._received = self._processed = self._failed = self._dropped = self._discarded = 0
-        # A daemon: a step that takes seconds must not hold up the end of the process.
+        # A daemon: a step that takes seconds must not delay the end of the process.
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -76,7 +78,7 @@ class Worker(Generic[T]):
         self.thread.start()
 
     def put(self, item: T) -> bool:
-        """Leave an item in the mailbox; return False if an older one was pushed out for it."""
+        """Put an item into the mailbox; return False if that dropped an older one."""
         with self._condition:
             self._received += 1
             if self._stopping:
@@ -91,10 +93,10 @@ class Worker(Generic[T]):
             return not full
 
     def call(self, function: Callable[[], R], discard: bool = True) -> Future[R]:
-        """Run `function` in the worker's thread before what waits, or in its place (`discard`).
+        """Run `function` in the worker's thread before the items that wait, or instead (`discard`).
 
         Returns:
-            its result or exception; cancelled if the worker stops before its turn comes.
+            its result or exception; cancelled if the worker stops before it is run.
         """
         future: Future[R] = Future()
         with self._condition:
@@ -108,19 +110,19 @@ class Worker(Generic[T]):
         return future
 
     def discard(self) -> None:
-        """Throw away what waits."""
+        """Throw away the items that wait."""
         with self._condition:
             self._discard()
 
     def wait_idle(self, timeout: float) -> bool:
-        """Wait until nothing waits and nothing runs; return whether that came about in time."""
+        """Wait until nothing waits and nothing runs; return whether that happened in time."""
         with self._condition:
             return self._condition.wait_for(
                 lambda: not (self._items or self._calls or self._busy), timeout
             )
 
     def stop(self, timeout: float) -> bool:
-        """Throw away what waits and end the thread; return whether it ended within `timeout` s.
+        """Throw away the items that wait, and end the thread; return whether it ended in time.
 
         Calls that wait are cancelled at once, not when the item under way is done.
         """
@@ -185,11 +187,49 @@ class Worker(Generic[T]):
 
 def _answer(future: Future[Any], function: Callable[[], object]) -> None:
     if not future.set_running_or_notify_cancel():
-        return  # whoever asked waits no more
+        return  # the caller no longer waits
     try:
         future.set_result(function())
     except Exception as error:
         future.set_exception(error)
+
+
+class NotNowError(RuntimeError):
+    """A call on the memory cannot be done now; says why, and whether it still may be."""
+
+
+def result_of(future: Future[T], patience: float, logger: RcutilsLogger) -> T:
+    """The result of a call that waits for the step under way.
+
+    Args:
+        future: of the call.
+        patience: seconds to wait for it.
+        logger: where the end of a call is logged that outlasts the patience.
+
+    Raises:
+        NotNowError: the node was deactivated before its turn came, or it took too long.
+        Exception: whatever the call raised.
+    """
+    try:
+        return future.result(patience)
+    except CancelledError:
+        raise NotNowError(
+            "the node was deactivated before the step under way had ended; nothing was done"
+        ) from None
+    except TimeoutError:
+        if future.done():
+            raise  # of the call itself
+    if future.cancel():
+        raise NotNowError(f"the step under way takes more than {patience:g} s; nothing was done")
+
+    def log_end(ended: Future[T]) -> None:
+        if (error := ended.exception()) is not None:
+            logger.error(f"the call on the memory that took so long has failed: {error}")
+        else:
+            logger.info(f"the call on the memory that took so long has ended: {ended.result()}")
+
+    future.add_done_callback(log_end)
+    raise NotNowError(f"it takes more than {patience:g} s and goes on; the log says how it ends")
 
 
 def name_thread(name: str) -> None:
@@ -201,8 +241,8 @@ def name_thread(name: str) -> None:
 def in_a_thread(function: Callable[[], R], name: str) -> R:
     """Call a function in a thread that ends with it, and return its result.
 
-    For what computes in a thread that lives on: OpenMP gives every thread that begins a parallel
-    region helpers, one per further core, and ends them with that thread only.
+    For callers whose thread lives on: OpenMP gives every thread that begins a parallel region one
+    helper per further core, and ends them only with that thread.
     """
     future: Future[R] = Future()
 

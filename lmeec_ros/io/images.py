@@ -141,7 +141,7 @@ def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
         if not is_png(data):
             raise InputError("JPEG given, PNG expected (JPEG does not keep labels)")
         depth, colour = data[24], data[25]
-        # Fewer bits would be stretched to 8, and other values come out than were put in.
+        # Fewer bits would be stretched to 8, which changes the values.
         if depth not in (8, 16) or colour != 0:
             raise InputError(
                 f"PNG with {depth} bits and colour type {colour} given, one channel of 8 or 16 "

@@ -1,9 +1,10 @@
-"""One input of the node: its subscription, the quality of service, and what is known of it."""
+"""The node's inputs: their subscriptions, qualities of service, and what is known of them."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from typing import Any
 
 from lmeec.msg import CorrespondenceMaskArray
@@ -13,82 +14,110 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from sensor_msgs.msg import CompressedImage, Image
 
+from lmeec_core.sync.image_set import QUERY_MASKS as QUERY_MASKS
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.stream_monitor import StreamMonitor
-from lmeec_ros.io import filters
-from lmeec_ros.io.outputs import Outputs
+from lmeec_ros.io.synchronizer import Synchronizer, stamp_of, subscribe
 from lmeec_ros.parameters.config import NodeConfig
 
 DEPTH = 5
 LOOK_AGAIN = 2.0
 """Seconds after which a silent input's publishers are looked at again."""
-QUERY_MASKS = "query masks"
-"""Name of the query masks' input."""
 TRANSPORTS = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
 """Value of the parameter `transport` for messages of a type."""
 
 
-class InputStream(filters.SimpleFilter):  # type: ignore[misc]
-    """A topic as a filter that outlives its subscription.
+@dataclass(frozen=True)
+class Input:
+    """One of the streams that are paired, as the configuration has it.
+
+    Attributes:
+        name: of the camera, or QUERY_MASKS.
+        topic: as given (the node's remappings apply).
+        kind: message class.
+        qos: auto, sensor_data or reliable.
+        parameter: the parameters about it begin with this, as "cameras.ego."
+    """
+
+    name: str
+    topic: str
+    kind: Any
+    qos: str
+    parameter: str
+
+    @property
+    def type_name(self) -> str:
+        """The type of its messages as ROS writes it, as sensor_msgs/msg/Image."""
+        return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
+
+
+def inputs_of(config: NodeConfig) -> ImageSet[Input]:
+    """The streams that a configuration names."""
+
+    def camera(name: str) -> Input:
+        given = config.cameras[name]
+        kind = Image if given.transport == "raw" else CompressedImage
+        return Input(name, given.topic, kind, given.qos, f"cameras.{name}.")
+
+    masks = config.query_masks
+    kind: Any = Image if masks.transport == "raw" else CompressedImage
+    if masks.type == "mask_array":
+        kind = CorrespondenceMaskArray
+    return ImageSet(
+        camera(config.query_camera),
+        Input(QUERY_MASKS, masks.topic, kind, masks.qos, "query_masks."),
+        {name: camera(name) for name in config.target_cameras},
+    )
+
+
+class InputStream:
+    """A topic's messages, whatever becomes of the subscription.
 
     With qos `auto` the subscription is reliable if every publisher offers it (or there is none
     yet), else best effort, which hears every publisher; `refresh` follows publishers that come
-    later. Only `open` and `look` ask the ROS graph; everything else knows what they found.
+    later. Only `open` and `look` query the ROS graph; everything else uses what they found.
 
     Args:
         node: the node.
-        name: name of the input in logs and in the pairing.
-        topic: topic, as given (remappings apply).
-        msg_type: type of its messages.
-        qos: auto, sensor_data or reliable.
-        parameter: name of the parameter that sets the qos, for hints.
+        given: the input.
         group: callback group of the subscription.
+        take: called with the input's name and each message.
+        failed: called with what is being done and an exception of `take`.
     """
 
     def __init__(
         self,
         node: Node,
-        name: str,
-        topic: str,
-        msg_type: Any,
-        qos: str,
-        parameter: str,
+        given: Input,
         group: CallbackGroup,
+        take: Callable[[str, Any], None],
+        failed: Callable[[str, Exception], None],
     ) -> None:
-        super().__init__()
-        self.name = name
-        self.topic = node.resolve_topic_name(topic)
-        self.msg_type = msg_type
+        self.name, self.type_name = given.name, given.type_name
+        self.topic = node.resolve_topic_name(given.topic)
         self.monitor = StreamMonitor()
         self.reliability: ReliabilityPolicy | None = None
-        self.on_error: Callable[[Exception], None] | None = None
         self._node = node
-        self._qos = qos
-        self._parameter = parameter
+        self._given = given
         self._group = group
-        self._subscriber: Any = None
+        self._take, self._failed = take, failed
+        self._subscription: Any = None
         self._retired: Any = None  # the one before, until the next refresh
-        self._given_topic = topic
         self._offers: list[Any] = []  # the publishers, when `look` last saw them
         self._elsewhere = ""  # and other topics of this type, if there were none
         self._looked = 0.0
         self._looks = 0  # that are due because a publisher came or went
-        self._told = True  # whether the middleware tells of that
+        self._notified = True  # whether the middleware reports that
 
     @property
     def is_open(self) -> bool:
         """Whether it is subscribed."""
-        return self._subscriber is not None
+        return self._subscription is not None
 
     @property
     def matched(self) -> int:
         """Number of publishers that it is connected to and hears from now on."""
-        return int(self._subscriber.sub.get_publisher_count()) if self.is_open else 0
-
-    @property
-    def type_name(self) -> str:
-        """The type of its messages as ROS writes it, as sensor_msgs/msg/Image."""
-        package = self.msg_type.__module__.split(".")[0]
-        return f"{package}/msg/{self.msg_type.__name__}"
+        return int(self._subscription.get_publisher_count()) if self.is_open else 0
 
     def open(self) -> None:
         """Subscribe."""
@@ -99,33 +128,34 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
 
     def close(self) -> None:
         """Unsubscribe; nothing comes any more."""
-        for subscriber in (self._retired, self._subscriber):
-            if subscriber is not None:
-                self._drop(subscriber)
-        self._retired = self._subscriber = self.reliability = None
+        subscriptions = self._retired, self._subscription
+        self._retired = self._subscription = self.reliability = None
+        for subscription in subscriptions:
+            if subscription is not None:
+                self._node.destroy_subscription(subscription)
 
     def refresh(self) -> None:
-        """Subscribe anew if the publishers have changed what they offer (qos `auto`)."""
+        """Subscribe again if the publishers have changed what they offer (qos `auto`)."""
         if self._retired is not None:
-            self._drop(self._retired)
+            self._node.destroy_subscription(self._retired)
             self._retired = None
-        if self._subscriber is None or self._qos != "auto":
+        if self._subscription is None or self._given.qos != "auto":
             return
         wanted = self._wanted()
         if wanted != self.reliability:
-            # The old one goes with the next call only: publishers take a while to find the new
-            # one, and nothing is to be lost between.
-            self._retired = self._subscriber
+            # The old one is destroyed by the next call only: publishers take a while to find
+            # the new one, and nothing must be lost until then.
+            self._retired = self._subscription
             self._subscribe(wanted)
 
     def due(self, silent: bool) -> float:
-        """For how many seconds a look at the publishers has been due; below 0: it is not yet."""
+        """Seconds for which a look at the publishers has been due; negative: not yet."""
         if not self.is_open:
             return -1.0
         since = time.monotonic() - self._looked
         if self._looks:
             return since
-        again = silent or not self._offers or not self._told
+        again = silent or not self._offers or not self._notified
         return since - LOOK_AGAIN if again else -1.0
 
     def look(self) -> None:
@@ -154,16 +184,15 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
             texts.append(f"{who} offers {offer.topic_type}, {kind}")
         hint = ""
         if all(offer.topic_type != self.type_name for offer in offers):
-            remedy = type_remedy(
-                self.type_name, offers[0].topic_type, self._parameter.removesuffix("qos")
-            )
+            remedy = type_remedy(self.type_name, offers[0].topic_type, self._given.parameter)
             hint = f"; {self.type_name} is expected: {remedy}"
         elif self.reliability == ReliabilityPolicy.RELIABLE and not all(map(_is_reliable, offers)):
-            hint = f"; a reliable subscription does not hear it: set {self._parameter} to auto"
+            parameter = f"{self._given.parameter}qos"
+            hint = f"; a reliable subscription does not hear it: set {parameter} to auto"
         return "; ".join(texts) + hint
 
     def _like(self) -> str:
-        """Topics of the right type, for whoever mistook the name."""
+        """Other topics of the right type, in case the name is wrong."""
         known = self._node.get_topic_names_and_types()
         topics = [name for name, types in known if self.type_name in types and name != self.topic]
         own = {p.topic_name for p in self._node.publishers}
@@ -175,14 +204,14 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
         return any(offer.topic_type == self.type_name for offer in offers)
 
     def _wanted(self) -> ReliabilityPolicy:
-        if self._qos == "reliable":
+        if self._given.qos == "reliable":
             return ReliabilityPolicy.RELIABLE
-        if self._qos == "sensor_data":
+        if self._given.qos == "sensor_data":
             return ReliabilityPolicy.BEST_EFFORT
         offers = self.publishers()
         if not offers:
-            # A reliable subscription gets the very first message of a publisher to come; a best
-            # effort one misses it while they find each other.
+            # A reliable subscription gets the first message of a publisher that comes later; a
+            # best effort one misses it while they discover each other.
             return self.reliability or ReliabilityPolicy.RELIABLE
         if all(map(_is_reliable, offers)):
             return ReliabilityPolicy.RELIABLE
@@ -198,54 +227,52 @@ class InputStream(filters.SimpleFilter):  # type: ignore[misc]
             incompatible_qos=self._on_incompatible, matched=self._on_matched
         )
         try:
-            self._subscriber = self._make_subscriber(reliability, events)
-        except UnsupportedEventTypeError:  # not every middleware tells of publishers
-            self._told = False
+            self._subscription = self._make_subscription(reliability, events)
+        except UnsupportedEventTypeError:  # not every middleware reports publishers
+            self._notified = False
             events.matched = None
-            self._subscriber = self._make_subscriber(reliability, events)
-        self._subscriber.registerCallback(self._on_message)
+            self._subscription = self._make_subscription(reliability, events)
 
-    def _make_subscriber(
+    def _make_subscription(
         self, reliability: ReliabilityPolicy, events: SubscriptionEventCallbacks
     ) -> Any:
-        return filters.Subscriber(
+        return subscribe(
             self._node,
-            self.msg_type,
-            self._given_topic,
+            self._given.kind,
+            self._given.topic,
+            self._on_message,
             qos_profile=QoSProfile(depth=DEPTH, reliability=reliability),
             callback_group=self._group,
             event_callbacks=events,
         )
 
-    def _drop(self, subscriber: Any) -> None:
-        subscriber.callbacks.clear()
-        self._node.destroy_subscription(subscriber.sub)
-
     def _on_message(self, msg: Any) -> None:
+        if not self.is_open:
+            return
         # An exception would end the executor, and with it the node.
         try:
-            stamp = filters.stamp_of(msg)
+            stamp = stamp_of(msg)
             if self._retired is not None and stamp == self.monitor.newest_ns:
                 return  # it came by both subscriptions
             self.monitor.add(stamp)
-            self.signalMessage(msg)
+            self._take(self.name, msg)
         except Exception as error:
-            if self.on_error is None:
-                raise
-            self.on_error(error)
+            self._failed(f"input {self.name}", error)
 
     def _on_matched(self, _: Any) -> None:
-        # Twice: the event may come before the graph tells of it.
+        # Twice: the event may come before the graph knows it.
         self._looks = 2
 
     def _on_incompatible(self, event: Any) -> None:
         self._looks = 2
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         text = f"{self.name}: a publisher on {self.topic} offers an incompatible {policy}; "
-        if self._qos == "auto":
+        if self._given.qos == "auto":
             self._node.get_logger().info(text + "following it")
         else:
-            self._node.get_logger().warning(text + f"set {self._parameter} to auto to hear it")
+            self._node.get_logger().warning(
+                text + f"set {self._given.parameter}qos to auto to hear it"
+            )
 
 
 def type_remedy(expected: str, offered: str, parameter: str) -> str:
@@ -269,34 +296,8 @@ def _words(reliability: ReliabilityPolicy) -> str:
     return "reliable" if reliability == ReliabilityPolicy.RELIABLE else "best effort"
 
 
-def make_inputs(node: Node, config: NodeConfig, group: CallbackGroup) -> list[InputStream]:
-    """Return the inputs: the query camera's, the query masks', then the targets' in order.
-
-    Args:
-        node: the node.
-        config: its configuration.
-        group: callback group of the subscriptions.
-    """
-
-    def camera_input(name: str) -> InputStream:
-        camera = config.cameras[name]
-        kind = Image if camera.transport == "raw" else CompressedImage
-        parameter = f"cameras.{name}.qos"
-        return InputStream(node, name, camera.topic, kind, camera.qos, parameter, group)
-
-    masks = config.query_masks
-    kind: Any = Image if masks.transport == "raw" else CompressedImage
-    if masks.type == "mask_array":
-        kind = CorrespondenceMaskArray
-    query_masks = InputStream(
-        node, QUERY_MASKS, masks.topic, kind, masks.qos, "query_masks.qos", group
-    )
-    targets = [camera_input(name) for name in config.target_cameras]
-    return [camera_input(config.query_camera), query_masks, *targets]
-
-
-def look_around(inputs: Sequence[InputStream], silent: Collection[str] = ()) -> None:
-    """Follow the publishers: at most one input, the one most due, asks the ROS graph.
+def look_around(inputs: ImageSet[InputStream], silent: Collection[str] = ()) -> None:
+    """Follow the publishers: at most one input, the one most overdue, queries the ROS graph.
 
     Args:
         inputs: of the node.
@@ -310,22 +311,23 @@ def look_around(inputs: Sequence[InputStream], silent: Collection[str] = ()) -> 
 
 
 def open_inputs(
-    inputs: Sequence[InputStream],
-    config: NodeConfig,
-    outputs: Outputs,
-    synchronizer: filters.Synchronizer,
+    inputs: ImageSet[InputStream],
+    lazy: bool,
+    has_listeners: Callable[[str], bool],
+    synchronizer: Synchronizer,
 ) -> None:
-    """Open what is to be heard: all inputs, or (output.lazy) of the targets those listened to.
+    """Open all inputs, or (`lazy`) of the targets only those whose outputs are listened to.
 
     Args:
-        inputs: the query camera's, the query masks', then the targets'.
-        config: the configuration as it is now.
-        outputs: tells who listens.
+        inputs: of the node.
+        lazy: output.lazy as it is now.
+        has_listeners: whether anyone listens to the outputs of a target camera.
         synchronizer: what the inputs feed; it does without the targets that are closed.
     """
-    for number, one in enumerate(inputs):
-        wanted = number < 2 or not config["output.lazy"] or outputs.has_listeners(one.name)
-        if number >= 2:
+    for one in inputs:
+        wanted = True
+        if one.name in inputs.targets:
+            wanted = not lazy or has_listeners(one.name)
             synchronizer.switch(one.name, wanted)
         if wanted and not one.is_open:
             one.open()

@@ -1,4 +1,4 @@
-"""Masks to messages and back: CorrespondenceMaskArray, label images, overlays."""
+"""Masks to messages and back: CorrespondenceMaskArray and label images."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from typing import Any
 import cv2
 import numpy as np
 import numpy.typing as npt
+from builtin_interfaces.msg import Duration, Time
 from lmeec.msg import CorrespondenceMask, CorrespondenceMaskArray
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from lmeec_core import Correspondence
+from lmeec_core.bags.mask_messages import MessageFactory
 from lmeec_core.errors import InputError
-from lmeec_core.geometry import centroid
 from lmeec_core.takes.images import MAX_PIXELS
 
 Mask = npt.NDArray[np.bool_]
@@ -25,9 +26,28 @@ MAX_ID = 256
 """Most characters of an object's id; ids are kept for good."""
 IGNORED = (255,)
 """Labels that are no object, by default. 255 marks what is to be ignored (the rim of an object,
-what nobody has labelled) in the 8-bit label images of PASCAL VOC, Cityscapes and their likes."""
+unlabelled pixels) in the 8-bit label images of PASCAL VOC, Cityscapes and similar datasets."""
 EIGHT_BIT = 255
 """This ignored label counts in 8-bit images only: in wider ones it is a number like others."""
+
+
+def _data(pixels: npt.NDArray[np.uint8]) -> array[int]:
+    data = array("B")  # much faster than to assign bytes or a list
+    data.frombytes(pixels.data)
+    return data
+
+
+_TYPES = {
+    "builtin_interfaces/msg/Duration": Duration,
+    "builtin_interfaces/msg/Time": Time,
+    "lmeec/msg/CorrespondenceMask": CorrespondenceMask,
+    "lmeec/msg/CorrespondenceMaskArray": CorrespondenceMaskArray,
+    "sensor_msgs/msg/Image": Image,
+    "sensor_msgs/msg/RegionOfInterest": RegionOfInterest,
+    "std_msgs/msg/Header": Header,
+}
+MESSAGES = MessageFactory(_TYPES.__getitem__, _data)
+"""Makes messages that rclpy publishes."""
 
 
 class MessageError(InputError):
@@ -40,7 +60,7 @@ class LabelTable:
     Args:
         named: label (1 to 65535) to id, both unique.
         ignored: labels that are no object, unless `named` names them.
-        told: called with a text when an ignored label occurs for the first time.
+        notify: called with a text when an ignored label occurs for the first time.
 
     Attributes:
         met: ignored labels that have occurred so far.
@@ -50,12 +70,12 @@ class LabelTable:
         self,
         named: Mapping[int, str] | None = None,
         ignored: Iterable[int] = IGNORED,
-        told: Callable[[str], object] = lambda _: None,
+        notify: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.named = dict(named or {})
         self.ignored = frozenset(ignored) - self.named.keys()
         self.met: set[int] = set()
-        self._told = told
+        self._notify = notify
         self._ids = dict(self.named)
         self._labels = {name: label for label, name in self.named.items()}
 
@@ -76,7 +96,7 @@ class LabelTable:
         if self.ignores(label, wide):
             if label not in self.met:
                 self.met.add(label)
-                self._told(self.ignored_text()[0])
+                self._notify(self.ignored_text()[0])
             return None
         if label not in self._ids:
             name = f"object_{label}"
@@ -241,48 +261,6 @@ def _full_mask(roi: Any, crop: npt.NDArray[np.uint8], msg: Any) -> Mask:
     return full
 
 
-def image_message(pixels: npt.NDArray[Any], encoding: str, header: Header) -> Image:
-    """Return a sensor_msgs/Image of an array (H, W) or (H, W, channels), uint8 or uint16."""
-    pixels = np.ascontiguousarray(pixels)
-    msg = Image(header=header, encoding=encoding, is_bigendian=0)
-    msg.height, msg.width = pixels.shape[:2]
-    msg.step = pixels.strides[0]
-    data = array("B")  # much faster than to assign bytes or a list
-    data.frombytes(pixels.data.cast("B") if pixels.size else b"")
-    msg.data = data
-    return msg
-
-
-def mask_message(
-    object_id: str, label: int, found: Correspondence, mask: Mask, header: Header
-) -> CorrespondenceMask:
-    """Return the message of one object in one target image.
-
-    Args:
-        object_id: the object's id.
-        label: its value in label images.
-        found: what the tracker found; gives presence and score.
-        mask: bool (H, W) at the target image's size; empty if the object is not visible.
-        header: the target image's.
-    """
-    msg = CorrespondenceMask(object_id=object_id, label=label)
-    msg.presence = float(found.presence)
-    msg.score = float(min(1.0, max(0.0, found.predicted_iou)))
-    msg.mask.header, msg.mask.encoding = header, "mono8"
-    columns = np.flatnonzero(mask.any(axis=0))
-    msg.visible = columns.size > 0
-    if msg.visible:
-        rows = np.flatnonzero(mask.any(axis=1))
-        y, x = int(rows[0]), int(columns[0])
-        crop = mask[y : int(rows[-1]) + 1, x : int(columns[-1]) + 1]
-        height, width = crop.shape
-        msg.roi = RegionOfInterest(x_offset=x, y_offset=y, width=width, height=height)
-        msg.mask = image_message(crop.astype(np.uint8) * 255, "mono8", header)
-        msg.area = int(np.count_nonzero(crop))
-        msg.centroid_x, msg.centroid_y = centroid(crop, x, y)
-    return msg
-
-
 def mask_array_message(
     found: Mapping[str, Correspondence],
     masks: Mapping[str, Mask],
@@ -303,21 +281,9 @@ def mask_array_message(
         cameras: names of the query and of the target camera.
         size: (height, width) of the target image.
     """
-    msg = CorrespondenceMaskArray(header=header, query_header=query_header)
-    msg.query_camera, msg.target_camera = cameras
-    msg.height, msg.width = size
-    msg.masks = [
-        mask_message(name, table.label_of(name), one, masks[name], header)
-        for name, one in found.items()
-    ]
-    return msg
-
-
-def label_image(
-    masks: Mapping[str, Mask], table: LabelTable, size: tuple[int, int]
-) -> npt.NDArray[np.uint16]:
-    """Return uint16 (H, W): the label of the object at each pixel, 0 = none (a later one wins)."""
-    labels = np.zeros(size, np.uint16)
-    for name, mask in masks.items():
-        labels[mask] = table.label_of(name)
-    return labels
+    entries = []
+    for name, one in found.items():
+        score = min(1.0, max(0.0, float(one.predicted_iou)))
+        label = table.label_of(name)
+        entries.append(MESSAGES.mask(name, label, masks[name], header, float(one.presence), score))
+    return MESSAGES.masks(header, query_header, cameras, size, entries)

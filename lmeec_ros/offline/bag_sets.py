@@ -2,47 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from builtin_interfaces.msg import Time
-from lmeec.msg import CorrespondenceMaskArray
 from rclpy.serialization import deserialize_message
-from sensor_msgs.msg import CompressedImage, Image
 
 from lmeec_core.bags.bag import BagError, BagReader, Topic
 from lmeec_core.errors import InputError
+from lmeec_core.sync.image_set import QUERY_MASKS, ImageSet
 from lmeec_core.sync.pairing import PairingStats
 from lmeec_core.sync.stream_monitor import StreamMonitor
 from lmeec_ros.health import reasons
-from lmeec_ros.io import filters
-from lmeec_ros.io.inputs import QUERY_MASKS, type_remedy
+from lmeec_ros.io.inputs import Input, inputs_of, type_remedy
+from lmeec_ros.io.synchronizer import make_synchronizer, stamp_of
 from lmeec_ros.parameters.config import NodeConfig
-
-
-@dataclass(frozen=True)
-class Input:
-    """One of the streams that are paired.
-
-    Attributes:
-        name: of the camera, or QUERY_MASKS.
-        topic: as the configuration names it.
-        kind: message class.
-        parameter: the parameters about it begin with this, as "cameras.ego."
-    """
-
-    name: str
-    topic: str
-    kind: Any
-    parameter: str
-
-    @property
-    def type(self) -> str:
-        """The message type as ROS writes it."""
-        return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
 
 
 class RecordedInput:
@@ -56,7 +33,7 @@ class RecordedInput:
     reliability = None
 
     def __init__(self, one: Input, topics: dict[str, Topic]) -> None:
-        self.name, self.topic, self.type_name = one.name, one.topic, one.type
+        self.name, self.topic, self.type_name = one.name, one.topic, one.type_name
         self.monitor = StreamMonitor(window=2)
         self._parameter = one.parameter
         self._topics = topics
@@ -84,37 +61,20 @@ class RecordedInput:
         return f"the recording has {topic.count} messages on it"
 
 
-def inputs_of(config: NodeConfig) -> list[Input]:
-    """The streams of a set, in the node's order: query camera, query masks, target cameras."""
-
-    def camera(name: str) -> Input:
-        given = config.cameras[name]
-        kind = Image if given.transport == "raw" else CompressedImage
-        return Input(name, given.topic, kind, f"cameras.{name}.")
-
-    masks = config.query_masks
-    kind: Any = Image if masks.transport == "raw" else CompressedImage
-    if masks.type == "mask_array":
-        kind = CorrespondenceMaskArray
-    query_masks = Input(QUERY_MASKS, masks.topic, kind, "query_masks.")
-    return [camera(config.query_camera), query_masks, *map(camera, config.target_cameras)]
-
-
-def check_topics(bag: BagReader, inputs: Sequence[Input]) -> None:
+def check_topics(bag: BagReader, inputs: Iterable[Input]) -> None:
     """Raise BagError if a topic is not in the bag, or has another type than the parameters say."""
     known = bag.topics
     for one in inputs:
         topic = known.get(one.topic)
-        if topic is None or topic.type != one.type:
+        if topic is None or topic.type != one.type_name:
             raise BagError(f"{bag.path}: {reasons.silent(RecordedInput(one, known), None)}")
 
 
 class RecordedSets:
     """The sets of a bag as the node pairs them, decoded.
 
-    Iterate over it once: (time jumped back before it, messages in the order of
-    :func:`inputs_of`). A message that cannot be decoded is an InputError in its place, and a
-    target without an image in a partial set has None.
+    Iterate over it once: (time jumped back before it, messages). A message that cannot be decoded
+    is an InputError in its place.
 
     Args:
         path: the bag.
@@ -130,47 +90,40 @@ class RecordedSets:
         self.lost: list[str] = []
         """What could not be read of the bag."""
         self._inputs = inputs_of(config)
-        self._recorded: list[RecordedInput] = []
+        self._recorded: ImageSet[RecordedInput] | None = None
         self._stats: PairingStats | None = None
 
-    def __iter__(self) -> Iterator[tuple[bool, list[Any]]]:
+    def __iter__(self) -> Iterator[tuple[bool, ImageSet[Any]]]:
         inputs = self._inputs
-        sources = [filters.SimpleFilter() for _ in inputs]
-        out: list[tuple[Recorded | None, ...]] = []
+        out: list[ImageSet[Recorded]] = []
         jumps: list[int] = []
-        synchronizer = filters.synchronizer_for(
-            self.config,
-            sources,
-            [one.name for one in inputs],
-            lambda *_: jumps.append(len(out)),
-        )
-        synchronizer.registerCallback(lambda *messages: out.append(messages))
+        synchronizer = make_synchronizer(self.config, out.append, lambda *_: jumps.append(len(out)))
 
-        def drain() -> Iterator[tuple[bool, list[Any]]]:
-            for index, messages in enumerate(out):
+        def drain() -> Iterator[tuple[bool, ImageSet[Any]]]:
+            for index, found in enumerate(out):
                 jumped = bool(jumps) and jumps[0] <= index
                 if jumped:
                     jumps.clear()
-                yield jumped, [_decode(m, i) for m, i in zip(messages, inputs, strict=True)]
+                yield jumped, _decode_set(found, inputs)
             out.clear()
             jumps[:] = [0] * bool(jumps)
 
         with BagReader(self.path) as bag:
             self.lost = bag.lost
             check_topics(bag, inputs)
-            self._recorded = [RecordedInput(one, bag.topics) for one in inputs]
-            by_topic: dict[str, list[tuple[Any, StreamMonitor]]] = {}
-            for one, source, recorded in zip(inputs, sources, self._recorded, strict=True):
-                by_topic.setdefault(one.topic, []).append((source, recorded.monitor))
+            self._recorded = inputs.map(lambda one: RecordedInput(one, bag.topics))
+            by_topic: dict[str, list[RecordedInput]] = {}
+            for one in self._recorded:
+                by_topic.setdefault(one.topic, []).append(one)
             for topic, _, data in bag.messages(list(by_topic)):
                 stamp = raw_stamp(data)
                 if stamp is None:
                     self._too_short(topic, len(data))
                     continue
                 message = Recorded(_Header(stamp), data)
-                for source, monitor in by_topic[topic]:
-                    monitor.add(filters.stamp_of(message))
-                    source.signalMessage(message)
+                for one in by_topic[topic]:
+                    one.monitor.add(stamp_of(message))
+                    synchronizer.add(one.name, message)
                 yield from drain()
             synchronizer.flush()
             yield from drain()
@@ -187,7 +140,7 @@ class RecordedSets:
         Returns:
             The text, "" if most of what could be paired was. To be asked after the last set.
         """
-        assert self._stats is not None
+        assert self._stats is not None and self._recorded is not None
         reason = reasons.of_recording(self._recorded, self._stats, self.config, target)
         return f"{self.path}: {reason.kind}: {reason}" if reason else ""
 
@@ -195,7 +148,7 @@ class RecordedSets:
         """How much of each stream is in the sets of a target; "" if nothing is left out."""
         assert self._stats is not None
         streams = self._stats.streams
-        names = (self._inputs[0].name, QUERY_MASKS, target)
+        names = (self._inputs.query.name, QUERY_MASKS, target)
         sets = streams[target].paired
         parts = []
         for name in names:
@@ -214,11 +167,6 @@ class RecordedSets:
         text += "images; they are left out"
         if text not in self.lost:
             self.lost.append(text)
-
-
-def recorded_sets(path: Path, config: NodeConfig) -> RecordedSets:
-    """See :class:`RecordedSets`."""
-    return RecordedSets(path, config)
 
 
 @dataclass(frozen=True)
@@ -247,14 +195,17 @@ def raw_stamp(data: bytes) -> Time | None:
     return Time(sec=sec, nanosec=nanosec)
 
 
-def _decode(message: Recorded | None, one: Input) -> Any:
-    if message is None:
-        return None
+def _decode_set(found: ImageSet[Recorded], inputs: ImageSet[Input]) -> ImageSet[Any]:
+    targets = {name: _decode(one, inputs.targets[name]) for name, one in found.targets.items()}
+    return ImageSet(_decode(found.query, inputs.query), _decode(found.masks, inputs.masks), targets)
+
+
+def _decode(message: Recorded, one: Input) -> Any:
     try:
         return deserialize_message(message.data, one.kind)
     except Exception as error:  # rclpy raises errors of several kinds
         stamp = message.header.stamp
         return InputError(
             f"{one.name} ({one.topic}) at {stamp.sec}.{stamp.nanosec:09d}: {len(message.data)} "
-            f"bytes are no {one.type}: {error}"
+            f"bytes are no {one.type_name}: {error}"
         )

@@ -1,10 +1,10 @@
-"""A bag tracked offline: the node's parameters, pairing and processing, as fast as it goes."""
+"""Tracks a bag offline with the node's parameters, pairing and processing."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +20,10 @@ from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_di
 from lmeec_core.takes import is_ego
 from lmeec_core.takes.results import DIRECTIONS
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
-from lmeec_ros.io import filters
+from lmeec_ros.io.inputs import inputs_of
 from lmeec_ros.io.messages import LabelTable, masks_from_array
-from lmeec_ros.offline.bag_sets import check_topics, inputs_of, recorded_sets
+from lmeec_ros.io.synchronizer import nanoseconds, stamp_of
+from lmeec_ros.offline.bag_sets import RecordedSets, check_topics
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.parameters.config import NodeConfig
 
@@ -75,20 +76,20 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
     """
     from lmeec_core.checkpoint import resolve_device
 
-    preset = config["model.preset"]
+    preset = config.model.preset
     return Settings(
         preset=preset,
-        checkpoint=config.checkpoint,
-        weights=weights_digest(preset, config.checkpoint, config.seed),
-        device=str(resolve_device(config["model.device"])),
-        precision=config["model.precision"],
-        engine=config["model.engine"],
-        seed=config.seed,
-        require_mv_moe=config["model.require_mv_moe"],
-        memory=config.memory(),
-        presence_threshold=config["presence_threshold"],
-        exclusive=config["output.exclusive"],
-        max_objects=config["max_objects"],
+        checkpoint=config.model.checkpoint,
+        weights=weights_digest(preset, config.model.checkpoint, config.model.seed),
+        device=str(resolve_device(config.model.device)),
+        precision=config.model.precision,
+        engine=config.model.engine,
+        seed=config.model.seed,
+        require_mv_moe=config.model.require_mv_moe,
+        memory=config.memory,
+        presence_threshold=config.presence_threshold,
+        exclusive=config.output.exclusive,
+        max_objects=config.max_objects,
         threads=threads,
         node=dict(config.values),
     )
@@ -109,7 +110,7 @@ def plan_bag(path: Path, config: NodeConfig, direction: str | None = None) -> Pl
         info = RecordingInfo.read(bag)
         inputs = inputs_of(config)
         check_topics(bag, inputs)
-        count = bag.topics[inputs[0].topic].count
+        count = bag.topics[inputs.query.topic].count
         lost, notes = tuple(bag.lost), tuple(bag.notes)
     cameras = camera_names(config, info)
     query = cameras[config.query_camera]
@@ -156,28 +157,26 @@ def track_bag(
     with BagReader(path) as bag:
         made = RecordingInfo.read(bag) is not None
     tracker = lm.CorrespondenceTracker(
-        model, config.query_camera, (target,), config.memory(), max_objects=config["max_objects"]
+        model, config.query_camera, (target,), config.memory, max_objects=config.max_objects
     )
-    table = LabelTable(config.objects, config["ignore_labels"])
+    table = LabelTable(config.objects, config.ignore_labels)
     several = len(config.target_cameras) > 1
     processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)
-    index = 2 + config.target_cameras.index(target)
     recorder, last = Recorder(settings), None
     searched: set[str] | None = None  # ids that the sets asked for; None: no set was processed
 
     def refused(_: str, error: InputError) -> None:
         problems.append(f"{path}: {error}")
 
-    sets = recorded_sets(path, config)
-    for jumped, messages in sets:
-        query, masks, goal = messages[0], messages[1], messages[index]
-        broken = isinstance(query, InputError) or isinstance(masks, InputError)
-        stamp = None if broken else filters.stamp_of(query)
+    sets = RecordedSets(path, config)
+    for jumped, given in sets:
+        broken = isinstance(given.query, InputError) or isinstance(given.masks, InputError)
+        stamp = None if broken else stamp_of(given.query)
         if jumped or (last is not None and stamp is not None and stamp <= last):
             tracker.reset()  # as the node does
             last = None
         try:
-            found = processor.process(query, masks, {target: goal}, refused)
+            found = processor.process(given, refused)
         except InputError as error:
             refused(target, error)
             continue
@@ -226,16 +225,9 @@ def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recor
         )
         for name, one in output.found.items()
     ]  # fmt: skip
-    stamps = [
-        Stamp(filters.stamp_of(one), one.header.frame_id)
-        for one in (output, _Query(message.query_header))
-    ]
+    headers = (output.header, message.query_header)
+    stamps = [Stamp(nanoseconds(one.stamp), one.frame_id) for one in headers]
     return FrameRecord(frame, size, objects, True, *stamps)
-
-
-@dataclass(frozen=True)
-class _Query:
-    header: Any
 
 
 def _direction(query: str, targets: Sequence[str]) -> str:

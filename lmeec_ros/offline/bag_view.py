@@ -1,4 +1,4 @@
-"""What is to be seen in a bag, moment by moment, and masks that were recorded in one."""
+"""The images and masks of a bag for `lmeec view`, and masks that were recorded in one."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ from lmeec_core.viewing.moments import (
     target_view,
 )
 from lmeec_ros.inference.pipeline import image_readers, read_image, read_query_masks
-from lmeec_ros.io import filters, images
+from lmeec_ros.io import images
 from lmeec_ros.io.messages import LabelTable, masks_from_array
-from lmeec_ros.offline.bag_sets import recorded_sets
+from lmeec_ros.io.synchronizer import stamp_of
+from lmeec_ros.offline.bag_sets import RecordedSets
 from lmeec_ros.offline.bag_units import camera_names
 from lmeec_ros.parameters.config import NodeConfig
 
@@ -54,7 +55,7 @@ class MaskBagPredictions:
 
     def _keep(self, message: Any) -> None:
         masks = masks_from_array(message, LabelTable())
-        key = (filters.stamp_of(message), message.query_camera, message.target_camera)
+        key = (stamp_of(message), message.query_camera, message.target_camera)
         kept = self._found.setdefault(key, {})
         for entry in message.masks:
             mask = masks[entry.object_id]
@@ -83,8 +84,8 @@ def bag_moments(
         path: the bag.
         config: topics and cameras.
         predictions: what is shown on the target cameras.
-        problem: told of sets that cannot be shown, and why there are so few.
-        note: told of what else is in no set.
+        problem: called with sets that cannot be shown, and with why there are so few.
+        note: called with what else is in no set.
 
     Raises:
         BagError: the bag cannot be read.
@@ -93,39 +94,38 @@ def bag_moments(
         info = RecordingInfo.read(bag)
     names = {key: Camera(name, key) for key, name in camera_names(config, info).items()}
     query, targets = names[config.query_camera], [names[key] for key in config.target_cameras]
-    table = LabelTable(config.objects, config["ignore_labels"])
+    table = LabelTable(config.objects, config.ignore_labels)
     readers = image_readers(config)
 
     def read(camera: str, message: Any) -> images.Array:
         return read_image(config, camera, message, readers[camera])
 
     first: int | None = None
-    sets = recorded_sets(path, config)
-    for _, messages in sets:
+    sets = RecordedSets(path, config)
+    for _, given in sets:
         try:
-            broken = [one for one in messages if isinstance(one, InputError)]
+            broken = [one for one in given if isinstance(one, InputError)]
             if broken:
                 raise broken[0]
-            image = read(query.message_name, messages[0])
-            masks = read_query_masks(config, table, messages[1])
+            image = read(query.message_name, given.query)
+            masks = read_query_masks(config, table, given.masks)
             for name, mask in masks.items():
                 if mask is not None:
                     check_mask(name, mask, image.shape[:2])  # as the node does
-            pictures = [
-                None if message is None else read(camera.message_name, message)
-                for camera, message in zip(targets, messages[2:], strict=True)
-            ]
+            pictures = {name: read(name, message) for name, message in given.targets.items()}
         except InputError as error:
             problem(f"{path}: {error}")
             continue
-        stamp = filters.stamp_of(messages[0])
+        stamp = stamp_of(given.query)
         first = stamp if first is None else first
         frame = take_bags.frame_of(stamp) if info else stamp
         views = []
-        for camera, message, picture in zip(targets, messages[2:], pictures, strict=True):
-            found = {}
-            if message is not None:
-                found = predictions.find(frame, filters.stamp_of(message), query, camera)
+        for camera in targets:
+            found, name = {}, camera.message_name
+            picture = pictures.get(name)
+            if picture is not None:
+                message = given.targets[name]
+                found = predictions.find(frame, stamp_of(message), query, camera)
                 where = f"{path}: frame {frame}, prediction for {camera.name}"
                 found = fitting(found, picture, where, problem)
             views.append(target_view(camera.name, picture, list(masks), found))

@@ -41,7 +41,7 @@ _DOTTED = re.compile(r"[+-]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _SMALLEST = 2.0**-1022
 _PART = r"(?:\*\*?|[A-Za-z_][A-Za-z0-9_]*)"
 _SECTION = re.compile(rf"/?(?:{_PART}/)*{_PART}")
-# rclpy hands over the first of these that a parameter has.
+# rclpy takes the first of these that a parameter has.
 _KINDS = ("bool", "int", "float", "str", "bools", "ints", "floats", "strs")
 
 
@@ -79,7 +79,7 @@ class ParameterFile:
     def node_called(self, name: str) -> str:
         """The node (name with namespace) of a name that the file is for.
 
-        A file may have it in one namespace or in any; without a word of it, it is the one in none.
+        A file may have it in one namespace or in any; if it does not say, it is in none.
 
         Raises:
             ParameterError: if it is several; says which.

@@ -29,7 +29,7 @@ from lmeec_core.geometry import (
     centroid,
     triangulate,
 )
-from lmeec_core.sync.stream_monitor import PatientLog
+from lmeec_core.sync.stream_monitor import LogThrottle
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.inference.worker import Worker
 from lmeec_ros.io.messages import LabelTable, Mask
@@ -43,7 +43,7 @@ except ImportError:
     tf2_ros = None
 
 TRANSFORM_PATIENCE = 0.2
-"""Seconds that a set waits for the transform of its stamp, apart from the inference."""
+"""Seconds that a set waits for the transform of its stamp, in a thread of its own."""
 SETS_WAITING = 5
 """Sets that may wait for their transforms; the oldest is dropped."""
 END_PATIENCE = 5.0
@@ -69,7 +69,8 @@ class Poses:
                 "into a calibration file"
             )
         self._frame = frame
-        self._buffer = tf2_ros.Buffer()  # waits by the system's clock: simulated time may stand
+        # It waits by the system's clock: simulated time may stand still.
+        self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def at(self, header: Header) -> Pose:
@@ -93,7 +94,7 @@ class Poses:
         return Pose.from_quaternion((place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
 
     def forget(self) -> None:
-        """Forget the transforms that are not static: those of a time before take no older ones."""
+        """Forget the transforms that are not static; else tf refuses older ones after a jump."""
         self._buffer.clear()
 
     def close(self) -> None:
@@ -103,7 +104,7 @@ class Poses:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What a set is located by, as it was when the set was processed."""
+    """The settings of a set, as they were when it was processed."""
 
     config: NodeConfig
     table: LabelTable
@@ -129,9 +130,9 @@ class Points:
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
-        file = config["geometry.calibration"]
+        file = config.geometry.calibration
         self._calibration = read_calibration(file) if file else Calibration()
-        self.frame = config["geometry.frame"] or self._calibration.frame
+        self.frame = config.geometry.frame or self._calibration.frame
         if not self.frame:
             raise ParameterError(
                 "geometry.frame: nothing given; the frame of ~/points, or a calibration file, "
@@ -145,11 +146,11 @@ class Points:
         cameras = (config.query_camera, *config.target_cameras)
         moving = [name for name in cameras if name not in self._calibration.poses]
         self._infos: dict[str, Any] = {}
-        self._patient = PatientLog(REPEAT, count=False)
+        self._throttle = LogThrottle(REPEAT, count=False)
         self.located = 0
         self.refused: Counter[str] = Counter()
         self._poses: Poses | None = None
-        # A transform may come after its image: what waits for it must not hold up the inference.
+        # A transform may come after its image; the inference must not wait for it.
         self._waiting: Worker[_Set] | None = None
         self._subscriptions: list[Any] = []
         self._all: Any = None
@@ -172,7 +173,7 @@ class Points:
                 CameraInfo, topic, take, qos_profile_sensor_data
             )
             self._subscriptions.append(subscription)
-        qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
+        qos = QoSProfile(depth=config.output.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
         self._all = node.create_lifecycle_publisher(ObjectPointArray, "~/points", qos)
         tokens = object_tokens(config.objects)
         for name, token in tokens.items():
@@ -211,7 +212,7 @@ class Points:
                 self._named[point.object_id].publish(point.point)
 
     def _failed(self, error: Exception) -> None:
-        if line := self._patient(type(error).__name__, f"~/points of a set failed: {error!r}"):
+        if line := self._throttle(type(error).__name__, f"~/points of a set failed: {error!r}"):
             self._node.get_logger().error(line)
 
     def has_listeners(self) -> bool:
@@ -234,13 +235,13 @@ class Points:
                     for camera, (pixel, size) in places.items()
                     if camera in cameras
                 }
-                limits = config["geometry.max_error"], config["geometry.min_angle"]
+                limits = config.geometry.max_error, config.geometry.min_angle
                 point = triangulate(list(views.values()), *limits)
             except GeometryError as error:
                 self.refused[error.kind] += 1
                 text = f"object {name!r} is not located: {error}"
-                # That an object is out of the other cameras' sight is no news.
-                if error.kind != "views" and (line := self._patient(f"{name} {error.kind}", text)):
+                # That the other cameras do not see an object is normal.
+                if error.kind != "views" and (line := self._throttle(f"{name} {error.kind}", text)):
                     self._node.get_logger().info(line)
                 continue
             self.located += 1
@@ -261,7 +262,7 @@ class Points:
             except GeometryError as error:
                 self.refused[error.kind] += 1
                 text = f"camera {camera!r} has no part in ~/points: {error}"
-                if line := self._patient(f"{camera} {error.kind}", text):
+                if line := self._throttle(f"{camera} {error.kind}", text):
                     self._node.get_logger().warning(line)
         return cameras
 
@@ -284,7 +285,7 @@ class Points:
         return lens_of(self._infos[camera], given.rectified)
 
     def forget(self) -> None:
-        """Forget what belongs to the time before a backward jump."""
+        """Forget everything from before a backward jump of time."""
         if self._waiting is not None:
             self._waiting.discard()
         if self._poses is not None:

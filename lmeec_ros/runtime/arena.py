@@ -1,4 +1,4 @@
-"""malloc's arenas: one for all threads, set before anything else is imported, and given back."""
+"""One malloc arena for all threads, set before anything else is imported, and trimmed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ M_ARENA_MAX = -8
 
 
 def use_one() -> None:
-    """Let all threads allocate from one arena (glibc alone; MALLOC_ARENA_MAX goes before).
+    """Let all threads allocate from one arena (glibc only; MALLOC_ARENA_MAX takes precedence).
 
-    By default a thread keeps what it freed for itself: a network that one thread after the other
-    loads and runs leaves some 50 MB in the arena of each.
+    By default each thread keeps the memory that it freed: a network that one thread loads and
+    another one runs leaves about 50 MB in the arena of each.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
@@ -21,9 +21,9 @@ def use_one() -> None:
 
 
 def give_back() -> None:
-    """Return what was freed to the system (glibc alone).
+    """Return freed memory to the system (glibc only).
 
-    malloc keeps freed memory between blocks that are in use: some 50 MB after a network was freed.
+    malloc keeps freed memory between blocks in use: about 50 MB after a network is freed.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

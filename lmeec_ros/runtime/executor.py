@@ -38,7 +38,7 @@ class PoolExecutor(MultiThreadedExecutor):
     Stock rclpy queues a callback again and again until a thread begins it (ros2/rclpy#1452), and
     with Fast DDS a message that waits for its thread ends every wait at once. The spinning thread
     kept the interpreter to itself meanwhile: one pair of images in ten came 50 to 1,500 ms late.
-    The node's subscriptions only hand over, so the spinning thread can run them.
+    The node's subscriptions only pass messages on, so the spinning thread can run them.
     """
 
     def __init__(self, num_threads: int, *, context: Context | None = None) -> None:
@@ -51,7 +51,7 @@ class PoolExecutor(MultiThreadedExecutor):
 
         for number in range(num_threads):
             self._executor.submit(begin, number)
-        everyone.wait()  # the pool's threads are all here from the start; their number stays
+        everyone.wait()  # all threads of the pool exist from the start, and no more are added
 
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
         """The next callback for the pool; subscriptions that are ready before it run here."""
@@ -66,10 +66,10 @@ class PoolExecutor(MultiThreadedExecutor):
                 return found
 
     def check(self) -> None:
-        """Let the private members that this relies on work once, before there is a node.
+        """Try the private members that this class relies on, before there is a node.
 
         Raises:
-            ExecutorError: if they do not work as in the rclpy that this was made for.
+            ExecutorError: if they do not work as in the supported rclpy.
         """
         here, gate = threading.get_ident(), threading.Event()
         awaited: Future = Future(executor=self)
@@ -129,7 +129,7 @@ def make_executor(
 
     Args:
         num_threads: of the pool, beside the thread that spins.
-        warn: told why it is rclpy's own, which costs latency under load.
+        warn: called with the reason if it is rclpy's own, which adds latency under load.
         context: rclpy's context; None is the default one.
     """
     try:

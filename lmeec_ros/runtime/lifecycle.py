@@ -1,4 +1,4 @@
-"""A lifecycle node whose transitions and callbacks never fail in silence."""
+"""A lifecycle node whose transitions and callbacks never fail silently."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rclpy.node import Node
 
 from lmeec_core.engine import EngineError
 from lmeec_core.errors import InputError
-from lmeec_core.sync.stream_monitor import PatientLog
+from lmeec_core.sync.stream_monitor import LogThrottle
 from lmeec_ros.health.reasons import Measurements
+from lmeec_ros.inference.worker import NotNowError
 from lmeec_ros.runtime.logs import RosLog
-from lmeec_ros.services import NotNowError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,14 +35,14 @@ EXPLAINED = (InputError, EngineError, OSError)
 
 
 class ManagedNode(LifecycleNode):
-    """rclpy's lifecycle node, with the errors that it swallows or lets end the process.
+    """rclpy's lifecycle node, with the errors reported that it swallows or dies of.
 
     Args:
         name: name of the node.
         kwargs: further arguments of rclpy.node.Node.
 
     Attributes:
-        measured: takes the errors, for diagnostics.
+        measured: collects the errors for the diagnostics.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
@@ -54,13 +54,13 @@ class ManagedNode(LifecycleNode):
         self._answer_while_changing()
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
-        self._transition = threading.RLock()  # a transition, or the watch, at a time
-        self._patient = PatientLog(5.0)
-        self._log = RosLog(self.get_logger())  # attached once the node is whole
+        self._transition = threading.RLock()  # one transition, or watch, at a time
+        self._throttle = LogThrottle(5.0)
+        self._log = RosLog(self.get_logger())  # attached once the node is complete
         self.measured = Measurements()
 
     def _answer_while_changing(self) -> None:
-        """Let the services that only tell the state answer during a transition, too."""
+        """Let the services that only report the state answer during transitions, too."""
         group = MutuallyExclusiveCallbackGroup()
         for service in self._services:
             if service.callback_group is self._lifecycle_group and (
@@ -70,14 +70,14 @@ class ManagedNode(LifecycleNode):
                 group.add_entity(service)
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Any, **kwargs: Any) -> Any:
-        """As rclpy's; a callback that raises refuses the call instead of ending the node."""
+        """As rclpy's; an exception in the callback refuses the call instead of ending the node."""
 
         @wraps(callback)
         def answer(request: Any, response: Any) -> Any:
             try:
                 return callback(request, response)
             except Exception as error:
-                self._tell_error(f"service {srv_name}", error)
+                self._report_error(f"service {srv_name}", error)
                 return _refusal(request, response, f"{type(error).__name__}: {error}")
 
         return super().create_service(srv_type, srv_name, answer, **kwargs)
@@ -85,11 +85,11 @@ class ManagedNode(LifecycleNode):
     def create_subscription(
         self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """As rclpy's; a callback that raises is told instead of ending the node."""
+        """As rclpy's; an exception in the callback is reported instead of ending the node."""
 
         @wraps(callback)  # rclpy looks at its parameters
         def take(*given: Any) -> None:
-            with self._telling(f"subscription of {topic}"):
+            with self._reporting(f"subscription of {topic}"):
                 callback(*given)
 
         return super().create_subscription(msg_type, topic, take, *args, **kwargs)
@@ -111,13 +111,13 @@ class ManagedNode(LifecycleNode):
         Failure leaves the state as it was, which must be true after `undo`; Error leads to error
         processing, also where undoing fails.
         """
-        # rclpy swallows exceptions of transitions without a word.
+        # rclpy swallows exceptions of transitions silently.
         with self._transition:
             started = time.monotonic()
             try:
                 action()
             except Exception as error:
-                if not self.context.ok():  # interrupted: whatever failed is of no interest
+                if not self.context.ok():  # shutting down: whatever failed no longer matters
                     return Failure
                 self.measured.last_error = f"{name} failed: {error}"
                 self.get_logger().error(self.measured.last_error)
@@ -137,10 +137,10 @@ class ManagedNode(LifecycleNode):
 
     @contextmanager
     def _between_transitions(self) -> Iterator[None]:
-        """Hold up transitions during the block.
+        """Let no transition begin during the block.
 
         Raises:
-            NotNowError: one is under way, and takes its time.
+            NotNowError: one is under way.
         """
         if not self._transition.acquire(timeout=SHORT):
             raise NotNowError(f"the node is {self.state}; nothing was done, call again afterwards")
@@ -153,7 +153,7 @@ class ManagedNode(LifecycleNode):
         # rclpy raises on a transition that the state does not have, which would end the node.
         try:
             response = self._change_state(request, response)
-            if not response.success:  # the answer has no room for a reason
+            if not response.success:  # the response has no field for a reason
                 wanted = request.transition.label or f"number {request.transition.id}"
                 text = f"the transition {wanted} was not done; the node is {self.state}"
                 self.get_logger().warning(text)
@@ -163,30 +163,34 @@ class ManagedNode(LifecycleNode):
             response.success = False
             return response
 
-    def _tell_error(self, what: str, error: Exception) -> None:
-        """Log and show in the diagnostics an error that is no step's."""
-        if not self.context.ok():  # the end of the process takes away what was in use
+    def _report_error(self, what: str, error: Exception) -> None:
+        """Log an error outside of the inference, and show it in the diagnostics."""
+        if not self.context.ok():  # shutting down removes what callbacks still use
             return
         self.measured.add_error(f"{what}: {error}")
         text = f"{what}: {error}"
         if not isinstance(error, EXPLAINED):
             text += "\n" + "".join(traceback.format_exception(error))
-        if line := self._patient(f"error {what} {type(error).__name__}", text):
+        self._log_error(f"error {what} {type(error).__name__}", text)
+
+    def _log_error(self, kind: str, text: str) -> None:
+        """Log an error unless one of that kind was logged lately."""
+        if line := self._throttle(kind, text):
             self.get_logger().error(line)
 
     @contextmanager
-    def _telling(self, what: str) -> Iterator[None]:
-        """Tell an error of the block and go on: callbacks that raise end the executor."""
+    def _reporting(self, what: str) -> Iterator[None]:
+        """Report an error of the block and go on: an exception would end the executor."""
         try:
             yield
         except Exception as error:
-            self._tell_error(what, error)
+            self._report_error(what, error)
 
     def destroy_node(self) -> None:
         """Free the node's DDS entities, those of its lifecycle too.
 
         rclpy leaves the lifecycle services to the garbage collector: until it comes, a node that
-        is gone still answers to its name, and clients of the next one wait in vain.
+        is gone still answers to its name, and clients of the next one get no reply.
         """
         self._log.detach()
         super().destroy_node()
@@ -194,7 +198,7 @@ class ManagedNode(LifecycleNode):
 
 
 def _refusal(request: Any, response: Any, reason: str) -> Any:
-    """The response to a call that failed; it gives the reason where its type has room for one."""
+    """The response to a call that failed, with the reason where its type has a field for one."""
     refused = SetParametersResult(successful=False, reason=reason)
     if hasattr(response, "results"):  # of SetParameters: those before the one that failed are there
         missing = len(request.parameters) - len(response.results)

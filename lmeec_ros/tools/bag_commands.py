@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -10,9 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import rclpy
-from rclpy.node import Node
-from rclpy.signals import SignalHandlerOptions
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -20,34 +16,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from lmeec_core.bags.bag import BagReader
 from lmeec_ros.tools.node_watch import NodeWatch
 from lmeec_ros.tools.play import Player
-from lmeec_ros.tools.record import Recorder, spin_until
-from lmeec_ros.tools.replay import spinning
-
-
-@contextmanager
-def ros_node(name: str) -> Iterator[tuple[Node, threading.Event]]:
-    """A plain node, and an event that SIGINT or SIGTERM sets instead of ending the process."""
-    stop = threading.Event()
-
-    def on_signal(*_: Any) -> None:
-        stop.set()
-
-    before = {number: signal.signal(number, on_signal) for number in _SIGNALS}
-    rclpy.init(args=[], signal_handler_options=SignalHandlerOptions.NO)
-    node = rclpy.create_node(name)
-    try:
-        yield node, stop
-    finally:
-        node.destroy_node()
-        rclpy.try_shutdown()
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
+from lmeec_ros.tools.record import TopicRecorder, spin_until
+from lmeec_ros.tools.ros_session import ros_node, spinning
 
 SETTLE = 2.0
 """Seconds for subscribers to find the publishers where no node of ours reports that it has: longer
 than the second between two reports."""
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def play(
@@ -148,7 +122,7 @@ def record(
 ) -> None:
     """Record topics; see `lmeec record --help`."""
     with ros_node("lmeec_record") as (node, stop):
-        recorder = Recorder(
+        recorder = TopicRecorder(
             node, path, topics, of_node=of_node, everything=everything, overwrite=overwrite
         )
         shown: set[str] = set()

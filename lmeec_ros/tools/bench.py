@@ -1,4 +1,4 @@
-"""`lmeec bench --node`: what the ROS edge costs beside the tracker's step.
+"""`lmeec bench --node`: what the ROS edge costs in addition to the tracker's step.
 
 The node runs as a process of its own with a small network; this one publishes pairs of images
 and receives the masks.
@@ -43,7 +43,7 @@ def measure_node(console: Console, pairs: int = 300, preset: str = "mini") -> di
     Raises:
         NodeError: the node ends, or does not answer.
     """
-    from lmeec_ros.tools.bag_commands import ros_node
+    from lmeec_ros.tools.ros_session import ros_node
 
     settle_environment()
     with tempfile.TemporaryDirectory(prefix="lmeec_bench_") as folder:
@@ -189,6 +189,6 @@ class _Edge:
 def _image(pixels: np.ndarray, encoding: str) -> Any:
     from std_msgs.msg import Header
 
-    from lmeec_ros.io.messages import image_message
+    from lmeec_ros.io.messages import MESSAGES
 
-    return image_message(pixels, encoding, Header(frame_id="bench"))
+    return MESSAGES.image(Header(frame_id="bench"), pixels, encoding)

@@ -17,7 +17,7 @@ from rich.markup import escape
 
 import lmeec_core as lm
 from lmeec_core.bags import take_bags
-from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take, stamp_of_frame
 from lmeec_core.files import write_text
 from lmeec_core.takes import Take
 from lmeec_ros.tools.node_process import NodeError, profile_environment, shared
@@ -54,9 +54,9 @@ def run(options: DemoOptions, console: Console) -> int:
         NodeError, TakeError, BagError, CheckpointError: if it could not be run.
     """
     from lmeec_ros.tools import demo_report
-    from lmeec_ros.tools.replay import through_node
+    from lmeec_ros.tools.demo_run import through_node
 
-    lm.preset(options.preset)  # an unknown name is said now
+    lm.preset(options.preset)  # fails at once on an unknown name
     take = Take.open(options.take or sample_take())
     out = options.out
     objects = options.objects or take.objects[: options.max_objects or None]
@@ -83,7 +83,7 @@ def run(options: DemoOptions, console: Console) -> int:
     settle_environment()
     played = through_node(out, info, parameters, expected, options.rate, console)
     simulated = options.take is None or bool(take.annotation.get("simulated", False))
-    outcome = demo_report.Outcome(take, info, played, expected, options.preset, trained, simulated)
+    outcome = demo_report.DemoRun(take, info, played, expected, options.preset, trained, simulated)
     return demo_report.finish(out, outcome, console)
 
 
@@ -106,7 +106,7 @@ def sample_take() -> Path:
 
 def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:
     """Stamps (ns) of the frames that every camera has: each yields masks in every target."""
-    return tuple(stamp_of(frame) for frame in take.common_frames(*info.cameras.values()))
+    return tuple(stamp_of_frame(frame) for frame in take.common_frames(*info.cameras.values()))
 
 
 def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
             "device": options.device,
             "seed": -1 if trained else SEED,
         },
-        "pairing": {"partial": False},  # the accounts are of sets that every camera has a part in
+        "pairing": {"partial": False},  # only sets with an image of every camera are counted
         # In lock-step the inputs are silent while the node works.
         "silence_warning": 0.0 if options.rate == 0 else 5.0,
     }

@@ -21,9 +21,10 @@ from lmeec_core.evaluation import Scores, benchmark_size, iou, score_pair
 from lmeec_core.files import write_text
 from lmeec_core.takes import Results, Take, decode_mask, encode_mask, is_ego, resize_mask
 from lmeec_ros.io.messages import MAX_LABEL, LabelTable, masks_from_array
+from lmeec_ros.io.synchronizer import stamp_of
 
 if TYPE_CHECKING:
-    from lmeec_ros.tools.replay import Played
+    from lmeec_ros.tools.demo_run import Played
 
 SHEET_ROWS = 8
 ROW_HEIGHT = 300
@@ -34,7 +35,7 @@ MEANINGLESS = (
 
 
 @dataclass(frozen=True)
-class Answer:
+class NodeAnswer:
     """The node's answer for one object in one target image.
 
     Attributes:
@@ -48,12 +49,12 @@ class Answer:
     visible: bool
 
 
-Answers = dict[tuple[int, str, str], Answer]
+Answers = dict[tuple[int, str, str], NodeAnswer]
 """(frame, target, object) to answer."""
 
 
 @dataclass
-class Outcome:
+class DemoRun:
     """One run of the demo.
 
     Attributes:
@@ -71,16 +72,16 @@ class Outcome:
     simulated: bool
 
 
-def finish(out: Path, outcome: Outcome, console: Console) -> int:
+def finish(out: Path, run: DemoRun, console: Console) -> int:
     """Write everything, print the table, and return the exit code."""
-    answers, processing = read_answers(out / "masks_bag", outcome.info)
-    results = results_of(outcome, answers)
+    answers, processing = read_answers(out / "masks_bag", run.info)
+    results = results_of(run, answers)
     results.write(out / "masks.json")
-    report = measure(outcome, answers, processing, results)
+    report = measure(run, answers, processing, results)
     report_path = out / "report.json"
     write_text(report_path, json.dumps(report, indent=1, ensure_ascii=False))
-    pictures = list(_pictures(out, outcome, answers)) if answers else []
-    _print_table(report, outcome, console)
+    pictures = list(_pictures(out, run, answers)) if answers else []
+    _print_table(report, run, console)
     for path in (out / "masks_bag", out / "masks.json", *pictures, report_path, out / "node.log"):
         console.print(f"  {path}", highlight=False)
     return _verdict(report, out, console)
@@ -94,61 +95,59 @@ def read_answers(bag_path: Path, info: RecordingInfo) -> tuple[Answers, list[flo
         topics = [t.name for t in bag.topics.values() if t.name.endswith("/masks") and t.count]
         for topic, _, data in bag.messages(topics) if topics else ():
             message = bag.decode(topic, data)
-            stamp = message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec
+            stamp = stamp_of(message)
             processing.append(message.processing_time.sec + message.processing_time.nanosec / 1e9)
             masks = masks_from_array(message, LabelTable(), max_objects=MAX_LABEL)
             for entry in message.masks:
                 mask = masks[entry.object_id]
                 if mask is None:
                     mask = np.zeros((message.height, message.width), dtype=bool)
-                answers[frame_of(stamp), message.target_camera, entry.object_id] = Answer(
+                answers[frame_of(stamp), message.target_camera, entry.object_id] = NodeAnswer(
                     encode_mask(mask), float(entry.presence), bool(entry.visible)
                 )
     return answers, processing
 
 
-def results_of(outcome: Outcome, answers: Answers) -> Results:
+def results_of(run: DemoRun, answers: Answers) -> Results:
     """The answers as a result file, masks at the benchmark's size, cameras by the take's names."""
-    info = outcome.info
+    info = run.info
     query = info.cameras[info.query]
     results = Results("ego-exo" if is_ego(query) else "exo-ego")
-    results.set_frames(outcome.take.name, info.frames)
+    results.set_frames(run.take.name, info.frames)
     for (frame, target, name), answer in sorted(answers.items()):
         mask = decode_mask(answer.rle)
         small = resize_mask(mask, benchmark_size(*mask.shape))
-        results.add(
-            outcome.take.name, name, query, info.cameras[target], frame, small, answer.presence
-        )
+        results.add(run.take.name, name, query, info.cameras[target], frame, small, answer.presence)
     return results
 
 
 def measure(
-    outcome: Outcome, answers: Answers, processing: list[float], results: Results
+    run: DemoRun, answers: Answers, processing: list[float], results: Results
 ) -> dict[str, Any]:
     """All numbers of the run, for report.json and the table."""
-    played, info = outcome.played, outcome.info
+    played, info = run.played, run.info
     latency = [
         t - played.sent[stamp] for (_, stamp), t in played.arrived.items() if stamp in played.sent
     ]
-    pairs = len(outcome.expected) * len(info.targets)
+    pairs = len(run.expected) * len(info.targets)
     scores, baseline = Scores(), []
     for name in info.objects.values():
         for target in info.targets:
             query, camera = info.cameras[info.query], info.cameras[target]
-            scores.add(score_pair(results, outcome.take, name, query, camera))
-            baseline += copied_mask_ious(outcome.take, name, query, camera)
-    drops = played.drops(info.query, len(info.frames) - len(outcome.expected))
-    came = len([key for key in played.arrived if key[1] in outcome.expected])
+            scores.add(score_pair(results, run.take, name, query, camera))
+            baseline += copied_mask_ious(run.take, name, query, camera)
+    drops = played.drops(info.query, len(info.frames) - len(run.expected))
+    came = len([key for key in played.arrived if key[1] in run.expected])
     return {
-        "take": outcome.take.name,
-        "simulated": outcome.simulated,
-        "preset": outcome.preset,
-        "weights_mean_something": outcome.trained,
+        "take": run.take.name,
+        "simulated": run.simulated,
+        "preset": run.preset,
+        "weights_mean_something": run.trained,
         "frames_in": len(info.frames),
         "images_in": sum(
-            len(set(outcome.take.frames(c)) & set(info.frames)) for c in info.cameras.values()
+            len(set(run.take.frames(c)) & set(info.frames)) for c in info.cameras.values()
         ),
-        "sets": len(outcome.expected),
+        "sets": len(run.expected),
         "pairs": pairs,
         "mask_messages": len(played.arrived),
         "mask_messages_repeated": played.repeated,
@@ -187,30 +186,30 @@ def _percentiles(seconds: list[float]) -> dict[str, float | None]:
     return {"p50": round(float(p50), 2), "p95": round(float(p95), 2)}
 
 
-def _pictures(out: Path, outcome: Outcome, answers: Answers) -> Iterator[Path]:
+def _pictures(out: Path, run: DemoRun, answers: Answers) -> Iterator[Path]:
     frames = sorted({frame for frame, _, _ in answers})
     picked = [
         frames[i] for i in np.linspace(0, len(frames) - 1, min(SHEET_ROWS, len(frames))).astype(int)
     ]
     title = [
-        f"{outcome.take.name}: query {outcome.info.query} (left), masks found by preset "
-        f"{outcome.preset}; white outline: truth",
+        f"{run.take.name}: query {run.info.query} (left), masks found by preset "
+        f"{run.preset}; white outline: truth",
     ]
-    if not outcome.trained:
+    if not run.trained:
         title.append("RANDOM WEIGHTS: the masks mean nothing")
-    rows = [draw_frame(outcome, answers, frame) for frame in picked]
+    rows = [draw_frame(run, answers, frame) for frame in picked]
     columns = 2 if rows[0].shape[1] < 1300 else 1
     overlay.write_png(out / "contact_sheet.png", overlay.contact_sheet(rows, columns, title))
     yield out / "contact_sheet.png"
     step = float(np.median(np.diff(frames))) if len(frames) > 1 else 1.0
     rate = min(30.0, max(4.0, 30.0 / step))
-    video = (draw_frame(outcome, answers, frame) for frame in frames)
+    video = (draw_frame(run, answers, frame) for frame in frames)
     yield overlay.write_video(out / "overlay.mp4", video, rate)
 
 
-def draw_frame(outcome: Outcome, answers: Answers, frame: int) -> overlay.Image:
+def draw_frame(run: DemoRun, answers: Answers, frame: int) -> overlay.Image:
     """Query image with its masks, and every target image with the masks found and the truth."""
-    info, take = outcome.info, outcome.take
+    info, take = run.info, run.take
     names = list(info.objects.values())
     colours = {name: overlay.colour(i) for i, name in enumerate(names)}
     query = info.cameras[info.query]
@@ -239,7 +238,7 @@ def _tall(image: overlay.Image) -> overlay.Image:
 
 
 def _line(
-    found: NDArray[np.bool_] | None, truth: NDArray[np.bool_] | None, answer: Answer | None
+    found: NDArray[np.bool_] | None, truth: NDArray[np.bool_] | None, answer: NodeAnswer | None
 ) -> str:
     if answer is None:
         return "no answer"
@@ -250,14 +249,14 @@ def _line(
     return f"{text}, IoU {iou(mask, truth):.2f}"
 
 
-def _print_table(report: dict[str, Any], outcome: Outcome, console: Console) -> None:
+def _print_table(report: dict[str, Any], run: DemoRun, console: Console) -> None:
     def number(value: float | None, form: str = ".3f") -> str:
         return "-" if value is None else format(value, form)
 
     scores, latency = report["scores"], report["latency_ms"]
     drops = " ".join(f"{n} ({key})" for key, n in report["drops"].items()) or "0"
     table = Table(title="demo", show_header=False)
-    targets = len(outcome.info.targets)
+    targets = len(run.info.targets)
     rows = [
         ("frames in", f"{report['frames_in']} ({report['images_in']} images)"),
         ("pairs", f"{report['pairs']} ({report['sets']} sets x {targets} targets)"),
@@ -286,7 +285,7 @@ def _print_table(report: dict[str, Any], outcome: Outcome, console: Console) -> 
     console.print(table)
     if report["simulated"]:
         console.print("The take is simulated: the scores say nothing about real footage.")
-    if not outcome.trained:
+    if not run.trained:
         console.print(f"[bold yellow]{MEANINGLESS}[/]")
 
 

@@ -102,7 +102,7 @@ class NodeProcess:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-                # Ctrl-C in the terminal is for the parent, which stops the node in good order.
+                # Ctrl-C in the terminal reaches only the parent, which stops the node properly.
                 start_new_session=True,
             )
 

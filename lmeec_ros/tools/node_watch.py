@@ -20,7 +20,7 @@ ENDED = ("sets_processed", "sets_failed", "dropped_mailbox", "dropped_discarded"
 
 
 @dataclass(frozen=True)
-class Report:
+class NodeReport:
     """One node's report.
 
     Attributes:
@@ -44,7 +44,7 @@ class Report:
     queued: int
 
     @classmethod
-    def read(cls, message: DiagnosticArray) -> tuple[str, Report] | None:
+    def read(cls, message: DiagnosticArray) -> tuple[str, NodeReport] | None:
         """A node's name (with namespace) and report; None for the diagnostics of others."""
         parts: dict[str, Any] = {}
         for status in message.status:
@@ -82,7 +82,7 @@ class NodeWatch:
     def __init__(self, node: Node, name: str) -> None:
         self.name = name
         self._changed = threading.Condition()
-        self._reports: dict[str, Report] = {}
+        self._reports: dict[str, NodeReport] = {}
         self._last: dict[str, float] = {}  # time of the last report
         self._still: dict[str, int] = {}  # reports since something happened
         self._numbers: dict[str, int] = {}  # the last report's, as its publisher counts
@@ -95,7 +95,7 @@ class NodeWatch:
         node.create_subscription(DiagnosticArray, "/diagnostics", callback, 20)
 
     def _take(self, message: DiagnosticArray, info: Mapping[str, Any] | None = None) -> None:
-        found = Report.read(message)
+        found = NodeReport.read(message)
         if found is None:
             return
         name, report = found
@@ -201,6 +201,6 @@ class NodeWatch:
         return not report.under_way and self._still[name] >= (5 if report.queued else 2)
 
 
-def _counters(report: Report) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _counters(report: NodeReport) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What only stays equal if nothing happens."""
     return report.received, report.sets

@@ -22,7 +22,7 @@ DEPTH = 1000
 log = logging.getLogger(__name__)
 
 
-class Recorder:
+class TopicRecorder:
     """Subscribes to topics, now and as they appear, and writes every message as it arrives.
 
     Messages are not decoded. They are stored at the time of their arrival by the node's clock.
@@ -143,14 +143,14 @@ class Recorder:
 
 
 def spin_until(
-    recorder: Recorder,
+    recorder: TopicRecorder,
     node: Node,
     stop: threading.Event,
     *,
     duration: float | None = None,
     each: Callable[[], None] | None = None,
 ) -> None:
-    """Record until ``stop`` is set or the time (s) is over, then take in what is under way.
+    """Record until ``stop`` is set or the time (s) is over, then write what has arrived.
 
     Messages that had arrived when the recording was stopped are written too. The bag is closed
     also if an exception ends the recording.

@@ -19,11 +19,11 @@ from lmeec_core.bags.bag import (
     is_bag,
     typestore,
 )
+from lmeec_core.bags.mask_messages import label_image
 from lmeec_core.bags.take_bags import (
     RecordingInfo,
     bag_from_take,
     frame_of,
-    label_image,
     stamp_of,
     topic_name,
 )

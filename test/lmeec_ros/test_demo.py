@@ -12,7 +12,7 @@ import pytest
 
 import lmeec_core as lm
 from lmeec_core.bags.bag import BagReader
-from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
 from lmeec_core.takes import Results, Take, TakeWriter
 from lmeec_ros.tools import demo_report
 from lmeec_ros.tools.demo import (
@@ -21,8 +21,8 @@ from lmeec_ros.tools.demo import (
     node_parameters,
     sample_take,
 )
+from lmeec_ros.tools.demo_run import Played
 from lmeec_ros.tools.node_process import NodeError, NodeProcess
-from lmeec_ros.tools.replay import Played
 
 PRESET = "mini" if "mini" in lm.PRESETS else "nano"
 
@@ -145,12 +145,12 @@ def test_parameters_name_cameras_topics_and_objects(take: Path, tmp_path: Path) 
     assert values["model"]["checkpoint"] == str(Path("w.pt").resolve())
 
 
-def outcome(take: Path, tmp_path: Path) -> demo_report.Outcome:
+def outcome(take: Path, tmp_path: Path) -> demo_report.DemoRun:
     opened = Take.open(take)
     info = bag_from_take(opened, tmp_path / "bag")
     expected = expected_pairs(opened, info)
-    played = Played(sent={stamp_of(f): 1.0 for f in info.frames})
-    return demo_report.Outcome(opened, info, played, expected, "mini", False, False)
+    played = Played(sent={stamp_of_frame(f): 1.0 for f in info.frames})
+    return demo_report.DemoRun(opened, info, played, expected, "mini", False, False)
 
 
 def test_a_pair_that_is_neither_answered_nor_counted_is_found(take: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,10 @@ OTHERS: dict[str, tuple[Callable[[Any], tuple[Any, str]], str]] = {
 }
 
 
+def set_lazy(node: Any, lazy: bool) -> None:
+    node.config = replace(node.config, output=replace(node.config.output, lazy=lazy))
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_other_errors_are_told_and_never_stop_it(
     robot: Robot, tools: Any, monkeypatch: pytest.MonkeyPatch, capfd: Any, name: str
@@ -131,7 +136,7 @@ def test_other_errors_are_told_and_never_stop_it(
     where, text = OTHERS[name]
     robot.send()
     if name == "lazy":
-        node.config.values["output.lazy"] = True
+        set_lazy(node, True)
     with monkeypatch.context() as patch:
         patch.setattr(*where(node), broken)
         for _ in range(4):
@@ -142,7 +147,7 @@ def test_other_errors_are_told_and_never_stop_it(
         tools.wait_until(lambda: node.measured.errors >= 3 + (name != "overlay"), "the errors")
         time.sleep(0.6)  # a look of the watch, which would stop it
         assert node.state == "active" and node._failures == 0
-    node.config.values["output.lazy"] = False
+    set_lazy(node, False)
     said = capfd.readouterr().err
     assert f"{text}broken on purpose" in said and "Traceback" in said
     assert said.count("broken on purpose") <= 6, "each is told once in a while"
@@ -316,7 +321,7 @@ def test_publishers_are_followed_where_the_middleware_does_not_tell_of_them(
     rig.advertise("/ego/image_raw", Image)
     node = make_node(silence_warning=60.0)
     tools.wait_until(lambda: node.state == "active", "the node to be active")
-    ego = node.inputs[0]
+    ego = node.inputs.query
     assert ego.reliability.name == "RELIABLE"
     rig.advertise("/ego/image_raw", Image, reliable=False)
     tools.wait_until(lambda: ego.reliability.name == "BEST_EFFORT", "the new publisher", 20)
@@ -346,10 +351,10 @@ def test_autostart_gives_way_to_whoever_was_faster(make_node: Any, tools: Any) -
 
 def test_a_start_that_stops_half_way_is_told(make_node: Any, tools: Any, capfd: Any) -> None:
     """The stock policies need message_filters; here they never have it."""
-    from lmeec_ros.io import filters
+    from lmeec_ros.io import synchronizer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(filters, "HAS_MESSAGE_FILTERS", False)
+        patch.setattr(synchronizer, "message_filters", None)
         node = make_node(**{"pairing.policy": "exact"})
         said = ""
 

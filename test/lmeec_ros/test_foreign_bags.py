@@ -19,7 +19,7 @@ from lmeec_core.bags.bag import BagReader, is_bag
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Results
 from lmeec_ros.inference.pipeline import InputError, read_image, read_query_masks
-from lmeec_ros.io import filters
+from lmeec_ros.io.synchronizer import stamp_of
 from lmeec_ros.offline import bag_units
 from lmeec_ros.parameters import config as parameters
 
@@ -170,8 +170,8 @@ def pairs(path: Path, **changes: Any) -> list[tuple[int, ...]]:
     """Stamps (ns after START) of the sets: query image, query masks, target image."""
     config = parameters.load(values(**changes))
     return [
-        tuple(filters.stamp_of(message) - START for message in messages)
-        for _, messages in bag_units.recorded_sets(path, config)
+        tuple(stamp_of(message) - START for message in messages)
+        for _, messages in bag_units.RecordedSets(path, config)
     ]
 
 
@@ -261,9 +261,9 @@ def test_images_of_every_encoding(tmp_path: Path, name: str) -> None:
     )
     transport = "compressed" if make(0).__msgtype__ == COMPRESSED else "raw"
     config = parameters.load(values(cameras__exo__transport=transport))
-    ((_, messages),) = bag_units.recorded_sets(bag, config)
+    ((_, messages),) = bag_units.RecordedSets(bag, config)
     expected = RGB if name not in MONO else np.repeat(GREY[:, :, None], 3, axis=2)
-    image = read_image(config, "exo", messages[2])
+    image = read_image(config, "exo", messages.targets["exo"])
     assert image.shape == (60, 80, 3) and image.dtype == np.uint8
     assert np.abs(image.astype(int) - expected).max() <= (24 if name == "JPEG" else 0)
 
@@ -319,8 +319,8 @@ def test_query_masks_of_every_encoding(tmp_path: Path, make: Any, label: int) ->
     config = parameters.load(
         values(query_masks__transport=transport, objects=[f"{label}:cup", "9:knife"])
     )
-    ((_, messages),) = bag_units.recorded_sets(bag, config)
-    masks = read_query_masks(config, bag_units.LabelTable(config.objects), messages[1])
+    ((_, messages),) = bag_units.RecordedSets(bag, config)
+    masks = read_query_masks(config, bag_units.LabelTable(config.objects), messages.masks)
     assert masks["knife"] is None and list(masks) == ["cup", "knife"]
     np.testing.assert_array_equal(masks["cup"], labels(0) == 1)
 
@@ -384,7 +384,7 @@ def test_a_recording_that_loops_starts_afresh(tmp_path: Path, reference: list[An
     second = [dataclasses.replace(m, log=m.stamp + 10 * PERIOD) for m in steady(2)]
     bag = write(tmp_path / "bag", first + second)
     config = parameters.load(values())
-    jumps = [jumped for jumped, _ in bag_units.recorded_sets(bag, config)]
+    jumps = [jumped for jumped, _ in bag_units.RecordedSets(bag, config)]
     assert jumps == [False, False, False, True, False]
     assert track(bag, tmp_path / "x.json").exit_code == 0
     assert [one for one in found(tmp_path / "x.json") if one[2] <= START + PERIOD] == reference
@@ -421,9 +421,9 @@ def test_bytes_that_are_no_message(tmp_path: Path) -> None:
             writer.write(by_topic[message.topic], START + message.stamp, cut)
         writer.write(by_topic[EXO], START + PERIOD, b"")
     config = parameters.load(values())
-    sets = [messages for _, messages in bag_units.recorded_sets(tmp_path / "bag", config)]
-    assert len(sets) == 2 and isinstance(sets[0][2], InputError)
-    assert "are no sensor_msgs/msg/Image" in str(sets[0][2])
+    sets = [messages for _, messages in bag_units.RecordedSets(tmp_path / "bag", config)]
+    assert len(sets) == 2 and isinstance(sets[0].targets["exo"], InputError)
+    assert "are no sensor_msgs/msg/Image" in str(sets[0].targets["exo"])
     result = track(tmp_path / "bag", tmp_path / "x.json")
     assert result.exit_code == 1 and len(found(tmp_path / "x.json")) == 1
 

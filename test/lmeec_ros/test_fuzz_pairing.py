@@ -11,9 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage
 
+from lmeec_core.sync.image_set import QUERY_MASKS
 from lmeec_core.sync.pairing import DropReason, MatchedSet, PairingCore
 from lmeec_core.sync.pairing_stream import MAX_QUEUE
-from lmeec_ros.io import filters
+from lmeec_ros.io.synchronizer import NearestSynchronizer, stamp_of
+from lmeec_ros.parameters import config as parameters
 
 pytestmark = pytest.mark.fuzz
 
@@ -23,12 +25,12 @@ STREAMS = ("a", "b", "c", "d")
 
 
 @st.composite
-def arrivals(draw: st.DrawFn) -> tuple[tuple[str, ...], list[Event]]:
-    """Two to four cameras of different rates; jitter, loss, repeats, disorder, clocks that jump.
+def arrivals(draw: st.DrawFn, fewest: int = 2) -> tuple[tuple[str, ...], list[Event]]:
+    """`fewest` to four cameras of different rates; jitter, loss, repeats, disorder, clock jumps.
 
     The stamps are in nanoseconds and may be anything that ROS can write.
     """
-    names = STREAMS[: draw(st.integers(2, 4))]
+    names = STREAMS[: draw(st.integers(fewest, 4))]
     rng = draw(st.randoms(use_true_random=False))
     loss, repeat, late, jump = (draw(st.sampled_from([0.0, 0.05, 0.3])) for _ in range(4))
     jitter = draw(st.sampled_from([0, 3 * MS, 20 * MS]))
@@ -251,7 +253,7 @@ def test_the_nearest_of_what_has_come(a: list[int], b: list[int], tolerance: int
             assert anchor not in pairs
 
 
-@given(arrivals(), st.integers(0, 60), st.integers(1, 12))
+@given(arrivals(fewest=3), st.integers(0, 60), st.integers(1, 12))
 def test_the_synchroniser_says_the_same_with_real_messages(
     streams: tuple[tuple[str, ...], list[Event]], tolerance: int, queue: int
 ) -> None:
@@ -263,19 +265,33 @@ def test_the_synchroniser_says_the_same_with_real_messages(
         for number, (name, stamp) in enumerate(events)
         for one in core.add(name, stamp, number)
     ]
-    inputs = {name: filters.SimpleFilter() for name in names}
-    resets: list[Any] = []
-    synchronizer = filters.NearestTimeSynchronizer(
-        list(inputs.values()), queue, tolerance / 1000, names, lambda *jump: resets.append(jump)
+    cameras = [f"camera{number}" for number in range(len(names) - 1)]
+    config = parameters.load(
+        {
+            "camera_names": cameras,
+            "query_camera": cameras[0],
+            "target_cameras": cameras[1:],
+            "pairing.partial": False,
+            "pairing.tolerance": tolerance / 1000,
+            "pairing.queue": queue,
+        }
     )
+    named = dict(zip(names, (cameras[0], QUERY_MASKS, *cameras[1:]), strict=True))
+    resets: list[Any] = []
     got: list[tuple[int, ...]] = []
-    synchronizer.registerCallback(lambda *m: got.append(tuple(filters.stamp_of(x) for x in m)))
+    synchronizer = NearestSynchronizer(
+        config,
+        lambda found: got.append(tuple(map(stamp_of, found))),
+        lambda *jump: resets.append(jump),
+    )
     kept: dict[str, int] = defaultdict(int)
     for name, stamp in events:
         msg = CompressedImage()
         msg.header.stamp.sec, msg.header.stamp.nanosec = divmod(stamp, 10**9)
-        inputs[name].signalMessage(msg)
+        synchronizer.add(named[name], msg)
         kept[name] += 1
     assert got == wanted
-    assert synchronizer.stats() == core.stats() and len(resets) == core.epoch
-    assert {n: s.received for n, s in synchronizer.stats().streams.items() if s.received} == kept
+    stats = synchronizer.stats()
+    assert list(stats.streams.values()) == list(core.stats().streams.values())
+    assert (stats.sets, stats.partial) == (len(wanted), 0) and len(resets) == core.epoch
+    assert {n: stats.streams[named[n]].received for n in kept} == kept

@@ -14,7 +14,7 @@ import pytest
 from lmeec_core.bags.take_bags import bag_from_take, node_parameters
 from lmeec_core.takes import Take
 from lmeec_ros.tools.demo import sample_take
-from lmeec_ros.tools.replay import spinning
+from lmeec_ros.tools.ros_session import spinning
 from lmeec_ros.tools.soak.feeder import Feeder
 from lmeec_ros.tools.soak.observer import Observer
 

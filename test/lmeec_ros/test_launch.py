@@ -18,7 +18,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from lmeec.msg import CorrespondenceMaskArray
 
 from lmeec_core.bags.bag import BagWriter
-from lmeec_core.bags.take_bags import make_header, make_image
+from lmeec_core.bags.mask_messages import BAG
 from lmeec_ros.parameters import config as parameters
 
 FILES = sorted((Path(__file__).resolve().parents[2] / "launch").glob("*.launch.py"))
@@ -288,11 +288,11 @@ def test_a_bag_and_the_node_by_launch(launch: Any, rig: Any, tools: Any, tmp_pat
         for topic in ("/ego/image_raw", "/exo/image_raw", "/ego/label_image"):
             writer.add_topic(topic, "sensor_msgs/msg/Image")
         for k in range(1, 9):
-            header = make_header(k * tools.PERIOD, "")
+            header = BAG.header(k * tools.PERIOD, "")
             for topic in ("/ego/image_raw", "/exo/image_raw"):
-                image = make_image(header, tools.scene(k), "rgb8")
+                image = BAG.image(header, tools.scene(k), "rgb8")
                 writer.write(topic, k * tools.PERIOD, image)
-            labels = make_image(header, tools.label_frame(k), "mono8")
+            labels = BAG.image(header, tools.label_frame(k), "mono8")
             writer.write("/ego/label_image", k * tools.PERIOD, labels)
     file = params_file(tmp_path, tools, **{"mailbox": {"depth": 8}})  # so that none is dropped
     process = launch("replay.launch.py", f"bag:={bag}", f"params_file:={file}")

@@ -13,8 +13,9 @@ from lmeec.msg import CorrespondenceMask, CorrespondenceMaskArray
 from rclpy.serialization import deserialize_message, serialize_message
 from std_msgs.msg import Header
 
+from lmeec_core.bags.mask_messages import label_image
 from lmeec_ros.io import messages
-from lmeec_ros.io.messages import LabelTable, MessageError
+from lmeec_ros.io.messages import MESSAGES, LabelTable, MessageError
 
 SIZE = (12, 20)
 
@@ -46,7 +47,7 @@ def array_message(masks: dict[str, np.ndarray], table: LabelTable) -> Correspond
 
 def test_the_message_of_an_object() -> None:
     mask = box(2, 3, 4, 5)
-    msg = messages.mask_message("cup", 7, found(), mask, Header(frame_id="f"))
+    msg = MESSAGES.mask("cup", 7, mask, Header(frame_id="f"), 0.75, 0.5)
     roi = msg.roi
     assert (msg.object_id, msg.label, msg.visible) == ("cup", 7, True)
     assert (msg.presence, msg.score, msg.area) == (0.75, 0.5, 19)
@@ -59,7 +60,7 @@ def test_the_message_of_an_object() -> None:
 
 
 def test_an_absent_object_has_an_entry() -> None:
-    msg = messages.mask_message("cup", 1, found(0.25), np.zeros(SIZE, bool), Header())
+    msg = MESSAGES.mask("cup", 1, np.zeros(SIZE, bool), Header(), 0.25, 0.5)
     assert (msg.visible, msg.area, msg.presence) == (False, 0, 0.25)
     assert (msg.roi.width, msg.mask.width, len(msg.mask.data)) == (0, 0, 0)
 
@@ -140,9 +141,8 @@ def test_labels_are_stable_and_unique() -> None:
 
 
 def test_label_image_and_its_message() -> None:
-    table = LabelTable({300: "cup"})
-    labels = messages.label_image({"cup": box(1, 1, 2, 2)}, table, SIZE)
-    msg = messages.image_message(labels, "16UC1", Header(frame_id="f"))
+    labels, _ = label_image({300: box(1, 1, 2, 2)}, SIZE, np.uint16)
+    msg = MESSAGES.image(Header(frame_id="f"), labels, "16UC1")
     assert (msg.step, msg.is_bigendian, msg.header.frame_id) == (40, 0, "f")
     np.testing.assert_array_equal(np.array(msg.data).view("<u2").reshape(SIZE), labels)
     assert set(np.unique(labels)) == {0, 300}
@@ -150,7 +150,7 @@ def test_label_image_and_its_message() -> None:
 
 def test_a_strided_array_is_written_row_by_row() -> None:
     pixels = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)[:, ::2, ::-1]
-    msg = messages.image_message(pixels, "rgb8", Header())
+    msg = MESSAGES.image(Header(), pixels, "rgb8")
     assert bytes(msg.data) == pixels.tobytes() and msg.step == 9
     assert isinstance(CorrespondenceMask().mask.data, type(msg.data))
 

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from lmeec_core.sync.stream_monitor import PatientLog, Percentiles, StreamMonitor
+from lmeec_core.sync.stream_monitor import LogThrottle, Percentiles, StreamMonitor
 
 
 class FakeClock:
@@ -63,10 +63,10 @@ def test_percentiles() -> None:
     assert values.get(0, 50, 95, 100) == [100, 150, 195, 199]
 
 
-def test_the_log_is_patient() -> None:
+def test_the_log_is_throttled() -> None:
     clock = FakeClock()
     lines: list[str] = []
-    log = PatientLog(5.0, clock)
+    log = LogThrottle(5.0, clock)
 
     def say(kind: str, text: str) -> None:
         if line := log(kind, text):

@@ -295,7 +295,7 @@ def test_wrong_topics_types_and_qualities_are_explained(
 def test_mask_arrays_as_query(start_node: Any, rig: Any, tools: Any, logged: Any) -> None:
     from std_msgs.msg import Header
 
-    from lmeec_ros.io.messages import mask_message
+    from lmeec_ros.io.messages import MESSAGES
 
     for topic in ("/ego/image_raw", "/exo/image_raw"):
         rig.advertise(topic, Image)
@@ -305,19 +305,11 @@ def test_mask_arrays_as_query(start_node: Any, rig: Any, tools: Any, logged: Any
     rig.wait_heard()
     model = lm.load_model("mini", seed=tools.SEED, device="cpu")
     tracker = lm.CorrespondenceTracker(model, query="ego", targets=("exo",))
-    source = next(
-        iter(
-            tracker.step({"ego": tools.scene(0), "exo": tools.scene(1)}, {"x": None})[
-                "exo"
-            ].values()
-        )
-    )
-    tracker.reset()
     for k, fault in enumerate((False, True, False)):
         frame, now = tools.label_frame(k) == 1, stamp(tools, k)
         ego, exo = tools.scene(k), tools.scene(50 + k)
         msg = CorrespondenceMaskArray(width=80, height=60)
-        msg.masks = [mask_message("spoon", 8, source, frame, Header())]
+        msg.masks = [MESSAGES.mask("spoon", 8, frame, Header(), 1.0, 1.0)]
         if fault:
             msg.masks[0].roi.x_offset = 70
         for topic, pixels in (("/ego/image_raw", ego), ("/exo/image_raw", exo)):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lmeec_core.bags.bag import BagWriter
-from lmeec_core.bags.take_bags import make_header, make_image
+from lmeec_core.bags.mask_messages import BAG
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Results
 from lmeec_ros.offline.bag_sets import RecordedSets
@@ -47,7 +47,7 @@ def write(
                     pixels = np.zeros((24, 32), np.uint8)
                     pixels[2:10, 2:10], pixels[4:16, 12:24] = 255, label
                 encoding = "mono8" if topic == LABELS else "rgb8"
-                image = make_image(make_header(at, "c"), pixels, encoding)
+                image = BAG.image(BAG.header(at, "c"), pixels, encoding)
                 bag.write(topic, (number + 1) * PERIOD, image)
     return path
 

@@ -169,7 +169,7 @@ def section(name: str, value: float) -> str:
 def test_the_node_that_a_file_is_for(tmp_path: Path, text: str, expected: float) -> None:
     path = tmp_path / "p.yaml"
     path.write_text(text)
-    assert parameters.load(parameters.read_file(path))["pairing.tolerance"] == expected
+    assert parameters.load(parameters.read_file(path)).pairing.tolerance == expected
 
 
 def test_files_for_others_and_for_several(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_files_for_others_and_for_several(tmp_path: Path) -> None:
     for name in ("/robot2/lmeec", "robot2/lmeec"):
         assert parameters.read_file(path, name) == {"pairing.tolerance": 0.2}
     bag = tmp_path / "no_bag_is_opened"
-    assert bag_units.read_config(bag, path, {}, "/robot2/lmeec")["pairing.tolerance"] == 0.2
+    assert bag_units.read_config(bag, path, {}, "/robot2/lmeec").pairing.tolerance == 0.2
     with pytest.raises(ParameterError, match=r"for the node /x/lmeec; it is for /robot1/lmeec, /r"):
         bag_units.read_config(bag, path, {}, "/x/lmeec")
     with pytest.raises(ParameterError, match="--node /lmeec: belongs to a parameter file"):
@@ -198,9 +198,9 @@ def test_files_for_others_and_for_several(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["model.checkpoint", "memory_folder", "geometry.calibration"])
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert parameters.load({name: "~/a/w"})[name] == "/home/somebody/a/w"
-    assert parameters.load({name: "a~/w"})[name] == "a~/w"
-    assert parameters.load({name: "~root/w"})[name] == os.path.expanduser("~root/w")
+    assert parameters.load({name: "~/a/w"}).values[name] == "/home/somebody/a/w"
+    assert parameters.load({name: "a~/w"}).values[name] == "a~/w"
+    assert parameters.load({name: "~root/w"}).values[name] == os.path.expanduser("~root/w")
     with pytest.raises(
         ParameterError, match=f"{name}: '~no-such-user/w' given, but no home folder"
     ):
@@ -241,7 +241,7 @@ def test_files_are_read_without_ros(tmp_path: Path) -> None:
         "import sys\n"
         "for name in ('rclpy', 'rcl_interfaces', 'lmeec'): sys.modules[name] = None\n"
         "from lmeec_ros.parameters import config as parameters\n"
-        "print(parameters.load(parameters.read_file(sys.argv[1]))['pairing.tolerance'])"
+        "print(parameters.load(parameters.read_file(sys.argv[1])).pairing.tolerance)"
     )
     command = [sys.executable, "-P", "-c", code, str(path)]
     assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == "0.05\n"

@@ -20,9 +20,9 @@ def test_defaults() -> None:
     assert config.cameras["exo"].topic == "/exo/image_raw"
     assert config.query_masks.topic == "/ego/label_image"
     assert (config.query_camera, config.target_cameras) == ("ego", ("exo",))
-    assert (config.checkpoint, config.seed, config.objects) == (None, None, {})
-    assert config["pairing.tolerance"] == 0.02
-    assert config.memory().capacity == 6
+    assert (config.model.checkpoint, config.model.seed, config.objects) == (None, None, {})
+    assert config.pairing.tolerance == 0.02
+    assert config.memory.capacity == 6
 
 
 def test_a_full_configuration() -> None:
@@ -48,9 +48,9 @@ def test_a_full_configuration() -> None:
     assert config.cameras["left-1"].topic == "cam/left"
     assert config.query_masks.topic == "/left_1/masks"
     assert config.objects == {1: "cup", 20: "bread knife"}
-    assert (config.memory().compression, config.memory().fusion) == ("fifo", "add")
-    assert (config.seed, config.checkpoint) == (4, "/a/b.pt")
-    assert config["pairing.tolerance"] == 1.0 and isinstance(config["pairing.tolerance"], float)
+    assert (config.memory.compression, config.memory.fusion) == ("fifo", "add")
+    assert (config.model.seed, config.model.checkpoint) == (4, "/a/b.pt")
+    assert config.pairing.tolerance == 1.0 and isinstance(config.pairing.tolerance, float)
 
 
 @pytest.mark.parametrize(
@@ -133,7 +133,7 @@ def test_the_file_of_the_package_names_every_parameter_and_its_default(tools: An
     assert set(values) == names
     for name, default in load({}).values.items():
         if name in values and name not in ("objects", "cameras.ego.topic", "cameras.exo.topic"):
-            assert config[name] == default or name == "query_masks.topic", name
+            assert config.values[name] == default or name == "query_masks.topic", name
 
 
 @given(st.dictionaries(st.integers(1, 65535), st.text(min_size=1, max_size=6), max_size=4))

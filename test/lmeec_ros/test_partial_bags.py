@@ -13,7 +13,7 @@ from rclpy.serialization import deserialize_message
 from typer.testing import CliRunner
 
 from lmeec_core.bags.bag import BagReader
-from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Take, TakeWriter
 from lmeec_ros.inference.pipeline import load_processor
@@ -47,8 +47,8 @@ def sets(bag: Path, **changes: Any) -> dict[int, list[int]]:
     """Stamp of each set to the numbers of the cameras whose images it has."""
     config = bag_units.read_config(bag, None, {**CHANGES, **changes})
     return {
-        bag_units.filters.stamp_of(query): [k for k, one in enumerate(targets, 1) if one]
-        for _, (query, _, *targets) in bag_units.recorded_sets(bag, config)
+        bag_units.stamp_of(given.query): [int(name[-1]) for name in given.targets]
+        for _, given in bag_units.RecordedSets(bag, config)
     }
 
 
@@ -57,17 +57,16 @@ def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
     config = bag_units.read_config(bag, None, CHANGES)
     processor = load_processor(config)
     found = {}
-    for _, (query, masks, *targets) in bag_units.recorded_sets(bag, config):
-        named = dict(zip(config.target_cameras, targets, strict=True))
-        for name, output in processor.process(query, masks, named).items():
-            found[name, bag_units.filters.stamp_of(output)] = output.message
+    for _, given in bag_units.RecordedSets(bag, config):
+        for name, output in processor.process(given).items():
+            found[name, bag_units.stamp_of(output)] = output.message
     return found
 
 
 def test_the_other_camera_goes_on_and_both_are_as_in_the_node(bag: Path, tmp_path: Path) -> None:
     expected = node_messages(bag)
-    alive = {("cam_1", stamp_of(frame)) for frame in FRAMES}
-    alive |= {("cam_2", stamp_of(frame)) for frame in FRAMES if frame not in DEAD}
+    alive = {("cam_1", stamp_of_frame(frame)) for frame in FRAMES}
+    alive |= {("cam_2", stamp_of_frame(frame)) for frame in FRAMES if frame not in DEAD}
     assert set(expected) == alive
     command = ["track", str(bag), "--preset", "mini", "--seed", "0", "--device", "cpu"]
     command += ["--out", str(tmp_path / "x.json"), "--bag", str(tmp_path / "masks")]
@@ -92,21 +91,20 @@ def test_the_other_camera_goes_on_and_both_are_as_in_the_node(bag: Path, tmp_pat
 def test_with_little_patience_the_first_image_after_the_gap_is_late(bag: Path) -> None:
     """Nothing waits for a camera that has been silent; without partial sets all wait."""
     found = sets(bag, **{"pairing.partial_wait": 0.1})
-    assert {stamp_of(frame): [1] for frame in (*DEAD, 120)}.items() <= found.items()
-    assert found[stamp_of(150)] == [1, 2] and len(found) == len(FRAMES)
+    assert {stamp_of_frame(frame): [1] for frame in (*DEAD, 120)}.items() <= found.items()
+    assert found[stamp_of_frame(150)] == [1, 2] and len(found) == len(FRAMES)
     whole = sets(bag, **{"pairing.partial": False})
-    assert whole == {stamp_of(frame): [1, 2] for frame in FRAMES if frame not in DEAD}
+    assert whole == {stamp_of_frame(frame): [1, 2] for frame in FRAMES if frame not in DEAD}
 
 
 def test_a_damaged_image_is_left_out_of_its_set_alone(bag: Path) -> None:
     config = bag_units.read_config(bag, None, CHANGES)
     processor = load_processor(config)
-    _, (query, masks, left, right) = next(iter(bag_units.recorded_sets(bag, config)))
-    right.data = right.data[:20]
+    _, given = next(iter(bag_units.RecordedSets(bag, config)))
+    given.targets["cam_2"].data = given.targets["cam_2"].data[:20]
     refused: dict[str, Exception] = {}
-    targets = {"cam_1": left, "cam_2": right}
-    assert list(processor.process(query, masks, targets, refused.__setitem__)) == ["cam_1"]
+    assert list(processor.process(given, refused.__setitem__)) == ["cam_1"]
     assert "camera 'cam_2'" in str(refused["cam_2"])
     processor.config = bag_units.read_config(bag, None, {**CHANGES, "pairing.partial": False})
     with pytest.raises(bag_units.InputError, match="camera 'cam_2'"):
-        processor.process(query, masks, targets)
+        processor.process(given)

@@ -17,9 +17,9 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from lmeec_core.bags.bag import BagWriter, typestore
-from lmeec_core.bags.take_bags import make_header, make_image
+from lmeec_core.bags.mask_messages import BAG
 from lmeec_ros.tools import node_watch
-from lmeec_ros.tools.node_watch import NodeWatch, Report
+from lmeec_ros.tools.node_watch import NodeReport, NodeWatch
 
 PLAY = [sys.executable, "-P", "-m", "lmeec_core.cli", "play"]
 SETS = 4
@@ -43,7 +43,7 @@ def make_bag(path: Path, tools: Any, topics: tuple[str, ...] = TOPICS) -> Path:
             bag.write("/imu", stamp, string(data="turning"))
             for topic in topics:
                 picture = (labels, "mono8") if "label" in topic else (tools.scene(k), "rgb8")
-                bag.write(topic, stamp, make_image(make_header(stamp, ""), *picture))
+                bag.write(topic, stamp, BAG.image(BAG.header(stamp, ""), *picture))
     return path
 
 
@@ -114,11 +114,11 @@ def watch(listener: Node) -> NodeWatch:
 
 
 def test_reports() -> None:
-    name, found = Report.read(report("/a/lmeec", received=9, sets=5, done=3)) or ("", None)
+    name, found = NodeReport.read(report("/a/lmeec", received=9, sets=5, done=3)) or ("", None)
     assert name == "/a/lmeec" and found is not None
     assert (found.state, found.inputs, found.under_way) == ("active", frozenset({"/ego"}), 2)
-    assert Report.read(DiagnosticArray()) is None
-    assert Report.read(DiagnosticArray(status=[DiagnosticStatus(name="lidar: node")])) is None
+    assert NodeReport.read(DiagnosticArray()) is None
+    assert NodeReport.read(DiagnosticArray(status=[DiagnosticStatus(name="lidar: node")])) is None
 
 
 def test_which_nodes_are_waited_for(watch: NodeWatch, context: Any) -> None:

@@ -23,7 +23,7 @@ from lmeec_core.bags.bag import (
     typestore,
 )
 from lmeec_ros.tools.play import Player
-from lmeec_ros.tools.record import Recorder
+from lmeec_ros.tools.record import TopicRecorder
 
 COMMAND = [sys.executable, "-m", "lmeec_core.cli"]
 COUNT = 20
@@ -244,7 +244,7 @@ def test_default_topics_are_the_nodes_masks(node: Node, tmp_path: Path) -> None:
     masks = node.create_publisher(CorrespondenceMaskArray, "/robot/lmeec/exo/masks", 5)
     node.create_publisher(CorrespondenceMaskArray, "/ego/masks", 5)
     node.create_publisher(String, "/lmeec/words", 5)
-    recorder = Recorder(node, tmp_path / "out")
+    recorder = TopicRecorder(node, tmp_path / "out")
     with Spinning(node):
         assert wait_for(lambda: masks.get_subscription_count() == 1)
         masks.publish(CorrespondenceMaskArray(target_camera="exo"))
@@ -257,7 +257,7 @@ def test_default_topics_are_the_nodes_masks(node: Node, tmp_path: Path) -> None:
 
 
 def test_a_type_that_is_not_installed_is_a_problem_not_an_end(node: Node, tmp_path: Path) -> None:
-    recorder = Recorder(node, tmp_path / "out", ["/words"])
+    recorder = TopicRecorder(node, tmp_path / "out", ["/words"])
     recorder._wanted.append("/odd")
 
     class Info:

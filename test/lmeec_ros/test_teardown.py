@@ -162,7 +162,7 @@ HALF_WAY: dict[str, tuple[str, Callable[[Any], tuple[Any, str]]]] = {
         "DEACTIVATE",
         lambda node: (node._outputs._publishers["exo", "masks"], "on_deactivate"),
     ),
-    "an input": ("DEACTIVATE", lambda node: (node.inputs[0], "close")),
+    "an input": ("DEACTIVATE", lambda node: (node.inputs.query, "close")),
     "the publishers": ("CLEANUP", lambda node: (node._outputs, "destroy")),
     "the memory": ("CLEANUP", lambda node: (node_module.arena, "give_back")),
 }
@@ -190,7 +190,7 @@ def test_a_transition_that_fails_half_way_leaves_a_state_that_is_true(
     assert node.state == "unconfigured"
     assert node.processor is None and node._outputs is None and node.worker is None
     assert worker is None or not worker.thread.is_alive()
-    assert not any(one.is_open for one in inputs[1:]), "the others"
+    assert not any(one.is_open for one in list(inputs or ())[1:]), "the others"
     assert held.change("CONFIGURE")
     assert held.change("ACTIVATE")
     assert node.state == "active"

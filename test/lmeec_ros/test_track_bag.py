@@ -15,7 +15,7 @@ from rclpy.serialization import deserialize_message
 from typer.testing import CliRunner
 
 from lmeec_core.bags.bag import BagError, BagReader
-from lmeec_core.bags.take_bags import bag_from_take, stamp_of
+from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Results, Take, TakeWriter
 from lmeec_ros.inference.pipeline import load_processor
@@ -93,11 +93,10 @@ def test_masks_in_the_bag_are_what_the_node_publishes(take: Take, tracked: Path)
     config = bag_units.read_config(tracked / "input", None, changes)
     processor = load_processor(config)
     expected = {}
-    for jumped, (query, masks, *targets) in bag_units.recorded_sets(tracked / "input", config):
+    for jumped, given in bag_units.RecordedSets(tracked / "input", config):
         assert not jumped
-        named = dict(zip(config.target_cameras, targets, strict=True))
-        for name, output in processor.process(query, masks, named).items():
-            expected[name, bag_units.filters.stamp_of(output)] = output.message
+        for name, output in processor.process(given).items():
+            expected[name, bag_units.stamp_of(output)] = output.message
     assert len(expected) == 6
     for which in ("bag_masks", "take_masks"):
         with BagReader(tracked / which) as bag:
@@ -105,7 +104,7 @@ def test_masks_in_the_bag_are_what_the_node_publishes(take: Take, tracked: Path)
                 (topic, stamp, deserialize_message(data, CorrespondenceMaskArray))
                 for topic, stamp, data in bag.messages()
             ]
-        assert [stamp for _, stamp, _ in read] == sorted(stamp_of(f) for f in FRAMES * 2)
+        assert [stamp for _, stamp, _ in read] == sorted(stamp_of_frame(f) for f in FRAMES * 2)
         for topic, stamp, message in read:
             wanted = expected[message.target_camera, stamp]
             assert topic == f"/lmeec/{message.target_camera}/masks"
@@ -133,7 +132,7 @@ def test_the_nodes_own_parameter_file_is_read(tracked: Path, tools: Any) -> None
     config = parameters.load(values)
     defaults = parameters.load({})
     assert config.cameras == defaults.cameras and config.query_masks == defaults.query_masks
-    assert config.memory() == defaults.memory() and config.objects == {}
+    assert config.memory == defaults.memory() and config.objects == {}
     with pytest.raises(BagError, match=r"no topic '/ego/image_raw'.*/aria01_214_1/label_image"):
         bag_units.plan_bag(tracked / "input", config)
 

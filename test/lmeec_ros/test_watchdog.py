@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from lmeec_core.sync.image_set import QUERY_MASKS, ImageSet
 from lmeec_core.sync.pairing import PairingCore
 from lmeec_core.sync.stream_monitor import StreamMonitor
 from lmeec_ros.health.watchdog import PROFILE_VARIABLES, Watchdog
-from lmeec_ros.io.inputs import QUERY_MASKS
 from lmeec_ros.parameters import config as parameters
 
 CONFIG = parameters.load({"silence_warning": 2.0})
@@ -51,11 +51,14 @@ class Input:
 class Bench:
     def __init__(self) -> None:
         self.clock, self.lines = Clock(), Lines()
-        self.inputs = [Input(name, self.clock) for name in ("ego", QUERY_MASKS, "exo")]
+        self.inputs = ImageSet("ego", QUERY_MASKS, {"exo": "exo"}).map(self.input)
         self.core: PairingCore[int] = PairingCore("ego", [QUERY_MASKS, "exo"], 20_000_000)
         logger: Any = self.lines
         inputs: Any = self.inputs
         self.dog = Watchdog(inputs, self.core.stats, logger, self.clock)
+
+    def input(self, name: str) -> Input:
+        return Input(name, self.clock)
 
     def run(self, frames: int, rate: float = 30.0, offset: float = 0.0, **lost: int) -> None:
         for _ in range(frames):
@@ -81,7 +84,7 @@ def test_silence_is_told_once_in_a_while_and_its_end_too() -> None:
     bench.run(30 * 20, exo=0)
     assert len(bench.lines) == 1 and bench.lines[0].startswith("exo: silent, no message on /exo")
     assert set(bench.dog.silent) == {"exo"} and bench.dog.silent["exo"] > 15
-    bench.inputs[2].described = "/cam offers"
+    bench.inputs.targets["exo"].described = "/cam offers"
     bench.run(10, exo=0)
     assert len(bench.lines) == 2 and "; /cam offers; " in bench.lines[1]
     bench.run(30 * 40, exo=0)
@@ -138,8 +141,8 @@ class ManyCameras(Bench):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inputs.append(Input("exo2", self.clock))
-        names = [one.name for one in self.inputs]
+        names = ("ego", QUERY_MASKS, "exo", "exo2")
+        self.inputs = ImageSet(*names[:2], {name: name for name in names[2:]}).map(self.input)
         self.core = PairingCore("ego", names[1:], 20_000_000, 10, names[2:], 200_000_000)
         inputs: Any = self.inputs
         logger: Any = self.lines
@@ -155,10 +158,10 @@ def test_a_silent_target_is_all_that_is_told_while_the_others_go_on() -> None:
 
 def test_a_closed_input_is_not_silent_and_gets_its_time_when_it_opens() -> None:
     bench = ManyCameras()
-    bench.inputs[3].is_open = False
+    bench.inputs.targets["exo2"].is_open = False
     bench.core.switch("exo2", False)
     bench.run(30 * 10, exo2=0)
-    bench.inputs[3].is_open = True
+    bench.inputs.targets["exo2"].is_open = True
     bench.run(30, exo2=0)
     assert bench.lines == []
     bench.run(60, exo2=0)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lmeec_core.bags.bag import BagError, BagReader
 from lmeec_core.bags.take_bags import RecordingInfo
-from lmeec_ros.tools.bag_commands import ros_node
 from lmeec_ros.tools.play import Player
+from lmeec_ros.tools.ros_session import ros_node
 from lmeec_ros.tools.soak.spoil import FAULTS, SoakBag
 
 CLOCK_BACK = "clock_back"

@@ -18,9 +18,8 @@ from lmeec_core.bags.take_bags import bag_from_take
 from lmeec_core.errors import InputError
 from lmeec_core.takes import Take
 from lmeec_ros.tools import demo
-from lmeec_ros.tools.bag_commands import ros_node
 from lmeec_ros.tools.node_process import NodeError, NodeProcess
-from lmeec_ros.tools.replay import spinning
+from lmeec_ros.tools.ros_session import ros_node, spinning
 from lmeec_ros.tools.soak import judge, report
 from lmeec_ros.tools.soak.faults import FAULTS, Bench, FaultError
 from lmeec_ros.tools.soak.feeder import Feeder

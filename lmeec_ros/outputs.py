@@ -35,15 +35,15 @@ class Outputs:
         config: target cameras, depth and geometry.
 
     Raises:
-        ValueError: if the points cannot be had; see :class:`lmeec_ros.points.points.Points`.
+        ValueError: if the points cannot be set up; see :class:`lmeec_ros.points.points.Points`.
     """
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
-        self.points = Points(node, config) if config["output.points"] else None
+        self.points = Points(node, config) if config.output.points else None
         self._publishers: dict[tuple[str, str], Any] = {}
         # Reliable publishers are heard by reliable and by best-effort subscriptions.
-        qos = QoSProfile(depth=config["output.qos_depth"], reliability=ReliabilityPolicy.RELIABLE)
+        qos = QoSProfile(depth=config.output.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
         try:
             for target in config.target_cameras:
                 for kind, msg_type in KINDS:
@@ -63,17 +63,17 @@ class Outputs:
     ) -> list[str]:
         """Publish a set: each target camera's outputs, and the objects' points in space.
 
-        One that fails does not hold up the others.
+        One that fails does not stop the others.
 
         Args:
             query_header, found, processor: the set, and what is found in it.
-            failed: told what could not be published, and why.
+            failed: called with what could not be published, and why.
 
         Returns:
-            the target cameras of which everything wanted was published.
+            the target cameras of which everything that is switched on was published.
 
         Raises:
-            PublishError: there are none, though something was found.
+            PublishError: if there are none, although something was found.
         """
         done = [name for name in found if self._publish(name, found[name], processor, failed)]
         if self.points is not None:
@@ -92,23 +92,23 @@ class Outputs:
         processor: SetProcessor,
         failed: Callable[[str, Exception], object],
     ) -> bool:
-        """Publish what is wanted; label image and overlay are made only if someone listens."""
+        """Publish what is switched on; label image and overlay only if someone listens."""
         config, table = processor.config, processor.table
-        threshold = config["presence_threshold"]
+        threshold = config.presence_threshold
         make: dict[str, Callable[[], Any]] = {
             "masks": lambda: output.message,
             "label_image": lambda: output.label_image(table, threshold),
             "overlay": lambda: output.overlay(table, threshold),
         }
-        whole = True
+        complete = True
         for kind, message in make.items():
             try:
                 if self._wanted(target, kind, config):
                     self._publishers[target, kind].publish(message())
             except Exception as error:
-                whole = False
+                complete = False
                 failed(f"publishing the {kind} of {target}", error)
-        return whole
+        return complete
 
     def has_listeners(self, target: str) -> bool:
         """Whether anybody subscribes to an output of the target, or to the points it gives."""
@@ -118,11 +118,13 @@ class Outputs:
         return any(one.get_subscription_count() for one in publishers)
 
     def _wanted(self, target: str, kind: str, config: NodeConfig) -> bool:
-        listeners = kind == "masks" or self._publishers[target, kind].get_subscription_count()
-        return bool(config[f"output.{kind}"] and listeners)
+        if kind == "masks":
+            return config.output.masks
+        wanted = config.output.label_image if kind == "label_image" else config.output.overlay
+        return wanted and self._publishers[target, kind].get_subscription_count() > 0
 
     def forget(self) -> None:
-        """Forget what belongs to the time before a backward jump."""
+        """Forget everything from before a backward jump of time."""
         if self.points is not None:
             self.points.forget()
 
@@ -131,8 +133,8 @@ class Outputs:
         publishers, points = list(self._publishers.values()), self.points
         self._publishers.clear()
         self.points = None
-        with ExitStack() as every:
+        with ExitStack() as cleanup:
             if points is not None:
-                every.callback(points.destroy)
+                cleanup.callback(points.destroy)
             for publisher in publishers:
-                every.callback(self._node.destroy_lifecycle_publisher, publisher)
+                cleanup.callback(self._node.destroy_lifecycle_publisher, publisher)

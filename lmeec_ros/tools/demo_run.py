@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,9 +84,9 @@ def through_node(
         NodeError: if the node ends or does not get ready; with the end of its log.
     """
     from lmeec_core.bags.bag import BagReader
-    from lmeec_ros.tools.bag_commands import ros_node
     from lmeec_ros.tools.play import Player
-    from lmeec_ros.tools.record import Recorder
+    from lmeec_ros.tools.record import TopicRecorder
+    from lmeec_ros.tools.ros_session import ros_node, spinning
 
     with (
         NodeProcess(parameters, out / "node.log") as process,
@@ -96,7 +94,7 @@ def through_node(
     ):
         collector = _Collector(info, expected)
         topics = {f"/{NODE}/{target}/masks": target for target in info.targets}
-        recorder = Recorder(node, out / "masks_bag", [*topics, "/diagnostics"], overwrite=True)
+        recorder = TopicRecorder(node, out / "masks_bag", [*topics, "/diagnostics"], overwrite=True)
         recorder.on_message = lambda topic, data: collector.take_in(topics.get(topic), data)
         watch = NodeWatch(node, NODE)
         with BagReader(out / "input_bag") as bag, spinning(node):
@@ -276,20 +274,3 @@ def _wait_ready(
                 f"{process.tail()}"
             )
         stop.wait(0.1)
-
-
-@contextmanager
-def spinning(node: Any) -> Iterator[None]:
-    """Spin a node in a thread."""
-    from rclpy.executors import SingleThreadedExecutor
-
-    executor = SingleThreadedExecutor(context=node.context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        executor.shutdown(timeout_sec=5.0)
-        thread.join(5.0)
-        executor.remove_node(node)

@@ -1,0 +1,40 @@
+"""What belongs to one moment, by name: query image, query masks, target images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T_co = TypeVar("T_co", covariant=True)
+U = TypeVar("U")
+
+QUERY_MASKS = "query masks"
+"""Name of the query masks' stream; the other streams are named like their cameras."""
+
+
+@dataclass(frozen=True)
+class ImageSet(Generic[T_co]):
+    """A synchronised set, or the streams that such sets are made of.
+
+    Iterating gives the query image, the masks, then the targets in their order.
+
+    Attributes:
+        query: of the query camera.
+        masks: the query masks.
+        targets: target camera to its image; targets without one are left out.
+    """
+
+    query: T_co
+    masks: T_co
+    targets: Mapping[str, T_co]
+
+    def __iter__(self) -> Iterator[T_co]:
+        yield self.query
+        yield self.masks
+        yield from self.targets.values()
+
+    def map(self, function: Callable[[T_co], U]) -> ImageSet[U]:
+        """The set of the function's results, one for each part."""
+        targets = {name: function(one) for name, one in self.targets.items()}
+        return ImageSet(function(self.query), function(self.masks), targets)

@@ -1,0 +1,235 @@
+"""Messages in, synchronised sets out, by the pairing policy that the configuration names."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol
+
+from lmeec_core.sync.image_set import QUERY_MASKS, ImageSet
+from lmeec_core.sync.pairing import (
+    MIN_JUMP_NS,
+    MatchedSet,
+    PairingCore,
+    PairingStats,
+    StreamStats,
+)
+from lmeec_ros.parameters.config import NodeConfig, ParameterError
+
+try:
+    import message_filters
+except ImportError:
+    message_filters = None
+
+OnSet = Callable[[ImageSet[Any]], object]
+OnJump = Callable[[str, int, int], object]
+"""Called with the stream that jumped back in time, its old and its new stamp in nanoseconds."""
+
+
+def stamp_of(msg: Any) -> int:
+    """Return a message's header stamp in nanoseconds."""
+    return nanoseconds(msg.header.stamp)
+
+
+def nanoseconds(stamp: Any) -> int:
+    """Return a builtin_interfaces/Time in nanoseconds."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+class Synchronizer(Protocol):
+    """Pairs the messages of the streams that a configuration names."""
+
+    def add(self, name: str, msg: Any) -> None:
+        """Take in a message of the stream of that name (a camera, or QUERY_MASKS)."""
+
+    def flush(self) -> None:
+        """Deliver what is left at the end of a recording: nothing more will come."""
+
+    def switch(self, target: str, on: bool) -> None:
+        """Switch a target camera on or off: one that is off is in no set."""
+
+    def take_parameters(self, config: NodeConfig) -> None:
+        """Take over the tolerance and the waits of a configuration."""
+
+    def stats(self) -> PairingStats:
+        """Return the counters."""
+
+
+class NearestSynchronizer:
+    """Pairs messages by the nearest stamp, with :class:`~lmeec_core.sync.pairing.PairingCore`.
+
+    `on_set` is called one set at a time, in increasing order of stamps, and without any lock held:
+    an exception in it, or a slow one, blocks no input. See :class:`Synchronizer` for the methods.
+
+    Args:
+        config: the cameras and how they are paired.
+        on_set: called with each set of messages.
+        on_jump: called, in order with the sets, after a backward jump of time.
+    """
+
+    def __init__(self, config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> None:
+        self.core: PairingCore[Any] = PairingCore(
+            config.query_camera,
+            (QUERY_MASKS, *config.target_cameras),
+            0,
+            config.pairing.queue,
+            config.target_cameras,
+        )
+        self.take_parameters(config)
+        self._on_set, self._on_jump = on_set, on_jump
+        self._lock = threading.Lock()
+        self._outbox: deque[Callable[[], object]] = deque()
+        self._delivering = False
+
+    def add(self, name: str, msg: Any) -> None:
+        with self._lock:
+            epoch = self.core.epoch
+            found = self.core.add(name, stamp_of(msg), msg)
+            jump = self.core.last_jump
+            if self.core.epoch != epoch and jump is not None:
+                self._outbox.append(partial(self._on_jump, *jump))
+            self._post(found)
+        self._deliver()
+
+    def flush(self) -> None:
+        with self._lock:
+            self._post(self.core.flush())
+        self._deliver()
+
+    def switch(self, target: str, on: bool) -> None:
+        with self._lock:
+            self._post(self.core.switch(target, on))
+        self._deliver()
+
+    def take_parameters(self, config: NodeConfig) -> None:
+        self.core.tolerance_ns = round(config.pairing.tolerance * 1e9)
+        wait = config.pairing.partial_wait if config.pairing.partial else None
+        delay = round(config.query_masks.max_delay * 1e9)
+        self.core.set_waits(None if wait is None else round(wait * 1e9), delay)
+
+    def stats(self) -> PairingStats:
+        return self.core.stats()
+
+    def _post(self, found: Sequence[MatchedSet[Any]]) -> None:
+        for one in found:
+            targets = {name: one.items[name] for name in self.core.targets if name in one.items}
+            images = ImageSet(one.items[self.core.anchor], one.items[QUERY_MASKS], targets)
+            self._outbox.append(partial(self._on_set, images))
+
+    def _deliver(self) -> None:
+        # One thread at a time delivers, also what others post meanwhile: that keeps the order
+        # although no lock is held during a callback.
+        with self._lock:
+            if self._delivering:
+                return
+            self._delivering = True
+        try:
+            while True:
+                with self._lock:
+                    if not self._outbox:
+                        self._delivering = False
+                        return
+                    output = self._outbox.popleft()
+                output()
+        except BaseException:
+            with self._lock:
+                self._delivering = False
+            raise
+
+
+class StockSynchronizer:
+    """A stock policy of message_filters; the arguments are those of NearestSynchronizer.
+
+    Backward jumps of time, on which the stock policies stall, empty its queues. It counts sets
+    and received messages; the stock policies do not report what they drop.
+
+    Raises:
+        ParameterError: if message_filters is not installed.
+    """
+
+    def __init__(self, config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> None:
+        policy, queue = config.pairing.policy, config.pairing.queue
+        if message_filters is None:
+            raise ParameterError(
+                f"pairing.policy: {policy!r} given, which needs the ROS package message_filters "
+                "(not installed); 'nearest' needs nothing"
+            )
+        self._on_set, self._on_jump = on_set, on_jump
+        self._targets = config.target_cameras
+        names = (config.query_camera, QUERY_MASKS, *config.target_cameras)
+        self._filters = {name: message_filters.SimpleFilter() for name in names}
+        self._newest: dict[str, int] = {}
+        self._received = dict.fromkeys(names, 0)
+        self._sets = self._epoch = self._skew = 0
+        filters = list(self._filters.values())
+        if policy == "exact":
+            self._stock = message_filters.TimeSynchronizer(filters, queue)
+        else:
+            tolerance = config.pairing.tolerance
+            self._stock = message_filters.ApproximateTimeSynchronizer(filters, queue, tolerance)
+        self._stock.registerCallback(self._pass_on)
+
+    def add(self, name: str, msg: Any) -> None:
+        stamp = stamp_of(msg)
+        newest = self._newest.get(name, stamp)
+        self._received[name] += 1
+        self._newest[name] = max(stamp, newest)
+        if newest - stamp > MIN_JUMP_NS:
+            self._epoch += 1
+            self._newest = {name: stamp}
+            for queue in self._stock.queues:
+                queue.clear()
+            self._on_jump(name, newest, stamp)
+        self._filters[name].signalMessage(msg)
+
+    def flush(self) -> None:
+        """Nothing: the stock policies keep what they have not paired."""
+
+    def switch(self, target: str, on: bool) -> None:
+        """Nothing: their sets are complete or none."""
+
+    def take_parameters(self, config: NodeConfig) -> None:
+        """Change the slop (no effect on `exact`); they wait for all until a queue is full."""
+        from rclpy.duration import Duration
+
+        self._stock.slop = Duration(seconds=config.pairing.tolerance)
+
+    def stats(self) -> PairingStats:
+        """Return the counters (without drops)."""
+        streams = {n: StreamStats(r, self._sets, 0, {}, None) for n, r in self._received.items()}
+        return PairingStats(self._sets, self._epoch, self._skew, streams)
+
+    def _pass_on(self, query: Any, masks: Any, *targets: Any) -> None:
+        self._sets += 1
+        stamps = [stamp_of(msg) for msg in (query, masks, *targets)]
+        self._skew = max(abs(stamp - stamps[0]) for stamp in stamps)
+        self._on_set(ImageSet(query, masks, dict(zip(self._targets, targets, strict=True))))
+
+
+def make_synchronizer(config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> Synchronizer:
+    """Return the synchroniser that a configuration asks for.
+
+    Raises:
+        ParameterError: if the policy is not installed.
+    """
+    nearest = config.pairing.policy == "nearest"
+    return (NearestSynchronizer if nearest else StockSynchronizer)(config, on_set, on_jump)
+
+
+def subscribe(node: Any, kind: Any, topic: str, take: Callable[[Any], None], **options: Any) -> Any:
+    """Subscribe to a topic, with message_filters' Subscriber where ROS brings it.
+
+    Args:
+        node, kind, topic, options: as for rclpy's create_subscription.
+        take: called with each message.
+
+    Returns:
+        rclpy's subscription.
+    """
+    if message_filters is None:
+        return node.create_subscription(kind, topic, take, **options)
+    subscriber = message_filters.Subscriber(node, kind, topic, **options)
+    subscriber.registerCallback(take)
+    return subscriber.sub

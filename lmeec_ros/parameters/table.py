@@ -1,0 +1,214 @@
+"""The table of the node's parameters: one dataclass a group, one field a parameter."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
+
+import lmeec_core as lm
+from lmeec_core.config import ENGINES, EngineName, Precision
+from lmeec_ros.parameters.spec import Spec
+
+QOS = ("auto", "sensor_data", "reliable")
+TRANSPORTS = ("raw", "compressed")
+
+C = TypeVar("C")
+
+
+def parameter(*row: Any, **options: Any) -> Any:
+    """A field for a parameter; the arguments are those of Spec, without the name."""
+    return field(metadata={"spec": Spec("", *row, **options)})
+
+
+def group(kind: type, prefix: str = "") -> Any:
+    """A field for the parameters of a dataclass; their names begin with `prefix` (its own name)."""
+    return field(metadata={"group": kind, "prefix": prefix})
+
+
+# fmt: off
+@dataclass(frozen=True, kw_only=True)
+class CameraConfig:
+    """One camera's input; the topics are those taken if the parameters are empty, too."""
+
+    name: str
+    topic: str = parameter("", "Image topic; empty: /<name>/image_raw, or "
+        "/<name>/image_raw/compressed with the transport compressed")
+    transport: str = parameter("raw", "raw: sensor_msgs/Image; compressed: "
+        "sensor_msgs/CompressedImage with JPEG or PNG", TRANSPORTS)
+    qos: str = parameter("auto", "auto: what the publishers offer; sensor_data: best effort; "
+        "reliable", QOS)
+    camera_info: str = parameter("", "Topic of the camera's sensor_msgs/CameraInfo, read if "
+        "output.points is set and the calibration file lacks its lens; empty: camera_info beside "
+        "the image topic")
+    rectified: bool = parameter(False, "The images are rectified: the projection matrix of "
+        "CameraInfo applies, without distortion; its Tx gives the camera's distance from its frame")
+
+
+@dataclass(frozen=True, kw_only=True)
+class QueryMasksConfig:
+    """The input of the query masks, with its topic as for the cameras."""
+
+    topic: str = parameter("", "Topic of the query masks; empty: /<query camera>/label_image or "
+        "/<query camera>/masks, by type")
+    type: str = parameter("label_image", "label_image: an image whose values are labels, 0 = "
+        "background; mask_array: lmeec/CorrespondenceMaskArray", ("label_image", "mask_array"))
+    transport: str = parameter("raw", "Transport of a label image; compressed is PNG", TRANSPORTS)
+    qos: str = parameter("auto", "As cameras.<name>.qos", QOS)
+    max_delay: float = parameter(0.0, "How long images wait for late query masks, seconds; the "
+        "queues grow accordingly. 0: until pairing.queue is full", minimum=0.0, maximum=60.0,
+        live=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelParameters:
+    """The network. A checkpoint or seed that is not given is None."""
+
+    preset: str = parameter("nano", "The network", tuple(lm.PRESETS))
+    checkpoint: str | None = parameter("", "File of weights (.pt or .safetensors); empty: those "
+        "that come with the preset, if any", path=True)
+    device: str = parameter("auto", "auto, cpu or cuda (cuda:1, ...)")
+    precision: Precision = parameter("fp32", "Number format of the network", ("fp32", "bf16"))
+    engine: EngineName = parameter("auto", "The backend that runs the network's stages; auto "
+        "measures them once and takes the fastest", ENGINES)
+    seed: int | None = parameter(-1, "0 or more, without a checkpoint: random weights of this "
+        "seed, whose masks mean nothing; -1: none", minimum=-1, maximum=2**31 - 1)
+    require_mv_moe: bool = parameter(True, "Refuse a checkpoint without the MV-MoE (plain SAM 2.1)")
+    warm_up_steps: int = parameter(2, "Steps on blank images while configuring; the first steps "
+        "are the slowest", minimum=0, maximum=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryParameters:
+    """The tracker's memory; `NodeConfig.memory` is lmeec_core's own class."""
+
+    compression: str = parameter("keep_first", "Which frame leaves a full memory bank",
+        ("average", "keep_first", "fifo", "iou", "cluster"))
+    capacity: int = parameter(6, "Frames in a memory bank", minimum=1, maximum=64)
+    query_bank: bool = parameter(True, "Remember past frames of the query camera")
+    target_bank: bool = parameter(True, "Remember past frames of each target camera")
+    fusion: str = parameter("mv_moe", "How the views are fused", ("mv_moe", "add", "none"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairingParameters:
+    """What belongs together."""
+
+    policy: str = parameter("nearest", "nearest: lmeec's own; approximate and exact: those of "
+        "message_filters, where installed", ("nearest", "approximate", "exact"))
+    tolerance: float = parameter(0.02, "Largest distance in time between the query image and what "
+        "belongs to it, seconds", minimum=0.0, maximum=10.0, live=True)
+    queue: int = parameter(10, "Messages kept per input while waiting for the others", minimum=1,
+        maximum=1000)
+    partial: bool = parameter(True, "With several targets: go on with those that have an image, so "
+        "that a silent camera does not stop the others; false: wait for all (policy nearest)",
+        live=True)
+    partial_wait: float = parameter(0.2, "Longest wait for a target's image while another target's "
+        "is there, seconds", minimum=0.0, maximum=10.0, live=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MailboxParameters:
+    """What waits for the inference."""
+
+    depth: int = parameter(2, "Sets that may wait for the inference; the oldest is dropped",
+        minimum=1, maximum=100)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputParameters:
+    """What is published."""
+
+    masks: bool = parameter(True, "Publish ~/<target>/masks", live=True)
+    label_image: bool = parameter(True, "Publish ~/<target>/label_image while someone listens",
+        live=True)
+    overlay: bool = parameter(True, "Publish ~/<target>/overlay while someone listens", live=True)
+    exclusive: bool = parameter(False, "Give each pixel to one object only, the likeliest",
+        live=True)
+    lazy: bool = parameter(False, "Subscribe to a target camera only while someone listens to its "
+        "outputs; its memory has a gap after each pause (policy nearest)", live=True)
+    points: bool = parameter(False, "Publish ~/points: where the objects are in space")
+    qos_depth: int = parameter(5, "Depth of the publishers (reliable)", minimum=1, maximum=1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeometryParameters:
+    """Where the objects are in space."""
+
+    calibration: str = parameter("", "File of the cameras' lenses and poses; what it lacks comes "
+        "from CameraInfo and tf", path=True)
+    frame: str = parameter("", "Frame of ~/points; empty: the calibration file's")
+    max_error: float = parameter(10.0, "Largest reprojection error of a point, pixels of the "
+        "calibrated images", minimum=0.0, maximum=1000.0, live=True)
+    min_angle: float = parameter(3.0, "Smallest angle between two cameras' rays to a point, "
+        "degrees", minimum=0.0, maximum=90.0, live=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeConfig:
+    """The node's checked configuration; every attribute is named like its parameter."""
+
+    camera_names: tuple[str, ...] = parameter(["ego", "exo"], "Names of the cameras; each has "
+        "cameras.<name>.*")
+    cameras: dict[str, CameraConfig] = group(CameraConfig, "cameras.{camera}.")
+    query_camera: str = parameter("ego", "Camera in whose images the query masks lie")
+    target_cameras: tuple[str, ...] = parameter(["exo"], "Cameras in whose images the objects are "
+        "searched")
+    query_masks: QueryMasksConfig = group(QueryMasksConfig)
+    objects: dict[int, str] = parameter([""], "Objects known by name, each \"label:id\", as "
+        "\"1:cup\"; a label without a name gets the id object_<label>")
+    ignore_labels: list[int] = parameter([255], "Labels of pixels that are to be ignored: they "
+        "become no object unless `objects` names them; 255 counts in 8-bit label images only. [0]: "
+        "none", minimum=0, maximum=65535)
+    max_objects: int = parameter(32, "Maximum number of objects tracked at a time", minimum=1,
+        maximum=1024)
+    max_image_pixels: int = parameter(64_000_000, "Larger images (width x height) are refused",
+        minimum=1, maximum=1_000_000_000)
+    model: ModelParameters = group(ModelParameters)
+    memory: lm.MemoryConfig = group(MemoryParameters)
+    memory_folder: str = parameter("", "Folder of the files of ~/save_memory and ~/load_memory; "
+        "empty: $ROS_HOME/lmeec, which is ~/.ros/lmeec", path=True)
+    pairing: PairingParameters = group(PairingParameters)
+    mailbox: MailboxParameters = group(MailboxParameters)
+    presence_threshold: float = parameter(0.5, "Presence from which an object counts as visible",
+        minimum=0.0, maximum=1.0, live=True)
+    output: OutputParameters = group(OutputParameters)
+    geometry: GeometryParameters = group(GeometryParameters)
+    autostart: bool = parameter(True, "Configure and activate at the start; otherwise wait for "
+        "lifecycle calls")
+    silence_warning: float = parameter(5.0, "Warn when an input has been silent for this many "
+        "seconds; 0: never", minimum=0.0, maximum=3600.0, live=True)
+    values: Mapping[str, Any]
+    """Every parameter by its full name, as declared."""
+# fmt: on
+
+
+def _rows(kind: Any, prefix: str = "") -> Iterator[Spec]:
+    for one in fields(kind):
+        if "spec" in one.metadata:
+            yield replace(one.metadata["spec"], name=prefix + one.name)
+        elif "group" in one.metadata:
+            yield from _rows(one.metadata["group"], one.metadata["prefix"] or f"{one.name}.")
+
+
+TABLE = tuple(_rows(NodeConfig))
+
+
+def section(kind: type[C], prefix: str, values: Mapping[str, Any], /, **read: Any) -> C:
+    """The dataclass of the parameters that begin with a prefix.
+
+    Args:
+        kind: a dataclass of this table.
+        prefix: as "pairing."; "" for NodeConfig.
+        values: every parameter by its full name, checked.
+        read: the fields that are not taken as they stand in `values`.
+    """
+    found: dict[str, Any] = {}
+    for one in fields(kind):  # type: ignore[arg-type]
+        if one.name in read:
+            found[one.name] = read[one.name]
+        elif "group" in one.metadata:
+            found[one.name] = section(one.metadata["group"], f"{one.name}.", values)
+        else:
+            found[one.name] = values[prefix + one.name]
+    return kind(**found)
