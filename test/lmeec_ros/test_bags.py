@@ -24,7 +24,7 @@ from lmeec_core.bags.take_bags import (
     RecordingInfo,
     bag_from_take,
     frame_of,
-    stamp_of,
+    stamp_of_frame,
     topic_name,
 )
 from lmeec_core.takes import Take, TakeError, TakeWriter
@@ -163,8 +163,8 @@ def test_more_than_255_objects_take_16_bits() -> None:
 
 
 def test_stamps_and_frames_are_inverse() -> None:
-    assert stamp_of(0) == 1_000_000_000 and stamp_of(45) == 2_500_000_000
-    assert all(frame_of(stamp_of(frame)) == frame for frame in range(0, 100_000, 7))
+    assert stamp_of_frame(0) == 1_000_000_000 and stamp_of_frame(45) == 2_500_000_000
+    assert all(frame_of(stamp_of_frame(frame)) == frame for frame in range(0, 100_000, 7))
 
 
 @pytest.mark.parametrize(

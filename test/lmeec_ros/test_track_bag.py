@@ -132,7 +132,7 @@ def test_the_nodes_own_parameter_file_is_read(tracked: Path, tools: Any) -> None
     config = parameters.load(values)
     defaults = parameters.load({})
     assert config.cameras == defaults.cameras and config.query_masks == defaults.query_masks
-    assert config.memory == defaults.memory() and config.objects == {}
+    assert config.memory == defaults.memory and config.objects == {}
     with pytest.raises(BagError, match=r"no topic '/ego/image_raw'.*/aria01_214_1/label_image"):
         bag_units.plan_bag(tracked / "input", config)
 
