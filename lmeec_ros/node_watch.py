@@ -87,7 +87,8 @@ class NodeWatch:
         def hear(message: DiagnosticArray, info: Any) -> None:  # rclpy looks for a second argument
             self._take(message, info)
 
-        node.create_subscription(DiagnosticArray, "/diagnostics", hear, 20)
+        told: Any = hear
+        node.create_subscription(DiagnosticArray, "/diagnostics", told, 20)
 
     def _take(self, message: DiagnosticArray, info: Mapping[str, Any] | None = None) -> None:
         found = Report.read(message)
