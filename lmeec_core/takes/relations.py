@@ -339,9 +339,10 @@ def _annotation(content: dict[str, Any], path: Path, name: str) -> dict[str, Any
             where = f"take {name}, object {object_name!r}"
             raise TakeError(path, f"{where}: a dictionary by camera expected")
         for camera, entry in (cameras or {}).items():
-            if not isinstance(entry, dict):
+            known = isinstance(entry, dict) and isinstance(entry.get("annotation"), dict | None)
+            if not known or (entry and not entry.keys() & {"annotation", "annotated_frames"}):
                 where = f"object {object_name!r}, camera {camera!r}"
-                raise TakeError(path, f"take {name}, {where}: expected a dictionary")
+                raise TakeError(path, f"take {name}, {where}: expected a dictionary of annotation")
             annotated.setdefault(object_name, {})[camera] = entry.get("annotated_frames")
         masks[object_name] = {c: e.get("annotation") or {} for c, e in (cameras or {}).items()}
     rest = {key: value for key, value in content.items() if key != "object_masks"}

@@ -196,7 +196,18 @@ def test_a_file_that_is_none_names_itself(tmp_path: Path, content: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["3", "null", '"x"', "[]", "{}", '{"object_masks": {"a": {"b": 4}}}', '{"masks": [,]}']
+    "entry",
+    [
+        '{"object_masks": {"a": {"b": {"annotation": []}}}}',
+        '{"object_masks": {"a": {"b": {"annotations": {"0": null}}}}}',
+        "3",
+        "null",
+        '"x"',
+        "[]",
+        "{}",
+        '{"object_masks": {"a": {"b": 4}}}',
+        '{"masks": [,]}',
+    ],
 )
 def test_a_broken_take_is_skipped_and_counted(tmp_path: Path, entry: str) -> None:
     path = tmp_path / "relations_val.json"
