@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from lmeec_core.ablation.variants import TABLES, Table
 from lmeec_core.errors import InputError
+from lmeec_core.experiments.ablation.variants import TABLES, Table
 
 _SIZE = "Size of the ablation"
 
@@ -132,9 +132,9 @@ def _run(
     from rich.markdown import Markdown
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from lmeec_core.ablation import report, run
-    from lmeec_core.ablation.fusion import BATCH
     from lmeec_core.checkpoint import resolve_device
+    from lmeec_core.experiments.ablation import report, run
+    from lmeec_core.experiments.ablation.fusion import BATCH
 
     device = resolve_device(size.pop("device"))
     settings = run.Settings(

@@ -14,11 +14,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from lmeec_core.ablation.units import track
-from lmeec_core.ablation.variants import REFERENCE
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import preset
+from lmeec_core.evaluation.live import track_take
 from lmeec_core.files import write_text
+from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.takes import Take
 from lmeec_core.training.nano import DONE, METRICS, WEIGHTS, write_json
 
@@ -36,7 +36,7 @@ def sample_scores(weights: Path, take: Path = SAMPLE_TAKE) -> dict[str, float]:
     model, opened = load_model("nano", weights, device="cpu"), Take.open(take)
     scores = {}
     for name, query in (("ego to exo", opened.ego), ("exo to ego", opened.exos[0])):
-        found = track(model, opened, query, SAMPLE_OBJECTS, REFERENCE, SAMPLE_FRAMES)
+        found = track_take(LmEec(model), opened, query, SAMPLE_OBJECTS, SAMPLE_FRAMES)
         scores[name] = round(found.iou, 4)
     return scores
 
@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder with the results of a finished training")
     parser.add_argument("--test-scenes", type=int, required=True, help="scenes of the test scores")
-    parser.add_argument("--baselines", type=Path, help="result file of evaluation.baselines")
+    parser.add_argument("--baselines", type=Path, help="result file of experiments.baselines")
     parser.add_argument("--history", default="", help="for the card: command, start, what was so")
     args = parser.parse_args(arguments)
     run, results = (json.loads((args.out / name).read_text()) for name in (METRICS, DONE))

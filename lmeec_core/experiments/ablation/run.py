@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from lmeec_core.ablation.fusion import Training, train_fusion
-from lmeec_core.ablation.units import Unit, score_unit, sought_objects
-from lmeec_core.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.errors import ExplainedError
+from lmeec_core.experiments.ablation.fusion import Training, train_fusion
+from lmeec_core.experiments.ablation.units import Unit, score_unit, sought_objects
+from lmeec_core.experiments.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.jobs import run_jobs
 from lmeec_core.simulation.config import level, training_config
 from lmeec_core.simulation.generate import generate_takes

@@ -9,20 +9,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from lmeec_core.ablation.variants import Variant
 from lmeec_core.checkpoint import load_model
-from lmeec_core.evaluation.metrics import mask_metrics
-from lmeec_core.evaluation.scores import FrameScore, Scores
+from lmeec_core.evaluation.live import track_take
+from lmeec_core.evaluation.scores import Scores
+from lmeec_core.experiments.ablation.variants import Variant
 from lmeec_core.files import write_text
+from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.model import LMEEC
 from lmeec_core.takes import Take, is_ego
-from lmeec_core.tracker import Correspondence, CorrespondenceTracker
-
-MIN_AREA = 30
-"""Visible pixels from which an object is asked for."""
 
 
 @dataclass(frozen=True)
@@ -76,48 +70,6 @@ def sought_objects(take: Take, count: int) -> tuple[str, ...]:
     return tuple(sorted(visible, key=rank)[:count])
 
 
-def track(
-    model: LMEEC,
-    take: Take,
-    query: str,
-    objects: tuple[str, ...],
-    variant: Variant,
-    most: int | None = None,
-) -> Scores:
-    """Track the objects into all cameras of the other kind and score what is found.
-
-    An object counts on frames where it has at least :data:`MIN_AREA` pixels in the query view, and
-    as many or none in the target view. ``most`` limits the frames to the first so many.
-    """
-    ego = is_ego(query)
-    targets = take.exos if ego else (take.ego,)
-    frames = take.common_frames(query, *targets)[:most]
-    tracker = CorrespondenceTracker(model, query, targets, variant.memory(ego), len(frames))
-    scores = Scores(f"simulated, objects of {MIN_AREA} pixels or more")
-    for frame in frames:
-        given = {name: take.mask(name, query, frame) for name in objects}
-        masks = {n: m for n, m in given.items() if m is not None and m.sum() >= MIN_AREA}
-        found = tracker.step({c: take.image(c, frame) for c in (query, *targets)}, masks)
-        for target in targets:
-            for name in masks:
-                record = FrameScore(take.name, name, query, target, frame, False, False)
-                _score(scores, record, found[target][name], take.mask(name, target, frame))
-    return scores
-
-
-def _score(
-    scores: Scores, record: FrameScore, found: Correspondence, truth: NDArray[np.bool_] | None
-) -> None:
-    area = 0 if truth is None else int(truth.sum())
-    if 0 < area < MIN_AREA:
-        return
-    record = record._replace(exists=area > 0, predicted=found.visible())
-    if truth is not None and area:
-        iou, contour, location, _ = mask_metrics(found.mask(), truth)
-        record = record._replace(iou=iou, contour=contour, location=location)
-    scores.records.append(record)
-
-
 def score_unit(unit: Unit) -> str:
     """Track, score and write one unit; returns the file's path. A file that is there is kept."""
     import torch
@@ -126,11 +78,11 @@ def score_unit(unit: Unit) -> str:
         return str(unit.file)
     torch.set_num_threads(unit.threads)
     take = Take.open(unit.take)
-    targets = take.exos if is_ego(unit.query) else (take.ego,)
-    scores = track(
-        _model(unit.checkpoint, unit.device), take, unit.query, unit.objects, unit.variant
-    )
-    _write(unit, len(take.common_frames(unit.query, *targets)), scores)
+    ego = is_ego(unit.query)
+    method = LmEec(_model(unit.checkpoint, unit.device), unit.variant.memory(ego))
+    targets = take.exos if ego else (take.ego,)
+    frames = len(take.common_frames(unit.query, *targets))
+    _write(unit, frames, track_take(method, take, unit.query, unit.objects))
     return str(unit.file)
 
 
