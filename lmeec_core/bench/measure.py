@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmeec_core.bench.memory import peak_of, used
@@ -28,23 +29,23 @@ if TYPE_CHECKING:
 
 SEED = 0
 WARM_UP = {"cpu": 1, "cuda": 6}
-"""Steps before measuring; CUDA graphs are captured in them."""
+"""Steps before measuring, in which CUDA graphs are captured."""
 STAGE_STEPS = 5
-"""Most steps of which the stages are timed. They are further ones: it slows a GPU down."""
+"""Maximum number of extra steps in which stages are timed, which slows a GPU down."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """What to measure.
 
     Attributes:
         preset, device, engine, precision: of the network, see :func:`lmeec_core.load_model`;
             without bundled weights they are random.
         objects, targets: N and K.
-        steps: steps measured.
-        reference_steps: reference steps measured in between; 0 for none.
+        steps: number of measured steps.
+        reference_steps: number of reference steps between them; 0 for none.
         reference_precision: of the reference.
-        frames: length of the run in which the growth of memory is measured; 0 for none.
+        frames: steps over which the growth of memory is measured; 0 for none.
     """
 
     preset: str
@@ -68,11 +69,11 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Measure a case: the entry of the JSON file, see the README.
+    """Measure a case; returns its entry of the JSON file.
 
-    Memory is that of the warm-up's steps, measured while there is only this case's network in the
-    process. Reference steps are spread between the measured steps, so that other load on the
-    machine hits both alike.
+    Peak memory is that of the warm-up, while this case's network is the only one in the process.
+    Reference steps are interleaved with the measured steps, so that other load on the machine
+    affects both equally.
     """
     plain_of.cache_clear()
     model = model_of(case.preset, case.device, case.precision, case.engine)
@@ -114,7 +115,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def model_of(preset: str, device: str, precision: Precision, engine: EngineName) -> LMEEC:
-    """The network, with its own weights or with random ones; the last one is kept."""
+    """The network, with its bundled or with random weights; the last one is kept."""
     return load_model(preset, device=device, precision=precision, seed=SEED, engine=engine)
 
 
@@ -138,39 +139,33 @@ def _step(state: SteadyState) -> None:
     state.tracker.step(state.images, state.masks)
 
 
-def timed(model: LMEEC, work: Callable[[], object]) -> float:
-    """Milliseconds that ``work`` takes, the device's included."""
-    _wait(model)
-    start = time.perf_counter()
+def timed(device: torch.device, work: Callable[[], object]) -> float:
+    """Milliseconds that ``work`` takes, a GPU's work included."""
+    clock = benchmark.timer if device.type == "cuda" else time.perf_counter  # it waits for the GPU
+    start = clock()
     work()
-    _wait(model)
-    return (time.perf_counter() - start) * 1e3
-
-
-def _wait(model: LMEEC) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+    return (clock() - start) * 1e3
 
 
 def _interleave(
     case: Case, model: LMEEC, step: Callable[[], None], reference: ReferenceStep | None
 ) -> tuple[list[float], list[float]]:
-    """Times of the steps and of the reference's, taken in turns."""
+    """Times of the steps and of the reference steps between them."""
     if reference is not None and model.device.type == "cuda":
         reference()
     own: list[float] = []
     other: list[float] = []
     for i in range(case.steps):
-        own.append(timed(model, step))
+        own.append(timed(model.device, step))
         due = (i + 1) * case.reference_steps // case.steps
         while reference is not None and len(other) < due:
-            other.append(timed(model, reference))
+            other.append(timed(model.device, reference))
     return own, other
 
 
 def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[float]]:
-    """Milliseconds of each stage in further steps; memory attention apart for the two memories,
-    the memory encoder apart for query and target; ``rest`` is what is no stage."""
+    """Milliseconds of each stage in extra steps; memory attention and memory encoder are listed
+    separately for their two uses, ``rest`` is everything outside the stages."""
     times: dict[str, list[float]] = {}
     inner, size = model.runner, model.config.image_size
     within = 0.0
@@ -186,7 +181,7 @@ def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[
             else:
                 outputs = STAGES[stage](model, options, *inputs)
 
-        taken = timed(model, work)
+        taken = timed(model.device, work)
         part = ""
         if stage == "memory_attention":
             part = " memory" if options[1] else " view"
@@ -200,7 +195,7 @@ def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[
     try:
         for _ in range(steps):
             within = 0.0
-            whole = timed(model, lambda: _step(state))
+            whole = timed(model.device, lambda: _step(state))
             times.setdefault("rest", []).append(whole - within)
     finally:
         model.runner = inner
@@ -208,11 +203,11 @@ def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[
 
 
 def _work(case: Case, model: LMEEC) -> float:
-    """GFLOP (2 per product and sum) that eager torch does in a step of this case."""
+    """GFLOP (a multiply-add counts as 2) that eager torch computes in a step of this case."""
     with _eager(model):
         state = steady_state(model, case.objects, case.targets)
         counter = FlopCounterMode(display=False)
-        # The counter does not know the CPU's fused attention.
+        # The counter cannot see into the CPU's fused attention.
         with counter, sdpa_kernel(SDPBackend.MATH):
             _step(state)
     return counter.get_total_flops() / 1e9
@@ -229,24 +224,16 @@ def _eager(model: LMEEC) -> Iterator[None]:
 
 @lru_cache(maxsize=4)
 def peak_gflops(device: torch.device, precision: Precision) -> float:
-    """GFLOP/s of a product of large square matrices: what the floor is reckoned with."""
+    """GFLOP/s of a product of large square matrices, from which the floor is computed."""
     side = 8192 if device.type == "cuda" else 2048
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     a = torch.randn(side, side, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(8):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
+    best = min(timed(device, lambda: a @ a) for _ in range(8)) / 1e3
     return 2 * side**3 / best / 1e9
 
 
 def growth(model: LMEEC, state: SteadyState, frames: int) -> dict[str, float]:
-    """Memory after a tenth of ``frames`` steps and what the others added, in megabytes."""
+    """Memory after a tenth of ``frames`` steps, and its growth during the rest, in megabytes."""
     before, first = 0.0, max(1, frames // 10)
     for frame in range(frames):
         _step(state)
