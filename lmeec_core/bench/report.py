@@ -59,8 +59,8 @@ def _case(r: Result) -> str:
 
 def show_checks(checks: list[Result], console: Console) -> None:
     """Print the required values and whether they were reached."""
-    table = Table(title="What it must reach")
-    for name in ("", "measured", "at least", "goal", ""):
+    table = Table(title="Required values")
+    for name in ("", "measured", "required", "goal", ""):
         table.add_column(name)
     for check in checks:
         word = {True: "[green]reached", False: "[red]missed", None: "not run"}[check["passed"]]

@@ -50,8 +50,8 @@ def bench_command(
         bool,
         typer.Option(
             "--reference",
-            help="Also compute steps the release's way, in between: one pass of the network for "
-            "each object and target view.",
+            help="Also measure steps as the release computes them, interleaved: one pass of the "
+            "network for each object and target view.",
         ),
     ] = False,
     node: Annotated[
@@ -62,18 +62,18 @@ def bench_command(
         bool,
         typer.Option(
             "--all",
-            help="All that this machine can measure, and whether it reaches what it must. "
-            "--preset, --device, --engine and --steps count, the rest is given.",
+            help="Everything that this machine can measure, against the required values. Of the "
+            "other options only --preset, --device, --engine and --steps have an effect.",
         ),
     ] = False,
     threads: Annotated[
-        int, typer.Option(min=0, help="Threads of torch; 0: as many as it takes by itself.")
+        int, typer.Option(min=0, help="Threads of torch; 0 is torch's default.")
     ] = 0,
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the cost against N x K into this PNG or SVG file.")
+        Path | None, typer.Option(help="Plot the cost over N x K into this PNG or SVG file.")
     ] = None,
 ) -> None:
     """Measure what a step costs in the steady state (full memory), with random images and memory.
@@ -125,7 +125,7 @@ def bench_command(
         for case in cases:
             console.print(f"measuring {_text(case)}", highlight=False)
             results.append(measure(case))
-            if json_file is not None:  # a long run that is stopped leaves what it has
+            if json_file is not None:  # a run that is stopped keeps its results
                 report.write(json_file, results, [], None)
         if results:
             report.show(results, console)
@@ -149,7 +149,7 @@ def bench_command(
 
 
 def _engines(asked: list[str] | None, preset: str, device: str) -> list[EngineName]:
-    """The engines of --all: those asked for, or all that can be used here."""
+    """The engines of --all: those asked for, or all that are available here."""
     if asked:
         return cast("list[EngineName]", asked)
     from lmeec_core.checkpoint import load_model

@@ -48,10 +48,10 @@ def take_name(split: str, seed: int) -> str:
 
 
 def write_take(job: TakeJob) -> dict[str, Any]:
-    """Render a take and write it; it appears under its name once it is complete.
+    """Render a take and write it; it appears under its name when it is complete.
 
     Images and masks are (size, size). An object has an entry where at least one of its pixels is
-    visible. Returns what the manifest says of the take. Raises FileExistsError if it is there.
+    visible. Returns the take's entry of the manifest. Raises FileExistsError if it exists.
     """
     scene = Scene(job.seed, job.config, job.split, job.size, job.frames)
     facts: dict[str, Any] = {
@@ -98,7 +98,7 @@ def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:
 
 
 def _finish(root: Path, recipe: dict[str, Any]) -> None:
-    """Write split.json and manifest.json for the takes that are there."""
+    """Write split.json and manifest.json for the existing takes."""
     splits: dict[str, list[str]] = {s: [] for s in SPLITS}
     takes: dict[str, Any] = {}
     for split in SPLITS:
@@ -134,7 +134,7 @@ def generate_takes(
     """Make `counts[split]` takes per split under `root`/<split>/<take>; yields them as they come.
 
     Seeds run from `first_seed` in each split (whose random streams differ). Finished takes are
-    kept and not made again; a half-written one is never seen under its name. Afterwards
+    kept; an incomplete one never appears under its name. Afterwards
     split.json and manifest.json are written. Raises InputError for options that differ from those
     of the takes that are there.
     """
@@ -164,7 +164,7 @@ def missing_jobs(
     root: Path, config: SimulationConfig, counts: dict[str, int], frames: int, size: int,
     first_seed: int, quality: int,
 ) -> Sequence[TakeJob]:  # fmt: skip
-    """The takes that are not there yet."""
+    """The takes that do not exist yet."""
     jobs = []
     for split in SPLITS:
         for seed in range(first_seed, first_seed + counts.get(split, 0)):

@@ -1,4 +1,4 @@
-"""Pixels of a scene: colour images and exact label images, straight into arrays."""
+"""Pixels of a scene: colour images and exact label images, as arrays."""
 
 from __future__ import annotations
 

@@ -146,7 +146,7 @@ def markdown(results: dict[Table, Units], facts: dict[str, Any]) -> str:
 
 
 def _error(found: Estimate) -> list[list[float]] | None:
-    """The interval as Matplotlib wants it; None for a single take."""
+    """The interval as Matplotlib's error bar; None for a single take."""
     if found.takes < 2:
         return None
     return [[max(0.0, found.mean - found.low)], [max(0.0, found.high - found.mean)]]

@@ -21,7 +21,7 @@ from lmeec_core.takes import Take, is_ego
 
 @dataclass(frozen=True)
 class Unit:
-    """What :func:`score_unit` does and where its result goes."""
+    """What :func:`score_unit` computes, and the folder of its result."""
 
     variant: Variant
     checkpoint: Path
@@ -36,10 +36,10 @@ class Unit:
 
     @property
     def file(self) -> Path:
-        """Where the result lies; other weights, objects or recordings give another file, another
-        device does not.
+        """Path of the result; weights, objects, variant and recording give it, not the device.
 
-        Takes of other lengths have the same name where they have the same seed.
+        The take's name alone is not enough: takes of other lengths have the same name if they
+        have the same seed.
         """
         facts = (
             f"{_digest(self.checkpoint)} {self.take} {sorted(self.objects)} {asdict(self.variant)}"
@@ -71,7 +71,7 @@ def sought_objects(take: Take, count: int) -> tuple[str, ...]:
 
 
 def score_unit(unit: Unit) -> str:
-    """Track, score and write one unit; returns the file's path. A file that is there is kept."""
+    """Track, score and write one unit; returns the file's path. An existing file is kept."""
     import torch
 
     if unit.file.is_file():
