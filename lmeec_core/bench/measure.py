@@ -139,12 +139,16 @@ def _step(state: SteadyState) -> None:
     state.tracker.step(state.images, state.masks)
 
 
-def timed(device: torch.device, work: Callable[[], object]) -> float:
+def timed(model: LMEEC, work: Callable[[], object]) -> float:
     """Milliseconds that ``work`` takes, a GPU's work included."""
+    return _seconds(model.device, work) * 1e3
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
     clock = benchmark.timer if device.type == "cuda" else time.perf_counter  # it waits for the GPU
     start = clock()
     work()
-    return (clock() - start) * 1e3
+    return clock() - start
 
 
 def _interleave(
@@ -156,16 +160,16 @@ def _interleave(
     own: list[float] = []
     other: list[float] = []
     for i in range(case.steps):
-        own.append(timed(model.device, step))
+        own.append(timed(model, step))
         due = (i + 1) * case.reference_steps // case.steps
         while reference is not None and len(other) < due:
-            other.append(timed(model.device, reference))
+            other.append(timed(model, reference))
     return own, other
 
 
 def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[float]]:
-    """Milliseconds of each stage in extra steps; memory attention and memory encoder are listed
-    separately for their two uses, ``rest`` is everything outside the stages."""
+    """Milliseconds of each stage in further steps; memory attention apart for the two memories,
+    the memory encoder apart for query and target; ``rest`` is what is no stage."""
     times: dict[str, list[float]] = {}
     inner, size = model.runner, model.config.image_size
     within = 0.0
@@ -181,7 +185,7 @@ def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[
             else:
                 outputs = STAGES[stage](model, options, *inputs)
 
-        taken = timed(model.device, work)
+        taken = timed(model, work)
         part = ""
         if stage == "memory_attention":
             part = " memory" if options[1] else " view"
@@ -195,7 +199,7 @@ def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[
     try:
         for _ in range(steps):
             within = 0.0
-            whole = timed(model.device, lambda: _step(state))
+            whole = timed(model, lambda: _step(state))
             times.setdefault("rest", []).append(whole - within)
     finally:
         model.runner = inner
@@ -203,11 +207,11 @@ def stage_times(model: LMEEC, state: SteadyState, steps: int) -> dict[str, list[
 
 
 def _work(case: Case, model: LMEEC) -> float:
-    """GFLOP (a multiply-add counts as 2) that eager torch computes in a step of this case."""
+    """GFLOP (2 per product and sum) that eager torch does in a step of this case."""
     with _eager(model):
         state = steady_state(model, case.objects, case.targets)
         counter = FlopCounterMode(display=False)
-        # The counter cannot see into the CPU's fused attention.
+        # The counter does not know the CPU's fused attention.
         with counter, sdpa_kernel(SDPBackend.MATH):
             _step(state)
     return counter.get_total_flops() / 1e9
@@ -228,7 +232,7 @@ def peak_gflops(device: torch.device, precision: Precision) -> float:
     side = 8192 if device.type == "cuda" else 2048
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     a = torch.randn(side, side, device=device, dtype=dtype)
-    best = min(timed(device, lambda: a @ a) for _ in range(8)) / 1e3
+    best = min(_seconds(device, lambda: a @ a) for _ in range(8))
     return 2 * side**3 / best / 1e9
 
 

@@ -74,7 +74,7 @@ def test_memory_is_measured_before_the_reference_is_there(
         return peak(device, work)
 
     monkeypatch.setattr(bench, "peak_of", measured)
-    monkeypatch.setattr(bench, "timed", lambda device, work: (order.append("time"), work(), 1.0)[2])
+    monkeypatch.setattr(bench, "timed", lambda model, work: (order.append("time"), work(), 1.0)[2])
     case = bench.Case("mini", "cpu", "eager", "fp32", 1, 1, steps=1, reference_steps=1)
     for _ in range(2):
         bench.measure(case)
