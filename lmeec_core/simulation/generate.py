@@ -16,7 +16,7 @@ from lmeec_core.files import write_text
 from lmeec_core.jobs import JobResult, run_jobs
 from lmeec_core.simulation.backend import choose_backend
 from lmeec_core.simulation.config import SPLITS, SimulationConfig
-from lmeec_core.simulation.render import SceneRenderer
+from lmeec_core.simulation.render import shots
 from lmeec_core.simulation.scene import Scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
 from lmeec_core.simulation.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
@@ -64,21 +64,16 @@ def write_take(job: TakeJob) -> dict[str, Any]:
         "moved": [o.name for o in scene.objects[: scene.moved]],
     }
     extra = {"simulated": True, "scenario": f"simulated {scene.layout.kind}", "simulation": facts}
-    with (
-        SceneRenderer(scene) as renderer,
-        TakeWriter(job.path, quality=job.quality, extra=extra) as take,
-    ):
+    with TakeWriter(job.path, quality=job.quality, extra=extra) as take:
         for spec in scene.objects:
             take.add_object(spec.name)
-        for step in range(job.frames):
-            scene.pose(step)
-            for number, camera in enumerate(scene.cameras):
-                rgb, labels = renderer.shoot(step, number)
-                take.image(camera, step * FRAME_STEP, rgb)
-                counts = np.bincount(labels.ravel(), minlength=256)
-                for index, spec in enumerate(scene.objects):
-                    if counts[index + 1]:
-                        take.mask(spec.name, camera, step * FRAME_STEP, labels == index + 1)
+        for step, number, rgb, labels in shots(scene, range(job.frames)):
+            camera, frame = scene.cameras[number], step * FRAME_STEP
+            take.image(camera, frame, rgb)
+            visible = np.unique(labels)
+            for label, spec in enumerate(scene.objects, start=1):
+                if label in visible:
+                    take.mask(spec.name, camera, frame, labels == label)
     return facts
 
 
