@@ -237,7 +237,7 @@ def peak_gflops(device: torch.device, precision: Precision) -> float:
 
 
 def growth(model: LMEEC, state: SteadyState, frames: int) -> dict[str, float]:
-    """Memory after a tenth of ``frames`` steps, and its growth during the rest, in megabytes."""
+    """Memory after a tenth of ``frames`` steps and what the others added, in megabytes."""
     before, first = 0.0, max(1, frames // 10)
     for frame in range(frames):
         _step(state)
