@@ -60,7 +60,7 @@ class _File(BaseModel):
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a file knows.
+    """The content of a calibration file.
 
     Attributes:
         frame: name of the common frame; empty without a file.
@@ -77,7 +77,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read a calibration file.
 
     Raises:
-        CalibrationError: no such file, not YAML, an unknown name, or numbers that cannot be.
+        CalibrationError: no such file, not YAML, an unknown name, or impossible numbers.
     """
     file = Path(path)
     try:
@@ -111,10 +111,10 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
 
 
 def _parse(content: bytes) -> Any:
-    """What a YAML text holds.
+    """The content of a YAML text.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is not YAML.
     """
     try:
         return yaml.safe_load(content.decode("utf-8"))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +14,79 @@ from torch import Tensor
 from lmeec_core.guided_filter import Guide, full_size
 
 Mask = npt.NDArray[np.bool_]
+
+
+class CorrespondenceLike(Protocol):
+    """What a method, LM-EEC or another, says of one object in one target view on one frame."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) of the target image, in pixels."""
+
+    @property
+    def skipped(self) -> str | None:
+        """Why the object was not sought on this frame; None if it was."""
+
+    @property
+    def presence(self) -> float:
+        """Probability that the object is in the target view, 0 .. 1."""
+
+    @property
+    def score(self) -> float:
+        """The method's own estimate of the mask's quality, 0 .. 1."""
+
+    def visible(self, threshold: float = 0.5) -> bool:
+        """Whether the object is judged present, with at least this probability."""
+
+    def mask(self, threshold: float = 0.5) -> Mask:
+        """bool (height, width), all False if not visible."""
+
+
+class Tracker(Protocol):
+    """Finds objects of one query view in target views, frame after frame.
+
+    One that can save its memory also has ``memory_state`` and ``restore``, see
+    :class:`lmeec_core.CorrespondenceTracker`.
+    """
+
+    query: str
+    targets: tuple[str, ...]
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Ids of all known objects, in the order in which they came."""
+
+    def step(
+        self,
+        images: Mapping[str, npt.NDArray[np.uint8] | None],
+        masks: Mapping[str, npt.NDArray[Any] | None],
+    ) -> Mapping[str, Mapping[str, CorrespondenceLike]]:
+        """Find the objects in one frame: target camera with an image to object to what was found.
+
+        Arguments and errors as of :meth:`lmeec_core.CorrespondenceTracker.step`.
+        """
+
+    def forget(self, object_id: str) -> bool:
+        """Forget one object; returns whether it was known."""
+
+    def reset(self) -> None:
+        """Forget every object."""
+
+
+class Method(Protocol):
+    """A loaded method: what its trackers share, as weights, is loaded once."""
+
+    def tracker(
+        self,
+        query: str,
+        targets: Sequence[str],
+        num_frames: int | None = None,
+        max_objects: int = 32,
+    ) -> Tracker:
+        """A tracker that knows no object yet.
+
+        Arguments and errors as of :class:`lmeec_core.CorrespondenceTracker`.
+        """
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,6 +113,11 @@ class Correspondence:
     def presence(self) -> float:
         """Probability that the object is in the target view, 0 .. 1."""
         return 0.0 if self.skipped else float(1 / (1 + np.exp(-self.presence_logit)))
+
+    @property
+    def score(self) -> float:
+        """The predicted IoU."""
+        return self.predicted_iou
 
     def visible(self, threshold: float = 0.5) -> bool:
         """Whether the object is judged present, with at least this probability.

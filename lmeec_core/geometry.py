@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
 
 from lmeec_core.errors import InputError
 
@@ -40,7 +41,7 @@ def centroid(mask: npt.NDArray[np.bool_], x: int = 0, y: int = 0) -> tuple[float
 
 
 class GeometryError(InputError):
-    """No consistent point, or numbers of a camera that cannot be; `kind` is one word for it."""
+    """No consistent point, or an impossible camera; `kind` names the error in one word."""
 
     def __init__(self, kind: str, text: str) -> None:
         super().__init__(text)
@@ -161,15 +162,7 @@ class Pose:
                 f"position {place.tolist()} and orientation {turn.tolist()} given; three numbers, "
                 "and a quaternion (x, y, z, w) of length 1, expected",
             )
-        x, y, z, w = turn / length
-        rotation = np.array(
-            [
-                [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
-                [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
-                [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
-            ]
-        )
-        return cls(rotation, place)
+        return cls(Rotation.from_quat(turn).as_matrix(), place)
 
     def to_camera(self, points: Vector) -> Vector:
         """Points (N, 3) of the common frame, in the camera's axes."""
@@ -271,13 +264,13 @@ def _linear(views: Sequence[View], rays: Sequence[Vector]) -> Vector:
 
 def _refined(views: Sequence[View], start: Vector) -> Vector:
     """The point of least squares in the images; steps that make it worse are damped."""
-    unit = max(abs(view.depth(start)) for view in views)  # so that the steps have no unit
+    unit = max(abs(view.depth(start)) for view in views)  # makes the steps independent of the unit
 
     def misses(moved: Vector) -> Vector:
         point = start + unit * moved
         return np.concatenate([view.miss(point) for view in views])
 
-    # The derivatives by differences, which every lens model has.
+    # Derivatives by finite differences, which work for every lens model.
     found = least_squares(misses, np.zeros(3), method="lm", xtol=1e-10, ftol=1e-10)
     point: Vector = start + unit * np.asarray(found.x, np.float64)
     return point

@@ -85,7 +85,7 @@ def draw_masks(
 
 
 def caption(image: Image, lines: Sequence[str], colours: Sequence[Colour] = ()) -> Image:
-    """Write lines of text, on dark ground, into the upper left corner. Returns a new image."""
+    """Write lines of text on a dark background into the upper left corner of a copy."""
     scale = max(0.42, image.shape[0] / 800)
     thickness = 1 if scale < 0.8 else 2
     height = int(30 * scale) + 2
@@ -103,7 +103,7 @@ def caption(image: Image, lines: Sequence[str], colours: Sequence[Colour] = ()) 
 
 
 def fit(image: Image, height: int, width: int) -> Image:
-    """Scale an image into (height, width), its proportions kept, on a dark ground."""
+    """Scale an image into (height, width), its proportions kept, on a dark background."""
     factor = min(height / image.shape[0], width / image.shape[1])
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
@@ -115,7 +115,7 @@ def fit(image: Image, height: int, width: int) -> Image:
 
 
 def side_by_side(images: Sequence[Image], height: int, gap: int = 4) -> Image:
-    """Put images of any sizes beside each other at one height (made even, as videos need it)."""
+    """Put images of any sizes side by side at one height (made even, which videos need)."""
     height += height % 2
     parts: list[Image] = []
     for index, image in enumerate(images):
@@ -161,7 +161,7 @@ def contact_sheet(tiles: Sequence[Image], columns: int, title: Sequence[str] = (
 
 
 def write_png(path: str | os.PathLike[str], image: Image) -> None:
-    """Write RGB uint8 (H, W, 3) as PNG, in one step.
+    """Write RGB uint8 (H, W, 3) as PNG, atomically.
 
     Raises:
         OSError: it cannot be written; names the file.

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils import benchmark
 from torch.utils.flop_counter import FlopCounterMode
 
 from lmeec_core.bench.filled import FilledTracker, filled_tracker
@@ -28,21 +29,21 @@ SEED = 0
 WARM_UP = {"cpu": 1, "cuda": 6}
 """Steps before measuring."""
 STAGE_STEPS = 5
-"""Most steps of which the stages are timed. They are further ones: it slows a GPU down."""
+"""Maximum number of extra steps in which stages are timed, which slows a GPU down."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured.
+    """What to measure.
 
     Attributes:
         preset, device, engine, precision: of the network, see :func:`lmeec_core.load_model`;
             without bundled weights they are random.
         objects, targets: N and K.
-        steps: steps measured.
-        reference_steps: reference steps measured in between; 0 for none.
+        steps: number of measured steps.
+        reference_steps: number of reference steps between them; 0 for none.
         reference_precision: of the reference.
-        frames: length of the run in which the growth of memory is measured; 0 for none.
+        frames: steps over which the growth of memory is measured; 0 for none.
     """
 
     preset: str
@@ -66,11 +67,11 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Measure a case: the entry of the JSON file, see the README.
+    """Measure a case; returns its entry of the JSON file.
 
-    Memory is that of the warm-up's steps, measured while there is only this case's network in the
-    process. Reference steps are spread between the measured steps, so that other load on the
-    machine hits both alike.
+    Peak memory is that of the warm-up, while this case's network is the only one in the process.
+    Reference steps are interleaved with the measured steps, so that other load on the machine
+    affects both equally.
     """
     plain_of.cache_clear()
     model = model_of(case.preset, case.device, case.precision, case.engine)
@@ -112,7 +113,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def model_of(preset: str, device: str, precision: Precision, engine: EngineName) -> LMEEC:
-    """The network, with its own weights or with random ones; the last one is kept."""
+    """The network, with its bundled or with random weights; the last one is kept."""
     return load_model(preset, device=device, precision=precision, seed=SEED, engine=engine)
 
 
@@ -137,23 +138,21 @@ def _step(state: FilledTracker) -> None:
 
 
 def timed(model: LMEEC, work: Callable[[], object]) -> float:
-    """Milliseconds that ``work`` takes, the device's included."""
-    _wait(model)
-    start = time.perf_counter()
+    """Milliseconds that ``work`` takes, a GPU's work included."""
+    return _seconds(model.device, work) * 1e3
+
+
+def _seconds(device: torch.device, work: Callable[[], object]) -> float:
+    clock = benchmark.timer if device.type == "cuda" else time.perf_counter  # it waits for the GPU
+    start = clock()
     work()
-    _wait(model)
-    return (time.perf_counter() - start) * 1e3
-
-
-def _wait(model: LMEEC) -> None:
-    if model.device.type == "cuda":
-        torch.cuda.synchronize(model.device)
+    return clock() - start
 
 
 def _interleave(
     case: Case, model: LMEEC, step: Callable[[], None], reference: ReferenceStep | None
 ) -> tuple[list[float], list[float]]:
-    """Times of the steps and of the reference's, taken in turns."""
+    """Times of the steps and of the reference steps between them."""
     if reference is not None and model.device.type == "cuda":
         reference()
     own: list[float] = []
@@ -207,19 +206,11 @@ def _work(case: Case, model: LMEEC) -> float:
 
 @lru_cache(maxsize=4)
 def peak_gflops(device: torch.device, precision: Precision) -> float:
-    """GFLOP/s of a product of large square matrices: what the floor is reckoned with."""
+    """GFLOP/s of a product of large square matrices, from which the floor is computed."""
     side = 8192 if device.type == "cuda" else 2048
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     a = torch.randn(side, side, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(8):
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        start = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - start)
+    best = min(_seconds(device, lambda: a @ a) for _ in range(8))
     return 2 * side**3 / best / 1e9
 
 

@@ -1,4 +1,4 @@
-"""The memory that work takes at its highest, on a GPU or of the process."""
+"""Peak memory, on a GPU or of the process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _RESET_PEAK = "5"
 
 
 def peak_of(device: torch.device, work: Callable[[], object]) -> float | None:
-    """Megabytes in use at the highest moment of ``work``, with what was in use before it.
+    """Peak of the megabytes in use during ``work``, what was in use before included.
 
     Args:
-        device: of a GPU the memory that torch has allocated there, of a CPU the process's resident
-            memory.
-        work: is called once; nothing else should be at work in this process.
+        device: on a GPU the memory that torch has allocated counts, otherwise the process's
+            resident memory.
+        work: is called once; nothing else should run in this process.
 
     Returns:
-        None on a system that cannot forget an earlier peak of a process (all but Linux).
+        None on a system that cannot reset the peak of a process (all but Linux).
     """
     gc.collect()
     if device.type == "cuda":
@@ -34,7 +34,7 @@ def peak_of(device: torch.device, work: Callable[[], object]) -> float | None:
         torch.cuda.synchronize(device)
         return torch.cuda.max_memory_allocated(device) / 1e6
     with contextlib.suppress(AttributeError, OSError):  # not every C library has it
-        ctypes.CDLL(None).malloc_trim(0)  # what was freed goes back to the system
+        ctypes.CDLL(None).malloc_trim(0)  # return freed memory to the system
     try:
         _CLEAR.write_text(_RESET_PEAK, encoding="ascii")
     except OSError:
@@ -53,6 +53,6 @@ def used(device: torch.device) -> float:
 
 
 def _status(name: str) -> int:
-    """A figure of the process, in kB."""
+    """An entry of the process's status, in kB."""
     lines = _STATUS.read_text(encoding="ascii", errors="replace").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))

@@ -1,4 +1,4 @@
-"""The same step the release's way: nothing is shared between objects and target views."""
+"""The same step as the release computes it: nothing is shared between objects and targets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ class ReferenceStep:
     Each pass encodes both images, computes the first self-attention for each of the two memories
     and encodes the query memory twice, as the release does. The modules are those that
     :class:`lmeec_core.CorrespondenceTracker` uses, so the window padding that the release
-    computes on is not counted against it.
+    also processes is not counted against it.
 
     Args:
-        model: computes with eager torch here, whatever its engine.
+        model: the network; eager torch runs it, whatever its engine.
         objects: N objects. targets: K target views.
     """
 

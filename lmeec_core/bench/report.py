@@ -1,4 +1,4 @@
-"""What the benchmark shows and writes: tables, a plot, a JSON file."""
+"""Output of the benchmark: tables, a plot, a JSON file."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Result = dict[str, Any]
 
 
 def show(results: list[Result], console: Console) -> None:
-    """Print a line for each case, and the stages of each."""
+    """Print each case and its stages."""
     table = Table(title="One step, milliseconds: median (95th percentile)")
     table.add_column("case (N x K)")
     for name in ("step", "reference", "ratio", "GFLOP", "of floor", "MB"):
@@ -58,9 +58,9 @@ def _case(r: Result) -> str:
 
 
 def show_checks(checks: list[Result], console: Console) -> None:
-    """Print what must be reached and whether it was."""
-    table = Table(title="What it must reach")
-    for name in ("", "measured", "at least", "goal", ""):
+    """Print the required values and whether they were reached."""
+    table = Table(title="Required values")
+    for name in ("", "measured", "required", "goal", ""):
         table.add_column(name)
     for check in checks:
         word = {True: "[green]reached", False: "[red]missed", None: "not run"}[check["passed"]]
@@ -77,7 +77,7 @@ def _times(times: dict[str, float]) -> str:
 
 
 def write(path: Path, results: list[Result], checks: list[Result], node: Result | None) -> None:
-    """Write the JSON file: the machine, ``results``, ``checks`` and what the ROS edge costs."""
+    """Write the JSON file: the machine, ``results``, ``checks`` and the cost of the ROS edge."""
     cuda = torch.cuda.is_available()
     machine = {
         "host": platform.node(),
@@ -95,7 +95,7 @@ def write(path: Path, results: list[Result], checks: list[Result], node: Result 
 
 
 def plot(path: Path, results: list[Result]) -> None:
-    """Draw the time of a step against N x K, a line for each network, engine and precision."""
+    """Plot the time of a step over N x K, a line for each network, engine and precision."""
     import matplotlib
 
     matplotlib.use("agg")

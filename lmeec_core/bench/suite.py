@@ -1,4 +1,4 @@
-"""`lmeec bench --all`: every row that a machine can measure, and what each must reach."""
+"""`lmeec bench --all`: every row that a machine can measure, and its required value."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZE_1, SIZE_8, SIZE_10 = (1, 1), (8, 2), (10, 1)
 
 
 class Wanted(NamedTuple):
-    """A row of the table: what is measured and what it must reach."""
+    """A row of the table: what is measured, and the required value and goal."""
 
     name: str
     sense: Literal["<=", ">="]
@@ -32,7 +32,7 @@ AUTO = Wanted("auto: time over that of the best single engine", "<=", 1.1, 1.0, 
 
 
 def cases(device: str, engines: list[EngineName], preset: str, steps: int) -> list[Case]:
-    """The cases of a device; ``engines`` are those that can be used here."""
+    """The cases of a device; ``engines`` are those available here."""
     if device == "cuda":
         return [
             Case(
@@ -51,7 +51,7 @@ def cases(device: str, engines: list[EngineName], preset: str, steps: int) -> li
 
 
 def checks(results: list[Result], node: Result | None) -> list[Result]:
-    """What the results reach of each row; a row that was not measured has no value."""
+    """Each row with the measured value; None where it was not measured."""
     values: dict[Wanted, float | None] = {
         CPU_ONE: _best(results, "cpu", SIZE_1, "ratio"),
         CPU_MANY: _best(results, "cpu", SIZE_8, "ratio"),
@@ -100,7 +100,7 @@ def _quotient(a: float | None, b: float | None) -> float | None:
 
 
 def _auto(results: list[Result]) -> float | None:
-    """The worst case of auto against the best single engine of the same case."""
+    """The worst ratio of auto's time to that of the best single engine of the same case."""
     groups: dict[tuple[Any, ...], dict[str, float]] = {}
     for r in results:
         key = (r["preset"], r["device"], r["precision"], r["objects"], r["targets"])

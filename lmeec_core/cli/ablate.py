@@ -9,10 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from lmeec_core.ablation.variants import TABLES, Table
 from lmeec_core.errors import InputError
+from lmeec_core.experiments.ablation.variants import TABLES, Table
 
 _SIZE = "Size of the ablation"
+
+
+def _size(text: str, **limits: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=_SIZE, **limits)
 
 
 def ablate_command(
@@ -27,35 +31,20 @@ def ablate_command(
             help=f"What to compare, may be repeated: {', '.join(TABLES)}.", show_default="all"
         ),
     ] = None,
-    takes: Annotated[
-        int, typer.Option(min=1, help="Takes (of each length).", rich_help_panel=_SIZE)
-    ] = 8,
-    frames: Annotated[
-        int, typer.Option(min=2, help="Frames of the takes.", rich_help_panel=_SIZE)
-    ] = 60,
+    takes: Annotated[int, _size("Takes (of each length).", min=1)] = 8,
+    frames: Annotated[int, _size("Frames of the takes.", min=2)] = 60,
     length: Annotated[
         list[int] | None,
-        typer.Option(
-            help="Frames of the takes of the length table, may be repeated.",
+        _size(
+            "Frames of the takes of the length table, may be repeated.",
             show_default="120, 400, 700",
-            rich_help_panel=_SIZE,
         ),
     ] = None,
-    objects: Annotated[
-        int, typer.Option(min=1, help="Objects per take.", rich_help_panel=_SIZE)
-    ] = 3,
-    exo_cameras: Annotated[
-        int, typer.Option(min=1, max=4, help="Exo cameras.", rich_help_panel=_SIZE)
-    ] = 1,
-    seeds: Annotated[
-        int, typer.Option(min=1, help="Trainings of each fusion.", rich_help_panel=_SIZE)
-    ] = 3,
-    steps: Annotated[
-        int, typer.Option(min=1, help="Steps of each training.", rich_help_panel=_SIZE)
-    ] = 300,
-    scenes: Annotated[
-        int, typer.Option(min=1, help="Scenes to train on.", rich_help_panel=_SIZE)
-    ] = 400,
+    objects: Annotated[int, _size("Objects per take.", min=1)] = 3,
+    exo_cameras: Annotated[int, _size("Exo cameras.", min=1, max=4)] = 1,
+    seeds: Annotated[int, _size("Trainings of each fusion.", min=1)] = 3,
+    steps: Annotated[int, _size("Steps of each training.", min=1)] = 300,
+    scenes: Annotated[int, _size("Scenes to train on.", min=1)] = 400,
     workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one per processor.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
 ) -> None:
@@ -130,19 +119,18 @@ def _run(
             raise InputError(f"{module} is not installed: pip install 'lmeec[{extra}]'")
     from rich.console import Console
     from rich.markdown import Markdown
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
-    from lmeec_core.ablation import report, run
-    from lmeec_core.ablation.fusion import BATCH
     from lmeec_core.checkpoint import resolve_device
+    from lmeec_core.cli.progress import counting
+    from lmeec_core.experiments.ablation import report, run
+    from lmeec_core.experiments.ablation.fusion import BATCH
 
     device = resolve_device(size.pop("device"))
     settings = run.Settings(
         work=work.resolve(), checkpoint=weights, tables=tables, device=str(device), **size
     )
     console = Console()
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as bar:
+    with counting(console) as bar:
         tasks: dict[str, Any] = {}
 
         def progress(what: str, done: float, total: float) -> None:

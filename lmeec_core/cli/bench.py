@@ -16,31 +16,20 @@ if TYPE_CHECKING:
     from lmeec_core.config import EngineName
 
 
+def _several(text: str, default: str, **limits: Any) -> Any:
+    return typer.Option(help=f"{text}, may be repeated.", show_default=default, **limits)
+
+
 def bench_command(
-    preset: Annotated[
-        list[str] | None,
-        typer.Option(help="The network, may be repeated.", show_default="base_plus"),
-    ] = None,
+    preset: Annotated[list[str] | None, _several("The network", "base_plus")] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     engine: Annotated[
         list[str] | None,
-        typer.Option(
-            help="auto, eager, cuda_graph, onnxruntime, openvino or tensorrt, may be repeated.",
-            show_default="auto",
-        ),
+        _several("auto, eager, cuda_graph, onnxruntime, openvino or tensorrt", "auto"),
     ] = None,
-    precision: Annotated[
-        list[str] | None,
-        typer.Option(help="fp32 or bf16, may be repeated.", show_default="fp32, bf16"),
-    ] = None,
-    objects: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Objects N, may be repeated.", show_default="1"),
-    ] = None,
-    targets: Annotated[
-        list[int] | None,
-        typer.Option(min=1, help="Target views K, may be repeated.", show_default="1"),
-    ] = None,
+    precision: Annotated[list[str] | None, _several("fp32 or bf16", "fp32, bf16")] = None,
+    objects: Annotated[list[int] | None, _several("Objects N", "1", min=1)] = None,
+    targets: Annotated[list[int] | None, _several("Target views K", "1", min=1)] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured for each case.")] = 10,
     frames: Annotated[
         int,
@@ -50,30 +39,29 @@ def bench_command(
         bool,
         typer.Option(
             "--reference",
-            help="Also compute steps the release's way, in between: one pass of the network for "
-            "each object and target view.",
+            help="Also measure steps as the release computes them, interleaved: one pass of the "
+            "network for each object and target view.",
         ),
     ] = False,
     node: Annotated[
-        bool,
-        typer.Option("--node", help="Measure the node over DDS: what the ROS edge costs."),
+        bool, typer.Option("--node", help="Measure the node over DDS: what the ROS edge costs.")
     ] = False,
     everything: Annotated[
         bool,
         typer.Option(
             "--all",
-            help="All that this machine can measure, and whether it reaches what it must. "
-            "--preset, --device, --engine and --steps count, the rest is given.",
+            help="Everything that this machine can measure, against the required values. Of the "
+            "other options only --preset, --device, --engine and --steps have an effect.",
         ),
     ] = False,
-    threads: Annotated[
-        int, typer.Option(min=0, help="Threads of torch; 0: as many as it takes by itself.")
-    ] = 0,
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0 is torch's default.")] = (
+        0
+    ),
     json_file: Annotated[
         Path | None, typer.Option("--json", help="Write all figures to this file.")
     ] = None,
     plot: Annotated[
-        Path | None, typer.Option(help="Draw the cost against N x K into this PNG or SVG file.")
+        Path | None, typer.Option(help="Plot the cost over N x K into this PNG or SVG file.")
     ] = None,
 ) -> None:
     """Measure what a step costs in the steady state (full memory), with random images and memory.
@@ -96,26 +84,19 @@ def bench_command(
         from lmeec_core.bench import report, suite
         from lmeec_core.bench.measure import Case, measure
         from lmeec_core.checkpoint import resolve_device
-        from lmeec_core.config import ENGINES
-        from lmeec_core.config import preset as known
 
         if threads:
             torch.set_num_threads(threads)
         console = Console()
         kind = resolve_device(device).type
-        presets, engines = preset or ["base_plus"], engine or ["auto"]
-        for name in presets:
-            known(name)
-        for name in engines:
-            if name not in ENGINES:
-                raise InputError(f"--engine {name!r} given, one of {', '.join(ENGINES)} expected")
+        presets, engines = _known(preset or ["base_plus"], engine or ["auto"])
         if everything:
             cases = suite.cases(kind, _engines(engine, presets[0], kind), presets[0], steps)
         elif node and not (preset or engine or objects or targets):
             cases = []
         else:
             cases = [
-                Case(p, kind, cast("EngineName", e), cast("Any", f), n, k, steps,
+                Case(p, kind, e, cast("Any", f), n, k, steps,
                      max(1, steps // 2) if reference else 0, frames=frames)
                 for p, e, f, n, k in product(
                     presets, engines, precision or ["fp32", "bf16"], objects or [1], targets or [1]
@@ -125,17 +106,11 @@ def bench_command(
         for case in cases:
             console.print(f"measuring {_text(case)}", highlight=False)
             results.append(measure(case))
-            if json_file is not None:  # a long run that is stopped leaves what it has
+            if json_file is not None:  # a run that is stopped keeps its results
                 report.write(json_file, results, [], None)
         if results:
             report.show(results, console)
-        edge = None
-        if node or everything:
-            from lmeec_core.cli.plugins import plugins
-
-            if not plugins():
-                raise InputError("--node: the node's package is not installed")
-            edge = plugins()[0].bench_node(console)
+        edge = _node(console) if node or everything else None
         checks = suite.checks(results, edge) if everything else []
         if checks:
             report.show_checks(checks, console)
@@ -148,8 +123,25 @@ def bench_command(
     run_command(work)
 
 
+def _known(presets: list[str], engines: list[str]) -> tuple[list[str], list[EngineName]]:
+    """The names, if all of them are known.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    from lmeec_core.config import ENGINES
+    from lmeec_core.config import preset as known
+
+    for name in presets:
+        known(name)
+    for name in engines:
+        if name not in ENGINES:
+            raise InputError(f"--engine {name!r} given, one of {', '.join(ENGINES)} expected")
+    return presets, cast("list[EngineName]", engines)
+
+
 def _engines(asked: list[str] | None, preset: str, device: str) -> list[EngineName]:
-    """The engines of --all: those asked for, or all that can be used here."""
+    """The engines of --all: those asked for, or all that are available here."""
     if asked:
         return cast("list[EngineName]", asked)
     from lmeec_core.checkpoint import load_model
@@ -157,6 +149,19 @@ def _engines(asked: list[str] | None, preset: str, device: str) -> list[EngineNa
 
     usable = candidates(load_model(preset, device=device, precision="bf16", seed=0))
     return [*usable, "auto"]
+
+
+def _node(console: Console) -> dict[str, Any]:
+    """What the ROS edge costs.
+
+    Raises:
+        InputError: the node's package is not installed.
+    """
+    from lmeec_core.cli.plugins import plugins
+
+    if not plugins():
+        raise InputError("--node: the node's package is not installed")
+    return plugins()[0].bench_node(console)
 
 
 def _text(case: Case) -> str:

@@ -44,7 +44,7 @@ def evaluate_command(
     ],
     protocol: Annotated[
         ProtocolName,
-        typer.Option(help="Rules of scoring; their numbers are not comparable."),
+        typer.Option(help="Rules of scoring; their numbers cannot be compared."),
     ] = ProtocolName.official,
     direction: Annotated[
         Direction | None,
@@ -62,13 +62,13 @@ def evaluate_command(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/evaluate"),
     worst: Annotated[
-        int, typer.Option(min=0, help="Show pictures of so many of the worst takes.")
+        int, typer.Option(min=0, help="How many of the worst takes to show pictures of.")
     ] = 6,
     allow_missing: Annotated[
         bool,
         typer.Option(
             "--allow-missing",
-            help="Exit code 0 though predictions are missing (not: broken, or of something else).",
+            help="Exit with 0 if predictions are only missing, not broken or of something else.",
         ),
     ] = False,
 ) -> None:
@@ -248,7 +248,7 @@ def show(evaluation: Evaluation, console: Console) -> None:
 
 
 def show_problems(evaluation: Evaluation, console: Console) -> None:
-    """Print what is missing, broken or left aside: of every kind its number and some of them."""
+    """Print what is missing, broken or ignored: some of each kind, and how many more."""
     kinds: dict[str, list[Problem]] = {}
     for problem in evaluation.problems:
         kinds.setdefault(problem.kind, []).append(problem)

@@ -22,115 +22,60 @@ class Level(StrEnum):
     hard = "hard"
 
 
+def _size(text: str, **limits: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=_SIZE, **limits)
+
+
+def _scene(text: str, **limits: Any) -> Any:
+    return typer.Option(help=text, rich_help_panel=_SCENE, **limits)
+
+
+def _share(text: str) -> Any:
+    return _scene(text, min=0, max=1)
+
+
+Range = tuple[int, int] | None
+
+
 def simulate_command(
     out: Annotated[Path, typer.Argument(help="Folder of the takes; made, or added to.")],
-    train: Annotated[int, typer.Option(min=0, help="Training takes.", rich_help_panel=_SIZE)] = 8,
-    val: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Validation takes: kinds of training, new scenes.", rich_help_panel=_SIZE
-        ),
-    ] = 1,
+    train: Annotated[int, _size("Training takes.", min=0)] = 8,
+    val: Annotated[int, _size("Validation takes: kinds of training, new scenes.", min=0)] = 1,
     test: Annotated[
-        int,
-        typer.Option(
-            min=0,
-            help="Test takes: kinds and textures that training never sees.",
-            rich_help_panel=_SIZE,
-        ),
+        int, _size("Test takes: kinds and textures that training never sees.", min=0)
     ] = 1,
-    frames: Annotated[
-        int, typer.Option(min=1, help="Frames per take, one per second.", rich_help_panel=_SIZE)
-    ] = 60,
-    size: Annotated[
-        int,
-        typer.Option(min=64, help="Side of the square images and masks.", rich_help_panel=_SIZE),
-    ] = 480,
-    exo_cameras: Annotated[
-        int, typer.Option(min=1, max=4, help="Fixed cameras.", rich_help_panel=_SIZE)
-    ] = 2,
-    quality: Annotated[
-        int, typer.Option(min=1, max=100, help="JPEG quality.", rich_help_panel=_SIZE)
-    ] = 90,
+    frames: Annotated[int, _size("Frames per take, one per second.", min=1)] = 60,
+    size: Annotated[int, _size("Side of the square images and masks.", min=64)] = 480,
+    exo_cameras: Annotated[int, _size("Fixed cameras.", min=1, max=4)] = 2,
+    quality: Annotated[int, _size("JPEG quality.", min=1, max=100)] = 90,
     level: Annotated[
-        Level,
-        typer.Option(
-            help="Number of distractors and look-alikes, occlusion, exits, blur, noise.",
-            rich_help_panel=_SCENE,
-        ),
+        Level, _scene("Number of distractors and look-alikes, occlusion, exits, blur, noise.")
     ] = Level.normal,
     distractors: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            help="Objects that stay where they are, least and most.", rich_help_panel=_SCENE
-        ),
+        Range, _scene("Objects that stay where they are, least and most.")
     ] = None,
-    look_alikes: Annotated[
-        tuple[int, int] | None,
-        typer.Option(help="Twins of each moved object, least and most.", rich_help_panel=_SCENE),
-    ] = None,
-    moved: Annotated[
-        tuple[int, int] | None,
-        typer.Option(help="Objects that the person moves, least and most.", rich_help_panel=_SCENE),
-    ] = None,
-    occluders: Annotated[
-        tuple[int, int] | None,
-        typer.Option(help="Tall boxes on the surface, least and most.", rich_help_panel=_SCENE),
-    ] = None,
+    look_alikes: Annotated[Range, _scene("Twins of each moved object, least and most.")] = None,
+    moved: Annotated[Range, _scene("Objects that the person moves, least and most.")] = None,
+    occluders: Annotated[Range, _scene("Tall boxes on the surface, least and most.")] = None,
     exit_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of actions that take an object out of sight.",
-            rich_help_panel=_SCENE,
-        ),
+        float | None, _share("Share of actions that take an object out of sight.")
     ] = None,
     absent_steps: Annotated[
-        tuple[int, int] | None,
-        typer.Option(
-            help="Frames for which it stays away, least and most.", rich_help_panel=_SCENE
-        ),
+        Range, _scene("Frames for which it stays away, least and most.")
     ] = None,
     glance_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of time for which the wearer looks elsewhere.",
-            rich_help_panel=_SCENE,
-        ),
+        float | None, _share("Share of time for which the wearer looks elsewhere.")
     ] = None,
-    motion_blur: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Share of ego frames with motion blur.", rich_help_panel=_SCENE
-        ),
-    ] = None,
+    motion_blur: Annotated[float | None, _share("Share of ego frames with motion blur.")] = None,
     noise: Annotated[
-        tuple[float, float] | None,
-        typer.Option(help="Sensor noise in grey levels, least and most.", rich_help_panel=_SCENE),
+        tuple[float, float] | None, _scene("Sensor noise in grey levels, least and most.")
     ] = None,
-    bin_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0, max=1, help="Share of scenes with an open box.", rich_help_panel=_SCENE
-        ),
-    ] = None,
+    bin_share: Annotated[float | None, _share("Share of scenes with an open box.")] = None,
     tight_share: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            help="Share of exo cameras that frame a part of the surface only.",
-            rich_help_panel=_SCENE,
-        ),
+        float | None, _share("Share of exo cameras that frame a part of the surface only.")
     ] = None,
     distortion: Annotated[
-        float | None,
-        typer.Option(
-            min=0, help="Largest radial distortion of the ego lens.", rich_help_panel=_SCENE
-        ),
+        float | None, _scene("Largest radial distortion of the ego lens.", min=0)
     ] = None,
     seed: Annotated[
         int, typer.Option(min=0, help="First seed; takes have seeds seed, seed + 1, ...")
@@ -161,6 +106,7 @@ def simulate_command(
     Rendering uses MUJOCO_GL if it is set (egl, osmesa), else EGL with an NVIDIA GPU, else OSMesa
     (Debian, Ubuntu: apt-get install libosmesa6).
     """
+    from lmeec_core.cli.exit_codes import run_command
     from lmeec_core.simulation.config import level as named_level
 
     changes: dict[str, Any] = {
@@ -170,7 +116,6 @@ def simulate_command(
         "bin_share": bin_share, "tight_share": tight_share, "distortion": distortion,
     }  # fmt: skip
     given = {k: v for k, v in changes.items() if v is not None}
-    from lmeec_core.cli.exit_codes import run_command
 
     def run() -> int:
         config = dataclasses.replace(named_level(level.value), exo_cameras=exo_cameras, **given)
@@ -189,16 +134,15 @@ def _run(
 ) -> int:  # fmt: skip
     """Make the takes under a progress bar; returns how many failed."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
+    from lmeec_core.cli.progress import counting
     from lmeec_core.simulation.generate import generate_takes, missing_jobs
 
     console = Console()
     missing = len(missing_jobs(out, config, counts, frames, size, seed, quality))
     kept = sum(counts.values()) - missing
     failed = 0
-    columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
+    with counting(console) as progress:
         task = progress.add_task("takes", total=missing)
         results = generate_takes(
             out, config, counts, frames, size, seed, quality, max(1, min(workers, missing))

@@ -33,9 +33,9 @@ SIZES: tuple[tuple[str, float], ...] = (
     ("0.5 to 2 %", 0.02),
     ("2 % and more", float("inf")),
 )
-"""Groups by area of the true mask as a share of the image; each reaches up to its number.
+"""Groups by area of the true mask as a share of the image, with their upper limits.
 
-The paper's Figure 5 groups by the same share but does not say where it cuts.
+The paper's Figure 5 groups by the same share but does not give its limits.
 """
 
 LENGTHS: tuple[str, ...] = ("under 200 frames", "200 to 600 frames", "over 600 frames")
@@ -58,9 +58,9 @@ class Evaluation:
         scores: all scored frames; carries the protocol's name.
         takes: the takes that were scored.
         problems: what the benchmark would refuse in the result file.
-        notes: what the protocol leaves aside of the predictions or the truth.
+        notes: what the protocol ignores of the predictions or the truth.
         broken: scored predictions that cannot be read; they count as missing.
-        void: why there is no score; the numbers stand for nothing then. None if there is one.
+        void: why there is no score and the numbers are meaningless; None if there is one.
         skipped: takes of the truth that could not be read.
         unlisted: takes whose truth does not list the frames that were annotated; all frames with
             images were scored, where the benchmark would leave some out.
@@ -117,8 +117,8 @@ def evaluate(
 ) -> Evaluation:
     """Score predictions of one direction on all takes of a truth.
 
-    A take whose truth is broken is skipped and reported as a whole. Protocol `lm_eec` goes by the
-    predictions, so takes and frames without predictions are not scored. Where most predictions
+    A take whose truth is broken is skipped and reported as a whole. Protocol `lm_eec` starts from
+    the predictions, so takes and frames without predictions are not scored. Where most predictions
     cannot be read, or none is of what the truth asks for, there is no score (``void``).
 
     Args:
@@ -160,7 +160,7 @@ def evaluate(
 
 
 def _why_void(results: Results, takes: Takes | ResultsTruths, done: Evaluation) -> str | None:
-    """Why the scores stand for nothing, None if they stand for something."""
+    """Why the scores are meaningless; None if they are not."""
     found = done.scores.frames - done.scores.missing + done.broken
     if 2 * done.broken > found:
         first = next(p for p in done.problems if p.kind == "prediction broken")
@@ -195,7 +195,7 @@ def _score_take(
     count: int,
     progress: Callable[[str, float], None] | None,
 ) -> Scores:
-    """Scores of one take; what is to be said of it goes into ``done`` once it is through."""
+    """Scores of one take; once it is scored, its problems and notes are added to ``done``."""
     part, problems = Scores(done.scores.protocol), []
     pairs = pairs_of(truth, results.direction)
     listed = True

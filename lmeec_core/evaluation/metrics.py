@@ -78,8 +78,8 @@ def contour_accuracy(prediction: Mask, truth: Mask) -> float:
     """DAVIS' boundary F-measure (Perazzi et al., CVPR 2016, section 4).
 
     Precision is the share of the predicted boundary within a disk of radius
-    ceil(0.008 x diagonal) of the true one, recall the reverse. No boundary at all: 1 where the
-    other has none either; otherwise precision 1, recall 0 (or the reverse), so 0.
+    ceil(0.008 x diagonal) of the true one, recall the reverse. Without a
+    boundary in one of the masks: 1 if the other has none either, else 0.
     """
     boundary, true_boundary = _boundary(prediction), _boundary(truth)
     count, true_count = cv2.countNonZero(boundary), cv2.countNonZero(true_boundary)

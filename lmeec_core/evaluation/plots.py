@@ -1,4 +1,4 @@
-"""Small plots as SVG text, to stand in a report without any file beside it."""
+"""Small plots as SVG text, to be embedded in a report."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def over_time(scores: Scores) -> Markup:
 def by_name(groups: dict[str, Scores], what: str) -> Markup:
     """Mean IoU of groups (takes, objects), the worst first."""
     means = sorted((s.iou, name) for name, s in groups.items() if s.ious)
-    below = f"{len(means)} {what}, the worst first; names: point at a bar"
+    below = f"{len(means)} {what}, the worst first; names: hover over a bar"
     body = _axes(100, "mean IoU, %", [], below)
     step = (WIDTH - LEFT - RIGHT) / max(1, len(means))
     width = min(step * 0.8, 40)
@@ -105,5 +105,5 @@ def _label(x: float, y: float, text: str, anchor: str) -> Markup:
 
 
 def _ceiling(value: float) -> float:
-    """A round number not below ``value`` that four divisions suit."""
+    """A round number not below ``value`` that divides well by four."""
     return next((float(n) for n in (8, 20, 40, 60, 80) if value <= n), 100.0)

@@ -61,7 +61,7 @@ def score_pair(
         take: the truth.
         object_name, query, target: what to score.
         protocol: "official" or "lm_eec".
-        on_broken: told of every prediction that cannot be read; it counts as missing.
+        on_broken: called with every prediction that cannot be read; it counts as missing.
 
     Raises:
         TakeError: if the truth is broken, or lacks the object.

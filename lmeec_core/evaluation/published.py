@@ -1,4 +1,4 @@
-"""Numbers of the LM-EEC paper (NeurIPS 2025), EgoExo4D test split, to set others beside."""
+"""Numbers of the LM-EEC paper (NeurIPS 2025), EgoExo4D test split, for comparison."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An evaluation as JSON, CSV and one HTML page that needs nothing beside it."""
+"""An evaluation as JSON, CSV and one self-contained HTML page."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Report:
     void: dict[str, str] = field(default_factory=dict)
 
     def write(self, folder: Path) -> dict[str, Path]:
-        """Write report.json, scores.csv, frames.csv and report.html; each appears in one step."""
+        """Write report.json, scores.csv, frames.csv and report.html, each atomically."""
         texts = {
             "report.json": json.dumps(self.data(), indent=1, ensure_ascii=False) + "\n",
             "scores.csv": self.scores_csv(),

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lmeec_core.evaluation.metrics import ASSOCIATION_IOU
+from lmeec_core.evaluation.statistics import balanced_accuracy
 
 
 class FrameScore(NamedTuple):
@@ -50,7 +51,7 @@ class Scores:
     records: list[FrameScore] = field(default_factory=list)
 
     def add(self, other: Scores) -> None:
-        """Take in the frames of other scores of the same protocol.
+        """Add the frames of other scores of the same protocol.
 
         Raises:
             ValueError: on scores of another protocol.
@@ -125,18 +126,13 @@ class Scores:
 
     @property
     def existence_accuracy(self) -> float:
-        """Share of frames whose existence is predicted rightly."""
+        """Share of frames whose existence is predicted correctly."""
         return _mean([record.exists == record.predicted for record in self.records])
 
     @property
     def existence_balanced_accuracy(self) -> float:
-        """Mean over the classes (exists, does not) that occur of the share predicted rightly."""
-        shares = []
-        for kind in (True, False):
-            said = [record.predicted == kind for record in self.records if record.exists == kind]
-            if said:
-                shares.append(_mean(said))
-        return _mean(shares)
+        """Balanced accuracy of existence."""
+        return balanced_accuracy(self.existing, self.predicted)
 
     def summary(self) -> dict[str, float | int | str | None]:
         """All numbers by name, for JSON (NaN as None)."""

@@ -70,7 +70,7 @@ def worst_takes(evaluation: Evaluation, count: int) -> list[tuple[Scores, Scores
 
 
 def draw_strip(results: Results, truth: Truth, take: Scores, pair: Scores) -> Strip:
-    """Draw one of :func:`worst_takes`; an image that cannot be read is named instead."""
+    """Draw one of :func:`worst_takes`; if an image cannot be read, the error is kept instead."""
     records = [r for r in pair.records if r.iou is not None]
     places = np.linspace(0, len(records) - 1, min(TILES, len(records))).round().astype(int)
     picked = [records[i] for i in places]

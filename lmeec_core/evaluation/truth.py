@@ -44,7 +44,7 @@ class Pair(NamedTuple):
 class ResultsTruth:
     """Truth of one take in the result format, which the LM-EEC release compares with.
 
-    Camera names cannot be told apart in "<query>_<target>" for certain, so the pair's name stands
+    "<query>_<target>" cannot be split into camera names with certainty, so the pair's name stands
     for the target camera, and the query camera is "".
 
     Attributes:
@@ -71,7 +71,7 @@ class ResultsTruth:
         return self._results.pairs(self.name, object_name)
 
     def annotated(self, object_name: str, pair: str, frame: int) -> bool:
-        """Whether there is an entry, be it an empty mask."""
+        """Whether there is an entry, even an empty mask."""
         return frame in self._results.pair_frames(self.name, object_name, pair)
 
     def frames(self, object_name: str, pair: str) -> tuple[int, ...]:

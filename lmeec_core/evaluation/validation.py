@@ -18,7 +18,7 @@ from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.results import Prediction
 
 MISSING = ("take missing", "object missing", "pair missing", "frames missing")
-"""Kinds of problems that are predictions which are not there, and nothing worse."""
+"""Kinds of problems that only mean missing predictions."""
 
 
 Place = tuple[str, str, str, int]
@@ -52,12 +52,12 @@ def broken_prediction(take: str, text: str) -> Problem:
 
 
 class Forms(NamedTuple):
-    """How many predictions are of the form that the format has; see :func:`look_through`.
+    """Predictions by whether they have the form that the format requires, see :func:`look_through`.
 
     Attributes:
         readable: those that can be read.
         unreadable: those that cannot be read: the take, and what is wrong.
-        outside: those whose confidence is no probability.
+        outside: those whose confidence is not a probability.
     """
 
     readable: list[Prediction]
@@ -71,7 +71,7 @@ class Forms(NamedTuple):
 
 
 def look_through(results: Results, take: str | None = None) -> Forms:
-    """Look at the form of all predictions, or those of a take; no run lengths are decoded."""
+    """Check the form of all predictions, or of a take's, without decoding run lengths."""
     readable, unreadable = [], []
     for place in results.places(take):
         try:
@@ -132,7 +132,7 @@ def unknown_takes(results: Results, names: Iterable[str]) -> list[Problem]:
 
 
 def not_scored(results: Results, truth: Truth, protocol: str) -> list[str]:
-    """What a protocol leaves aside of a take's predictions or of its truth, one text each."""
+    """What a protocol ignores of a take's predictions or of its truth, one text each."""
     pairs = {(p.object_name, p.key): p for p in pairs_of(truth, results.direction)}
     beside: list[Place] = []  # of other cameras, objects or frames
     absent = 0
@@ -169,11 +169,11 @@ def _expected(truth: Truth, object_name: str, query: str, pair: str) -> set[int]
 
 
 def nothing_shared(results: Results, takes: Takes | ResultsTruths) -> str:
-    """Why none of the predictions was scored: the first thing that they and the truth differ in."""
+    """Why none of the predictions was scored: the first level where they and the truth differ."""
     theirs: list[Place] = []
     for name in takes.names:
         if name in results.takes:
-            with suppress(TakeError):  # was told before
+            with suppress(TakeError):  # already reported
                 theirs += _asked(takes.open(name), results.direction)
     ours = list(results.places())
     if not ours:

@@ -22,7 +22,7 @@ def choose_backend() -> str:
     if not chosen:
         chosen = "egl" if os.path.exists("/dev/nvidia0") else "osmesa"
         os.environ["MUJOCO_GL"] = chosen
-    # llvmpipe's own threads compete with the worker processes; none of them is faster.
+    # llvmpipe's own threads compete with the worker processes; without them it is faster.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     return chosen
 
@@ -73,5 +73,5 @@ def use_gl_context() -> None:
                 f"{type(context).__module__}; set MUJOCO_GL={backend} in the environment"
             )
         _CONTEXTS[os.getpid()] = context
-        atexit.register(_CONTEXTS.clear)  # frees it; later than atexit it would print errors
+        atexit.register(_CONTEXTS.clear)  # freeing it later than this would print errors
     _CONTEXTS[os.getpid()].make_current()

@@ -17,7 +17,7 @@ PERSON_GROUPS = (1, 2)
 
 
 class SceneBuilder:
-    """Collects a scene and compiles it. Nothing collides and nothing falls: poses are set."""
+    """Builds and compiles a scene. There are no contacts and no gravity: poses are set."""
 
     def __init__(self, offscreen: int, multisamples: int, shadow_pixels: int) -> None:
         mujoco = load_mujoco()
@@ -76,7 +76,7 @@ class SceneBuilder:
         return name
 
     def body(self, name: str, parent: Any = None, **options: Any) -> Any:
-        """A body; without a parent it hangs in the world and is posed as a mocap body."""
+        """A body; without a parent it belongs to the world and is posed as a mocap body."""
         if parent is None:
             return self.spec.worldbody.add_body(name=name, mocap=True, **options)
         return parent.add_body(name=name, **options)
@@ -112,7 +112,7 @@ class SceneBuilder:
         )  # fmt: skip
 
     def lathe(self, part: Part, material: str, body: Any) -> None:
-        """A turned mesh."""
+        """A lathed mesh."""
         vertices, coordinates, faces = lathe_mesh(part.profile)
         name = self._name("mesh")
         mesh = self.spec.add_mesh(name=name)

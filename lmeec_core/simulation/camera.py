@@ -37,7 +37,7 @@ class ExoPose:
 def draw_exo_cameras(
     rng: np.random.Generator, layout: Layout, config: SimulationConfig
 ) -> list[ExoPose]:
-    """Fixed cameras around the surface, some of which frame a part of it only."""
+    """Fixed cameras around the surface, some of which show only part of it."""
     walled = layout.far_wall < layout.room
     spread = 75.0 if walled else 115.0
     start = rng.uniform(-spread, spread)

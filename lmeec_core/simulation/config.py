@@ -26,13 +26,15 @@ class SimulationConfig:
     look_alikes: tuple[int, int] = (0, 2)  # twins (same, recoloured, rescaled...) per moved object
     max_objects: int = 12
     occluders: tuple[int, int] = (0, 1)  # tall boxes on the surface
-    bin_share: float = 0.15  # scenes with an open box: seen into from above, not from the side
+    bin_share: float = 0.15  # scenes with an open box, whose inside only shows from above
     exit_share: float = 0.35  # actions that take an object out of sight (pocket, drawer, stool)
     absent_steps: tuple[int, int] = (6, 20)  # how long a hidden object stays hidden
     glance_share: float = 0.15  # time for which the wearer looks elsewhere
     glance_steps: tuple[int, int] = (4, 14)
-    tight_share: float = 0.15  # exo cameras that frame only a part of the surface
-    shadow_share: float = 0.5  # scenes with one light that casts shadows (the dearest effect)
+    tight_share: float = 0.15  # exo cameras that show only part of the surface
+    shadow_share: float = (
+        0.5  # scenes with one light that casts shadows (the most expensive effect)
+    )
     reflect_share: float = 0.1  # scenes with a mirroring surface
     multisamples: int = 4  # multisampling of the colour image: 0, 2 or 4
     blur: float = 0.6  # base blur of the lens, pixels at 256 px
@@ -63,39 +65,17 @@ class SimulationConfig:
 _NORMAL = SimulationConfig()
 _LEVELS: dict[str, SimulationConfig] = {
     "easy": dataclasses.replace(
-        _NORMAL,
-        level="easy",
-        moved=(1, 2),
-        distractors=(1, 4),
-        look_alikes=(0, 0),
-        occluders=(0, 0),
-        bin_share=0.0,
-        exit_share=0.2,
-        glance_share=0.1,
-        tight_share=0.15,
-        motion_blur=0.0,
-        noise=(0.0, 2.0),
-        distortion=0.0,
+        _NORMAL, level="easy", moved=(1, 2), distractors=(1, 4), look_alikes=(0, 0),
+        occluders=(0, 0), bin_share=0.0, exit_share=0.2, glance_share=0.1, tight_share=0.15,
+        motion_blur=0.0, noise=(0.0, 2.0), distortion=0.0,
     ),
     "normal": _NORMAL,
     "hard": dataclasses.replace(
-        _NORMAL,
-        level="hard",
-        moved=(2, 4),
-        distractors=(5, 12),
-        look_alikes=(1, 3),
-        max_objects=18,
-        occluders=(1, 3),
-        bin_share=0.5,
-        exit_share=0.5,
-        absent_steps=(10, 40),
-        glance_share=0.35,
-        tight_share=0.55,
-        motion_blur=0.5,
-        noise=(2.0, 9.0),
-        distortion=0.15,
+        _NORMAL, level="hard", moved=(2, 4), distractors=(5, 12), look_alikes=(1, 3),
+        max_objects=18, occluders=(1, 3), bin_share=0.5, exit_share=0.5, absent_steps=(10, 40),
+        glance_share=0.35, tight_share=0.55, motion_blur=0.5, noise=(2.0, 9.0), distortion=0.15,
     ),
-}
+}  # fmt: skip
 LEVELS = tuple(_LEVELS)
 
 
@@ -110,12 +90,8 @@ def level(name: str, **changes: Any) -> SimulationConfig:
 
 
 def training_config(exo_cameras: int = 2, name: str = "normal") -> SimulationConfig:
-    """A level tuned for rendering speed: few shadows, no multisampling; the rest unchanged."""
+    """A level tuned for rendering speed: few shadows, no multisampling, the rest unchanged."""
     return level(
-        name,
-        exo_cameras=exo_cameras,
-        shadow_share=0.12,
-        reflect_share=0.04,
-        multisamples=0,
+        name, exo_cameras=exo_cameras, shadow_share=0.12, reflect_share=0.04, multisamples=0,
         jpeg_share=0.3,
-    )
+    )  # fmt: skip

@@ -16,7 +16,7 @@ from lmeec_core.files import write_text
 from lmeec_core.jobs import JobResult, run_jobs
 from lmeec_core.simulation.backend import choose_backend
 from lmeec_core.simulation.config import SPLITS, SimulationConfig
-from lmeec_core.simulation.render import SceneRenderer
+from lmeec_core.simulation.render import shots
 from lmeec_core.simulation.scene import Scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
 from lmeec_core.simulation.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
@@ -48,10 +48,10 @@ def take_name(split: str, seed: int) -> str:
 
 
 def write_take(job: TakeJob) -> dict[str, Any]:
-    """Render a take and write it; it appears under its name once it is complete.
+    """Render a take and write it; it appears under its name when it is complete.
 
     Images and masks are (size, size). An object has an entry where at least one of its pixels is
-    visible. Returns what the manifest says of the take. Raises FileExistsError if it is there.
+    visible. Returns the take's entry of the manifest. Raises FileExistsError if it exists.
     """
     scene = Scene(job.seed, job.config, job.split, job.size, job.frames)
     facts: dict[str, Any] = {
@@ -64,21 +64,16 @@ def write_take(job: TakeJob) -> dict[str, Any]:
         "moved": [o.name for o in scene.objects[: scene.moved]],
     }
     extra = {"simulated": True, "scenario": f"simulated {scene.layout.kind}", "simulation": facts}
-    with (
-        SceneRenderer(scene) as renderer,
-        TakeWriter(job.path, quality=job.quality, extra=extra) as take,
-    ):
+    with TakeWriter(job.path, quality=job.quality, extra=extra) as take:
         for spec in scene.objects:
             take.add_object(spec.name)
-        for step in range(job.frames):
-            scene.pose(step)
-            for number, camera in enumerate(scene.cameras):
-                rgb, labels = renderer.shoot(step, number)
-                take.image(camera, step * FRAME_STEP, rgb)
-                counts = np.bincount(labels.ravel(), minlength=256)
-                for index, spec in enumerate(scene.objects):
-                    if counts[index + 1]:
-                        take.mask(spec.name, camera, step * FRAME_STEP, labels == index + 1)
+        for step, number, rgb, labels in shots(scene, range(job.frames)):
+            camera, frame = scene.cameras[number], step * FRAME_STEP
+            take.image(camera, frame, rgb)
+            visible = np.unique(labels)
+            for label, spec in enumerate(scene.objects, start=1):
+                if label in visible:
+                    take.mask(spec.name, camera, frame, labels == label)
     return facts
 
 
@@ -98,7 +93,7 @@ def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:
 
 
 def _finish(root: Path, recipe: dict[str, Any]) -> None:
-    """Write split.json and manifest.json for the takes that are there."""
+    """Write split.json and manifest.json for the existing takes."""
     splits: dict[str, list[str]] = {s: [] for s in SPLITS}
     takes: dict[str, Any] = {}
     for split in SPLITS:
@@ -134,7 +129,7 @@ def generate_takes(
     """Make `counts[split]` takes per split under `root`/<split>/<take>; yields them as they come.
 
     Seeds run from `first_seed` in each split (whose random streams differ). Finished takes are
-    kept and not made again; a half-written one is never seen under its name. Afterwards
+    kept; an incomplete one never appears under its name. Afterwards
     split.json and manifest.json are written. Raises InputError for options that differ from those
     of the takes that are there.
     """
@@ -164,7 +159,7 @@ def missing_jobs(
     root: Path, config: SimulationConfig, counts: dict[str, int], frames: int, size: int,
     first_seed: int, quality: int,
 ) -> Sequence[TakeJob]:  # fmt: skip
-    """The takes that are not there yet."""
+    """The takes that do not exist yet."""
     jobs = []
     for split in SPLITS:
         for seed in range(first_seed, first_seed + counts.get(split, 0)):

@@ -44,7 +44,7 @@ class MotionPlan:
 
 
 def smooth(u: float) -> float:
-    """Minimum-jerk course from 0 to 1 (Flash and Hogan 1985)."""
+    """Minimum-jerk profile from 0 to 1 (Flash and Hogan 1985)."""
     u = min(max(u, 0.0), 1.0)
     return u**3 * (10 - 15 * u + 6 * u * u)
 
@@ -74,7 +74,7 @@ def free_spot(
 
 
 class _Planner:
-    """Draws the actions one after the other; holds the state between them."""
+    """Draws one action after the other and keeps the state between them."""
 
     def __init__(
         self, rng: np.random.Generator, config: SimulationConfig, layout: Layout,
@@ -227,7 +227,7 @@ def _gaze(
         looked[t] = look + shake
         head[t] = base + sway + 0.12 * np.clip(look, -0.5, 0.5) * [1, 1, 0]
         away = looked[t] - head[t]
-        if np.hypot(away[0], away[1]) < 0.12:  # never straight down: the image would spin
+        if np.hypot(away[0], away[1]) < 0.12:  # never straight down, or the image would spin
             looked[t, 0] = head[t, 0] + 0.15
     return head, looked
 

@@ -22,7 +22,7 @@ _VARIANTS = ("same", "recoloured", "rescaled", "retextured", "reshaped")
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """One object: what fixes its shape and its look. Equal specs look the same."""
+    """One object: what determines its shape and appearance."""
 
     name: str
     kind: str

@@ -21,7 +21,7 @@ LATHE_SEGMENTS = 20
 class Part:
     """One geometry of an object, in metres, in the object's frame (origin: bottom centre).
 
-    `size` as MuJoCo wants it for the primitive (half lengths). A part has `start` and `end`
+    `size` as MuJoCo defines it for the primitive (half lengths). A part has `start` and `end`
     (cylinder, capsule) or `position` and `euler` (degrees). A lathe has a `profile`: (radius,
     height) points from bottom to top that are turned around z.
     """

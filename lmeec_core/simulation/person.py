@@ -13,6 +13,7 @@ from lmeec_core.simulation.builder import SceneBuilder
 from lmeec_core.simulation.textures import colour, draw_texture, value_noise
 
 Vector = NDArray[np.float64]
+Point = tuple[float, float, float]
 
 _SKINS = ((236, 188, 160), (198, 140, 105), (141, 90, 62), (90, 58, 40), (224, 172, 140))
 _FINGERS = (  # y, x of the knuckle in the hand, length of the first link; metres
@@ -36,37 +37,20 @@ def add_person(
     build.geometry("ellipsoid", glove, (0.052, 0.044, 0.018), body=hand, group=1)
     for i, (y, x, length) in enumerate(_FINGERS):
         # The last one is the thumb, which points inwards.
-        turn = _turn_z(55.0) if i == 4 else _turn_z((i - 1.5) * 4.0)
+        turn = about((0, 0, 1), math.radians(55.0 if i == 4 else (i - 1.5) * 4.0))
         first = build.body("", hand, pos=[x, y, 0], quat=turn)
         first.add_joint(name=f"finger{i}a", axis=[0, 1, 0])
-        build.geometry(
-            "capsule", glove, (0.0095,), ends=((0, 0, 0), (length, 0, 0)), body=first, group=1
-        )
+        _capsule(build, glove, 0.0095, (length, 0, 0), first)
         second = build.body("", first, pos=[length, 0, 0])
         second.add_joint(name=f"finger{i}b", axis=[0, 1, 0])
-        build.geometry(
-            "capsule",
-            glove,
-            (0.0085,),
-            ends=((0, 0, 0), (0.75 * length, 0, 0)),
-            body=second,
-            group=1,
-        )
+        _capsule(build, glove, 0.0085, (0.75 * length, 0, 0), second)
     sleeve = skin if rng.random() < 0.5 else shirt
     stout = float(rng.uniform(0.85, 1.15))
     for suffix in ("", "2"):
         for name, length, radius, material in (
             ("fore", FOREARM, 0.033, sleeve), ("upper", UPPER_ARM, 0.042, shirt),
         ):  # fmt: skip
-            limb = build.body(name + suffix)
-            build.geometry(
-                "capsule",
-                material,
-                (radius * stout,),
-                ends=((0, 0, 0), (0, 0, length)),
-                body=limb,
-                group=1,
-            )
+            _capsule(build, material, radius * stout, (0, 0, length), build.body(name + suffix))
     build.geometry("ellipsoid", glove, (0.07, 0.044, 0.02), body=build.body("hand2"), group=1)
     torso = build.body("torso")
     build.geometry("ellipsoid", shirt, (0.13 * stout, 0.2 * stout, 0.3), body=torso, group=2)
@@ -77,12 +61,12 @@ def add_person(
     build.camera("ego", field_of_view, body=head)
 
 
-def _turn_z(degrees: float) -> list[float]:
-    half = math.radians(degrees) / 2
-    return [math.cos(half), 0.0, 0.0, math.sin(half)]
+def _capsule(build: SceneBuilder, material: str, radius: float, end: Point, body: Any) -> None:
+    """A capsule of an arm or a finger, from its body's origin to `end`."""
+    build.geometry("capsule", material, (radius,), ends=((0, 0, 0), end), body=body, group=1)
 
 
-def about(axis: tuple[float, float, float], angle: float) -> Vector:
+def about(axis: Point, angle: float) -> Vector:
     """Unit quaternion (w, x, y, z) of a turn about a unit axis, radians."""
     return np.array([math.cos(angle / 2), *(math.sin(angle / 2) * np.array(axis))])
 

@@ -1,7 +1,8 @@
-"""Pixels of a scene: colour images and exact label images, straight into arrays."""
+"""Pixels of a scene: colour images and exact label images, as arrays."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -84,6 +85,16 @@ class SceneRenderer:
         return table
 
 
+def shots(scene: Scene, steps: Sequence[int]) -> Iterator[tuple[int, int, Image, Image]]:
+    """Every camera's image at the steps: index of the step, of the camera, rgb and labels as of
+    :meth:`SceneRenderer.shoot`."""
+    with SceneRenderer(scene) as renderer:
+        for index, step in enumerate(steps):
+            scene.pose(step)
+            for camera in range(len(scene.cameras)):
+                yield index, camera, *renderer.shoot(step, camera)
+
+
 @dataclass(frozen=True)
 class SceneArrays:
     """A rendered scene: F frames of C cameras (ego first), S x S pixels."""
@@ -141,11 +152,8 @@ def render_scene(
     chosen = pick_steps(scene.random(6), frames, steps, clip, stride)
     shape = (frames, len(scene.cameras), size, size)
     rgb, labels = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
-    with SceneRenderer(scene) as renderer:
-        for f, step in enumerate(chosen):
-            scene.pose(step)
-            for c in range(shape[1]):
-                rgb[f, c], labels[f, c] = renderer.shoot(step, c)
+    for f, c, image, label in shots(scene, chosen):
+        rgb[f, c], labels[f, c] = image, label
     return SceneArrays(
         rgb, labels, chosen, [o.name for o in scene.objects], [o.kind for o in scene.objects],
         scene.moved, list(scene.cameras), seed, split,

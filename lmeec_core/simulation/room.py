@@ -20,17 +20,8 @@ Array = NDArray[np.float64]
 
 LAYOUTS = ("table", "table", "round", "counter", "bench", "island", "floor")
 _WALLS = (
-    "plain",
-    "noise",
-    "brick",
-    "stripes",
-    "dots",
-    "checker",
-    "wood",
-    "gradient",
-    "tiles",
-    "plaid",
-)
+    "plain", "noise", "brick", "stripes", "dots", "checker", "wood", "gradient", "tiles", "plaid",
+)  # fmt: skip
 _FLOORS = ("wood", "wood", "checker", "noise", "brick", "tiles", "marble", "stains")
 _SURFACES = ("wood", "wood", "noise", "plain", "marble", "stripes", "stains", "gradient")
 _CLUTTER = ("plain", "label", "wood", "stripes", "noise", "checker", "dots", "stains")
@@ -83,7 +74,7 @@ def draw_layout(rng: np.random.Generator, config: SimulationConfig) -> Layout:
 
 
 def add_room(rng: np.random.Generator, build: SceneBuilder, layout: Layout, split: str) -> None:
-    """Floor, four walls, and sometimes a ceiling-high look of its own per wall."""
+    """Floor and four walls, which share a texture or have their own."""
     w = layout.room
     floor = draw_texture(rng, split, _FLOORS, (0.02, 0.5), (0.2, 0.9))
     build.geometry("plane", build.textured(floor, (float(rng.integers(3, 9)),) * 2, cube=False,
@@ -107,7 +98,7 @@ def add_room(rng: np.random.Generator, build: SceneBuilder, layout: Layout, spli
 def add_surface(
     rng: np.random.Generator, build: SceneBuilder, layout: Layout, split: str, mirror: bool
 ) -> None:
-    """The table, counter, bench, island or rug, with what carries it."""
+    """The table, counter, bench, island or rug, with its support."""
     h, a, b = layout.height, layout.half_x, layout.half_y
     image = draw_texture(rng, split, _SURFACES, (0.0, 0.6), (0.2, 0.95))
     gloss = (float(rng.uniform(0, 0.5)), float(rng.uniform(0.1, 0.7)))
@@ -163,7 +154,7 @@ def add_clutter(
     `sights` are lines (from, to) that furniture keeps clear of: the views of the exo cameras.
     """
     w, pool = layout.room, []
-    for _ in range(int(rng.integers(3, 7))):  # a few materials serve all clutter of a scene
+    for _ in range(int(rng.integers(3, 7))):  # a few materials for all clutter of a scene
         pool.append(build.textured(draw_texture(rng, split, _CLUTTER)))
     pool += [build.flat(colour(rng)) for _ in range(4)]
 

@@ -36,7 +36,7 @@ PERSON = 255
 
 
 class Scene:
-    """All of a scene but its pixels. The same (seed, split, config, size, steps) gives the same.
+    """A scene except its pixels; (seed, split, config, size, steps) determine it.
 
     Attributes:
         objects: N object specs; object i has label i + 1.
@@ -108,7 +108,7 @@ class Scene:
         self._roll = float(self.random(5).uniform(0, 6.28))
 
     def pose(self, step: int) -> None:
-        """Put everything where it is at a step."""
+        """Set everything to its pose at a step."""
         mujoco = load_mujoco()
         plan, data = self.plan, self.data
         for number, mocap in enumerate(self._mocap):

@@ -216,7 +216,7 @@ _TRAINING: dict[str, Maker] = {
 TRAINING_KINDS = (*_TRAINING, *RANDOM)
 
 _RANDOM_TICKETS = 5
-"""A kind of random shape is drawn for training so many times as often as another."""
+"""How many times as often as another a kind of random shape is drawn for training."""
 
 
 def _makers() -> dict[str, Maker]:
@@ -244,10 +244,10 @@ def kinds(split: str) -> tuple[str, ...]:
 
 
 def tickets(split: str) -> tuple[str, ...]:
-    """The split's kinds, each as many times as it has chances to be drawn.
+    """The split's kinds, each repeated by its weight.
 
-    Random shapes have more in training: what a model learns from a few dozen kinds alone, it does
-    not find again in kinds that it never saw.
+    Random shapes weigh more in training: from a few dozen kinds alone a model does not generalise
+    to kinds that it never saw.
     """
     if split == "test":
         return kinds(split)

@@ -1,8 +1,8 @@
-"""Kinds whose shape is drawn anew for every object: no two vessels or gadgets are alike.
+"""Kinds whose shape is drawn for every object: no two vessels or gadgets are alike.
 
-Only `train` and `val` draw them. They are composed of what everyday things are composed of (a body,
-handles, lids, feet, knobs in colours of their own), so that a model learns to take a whole object
-by its parts' going together and not by knowing its kind.
+Only `train` and `val` draw them. Like everyday things they consist of a body, handles, lids, feet
+and knobs in different colours, so that a model learns which parts form one object, not which kinds
+there are.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _turned(u: Numbers, s: float) -> list[Part]:
 
 
 def _assembly(u: Numbers, s: float) -> list[Part]:
-    """Two to seven random primitives grown onto each other."""
+    """Two to seven random primitives attached to each other."""
     rng = _rng(u, 1)
     parts: list[Part] = []
     centre = np.zeros(3)

@@ -1,4 +1,4 @@
-"""Training scenes as plain arrays on disk, one file per scene, for a trainer that starts early.
+"""Training scenes as arrays on disk, one file per scene: training starts before all are there.
 
 A shard is `<split>_<seed>.npy`, uint8 (F, C, S, S, 4): red, green, blue, label; beside it
 `<split>_<seed>.json` with names and seeds. The .npy is written last and renamed into place, so
@@ -45,7 +45,7 @@ class ShardJob:
 
 
 def shard_path(out_dir: Path, split: str, seed: int) -> Path:
-    """Where the array of a scene lies."""
+    """Path of a scene's array."""
     return out_dir / f"{split}_{seed:08d}.npy"
 
 
@@ -100,7 +100,7 @@ def render_many(
     """Render scenes over processes; yields a JobResult per scene (job.seed, error or None).
 
     Scenes whose shard exists are kept and not yielded. A seed that fails is reported and left
-    out. Consume the iterator (in a thread, if training goes on meanwhile): it drives the work.
+    out. The iterator has to be consumed: it drives the work.
     """
     choose_backend()
     out = Path(out_dir)

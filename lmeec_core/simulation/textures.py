@@ -245,27 +245,12 @@ def _scattered(rng: np.random.Generator) -> Array:
 
 
 _FAMILIES: dict[str, Callable[[np.random.Generator], Array]] = {
-    "plain": _plain,
-    "gradient": _gradient,
-    "noise": _noise,
-    "wood": _wood,
-    "brick": _brick,
-    "checker": _checker,
-    "stripes": _stripes,
-    "dots": _dots,
-    "plaid": _plaid,
-    "marble": _marble,
-    "tiles": _tiles,
-    "stains": _stains,
-    "label": _label,
-    "hexagons": _hexagons,
-    "zigzag": _zigzag,
-    "rings": _rings,
-    "terrazzo": _terrazzo,
-    "mixed": _mixed,
-    "bent": _bent,
+    "plain": _plain, "gradient": _gradient, "noise": _noise, "wood": _wood, "brick": _brick,
+    "checker": _checker, "stripes": _stripes, "dots": _dots, "plaid": _plaid, "marble": _marble,
+    "tiles": _tiles, "stains": _stains, "label": _label, "hexagons": _hexagons,
+    "zigzag": _zigzag, "rings": _rings, "terrazzo": _terrazzo, "mixed": _mixed, "bent": _bent,
     "scattered": _scattered,
-}
+}  # fmt: skip
 HELD_OUT_TEXTURES = ("hexagons", "zigzag", "rings", "terrazzo")
 """Families that only the `test` split draws."""
 
@@ -273,7 +258,7 @@ SHARED_TEXTURES = ("plain", "gradient", "noise", "wood", "brick")
 """Families that every split draws, `test` from patterns of its own."""
 
 COMPOSED_TEXTURES = ("mixed", "bent", "scattered")
-"""Families that `train` and `val` draw everywhere: endless patterns, lest single ones be learnt."""
+"""Families that `train` and `val` draw everywhere: endless patterns, so that none is memorised."""
 
 TRAINING_TEXTURES = tuple(f for f in _FAMILIES if f not in HELD_OUT_TEXTURES)
 

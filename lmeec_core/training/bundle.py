@@ -15,11 +15,12 @@ from typing import Any
 
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import preset
+from lmeec_core.evaluation.live import track_take
 from lmeec_core.files import replacing, write_text
+from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.takes import Take
 from lmeec_core.training.output import METRICS, write_json
 from lmeec_core.training.recipes.nano import DONE, WEIGHTS
-from lmeec_core.training.take_validation import track_take
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = PACKAGE / "weights"
@@ -35,7 +36,7 @@ def sample_scores(weights: Path, take: Path = SAMPLE_TAKE) -> dict[str, float]:
     model, opened = load_model("nano", weights, device="cpu"), Take.open(take)
     scores = {}
     for name, query in (("ego to exo", opened.ego), ("exo to ego", opened.exos[0])):
-        found = track_take(model, opened, query, SAMPLE_OBJECTS, most=SAMPLE_FRAMES)
+        found = track_take(LmEec(model), opened, query, SAMPLE_OBJECTS, SAMPLE_FRAMES)
         scores[name] = round(found.iou, 4)
     return scores
 
@@ -158,7 +159,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line of the module."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder with the results of a finished training")
-    parser.add_argument("--baselines", type=Path, help="result file of evaluation.baselines")
+    parser.add_argument("--baselines", type=Path, help="result file of experiments.baselines")
     args = parser.parse_args(arguments)
     run, results = (json.loads((args.out / name).read_text()) for name in (METRICS, DONE))
     run.pop("results", None)

@@ -10,19 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.config import MemoryConfig
 from lmeec_core.evaluation import (
-    FrameScore,
     Scores,
     benchmark_size,
-    mask_metrics,
     score_pair,
     scored_frames,
 )
-from lmeec_core.evaluation.scenes import MIN_AREA, qualifies
 from lmeec_core.model import LMEEC
 from lmeec_core.overlay import contact_sheet, draw_masks, fit, side_by_side
-from lmeec_core.takes import DIRECTIONS, Results, Take, is_ego, resize_mask
+from lmeec_core.takes import DIRECTIONS, Results, Take, resize_mask
 from lmeec_core.tracker import CorrespondenceTracker, Found
 
 if TYPE_CHECKING:
@@ -145,49 +141,6 @@ def _direction(
     for name, there in objects.items():
         for target in there:
             into.scores[direction].add(score_pair(results, take, name, query, target))
-
-
-def track_take(
-    model: LMEEC,
-    take: Take,
-    query: str,
-    objects: Sequence[str],
-    memory: MemoryConfig | None = None,
-    most: int | None = None,
-) -> Scores:
-    """Track objects of a simulated take into all cameras of the other kind and score each frame.
-
-    An object counts on frames where it has at least :data:`MIN_AREA` pixels in the query view, and
-    as many or none in the target view.
-
-    Args:
-        model: the network.
-        take: the take.
-        query: the query camera.
-        objects: names of the objects.
-        memory: of the tracker.
-        most: use the first so many frames; None: all.
-    """
-    targets = take.exos if is_ego(query) else (take.ego,)
-    frames = take.common_frames(query, *targets)[:most]
-    tracker = CorrespondenceTracker(model, query, targets, memory, len(frames))
-    scores = Scores(f"simulated, objects of {MIN_AREA} pixels or more")
-    for frame in frames:
-        given = {name: take.mask(name, query, frame) for name in objects}
-        masks = {n: m for n, m in given.items() if m is not None and m.sum() >= MIN_AREA}
-        found = tracker.step({c: take.image(c, frame) for c in (query, *targets)}, masks)
-        for target in targets:
-            for name, mask in masks.items():
-                one, truth = found[target][name], take.mask(name, target, frame)
-                area = 0 if truth is None else int(truth.sum())
-                if not qualifies(int(mask.sum()), area):
-                    continue
-                record = FrameScore(take.name, name, query, target, frame, area > 0, one.visible())
-                if truth is not None and area:
-                    iou, contour, location, _ = mask_metrics(one.mask(), truth)
-                    record = record._replace(iou=iou, contour=contour, location=location)
-                scores.records.append(record)
-    return scores
 
 
 def _tile(

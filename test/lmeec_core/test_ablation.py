@@ -13,19 +13,19 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from lmeec_core.ablation import report, statistics
-from lmeec_core.ablation.fusion import FRESH, start_weights
-from lmeec_core.ablation.units import Unit
-from lmeec_core.ablation.variants import (
+from lmeec_core.checkpoint import seeded_model
+from lmeec_core.cli.app import app
+from lmeec_core.config import preset
+from lmeec_core.experiments.ablation import report, statistics
+from lmeec_core.experiments.ablation.fusion import FRESH, start_weights
+from lmeec_core.experiments.ablation.units import Unit
+from lmeec_core.experiments.ablation.variants import (
     LINES,
     REFERENCE,
     TABLES,
     Variant,
     variants_of,
 )
-from lmeec_core.checkpoint import seeded_model
-from lmeec_core.cli.app import app
-from lmeec_core.config import preset
 from lmeec_core.training.output import export
 
 

@@ -9,19 +9,17 @@ import cv2
 import numpy as np
 import pytest
 
-from lmeec_core.evaluation import baselines
-from lmeec_core.evaluation.baselines import (
-    BASELINES,
+from lmeec_core.evaluation.metrics import iou
+from lmeec_core.experiments.baselines import main, pairs_of, score_baselines
+from lmeec_core.methods.pairs import (
+    SIMPLE_METHODS,
+    FindMask,
     colour_histogram,
-    main,
-    pairs_of,
     same_place,
-    score_baselines,
     sift,
     sift_or_template,
     template,
 )
-from lmeec_core.evaluation.metrics import iou
 
 SIDE = 160
 
@@ -59,12 +57,12 @@ def test_same_place() -> None:
 
 
 @pytest.mark.parametrize("baseline", [template, sift, sift_or_template])
-def test_a_moved_object_is_found(baseline: baselines.Baseline) -> None:
+def test_a_moved_object_is_found(baseline: FindMask) -> None:
     assert iou(baseline(QUERY, QUERY_MASK, TARGET), TRUTH) > 0.9
 
 
 @pytest.mark.parametrize("baseline", [template, sift])
-def test_a_smaller_object_is_found(baseline: baselines.Baseline) -> None:
+def test_a_smaller_object_is_found(baseline: FindMask) -> None:
     side = SIDE * 7 // 10
     small = cv2.resize(TARGET, (side, side), interpolation=cv2.INTER_AREA)
     truth = cv2.resize(TRUTH.astype(np.uint8), small.shape[1::-1]) > 0
@@ -96,21 +94,21 @@ def test_sift_says_that_an_object_is_not_there() -> None:
     assert np.array_equal(found, template(QUERY, QUERY_MASK, empty)) and found.any()
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
+@pytest.mark.parametrize("name", list(SIMPLE_METHODS))
 def test_result_has_the_target_images_size(name: str) -> None:
     target, _ = _draw((50, 40), background=3, size=(120, 150))
-    found = BASELINES[name](QUERY, QUERY_MASK, target)
+    found = SIMPLE_METHODS[name](QUERY, QUERY_MASK, target)
     assert found.shape == (120, 150) and found.dtype == bool
 
 
-@pytest.mark.parametrize("name", list(BASELINES))
+@pytest.mark.parametrize("name", list(SIMPLE_METHODS))
 def test_bad_input_is_named(name: str) -> None:
     with pytest.raises(ValueError, match="query_mask: an empty mask"):
-        BASELINES[name](QUERY, np.zeros_like(QUERY_MASK), TARGET)
+        SIMPLE_METHODS[name](QUERY, np.zeros_like(QUERY_MASK), TARGET)
     with pytest.raises(ValueError, match=r"query_mask: bool \(10, 10\) given"):
-        BASELINES[name](QUERY, np.ones((10, 10), bool), TARGET)
+        SIMPLE_METHODS[name](QUERY, np.ones((10, 10), bool), TARGET)
     with pytest.raises(ValueError, match="target_image: float64"):
-        BASELINES[name](QUERY, QUERY_MASK, TARGET / 255)
+        SIMPLE_METHODS[name](QUERY, QUERY_MASK, TARGET / 255)
 
 
 # -- scores ------------------------------------------------------------------------------------
@@ -142,7 +140,7 @@ def shards(tmp_path: Path) -> list[Path]:
 
 
 def test_what_counts(shards: list[Path]) -> None:
-    found = [(p.direction, bool(p.truth.any())) for p in pairs_of(shards[0])]
+    found = [(int(p.query != "0"), bool(p.truth.any())) for p in pairs_of(shards[0])]
     assert found == [(0, True), (0, False), (1, True)] * 2
     assert len(list(pairs_of(shards[0], step=2))) == 3
     ego_to_exo = next(pairs_of(shards[0]))
@@ -152,7 +150,7 @@ def test_what_counts(shards: list[Path]) -> None:
 
 
 def test_scores(shards: list[Path]) -> None:
-    scores = score_baselines(shards, baselines={"same place": same_place, "template": template})
+    scores = score_baselines(shards, methods={"same place": same_place, "template": template})
     ego = scores["template"]["ego_to_exo"]
     assert (ego["present"], ego["absent"]) == (4, 4)
     assert ego["iou"] > 0.9 and ego["contour"] > 0.9
@@ -169,7 +167,7 @@ def test_command(shards: list[Path], tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([str(tmp_path), "--out", str(out), "--first", "1", "--step", "2"]) == 0
     content = json.loads(out.read_text())
     assert content["scenes"] == ["test_00000000"]
-    assert set(content["scores"]) == set(BASELINES)
+    assert set(content["scores"]) == set(SIMPLE_METHODS)
     assert json.loads(capsys.readouterr().out) == content
     assert main([str(tmp_path), "--out", str(out), "--choose"]) == 0
     tried = json.loads(out.read_text())["iou by threshold"]

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lmeec_core.ablation.statistics import Estimate, difference, estimate, seed_spread
-from lmeec_core.ablation.variants import (
+from lmeec_core.evaluation.evaluate import LENGTHS, length_group
+from lmeec_core.evaluation.published import TABLE_7
+from lmeec_core.evaluation.statistics import Estimate
+from lmeec_core.experiments.ablation.statistics import difference, estimate, seed_spread
+from lmeec_core.experiments.ablation.variants import (
     LINES,
     METRICS,
     PAPER_TABLE,
     Line,
     Table,
 )
-from lmeec_core.evaluation.evaluate import LENGTHS, length_group
-from lmeec_core.evaluation.published import TABLE_7
-from lmeec_core.files import write_text
+from lmeec_core.files import replacing, write_text
 from lmeec_core.takes import is_ego
 
 Units = list[dict[str, Any]]
@@ -68,12 +69,12 @@ def line_results(table: Table, units: Units, line: Line) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for metric in METRICS:
         found = estimate(mine, metric)
-        numbers[metric] = found and found.to_dict()
+        numbers[metric] = found and asdict(found)
     apart = difference(mine, base, "iou") if line.variant.name != BASE[table] else None
-    numbers["iou difference"] = apart and apart.to_dict()
+    numbers["iou difference"] = apart and asdict(apart)
     for name, ego in (("ego to exo", True), ("exo to ego", False)):
         found = estimate([u for u in mine if is_ego(u["query"]) == ego], "iou")
-        numbers[f"iou, {name}"] = found and found.to_dict()
+        numbers[f"iou, {name}"] = found and asdict(found)
     spread = seed_spread(mine, "iou")
     numbers["iou by training seed"] = spread and {"low": spread[0], "high": spread[1]}
     return {"setting": line.label, "paper": line.paper, "ours": numbers}
@@ -145,7 +146,7 @@ def markdown(results: dict[Table, Units], facts: dict[str, Any]) -> str:
 
 
 def _error(found: Estimate) -> list[list[float]] | None:
-    """The interval as Matplotlib wants it; None for a single take."""
+    """The interval as Matplotlib's error bar; None for a single take."""
     if found.takes < 2:
         return None
     return [[max(0.0, found.mean - found.low)], [max(0.0, found.high - found.mean)]]
@@ -205,10 +206,9 @@ def plot(results: dict[Table, Units], path: Path) -> None:
         shown = dict(zip(labels, handles, strict=True))  # one entry per label
         axes.legend(shown.values(), shown.keys(), loc="upper left", bbox_to_anchor=(1.01, 1),
                     frameon=False, fontsize=8)  # fmt: skip
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    figure.savefig(partial, format="png", dpi=110)
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png", dpi=110)
     plt.close(figure)
-    os.replace(partial, path)
 
 
 def write(results: dict[Table, Units], facts: dict[str, Any], folder: Path) -> list[Path]:
@@ -222,7 +222,7 @@ def write(results: dict[Table, Units], facts: dict[str, Any], folder: Path) -> l
     }
     if "length" in results:
         content["association accuracy by length"] = {
-            label: {name: one and one.to_dict() for name, one in found.items()}
+            label: {name: one and asdict(one) for name, one in found.items()}
             for label, found in by_length(results["length"]).items()
         }
     texts = {"ablation.json": json.dumps(content, indent=1),

@@ -9,18 +9,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmeec_core.ablation.variants import Variant
 from lmeec_core.checkpoint import load_model
+from lmeec_core.evaluation.live import track_take
 from lmeec_core.evaluation.scores import Scores
+from lmeec_core.experiments.ablation.variants import Variant
 from lmeec_core.files import write_text
+from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.model import LMEEC
 from lmeec_core.takes import Take, is_ego
-from lmeec_core.training.take_validation import track_take
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What :func:`score_unit` does and where its result goes."""
+    """What :func:`score_unit` computes, and the folder of its result."""
 
     variant: Variant
     checkpoint: Path
@@ -35,10 +36,10 @@ class Unit:
 
     @property
     def file(self) -> Path:
-        """Where the result lies; other weights, objects or recordings give another file, another
-        device does not.
+        """Path of the result; weights, objects, variant and recording give it, not the device.
 
-        Takes of other lengths have the same name where they have the same seed.
+        The take's name alone is not enough: takes of other lengths have the same name if they
+        have the same seed.
         """
         facts = (
             f"{_digest(self.checkpoint)} {self.take} {sorted(self.objects)} {asdict(self.variant)}"
@@ -70,17 +71,18 @@ def sought_objects(take: Take, count: int) -> tuple[str, ...]:
 
 
 def score_unit(unit: Unit) -> str:
-    """Track, score and write one unit; returns the file's path. A file that is there is kept."""
+    """Track, score and write one unit; returns the file's path. An existing file is kept."""
     import torch
 
     if unit.file.is_file():
         return str(unit.file)
     torch.set_num_threads(unit.threads)
     take = Take.open(unit.take)
-    targets = take.exos if is_ego(unit.query) else (take.ego,)
-    model, memory = _model(unit.checkpoint, unit.device), unit.variant.memory(is_ego(unit.query))
-    scores = track_take(model, take, unit.query, unit.objects, memory)
-    _write(unit, len(take.common_frames(unit.query, *targets)), scores)
+    ego = is_ego(unit.query)
+    method = LmEec(_model(unit.checkpoint, unit.device), unit.variant.memory(ego))
+    targets = take.exos if ego else (take.ego,)
+    frames = len(take.common_frames(unit.query, *targets))
+    _write(unit, frames, track_take(method, take, unit.query, unit.objects))
     return str(unit.file)
 
 

@@ -1,4 +1,4 @@
-"""An ablation from takes to results; everything finished is kept, so that it can be resumed."""
+"""An ablation from takes to results; finished parts are kept, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Protocol
 
 import torch
 
-from lmeec_core.ablation.fusion import Training, train_fusion
-from lmeec_core.ablation.units import Unit, score_unit, sought_objects
-from lmeec_core.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.errors import ExplainedError
+from lmeec_core.experiments.ablation.fusion import Training, train_fusion
+from lmeec_core.experiments.ablation.units import Unit, score_unit, sought_objects
+from lmeec_core.experiments.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.jobs import run_jobs
 from lmeec_core.simulation.config import level, training_config
 from lmeec_core.simulation.generate import generate_takes
@@ -23,13 +23,13 @@ from lmeec_core.training.rendering import EXO_CAMERAS
 from lmeec_core.training.settings import SIZE
 
 FIRST_SEED = 300_000
-"""Seeds of the takes; those of training, validation and test of the bundled weights lie apart."""
+"""First seed of the takes; the scenes behind the bundled weights have other seeds."""
 SCENE_SEED = 30_000_000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How large an ablation is; see `lmeec ablate --help`."""
+    """Size of an ablation, see `lmeec ablate --help`."""
 
     work: Path
     checkpoint: Path
@@ -47,14 +47,14 @@ class Settings:
 
 
 class Progress(Protocol):
-    """What shows how far it is."""
+    """Shows progress."""
 
     def __call__(self, what: str, done: float, total: float) -> None:
-        """Part of the work, and how much of it is done."""
+        """Show that ``done`` of ``total`` of a part of the work is done."""
 
 
 def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
-    """Simulated test takes of a length, made where they are not there yet.
+    """Simulated test takes of a length; missing ones are made.
 
     Raises:
         ExplainedError: a take could not be made; says why.
@@ -81,7 +81,7 @@ def _threads(settings: Settings) -> int:
 
 
 def training_scenes(settings: Settings, progress: Progress) -> Path:
-    """Folder of scenes to train the fusion variants on, rendered where they are missing.
+    """Folder of scenes to train the fusion variants on; missing ones are rendered.
 
     Raises:
         ExplainedError: none could be rendered.
@@ -180,7 +180,7 @@ def run(settings: Settings, progress: Progress) -> dict[Table, list[dict[str, An
     tables = units_of(settings, weights, progress)
     wanted = {unit.file: unit for units in tables.values() for unit in units}
     missing = [unit for unit in wanted.values() if not unit.file.is_file()]
-    missing.sort(key=lambda unit: (unit.take, unit.query))  # all variants of a take come together
+    missing.sort(key=lambda unit: (unit.take, unit.query))  # a take's variants in a row
     done = len(wanted) - len(missing)
     progress("scoring", done, len(wanted))
     failed = []

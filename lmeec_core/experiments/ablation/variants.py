@@ -58,7 +58,7 @@ REFERENCE = Variant("reference")
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: how the paper calls it, the variant, the paper's numbers."""
+    """A line of a table: the paper's name for it, the variant, the paper's numbers."""
 
     label: str
     variant: Variant

@@ -44,7 +44,7 @@ class Training:
         checkpoint: weights to start from.
         fusion, seed, steps: what to train, and how long.
         scenes, count: folder of the training scenes, and how many of them to use.
-        folder: of the run; its checkpoint is continued, finished weights are kept.
+        folder: of the run; a checkpoint in it is continued, finished weights are kept.
         device: where to train. threads: of torch, on a CPU.
     """
 
@@ -60,7 +60,7 @@ class Training:
 
     @property
     def weights(self) -> Path:
-        """Where the result lies."""
+        """Path of the result."""
         return self.folder / f"weights_{self.steps}.safetensors"
 
 

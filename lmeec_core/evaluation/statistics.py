@@ -1,0 +1,73 @@
+"""Means over frames with an interval over takes, paired differences, balanced accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+DRAWS = 2000
+
+Sums = Mapping[str, tuple[float, int]]
+"""Take to the sum of a measure's values in it and their number."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over frames and its 95 % interval over takes (bootstrap, fixed seed)."""
+
+    mean: float
+    low: float
+    high: float
+    takes: int
+    frames: int
+
+
+def interval(
+    sums: Sequence[float] | NDArray[np.float64],
+    counts: Sequence[float] | NDArray[np.float64],
+    draws: int = DRAWS,
+) -> tuple[float, float]:
+    """95 % interval of sum / count when groups are drawn with replacement.
+
+    Args:
+        sums, counts: of each group, its values' sum and their number.
+        draws: number of bootstrap samples; their seed is fixed.
+    """
+    total, number = np.asarray(sums, np.float64), np.asarray(counts)
+    drawn = np.random.default_rng(0).integers(0, len(number), (draws, len(number)))
+    means = total[drawn].sum(axis=1) / number[drawn].sum(axis=1)
+    low, high = np.quantile(means, (0.025, 0.975))
+    return float(low), float(high)
+
+
+def estimate(takes: Sums) -> Estimate | None:
+    """Mean over all frames; its interval is NaN for a single take. None without takes."""
+    if not takes:
+        return None
+    sums, counts = (np.array(x, np.float64) for x in zip(*takes.values(), strict=True))
+    low, high = interval(sums, counts) if len(takes) > 1 else (float("nan"), float("nan"))
+    return Estimate(float(sums.sum() / counts.sum()), low, high, len(takes), int(counts.sum()))
+
+
+def difference(mine: Sums, reference: Sums) -> Estimate | None:
+    """Mean difference to the reference on the takes that both have; None without any."""
+    return estimate({
+        take: ((total / count - reference[take][0] / reference[take][1]) * count, count)
+        for take, (total, count) in mine.items() if take in reference
+    })  # fmt: skip
+
+
+def balanced_accuracy(exists: Sequence[bool], predicted: Sequence[bool]) -> float:
+    """Mean, over the classes (exists, does not) that occur, of the share predicted correctly.
+
+    NaN without values.
+    """
+    shares = [
+        np.mean([says == kind for there, says in zip(exists, predicted, strict=True)
+                 if there == kind])
+        for kind in (True, False) if kind in exists
+    ]  # fmt: skip
+    return float(np.mean(shares)) if shares else float("nan")

@@ -1,0 +1,1 @@
+"""Experiments about the method: ablations, and how simple methods compare."""
