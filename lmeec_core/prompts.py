@@ -239,9 +239,8 @@ class PromptTracker:
                     None if track.logits is None else track.logits[None],
                 )
             memory = encode_prompted_memory(self.model, frame.views, prediction, self.runner)
-            memory = memory.to(torch.bfloat16)
         found = self._collect([object_id], prediction, frame)
-        moment = _Moment(frame.number, memory[0], prediction.pointer[0])
+        moment = _Moment(frame.number, memory[0].to(torch.bfloat16), prediction.pointer[0])
         if starts or self.condition_on_corrections:
             track.recent = deque(m for m in track.recent if m.number < frame.number)
             earlier = [m for m in track.conditioning if m.number < frame.number]

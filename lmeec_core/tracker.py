@@ -294,17 +294,12 @@ class CorrespondenceTracker:
         """Pairs by the lengths of their memories; one group once all are full."""
         groups: dict[tuple[int, int, int], list[int]] = {}
         for i, pair in enumerate(pairs):
-            key = (
-                self._tracks.query.length(pair // len(self.targets)),
-                self._tracks.target.length(pair),
-                self._tracks.pointers.length(pair),
-            )
-            groups.setdefault(key, []).append(i)
+            groups.setdefault(self._tracks.lengths(pair), []).append(i)
         return groups
 
     def _attend_memory(self, pairs: list[int], prepared: Tensor) -> Tensor:
         """Memory-aware features of pairs whose memories are equally long."""
-        objects = [pair // len(self.targets) for pair in pairs]
+        objects = [self._tracks.object_of(pair) for pair in pairs]
         banks = [
             (frames, bank.rows(frames.shape[1], self.model.config.memory_slots))
             for bank, slots in ((self._tracks.query, objects), (self._tracks.target, pairs))

@@ -68,6 +68,15 @@ class TrackMemory:
         """Slots of an object's target views, in the target banks and the pointers."""
         return [slot * self.targets + k for k in range(self.targets)]
 
+    def object_of(self, pair: int) -> int:
+        """Slot of the object that a slot from :meth:`pairs` belongs to."""
+        return pair // self.targets
+
+    def lengths(self, pair: int) -> tuple[int, int, int]:
+        """Frames in an object's query bank, and frames and pointers of one of its target views."""
+        query = self.query.length(self.object_of(pair))
+        return query, self.target.length(pair), self.pointers.length(pair)
+
     def forget(self, name: str) -> bool:
         """Forget one object and free its place; returns whether it was known."""
         slot = self.slots.pop(name, None)

@@ -17,7 +17,7 @@ from lmeec_core.config import Fusion, ModelConfig
 
 Stage = Literal["image_encoder", "target_tokens", "memory_attention", "decoder", "memory_encoder"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
-"""The stages in the order of a step."""
+"""Names of all stages; engines are reported in this order."""
 Outputs = tuple[Tensor, ...]
 
 
@@ -183,7 +183,7 @@ MEMORY_ENCODER = StageSpec(
 
 
 def table(*specs: StageSpec) -> dict[Stage, StageSpec]:
-    """Specifications by the names of their stages, in the order of a step."""
+    """Specifications by the names of their stages, in the order of :data:`STAGES`."""
     by_name = {spec.name: spec for spec in specs}
     return {name: by_name[name] for name in STAGES}
 
