@@ -8,6 +8,7 @@ export PYTHON TORCH_INDEX
 
 OUT ?= out/demo
 PYTEST_ARGS ?=
+WORKERS ?= 2
 
 # A DDS domain of its own, on this host only: no other robot hears it. `set +u` for colcon's scripts.
 # The demo keeps a ROS_DOMAIN_ID that is set, so that it can be watched from another terminal.
@@ -25,6 +26,7 @@ help:
 	@echo "                  TAKE=<folder>  CHECKPOINT=<file>  PRESET=<name>  RATE=<factor>  OUT=<folder>"
 	@echo "make test       format, lint and type checks, then all tests that are not slow"
 	@echo "                  PYTEST_ARGS='-k pairing -x' passes options on to pytest"
+	@echo "                  WORKERS=<number> of processes that share the tests; 2 if not given"
 	@echo "make test-slow  the slow tests, and the fuzz tests with many more inputs"
 	@echo "make lint       format, lint and type checks alone;  make format  repairs format and imports"
 	@echo "make docs       the Python interface of lmeec_core as HTML; results in out/docs/"
@@ -60,18 +62,9 @@ format:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m ruff format .; python -m ruff check --fix .
 
-# Two processes: all of them in one has not been seen to pass often enough yet (a plugin of OpenVINO
-# that was unloaded used to end it with a segmentation fault; test_openvino.py has the case).
-PARTS = "core test/lmeec_core test/test_installation.py" \
-	"ros test/lmeec_ros test/test_build.py test/test_security.py"
-
+# A worker each for two cores; what belongs to one file stays in one worker.
 test: lint
-	@$(ENTER); result=0; given="$(subst ",,$(PYTEST_ARGS))"; \
-	for part in $(PARTS); do set -- $$part; name=$$1; shift; echo "-- pytest: $$name"; code=0; \
-		( $(subst test-results,test-$$name,$(PYTEST)) "$$@" -m "not slow" $(PYTEST_ARGS) ) || code=$$?; \
-		if [ $$code = 5 ] && [ -n "$$given" ]; then code=0; fi; \
-		if [ $$code != 0 ]; then result=$$code; fi; \
-	done; exit $$result
+	@$(ENTER); $(PYTEST) test -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
 
 test-slow:
 	@.ci/setup.sh dev
