@@ -21,13 +21,13 @@ from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
 
 if TYPE_CHECKING:
     from lmeec_core.config import EngineName
-    from lmeec_core.model import LMEEC
+    from lmeec_core.methods.lm_eec import LmEec
     from lmeec_core.tracker import Correspondence
 
 Report = Callable[[int], None]
 """Called with the number of frames done."""
 
-_MODELS: dict[str, LMEEC] = {}  # the last one: a worker's units share it
+_LOADED: dict[str, LmEec] = {}  # the last one: a worker's units share it
 _TAKES: dict[tuple[object, ...], Takes] = {}  # likewise
 
 
@@ -59,22 +59,22 @@ def compute(job: Job, report: Report) -> bytes:
         return dump(head, _counted(frames, report), problems, notices)
 
 
-def model_of(settings: Settings) -> LMEEC:
-    """The network of the settings; kept until another one is asked for."""
-    from lmeec_core.checkpoint import load_model
+def method_of(settings: Settings) -> LmEec:
+    """The method of the settings, loaded; kept until another one is asked for."""
+    from lmeec_core.methods import lm_eec
 
     key = _key(settings)
-    if key not in _MODELS:
-        _MODELS.clear()
+    if key not in _LOADED:
+        _LOADED.clear()
         arguments = {name: getattr(settings, name) for name in _ARGUMENTS}
         engine: Any = settings.engines or settings.engine
-        _MODELS[key] = load_model(
+        _LOADED[key] = lm_eec.load(
             settings.preset,
             engine=engine,
             memory=settings.memory,
             **arguments,
         )
-    return _MODELS[key]
+    return _LOADED[key]
 
 
 _ARGUMENTS = ("checkpoint", "device", "precision", "seed", "require_mv_moe")
@@ -99,15 +99,15 @@ def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) ->
     if before is not None:
         return settings.model_copy(update={"engines": dict(before)})
     with _threads(settings.threads):
-        chosen = chosen_engines(model_of(settings))
+        chosen = chosen_engines(method_of(settings).model)
     made = settings.model_copy(update={"engines": chosen})
-    _MODELS[_key(made)] = _MODELS.pop(_key(settings))
+    _LOADED[_key(made)] = _LOADED.pop(_key(settings))
     return made
 
 
-def forget_model() -> None:
-    """Free the network that is kept for the next unit."""
-    _MODELS.clear()
+def forget_method() -> None:
+    """Free the method that is kept for the next unit."""
+    _LOADED.clear()
 
 
 def open_take(unit: Unit) -> Take:
@@ -134,15 +134,11 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
     A query frame without an image in the target camera, or with a damaged one, gives a record
     without image; the tracker's memory stays as it was.
     """
-    from lmeec_core.tracker import CorrespondenceTracker
-
     take = open_take(unit)
-    tracker = CorrespondenceTracker(
-        model_of(settings), unit.query, (unit.target,), settings.memory,
-        max_objects=len(unit.objects),
-        # A node does not know how long it will run, and a take has to score as its bag does.
-        num_frames=unit.frames if settings.num_frames == "take" else None,
-    )  # fmt: skip
+    # A node does not know how long it will run, and a take has to score as its bag does.
+    length = unit.frames if settings.num_frames == "take" else None
+    method = method_of(settings)
+    tracker = method.tracker(unit.query, (unit.target,), length, max_objects=len(unit.objects))
     asked = {name: set(take.mask_frames(name, unit.query)) for name in unit.objects}
     shown = {camera: set(take.frames(camera)) for camera in (unit.query, unit.target)}
     blank, size = Recorder(settings), _size(take, unit.target)

@@ -76,7 +76,7 @@ def settled(work: Work, folder: Path, options: TrackOptions) -> Work:
     settings = compute.with_engines(work.settings, engines_before(folder, work.settings))
     several = worker_count(options.workers, len(work.units), settings) > 1
     if several or options.cluster is not None:
-        compute.forget_model()  # the processes that need it load their own
+        compute.forget_method()  # the processes that need it load their own
     return dataclasses.replace(work, settings=settings)
 
 

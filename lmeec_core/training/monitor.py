@@ -49,8 +49,8 @@ def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np
     Returns:
         RGB uint8 (H, W, 3); None if no object is in both views of any of the scenes.
     """
+    from lmeec_core.methods.lm_eec import LmEec
     from lmeec_core.overlay import contact_sheet, draw_masks, side_by_side
-    from lmeec_core.tracker import CorrespondenceTracker
     from lmeec_core.training.evaluate import pairs
 
     tiles: list[NDArray[np.uint8]] = []
@@ -60,7 +60,7 @@ def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np
             continue
         images = [views.scene.image(views.frame, c) for c in (views.query, views.target)]
         asked, truth = (views.masks(c)[there[0]] for c in (views.query, views.target))
-        tracker = CorrespondenceTracker(model, "query", ("target",))
+        tracker = LmEec(model).tracker("query", ("target",))
         found = tracker.step({"query": images[0], "target": images[1]}, {"it": asked})
         mask = found["target"]["it"].mask()
         drawn = [

@@ -16,10 +16,11 @@ from lmeec_core.evaluation import (
     score_pair,
     scored_frames,
 )
+from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.model import LMEEC
 from lmeec_core.overlay import contact_sheet, draw_masks, fit, side_by_side
 from lmeec_core.takes import DIRECTIONS, Results, Take, resize_mask
-from lmeec_core.tracker import CorrespondenceTracker, Found
+from lmeec_core.tracker import Found
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -119,9 +120,7 @@ def _direction(
     if not used or not frames_in_order:
         return
     count = len(take.objects)
-    tracker = CorrespondenceTracker(
-        model, query, used, num_frames=len(frames_in_order), max_objects=max(1, count)
-    )
+    tracker = LmEec(model).tracker(query, used, len(frames_in_order), max(1, count))
     results = Results(direction)
     for frame in frames_in_order:
         images = {camera: take.image(camera, frame) for camera in (query, *used)}

@@ -17,8 +17,9 @@ from lmeec_core.config import MemoryConfig, ModelConfig, Precision
 from lmeec_core.errors import ExplainedError
 from lmeec_core.evaluation.scenes import qualifies
 from lmeec_core.jobs import run_jobs
+from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.networks import LMEEC, build_model
-from lmeec_core.tracker import Correspondence, CorrespondenceTracker
+from lmeec_core.tracker import Correspondence
 from lmeec_core.training.store import Scene, SceneStore, areas
 
 
@@ -133,7 +134,7 @@ def track_scene(model: LMEEC, job: Job) -> Iterator[list[Answer]]:
     exos = list(range(1, cameras))
     for query, targets in [(0, exos), *((exo, [0]) for exo in exos)]:
         names = [str(t) for t in targets]
-        tracker = CorrespondenceTracker(model, str(query), names, job.memory, job.frames)
+        tracker = LmEec(model, job.memory).tracker(str(query), names, job.frames)
         for frame in range(job.frames):
             used = (query, *targets)
             labels = {camera: scene.labels(frame, camera) for camera in used}

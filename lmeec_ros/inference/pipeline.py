@@ -16,6 +16,7 @@ from std_msgs.msg import Header
 import lmeec_core as lm
 from lmeec_core.bags.mask_messages import label_image
 from lmeec_core.errors import InputError
+from lmeec_core.methods import lm_eec
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.takes.images import ImageReader
 from lmeec_ros.io import images, messages
@@ -232,13 +233,13 @@ def read_query_masks(
 
 
 def load_processor(config: NodeConfig) -> SetProcessor:
-    """Load the model, build the tracker, and warm both up.
+    """Load the method, make its tracker, and warm both up.
 
     Raises:
         lmeec_core.CheckpointError: if there are no weights, or they do not fit.
         ValueError: if the device is not there.
     """
-    model = lm.load_model(
+    method = lm_eec.load(
         config.model.preset,
         checkpoint=config.model.checkpoint,
         device=config.model.device,
@@ -248,12 +249,8 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         require_mv_moe=config.model.require_mv_moe,
         memory=config.memory,
     )
-    tracker = lm.CorrespondenceTracker(
-        model,
-        query=config.query_camera,
-        targets=config.target_cameras,
-        memory=config.memory,
-        max_objects=config.max_objects,
+    tracker = method.tracker(
+        config.query_camera, config.target_cameras, max_objects=config.max_objects
     )
     table = messages.LabelTable(config.objects, config.ignore_labels, logger.warning)
     processor = SetProcessor(tracker, config, table)

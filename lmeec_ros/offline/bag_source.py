@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmeec_core.errors import InputError
-from lmeec_core.offline.compute import model_of
+from lmeec_core.offline.compute import method_of
 from lmeec_core.offline.records import FrameRecord
 from lmeec_core.offline.units import Settings, TrackOptions, Unit, Work
 from lmeec_core.recordings import FindPredictions, Viewed
@@ -41,7 +41,7 @@ class BagSource:
         self, unit: Unit, settings: Settings, problems: list[str], notices: list[str]
     ) -> Iterator[FrameRecord]:
         """See :class:`~lmeec_core.recordings.RecordingSource`."""
-        return bag_units.track_bag(unit, settings, model_of(settings), problems, notices)
+        return bag_units.track_bag(unit, settings, method_of(settings), problems, notices)
 
     def open(
         self,

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lmeec_core as lm
 from lmeec_core.bags import take_bags
 from lmeec_core.bags.bag import BagError, BagReader
 from lmeec_core.bags.files import JOURNALS
 from lmeec_core.bags.take_bags import RecordingInfo
 from lmeec_core.errors import InputError
+from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.offline.compute import Recorder
 from lmeec_core.offline.records import FrameRecord, Stamp
 from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_digest
@@ -141,7 +141,7 @@ def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, st
 
 
 def track_bag(
-    unit: Unit, settings: Settings, model: lm.LMEEC, problems: list[str], notices: list[str]
+    unit: Unit, settings: Settings, method: LmEec, problems: list[str], notices: list[str]
 ) -> Iterator[FrameRecord]:
     """Go through a bag as the node does, for one target camera.
 
@@ -156,9 +156,7 @@ def track_bag(
     path, target = Path(unit.source), unit.names[1]
     with BagReader(path) as bag:
         made = RecordingInfo.read(bag) is not None
-    tracker = lm.CorrespondenceTracker(
-        model, config.query_camera, (target,), config.memory, max_objects=config.max_objects
-    )
+    tracker = method.tracker(config.query_camera, (target,), max_objects=config.max_objects)
     table = LabelTable(config.objects, config.ignore_labels)
     several = len(config.target_cameras) > 1
     processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)

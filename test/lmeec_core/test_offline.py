@@ -237,7 +237,7 @@ def test_auto_chooses_once_for_all_units_processes_and_later_runs(
         "lmeec_core.engine.select.make_engine",
         lambda model, name: Elsewhere(model) if name == "openvino" else make_engine(model, name),
     )
-    compute.forget_model()
+    compute.forget_method()
     out = tmp_path / "found.json"
     arguments = [*MINI, "--engine", "auto"]
     assert track(take.path, out, *arguments).exit_code == 0
@@ -248,12 +248,12 @@ def test_auto_chooses_once_for_all_units_processes_and_later_runs(
     wanted = dict.fromkeys(STAGES, "eager") | {"decoder": "openvino"}
     assert all(head["engine"] == "auto" and head["engines"] == wanted for head in heads)
     files[0].unlink()  # as if it had been stopped there
-    compute.forget_model()
+    compute.forget_method()
     result = track(take.path, out, *arguments)
     assert result.exit_code == 0 and f"{len(files) - 1} of {len(files)} units" in result.output
     assert {file: file.read_bytes() for file in files} == first and len(measured) == 1
     # What a worker process makes of the settings that it is given.
-    (model,) = compute._MODELS.values()
+    model = next(iter(compute._LOADED.values())).model
     assert chosen_engines(model) == wanted
     settings = Settings(preset="mini", seed=0, weights="seed:0", engine="auto")
     assert engines_before(tmp_path / "found.json.work", settings) == wanted
