@@ -1,0 +1,38 @@
+"""What the layout of the code promises; the order of imports itself is checked by `make lint`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import lmeec_core as lm
+
+ROOT = Path(__file__).resolve().parent.parent
+
+PUBLIC = """
+    LMEEC PRESETS CheckpointError ConvTrunkConfig Correspondence CorrespondenceTracker InputError
+    MatchingConfig MemoryConfig MemoryFileError ModelConfig PromptTracker Tracked TrunkConfig
+    __version__ build_model bundled_weights exclusive_masks load_memory load_model load_weights
+    preset read_state_dict save_memory
+"""
+"""Names that people import. One that goes is announced in CHANGELOG.rst a version before."""
+
+
+def test_public_names() -> None:
+    assert sorted(lm.__all__) == sorted(PUBLIC.split())
+    assert all(getattr(lm, name) is not None for name in lm.__all__)
+    assert set(lm.__all__) <= set(dir(lm))
+
+
+def test_the_core_does_not_name_the_ros_package() -> None:
+    files = (ROOT / "lmeec_core").rglob("*.py")
+    assert [str(path) for path in files if "lmeec_ros" in path.read_text(encoding="utf-8")] == []
+
+
+def test_the_way_of_a_frame_leads_through_short_files_that_are_there() -> None:
+    text = (ROOT / "docs" / "development.md").read_text(encoding="utf-8")
+    section = text.partition("## The way of a frame")[2].partition("\n## ")[0]
+    files = re.findall(r"^\d\. `([^`]+\.py)`", section, flags=re.MULTILINE)
+    assert 5 <= len(files) <= 7
+    for name in files:
+        assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 400, name
