@@ -25,7 +25,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.stream_monitor import kind_of
 from lmeec_ros.health import diagnostics
-from lmeec_ros.health.reasons import Measurements, Snapshot
+from lmeec_ros.health.measurements import Measurements, Snapshot
 from lmeec_ros.health.watchdog import Watchdog
 from lmeec_ros.inference.pipeline import SetProcessor, load_processor
 from lmeec_ros.inference.worker import NotNowError, Worker, in_a_thread, result_of

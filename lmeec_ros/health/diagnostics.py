@@ -12,13 +12,13 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 
+from lmeec_ros.health.measurements import Snapshot
 from lmeec_ros.health.reasons import (
     ERROR,
     OK,
     STALE,
     WARN,
     Reason,
-    Snapshot,
     why,
 )
 from lmeec_ros.io.inputs import InputStream

@@ -19,7 +19,7 @@ from rclpy.node import Node
 from lmeec_core.engine import EngineError
 from lmeec_core.errors import InputError
 from lmeec_core.sync.stream_monitor import LogThrottle
-from lmeec_ros.health.reasons import Measurements
+from lmeec_ros.health.measurements import Measurements
 from lmeec_ros.inference.worker import NotNowError
 from lmeec_ros.runtime.logs import RosLog
 

@@ -115,7 +115,7 @@ class NodeWatch:
     def twins(self) -> str:
         """Which nodes have the same name, and what to do; empty if none.
 
-        A node that was started anew counts from the beginning too, but once.
+        A node that was restarted counts from the beginning, too, but only once.
         """
         with self._changed:
             names = [name for name, times in self._back.items() if times > 1]

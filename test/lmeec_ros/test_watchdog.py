@@ -187,7 +187,7 @@ def test_masks_that_come_later_than_the_queue_holds(
     def run(frames: int) -> None:
         for k in range(frames):
             bench.clock.now += 1 / 30
-            for one in (bench.inputs[i] for i in order):
+            for one in (list(bench.inputs)[i] for i in order):
                 behind = late if one.name == QUERY_MASKS else 0.0
                 stamp = round((bench.clock.now - behind) * 1e9)
                 one.monitor.add(stamp)
