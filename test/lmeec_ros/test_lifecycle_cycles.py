@@ -105,7 +105,7 @@ def test_error_recovery_again_and_again(make_node: Any, rig: Any, tools: Any) ->
         def lost(*_: Any) -> Any:
             raise RuntimeError("CUDA error: the device is lost")
 
-        node.processor.tracker.model.decode = lost
+        node.processor.tracker.model.predict = lost
 
         def stopped() -> bool:
             nonlocal sent

@@ -153,15 +153,15 @@ def test_three_failed_steps_in_a_row_stop_the_node(
     feed.send(2)
     memory = node.processor.tracker.memory_state()
     model = node.processor.tracker.model
-    decode, calls = model.decode, []
+    predict, calls = model.predict, []
 
-    def failing(*args: Any) -> Any:
+    def failing(*args: Any, **kwargs: Any) -> Any:
         calls.append(len(calls))
         if calls[-1] != 2:  # two failures, one step that works, then failures again
             raise RuntimeError("CUDA error: the device is lost")
-        return decode(*args)
+        return predict(*args, **kwargs)
 
-    monkeypatch.setattr(model, "decode", failing)
+    monkeypatch.setattr(model, "predict", failing)
     for n in (1, 2):
         feed.send(1, answered=False)
         tools.wait_until(lambda n=n: len(calls) == n, "the step to fail")
