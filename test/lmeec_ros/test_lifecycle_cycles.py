@@ -102,7 +102,7 @@ def test_error_recovery_again_and_again(make_node: Any, rig: Any, tools: Any) ->
         assert change(rig, Transition.TRANSITION_ACTIVATE)
         rig.wait_heard()
 
-        def lost(*_: Any) -> Any:
+        def lost(*_: Any, **__: Any) -> Any:
             raise RuntimeError("CUDA error: the device is lost")
 
         node.processor.tracker.model.predict = lost
