@@ -32,8 +32,7 @@ def bench_command(
     targets: Annotated[list[int] | None, _several("Target views K", "1", min=1)] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured for each case.")] = 10,
     frames: Annotated[
-        int,
-        typer.Option(min=0, help="Also measure the growth of memory over this many frames."),
+        int, typer.Option(min=0, help="Also measure the growth of memory over this many frames.")
     ] = 0,
     reference: Annotated[
         bool,

@@ -43,8 +43,7 @@ def evaluate_command(
         ),
     ],
     protocol: Annotated[
-        ProtocolName,
-        typer.Option(help="Rules of scoring; their numbers cannot be compared."),
+        ProtocolName, typer.Option(help="Rules of scoring; their numbers cannot be compared.")
     ] = ProtocolName.official,
     direction: Annotated[
         Direction | None,

@@ -7,12 +7,7 @@ from lmeec_core.evaluation.metrics import (
     location_error,
     mask_metrics,
 )
-from lmeec_core.evaluation.protocol import (
-    PROTOCOLS,
-    benchmark_size,
-    score_pair,
-    scored_frames,
-)
+from lmeec_core.evaluation.protocol import PROTOCOLS, benchmark_size, score_pair, scored_frames
 from lmeec_core.evaluation.scores import FrameScore, Scores
 
 __all__ = [

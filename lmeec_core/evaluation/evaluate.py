@@ -8,14 +8,7 @@ from typing import Any, NamedTuple
 
 from lmeec_core.evaluation.protocol import score
 from lmeec_core.evaluation.scores import Scores
-from lmeec_core.evaluation.truth import (
-    Pair,
-    ResultsTruth,
-    ResultsTruths,
-    Truth,
-    named,
-    pairs_of,
-)
+from lmeec_core.evaluation.truth import Pair, ResultsTruth, ResultsTruths, Truth, named, pairs_of
 from lmeec_core.evaluation.validation import (
     Problem,
     broken_prediction,

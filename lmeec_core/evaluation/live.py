@@ -12,11 +12,7 @@ from lmeec_core.takes import Take, is_ego
 
 
 def track_take(
-    method: Method,
-    take: Take,
-    query: str,
-    objects: Collection[str],
-    most: int | None = None,
+    method: Method, take: Take, query: str, objects: Collection[str], most: int | None = None
 ) -> Scores:
     """Track objects into all cameras of the other kind and score what is found.
 

@@ -37,9 +37,7 @@ class MaskMetrics(NamedTuple):
 
 
 def mask_metrics(
-    prediction: NDArray[Any],
-    truth: NDArray[Any],
-    location_size: tuple[int, int] = LOCATION_SIZE,
+    prediction: NDArray[Any], truth: NDArray[Any], location_size: tuple[int, int] = LOCATION_SIZE
 ) -> MaskMetrics:
     """All measures of one pair of masks.
 

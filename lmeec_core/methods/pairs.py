@@ -97,10 +97,7 @@ def best_region(probability: npt.NDArray[np.float32], threshold: float) -> Mask:
 
 
 def colour_histogram(
-    query_image: Image,
-    query_mask: Mask,
-    target_image: Image,
-    threshold: float = COLOUR_THRESHOLD,
+    query_image: Image, query_mask: Mask, target_image: Image, threshold: float = COLOUR_THRESHOLD
 ) -> Mask:
     """The region whose colours are most the object's; empty if no colour of it is in the view."""
     return best_region(colour_probability(query_image, query_mask, target_image), threshold)

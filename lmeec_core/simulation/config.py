@@ -57,10 +57,6 @@ class SimulationConfig:
             if field.name.endswith("_share") and not 0 <= value <= 1:
                 raise InputError(f"{field.name} is {value}, expected a share from 0 to 1")
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values, for manifests."""
-        return dataclasses.asdict(self)
-
 
 _NORMAL = SimulationConfig()
 _LEVELS: dict[str, SimulationConfig] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ def generate_takes(
     choose_backend()
     base = Path(root)
     base.mkdir(parents=True, exist_ok=True)
-    recipe = {"config": config.to_dict(), "frames": frames, "size": size, "quality": quality,
+    recipe = {"config": asdict(config), "frames": frames, "size": size, "quality": quality,
               "frame_step": FRAME_STEP}  # fmt: skip
     _check_manifest(base, recipe)
     _finish(base, recipe)

@@ -33,15 +33,6 @@ class MotionPlan:
     head: Array  # (T, 3)
     gaze: Array  # (T, 3) the point looked at
 
-    @property
-    def steps(self) -> int:
-        """Number of steps T."""
-        return len(self.hand)
-
-    def hidden(self) -> NDArray[np.bool_]:
-        """(T, N): True where an object is put away."""
-        return self.positions[..., 2] < -1
-
 
 def smooth(u: float) -> float:
     """Minimum-jerk profile from 0 to 1 (Flash and Hogan 1985)."""

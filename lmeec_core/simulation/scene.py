@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
-from lmeec_core.geometry import Intrinsics, Pose
 from lmeec_core.simulation.backend import load_mujoco
 from lmeec_core.simulation.builder import PERSON_GROUPS, SceneBuilder
 from lmeec_core.simulation.camera import (
@@ -124,18 +123,3 @@ class Scene:
         mujoco.mj_kinematics(self.model, data)
         mujoco.mj_comPos(self.model, data)
         mujoco.mj_camlight(self.model, data)
-
-    def camera(self, number: int) -> tuple[Intrinsics, Pose]:
-        """Lens and pose (metres, the scene's axes) of camera `number` at the step posed last.
-
-        The lens is the ideal one; the ego camera's `effects` may bend the image further.
-        """
-        name = "ego" if number == 0 else f"exo{number - 1}"
-        index, size = int(self.model.camera(name).id), self.size
-        focal = size / 2 / math.tan(math.radians(float(self.model.cam_fovy[index])) / 2)
-        middle = (size - 1) / 2
-        matrix = np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1.0]])
-        # MuJoCo's camera axes are right, up, backward.
-        turn = self.data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
-        place = np.array(self.data.cam_xpos[index])
-        return Intrinsics((size, size), matrix, np.zeros(0)), Pose(turn, place)

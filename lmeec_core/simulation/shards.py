@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +124,7 @@ def write_manifest(
     """
     manifest = {
         "split": split,
-        "config": config.to_dict(),
+        "config": asdict(config),
         "options": options,
         "kinds": list(kinds(split)),
         "held_out_kinds": list(kinds("test")),

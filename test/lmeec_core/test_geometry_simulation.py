@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from itertools import permutations
 
 import numpy as np
 import pytest
 
-from lmeec_core.geometry import GeometryError, View, triangulate
+from lmeec_core.geometry import GeometryError, Intrinsics, Pose, View, triangulate
 from lmeec_core.simulation import config
 from lmeec_core.simulation.backend import RenderingError
 from lmeec_core.simulation.render import SceneRenderer
@@ -27,6 +28,19 @@ def box_of(scene: Scene, number: int) -> tuple[np.ndarray, float]:
     return (low + high) / 2, float(np.linalg.norm(high - low))
 
 
+def lens_and_pose(scene: Scene, number: int) -> tuple[Intrinsics, Pose]:
+    """Ideal lens and pose (metres, the scene's axes) of a camera at the step posed last."""
+    name = "ego" if number == 0 else f"exo{number - 1}"
+    index, size = int(scene.model.camera(name).id), scene.size
+    focal = size / 2 / math.tan(math.radians(float(scene.model.cam_fovy[index])) / 2)
+    middle = (size - 1) / 2
+    matrix = np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1.0]])
+    # MuJoCo's camera axes are right, up, backward.
+    turn = scene.data.cam_xmat[index].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+    place = np.array(scene.data.cam_xpos[index])
+    return Intrinsics((size, size), matrix, np.zeros(0)), Pose(turn, place)
+
+
 def seen(scene: Scene, labels: list[np.ndarray]) -> list[list[View]]:
     """Views of each object by every camera that sees it."""
     found = []
@@ -35,7 +49,7 @@ def seen(scene: Scene, labels: list[np.ndarray]) -> list[list[View]]:
         for camera, image in enumerate(labels):
             y, x = np.nonzero(image == number + 1)
             if len(x) >= 20:
-                views.append(View(*scene.camera(camera), np.array([x.mean(), y.mean()])))
+                views.append(View(*lens_and_pose(scene, camera), np.array([x.mean(), y.mean()])))
         found.append(views)
     return found
 

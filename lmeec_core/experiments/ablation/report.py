@@ -11,13 +11,7 @@ from lmeec_core.evaluation.evaluate import LENGTHS, length_group
 from lmeec_core.evaluation.published import TABLE_7
 from lmeec_core.evaluation.statistics import Estimate
 from lmeec_core.experiments.ablation.statistics import difference, estimate, seed_spread
-from lmeec_core.experiments.ablation.variants import (
-    LINES,
-    METRICS,
-    PAPER_TABLE,
-    Line,
-    Table,
-)
+from lmeec_core.experiments.ablation.variants import LINES, METRICS, PAPER_TABLE, Line, Table
 from lmeec_core.files import replacing, write_text
 from lmeec_core.takes import is_ego
 

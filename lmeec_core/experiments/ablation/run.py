@@ -135,10 +135,7 @@ def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[
 
 
 def _units(
-    settings: Settings,
-    variant: Variant,
-    weights: list[tuple[Path, int | None]],
-    takes: list[Path],
+    settings: Settings, variant: Variant, weights: list[tuple[Path, int | None]], takes: list[Path]
 ) -> Iterator[Unit]:
     for path in takes:
         take = Take.open(path)
