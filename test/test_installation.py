@@ -83,7 +83,7 @@ def plain() -> dict[str, str]:
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel of this source tree."""
     source = tmp_path_factory.mktemp("source")
-    for name in ("setup.py", "pyproject.toml", "LICENSE"):
+    for name in ("setup.py", "package.xml", "pyproject.toml", "LICENSE"):
         shutil.copy(ROOT / name, source)
     for name in ("lmeec_core", "lmeec_ros", "msg"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))

@@ -24,6 +24,7 @@ ALLOWED = {".ci/missing.py": {"calls runpy.run_path"}}  # this project's own set
 IMPORTERS = {
     "lmeec_core/__init__.py": "names of the package's own modules",
     "lmeec_core/engine/registry.py": "names of the package's own modules",
+    "lmeec_core/methods/__init__.py": "names of the package's own modules",
     "lmeec_ros/tools/play.py": "<package>.msg, of a type name that split_type has checked",
 }
 """Files that may import modules by name, and which."""
@@ -31,6 +32,7 @@ WRITERS = {
     "lmeec_core/takes/writer.py": "into a hidden folder, which is renamed once it is complete",
     "lmeec_core/training/tracking.py": "into a temporary folder, for processes started with it",
     "lmeec_core/offline/store.py": "a lock, which has no content",
+    "lmeec_core/downloads/weights.py": "a lock, which has no content",
     "lmeec_core/bags/files.py": "into a temporary folder, for this process alone",
     "lmeec_core/bags/cut_files.py": "into the same folder",
     "lmeec_ros/tools/node_process.py": "a log, which is read while it grows",

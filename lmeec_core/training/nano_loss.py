@@ -13,6 +13,7 @@ from lmeec_core.compact.matching import MatchPrompt
 from lmeec_core.config import Fusion
 from lmeec_core.model import LMEEC, ViewFeatures
 from lmeec_core.model.mask_decoder import Decoded
+from lmeec_core.networks import build_model
 from lmeec_core.preprocessing import normalise
 from lmeec_core.training import losses
 from lmeec_core.training.forward import ClipMemory, forward_frame, swap
@@ -46,7 +47,7 @@ class NanoLoss(nn.Module):
         """The network at another image size; the weights are the same."""
         if size not in self._sized:
             config = self.model.config.model_copy(update={"image_size": size})
-            self._sized[size] = LMEEC(config).to(self.model.device)
+            self._sized[size] = build_model(config).to(self.model.device)
             share_parameters(self.model, self._sized[size])
         return self._sized[size]
 

@@ -416,7 +416,7 @@ def test_without_a_folder_for_logs_it_says_what_to_do(
     assert "set ROS_LOG_DIR to a folder that can be written" in node.tail(1)
 
 
-@pytest.mark.parametrize("module", ["lmeec_ros.arena", "rclpy", "torch"])
+@pytest.mark.parametrize("module", ["lmeec_ros.runtime.arena", "rclpy", "torch"])
 def test_an_interrupt_during_imports_ends_the_node_quietly(module: str) -> None:
     script = shutil.which("lmeec_node")
     assert script is not None

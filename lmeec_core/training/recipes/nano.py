@@ -29,6 +29,7 @@ from lmeec_core.compact.conv_trunk import frozen_norms
 from lmeec_core.config import ModelConfig, Precision, preset
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.model import LMEEC
+from lmeec_core.networks import build_model
 from lmeec_core.training.distributed import Processes, processes
 from lmeec_core.training.evaluate import (
     balanced_accuracy,
@@ -86,7 +87,7 @@ class NanoRecipe(Recipe):
         if config.matching is None:
             raise InputError("config.matching: None given; this recipe trains the embedding")
         torch.manual_seed(schedule.seed)
-        model = LMEEC(config)
+        model = build_model(config)
         initialise(model)
         if start is not None:
             model.load_state_dict(start)

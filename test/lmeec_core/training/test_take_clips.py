@@ -217,7 +217,7 @@ def test_broken_files_are_named_and_another_clip_is_drawn(data: Path) -> None:
     drawn = [clips[number] for number in range(6)]
     errors = [e for one in drawn for e in one.errors]
     assert len(errors) >= 2 and all(
-        "take_1/cam01" in e and "image of 200 bytes" in e for e in errors
+        "take_1/cam01" in e and "JPEG of 200 bytes" in e for e in errors
     )
     assert all(one.clip is not None and "take_1" not in one.clip.name for one in drawn)
 
