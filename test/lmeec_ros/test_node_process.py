@@ -431,5 +431,6 @@ class Interrupting:
 sys.meta_path.insert(0, Interrupting())
 runpy.run_path({script!r}, run_name="__main__")
 """
-    ran = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True)
+    command = [sys.executable, "-P", "-c", code]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
