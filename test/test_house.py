@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import lmeec_core as lm
@@ -22,6 +24,12 @@ def test_public_names() -> None:
     assert sorted(lm.__all__) == sorted(PUBLIC.split())
     assert all(getattr(lm, name) is not None for name in lm.__all__)
     assert set(lm.__all__) <= set(dir(lm))
+
+
+def test_help_does_not_wait_for_torch() -> None:
+    code = "import sys, lmeec_core.cli.app; print('torch' in sys.modules)"
+    command = [sys.executable, "-P", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
 
 
 def test_the_core_does_not_name_the_ros_package() -> None:

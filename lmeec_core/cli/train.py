@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from lmeec_core.errors import InputError
-from lmeec_core.training.settings import TrainConfig, find_config, read_config
 
 
 def train_command(
@@ -66,6 +65,8 @@ def train_command(
     from lmeec_core.cli.exit_codes import run_command
 
     def run() -> int:
+        from lmeec_core.training.settings import find_config
+
         return 0 if _run(work, find_config(config), changes or [], out or work / "out") else 3
 
     try:
@@ -77,6 +78,8 @@ def train_command(
 
 def _run(work: Path, config: Path, changes: list[str], out: Path) -> bool:
     """Train and show the results; whether all is done."""
+    from lmeec_core.training.settings import TrainConfig, read_config
+
     settings = read_config(config, changes)
     work, out = work.resolve(), out.resolve()
     if not isinstance(settings, TrainConfig):
