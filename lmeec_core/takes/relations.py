@@ -305,7 +305,7 @@ class RelationsTake(Take):
         counts = lzstring.decompress(text) if isinstance(text, str) else ""
         if not counts:
             raise ValueError("the mask's LZString text is empty")
-        return {"size": [int(entry["height"]), int(entry["width"])], "counts": counts}
+        return {"size": [entry["height"], entry["width"]], "counts": counts}
 
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
         """The run lengths of a mask, or None where there is no mask or it is null.

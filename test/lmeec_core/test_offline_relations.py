@@ -184,6 +184,16 @@ def test_masks_that_do_not_decode_are_named_by_every_tool(raw: Path, tmp_path: P
         assert result.exit_code == 1, (arguments[0], result.output)
 
 
+@pytest.mark.parametrize("height", [48.7, "48", None, [48]])
+def test_a_mask_whose_size_is_no_whole_number_is_named(raw: Path, height: Any) -> None:
+    content = json.loads(raw.read_text())
+    entry = content["annotations"]["take_7"]["object_masks"]["goblet_1"][EGO]["annotation"]["30"]
+    entry["height"] = height
+    raw.write_text(json.dumps(content))
+    result = command("info", raw)
+    assert result.exit_code == 1 and "'size': [" in " ".join(result.output.split())
+
+
 @pytest.mark.slow
 def test_a_raw_take_of_3000_frames_is_tracked_in_constant_memory(
     relations: Callable[..., Path], numbered_video: Callable, tmp_path: Path
