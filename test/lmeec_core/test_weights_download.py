@@ -218,6 +218,7 @@ def test_wherever_it_is_cut_the_file_is_right_or_the_part_is_kept(
     for path in folder.glob("*"):
         path.unlink()
     partial, path = folder / "a.partial", folder / "a"
+    served.content = b"PK" + bytes(range(251)) * 1300
     shown: list[int] = []
     download = http.Download(
         partial, len(served.content), "", lambda done, _: shown.append(done), lambda _: None
