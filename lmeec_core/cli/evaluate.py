@@ -82,8 +82,8 @@ def evaluate_command(
 
     **Protocols**
 
-    - `official`: the EgoExo4D benchmark's evaluation: only frames annotated in the target view, long
-      side 480; an object is predicted as present if its confidence is above 0.5
+    - `official`: the EgoExo4D benchmark's evaluation: only frames annotated in the target view,
+      long side 480; an object is predicted as present if its confidence is above 0.5
     - `lm_eec`: the LM-EEC release's evaluation: only frames that have a prediction, everything
       resized to 480 x 480; an object is predicted as present if its mask covers more than 0.1 %
       of the image
