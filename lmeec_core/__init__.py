@@ -1,7 +1,7 @@
 """LM-EEC: ego-exo correspondence with long-term memory. Everything that is not ROS.
 
-The names below are imported when they are first used: what needs no network (`lmeec --help`,
-reading takes and bags) starts without waiting for torch.
+The names below are imported when they are first used, so that what needs no network
+(`lmeec --help`, reading takes and bags) does not wait for torch.
 """
 
 from __future__ import annotations

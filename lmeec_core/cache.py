@@ -1,7 +1,7 @@
-"""Where graphs, engines and measurements are kept between runs, and what stands in for it.
+"""The cache folder for graphs, engines and measurements, and its temporary replacement.
 
 The cache only saves time: without a home folder, on a read-only file system or on a full disk
-everything goes on without it, and says so.
+everything works without it, and the log says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ VARIABLE = "LMEEC_CACHE"
 
 def cache_folder() -> Path | None:
     """The cache's folder: $LMEEC_CACHE, else lmeec in the user's cache folder ($XDG_CACHE_HOME,
-    ~/.cache). It need not be there, nor be writable. None where there is no home folder.
+    ~/.cache). It may not exist or not be writable. None if there is no home folder.
     """
     own = os.environ.get(VARIABLE)
     if own:
@@ -42,7 +42,7 @@ def _temporary() -> tempfile.TemporaryDirectory[str]:
 
 
 def stand_in(reason: str) -> Path:
-    """A folder of this process alone, gone when it ends, where the cache cannot be used.
+    """A temporary folder of this process, deleted when it ends, for when the cache is unusable.
 
     Args:
         reason: why; it is logged, each reason once.

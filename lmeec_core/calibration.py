@@ -1,4 +1,4 @@
-"""Calibration files: lens and pose of each camera, in YAML.
+"""Calibration files: intrinsics and pose of each camera, in YAML.
 
     frame: table                 # the common frame of all poses
     cameras:
@@ -11,7 +11,7 @@
         position: [0.0, 0.0, 1.0]            # of the camera in the frame
         orientation: [0.0, 0.0, 0.0, 1.0]    # x, y, z, w; camera axes: x right, y down, z forward
 
-A camera may lack its lens (width ... d) or its pose (position, orientation), or both.
+A camera may lack its intrinsics (width ... d), its pose (position, orientation), or both.
 """
 
 from __future__ import annotations

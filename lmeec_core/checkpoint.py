@@ -1,4 +1,4 @@
-"""Checkpoints in: released ``.pt`` files and ``.safetensors``, strictly, with a clear report."""
+"""Loads checkpoints, released ``.pt`` files and ``.safetensors``, with strict checks."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a ``.pt`` that is damaged, or takes more memory than it has bytes.
+    """Refuse a ``.pt`` that is damaged, or would need more memory than its size in bytes.
 
     torch stores tensors as they are, in a zip archive, and does not look at its checksums. The
     format before that (torch 1.5 and older) allocates what a file claims; it is refused.
@@ -143,14 +143,14 @@ def load_weights(
 def check_weights(
     model: LMEEC, state: Mapping[str, Tensor], source: str, require_mv_moe: bool = True
 ) -> int:
-    """Whether weights fit a model: every name and shape must agree.
+    """Check that weights fit a model: every name and shape must agree.
 
     Args:
         model: the network, which may be on torch's meta device.
         state, source, require_mv_moe: see :func:`load_weights`.
 
     Returns:
-        How many entries of the MV-MoE are not there; 0 or all of them.
+        The number of missing entries of the MV-MoE: 0 or all of them.
 
     Raises:
         CheckpointError: with the first missing, unexpected and misshapen names.
@@ -207,7 +207,7 @@ def _preset_shapes(name: str) -> dict[str, torch.Size]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is CUDA where there is one, else the CPU.
+    """The device; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
         InputError: an unknown device, or CUDA asked for where there is none.
@@ -240,7 +240,7 @@ def load_model(
     engine: EngineName | Mapping[Stage, EngineName] = "eager",
     memory: MemoryConfig | None = None,
 ) -> LMEEC:
-    """Build a network and load its weights: the way to get one that works.
+    """Build a network and load its weights.
 
     Args:
         model: a preset's name or a configuration; "nano" comes with weights, "base_plus" is the
@@ -249,10 +249,10 @@ def load_model(
         device: auto, cpu, cuda or cuda:<index>.
         precision: fp32, or bf16 (normalisation, rotary tables and logits stay in float32).
         seed: if given and there is no checkpoint and none is bundled: random weights from this
-            seed. Their masks mean nothing; this is for trying out the plumbing.
+            seed. The masks are then meaningless; use this only to test a set-up.
         require_mv_moe: see :func:`load_weights`.
-        engine: who computes the stages, one of :data:`lmeec_core.engine.ENGINES`, or one for each
-            stage.
+        engine: the backend that runs the stages, one of :data:`lmeec_core.engine.ENGINES`, or one
+            for each stage.
         memory: the trackers' memory, None is the default one. Engines prepare for it here; what
             they are not prepared for is computed by eager torch.
 

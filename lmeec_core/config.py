@@ -18,7 +18,7 @@ Fusion = Literal["mv_moe", "add", "none"]
 Precision = Literal["fp32", "bf16"]
 EngineName = Literal["auto", "eager", "cuda_graph", "onnxruntime", "openvino", "tensorrt"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
-"""Who can compute the network's stages, see :mod:`lmeec_core.engine`."""
+"""The backends that can run the network's stages, see :mod:`lmeec_core.engine`."""
 
 RELEASE_POINTER_WINDOW = 16
 """Frames that object pointers look back over, the current one counted (SAM 2.1)."""
@@ -179,8 +179,8 @@ class ModelConfig(_Frozen):
             only with matching.
         matching: the contrastive embedding, None where there is none (the release). It makes the
             network a :class:`lmeec_core.compact.CompactLMEEC`.
-        refinement: how masks are fitted to the image before they are shown, None where they are
-            not (the release). The memory takes the logits unfitted.
+        refinement: how returned masks are fitted to the image's edges; None: they are not (the
+            release). The memory stores the logits before this.
     """
 
     image_size: int = Field(480, ge=32, le=4096)

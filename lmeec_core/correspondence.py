@@ -1,4 +1,4 @@
-"""What a step finds: one object in one target view on one frame."""
+"""The result of a step (one object in one target view on one frame), and who produces it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 class CorrespondenceLike(Protocol):
-    """What a method, LM-EEC or another, says of one object in one target view on one frame."""
+    """The result of any method for one object in one target view on one frame."""
 
     @property
     def size(self) -> tuple[int, int]:
@@ -25,7 +25,7 @@ class CorrespondenceLike(Protocol):
 
     @property
     def skipped(self) -> str | None:
-        """Why the object was not sought on this frame; None if it was."""
+        """Why the object was not searched for on this frame; None if it was."""
 
     @property
     def presence(self) -> float:
@@ -63,7 +63,7 @@ class Tracker(Protocol):
     ) -> Mapping[str, Mapping[str, CorrespondenceLike]]:
         """Find the objects in one frame: target camera with an image to object to what was found.
 
-        Arguments and errors as of :meth:`lmeec_core.CorrespondenceTracker.step`.
+        Arguments and errors are those of :meth:`lmeec_core.CorrespondenceTracker.step`.
         """
 
     def forget(self, object_id: str) -> bool:
@@ -74,7 +74,7 @@ class Tracker(Protocol):
 
 
 class Method(Protocol):
-    """A loaded method: what its trackers share, as weights, is loaded once."""
+    """A loaded method; what its trackers share, such as weights, is loaded once."""
 
     def tracker(
         self,
@@ -83,9 +83,9 @@ class Method(Protocol):
         num_frames: int | None = None,
         max_objects: int = 32,
     ) -> Tracker:
-        """A tracker that knows no object yet.
+        """A new tracker without objects.
 
-        Arguments and errors as of :class:`lmeec_core.CorrespondenceTracker`.
+        Arguments and errors are those of :class:`lmeec_core.CorrespondenceTracker`.
         """
 
 
@@ -104,10 +104,10 @@ class Correspondence:
     size: tuple[int, int]
     """(height, width) of the target image, in pixels."""
     skipped: str | None = None
-    """Why the object was not sought on this frame (no or an empty query mask); None if it was.
-    A skipped object is never visible and its memory is as it was."""
+    """Why the object was not searched for on this frame (no query mask, or an empty one); None if
+    it was. A skipped object is never visible, and its memory is unchanged."""
     guide: Guide | None = None
-    """Fits the shown mask to the image, for networks with ``refinement``."""
+    """Fits the returned mask to the image, for networks with ``refinement``."""
 
     @property
     def presence(self) -> float:
@@ -129,7 +129,7 @@ class Correspondence:
     def full_logits(self) -> Tensor:
         """Mask logits at the target image's size: float32 (height, width).
 
-        Refined where the network does so, then upsampled bilinearly.
+        Refined if the network has ``refinement``, then upsampled bilinearly.
         """
         return full_size(self.logits, self.size, self.guide if self.visible() else None)
 

@@ -1,4 +1,4 @@
-"""The errors whose text is all that a user needs; any other one is a fault of this package."""
+"""Errors whose text is enough for a user to act on; any other is a bug in this package."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ class InputError(ValueError):
     """Input that cannot be used: a file, a message, an argument, a parameter.
 
     The text names what was given, what was expected and what to do. Only checks of input raise it,
-    so whoever catches it may leave the input out, say so and go on. Any other exception is a
-    failure of the program or of the machine, and counts as one.
+    so a caller may skip the input, report it and continue. Any other exception is a failure of
+    the program or of the machine.
     """
 
 
 class ExplainedError(RuntimeError):
-    """A failure, of the machine or of a run, whose text says what happened and what to do."""
+    """A failure of the machine or of a run; the text says what happened and what to do."""
 
 
 class EngineError(ExplainedError):

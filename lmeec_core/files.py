@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, also after a power cut."""
+"""Atomic writing: files are complete or absent, even after a power cut."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 SUFFIX = ".partial"
-"""End of the names of files that are being written."""
+"""Suffix of files that are being written."""
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a hidden name beside ``path`` to write to; the end of the block gives it that name.
+    """Yield a hidden file next to ``path`` to write to; it is renamed at the end of the block.
 
-    The name is nobody else's, so that threads and processes may write the same file: the last one
-    stays. What was written is on the disk before it gets its name. The permissions are those of
-    the file that is replaced, or of any new file. What is no file (/dev/stdout, a pipe) is written
-    itself. If the block fails, nothing is left of it, and ``path`` is as it was.
+    The hidden name is unique, so several threads and processes may write the same file: the last
+    one wins. The content is flushed to disk before the renaming. The permissions are those of the
+    file that is replaced, or of any new file. What is not a regular file (/dev/stdout, a pipe) is
+    written directly. If the block fails, the hidden file is removed and ``path`` is unchanged.
 
     Raises:
         OSError: of the block (a full disk, for instance); it names ``path``.
@@ -79,14 +79,14 @@ def write_text(path: Path, text: str) -> None:
 class NewFolder:
     """A folder that appears under its name once it is complete.
 
-    Until then its content lies in `content`, in a hidden folder beside; what was left there by a
-    process of the same number is removed.
+    Until then its content is in `content`, inside a hidden folder next to it; leftovers of an
+    earlier process with the same process id are removed.
 
     Args:
-        path: its name in the end.
+        path: its final name.
 
     Attributes:
-        content: the folder to fill, of the same name; it is not there yet.
+        content: the folder to create and fill; it has the same name as `path`.
     """
 
     def __init__(self, path: Path) -> None:

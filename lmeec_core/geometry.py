@@ -1,4 +1,4 @@
-"""Points in space from their pixels in two or more cameras: lenses, poses, triangulation.
+"""Points in space from their pixels in two or more cameras: intrinsics, poses, triangulation.
 
 Pixels are (x, y) with (0, 0) at the centre of the top-left pixel, as in OpenCV and ROS. A camera's
 axes are x right, y down, z forward (ROS: the optical frame). Lengths are in the unit of the poses.
@@ -93,7 +93,7 @@ class Intrinsics:
         object.__setattr__(self, "distortion", distortion)
 
     def rays(self, pixels: Vector) -> Vector:
-        """Directions in which pixels (N, 2) look: unit vectors (N, 3) in the camera's axes."""
+        """Directions of pixels (N, 2): unit vectors (N, 3) in the camera's axes."""
         points = np.asarray(pixels, np.float64).reshape(-1, 1, 2)
         if self.model == "equidistant":
             flat = cv2.fisheye.undistortPoints(points, self.matrix, self._four())
@@ -208,7 +208,7 @@ class Triangulation:
 
 
 def triangulate(views: Sequence[View], max_error: float, min_angle: float) -> Triangulation:
-    """The point that two or more pixels show: least squares of the distances in the images.
+    """The point seen at two or more pixels: least squares of the reprojection errors.
 
     Starts at the point nearest to all rays (the midpoint method: Hartley and Sturm,
     "Triangulation", CVIU 68(2), 1997, section 5.3), then the reprojection error's least squares
@@ -246,7 +246,7 @@ def triangulate(views: Sequence[View], max_error: float, min_angle: float) -> Tr
 
 
 def _angle(one: Vector, other: Vector) -> float:
-    """Degrees between two lines, 0 to 90: cameras face to face are as bad as side by side."""
+    """Degrees between two lines, 0 to 90: opposite directions count as parallel."""
     sine = float(np.linalg.norm(np.cross(one, other)))
     return math.degrees(math.atan2(sine, abs(float(one @ other))))
 

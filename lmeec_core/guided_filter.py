@@ -1,7 +1,7 @@
 """Masks that follow the edges of the image: the fast guided filter (arXiv 1505.00996).
 
-A small network says where an object is, but hardly where it ends. In every window of the image the
-mask is fitted as a linear function of colour; where colour steps, the mask then steps with it.
+A small network locates an object but is imprecise at its boundary. In every window of the image the
+mask is fitted as a linear function of colour, so that edges of the mask follow edges of colour.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Guide:
 
 
 def guides(config: ModelConfig, images: Tensor) -> list[Guide | None]:
-    """What fits masks to each of V views; None for networks without refinement.
+    """The guides that fit masks to each of V views; None for networks without refinement.
 
     Args:
         config: the network's.

@@ -1,4 +1,4 @@
-"""Jobs over worker processes that survive a job that fails, crashes or hangs."""
+"""Runs jobs on worker processes; a job that fails, crashes or hangs does not stop the others."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from typing import Any
 from lmeec_core.errors import InputError
 
 START_SECONDS = 180.0
-"""Allowed for a worker process to start, on top of a job's time."""
+"""Seconds allowed for a worker process to start, on top of a job's time."""
 
 
 @dataclass(frozen=True)
 class JobResult:
-    """What became of a job: its value, or the error as text."""
+    """The outcome of a job: its value, or the error as text."""
 
     job: Any
     value: Any = None

@@ -1,4 +1,4 @@
-"""The network that a configuration means."""
+"""Builds the network for a configuration."""
 
 from __future__ import annotations
 

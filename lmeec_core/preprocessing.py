@@ -1,4 +1,4 @@
-"""Images and masks to model input, the same on every device.
+"""Converts images and masks to model input, identically on every device.
 
 The release reads images with Pillow: antialiased bicubic in two passes, horizontal then vertical,
 each rounded to whole values. On a CPU Pillow itself does it; elsewhere the passes are products
@@ -48,8 +48,8 @@ def check_mask(name: str, mask: Any, image: tuple[int, int]) -> npt.NDArray[np.b
 
     Args:
         name: the object's.
-        mask: what was given for it.
-        image: (height, width) of the query image; a mask that is not empty has its aspect.
+        mask: the mask as given.
+        image: (height, width) of the query image; a mask that is not empty has its aspect ratio.
 
     Raises:
         InputError: naming the object, what was given and what is expected.
@@ -124,11 +124,11 @@ def resize_image(image: npt.NDArray[np.uint8], size: int, device: torch.device) 
 
 
 def resize_by_products(image: Tensor, size: int) -> Tensor:
-    """Resize an image by products with constant matrices: what other devices than a CPU do.
+    """Resize an image by products with constant matrices, as on devices other than a CPU.
 
     Args:
         image: uint8 (H, W, 3), on any device.
-        size: the side of the outcome.
+        size: the side of the result.
 
     Returns:
         float32 (3, size, size) of whole values, 0 to 255, on the image's device.

@@ -1,4 +1,4 @@
-"""SAM 2.1 in one view: a person marks an object once, and it is followed frame after frame."""
+"""SAM 2.1 in one view: an object is marked once and then tracked frame by frame."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Tracked(Correspondence):
 
 @dataclass(slots=True)
 class _Moment:
-    """What is kept of an object on one frame."""
+    """What is stored about an object on one frame."""
 
     number: int
     memory: Tensor | None  # (P, memory_dim) bfloat16; None once it is too old to be attended to
@@ -68,7 +68,7 @@ class _Track:
 
 
 class _Frame(NamedTuple):
-    """The frame last stepped, which prompts are about."""
+    """The frame last stepped, to which prompts refer."""
 
     number: int
     size: tuple[int, int]
@@ -77,7 +77,7 @@ class _Frame(NamedTuple):
 
 
 class PromptTracker:
-    """Follows objects that were marked by points, boxes or masks, in the view they were marked in.
+    """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
 
     It computes what SAM 2's video predictor computes: the frame of an object's first prompt
     conditions all later ones, six frames before the current one and the object pointers of fifteen
@@ -85,8 +85,8 @@ class PromptTracker:
     come, go and are corrected at any time; all of them are one batch. Memory is constant in time.
 
     Args:
-        model: a network of SAM 2.1 with weights (:func:`lmeec_core.load_model`); its MV-MoE takes
-            no part.
+        model: a network of SAM 2.1 with weights (:func:`lmeec_core.load_model`); its MV-MoE is not
+            used.
         conditioning_frames: how many prompted frames are kept per object, the newest ones.
         condition_on_corrections: whether a corrected frame becomes a conditioning frame, too
             (SAM 2's default: no).
@@ -154,7 +154,7 @@ class PromptTracker:
 
     @torch.inference_mode()
     def step(self, image: Image) -> dict[str, Tracked]:
-        """Take the next frame and follow every object in it.
+        """Process the next frame and track every object in it.
 
         Args:
             image: RGB uint8 (H, W, 3) of any size.
@@ -340,7 +340,7 @@ class PromptTracker:
         return features, position, torch.stack([m.pointer for m in pointed])
 
     def _remember(self, track: _Track, moment: _Moment) -> None:
-        """Add a frame, or replace the newest one by its correction; let go of what is too old."""
+        """Add a frame, or replace the newest one by its correction; drop what is too old."""
         if track.recent and track.recent[-1].number == moment.number:
             track.recent.pop()
         track.recent.append(moment)

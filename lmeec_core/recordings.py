@@ -1,4 +1,4 @@
-"""What `lmeec track` and `lmeec view` need of a kind of recording; takes and bags are two kinds."""
+"""The interface of a kind of recording for `lmeec track` and `lmeec view`: takes, and bags."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FindPredictions = Callable[[str, str, Collection[str] | None], "Predictions"]
 
 @dataclass
 class Viewed:
-    """A recording that is open to be looked at.
+    """A recording opened for viewing.
 
     Attributes:
-        moments: in order of time; single images that cannot be read are told to ``problems``.
-        count: of the moments, at most.
-        name: of the recording, for the video's file.
-        truth: the true masks are drawn, too.
+        moments: in order of time; images that cannot be read are reported in ``problems``.
+        count: maximum number of moments.
+        name: of the recording, for the video's file name.
+        truth: whether true masks are drawn too.
     """
 
     moments: Iterable[Moment]
@@ -39,7 +39,7 @@ class RecordingSource(Protocol):
     """A kind of recording. Instances go to worker processes, so they hold no open files."""
 
     def plan(self, options: TrackOptions) -> Work:
-        """Look at the recordings and cut them into units.
+        """Inspect the recordings and divide them into units.
 
         Raises:
             InputError: they cannot be read at all, or an option does not fit their kind.
@@ -48,13 +48,13 @@ class RecordingSource(Protocol):
     def track(
         self, unit: Unit, settings: Settings, problems: list[str], notices: list[str]
     ) -> Iterator[FrameRecord]:
-        """Go through a unit with the tracker.
+        """Track a unit.
 
         Args:
             unit: one of `plan`.
             settings: of the plan.
-            problems: takes what is left out, in words.
-            notices: takes what is worth saying besides.
+            problems: receives a text for everything that is left out.
+            notices: receives other remarks for the user.
         """
 
     def open(
@@ -64,13 +64,13 @@ class RecordingSource(Protocol):
         problems: list[str],
         notes: list[str],
     ) -> Viewed:
-        """Open a recording to look at it.
+        """Open a recording for viewing.
 
         Args:
-            options: which one, and what of it.
-            predictions: gives what is drawn on the target cameras.
-            problems: takes what is not shown, in words; until the last moment has been taken.
-            notes: takes what is worth saying besides.
+            options: which recording, and which part of it.
+            predictions: the masks to draw on the target cameras' images.
+            problems: receives a text for everything that is not shown, up to the last moment.
+            notes: receives other remarks for the user.
 
         Raises:
             InputError: it or the predictions cannot be read.

@@ -42,7 +42,7 @@ EMPTY_MASK = "empty query mask on this frame"
 
 
 class _Encoded(NamedTuple):
-    """What a step's images and masks give, before any memory is read."""
+    """What is computed from a step's images and masks, before any memory is read."""
 
     targets: ViewFeatures  # K views: the targets with an image
     prepared: Tensor  # (K, P, C)
@@ -54,13 +54,13 @@ class _Encoded(NamedTuple):
 class CorrespondenceTracker:
     """Finds objects of a query view in target views, frame after frame.
 
-    Memory per object and target view is constant in time. Query and target are just names of
-    cameras, so either direction (ego to exo, exo to ego) is the same.
+    Memory per object and target view does not grow with time. Any camera can be the query camera,
+    so both directions (ego to exo, exo to ego) work the same way.
 
     Args:
         model: a network with weights (:func:`lmeec_core.load_model`).
         query: the camera in which the objects' masks are given.
-        targets: the cameras in which they are sought.
+        targets: the cameras in which they are searched for.
         memory: see :class:`lmeec_core.MemoryConfig`.
         num_frames: length of the recording where it is known: sets the object pointers' window
             and time scale as the release does. None (a live stream) means 16 or more.
@@ -118,7 +118,7 @@ class CorrespondenceTracker:
 
     @torch.inference_mode()
     def restore(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Replace the memory by what :meth:`memory_state` of a like tracker gave.
+        """Replace the memory by the :meth:`memory_state` of a tracker with the same settings.
 
         Its tensors may be in another precision and on another device.
 
@@ -137,7 +137,7 @@ class CorrespondenceTracker:
 
     @property
     def runner(self) -> StageRunner:
-        """What computes the stages."""
+        """The runner of the stages."""
         return self._runner or self.model.runner or self.model.compute
 
     @property
@@ -156,9 +156,9 @@ class CorrespondenceTracker:
     ) -> Found:
         """Find the objects in the target views of one frame.
 
-        A target without an image keeps its bank and pointers as they are. The query bank, which all
-        targets share, takes in every frame with a mask, so also where no target has an image: it
-        is the same whether targets are tracked together or one by one.
+        A target without an image keeps its bank and pointers unchanged. The query bank, which all
+        targets share, stores every frame with a mask, even if no target has an image. It is
+        therefore the same whether targets are tracked together or one by one.
 
         Args:
             images: RGB uint8 (H, W, 3) of any size, for the query and every target camera; None
@@ -198,7 +198,9 @@ class CorrespondenceTracker:
         found = self._collect(
             list(sought), prediction, skipped, sizes, view_guides, list(after.slots)
         )
-        self._tracks = after  # all is computed, and a GPU's errors have come up: nothing can fail
+        self._tracks = (
+            after  # all is computed and GPU errors have been raised: nothing can fail now
+        )
         return found
 
     # -- checks ------------------------------------------------------------------------------
@@ -344,7 +346,7 @@ class CorrespondenceTracker:
         view_guides: dict[str, Guide | None],
         order: list[str],
     ) -> Found:
-        """What was found, with the objects of each target in the given order."""
+        """The results, with the objects of each target in the given order."""
         found: Found = {name: {} for name in sizes}
         config = self.model.config
         if prediction is not None:

@@ -1,4 +1,4 @@
-"""rosbag2 recordings without ROS: written whole or not at all, read message by message.
+"""rosbag2 recordings without ROS: written atomically, read message by message.
 
 Bags are read and written by the rosbags library, so no ROS installation is needed; the files are
 those of ``ros2 bag`` (MCAP storage; reading also sqlite3, with or without compression).
@@ -61,12 +61,12 @@ class BagWriter:
             bag.add_topic("/cam/image_raw", "sensor_msgs/msg/Image")
             bag.write("/cam/image_raw", stamp_ns, message)
 
-    Until then it lies in a hidden folder beside; an exception in the block removes that.
+    Until then it is in a hidden folder next to it, which is removed if the block raises.
 
     Args:
         path: folder of the bag.
         overwrite: replace a bag that is there; otherwise BagError.
-        keep: what a full disk took is a bag, too; otherwise nothing of it is left.
+        keep: on a full disk, keep the messages written so far as a bag; otherwise remove it.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class BagWriter:
         self.path = Path(path)
         replaceable = (self.path / METADATA).is_file() or is_bag(self.path) and self.path.is_file()
         if self.path.exists() and not (overwrite and replaceable):
-            # Nothing but a bag is ever replaced: a mistyped path must not cost a folder.
+            # Only a bag is ever replaced: a mistyped path must not delete a folder.
             hint = "it is not a bag" if overwrite else "remove it or ask to overwrite it"
             raise BagError(f"{self.path}: exists already; {hint}")
         self._folder = NewFolder(self.path)
@@ -136,7 +136,7 @@ class BagWriter:
 
     def abort(self) -> None:
         """Remove what was written; nothing appears under the bag's name."""
-        with suppress(OSError):  # it may try to write what a full disk did not take
+        with suppress(OSError):  # it may try again to write to a full disk
             self._writer.abort()
         self._folder.discard()
 
@@ -173,8 +173,8 @@ class BagReader:
     """Read a recording: a rosbag2 folder, one of its .mcap or .db3 files, or a ROS 1 bag.
 
     Files may be compressed, whole (.mcap.zstd, .db3.zstd; unpacked into a temporary folder
-    meanwhile) or message by message. What is not whole is read as far as it goes: `lost` says
-    what is missing of it.
+    meanwhile) or message by message. Incomplete recordings are read as far as possible: `lost`
+    says what is missing.
 
     Use it in a with statement. Messages are read as they are asked for, in the order of their
     stamps within each file.
@@ -182,8 +182,9 @@ class BagReader:
     Attributes:
         path: the recording.
         lost: what could not be read, each text with the file's name; grows while messages are
-            read if there is damage that shows only then.
-        notes: what was unusual, though nothing is missing (a journal, no metadata.yaml).
+            read if damage is found only then.
+        notes: remarks about recordings that are unusual but complete (a journal, no
+            metadata.yaml).
 
     Raises:
         BagError: if it is missing, or nothing of it can be read.
@@ -271,7 +272,7 @@ class BagReader:
     def decode(self, topic: str, data: bytes) -> Any:
         """A serialised message as an object with the message's fields.
 
-        Types that are not known take the definition that the bag carries, if it does.
+        For unknown types the definition in the bag is used, if it has one.
 
         Raises:
             BagError: if the type cannot be made known, or the message does not have it.

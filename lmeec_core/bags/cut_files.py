@@ -1,7 +1,7 @@
-"""Storage files that are not whole: what can still be read of them.
+"""Reads what is left in storage files that are truncated or damaged.
 
 A recorder that was killed, a full disk or a power cut leaves MCAP files without their index and
-databases without their last pages. What lies before the cut is sound.
+databases without their last pages. The content before the cut is intact.
 """
 
 from __future__ import annotations
@@ -49,16 +49,16 @@ class _Block(NamedTuple):
 class CutMcap:
     """An MCAP file without its end or with damaged chunks, as a storage of the rosbags library.
 
-    It is gone through once when it is opened, so that what it holds is known; messages are read
-    as they are asked for. Of a chunk that is cut off those messages are read that are whole.
+    It is scanned once when it is opened; messages are read on request. From a truncated chunk the
+    complete messages are read.
 
     Args:
         path: the file.
 
     Attributes:
-        connections, metadata: as other storages have them.
+        connections, metadata: as in other storages.
         problem: what is wrong, without the file's name; empty if no message is missing.
-        closed: whether the file ends as one that was closed.
+        closed: whether the file ends like one that was closed properly.
     """
 
     def __init__(self, path: Path) -> None:
@@ -166,7 +166,7 @@ class CutMcap:
         return f"cut off at byte {size}", damaged
 
     def _take_in_chunk(self, offset: int, size: int, whole: bool, stamps: list[int]) -> bool:
-        """Note what a chunk holds; False if it is whole but damaged."""
+        """Record what a chunk holds; False if it is complete but damaged."""
         assert self._file is not None
         self._file.seek(offset)
         head = BytesIO(self._file.read(min(size, 64)))
@@ -187,7 +187,7 @@ class CutMcap:
         return True
 
     def _take_in(self, block: _Block, stamps: list[int]) -> None:
-        """Note the connections and stamps of a block, and the block if it has messages."""
+        """Record the connections and stamps of a block, and the block if it has messages."""
         first: int | None = None
         for kind, record in self._records(block):
             if kind == _MESSAGE:
@@ -244,7 +244,7 @@ def _stamp_of(message: bytes) -> int:
 
 
 def database_problem(path: Path) -> str:
-    """What the head of an SQLite file tells of its end: empty if all its pages are there."""
+    """What the header of an SQLite file says about its end: empty if all its pages are there."""
     with path.open("rb") as file:
         head = file.read(100)
     size = path.stat().st_size
@@ -276,12 +276,12 @@ def rescue_database(path: Path, copy: Path) -> int:
     with path.open("rb") as file:
         page = _page_size(file.read(100))
     if page and path.stat().st_size % page:
-        # SQLite would read zeros in place of what is missing of the last page.
+        # SQLite would read zeros instead of the missing part of the last page.
         path = Path(shutil.copyfile(path, copy.with_name(f"whole_pages_of_{copy.name}")))
         os.truncate(path, path.stat().st_size // page * page)
     source = sqlite3.connect(f"file:{quote(str(path.resolve()))}?immutable=1", uri=True)
     with closing(source), closing(sqlite3.connect(copy)) as target:
-        # Else SQLite refuses a file with less pages than its head says.
+        # Otherwise SQLite refuses a file with fewer pages than its header says.
         source.execute("PRAGMA writable_schema = ON")
         for name, sql in source.execute("SELECT name, sql FROM sqlite_master").fetchall():
             if name in _TABLES and sql:
@@ -294,7 +294,7 @@ def rescue_database(path: Path, copy: Path) -> int:
 
 
 def _rows(source: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
-    """The rows of a table that can be read; those that cannot are passed over."""
+    """The rows of a table that can be read; the others are skipped."""
     numbers: list[int] = []
     with suppress(sqlite3.DatabaseError):
         for (number,) in source.execute(f"SELECT rowid FROM {table} NOT INDEXED"):  # noqa: S608

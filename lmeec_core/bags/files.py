@@ -1,8 +1,8 @@
-"""The files of a recording, whole or not: found, unpacked, mended, opened one by one.
+"""The files of a recording, complete or not: found, unpacked, repaired, opened one by one.
 
-Every kind of recording comes down to storage files in an order: a rosbag2 folder with or without
-its metadata.yaml, one of its files alone, compressed ones, a ROS 1 bag. What of them can be read
-is read; what is lost, and what was unusual, is kept as text.
+Every kind of recording is an ordered list of storage files: a rosbag2 folder with or without its
+metadata.yaml, one of its files alone, compressed ones, a ROS 1 bag. They are read as far as
+possible; what is lost, and what is unusual, is kept as text.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ class Part:
     """An open storage file.
 
     Attributes:
-        path: the file as it lies in the recording.
-        storage: what reads it.
-        retry: opens it again in a way that passes over damage; None if there is none.
+        path: the file in the recording.
+        storage: its reader.
+        retry: opens it again in a way that skips damage; None if there is none.
     """
 
     path: Path
@@ -62,11 +62,11 @@ class Part:
     def messages(
         self, topics: Collection[str] | None, lost: Callable[[str], None]
     ) -> Iterator[tuple[Any, int, bytes]]:
-        """Go through (connection, stamp, data) of these topics, past damage where that can be.
+        """Iterate over (connection, stamp, data) of these topics, skipping damage if possible.
 
         Args:
             topics: None for all.
-            lost: told of damage that turns up.
+            lost: called with a text for damage that is found.
         """
         done = 0
         try:
@@ -100,7 +100,7 @@ class BagFiles:
         parts: the files that can be read, in their order.
         metadata: what metadata.yaml says.
         lost: what is missing of the recording, each text with the file's name.
-        notes: what was unusual, though nothing is missing.
+        notes: remarks about what is unusual but complete.
 
     Raises:
         BagError: nothing of it can be read.
@@ -205,7 +205,7 @@ class BagFiles:
         self.parts.append(part)
 
     def _part(self, file: Path) -> tuple[Part, str]:
-        """Open a file; with what is wrong with it, "" if nothing."""
+        """Open a file; also returns what is wrong with it, "" if nothing."""
         if file.stat().st_size == 0:
             raise BagError(f"{file}: is empty, a file without any message")
         problem = ""
@@ -282,7 +282,7 @@ class BagFiles:
     def _with_journal(self, file: Path, plain: Path) -> Path:
         """A copy of a database into which SQLite has put its journal.
 
-        The recording itself stays as it is: it may be on a disk that cannot be written.
+        The recording itself is not changed: it may be on a read-only disk.
         """
         copy = self._place(f"journal_{len(self.parts)}.db3")
         try:
@@ -349,7 +349,7 @@ def _unreadable(file: Path, error: Exception, more: str = "") -> BagError:
 
 
 def _journal(path: Path, suffix: str) -> Path | None:
-    """The journal beside a database, if there is anything in it."""
+    """The journal next to a database, unless it is empty."""
     journal = path.with_name(path.name + suffix)
     with suppress(OSError):
         return journal if journal.stat().st_size else None

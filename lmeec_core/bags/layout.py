@@ -1,4 +1,4 @@
-"""Which files belong to a recording: by its metadata.yaml, or by what lies in its folder."""
+"""The files that belong to a recording, by its metadata.yaml or by the files in its folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmeec_core.errors import InputError
 PACKED = ".zstd"
 METADATA = "metadata.yaml"
 MAGICS = {b"\x89MCAP0\r\n": "mcap", b"SQLite format 3\0": "sqlite3", b"#ROSBAG V": "ros1"}
-"""How storage files begin."""
+"""The first bytes of storage files."""
 _SUFFIXES = {".mcap": "mcap", ".db3": "sqlite3", ".bag": "ros1"}
 
 
@@ -25,7 +25,7 @@ class BagError(InputError):
 
 @dataclass
 class Metadata:
-    """What a recording's metadata.yaml says, as far as it can be understood."""
+    """The content of a recording's metadata.yaml, as far as it can be read."""
 
     files: tuple[str, ...] = ()
     topics: tuple[tuple[str, str], ...] = ()
@@ -80,7 +80,7 @@ def kind_of(path: Path) -> str:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether the path is a recording, whole or not: a folder with storage files, or a file."""
+    """Whether the path is a recording, complete or not: a folder with storage files, or a file."""
     if path.is_dir():
         return (path / METADATA).is_file() or bool(storage_files(path))
     if bare(path).suffix in _SUFFIXES:
@@ -89,16 +89,16 @@ def is_bag(path: Path) -> bool:
 
 
 def bare(path: Path) -> Path:
-    """The name that a file has uncompressed."""
+    """The name of a file without the suffix of its compression."""
     return path.with_suffix("") if path.suffix == PACKED else path
 
 
 def stem(path: Path) -> str:
-    """What the names of a recording's files have in common: bag for bag_2.mcap."""
+    """The common part of the names of a recording's files: bag for bag_2.mcap."""
     return re.sub(r"_\d+$", "", bare(path).stem)
 
 
 def without_copies(files: Collection[Path]) -> Sequence[Path]:
-    """Files without the compressed ones that lie there unpacked too (ros2 bag play does that)."""
+    """Files without compressed ones that are also there unpacked (ros2 bag play unpacks them)."""
     names = {file.name for file in files}
     return [f for f in files if f.suffix != PACKED or f.name.removesuffix(PACKED) not in names]

@@ -1,4 +1,4 @@
-"""Message types for recordings: those of ROS 2 Jazzy, of this package, and what else is found."""
+"""Message types for recordings: those of ROS 2 Jazzy, of this package, and any others found."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*/msg/[A-Za-z][A-Za-z0-9_]*")
 def split_type(type_name: str) -> tuple[str, str]:
     """Package and name of a message type, "package/msg/Name".
 
-    Type names come from recordings and lead to files and modules, so nothing else is let through.
+    Type names come from recordings and select files and modules, so anything else is refused.
 
     Raises:
         BagError: if it is no such name.
@@ -33,7 +33,7 @@ def split_type(type_name: str) -> tuple[str, str]:
 
 
 def find_definition(type_name: str) -> str:
-    """Text of a message definition (.msg) from the ROS packages at hand or this source tree.
+    """Text of a message definition (.msg) from the installed ROS packages or this source tree.
 
     Args:
         type_name: "package/msg/Name".

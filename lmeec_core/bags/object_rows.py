@@ -11,8 +11,8 @@ def object_row(label: int, name: str) -> str:
 def read_object_row(row: str) -> tuple[int, str] | None:
     """Label (1 to 65535) and id of a row; None if it is no such row.
 
-    One blank after the colon belongs to the notation. All else of the id is kept as it is, blanks
-    at its end too.
+    One blank after the colon is part of the syntax. The rest of the id is kept unchanged,
+    including blanks at its end.
     """
     label, colon, name = row.partition(":")
     name = name.removeprefix(" ")

@@ -1,4 +1,4 @@
-"""A bag that the disk does not take to its end: what is whole of it is kept, and closed."""
+"""A bag that could not be written completely: its complete part is kept and closed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Mark:
-    """The state after a chunk of messages that is whole in the file."""
+    """The state after a complete chunk of messages in the file."""
 
     end: int
     chunks: int
@@ -25,10 +25,10 @@ class _Mark:
 
 
 class WholeChunks:
-    """Keeps track of the chunks that an MCAP file has got whole while it is being written.
+    """Keeps track of the complete chunks of an MCAP file while it is being written.
 
-    rosbags has no way to close a file that it could not write. So its state is set back to the last
-    whole chunk, and it closes that file: with index and metadata, as any other.
+    rosbags cannot close a file after a failed write. So its state is set back to the last complete
+    chunk, and it then closes that file with index and metadata, like any other.
 
     Args:
         writer: an open writer of rosbags, with MCAP.
@@ -62,7 +62,7 @@ class WholeChunks:
         )
 
     def close(self) -> int:
-        """Close the file after its last whole chunk, or an earlier one if the end needs the room.
+        """Close the file after its last complete chunk, or an earlier one if space is needed.
 
         Returns:
             the number of messages in it; 0 if there is no file that could be closed.

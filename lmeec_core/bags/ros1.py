@@ -1,4 +1,4 @@
-"""ROS 1 bags as a storage of the rosbags library: their messages as ROS 2 has them."""
+"""ROS 1 bags as a storage of the rosbags library, with messages converted to ROS 2."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from rosbags.typesys.store import Typestore
 
 
 class Ros1Storage:
-    """A ROS 1 bag (version 2.0). Types take the definitions that the bag carries.
+    """A ROS 1 bag (version 2.0). Types use the definitions stored in the bag.
 
     Args:
         path: the file.
         store: the message types of ROS 2; those of the bag that it does not know are added.
 
     Attributes:
-        connections, metadata: as other storages have them.
+        connections, metadata: as in other storages.
     """
 
     def __init__(self, path: Path, store: Typestore) -> None:

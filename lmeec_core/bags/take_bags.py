@@ -1,7 +1,7 @@
 """A take as a rosbag2 recording: images and query masks as sensor_msgs.
 
 Every message of frame number f carries, and is stored at, the stamp f / 30 s + 1 s. The frame_id
-is the camera's topic name. What a bag holds is written in its metadata as JSON (`RecordingInfo`).
+is the camera's topic name. The bag's metadata describes its content as JSON (`RecordingInfo`).
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def topic_name(camera: str) -> str:
 
 @dataclass
 class RecordingInfo:
-    """What a bag made from a take holds.
+    """The content of a bag made from a take.
 
     Attributes:
         take: name of the take.
@@ -126,7 +126,7 @@ def bag_from_take(
         path: folder of the bag.
         query: "ego" (default), "exo" (the first exo camera) or a camera's name.
         targets: cameras' names; default: the exo cameras, or the ego camera if the query is exo.
-        objects: objects to ask for; default all.
+        objects: objects to mark in the query view; default all.
         raw: decoded images (sensor_msgs/Image) instead of the take's JPEG bytes as they are.
         masks: "label_image" (value = label, at the masks' own size) or "mask_array".
         overwrite: replace a bag that is there.
@@ -179,7 +179,7 @@ def node_parameters(info: RecordingInfo) -> dict[str, Any]:
         "query_camera": info.query,
         "target_cameras": list(info.targets),
         "query_masks": {"topic": info.mask_topic, "type": info.mask_type, "qos": "reliable"},
-        # A take's frames may be seconds apart, and its cameras have gaps: no camera is dead.
+        # A take's frames may be seconds apart, and its cameras have gaps: that is not a failure.
         "pairing": {"partial_wait": 10.0},
         "max_objects": max(32, len(info.objects)),
         "objects": [object_row(label, name) for label, name in info.objects.items()],
@@ -194,7 +194,7 @@ def _plan(
     transport: str,
     masks: str,
 ) -> RecordingInfo:
-    """Which cameras, objects, topics and frames go into the bag."""
+    """The cameras, objects, topics and frames that go into the bag."""
     source = _camera(take, query or "ego")
     if targets:
         chosen = [_camera(take, name) for name in targets]

@@ -1,7 +1,7 @@
-"""Compressed recordings are unpacked up to a limit: a few kilobytes can hold gigabytes.
+"""Limits the unpacking of compressed recordings: a few kilobytes can expand to gigabytes.
 
-The rosbags library unpacks whatever comes. `install` puts the functions of this module into the
-places where it looks for its own (those of the pinned version; a test notices if they move).
+The rosbags library unpacks without a limit. `install` replaces its functions by those of this
+module (in the pinned version; a test fails if they move).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from rosbags.rosbag2 import reader, storage_mcap
 zstd = storage_mcap.zstd  # Python's own, or its backport
 
 PACKED_MAGIC = b"\x28\xb5\x2f\xfd"
-"""How zstd data begin."""
+"""The first bytes of zstd data."""
 MOST_BYTES = 256 * 2**20
 """Size up to which a chunk, message or file is always unpacked; larger ones up to MOST_RATIO."""
 MOST_RATIO = 100
@@ -67,7 +67,7 @@ def unpack_bz2(data: bytes, *_: object) -> bytes:
 
 
 def unpack_beginning(packing: str, data: bytes) -> bytes:
-    """What can be unpacked of data that may be cut off or damaged.
+    """Unpack as much as possible of data that may be truncated or damaged.
 
     Args:
         packing: "zstd", "lz4", or "" for none; nothing can be unpacked of another one.

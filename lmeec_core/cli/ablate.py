@@ -28,42 +28,44 @@ def ablate_command(
     table: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"What to compare, may be repeated: {', '.join(TABLES)}.", show_default="all"
+            help=f"What to compare; may be repeated: {', '.join(TABLES)}.", show_default="all"
         ),
     ] = None,
-    takes: Annotated[int, _size("Takes (of each length).", min=1)] = 8,
-    frames: Annotated[int, _size("Frames of the takes.", min=2)] = 60,
+    takes: Annotated[int, _size("Number of takes (of each length).", min=1)] = 8,
+    frames: Annotated[int, _size("Frames per take.", min=2)] = 60,
     length: Annotated[
         list[int] | None,
         _size(
-            "Frames of the takes of the length table, may be repeated.",
+            "Frames per take for the length table; may be repeated.",
             show_default="120, 400, 700",
         ),
     ] = None,
     objects: Annotated[int, _size("Objects per take.", min=1)] = 3,
     exo_cameras: Annotated[int, _size("Exo cameras.", min=1, max=4)] = 1,
-    seeds: Annotated[int, _size("Trainings of each fusion.", min=1)] = 3,
-    steps: Annotated[int, _size("Steps of each training.", min=1)] = 300,
+    seeds: Annotated[int, _size("Training runs per fusion.", min=1)] = 3,
+    steps: Annotated[int, _size("Steps per training run.", min=1)] = 300,
     scenes: Annotated[int, _size("Scenes to train on.", min=1)] = 400,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one per processor.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of processes; 0: one per processor.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
 ) -> None:
     """Repeat the paper's ablations with the small network on simulated takes.
 
-    Compared are fusion (without the other view, addition, MV-MoE; each trained anew for the same
+    Compares fusion (without the other view, addition, MV-MoE; each trained for the same number of
     steps from the same weights), memory banks, frames per bank, compression, and association
-    accuracy by length of the take. Takes have shapes and textures that training never saw.
+    accuracy by length of the take. The takes have shapes and textures not used in training.
 
     **Examples**
 
     - `lmeec ablate runs/ablate`: all tables; about a day on two cores, most of it for the lengths.
       A GPU is used where there is one
     - `lmeec ablate runs/ablate --table stores --table size --table compression`: no training
-    - `lmeec ablate runs/try --takes 2 --frames 10 --table stores`: a try of some minutes
+    - `lmeec ablate runs/try --takes 2 --frames 10 --table stores`: a short test of a few minutes
 
-    Results: WORK/ablation.md (tables beside the paper's), ablation.png (plots), ablation.json.
-    Whatever is finished is kept: a stopped run goes on where it was, and other tables use the
-    same takes. Needs MuJoCo and Matplotlib: pip install 'lmeec[simulation,evaluation]'.
+    Results: WORK/ablation.md (tables next to the paper's), ablation.png (plots), ablation.json.
+    Finished parts are kept: run the same command again to resume. Other tables use the same
+    takes. Needs MuJoCo and Matplotlib: pip install 'lmeec[simulation,evaluation]'.
     """
     from lmeec_core.cli.exit_codes import run_command
 
@@ -77,7 +79,7 @@ def ablate_command(
     try:
         run_command(run, error_code=2)
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on where it was", err=True)
+        typer.echo("stopped; run the same command again to resume", err=True)
         raise typer.Exit(130) from None
 
 

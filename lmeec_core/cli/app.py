@@ -1,6 +1,6 @@
 """The ``lmeec`` command.
 
-Those that need ROS (play, record, demo, soak) come from the node's package by its entry point.
+Sub-commands that need ROS (play, record, demo, soak) come from lmeec_ros, through its entry point.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Correspondence masks between ego and exo cameras: find in the target views the objects "
-    "whose masks are given in the query view.\n\n"
-    "A first walk, in two terminals (--help after a command shows more examples):\n\n"
+    help="Correspondence masks between ego and exo cameras: given masks of objects in the query "
+    "view, find the same objects in the target views.\n\n"
+    "First steps, in two terminals (`lmeec COMMAND --help` shows more examples):\n\n"
     "- `lmeec info take_7`: what a take or a bag holds\n"
     "- `lmeec bag take_7 take_7_bag`: make a ROS 2 bag of a take\n"
     "- `lmeec play take_7_bag --wait 30`: publish it; a running node answers with masks\n"
-    "- `lmeec record masks_bag`: meanwhile, record the masks\n"
-    "- `lmeec demo --take take_7`: all of it at once, node included\n"
+    "- `lmeec record masks_bag`: record the masks meanwhile\n"
+    "- `lmeec demo --take take_7`: all of this in one command, with the node\n"
     "- `lmeec track take_7`: masks for a whole recording, offline\n"
     "- `lmeec view take_7 take_7_predictions.json`: a video of them\n"
-    "- `lmeec simulate takes --train 3`: makes takes to try things on\n"
-    "- `lmeec train runs/nano`: trains the small network that comes with the package\n"
-    "- `lmeec evaluate masks.json take_7`: scores masks, writes a report\n"
-    "- `lmeec ablate runs/ablate`: repeats the paper's ablations with it\n"
-    "- `lmeec soak`: the node under random faults for half an hour\n"
-    "- `lmeec bench`: what a step costs\n"
-    "- `lmeec export`: the network as ONNX graphs, for other engines\n"
+    "- `lmeec simulate takes --train 3`: make simulated takes\n"
+    "- `lmeec train runs/nano`: train the small network that comes with the package\n"
+    "- `lmeec evaluate masks.json take_7`: score masks and write a report\n"
+    "- `lmeec ablate runs/ablate`: repeat the paper's ablations with the small network\n"
+    "- `lmeec soak`: run the node under random faults for half an hour\n"
+    "- `lmeec bench`: measure the time of a step\n"
+    "- `lmeec export`: export the network as ONNX graphs, for other engines\n"
     "- `lmeec weights list`: released checkpoints, and how to get them",
 )
 
@@ -60,7 +60,7 @@ class Masks(StrEnum):
 
 
 TakePath = Annotated[Path, typer.Argument(help="Folder of a take (EgoExo4D processed layout).")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it exists.")]
 
 
 @app.command()
@@ -70,7 +70,7 @@ def info(
         typer.Argument(help="A take, a dataset folder, a raw relations file or a ROS 2 bag."),
     ],
 ) -> None:
-    """Say what takes or a bag hold. The exit code is 1 if any of them is broken."""
+    """Print what takes or a bag hold. The exit code is 1 if any of them is broken."""
     from lmeec_core.cli import info as inspection
 
     run_command(lambda: inspection.show(path, Console()))
@@ -85,11 +85,15 @@ def bag(
     ] = "ego",
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Target camera, may be repeated.", show_default="all of the other kind"),
+        typer.Option(help="Target camera; may be repeated.", show_default="all of the other kind"),
     ] = None,
     object_name: Annotated[
         list[str] | None,
-        typer.Option("--object", help="Object to ask for, may be repeated.", show_default="all"),
+        typer.Option(
+            "--object",
+            help="Object to mark in the query view; may be repeated.",
+            show_default="all",
+        ),
     ] = None,
     raw: Annotated[
         bool, typer.Option("--raw", help="Decoded rgb8 images instead of the take's JPEG files.")
@@ -97,8 +101,8 @@ def bag(
     masks: Annotated[
         Masks,
         typer.Option(
-            help="Query masks as a label image, or as lmeec/CorrespondenceMaskArray, which also "
-            "keeps masks that overlap."
+            help="Query masks as label images, or as lmeec/CorrespondenceMaskArray, which also "
+            "keeps overlapping masks."
         ),
     ] = Masks.image,
     overwrite: Overwrite = False,

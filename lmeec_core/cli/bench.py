@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def _several(text: str, default: str, **limits: Any) -> Any:
-    return typer.Option(help=f"{text}, may be repeated.", show_default=default, **limits)
+    return typer.Option(help=f"{text}; may be repeated.", show_default=default, **limits)
 
 
 def bench_command(
@@ -28,9 +28,9 @@ def bench_command(
         _several("auto, eager, cuda_graph, onnxruntime, openvino or tensorrt", "auto"),
     ] = None,
     precision: Annotated[list[str] | None, _several("fp32 or bf16", "fp32, bf16")] = None,
-    objects: Annotated[list[int] | None, _several("Objects N", "1", min=1)] = None,
-    targets: Annotated[list[int] | None, _several("Target views K", "1", min=1)] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Steps measured for each case.")] = 10,
+    objects: Annotated[list[int] | None, _several("Number of objects (N)", "1", min=1)] = None,
+    targets: Annotated[list[int] | None, _several("Number of target views (K)", "1", min=1)] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Steps measured per case.")] = 10,
     frames: Annotated[
         int, typer.Option(min=0, help="Also measure the growth of memory over this many frames.")
     ] = 0,
@@ -38,22 +38,22 @@ def bench_command(
         bool,
         typer.Option(
             "--reference",
-            help="Also measure steps as the release computes them, interleaved: one pass of the "
-            "network for each object and target view.",
+            help="Also measure steps computed as in the release (one pass of the network for each "
+            "object and target view), alternating with the others.",
         ),
     ] = False,
     node: Annotated[
-        bool, typer.Option("--node", help="Measure the node over DDS: what the ROS edge costs.")
+        bool, typer.Option("--node", help="Measure the node over DDS: the overhead of ROS.")
     ] = False,
     everything: Annotated[
         bool,
         typer.Option(
             "--all",
-            help="Everything that this machine can measure, against the required values. Of the "
-            "other options only --preset, --device, --engine and --steps have an effect.",
+            help="Measure every case that this machine supports and compare with the required "
+            "values. Of the other options only --preset, --device, --engine and --steps apply.",
         ),
     ] = False,
-    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0 is torch's default.")] = (
+    threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: torch's default.")] = (
         0
     ),
     json_file: Annotated[
@@ -63,10 +63,10 @@ def bench_command(
         Path | None, typer.Option(help="Plot the cost over N x K into this PNG or SVG file.")
     ] = None,
 ) -> None:
-    """Measure what a step costs in the steady state (full memory), with random images and memory.
+    """Measure the time of a step in the steady state (full memory), with random images and memory.
 
-    Every preset, engine, precision, N and K is combined with every other. Weights that are not
-    bundled are random: times do not depend on them.
+    All combinations of preset, engine, precision, N and K are measured. Presets without bundled
+    weights get random ones; times do not depend on them.
 
     **Examples**
 
@@ -151,7 +151,7 @@ def _engines(asked: list[str] | None, preset: str, device: str) -> list[EngineNa
 
 
 def _node(console: Console) -> dict[str, Any]:
-    """What the ROS edge costs.
+    """The overhead of ROS.
 
     Raises:
         InputError: the node's package is not installed.

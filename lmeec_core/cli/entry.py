@@ -1,4 +1,4 @@
-"""Where the ``lmeec`` command begins: it ends without a traceback when it is interrupted."""
+"""The entry point of the ``lmeec`` command; an interrupt ends it without a traceback."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 INTERRUPTED = 130
-"""The exit code after Ctrl-C, as shells have it."""
+"""The exit code after Ctrl-C, as shells define it."""
 
 
 def main() -> int:

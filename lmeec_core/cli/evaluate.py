@@ -43,7 +43,8 @@ def evaluate_command(
         ),
     ],
     protocol: Annotated[
-        ProtocolName, typer.Option(help="Rules of scoring; their numbers cannot be compared.")
+        ProtocolName,
+        typer.Option(help="Rules of scoring; scores of different protocols are not comparable."),
     ] = ProtocolName.official,
     direction: Annotated[
         Direction | None,
@@ -61,30 +62,31 @@ def evaluate_command(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/evaluate"),
     worst: Annotated[
-        int, typer.Option(min=0, help="How many of the worst takes to show pictures of.")
+        int, typer.Option(min=0, help="Number of worst takes to show pictures of.")
     ] = 6,
     allow_missing: Annotated[
         bool,
         typer.Option(
             "--allow-missing",
-            help="Exit with 0 if predictions are only missing, not broken or of something else.",
+            help="Exit with 0 if predictions are missing, as long as none is broken or unknown.",
         ),
     ] = False,
 ) -> None:
     """Score a result file: IoU, location error, contour accuracy, existence, association accuracy.
 
-    The file may come from any method. It is first checked as the benchmark does: the same takes,
-    the same objects, a prediction for every frame of the query masks. What is missing or cannot be
-    read is named and counts as an empty mask; the exit code is then 1, as it is when a take is
-    broken and skipped. Where most predictions cannot be read, or none is of what the truth holds,
-    there is no score but the reason, and the exit code is 1.
+    The file may come from any method. It is first checked as in the benchmark: the same takes, the
+    same objects, a prediction for every frame with a query mask. What is missing or cannot be read
+    is named and counts as an empty mask, and the exit code is 1. Broken takes are named and
+    skipped, and the exit code is 1. If most predictions cannot be read, or none matches the truth,
+    the reason is printed instead of a score, and the exit code is 1.
 
     **Protocols**
 
-    - `official`: the EgoExo4D benchmark's evaluation; only frames that were annotated in the target
-      view, long side 480, an object is said to exist if its confidence is above 0.5
-    - `lm_eec`: the LM-EEC release's; only frames that have a prediction, everything squashed to
-      480 x 480, an object is said to exist if its mask covers more than 0.1 % of the image
+    - `official`: the EgoExo4D benchmark's evaluation: only frames annotated in the target view,
+      long side 480; an object is predicted as present if its confidence is above 0.5
+    - `lm_eec`: the LM-EEC release's evaluation: only frames that have a prediction, everything
+      resized to 480 x 480; an object is predicted as present if its mask covers more than 0.1 %
+      of the image
 
     **Examples**
 
@@ -94,8 +96,8 @@ def evaluate_command(
 
     **What is written**
 
-    - `report.html`: one page: the table beside the paper's, groups by object size, scenario and
-      take length, plots, pictures of the worst takes
+    - `report.html`: one page with the scores next to the paper's, scores by object size, scenario
+      and take length, plots, and pictures of the worst takes
     - `report.json`: all of its numbers; `scores.csv`: one line per group; `frames.csv`: one line
       per scored frame
     """

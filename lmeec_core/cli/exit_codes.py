@@ -1,4 +1,4 @@
-"""How every sub-command of ``lmeec`` ends: its exit code, and what it says of an error."""
+"""The exit code and the error message of every sub-command of ``lmeec``."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _OF_THE_MACHINE = {
 
 
 def run_command(work: Callable[[], Any], error_code: int = 1) -> None:
-    """Run a command; what a user can mend is one line on stderr, anything else a traceback.
+    """Run a command; an error that a user can fix is one line on stderr, others are a traceback.
 
     Args:
-        work: the command; what it returns is the exit code, None is 0.
-        error_code: the exit code of an error that is one line.
+        work: the command; returns the exit code, or None for 0.
+        error_code: the exit code of a one-line error.
     """
     try:
         code = work()

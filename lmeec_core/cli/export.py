@@ -24,8 +24,8 @@ def export_command(
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Folder for the graphs; a folder for each network appears in it.",
-            show_default="$LMEEC_CACHE, else ~/.cache/lmeec, where the engines look",
+            help="Folder for the graphs, with a sub-folder for each network.",
+            show_default="$LMEEC_CACHE, else ~/.cache/lmeec, where the engines look for them",
         ),
     ] = None,
     preset: Annotated[str, typer.Option(help="Model preset.", rich_help_panel=_WHAT)] = "nano",
@@ -40,7 +40,7 @@ def export_command(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Random weights from this seed, where there are no others: to try things out.",
+            help="Without other weights: random weights from this seed, for tests.",
             show_default="none",
             rich_help_panel=_WHAT,
         ),
@@ -48,8 +48,8 @@ def export_command(
     precision: Annotated[
         str,
         typer.Option(
-            help="fp32 or bf16, as the engine is to compute. With bf16 the weights are those of "
-            "bf16; the graphs themselves are in float32.",
+            help="Precision that the engine will use: fp32 or bf16. With bf16 the weights are "
+            "rounded to bf16; the graphs themselves are in float32.",
             rich_help_panel=_WHAT,
         ),
     ] = "fp32",
@@ -57,8 +57,8 @@ def export_command(
         int | None,
         typer.Option(
             min=1,
-            help="Objects of a step. Without --objects and --targets the graphs compute a batch "
-            "of one, which does for any number, one after another.",
+            help="Objects per step. Without --objects and --targets the graphs have a batch size "
+            "of one, which works for any number, one after another.",
             show_default="any number",
             rich_help_panel=_SHAPES,
         ),
@@ -67,17 +67,20 @@ def export_command(
         int | None,
         typer.Option(
             min=1,
-            help="Target cameras of a step.",
+            help="Target cameras per step.",
             show_default="any number",
             rich_help_panel=_SHAPES,
         ),
     ] = None,
     frames_of_memory: Annotated[
-        int, typer.Option(min=1, max=64, help="Capacity of the banks.", rich_help_panel=_SHAPES)
+        int,
+        typer.Option(min=1, max=64, help="Capacity of the memory banks.", rich_help_panel=_SHAPES),
     ] = 6,
     fusion: Annotated[
         str,
-        typer.Option(help="mv_moe, add or none, as the tracker has it.", rich_help_panel=_SHAPES),
+        typer.Option(
+            help="mv_moe, add or none, as in the tracker's settings.", rich_help_panel=_SHAPES
+        ),
     ] = "mv_moe",
     tensorrt: Annotated[
         bool,

@@ -1,4 +1,4 @@
-"""What `lmeec info` says about takes or a bag."""
+"""What `lmeec info` prints about takes or a bag."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lmeec_core.takes import RelationsTake, Take, TakeError, Takes, is_ego, open
 from lmeec_core.takes.images import check_stream
 
 LISTED = 20
-"""So many takes of a dataset are opened and listed."""
+"""Maximum number of takes of a dataset that are opened and listed."""
 
 
 def show(path: Path, console: Console) -> int:
@@ -47,7 +47,7 @@ def show(path: Path, console: Console) -> int:
 
 
 def _show_takes(takes: Takes, console: Console) -> list[str]:
-    """Print what the first takes hold; what of them cannot be read, one text each."""
+    """Print what the first takes hold; returns what could not be read, one text each."""
     console.print(f"{takes.kind} {escape(str(takes.path))}: {len(takes)} takes")
     table = Table("take", "scenario", "cameras", "objects", "frames", "images")
     left_out: list[str] = []
@@ -75,7 +75,7 @@ def _show_takes(takes: Takes, console: Console) -> list[str]:
 
 
 def _show_take(take: Take, console: Console) -> list[str]:
-    """Print what a take holds; what of it cannot be read, one text each."""
+    """Print what a take holds; returns what could not be read, one text each."""
     problems: list[str] = []
     table = Table("camera", "view", "frames", "image size")
     for camera in take.cameras:
@@ -96,19 +96,19 @@ def _show_take(take: Take, console: Console) -> list[str]:
         table.add_row(escape(name), *(counts[name, camera] for camera in take.cameras))
     console.print(table)
     problems += [text for text in _cut_off(take, console) if text not in problems]
-    return [*take.left_out, *problems]  # now it is known what of videos and masks is lost
+    return [*take.left_out, *problems]  # last: problems of videos and masks are known only now
 
 
 def _cut_off(take: Take, console: Console) -> list[str]:
-    """The images that are cut off, or no images, one text each; their files are read, not decoded.
+    """Files that are truncated or not images, one text each; they are read, not decoded.
 
-    Videos are none of them: what is lost of these is known once they are opened.
+    Videos are left out: opening them already reports what is lost.
     """
     if isinstance(take, RelationsTake):
         return []
     images = []
     for camera in take.cameras:
-        with suppress(TakeError):  # was told before
+        with suppress(TakeError):  # already reported
             images += [(camera, frame) for frame in take.frames(camera)]
     problems = []
     for image in track(images, f"images of {escape(take.name)}", console=console, transient=True):
@@ -152,7 +152,7 @@ def _masks(take: Take, name: str, camera: str, problems: list[str]) -> str:
     broken = []
     for frame in frames:
         try:
-            take.mask(name, camera, frame, (1, 1))  # the run lengths are checked, no image is made
+            take.mask(name, camera, frame, (1, 1))  # checks the run lengths without a large image
         except TakeError as error:
             broken.append(str(error))
     if broken:

@@ -19,18 +19,18 @@ EXTRAS = {
     "sklearn": "evaluation",
     "tensorboard": "training",
 }
-"""Module -> the extra of setup.py that brings it."""
+"""Module -> the extra of setup.py that installs it."""
 
 ROS = (
     "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs",
     "launch", "launch_ros", "lifecycle_msgs", "lmeec", "message_filters", "rcl_interfaces", "rclpy",
     "rosgraph_msgs", "rpyutils", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros",
 )  # fmt: skip
-"""Modules that a sourced ROS workspace brings; lmeec is this package's own messages."""
+"""Modules that a sourced ROS workspace provides; lmeec has this package's own messages."""
 
 
 def remedy(error: Exception) -> str:
-    """An error's text, and for a failed import what to install or to source as well."""
+    """An error's text; for a failed import, also what to install or to source."""
     package = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
     if package in ROS:
         return (

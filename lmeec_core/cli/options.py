@@ -1,4 +1,4 @@
-"""Options that several sub-commands share: one name, one type, one text each."""
+"""Options shared by several sub-commands: one name, one type, one help text each."""
 
 from __future__ import annotations
 
@@ -27,7 +27,9 @@ class Direction(StrEnum):
 
 Split = Annotated[
     str | None,
-    typer.Option(help="Split of a dataset, as test.", show_default="all", rich_help_panel=WHAT),
+    typer.Option(
+        help="Split of a dataset, for example test.", show_default="all", rich_help_panel=WHAT
+    ),
 ]
 Videos = Annotated[
     Path | None,
@@ -41,7 +43,7 @@ Objects = Annotated[
     list[str] | None,
     typer.Option(
         "--object",
-        help="Only this object, may be repeated (not for bags).",
+        help="Only this object; may be repeated (not for bags).",
         show_default="all",
         rich_help_panel=WHAT,
     ),
@@ -50,14 +52,14 @@ Parameters = Annotated[
     Path | None,
     typer.Option(
         help="For a bag: the node's parameter file, with topics and cameras.",
-        show_default="what a bag made by `lmeec bag` says itself",
+        show_default="read from the bag if `lmeec bag` made it",
         rich_help_panel=WHAT,
     ),
 ]
 NodeName = Annotated[
     str | None,
     typer.Option(
-        help="The node whose parameters in the file are meant, as /robot1/lmeec.",
+        help="The node whose parameters in the file apply, for example /robot1/lmeec.",
         show_default="the file's node called lmeec",
         rich_help_panel=WHAT,
     ),

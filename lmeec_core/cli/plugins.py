@@ -1,4 +1,4 @@
-"""Other packages' part in the `lmeec` command, found by their entry points.
+"""Commands that other packages add to `lmeec`, found by entry point.
 
 A package registers an object with the members of :class:`Plugin` (a module will do) under the
 entry-point group ``lmeec.plugins``. The ROS package does so; nothing here imports it.
@@ -19,16 +19,16 @@ GROUP = "lmeec.plugins"
 
 
 class Plugin(Protocol):
-    """What a package adds to `lmeec`. Nothing of it may need ROS before it is called."""
+    """What a package adds to `lmeec`. Nothing in it may import ROS before it is called."""
 
     def register(self, app: typer.Typer) -> None:
         """Add sub-commands."""
 
     def bag_source(self) -> RecordingSource:
-        """What tracks and shows bags.
+        """The source that reads bags.
 
         Raises:
-            ImportError: something that it needs is not installed.
+            ImportError: a package that it needs is not installed.
         """
 
     def bench_node(self, console: Console) -> dict[str, Any]:
@@ -37,13 +37,13 @@ class Plugin(Protocol):
 
 @cache
 def plugins() -> tuple[Plugin, ...]:
-    """All that are installed, each once; one that cannot be imported is named on stderr."""
+    """All installed plugins, each once; one that cannot be imported is named on stderr."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     loaded = []
     for _, entry in sorted(found.items()):
         try:
             loaded.append(cast(Plugin, entry.load()))
-        except ImportError as error:  # the other commands have nothing to do with it
+        except ImportError as error:  # the other commands still work
             Console(stderr=True).print(
                 f"[yellow]the commands of {entry.value} are missing:[/] {error}", soft_wrap=True
             )

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def counting(console: Console) -> Progress:
-    """A bar per task with done / total and the time that is left."""
+    """A bar per task with done / total and the remaining time."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

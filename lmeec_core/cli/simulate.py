@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-_SCENE = "What happens in a take (where not given: as the level has it)"
+_SCENE = "Contents of a take (default: as the level sets it)"
 _SIZE = "Size of the data"
 
 
@@ -38,11 +38,13 @@ Range = tuple[int, int] | None
 
 
 def simulate_command(
-    out: Annotated[Path, typer.Argument(help="Folder of the takes; made, or added to.")],
+    out: Annotated[Path, typer.Argument(help="Folder for the takes; created, or added to.")],
     train: Annotated[int, _size("Training takes.", min=0)] = 8,
-    val: Annotated[int, _size("Validation takes: kinds of training, new scenes.", min=0)] = 1,
+    val: Annotated[
+        int, _size("Validation takes: same object kinds as training, new scenes.", min=0)
+    ] = 1,
     test: Annotated[
-        int, _size("Test takes: kinds and textures that training never sees.", min=0)
+        int, _size("Test takes: object kinds and textures not used in training.", min=0)
     ] = 1,
     frames: Annotated[int, _size("Frames per take, one per second.", min=1)] = 60,
     size: Annotated[int, _size("Side of the square images and masks.", min=64)] = 480,
@@ -51,28 +53,28 @@ def simulate_command(
     level: Annotated[
         Level, _scene("Number of distractors and look-alikes, occlusion, exits, blur, noise.")
     ] = Level.normal,
-    distractors: Annotated[
-        Range, _scene("Objects that stay where they are, least and most.")
+    distractors: Annotated[Range, _scene("Objects that do not move: minimum and maximum.")] = None,
+    look_alikes: Annotated[
+        Range, _scene("Look-alikes of each moved object: minimum and maximum.")
     ] = None,
-    look_alikes: Annotated[Range, _scene("Twins of each moved object, least and most.")] = None,
-    moved: Annotated[Range, _scene("Objects that the person moves, least and most.")] = None,
-    occluders: Annotated[Range, _scene("Tall boxes on the surface, least and most.")] = None,
+    moved: Annotated[Range, _scene("Objects that the person moves: minimum and maximum.")] = None,
+    occluders: Annotated[Range, _scene("Tall boxes on the surface: minimum and maximum.")] = None,
     exit_share: Annotated[
         float | None, _share("Share of actions that take an object out of sight.")
     ] = None,
     absent_steps: Annotated[
-        Range, _scene("Frames for which it stays away, least and most.")
+        Range, _scene("Frames for which it stays out of sight: minimum and maximum.")
     ] = None,
     glance_share: Annotated[
-        float | None, _share("Share of time for which the wearer looks elsewhere.")
+        float | None, _share("Share of time during which the wearer looks elsewhere.")
     ] = None,
     motion_blur: Annotated[float | None, _share("Share of ego frames with motion blur.")] = None,
     noise: Annotated[
-        tuple[float, float] | None, _scene("Sensor noise in grey levels, least and most.")
+        tuple[float, float] | None, _scene("Sensor noise in grey levels: minimum and maximum.")
     ] = None,
     bin_share: Annotated[float | None, _share("Share of scenes with an open box.")] = None,
     tight_share: Annotated[
-        float | None, _share("Share of exo cameras that frame a part of the surface only.")
+        float | None, _share("Share of exo cameras that see only part of the surface.")
     ] = None,
     distortion: Annotated[
         float | None, _scene("Largest radial distortion of the ego lens.", min=0)
@@ -80,12 +82,14 @@ def simulate_command(
     seed: Annotated[
         int, typer.Option(min=0, help="First seed; takes have seeds seed, seed + 1, ...")
     ] = 0,
-    workers: Annotated[int, typer.Option(min=0, help="Processes; 0 is one per processor.")] = 0,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Number of processes; 0: one per processor.")
+    ] = 0,
 ) -> None:
-    """Make simulated ego-exo takes: a person moves objects about, two or more cameras watch.
+    """Make simulated ego-exo takes: a person moves objects in view of two or more cameras.
 
-    Each take is a scene drawn from its seed: room, surface, objects, look-alikes, lights, cameras,
-    and what happens. Objects leave the views for many frames and come back. Masks are exact, at
+    Each take is a scene drawn from its seed: room, surface, objects, look-alikes, lights, cameras
+    and actions. Objects leave the views for many frames and come back. Masks are exact, at
     full image size. The same seed and options give the same pixels.
 
     **Examples**
@@ -102,7 +106,7 @@ def simulate_command(
     - `out/sim/train/sim_train_000000/annotation.json`: masks, seed, kinds, moved objects
     - `out/sim/split.json`, `out/sim/manifest.json`: takes per split; seeds and options
 
-    A stopped run goes on where it was: finished takes are kept, half-written ones never show.
+    Run the same command again to resume: finished takes are kept, unfinished ones are made again.
     Rendering uses MUJOCO_GL if it is set (egl, osmesa), else EGL with an NVIDIA GPU, else OSMesa
     (Debian, Ubuntu: apt-get install libosmesa6).
     """

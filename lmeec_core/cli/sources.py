@@ -1,4 +1,4 @@
-"""Which kind of recording a path holds, and what reads it."""
+"""Which kind of recording a path holds, and the source that reads it."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class TakeSource:
 
 
 def source_of(path: Path) -> RecordingSource:
-    """What reads the recording.
+    """The source that reads the recording.
 
     Raises:
         InputError: it is a bag, and the part that reads bags is not installed.
@@ -60,7 +60,7 @@ def source_of(path: Path) -> RecordingSource:
 
 
 def bag_source() -> RecordingSource:
-    """What reads bags: part of the ROS package, since it pairs and decodes as the node does.
+    """The source that reads bags: in lmeec_ros, because it pairs and decodes as the node does.
 
     Raises:
         InputError: that part is not installed.
@@ -71,7 +71,7 @@ def bag_source() -> RecordingSource:
 
 
 def is_bag(path: Path) -> bool:
-    """Whether a path is a bag, whole or not; takes need nothing of bags."""
+    """Whether a path is a bag, complete or not; takes do not need the extra [bags]."""
     if any((path / name).is_file() for name in ("annotation.json", "split.json")):
         return False
     return layout.is_bag(path)

@@ -11,12 +11,12 @@ import typer
 from lmeec_core.cli.options import WHAT, Direction, NodeName, Objects, Parameters, Split, Videos
 
 _OUT = "Outputs"
-_HOW = "Network and memory (a bag: on top of its parameter file)"
+_HOW = "Network and memory (for a bag: override the parameter file)"
 _WHERE = "Where it runs"
 
 
 class Length(StrEnum):
-    """What the tracker is told of a recording's length."""
+    """What the tracker is told about a recording's length."""
 
     stream = "stream"
     take = "take"
@@ -39,8 +39,8 @@ def track_command(
     bag: Annotated[
         Path | None,
         typer.Option(
-            help="Also a bag of lmeec/CorrespondenceMaskArray, as the node publishes them, with "
-            "the target images' stamps; of several takes a folder of bags.",
+            help="Also write a bag of lmeec/CorrespondenceMaskArray, as the node publishes them, "
+            "with the target images' stamps; for several takes, a folder of bags.",
             rich_help_panel=_OUT,
         ),
     ] = None,
@@ -53,13 +53,17 @@ def track_command(
         ),
     ] = False,
     direction: Annotated[
-        Direction, typer.Option(help="Of a bag: by its cameras' names.", rich_help_panel=WHAT)
+        Direction,
+        typer.Option(
+            help="Directions to track; for a bag, given by its cameras' names.",
+            rich_help_panel=WHAT,
+        ),
     ] = Direction.both,
     split: Split = None,
     take: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this take, may be repeated.", show_default="all", rich_help_panel=WHAT
+            help="Only this take; may be repeated.", show_default="all", rich_help_panel=WHAT
         ),
     ] = None,
     object_name: Objects = None,
@@ -78,7 +82,9 @@ def track_command(
     ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(min=0, help="Random weights, to try the plumbing.", rich_help_panel=_HOW),
+        typer.Option(
+            min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=_HOW
+        ),
     ] = None,
     device: Annotated[
         str | None,
@@ -91,7 +97,7 @@ def track_command(
     engine: Annotated[
         str | None,
         typer.Option(
-            help="What runs the network: auto, eager, cuda_graph, onnxruntime, openvino, tensorrt.",
+            help="The backend: auto, eager, cuda_graph, onnxruntime, openvino, tensorrt.",
             show_default="auto",
             rich_help_panel=_HOW,
         ),
@@ -99,7 +105,7 @@ def track_command(
     compression: Annotated[
         str | None,
         typer.Option(
-            help="What leaves a full memory bank: keep_first, average, fifo, iou, cluster.",
+            help="How a full memory bank is compressed: keep_first, average, fifo, iou, cluster.",
             show_default="keep_first",
             rich_help_panel=_HOW,
         ),
@@ -113,9 +119,9 @@ def track_command(
     num_frames: Annotated[
         Length,
         typer.Option(
-            help="The length of a take as the tracker is told it: stream: not at all, as in the "
-            "node; take: the number of frames, as the LM-EEC release does. Only takes of less "
-            "than 16 frames differ.",
+            help="What the tracker is told about a take's length. stream: nothing, as in the node; "
+            "take: the number of frames, as in the LM-EEC release. Only takes of fewer than 16 "
+            "frames differ.",
             rich_help_panel=_HOW,
         ),
     ] = Length.stream,
@@ -123,7 +129,7 @@ def track_command(
         int,
         typer.Option(
             min=0,
-            help="Processes on this machine; 0: one a core, or one for a GPU.",
+            help="Processes on this machine; 0: one per core, or one for a GPU.",
             rich_help_panel=_WHERE,
         ),
     ] = 0,
@@ -131,8 +137,8 @@ def track_command(
         int,
         typer.Option(
             min=1,
-            help="Threads of the network in each process. Another number may change masks in their "
-            "last pixels; the number of workers never does.",
+            help="Threads of the network in each process. The number may change single pixels of "
+            "the masks; the number of workers never does.",
             rich_help_panel=_WHERE,
         ),
     ] = 1,
@@ -140,7 +146,7 @@ def track_command(
         str | None,
         typer.Option(
             help="Run on a Ray cluster instead: its address, auto (the one this machine belongs "
-            "to), or local (start one). Its nodes have to see the recordings under the same path.",
+            "to), or local (start one). Its nodes must see the recordings under the same path.",
             rich_help_panel=_WHERE,
         ),
     ] = None,
@@ -148,22 +154,22 @@ def track_command(
         str | None,
         typer.Option(
             metavar="N,N,...",
-            help="Measure instead: the same units with so many workers each, timed and compared "
-            "byte by byte; nothing is kept.",
+            help="Only measure: run the same units with each of these numbers of workers, time "
+            "them and compare the results byte by byte; nothing is kept.",
             rich_help_panel=_WHERE,
         ),
     ] = None,
 ) -> None:
-    """Find the objects of a recording in its other cameras, as fast as the machine goes.
+    """Find the objects of a recording in its other cameras, offline.
 
     A take is tracked in both directions between its ego and each exo camera; frames and query
-    masks are those of the query camera. A bag goes through the same pairing and the same processing
-    as in the node, with the node's own parameter file. The same recording and settings give the
-    same bytes, on one process or on many.
+    masks are those of the query camera. A bag goes through the same pairing and processing as in
+    the node, with the node's parameter file. The same recording and settings give the same bytes,
+    in one process or in many.
 
-    The work is cut into units (take, set of objects, camera). Finished ones are kept in
-    OUT.work: the same command goes on after Ctrl-C, a kill or a power cut and computes nothing
-    twice. With another checkpoint or other settings the kept units are not used, which is said.
+    The work is divided into units (take, set of objects, camera). Finished units are kept in
+    OUT.work: after Ctrl-C, a kill or a power cut, run the same command again to resume. With
+    another checkpoint or other settings the kept units are not used, and the command says so.
 
     **Examples**
 
@@ -171,12 +177,12 @@ def track_command(
     - `lmeec track egoexo --split test --preset base_plus --checkpoint weights.pt --out test.json`
     - `lmeec track egoexo4d --split val --videos takes`: the raw annotations and videos
     - `lmeec track robot_bag --params my.yaml --bag masks_bag`: what the node would have published
-    - `lmeec track take_7 --scaling 1,2,4`: is it worth more processes?
-    - `lmeec view take_7 take_7_predictions.json`: look at it
+    - `lmeec track take_7 --scaling 1,2,4`: measure the speed-up from more processes
+    - `lmeec view take_7 take_7_predictions.json`: make a video of the result
 
     Exit code 1 if a recording, a part of a bag or a frame could not be read (it is named and left
-    out), if nothing or less than half of what could be of a bag was paired (the reason and the
-    remedy are the node's), or if a unit failed (then nothing is written).
+    out), if nothing in a bag was paired or less than half of what could have been (with the node's
+    reason and remedy), or if a unit failed (then nothing is written).
     """
     from rich.console import Console
 

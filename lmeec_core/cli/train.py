@@ -1,4 +1,4 @@
-"""`lmeec train`: training from the command line, its settings from a YAML file."""
+"""`lmeec train`: training from the command line, with settings from a YAML file."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ def train_command(
         Path, typer.Argument(help="Folder of the run: scenes, checkpoint, TensorBoard, log.")
     ],
     config: Annotated[
-        str, typer.Option(help="YAML file, or the name of one that the package brings.")
+        str, typer.Option(help="Settings: a YAML file, or the name of one in the package.")
     ] = "nano_sim.yaml",
     changes: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Another value for this run, name=value, may be repeated."),
+        typer.Option("--set", help="Override a setting: name=value; may be repeated."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the weights.", show_default="WORK/out")
@@ -28,33 +28,33 @@ def train_command(
 ) -> None:
     """Train a network: the small one on simulated scenes, or any preset on takes.
 
-    The settings file says which. Stop a run whenever you like (Ctrl-C, a kill, a power cut): the
-    same command goes on from the last checkpoint.
+    The settings file chooses the recipe. A run can be stopped at any time (Ctrl-C, a kill, a power
+    cut); the same command resumes it from the last checkpoint.
 
-    **nano_sim.yaml** (default): one command renders, trains while scenes come in, fits the
-    presence verdict to what the tracker finds, sets its threshold on validation scenes and scores
-    the network on shapes and textures that it never saw. Two cores train for two hours and then
-    take a good hour for the rest. An H100 went on from the bundled weights for 5 minutes
+    **nano_sim.yaml** (default): renders scenes, trains while they are rendered, fits the presence
+    check to what the tracker finds, sets its threshold on validation scenes, and scores the network
+    on shapes and textures not used in training. On two cores, training takes two hours and the rest
+    a good hour. On an H100, fine-tuning the bundled weights took 5 minutes
     (`--set start=bundled --set minutes=5`); the rest takes somewhat longer there.
 
     **egoexo4d.yaml**: the paper's recipe on takes in the EgoExo4D processed layout
-    (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or many of several machines under torchrun.
+    (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or several GPUs and machines under torchrun.
     Broken images and annotations are named, skipped and counted.
 
     **Examples**
 
-    - `lmeec train runs/nano`: all of it, with the settings of nano_sim.yaml
-    - `lmeec train runs/try --set minutes=10 --set scenes=500 --set test_scenes=10`: a short try
-    - `lmeec train runs/nano --set session_minutes=25`: 25 minutes of it; exit code 3 while there is
-      more to do
-    - `lmeec train runs/exact --set steps=2000`: so many steps on all scenes, the same weights again
-      with the same seed (on a CPU with the same number of threads)
+    - `lmeec train runs/nano`: a full run with the settings of nano_sim.yaml
+    - `lmeec train runs/try --set minutes=10 --set scenes=500 --set test_scenes=10`: a short test
+    - `lmeec train runs/nano --set session_minutes=25`: 25 minutes of a run; exit code 3 while it is
+      not finished
+    - `lmeec train runs/exact --set steps=2000`: a fixed number of steps on all scenes; the same
+      seed gives the same weights (on a CPU with the same number of threads)
     - `tensorboard --logdir runs/nano/tensorboard`: curves and examples, in another terminal
     - `lmeec demo --checkpoint runs/nano/out/nano.safetensors`: try the weights
     - `lmeec train runs/ego --config egoexo4d.yaml --set data=/data/egoexo4d
       --set checkpoint=sam2.1_hiera_base_plus.pt`: the paper's training on one GPU
     - `torchrun --nproc-per-node 4 --no-python lmeec train runs/ego --config egoexo4d.yaml ...`: on
-      four
+      four GPUs
     - `lmeec train runs/own --config egoexo4d.yaml --set data=takes --set preset=nano
       --set epochs=5`: fine-tune the small network on takes of your own
 
@@ -72,7 +72,9 @@ def train_command(
     try:
         run_command(run, error_code=2)
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from the last checkpoint", err=True)
+        typer.echo(
+            "stopped; run the same command again to resume from the last checkpoint", err=True
+        )
         raise typer.Exit(130) from None
 
 

@@ -1,4 +1,4 @@
-"""`lmeec view`: a recording with masks on it, as a video and for Rerun."""
+"""`lmeec view`: a recording with its masks, as a video and a Rerun recording."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from lmeec_core.viewing.options import ViewOptions
 
 SLOWEST = 4.0
-"""Pictures per second at least: subsampled takes have one a second."""
+"""Minimum frame rate of the video: subsampled takes have one frame per second."""
 LOOKED_AT = 20
 SHOWN = 5
 
@@ -36,9 +36,9 @@ def view_command(
     predictions: Annotated[
         Path | None,
         typer.Argument(
-            help="A result file (anyone's), or a bag of masks: what the node published or "
+            help="A result file of any method, or a bag of masks: what the node published or "
             "`lmeec track --bag` wrote.",
-            show_default="none: query masks and truth alone",
+            show_default="none: only query masks and truth",
         ),
     ] = None,
     out: Annotated[
@@ -51,7 +51,7 @@ def view_command(
         ),
     ] = None,
     direction: Annotated[
-        Direction, typer.Option(help="both: the one that the predictions have, or ego-exo.")
+        Direction, typer.Option(help="both: the direction of the predictions, else ego-exo.")
     ] = Direction.both,
     query: Annotated[
         str | None,
@@ -66,16 +66,20 @@ def view_command(
     object_name: Objects = None,
     params: Parameters = None,
     node: NodeName = None,
-    height: Annotated[int, typer.Option(min=64, max=2160, help="Of a view, in pixels.")] = 480,
+    height: Annotated[
+        int, typer.Option(min=64, max=2160, help="Height of each view, in pixels.")
+    ] = 480,
     fps: Annotated[
         float | None,
-        typer.Option(min=0.1, max=120, help="Pace.", show_default="the recording's, at least 4"),
+        typer.Option(
+            min=0.1, max=120, help="Frames per second.", show_default="the recording's, at least 4"
+        ),
     ] = None,
 ) -> None:
-    """Show a recording with its masks: the query view, beside it each target view.
+    """Make a video of a recording with its masks: the query view next to each target view.
 
-    Outlined in white is the truth, where the take has it. The video is H.264 and plays in browsers.
-    Exit code 1 if a part of the recording is not shown; it is named.
+    True masks, where the take has them, are outlined in white. The video is H.264 and plays in
+    browsers. Exit code 1 if a part of the recording is not shown; it is named.
 
     **Examples**
 
@@ -169,7 +173,7 @@ def _predictions(
     objects: Collection[str] | None,
     problems: list[str],
 ) -> Predictions:
-    """Where predictions come from; those of other objects than the given ones are a problem."""
+    """Where predictions come from; predictions for unknown objects are reported as a problem."""
     from lmeec_core.takes import Results
     from lmeec_core.takes.keys import look_alike
     from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
@@ -191,7 +195,7 @@ def _predictions(
 def _then_unshown(
     moments: Iterable[Moment], predictions: Predictions, problems: list[str]
 ) -> Iterator[Moment]:
-    """The moments; after the last, what of a result file was not shown is a problem."""
+    """The moments; after the last, predictions that were not shown are reported as a problem."""
     from lmeec_core.viewing.moments import ResultPredictions
 
     yield from moments
@@ -212,7 +216,7 @@ def _ahead(moments: Iterable[Moment], count: int) -> tuple[list[Moment], Iterato
 
 
 def _rate(first: list[Moment], wanted: float | None) -> float:
-    """Pictures per second: as asked for, else the recording's own."""
+    """Frames per second: as given, else the recording's own."""
     if wanted is not None:
         return wanted
     steps = [b.seconds - a.seconds for a, b in zip(first, first[1:], strict=False)]

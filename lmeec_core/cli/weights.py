@@ -1,4 +1,4 @@
-"""`lmeec weights`: released checkpoints into the cache."""
+"""`lmeec weights`: list released checkpoints and download them into the cache."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 weights_app = typer.Typer(
     no_args_is_help=True,
-    help="Released checkpoints, SAM 2.1's and LM-EEC's: which there are, and how to get them.",
+    help="List the released checkpoints of SAM 2.1 and LM-EEC, and download them.",
 )
 
 
 @weights_app.command("list")
 def list_command() -> None:
-    """Show the checkpoints, their licences and what of them is in the cache."""
+    """List the checkpoints, their licences and which of them are in the cache."""
 
     def work() -> None:
         from lmeec_core.downloads.weights import weights_folder
@@ -52,22 +52,22 @@ def get_command(
     url_base: Annotated[
         str | None,
         typer.Option(
-            help="Another folder on the web with the same files (a mirror).",
-            show_default="$LMEEC_WEIGHTS_URL, else where the authors have them",
+            help="URL of a mirror: a folder with the same files.",
+            show_default="$LMEEC_WEIGHTS_URL, else the authors' server",
         ),
     ] = None,
 ) -> None:
     """Download a checkpoint into the cache, check it, and say how to use it.
 
-    A download that was stopped or cut goes on where it was. The file is compared with its known
-    SHA-256; where none is known, that of the first download is recorded, shown and compared from
-    then on. Then it is read, and has to fit its preset.
+    An interrupted download is resumed. The file is compared with its known SHA-256. If none is
+    known, that of the first download is recorded, shown, and used for later comparisons. Then the
+    file is loaded and must match its preset.
 
     **Examples**
 
     - `lmeec weights get sam2_tiny`: 156 MB
-    - `lmeec weights get lm_eec`: says where to click
-    - `lmeec weights get lm_eec --file ~/Downloads/checkpoint.pt`: takes what was downloaded there
+    - `lmeec weights get lm_eec`: shows the page to download it from with a browser
+    - `lmeec weights get lm_eec --file ~/Downloads/checkpoint.pt`: uses that downloaded file
     - `lmeec weights get sam2_large --url-base http://mirror.local/sam2`: from another server
 
     Exit code 1 if it is not in the cache afterwards: the message says why and what to do.

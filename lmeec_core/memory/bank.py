@@ -1,7 +1,7 @@
 """Memory banks and object pointers of constant size, one row per slot.
 
 A slot is an object (query banks) or an object in a target view (target banks, pointers).
-Storage is taken when a slot is first used and never grows with the number of frames.
+Storage is allocated when a slot is first used and never grows with the number of frames.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Compression strategies: how a bank that holds one frame too many gets back to its capacity.
+"""Compression strategies: how a bank with one frame too many is reduced to its capacity.
 
 Each strategy is a function of the frames alone (and of their scores), independent for each bank
 of a batch. It may return fewer frames than the capacity, and then a different number per bank.
@@ -19,7 +19,7 @@ Banks = list[tuple[Tensor, Tensor]]
 
 
 class Strategy(Protocol):
-    """What every compression strategy offers."""
+    """The interface of a compression strategy."""
 
     counts_from_newest: bool
     """Whether slot positions count from the newest frame (as in training) or from the slot of

@@ -1,7 +1,7 @@
-"""A tracker's memory as a file, so that a restarted process goes on where the last one was.
+"""Saves a tracker's memory to a file, so that a restarted process can continue with it.
 
-The file is safetensors: the memory of every object, and as metadata what it belongs to (network,
-weights, cameras, memory settings). A file that belongs to something else is refused.
+The file is safetensors: the memory of every object and, as metadata, the network, weights, cameras
+and memory settings with which it was saved. A file saved with others is refused.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class MemoryFileError(InputError):
 
 
 def fingerprint(model: LMEEC) -> str:
-    """What tells one network's weights from another's: a digest of its configuration, biases and
+    """A fingerprint of a network's weights: a digest of its configuration, biases and
     embeddings (the large matrices, which would take seconds, are left out).
 
     They are rounded to bfloat16 first, so that a network has one fingerprint in both precisions.
@@ -64,7 +64,7 @@ def save_memory(
     Args:
         tracker: whose memory.
         path: file to write or to replace; its folder is there.
-        extra: further facts to keep with it (JSON).
+        extra: further data to store with it (JSON).
 
     Raises:
         OSError: it cannot be written.
@@ -81,7 +81,7 @@ def save_memory(
 
 
 def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, Any]:
-    """Replace the tracker's memory by a file's; returns the further facts kept with it.
+    """Replace the tracker's memory by a file's; returns the further data stored with it.
 
     Raises:
         MemoryFileError: no such file, not a memory file, damaged, or of another network, other

@@ -1,4 +1,4 @@
-"""The memory of all objects of a tracker: their places, banks and object pointers."""
+"""The memory of all objects of a tracker: their slots, banks and object pointers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmeec_core.memory.compression import Strategy
 State = dict[str, dict[str, Tensor]]
 """Object id to the parts of its memory. Names: ``query.frames`` (m, P, C), ``query.scores`` (m,),
 and for target camera number k ``k.frames``, ``k.scores`` and ``k.pointers`` (n, C), newest first.
-What is empty is left out."""
+Empty parts are left out."""
 
 
 class TrackMemory:
@@ -37,7 +37,7 @@ class TrackMemory:
     def copy(self) -> TrackMemory:
         """A memory of its own with the same contents.
 
-        A step writes to a copy, which takes the memory's place when nothing can fail any more.
+        A step writes to a copy, which replaces the memory once nothing can fail any more.
         """
         other = TrackMemory(
             self.targets, self.query.capacity, self.query.compress, self.pointers.capacity
@@ -78,7 +78,7 @@ class TrackMemory:
         return query, self.target.length(pair), self.pointers.length(pair)
 
     def forget(self, name: str) -> bool:
-        """Forget one object and free its place; returns whether it was known."""
+        """Forget one object and free its slot; returns whether it was known."""
         slot = self.slots.pop(name, None)
         if slot is None:
             return False
@@ -94,7 +94,7 @@ class TrackMemory:
         return [("query", self.query, slot), *views]
 
     def state(self) -> State:
-        """Copies of all that is remembered."""
+        """Copies of the whole memory."""
         state: State = {}
         for name, slot in self.slots.items():
             parts: dict[str, Tensor] = {}
@@ -114,7 +114,7 @@ class TrackMemory:
         pointer: int,
         like: Tensor,
     ) -> None:
-        """Take in what :meth:`state` gave; for a memory that is still empty.
+        """Restore what :meth:`state` returned; the memory must still be empty.
 
         Args:
             state: of a memory with as many targets; in any precision and on any device.
@@ -170,7 +170,7 @@ class TrackMemory:
 
 
 def _check_numbers(what: str, value: object) -> None:
-    """Refuse what is no dense tensor of finite floating numbers."""
+    """Refuse anything but a dense tensor of finite floating-point numbers."""
     expected = "a dense tensor of finite floating numbers expected"
     if not isinstance(value, Tensor):
         raise InputError(f"{what}: {type(value).__name__} given, {expected}")

@@ -1,6 +1,6 @@
-"""Recordings tracked offline: takes and bags cut into units of work, kept, resumed, distributed.
+"""Offline tracking: takes and bags divided into units of work that are kept and distributed.
 
 A unit is one set of objects of one recording, from one query camera to one target camera. Its
-outcome depends on the recording, the settings and nothing else, so units may be computed in any
-order, by any process, and what is put together of them is the same.
+result depends only on the recording and the settings, so units may be computed in any order, by
+any process, and the combined result is the same.
 """

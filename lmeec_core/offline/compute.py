@@ -1,4 +1,4 @@
-"""One unit of work, computed: a pure function of the recording and the settings."""
+"""Computes one unit of work: a pure function of the recording and the settings."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def work(job: Job) -> bytes:
     path = Path(job.progress)
 
     def report(done: int) -> None:
-        with suppress(OSError):  # progress is not worth a failure (no shared folder, say)
+        with suppress(
+            OSError
+        ):  # failing to note progress must not fail the unit (no shared folder, say)
             write_text(path, str(done))
 
     return compute(job, report)
@@ -60,7 +62,7 @@ def compute(job: Job, report: Report) -> bytes:
 
 
 def method_of(settings: Settings) -> LmEec:
-    """The method of the settings, loaded; kept until another one is asked for."""
+    """The method of the settings, loaded; kept until another one is requested."""
     from lmeec_core.methods import lm_eec
 
     key = _key(settings)
@@ -106,7 +108,7 @@ def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) ->
 
 
 def forget_method() -> None:
-    """Free the method that is kept for the next unit."""
+    """Free the loaded method."""
     _LOADED.clear()
 
 
@@ -129,10 +131,10 @@ def open_take(unit: Unit) -> Take:
 
 
 def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[FrameRecord]:
-    """Go through a take with the tracker, frame by frame of the query camera.
+    """Track a take, frame by frame of the query camera.
 
-    A query frame without an image in the target camera, or with a damaged one, gives a record
-    without image; the tracker's memory stays as it was.
+    A query frame whose target image is missing or damaged gives a record without image; the
+    tracker's memory is unchanged.
     """
     take = open_take(unit)
     # A node does not know how long it will run, and a take has to score as its bag does.
@@ -166,7 +168,7 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
 
 
 class Recorder:
-    """Makes records of what the tracker found."""
+    """Makes records of the tracker's results."""
 
     def __init__(self, settings: Settings) -> None:
         self.threshold = settings.presence_threshold
@@ -186,7 +188,7 @@ class Recorder:
         Args:
             frame: number of the frame.
             size: (height, width) of the target image.
-            found: object to what was found of it.
+            found: object to its result.
             asked: objects with an entry in the query view.
             labels: object to label; None numbers them in their order, from 1.
         """
@@ -234,7 +236,7 @@ class Recorder:
 
 
 def error_text(error: BaseException) -> str:
-    """An error in one line; where it is none of ours, with the place in the code."""
+    """An error in one line; unexpected ones with the place in the code."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, ValueError | OSError):
         return text
@@ -279,7 +281,7 @@ def _counted(frames: Iterator[FrameRecord], report: Report) -> Iterator[FrameRec
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """So many threads in the network, whatever the machine has."""
+    """Use this number of threads in the network, whatever the machine has."""
     import torch
 
     before: Any = torch.get_num_threads()

@@ -21,7 +21,7 @@ from lmeec_core.takes import decode_mask
 
 NODE = "lmeec"
 MADE_KEY = "lmeec_track"
-"""Key in a bag's custom data by which `lmeec track` knows its own bags."""
+"""Key in a bag's custom data by which `lmeec track` recognises its own bags."""
 
 
 def write_mask_bag(

@@ -38,12 +38,12 @@ class RateColumn(ProgressColumn):
 
 
 class TrackMonitor:
-    """A progress bar over units, whoever computes them. Use it in a with statement.
+    """A progress bar over units, for any kind of worker. Use it in a with statement.
 
-    Worker processes note how far they are in the work folder; a thread looks there.
+    Worker processes write their progress to the work folder; a thread reads it there.
 
     Args:
-        console: where the bar is shown; not at all if it is no terminal.
+        console: where the bar is shown; it is not shown if this is not a terminal.
         store: the work folder.
         units: those to compute.
     """
@@ -66,12 +66,12 @@ class TrackMonitor:
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def at(self, unit: Unit, frames: int) -> None:
-        """A unit has so many frames done."""
+        """Set the number of frames done in a unit."""
         self._counts[unit.key] = min(frames, unit.frames)
         self._show()
 
     def done(self, unit: Unit) -> None:
-        """A unit is over, one way or the other."""
+        """A unit has ended, successfully or not."""
         self._counts[unit.key] = unit.frames
         self._finished += 1
         self._show()

@@ -1,4 +1,4 @@
-"""What the readers of recordings say in the log, collected."""
+"""Collects the log messages of the readers of recordings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def collected() -> Iterator[list[str]]:
     """The readers' warnings within the `with` statement, each once, not printed.
 
     The list grows as they come. Worker processes and cluster nodes have no console, so a unit's
-    warnings go with its outcome.
+    warnings are returned with its result.
     """
     texts: list[str] = []
 

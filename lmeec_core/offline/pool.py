@@ -1,4 +1,4 @@
-"""Units over this process, worker processes, or a Ray cluster: the outcome is the same."""
+"""Runs units in this process, worker processes, or a Ray cluster, with the same results."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lmeec_core.offline.compute import compute, error_text, work
 from lmeec_core.offline.units import Job, Unit
 
 ATTEMPTS = 3
-"""How often a unit is tried whose worker dies."""
+"""Number of attempts for a unit whose worker dies."""
 DIED = "worker died"
 RAY_HINT = "--cluster needs Ray: pip install 'lmeec[ray]'"
 
 
 class Outcome(NamedTuple):
-    """What became of a unit: the bytes of its file, or the error as text."""
+    """The outcome of a unit: the bytes of its file, or the error as text."""
 
     unit: Unit
     data: bytes | None
@@ -70,12 +70,12 @@ def on_processes(
 
 
 def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
-    """Units over a Ray cluster, in order of completion. Recordings lie where every node sees them.
+    """Units over a Ray cluster, in order of completion; every node must see the recordings.
 
     Args:
         jobs: the units, all of the same settings.
         address: of a cluster, as ray.init takes it; "auto": the one that RAY_ADDRESS or this
-            machine has; "local": start one here for the time being.
+            machine has; "local": start a temporary one here.
 
     Raises:
         InputError: Ray is not installed, or there is no such cluster.
@@ -114,7 +114,7 @@ def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
 
 
 def _check_address(address: str) -> None:
-    """Whether anybody listens at host:port; Ray itself tries for minutes."""
+    """Whether a server listens at host:port; Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -126,7 +126,7 @@ def _check_address(address: str) -> None:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A GPU is used where it is asked for; without this Ray warns about units that ask for none.
+    # A GPU is used where one is requested; without this Ray warns about units that request none.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray

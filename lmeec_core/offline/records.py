@@ -1,8 +1,8 @@
-"""What a unit of work yields: frame by frame, as lines of JSON with a beginning and an end.
+"""The file of a unit of work: one line of JSON per frame, with a first and a last line.
 
-First line: the unit and the settings it was computed with. Then one line a frame. Last line: the
-number of frames, the problems met, and notices. A file without its last line is not whole and never
-used.
+First line: the unit and the settings it was computed with. Then one line per frame. Last line: the
+number of frames, the problems met, and notices. A file without its last line is incomplete and
+never used.
 """
 
 from __future__ import annotations
@@ -75,13 +75,13 @@ class FrameRecord:
 
 
 class UnitData(NamedTuple):
-    """A whole unit as it was kept."""
+    """A finished unit, as stored."""
 
     head: dict[str, Any]
     frames: list[FrameRecord]
     problems: list[str]
     notices: list[str]
-    """What was unusual about the recording; nothing was left out."""
+    """Remarks about the recording; nothing was left out."""
 
 
 @dataclass

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 WORK = ".work"
-"""What the work folder's name adds to the result file's."""
+"""Suffix of the work folder, after the result file's name."""
 SHOWN = 5
 
 
@@ -64,12 +64,12 @@ def run(source: RecordingSource, options: TrackOptions, console: Console) -> int
 
 
 def settled(work: Work, folder: Path, options: TrackOptions) -> Work:
-    """The same with the engines that ``auto`` chooses, once for all processes and later runs.
+    """Add the engines that ``auto`` chooses, once for all processes and later runs.
 
     Args:
         work: units and settings.
-        folder: the work folder: what an earlier run has chosen there is kept.
-        options: say how many processes there are.
+        folder: the work folder; an earlier run's choice there is kept.
+        options: the number of processes.
     """
     from lmeec_core.offline import compute
 
@@ -83,7 +83,7 @@ def settled(work: Work, folder: Path, options: TrackOptions) -> Work:
 def compute_all(
     work: Work, store: UnitStore, options: TrackOptions, console: Console
 ) -> Counter[str]:
-    """Compute the units that are not there yet; errors by their text."""
+    """Compute the units that are not finished yet; returns errors by their text."""
     units = work.units
     missing = [unit for unit in units if not store.has(unit)]
     for reason, count in store.changed.items():
@@ -123,7 +123,7 @@ def outcomes(
     options: TrackOptions,
     monitor: TrackMonitor,
 ) -> Iterator[Any]:
-    """What becomes of the units, over as many processes as were asked for."""
+    """The outcomes of the units, on the requested number of processes."""
     from lmeec_core.offline import pool
 
     workers = worker_count(options.workers, len(units), work.settings)
@@ -140,7 +140,7 @@ def outcomes(
 
 
 def worker_count(wanted: int, units: int, settings: Settings) -> int:
-    """Processes to use; 0 wanted: one for as many cores as a unit has threads, one for a GPU."""
+    """Number of processes; for 0, the cores divided by the threads of a unit, or 1 for a GPU."""
     if not wanted:
         on_cpu = settings.device == "cpu"
         wanted = max(1, cores() // settings.threads) if on_cpu else 1
@@ -148,7 +148,7 @@ def worker_count(wanted: int, units: int, settings: Settings) -> int:
 
 
 def _check_outputs(options: TrackOptions, folder: Path) -> None:
-    """Nothing that this command did not make is replaced."""
+    """Refuse to replace anything that this command did not make."""
     out = options.out
     if out.is_dir():
         raise InputError(f"{out}: is a folder; a file for the predictions is expected")

@@ -1,4 +1,4 @@
-"""`lmeec track --scaling`: the same units on one process and on several, timed and compared."""
+"""`lmeec track --scaling`: the same units with different numbers of processes, compared."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def run(
 
 
 def _once(work: Work, options: TrackOptions, console: Console) -> tuple[float, str]:
-    """Seconds, and the digest of the result file."""
+    """The time in seconds, and the digest of the result file."""
     with tempfile.TemporaryDirectory(prefix="lmeec_scaling_") as folder:
         out = Path(folder) / "predictions.json"
         with UnitStore(Path(folder) / "work", work.settings) as store:

@@ -1,4 +1,4 @@
-"""The work folder: finished units, one file each, complete or not there."""
+"""The work folder: finished units, one file each, written atomically."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _MANY = 120
 class UnitStore:
     """Finished units in a folder. Use it in a with statement; one process at a time.
 
-    A file is written under another name and renamed when it is on the disk, so a process or a
-    machine that stops leaves whole files only; what else lies there is never read.
+    A file is written under another name and renamed when it is on disk, so a process or a machine
+    that stops leaves only complete files; other files are never read.
 
     Args:
-        folder: the work folder; made if it is not there.
+        folder: the work folder; created if it does not exist.
         settings: units of other settings are not used.
 
     Raises:
@@ -96,11 +96,11 @@ class UnitStore:
             os.fsync(file.fileno())
 
     def progress_file(self, unit: Unit) -> Path:
-        """Where a worker process notes how far it is."""
+        """The file to which a worker process writes its progress."""
         return self.folder / "progress" / unit.key
 
     def close(self) -> None:
-        """Let other processes in."""
+        """Release the lock on the folder."""
         self._lock.close()
 
     def __enter__(self) -> UnitStore:
@@ -114,11 +114,11 @@ class UnitStore:
 
 
 def engines_before(folder: Path, settings: Settings) -> dict[Any, Any] | None:
-    """What engine ``auto`` had chosen for the units in a work folder.
+    """The engines that ``auto`` chose for the units in a work folder.
 
     Args:
-        folder: the work folder; need not be there.
-        settings: those of now, in which nothing is chosen.
+        folder: the work folder; may not exist.
+        settings: the current ones, without a choice of engines.
 
     Returns:
         Stage to engine; None if no unit has the same settings otherwise.
@@ -135,7 +135,7 @@ def engines_before(folder: Path, settings: Settings) -> dict[Any, Any] | None:
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
-    """In words, why a kept unit does not fit; "" if it does."""
+    """Why a kept unit cannot be used, as text; "" if it can."""
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
         return "of another version"
     before, now = found["settings"], wanted["settings"]

@@ -1,4 +1,4 @@
-"""Takes cut into units of work, with the settings that they are tracked with."""
+"""Divides takes into units of work, with the settings used to track them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lmeec_core.takes.results import DIRECTIONS
 
 
 def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
-    """Look at the takes and cut them into units.
+    """Inspect the takes and divide them into units.
 
     Raises:
         TakeError, CheckpointError, InputError: what was given cannot be used.
@@ -73,7 +73,7 @@ def take_settings(
 def plan_take(
     take: Take, directions: Iterable[str], objects: Sequence[str], max_objects: int
 ) -> Plan:
-    """Cut a take into units.
+    """Divide a take into units.
 
     A take that cannot be read gives a plan with a problem and no units; a camera without images,
     or whose video is broken, a problem and no units of this camera.
@@ -82,7 +82,7 @@ def plan_take(
         take: the recording.
         directions: of :data:`lmeec_core.takes.DIRECTIONS`.
         objects: only these; all if empty. Those that the take does not have are ignored.
-        max_objects: most objects in a unit.
+        max_objects: maximum number of objects in a unit.
     """
     try:
         names = tuple(name for name in take.objects if not objects or name in objects)

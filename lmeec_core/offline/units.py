@@ -1,4 +1,4 @@
-"""Settings and units of work, and how a take is cut into units."""
+"""Settings and units of work."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ NumFrames = Literal["stream", "take"]
 
 
 class Settings(BaseModel):
-    """Everything besides the recording that decides the masks.
+    """Everything besides the recording that the masks depend on.
 
     Attributes:
         preset, checkpoint, device, precision, engine, seed, require_mv_moe: see
             :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto").
-        engines: what engine ``auto`` has chosen, stage to engine: the same for every unit and every
-            process, since each measurement may come out another way. None: nothing is chosen yet.
-        weights: digest of the weights, which stands for ``checkpoint`` in comparisons.
+        engines: the engines that ``auto`` chose, by stage: the same for every unit and process,
+            because each measurement may give another choice. None: nothing is chosen yet.
+        weights: digest of the weights, compared instead of ``checkpoint``.
         memory: the tracker's memory.
-        presence_threshold: from which probability on an object is visible, 0 to 1.
-        exclusive: each pixel belongs to one object only, the likeliest.
+        presence_threshold: probability from which an object is visible, 0 to 1.
+        exclusive: each pixel belongs to one object only, the most likely.
         max_objects: objects tracked together; a take with more has several sets of objects.
-        num_frames: the length of recordings as the tracker is told it. "stream": not at all, as in
-            the node. "take": the take's number of frames, as the release does; the masks of takes
-            of less than 16 frames differ (:class:`lmeec_core.CorrespondenceTracker`).
-        threads: threads of the network. More of them may change masks in their last pixels, so
-            the number belongs to the settings and not to the machine.
+        num_frames: what the tracker is told about a recording's length. "stream": nothing, as in
+            the node. "take": the take's number of frames, as in the release; the masks of takes of
+            fewer than 16 frames differ (:class:`lmeec_core.CorrespondenceTracker`).
+        threads: threads of the network. The number may change single pixels of the masks, so it
+            belongs to the settings and not to the machine.
         node: the node's parameters, for a bag.
         version: of this package.
     """
@@ -60,7 +60,7 @@ class Settings(BaseModel):
     version: str = __version__
 
     def identity(self) -> dict[str, Any]:
-        """All that decides the masks, flat: name to value, as JSON gives it back."""
+        """All that the masks depend on, flat: name to value, as JSON returns it."""
         content = self.model_dump(mode="json", exclude={"checkpoint", "node", "memory"})
         content |= {f"memory.{k}": v for k, v in self.memory.model_dump(mode="json").items()}
         node = json.loads(json.dumps(self.node or {}))
@@ -69,7 +69,7 @@ class Settings(BaseModel):
 
 
 def weights_digest(preset: str, checkpoint: str | None, seed: int | None) -> str:
-    """A text that changes with the weights: the file's SHA-256, or the seed.
+    """A fingerprint of the weights: the file's SHA-256, or the seed.
 
     Raises:
         InputError: no such checkpoint, or no weights at all.
@@ -96,13 +96,13 @@ class Unit:
 
     Attributes:
         kind: "take" or "bag".
-        source: absolute path of the recording, or of the file that has it among others.
+        source: absolute path of the recording, or of the file that contains it.
         take: name of the recording in the result file.
         direction: "ego-exo" or "exo-ego".
         query, target: cameras, as the result file names them.
         objects: the set of objects, in order.
         frames: frames to go through, for the progress bar.
-        inputs: digest of what is read; other inputs give another outcome.
+        inputs: digest of the input data; a unit with other inputs is not reused.
         names: (query, target) as messages name them, where that differs (bags).
         videos: absolute path of the folder of videos, where one was given.
     """
@@ -147,7 +147,7 @@ class Job(NamedTuple):
 
 
 class Recording(NamedTuple):
-    """What goes into the result file of a recording besides masks.
+    """What the result file holds for a recording besides masks.
 
     Attributes:
         name: of the take.
@@ -161,20 +161,20 @@ class Recording(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """A recording cut into units; no recording if it cannot be read."""
+    """A recording divided into units; no recording if it cannot be read."""
 
     recording: Recording | None
     units: list[Unit]
     problems: tuple[str, ...] = ()
     """What cannot be read: the recording, or single cameras or files of it."""
     notes: tuple[str, ...] = ()
-    """What was unusual about it, though all of it can be read."""
+    """Remarks about what is unusual but can be read."""
 
 
 @dataclass(frozen=True)
 class TrackOptions:
-    """What `lmeec track` is asked for; see its --help. None leaves a choice to its default, or to
-    the parameter file of a bag."""
+    """The options of `lmeec track`; see its --help. None means the default, or the value in the
+    parameter file of a bag."""
 
     source: Path
     out: Path

@@ -1,4 +1,4 @@
-"""What belongs to one moment, by name: query image, query masks, target images."""
+"""A synchronised set with named members: query image, query masks, target images."""
 
 from __future__ import annotations
 
@@ -35,6 +35,6 @@ class ImageSet(Generic[T_co]):
         yield from self.targets.values()
 
     def map(self, function: Callable[[T_co], U]) -> ImageSet[U]:
-        """The set of the function's results, one for each part."""
+        """A set of the function's results, one for each member."""
         targets = {name: function(one) for name, one in self.targets.items()}
         return ImageSet(function(self.query), function(self.masks), targets)

@@ -1,7 +1,7 @@
-"""Finds, among several streams of stamped items, the sets that belong to one moment.
+"""Pairs stamped items of several streams into sets of the same moment.
 
-Nothing here knows of ROS or of the clock on the wall: the sets depend on the stamps and on the
-order of arrival alone, so a recording replayed offline gives the sets that the node saw.
+Nothing here uses ROS or the system clock: the sets depend only on the stamps and the order of
+arrival, so a recording replayed offline gives the sets that the node formed.
 
 Use it offline like this::
 
@@ -9,7 +9,7 @@ Use it offline like this::
     for stream, stamp_ns, item in recording:          # in order of arrival
         for found in core.add(stream, stamp_ns, item):
             ...                                       # found.items["exo"], found.stamp_ns
-    for found in core.flush():                        # the end: decide on what is left
+    for found in core.flush():                        # the end: decide what is left
         ...
 """
 
@@ -32,16 +32,16 @@ __all__ = ["DropReason", "MatchedSet", "PairingCore", "PairingStats", "StreamSta
 T = TypeVar("T")
 
 MIN_JUMP_NS = 200_000_000
-"""A stamp further back than this (or ten tolerances) is a clock that was set back."""
+"""A stamp further back than this (or ten tolerances) means that the clock was set back."""
 UNKNOWN_NS = 1_000_000_000
-"""Period of a target of which one item has come."""
+"""Assumed period of a target of which only one item has arrived."""
 
 
 class _Candidate(NamedTuple):
     """What a stream has for an anchor."""
 
     place: int | None  # in its queue
-    final: bool  # nothing nearer is to be expected
+    final: bool  # no nearer item is expected
 
 
 class PairingCore(Generic[T]):
@@ -49,7 +49,7 @@ class PairingCore(Generic[T]):
 
     A set holds one item of each stream. For each anchor the nearest item of every other stream is
     taken, if it lies within the tolerance and is not nearer to the next anchor. An anchor is
-    decided as soon as no nearer item is to be expected: when the stream has passed the anchor's
+    decided as soon as no nearer item can be expected: when the stream has passed the anchor's
     stamp, or when the candidate lies within half of the stream's own period. Anchors are decided
     in the order of their stamps, no item is used twice, and queues are bounded.
 
@@ -77,8 +77,8 @@ class PairingCore(Generic[T]):
         targets: those of `others` that may be switched off; if any, a set needs one of them.
         wait_ns: longest wait for a target while another is there; None: a set needs all targets
             that are on.
-        delay_ns: an anchor waits so long, by the anchor stream's own stamps, for the streams that
-            are no targets, and the queues are longer by as much; 0: until a queue is full.
+        delay_ns: how long an anchor waits, by the anchor stream's own stamps, for the streams that
+            are not targets; the queues are longer accordingly. 0: until a queue is full.
 
     Raises:
         ValueError: if a name occurs twice, or a number is out of range.
@@ -149,7 +149,7 @@ class PairingCore(Generic[T]):
         return self._last_jump
 
     def add(self, stream: str, stamp_ns: int, item: T) -> list[MatchedSet[T]]:
-        """Take in one item; return the sets that can be decided now, oldest first.
+        """Add one item; return the sets that can be decided now, oldest first.
 
         Raises:
             KeyError: if there is no stream of that name.
@@ -178,7 +178,7 @@ class PairingCore(Generic[T]):
     def switch(self, target: str, on: bool) -> list[MatchedSet[T]]:
         """Switch a target on or off; return the sets that had waited for it.
 
-        One that is off is no part of any set. While all are off nothing is paired.
+        A target that is off is part of no set. While all are off nothing is paired.
 
         Raises:
             ValueError: if it is not a target.
@@ -206,7 +206,7 @@ class PairingCore(Generic[T]):
         return [name for name in self.targets if self._streams[name].on]
 
     def _is_optional(self, name: str) -> bool:
-        """Whether sets can do without that stream now."""
+        """Whether sets may currently lack that stream."""
         return self._wait is not None and name in self.targets and len(self._targets_on()) > 1
 
     @property
@@ -315,7 +315,7 @@ class PairingCore(Generic[T]):
         return all(self._is_optional(name) for name in lacking)
 
     def _reason_against(self, anchor: int, streams: dict[str, _Candidate]) -> DropReason | None:
-        """Why no set can come of the anchor any more; None while one can."""
+        """Why the anchor can no longer become a set; None while it can."""
         hopeless = [name for name, one in streams.items() if one.place is None and one.final]
         chosen = [name for name in streams if name not in hopeless]
         if not self._suffices(chosen, hopeless):
@@ -327,7 +327,7 @@ class PairingCore(Generic[T]):
         return None
 
     def _waits(self, anchor: int, streams: dict[str, _Candidate]) -> bool:
-        """Whether something may still come that is worth waiting for."""
+        """Whether to wait for items that may still arrive."""
         there = [n for n in self.targets if n in streams and streams[n].place is not None]
         for name, one in streams.items():
             if one.final:
@@ -342,7 +342,7 @@ class PairingCore(Generic[T]):
         return False
 
     def _given_up(self, name: str, one: _Candidate, anchor: int, front: int) -> bool:
-        """Whether a target is left out of a partial set; `front`: how far the others have come."""
+        """Whether a target is left out of a partial set; `front`: newest stamp of the others."""
         stream, wait = self._streams[name], self._wait or 0
         if front - anchor > wait:
             stream.timed_out = True

@@ -1,4 +1,4 @@
-"""What the pairing is made of: a stream with its queue and its counters, and a matched set."""
+"""The parts of the pairing: a stream with its queue and counters, and a matched set."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class MatchedSet(Generic[T]):
         items: stream name to item; targets that had none are left out.
         stamps: stream name to stamp, nanoseconds.
         skew_ns: largest distance of a stamp from the anchor's.
-        epoch: number of backward jumps of time so far; forget what was learnt when it changes.
+        epoch: number of backward jumps of time so far; reset any state when it changes.
     """
 
     stamp_ns: int
@@ -109,7 +109,7 @@ class Stream(Generic[T]):
     dropped: Counter[str] = field(default_factory=Counter)
 
     def insert(self, stamp: int, item: T) -> None:
-        """Queue an item in its place."""
+        """Queue an item, in order of the stamps."""
         insort(self.queue, (stamp, item), key=by_stamp)
 
     def drop(self, reason: DropReason) -> None:
@@ -127,7 +127,7 @@ class Stream(Generic[T]):
         self.drop_first(bisect_left(self.queue, stamp, key=by_stamp), reason)
 
     def clear(self, reason: DropReason) -> None:
-        """Drop what is queued and forget how far time had come; the rhythm is kept."""
+        """Drop what is queued and forget the newest stamp; the estimated period is kept."""
         self.drop_first(len(self.queue), reason)
         self.newest = self.decided = None
         self.late_run = 0
@@ -166,7 +166,7 @@ class Stream(Generic[T]):
         return min(queue + -int(-delay // max(self.period(delay), 1)), max(queue, MAX_QUEUE))
 
     def miss(self, anchor: int) -> None:
-        """Note that it had nothing for an anchor."""
+        """Record that the stream had nothing for an anchor."""
         self.missed += 1
         near = [stamp for stamp, _ in self.queue]
         near += [stamp for stamp in (self.newest, self.decided) if stamp is not None]

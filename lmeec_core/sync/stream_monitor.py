@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class StreamHealth:
-    """What is known of a stream of stamped messages.
+    """Statistics of a stream of stamped messages.
 
     Attributes:
         received: messages so far.
@@ -34,10 +34,10 @@ class StreamHealth:
 
 
 class StreamMonitor:
-    """Follows the stamps and times of arrival of one stream; may be used from any thread.
+    """Monitors the stamps and arrival times of one stream; may be used from any thread.
 
     Args:
-        window: messages looked back at.
+        window: number of most recent messages that are considered.
         clock: seconds, monotonic.
     """
 
@@ -64,7 +64,7 @@ class StreamMonitor:
             self._newest = stamp_ns
 
     def health(self, rate_window: float = 5.0) -> StreamHealth:
-        """Return what is known now; the rate is over the last `rate_window` seconds."""
+        """Return the current statistics; the rate is over the last `rate_window` seconds."""
         with self._lock:
             now = self._clock()
             age = now - self._arrivals[-1] if self._arrivals else None
@@ -106,7 +106,7 @@ class Percentiles:
 
 
 class LogThrottle:
-    """Lets one line of each kind through per interval, and says how many were suppressed.
+    """Lets one log line of each kind through per interval, and counts those suppressed.
 
     It only returns the text: rclpy identifies log calls by their place in the code, and refuses
     two severities in one place.

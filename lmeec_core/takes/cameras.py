@@ -1,4 +1,4 @@
-"""Ego and exo cameras, and what is sought in what: one list for tracking, scoring, training."""
+"""Ego and exo cameras, and their pairs of query and target for tracking, scoring, training."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DIRECTIONS = ("ego-exo", "exo-ego")
 
 
 class CameraPair(NamedTuple):
-    """The camera that an object is shown in, and the one it is sought in."""
+    """The camera in which an object is marked, and the one in which it is searched for."""
 
     query: str
     target: str

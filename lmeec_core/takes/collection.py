@@ -1,4 +1,4 @@
-"""Takes in whatever form they lie on disk, one after the other."""
+"""Takes in any form on disk, opened one at a time."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def open_takes(
 
 
 def unknown_take(path: Path, name: str, known: Collection[str]) -> TakeError:
-    """What to raise where a take is asked for that is not there."""
+    """The error for a requested take that does not exist."""
     alike = look_alike(name, known)
     return TakeError(path, f"no take {name!r} among the {len(known)} takes{alike}")
 

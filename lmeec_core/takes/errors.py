@@ -1,4 +1,4 @@
-"""The error of everything that is read from disk."""
+"""The error for files of a recording that cannot be read."""
 
 from __future__ import annotations
 

@@ -17,11 +17,11 @@ IMAGES = frozenset(
 
 
 class Images(NamedTuple):
-    """What a camera's folder holds; hidden files and what is no image are not in it.
+    """The images in a camera's folder, without hidden files and files that are not images.
 
     Attributes:
         files: the name of the file of each frame, by number, increasing.
-        unread: names of images that are no frames: of another format, or not named by a number.
+        unread: names of images that are not frames: of another format, or not named by a number.
     """
 
     files: dict[int, str]
@@ -31,7 +31,7 @@ class Images(NamedTuple):
 def list_images(folder: Path) -> Images:
     """List a camera's folder, ``<frame>.jpg``.
 
-    Frames may be written with zeros before them; ``.jpeg`` and capitals will do.
+    Frame numbers may have leading zeros; ``.jpeg`` and upper case are accepted too.
 
     Raises:
         InputError: if two files are the same frame; names them.
@@ -63,7 +63,7 @@ def looks_like_take(folder: Path) -> bool:
 
 
 def told(unread: tuple[str, ...]) -> str:
-    """What is to be said of images that nothing reads."""
+    """The message about images that nothing reads."""
     some = ", ".join(map(ascii, unread[:3])) + (", ..." if len(unread) > 3 else "")
     return (
         f"{len(unread)} images are not read ({some}); JPEG files named by their frame number are, "

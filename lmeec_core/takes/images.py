@@ -1,7 +1,7 @@
-"""Images to 8-bit RGB arrays and back, with damage and absurd sizes noticed first.
+"""Converts images to 8-bit RGB arrays and back; checks for damage and excessive sizes first.
 
-Takes, bags and the node read through the same code. Pixels are taken as they are stored, as SAM 2,
-the LM-EEC release and image_transport take them; what is changed on the way is said in the log.
+Takes, bags and the node read through the same code. Pixels are used as they are stored, as in SAM
+2, the LM-EEC release and image_transport; any change is logged.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 class ImageReader:
     """Reads the images of one source (a camera of a take, a bag or the node), one after the other.
 
-    What it does to them is said in the log, once for the source:
+    What it does to them is logged once per source:
 
     - An EXIF orientation is not applied: masks belong to the pixels as they are stored.
     - 16-bit values are scaled to 8 by the number of bits that the source has used so far, one of
@@ -134,7 +134,7 @@ class ImageReader:
         return (pixels >> max(0, self._bits - 8)).astype(np.uint8)
 
     def _tell_orientation(self, data: bytes) -> None:
-        """Say that an EXIF orientation is not applied, if there is one."""
+        """Log that an EXIF orientation is not applied, if there is one."""
         if self._told_orientation or not (b"Exif\0\0" in data or b"eXIf" in data):
             return
         try:

@@ -1,4 +1,4 @@
-"""JSON files that others may have written: read whole, or refused with the file's name."""
+"""JSON files from other programs: read completely, or refused with the file's name."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Frame keys and names of takes, annotations and result files: read in one way everywhere.
+"""Frame keys and names in takes, annotations and result files, read the same way everywhere.
 
-A frame's key is a whole number in decimal digits, however many zeros it begins with: 30, "30" and
-"000030" are frame 30. Names (of takes, cameras, objects) are any text and stay as they are; those
-that look alike are told apart in messages.
+A frame's key is a whole number in decimal digits, with any number of leading zeros: 30, "30" and
+"000030" are frame 30. Names (of takes, cameras, objects) are any text and are not changed; messages
+point out names that look alike.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from lmeec_core.errors import InputError
 
 T = TypeVar("T")
 MOST = 2**63
-"""Frame numbers lie below it (of bags: nanoseconds)."""
+"""Frame numbers are below this (in bags they are nanoseconds)."""
 SHOWN = 60
 
 
 def frame_number(key: object) -> int:
-    """The number that a frame's key stands for, 0 to 2^63 - 1.
+    """The frame number of a key, 0 to 2^63 - 1.
 
     Args:
         key: a whole number, or its digits as text.
@@ -87,9 +87,9 @@ def unique(items: Iterable[tuple[int, str, T]]) -> dict[int, T]:
 
 
 def look_alike(name: str, others: Iterable[str]) -> str:
-    """Of other names the one that differs only in its looks, told apart, as the end of a message.
+    """The end of a message that points out a name that looks like the given one.
 
-    Looks are upper and lower case, blanks at the ends, and Unicode's composed and decomposed forms.
+    Names look alike if they differ only in case, blanks at the ends, or Unicode normalisation.
 
     Returns:
         "; 'Cam01' is there: ..." or "" if there is no such name.
@@ -104,7 +104,7 @@ def look_alike(name: str, others: Iterable[str]) -> str:
 
 
 def check_text(name: str) -> None:
-    """Refuse a name that no file can hold.
+    """Refuse a name that cannot be written to a file.
 
     Raises:
         InputError: if it has half a surrogate pair in it (a broken escape, or bytes not in UTF-8).

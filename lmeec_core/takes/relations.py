@@ -9,7 +9,7 @@
         "annotated_frames": {object: {camera: [frame, ...]}}}}}
 
 ``encodedMask`` is LZString text of COCO's compressed run lengths. Such files can be larger than the
-memory, so one pass finds where each take stands, and a take is parsed when it is opened.
+memory, so one pass finds the position of each take, and a take is parsed when it is opened.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from lmeec_core.takes.take import Take
 from lmeec_core.takes.video import Video
 
 FRAME_STEP = 30
-"""The benchmark goes through every so many frames of the video: one per second."""
+"""The benchmark's step between frames of the video: one per second."""
 
 FULL_HEIGHT = 1408
 """From this height on the benchmark's preprocessing shrinks images, ego by 2, exo by 4."""
@@ -61,7 +61,7 @@ class RelationsFile:
             file or above it, as EgoExo4D's downloader lays it out, or the file's own folder.
 
     Attributes:
-        broken: what is wrong with the file as a whole (cut off), if anything; the takes before
+        broken: what is wrong with the file as a whole (truncated), if anything; the takes before
             the damage can be read.
 
     Raises:
@@ -169,7 +169,7 @@ class RelationsTake(Take):
 
     @cached_property
     def cameras(self) -> tuple[str, ...]:
-        """Names of the cameras that the annotations speak of, ego cameras first."""
+        """Names of the annotated cameras, ego cameras first."""
         names = {c for name in self.objects for c in self._cameras_of(name)}
         if not names:
             raise TakeError(self.path, f"take {self.name}: no cameras are annotated")
@@ -182,9 +182,9 @@ class RelationsTake(Take):
 
     @cached_property
     def subsample_idx(self) -> tuple[int, ...]:
-        """Frames that the benchmark goes through: as listed, or one per second of the ego video.
+        """The benchmark's frames: as listed, or one per second of the ego video.
 
-        Without the video the annotations tell how far it goes.
+        Without the video, its length is taken from the annotations.
         """
         listed = self.annotation.get("subsample_idx")
         if listed is not None:
@@ -197,7 +197,7 @@ class RelationsTake(Take):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What is lost of the videos and masks that have been read (what cannot be opened raises).
+        """What is lost of the videos and masks read so far (what cannot be opened raises).
 
         Nothing else: the cameras are those that are annotated, and there are no folders of images.
         """

@@ -4,8 +4,8 @@
     "masks": {object: {"<query>_<target>": {frame: {"pred_mask": RLE, "confidence": p}}}},
     "subsample_idx": [frame, ...]}}}}
 
-Frames may be written with zeros before them, a confidence as a list of one number (what
-``tolist()`` makes of a tensor of one), as text or as true and false.
+Frame keys may have leading zeros. A confidence may also be a list of one number (what
+``tolist()`` makes of a tensor with one element), text, or true and false.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Results:
         entry["masks"].setdefault(object_name, {})
 
     def set_frames(self, take: str, frames: list[int]) -> None:
-        """Set a take's ``subsample_idx``: the frames of the recording that were gone through."""
+        """Set a take's ``subsample_idx``: the frames of the recording that were processed."""
         entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
         entry["subsample_idx"] = [int(frame) for frame in frames]
 
@@ -202,7 +202,7 @@ class Results:
 
     @classmethod
     def read(cls, path: str | os.PathLike[str], direction: str | None = None) -> Results:
-        """Read a result file (anyone's).
+        """Read a result file of any method.
 
         Args:
             path: the file.
@@ -221,7 +221,7 @@ class Results:
 
     @classmethod
     def read_all(cls, path: str | os.PathLike[str]) -> dict[str, Results]:
-        """Read all directions of a result file (anyone's).
+        """Read all directions of a result file of any method.
 
         Raises:
             TakeError: if the file is missing or broken, has no direction, or results under a name

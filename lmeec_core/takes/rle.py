@@ -98,7 +98,7 @@ def mask_size(rle: Rle) -> tuple[int, int]:
 
 
 def check_form(rle: Rle) -> None:
-    """Refuse what is no mask in run lengths, without looking into them.
+    """Refuse what is not a mask in run lengths, without decoding them.
 
     Raises:
         InputError: if ``size`` or ``counts`` are not what they should be; names what they are.

@@ -1,4 +1,4 @@
-"""Split files: which takes are for training, validation and test."""
+"""Split files: the takes for training, validation and test."""
 
 from __future__ import annotations
 

@@ -5,8 +5,8 @@
                               "subsample_idx": [frame, ...]}
 
 The name of an ego camera contains ``aria``; every other camera is exo. Images and masks of a
-camera may differ in size. Object names are any text, "/" included. Frames may be written with zeros
-before them (:mod:`lmeec_core.takes.keys`), images also as ``.jpeg`` and in capitals.
+camera may differ in size. Object names are any text, "/" included. Frame numbers may have leading
+zeros (:mod:`lmeec_core.takes.keys`); images may also end in ``.jpeg``, in any case.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ ANNOTATION = "annotation.json"
 class Take:
     """One recording: cameras with numbered frames, and masks of objects in them.
 
-    The folder is listed and ``annotation.json`` parsed at the first use, each once; images and
-    masks are decoded at every call and not kept.
+    The folder is listed and ``annotation.json`` parsed once, at first use; images and masks are
+    decoded at every call and not kept.
 
     Attributes:
         path: the take's folder.
@@ -106,7 +106,7 @@ class Take:
         return tuple(name for name in self.cameras if not is_ego(name))
 
     def pairs(self, direction: str, object_name: str | None = None) -> tuple[CameraPair, ...]:
-        """What is sought in what: every ego camera with every exo camera.
+        """Pairs of query and target cameras: every ego camera with every exo camera.
 
         Args:
             direction: "ego-exo" (the query is the ego view) or "exo-ego".
@@ -143,7 +143,7 @@ class Take:
 
     @cached_property
     def has_images(self) -> bool:
-        """Whether there are images; annotations whose videos are not at hand have none."""
+        """Whether there are images; annotations whose videos are missing have none."""
         return True
 
     @cached_property
@@ -164,7 +164,7 @@ class Take:
         return listed or max((len(self.frames(camera)) for camera in self.cameras), default=0)
 
     def digest(self) -> str:
-        """A text that changes with the annotations, or the images' names or sizes in bytes.
+        """A fingerprint that changes with the annotations, or the images' names or sizes in bytes.
 
         Raises:
             TakeError: if something cannot be read.
@@ -180,7 +180,7 @@ class Take:
         return content.hexdigest()[:32]
 
     def close(self) -> None:
-        """Close what is open: here nothing is, but videos are."""
+        """Close open videos; takes with image files have none."""
 
     # -- images --------------------------------------------------------------------------------
 
@@ -261,12 +261,12 @@ class Take:
         return None if listed is None else frozenset(self._numbers(listed, where))
 
     def mask_cameras(self, object_name: str) -> tuple[str, ...]:
-        """Cameras that the file lists for the object, be it without a mask, ego cameras first."""
+        """Cameras that the file lists for the object, even without a mask; ego cameras first."""
         return ego_first(self._cameras_of(object_name))
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What nothing reads, one text each: images that are no frames, cameras without folder."""
+        """What is not read, one text each: images that are not frames, cameras without folder."""
         texts = []
         for camera in self.cameras:
             with suppress(TakeError):  # frames() says it

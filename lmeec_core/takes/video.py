@@ -17,7 +17,7 @@ from lmeec_core.takes.images import ImageReader
 from lmeec_core.takes.video_index import Index, cut_off, make_index, shown
 
 NEAR = 64
-"""Up to so many frames ahead decoding on is taken to be cheaper than seeking."""
+"""Up to this many frames ahead, decoding is assumed to be cheaper than seeking."""
 _log = logging.getLogger(__name__)
 
 
@@ -25,7 +25,7 @@ class Video:
     """A video whose frames are read by number, 0 being the first that players show.
 
     The file is opened at the first use and stays open; one decoded frame is kept. Frames that come
-    in increasing order are decoded in one pass. Damage is said in the log when it is found.
+    in increasing order are decoded in one pass. Damage is logged when it is found.
 
     Args:
         path: the file, of any kind that FFmpeg reads.

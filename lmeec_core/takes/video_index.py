@@ -1,8 +1,8 @@
-"""Which frames a video shows: those that a decoder gives, in order, found once for a file.
+"""The frames of a video as a decoder returns them, in order; determined once per file.
 
-Packets are no frames. Edit lists hide some, streams that begin between key frames cannot show the
-first ones, and some codecs have packets without a picture. So packets are counted only where that
-gives the same (MP4 and Matroska, of codecs with a frame in every packet, from a key frame on);
+Packets are not frames. Edit lists hide some, streams that begin between key frames cannot show the
+first ones, and some codecs have packets without a picture. So packets are counted only if that
+gives the same result (MP4 and Matroska, codecs with a frame in every packet, from a key frame on);
 other videos are decoded once.
 """
 
@@ -50,7 +50,7 @@ def shown(
 
     Args:
         container, stream: of PyAV.
-        failed: told of packets that cannot be decoded; they are passed over, as players do.
+        failed: called for packets that cannot be decoded; they are skipped, as players do.
     """
     import av
 
@@ -146,15 +146,15 @@ def _of_decoding(path: Path, cut: str) -> Index:
 
 
 def cut_off(path: Path) -> str:
-    """That a file is cut off, in words; "" if it is not, as far as its container tells."""
+    """A message if a file is truncated; "" if it is not, as far as its container tells."""
     whole, size = announced_size(path), path.stat().st_size
     return "" if whole is None or whole <= size else f"is cut off ({size} of {whole} bytes)"
 
 
 def announced_size(path: Path) -> int | None:
-    """How many bytes a file has by its container's own words; None if it does not say.
+    """The number of bytes that a file should have by its container; None if it does not say.
 
-    MP4, AVI and Matroska do, unless they were recorded live. A file with less is cut off.
+    MP4, AVI and Matroska do, unless they were recorded live. A shorter file is truncated.
 
     Raises:
         OSError: it cannot be read.

@@ -26,8 +26,8 @@ class TakeWriter:
             take.image("aria01", 0, rgb)
             take.mask("cup", "aria01", 0, mask)
 
-    Files go to a hidden folder beside ``path``, which is renamed on leaving the block without an
-    exception and removed on leaving it with one.
+    Files are written to a hidden folder next to ``path``, which is renamed when the block ends and
+    removed if it raises.
 
     Args:
         path: folder of the take.

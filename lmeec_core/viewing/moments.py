@@ -1,4 +1,4 @@
-"""What is to be seen at one moment of a recording, and where predictions come from."""
+"""The images and masks of one moment of a recording, and sources of predictions."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class Camera(NamedTuple):
 
 
 class Predictions(Protocol):
-    """Where predictions are looked up."""
+    """A source of predictions."""
 
     def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
         """Predictions for one target image, by object.
@@ -86,7 +86,7 @@ class Predictions(Protocol):
 
 
 class ResultPredictions:
-    """Predictions of a result file; those that cannot be read are left out and told.
+    """Predictions of a result file; those that cannot be read are left out and reported.
 
     Args:
         results: the file's part for one direction.
@@ -134,9 +134,9 @@ class ResultPredictions:
         return shown
 
     def unshown(self) -> list[str]:
-        """What of the predictions was never asked for, one text each.
+        """Predictions that were never requested, one text each.
 
-        Those of other cameras are left out by choice, unless none of the file's was asked for.
+        Those of other cameras are not mentioned, unless none of the file's cameras was requested.
         """
         if not self._by_image:
             return [f"{self._path}: no predictions of this take"]
@@ -191,7 +191,7 @@ def fitting(
     where: str,
     report: Callable[[str], None],
 ) -> dict[str, Shown]:
-    """Predictions by object, without those that are of another aspect than their image.
+    """Predictions by object, without those whose aspect ratio differs from their image's.
 
     Args:
         found: all of one image.

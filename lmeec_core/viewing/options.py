@@ -1,4 +1,4 @@
-"""What `lmeec view` is asked for."""
+"""The options of `lmeec view`."""
 
 from __future__ import annotations
 

@@ -81,7 +81,7 @@ class RerunWriter:
         os.replace(self._partial, self.path)
 
     def abort(self) -> None:
-        """Leave no file."""
+        """Remove the unfinished file."""
         self._stream.disconnect()
         self._partial.unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""A take, opened to be looked at."""
+"""Opens a take for viewing."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmeec_core.viewing.options import ViewOptions
 def open_take_view(
     options: ViewOptions, predictions: FindPredictions, problems: list[str]
 ) -> Viewed:
-    """Open the take that is asked for; see :class:`lmeec_core.recordings.RecordingSource`."""
+    """Open the requested take; see :class:`lmeec_core.recordings.RecordingSource`."""
     wanted = () if options.take is None else (options.take,)
     takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)
     if len(takes.names) > 1:
@@ -37,7 +37,7 @@ def open_take_view(
 
 
 def _direction_of(path: Path | None) -> str | None:
-    """The direction of a result file that has only one."""
+    """The direction of a result file with only one."""
     if path is None or not path.is_file():
         return None
     try:

@@ -1,4 +1,4 @@
-"""Moments as pictures: the query view, beside it the target views with what was found."""
+"""Moments as video frames: the query view next to the target views with their masks."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lmeec_core.takes import resize_mask
 from lmeec_core.viewing.moments import Mask, Moment, View
 
 LISTED = 10
-"""Objects named on a view; the others are drawn only."""
+"""Maximum number of objects named on a view; the others are drawn without a name."""
 TITLE_HEIGHT = 26
 BESIDE = 3
-"""Views in one row; more are spread over two rows."""
+"""Maximum number of views in one row; more are spread over two rows."""
 
 
 class Painter:
@@ -25,7 +25,7 @@ class Painter:
     Args:
         colours: by object.
         height: of a view, pixels.
-        title: said above the views.
+        title: text above the views.
     """
 
     def __init__(self, colours: Mapping[str, overlay.Colour], height: int, title: str) -> None:

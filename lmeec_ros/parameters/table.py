@@ -153,7 +153,7 @@ class NodeConfig:
     cameras: dict[str, CameraConfig] = group(CameraConfig, "cameras.{camera}.")
     query_camera: str = parameter("ego", "Camera in whose images the query masks lie")
     target_cameras: tuple[str, ...] = parameter(["exo"], "Cameras in whose images the objects are "
-        "searched")
+        "searched for")
     query_masks: QueryMasksConfig = group(QueryMasksConfig)
     objects: dict[int, str] = parameter([""], "Objects known by name, each \"label:id\", as "
         "\"1:cup\"; a label without a name gets the id object_<label>")

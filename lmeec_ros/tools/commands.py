@@ -10,7 +10,7 @@ from rich.console import Console
 
 from lmeec_core.cli.exit_codes import run_command
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it is there.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it exists.")]
 
 
 def play_command(
@@ -18,14 +18,14 @@ def play_command(
         Path, typer.Argument(metavar="BAG", help="Folder, .mcap, .db3 or .bag file.")
     ],
     topics: Annotated[
-        list[str] | None, typer.Option("--topic", help="Only this topic, may be repeated.")
+        list[str] | None, typer.Option("--topic", help="Only this topic; may be repeated.")
     ] = None,
     remap: Annotated[
         list[str] | None,
-        typer.Option(help="Publish a topic under another name, FROM:=TO, may be repeated."),
+        typer.Option(help="Publish a topic under another name, FROM:=TO; may be repeated."),
     ] = None,
     rate: Annotated[
-        float, typer.Option(min=0.0, help="Pace; 2 is twice as fast, 0 does not wait at all.")
+        float, typer.Option(min=0.0, help="Factor on the recorded rate; 0: as fast as possible.")
     ] = 1.0,
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = (
         False
@@ -37,22 +37,22 @@ def play_command(
         float,
         typer.Option(
             min=0.0,
-            help="Wait up to this many seconds for subscribers: the node's, to all topics that it "
-            "takes, or to every topic.",
+            help="Wait up to this many seconds for subscriptions: the node's, on all its input "
+            "topics; without a node, any, on every topic.",
         ),
     ] = 2.0,
     node: Annotated[
         str,
         typer.Option(
-            help="The node that answers: with its namespace, or every one of the name. Where it "
-            "runs, the command ends when it has answered the last set."
+            help="The node that answers: its full name, or a name that stands for all nodes so "
+            "called. If it runs, the command ends when it has answered the last set."
         ),
     ] = "lmeec",
 ) -> None:
     """Publish a bag over ROS 2.
 
     All publishers are reliable. Topics whose message types are not installed are skipped and named.
-    Of a bag that is cut off or damaged what can be read is played; the exit code is then 1.
+    A truncated or damaged bag is played as far as it can be read; the exit code is then 1.
 
     **Examples**
 
@@ -88,7 +88,7 @@ def record_command(
         str, typer.Option(help="Name of the node whose masks are recorded by default.")
     ] = "lmeec",
     everything: Annotated[
-        bool, typer.Option("--all", help="By default all outputs of the node, not only masks.")
+        bool, typer.Option("--all", help="Record all outputs of the node, not only masks.")
     ] = False,
     duration: Annotated[
         float | None, typer.Option(min=0.0, help="Stop after this many seconds.")
@@ -97,8 +97,8 @@ def record_command(
 ) -> None:
     """Record topics into a ROS 2 bag (MCAP) until Ctrl-C.
 
-    Topics that appear later are taken up. The bag appears when the recording ends (Ctrl-C,
-    SIGTERM, --duration) with all that had arrived by then.
+    Topics that appear later are recorded too. The bag is written when the recording ends (Ctrl-C,
+    SIGTERM, --duration), with everything received until then.
     """
 
     def work() -> None:
@@ -129,34 +129,36 @@ def demo_command(
     query: Annotated[str, typer.Option(help="Query camera: ego, exo or a name.")] = "ego",
     target: Annotated[
         list[str] | None,
-        typer.Option(help="Target camera, may be repeated.", show_default="all of the other kind"),
+        typer.Option(help="Target camera; may be repeated.", show_default="all of the other kind"),
     ] = None,
     object_name: Annotated[
         list[str] | None,
         typer.Option(
-            "--object", help="Object to ask for, may be repeated.", show_default="the first ones"
+            "--object",
+            help="Object to mark in the query view; may be repeated.",
+            show_default="the first ones",
         ),
     ] = None,
     max_objects: Annotated[
         int,
-        typer.Option(min=0, help="Without --object, ask for so many objects; 0: for all."),
+        typer.Option(min=0, help="Number of objects without --object; 0: all."),
     ] = 4,
     rate: Annotated[
         float,
         typer.Option(
             min=0.0,
-            help="Pace of the recording, 1 is its own; slow machines then drop frames, which is "
-            "counted. 0: publish the next frame when the masks of the last one are back.",
+            help="Factor on the recorded rate; slow machines then drop frames, which are counted. "
+            "0: publish the next frame when the masks of the last one have arrived.",
         ),
     ] = 0.0,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     raw: Annotated[bool, typer.Option("--raw", help="Raw images instead of JPEG.")] = False,
 ) -> None:
-    """The whole path once: node process, recording played to it over DDS, masks collected.
+    """Start the node, play a take to it over DDS, and collect the masks.
 
-    Leaves in the results folder: the bags, masks.json (the benchmark's result file), overlays
+    Writes to the results folder: the bags, masks.json (the benchmark's result file), overlays
     (contact_sheet.png, overlay.mp4), report.json and the node's log. The exit code is 0 only if
-    masks came back and every pair of images without masks was counted as dropped by the node.
+    masks arrived and the node counted every pair of images without masks as dropped.
 
     **Examples**
 
@@ -187,28 +189,29 @@ def demo_command(
 
 def soak_command(
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="How long, at least until every fault was there.")
+        float, typer.Option(min=0.1, help="Duration; longer if needed for every fault to occur.")
     ] = 30.0,
     take: Annotated[
         Path | None, typer.Option(help="Folder of a take.", show_default="the sample take")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/soak"),
     preset: Annotated[str, typer.Option(help="Model preset.")] = "mini",
-    seed: Annotated[int, typer.Option(help="Decides all that is random.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of all random choices.")] = 0,
     rate: Annotated[float, typer.Option(min=0.5, help="Frames per second.")] = 10.0,
     patience: Annotated[
-        float, typer.Option(min=1.0, help="Seconds in which masks have to flow after a fault.")
+        float,
+        typer.Option(min=1.0, help="Seconds within which masks must arrive again after a fault."),
     ] = 30.0,
     fault: Annotated[
         list[str] | None,
-        typer.Option(help="Only this fault, may be repeated.", show_default="all of them"),
+        typer.Option(help="Only this fault; may be repeated.", show_default="all of them"),
     ] = None,
 ) -> None:
-    """Play a recording to the node for a long time, with random faults, and watch it.
+    """Test the node for a long time: play a take to it and inject random faults.
 
-    The node runs as a process of its own. Its memory and threads have to stay flat, masks have to
-    flow again after every fault, its counters have to add up. Leaves report.json, soak.png and the
-    logs in the results folder; the exit code is 0 only if every check passed.
+    The node runs in a process of its own. Its memory and number of threads must not grow, masks
+    must arrive again after every fault, and its counters must add up. Writes report.json, soak.png
+    and the logs to the results folder; the exit code is 0 only if every check passed.
 
     **Examples**
 
