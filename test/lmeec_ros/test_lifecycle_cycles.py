@@ -43,7 +43,7 @@ def send(rig: Any, tools: Any, k: int) -> None:
 
 @pytest.mark.parametrize(
     ("rounds", "limit"),
-    [(WARM + 6, 3.0), pytest.param(WARM + 40, 0.5, marks=pytest.mark.slow)],
+    [(WARM + 6, 6.0), pytest.param(WARM + 40, 0.5, marks=pytest.mark.slow)],
 )
 def test_rounds_cost_no_memory_and_no_threads(
     start_node: Any, rig: Any, tools: Any, tmp_path: Path, rounds: int, limit: float
