@@ -1,6 +1,6 @@
 """The ``lmeec`` command.
 
-Sub-commands that need ROS (play, record, demo, soak) come from lmeec_ros, through its entry point.
+Sub-commands that need ROS (play, record, demo, soak) come from the ROS package by its entry point.
 """
 
 from __future__ import annotations
