@@ -60,7 +60,7 @@ def source_of(path: Path) -> RecordingSource:
 
 
 def bag_source() -> RecordingSource:
-    """The source that reads bags: part of the ROS package, because it pairs and decodes as the node does.
+    """The source that reads bags, in the ROS package: it pairs and decodes as the node does.
 
     Raises:
         InputError: that part is not installed.
