@@ -37,8 +37,8 @@ def play_command(
         float,
         typer.Option(
             min=0.0,
-            help="Wait up to this many seconds for subscriptions: the node's, on all its input "
-            "topics; without a node, any, on every topic.",
+            help="Wait up to this many seconds for subscriptions: the node's on all its input "
+            "topics, or any on every topic that is played.",
         ),
     ] = 2.0,
     node: Annotated[
