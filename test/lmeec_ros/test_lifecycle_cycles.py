@@ -118,4 +118,4 @@ def test_error_recovery_again_and_again(make_node: Any, rig: Any, tools: Any) ->
         assert node.processor is None and node.worker is None and not node.inputs
         assert "stopped after" in node.measured.last_error
         threads.append(threading.active_count())
-    assert threads[-1] == threads[0], threads
+    assert threads[-1] <= threads[0], threads  # those of earlier tests may end meanwhile
