@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import lmeec_core as lm
+from lmeec_ros.moved import MOVED
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -30,6 +34,17 @@ def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, lmeec_core.cli.app; print('torch' in sys.modules)"
     command = [sys.executable, "-P", "-c", code]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_modules_that_have_moved_are_found_by_their_old_names(old: str) -> None:
+    with pytest.warns(DeprecationWarning, match=MOVED[old]):
+        module = importlib.import_module(old)
+    try:
+        assert module is importlib.import_module(MOVED[old])
+        assert module.__name__ == module.__spec__.name == MOVED[old]
+    finally:
+        del sys.modules[old]
 
 
 def test_the_core_does_not_name_the_ros_package() -> None:

@@ -25,6 +25,7 @@ IMPORTERS = {
     "lmeec_core/__init__.py": "names of the package's own modules",
     "lmeec_core/engine/registry.py": "names of the package's own modules",
     "lmeec_core/methods/__init__.py": "names of the package's own modules",
+    "lmeec_ros/moved.py": "names of the package's own modules",
     "lmeec_ros/tools/play.py": "<package>.msg, of a type name that split_type has checked",
 }
 """Files that may import modules by name, and which."""
