@@ -119,6 +119,8 @@ class Rig:
             return True
 
         wait_until(settled, "subscriptions to the rig's topics")
+        # A subscription that is found does not yet hear: it has to find the publisher, too.
+        time.sleep(0.25)
 
     def call(self, kind: Any, service: str, request: Any) -> Any:
         """Call a service once and return its response."""
