@@ -195,7 +195,7 @@ build_package() {
     if ros_is_sourced; then ament_ros; fi
     printf '%s' "$root"; } | hash_of)
   files=$({ printf '%s' "$compiled"; with_tests; cat lmeec_ros/scripts/*; find lmeec_core lmeec_ros launch config \
-    test/data/sample_take -type f -not -name '*.pyc' -not -name '.*' | LC_ALL=C sort; } | hash_of)
+    test/data/sample_take -type f -not -path '*/__pycache__/*' -not -name '.*' | LC_ALL=C sort; } | hash_of)
   if [ "$(cat install/.compiled 2>/dev/null)" != "$compiled" ]; then
     rm -rf build/lmeec install
   elif [ "$(cat install/.files 2>/dev/null)" = "$files" ]; then
