@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -74,11 +73,4 @@ class RecordingSource(Protocol):
 
         Raises:
             InputError: it or the predictions cannot be read.
-        """
-
-    def mask_predictions(self, path: Path, problems: list[str]) -> Predictions:
-        """Masks that are stored in a recording of this kind.
-
-        Raises:
-            InputError: there are none.
         """

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 
 from lmeec_core.recordings import RecordingSource
 from lmeec_ros.tools import commands
+
+if TYPE_CHECKING:
+    from lmeec_core.viewing.moments import Predictions
 
 
 def register(app: typer.Typer) -> None:
@@ -24,6 +28,15 @@ def bag_source() -> RecordingSource:
     from lmeec_ros.offline.bag_source import BagSource
 
     return BagSource()
+
+
+def bag_predictions(path: Path, problems: list[str]) -> Predictions:
+    """The masks that a bag holds."""
+    from lmeec_ros.offline.bag_view import MaskBagPredictions
+
+    found = MaskBagPredictions(path)
+    problems += found.lost
+    return found
 
 
 def bench_node(console: Console) -> dict[str, Any]:

@@ -7,10 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import lmeec_core as lm
+from lmeec_core.cli import plugins
 from lmeec_ros.moved import MOVED
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +36,16 @@ def test_help_does_not_wait_for_torch() -> None:
     code = "import sys, lmeec_core.cli.app; print('torch' in sys.modules)"
     command = [sys.executable, "-P", "-c", code]
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
+
+
+def test_a_plugin_may_add_only_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that knows nothing of bags does not hide the one that does."""
+    ours = plugins.plugins()
+    monkeypatch.setattr(plugins, "plugins", lambda: (SimpleNamespace(), *ours))
+    assert plugins.provider("bag_source") is ours[0]
+    monkeypatch.setattr(plugins, "plugins", lambda: (SimpleNamespace(),))
+    with pytest.raises(lm.InputError, match="node's package"):
+        plugins.provider("bag_source")
 
 
 @pytest.mark.parametrize("old", sorted(MOVED))

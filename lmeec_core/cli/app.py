@@ -17,6 +17,7 @@ from lmeec_core.cli.bench import bench_command
 from lmeec_core.cli.evaluate import evaluate_command
 from lmeec_core.cli.exit_codes import run_command
 from lmeec_core.cli.export import export_command
+from lmeec_core.cli.options import Overwrite, QueryCamera, TargetCameras
 from lmeec_core.cli.plugins import plugins
 from lmeec_core.cli.simulate import simulate_command
 from lmeec_core.cli.track import track_command
@@ -60,7 +61,6 @@ class Masks(StrEnum):
 
 
 TakePath = Annotated[Path, typer.Argument(help="Folder of a take (EgoExo4D processed layout).")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it exists.")]
 
 
 @app.command()
@@ -80,13 +80,8 @@ def info(
 def bag(
     take: TakePath,
     out: Annotated[Path, typer.Argument(help="Folder of the new bag.")],
-    query: Annotated[
-        str, typer.Option(help="Query camera: ego, exo (the first one) or a name.")
-    ] = "ego",
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Target camera; may be repeated.", show_default="all of the other kind"),
-    ] = None,
+    query: QueryCamera = "ego",
+    target: TargetCameras = None,
     object_name: Annotated[
         list[str] | None,
         typer.Option(
@@ -165,7 +160,8 @@ app.add_typer(weights_app, name="weights")
 
 
 for plugin in plugins():
-    plugin.register(app)
+    if hasattr(plugin, "register"):
+        plugin.register(app)
 
 
 def main() -> int:

@@ -76,6 +76,7 @@ def bench_command(
     - `lmeec bench --all --json out/bench_all.json`
     """
     from lmeec_core.cli.exit_codes import run_command
+    from lmeec_core.cli.plugins import provider
 
     def work() -> int:
         import torch
@@ -109,7 +110,7 @@ def bench_command(
                 report.write(json_file, results, [], None)
         if results:
             report.show(results, console)
-        edge = _node(console) if node or everything else None
+        edge = provider("bench_node").bench_node(console) if node or everything else None
         checks = suite.checks(results, edge) if everything else []
         if checks:
             report.show_checks(checks, console)
@@ -148,19 +149,6 @@ def _engines(asked: list[str] | None, preset: str, device: str) -> list[EngineNa
 
     usable = candidates(load_model(preset, device=device, precision="bf16", seed=0))
     return [*usable, "auto"]
-
-
-def _node(console: Console) -> dict[str, Any]:
-    """The overhead of ROS.
-
-    Raises:
-        InputError: the node's package is not installed.
-    """
-    from lmeec_core.cli.plugins import plugins
-
-    if not plugins():
-        raise InputError("--node: the node's package is not installed")
-    return plugins()[0].bench_node(console)
 
 
 def _text(case: Case) -> str:

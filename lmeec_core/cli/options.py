@@ -64,3 +64,11 @@ NodeName = Annotated[
         rich_help_panel=WHAT,
     ),
 ]
+QueryCamera = Annotated[str, typer.Option(help="Query camera: ego, exo (the first one) or a name.")]
+TargetCameras = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--target", help="Target camera; may be repeated.", show_default="all of the other kind"
+    ),
+]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it exists.")]

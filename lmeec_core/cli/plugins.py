@@ -1,19 +1,25 @@
 """Commands that other packages add to `lmeec`, found by entry point.
 
-A package registers an object with the members of :class:`Plugin` (a module will do) under the
-entry-point group ``lmeec.plugins``. The ROS package does so; nothing here imports it.
+A package registers an object with members of :class:`Plugin` (a module will do; all of them are
+optional) under the entry-point group ``lmeec.plugins``. The ROS package does so; nothing here
+imports it.
 """
 
 from __future__ import annotations
 
 from functools import cache
 from importlib.metadata import entry_points
-from typing import Any, Protocol, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 from rich.console import Console
 
+from lmeec_core.errors import InputError
 from lmeec_core.recordings import RecordingSource
+
+if TYPE_CHECKING:
+    from lmeec_core.viewing.moments import Predictions
 
 GROUP = "lmeec.plugins"
 
@@ -31,20 +37,40 @@ class Plugin(Protocol):
             ImportError: a package that it needs is not installed.
         """
 
+    def bag_predictions(self, path: Path, problems: list[str]) -> Predictions:
+        """The masks that a bag holds; what of it cannot be read goes to ``problems``.
+
+        Raises:
+            InputError: it holds no masks.
+        """
+
     def bench_node(self, console: Console) -> dict[str, Any]:
         """Measure what the node adds to a step, and print it (`lmeec bench --node`)."""
 
 
 @cache
-def plugins() -> tuple[Plugin, ...]:
+def plugins() -> tuple[Any, ...]:
     """All installed plugins, each once; one that cannot be imported is named on stderr."""
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     loaded = []
     for _, entry in sorted(found.items()):
         try:
-            loaded.append(cast(Plugin, entry.load()))
+            loaded.append(entry.load())
         except ImportError as error:  # the other commands still work
             Console(stderr=True).print(
                 f"[yellow]the commands of {entry.value} are missing:[/] {error}", soft_wrap=True
             )
     return tuple(loaded)
+
+
+def provider(member: str) -> Plugin:
+    """The plugin that has a member of :class:`Plugin`.
+
+    Raises:
+        InputError: none has it.
+    """
+    for plugin in plugins():
+        if hasattr(plugin, member):
+            found: Plugin = plugin
+            return found
+    raise InputError(f"this needs the node's package, which is not installed (no {member} here)")

@@ -5,19 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from lmeec_core.bags import layout
-from lmeec_core.cli.plugins import plugins
+from lmeec_core.cli.plugins import provider
 from lmeec_core.errors import InputError
 from lmeec_core.recordings import FindPredictions, RecordingSource, Viewed
+
+if TYPE_CHECKING:
+    from lmeec_core.offline.records import FrameRecord
+    from lmeec_core.offline.units import Settings, TrackOptions, Unit, Work
+    from lmeec_core.viewing.options import ViewOptions
 
 
 @dataclass(frozen=True)
 class TakeSource:
     """Takes: a :class:`~lmeec_core.recordings.RecordingSource`."""
 
-    def plan(self, options: Any) -> Any:
+    def plan(self, options: TrackOptions) -> Work:
         """See :class:`~lmeec_core.recordings.RecordingSource`."""
         from lmeec_core.offline.take_plan import plan_takes
 
@@ -25,29 +30,25 @@ class TakeSource:
         return plan_takes(self, options)
 
     def track(
-        self, unit: Any, settings: Any, problems: list[str], notices: list[str]
-    ) -> Iterator[Any]:
+        self, unit: Unit, settings: Settings, problems: list[str], notices: list[str]
+    ) -> Iterator[FrameRecord]:
         """See :class:`~lmeec_core.recordings.RecordingSource`."""
         from lmeec_core.offline.compute import track_take
 
         return track_take(unit, settings, problems)
 
     def open(
-        self, options: Any, predictions: FindPredictions, problems: list[str], notes: list[str]
+        self,
+        options: ViewOptions,
+        predictions: FindPredictions,
+        problems: list[str],
+        notes: list[str],
     ) -> Viewed:
         """See :class:`~lmeec_core.recordings.RecordingSource`."""
         from lmeec_core.viewing.take_view import open_take_view
 
         _check_no_bag(options)
         return open_take_view(options, predictions, problems)
-
-    def mask_predictions(self, path: Path, problems: list[str]) -> Any:
-        """Takes hold no predictions.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"{path}: a take holds no predictions; a result file or a bag of masks")
 
 
 def source_of(path: Path) -> RecordingSource:
@@ -56,18 +57,7 @@ def source_of(path: Path) -> RecordingSource:
     Raises:
         InputError: it is a bag, and the part that reads bags is not installed.
     """
-    return bag_source() if is_bag(path) else TakeSource()
-
-
-def bag_source() -> RecordingSource:
-    """The source that reads bags, in the ROS package: it pairs and decodes as the node does.
-
-    Raises:
-        InputError: that part is not installed.
-    """
-    for plugin in plugins():
-        return plugin.bag_source()
-    raise InputError("bags are read by the node's package, which is not installed here")
+    return provider("bag_source").bag_source() if is_bag(path) else TakeSource()
 
 
 def is_bag(path: Path) -> bool:
@@ -77,7 +67,7 @@ def is_bag(path: Path) -> bool:
     return layout.is_bag(path)
 
 
-def _check_no_bag(options: Any) -> None:
+def _check_no_bag(options: TrackOptions | ViewOptions) -> None:
     if options.params is not None or options.node is not None:
         raise InputError(
             f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "

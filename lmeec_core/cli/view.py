@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmeec_core.cli.options import Direction, NodeName, Objects, Parameters, Split, Videos
-from lmeec_core.cli.sources import bag_source, is_bag, source_of
+from lmeec_core.cli.plugins import provider
+from lmeec_core.cli.sources import is_bag, source_of
 from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -182,7 +183,7 @@ def _predictions(
     if path is None:
         return NoPredictions()
     if path.is_dir() or is_bag(path):
-        return bag_source().mask_predictions(path, problems)
+        return provider("bag_predictions").bag_predictions(path, problems)
     results = Results.read(path, direction)
     found = ResultPredictions(results, take, path, problems.append)
     for name in results.objects(take):

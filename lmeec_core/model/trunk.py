@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
 from torch import nn
 
 
-class Trunk(nn.Module):
+class Trunk(nn.Module, ABC):
     """Images (B, 3, S, S) to a list of features (B, channels[i], S / strides[i], .), finest first.
 
     Attributes:
@@ -20,12 +21,12 @@ class Trunk(nn.Module):
         super().__init__()
         self.channels, self.strides = tuple(channels), tuple(strides)
 
+    @abstractmethod
     def layer_groups(self) -> list[str]:
         """The layers from the input on, as beginnings of names of parameters.
 
         What belongs to none of them (position embeddings) trains at the full rate.
         """
-        raise NotImplementedError
 
     def constant_position(self, side: int) -> AbstractContextManager[None]:
         """A context in which position embeddings of ``side`` cells are constants, for exports."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import method_of
@@ -66,9 +65,3 @@ class BagSource:
         found = predictions(plan.units[0].direction, plan.recording.name, None)
         moments = bag_view.bag_moments(options.source, config, found, problems.append, notes.append)
         return Viewed(moments, plan.units[0].frames, options.source.resolve().name, False)
-
-    def mask_predictions(self, path: Path, problems: list[str]) -> bag_view.MaskBagPredictions:
-        """See :class:`~lmeec_core.recordings.RecordingSource`."""
-        found = bag_view.MaskBagPredictions(path)
-        problems += found.lost
-        return found

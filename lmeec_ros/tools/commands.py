@@ -9,8 +9,7 @@ import typer
 from rich.console import Console
 
 from lmeec_core.cli.exit_codes import run_command
-
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it exists.")]
+from lmeec_core.cli.options import Overwrite, QueryCamera, TargetCameras
 
 
 def play_command(
@@ -126,11 +125,8 @@ def demo_command(
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights.", show_default="the preset's own, if it has any")
     ] = None,
-    query: Annotated[str, typer.Option(help="Query camera: ego, exo or a name.")] = "ego",
-    target: Annotated[
-        list[str] | None,
-        typer.Option(help="Target camera; may be repeated.", show_default="all of the other kind"),
-    ] = None,
+    query: QueryCamera = "ego",
+    target: TargetCameras = None,
     object_name: Annotated[
         list[str] | None,
         typer.Option(
