@@ -148,6 +148,11 @@ class PromptTracker:
         return tuple(self._tracks)
 
     @property
+    def held_frames(self) -> tuple[int, ...]:
+        """Numbers of the frames that can be prompted: the one last stepped, the first being 0."""
+        return () if self._frame is None else (self._frame.number,)
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes that the memory of all objects takes."""
         return sum(track.nbytes for track in self._tracks.values())
@@ -197,6 +202,7 @@ class PromptTracker:
         labels: Sequence[int] | None = None,
         box: npt.ArrayLike | None = None,
         mask: npt.NDArray[Any] | None = None,
+        frame: int | None = None,
     ) -> Tracked:
         """Mark an object on the frame last stepped, or correct it there.
 
@@ -209,41 +215,43 @@ class PromptTracker:
             labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
             box: x0, y0, x1, y1 in pixels around the object; points may be given beside it.
             mask: (H, W) of any size, bool or 0 and 1 or 255; alone. It is taken as it is.
+            frame: the frame last stepped, the only one in :attr:`held_frames`.
 
         Raises:
             InputError: no frame yet, no prompt or two kinds that exclude each other, a wrong
                 shape or value, or too many objects; nothing has changed then.
         """
-        frame = self._check_prompt(object_id, points, labels, box, mask)
+        self._check_frame(object_id, frame)
+        current = self._check_prompt(object_id, points, labels, box, mask)
         track = self._tracks.get(object_id, _Track())
-        starts = not any(track.before(frame.number))
+        starts = not any(track.before(current.number))
         with self.model.autocast():
             if mask is not None:
                 given = prepare_masks(
-                    [check_mask(object_id, mask, frame.size)],
+                    [check_mask(object_id, mask, current.size)],
                     self.model.config.image_size,
                     self.model.device,
                 )
-                prediction = use_mask(self.model, frame.views, given)
+                prediction = use_mask(self.model, current.views, given)
             else:
                 tokens = (
-                    fresh_tokens(self.model, frame.views)
+                    fresh_tokens(self.model, current.views)
                     if starts
-                    else self._attend([track], frame)
+                    else self._attend([track], current)
                 )
                 prediction = decode_prompt(
                     self.model,
                     tokens,
-                    frame.views,
-                    self._places(points, labels, box, frame.size),
+                    current.views,
+                    self._places(points, labels, box, current.size),
                     None if track.logits is None else track.logits[None],
                 )
-            memory = encode_prompted_memory(self.model, frame.views, prediction, self.runner)
-        found = self._collect([object_id], prediction, frame)
-        moment = _Moment(frame.number, memory[0].to(torch.bfloat16), prediction.pointer[0])
+            memory = encode_prompted_memory(self.model, current.views, prediction, self.runner)
+        found = self._collect([object_id], prediction, current)
+        moment = _Moment(current.number, memory[0].to(torch.bfloat16), prediction.pointer[0])
         if starts or self.condition_on_corrections:
-            track.recent = deque(m for m in track.recent if m.number < frame.number)
-            earlier = [m for m in track.conditioning if m.number < frame.number]
+            track.recent = deque(m for m in track.recent if m.number < current.number)
+            earlier = [m for m in track.conditioning if m.number < current.number]
             track.conditioning = [*earlier, moment][-self.conditioning_frames :]
         else:
             self._remember(track, moment)
@@ -252,6 +260,13 @@ class PromptTracker:
         return found[object_id]
 
     # -- checks ------------------------------------------------------------------------------
+
+    def _check_frame(self, object_id: str, number: int | None) -> None:
+        if number is not None and number not in self.held_frames:
+            raise InputError(
+                f"prompt for {object_id!r}: frame {number} is not held; one of "
+                f"{list(self.held_frames)} expected"
+            )
 
     def _check_prompt(
         self, object_id: str, points: Any, labels: Any, box: Any, mask: Any

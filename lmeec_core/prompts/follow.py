@@ -1,0 +1,246 @@
+"""Marked objects in all views: tracked where they were marked, found in the other views."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from lmeec_core.correspondence import CorrespondenceLike, Mask, Method, Tracker
+from lmeec_core.errors import InputError
+from lmeec_core.preprocessing import check_image
+from lmeec_core.prompts.prompt import Prompt, ViewTracker
+from lmeec_core.tracker import Image
+
+FoundEverywhere = dict[str, dict[str, CorrespondenceLike]]
+"""Camera with an image to object to what was found there."""
+
+
+@dataclass
+class _Camera:
+    """A camera's images, and the tracker of the objects that were marked in it."""
+
+    held: deque[tuple[int, Image]]  # frame and image, oldest first
+    tracker: ViewTracker | None = None  # there is none while no object is marked
+    frames: dict[int, int] = field(default_factory=dict)  # frame to the tracker's own number
+    found: dict[str, CorrespondenceLike] = field(default_factory=dict)  # on the frame looked at
+
+
+class PromptedTracker:
+    """Follows marked objects in the view that they were marked in, and finds them in the others.
+
+    The camera of an object's last prompt is its query camera. The mask tracked there becomes the
+    query mask of the method, so that one prompt stands in place of a mask on every frame.
+
+    A frame is processed in three calls, :meth:`look`, :meth:`prompt` for each prompt on it, and
+    :meth:`find`; :meth:`step` makes all three.
+
+    Args:
+        cameras: names of all cameras, two or more.
+        method: finds objects in the other views.
+        view_tracker: makes the tracker of one camera.
+        num_frames: length of the recording where it is known.
+        max_objects: refuse more objects than this.
+        hold: images per camera that are kept, so that prompts which come late find theirs.
+
+    Raises:
+        InputError: fewer than two cameras, one named twice, or a number below 1.
+    """
+
+    def __init__(
+        self,
+        cameras: Sequence[str],
+        method: Method,
+        view_tracker: Callable[[], ViewTracker],
+        num_frames: int | None = None,
+        max_objects: int = 32,
+        hold: int = 8,
+    ) -> None:
+        self.cameras = tuple(cameras)
+        if len(self.cameras) < 2 or len(set(self.cameras)) != len(self.cameras):
+            raise InputError(
+                f"cameras {self.cameras!r} given, two or more different names expected"
+            )
+        if hold < 1 or max_objects < 1:
+            raise InputError(f"hold {hold}, max_objects {max_objects}: 1 or more expected")
+        self._hold = hold
+        self._method, self._view_tracker = method, view_tracker
+        self._num_frames, self._max_objects = num_frames, max_objects
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every object."""
+        self._frame = -1
+        self._cameras = {name: _Camera(deque(maxlen=self._hold)) for name in self.cameras}
+        self._trackers: dict[str, Tracker] = {}  # by query camera
+        self._query: dict[str, str] = {}  # object to its query camera
+
+    @property
+    def frame(self) -> int:
+        """Number of the frame that was last looked at, from 0; -1 before the first."""
+        return self._frame
+
+    @property
+    def objects(self) -> dict[str, str]:
+        """Object to its query camera, in the order in which the objects were marked."""
+        return dict(self._query)
+
+    def forget(self, object_id: str) -> bool:
+        """Forget one object; returns whether it was known."""
+        camera = self._query.pop(object_id, None)
+        if camera is not None:
+            self._leave(camera, object_id)
+        return camera is not None
+
+    def look(self, images: Mapping[str, Image | None]) -> None:
+        """Take the images of the next frame, and track the objects in their query cameras.
+
+        Args:
+            images: RGB uint8 (H, W, 3) of any size, by camera; None or left out where a camera has
+                none on this frame. Further cameras are ignored.
+
+        Raises:
+            InputError: an image is none; nothing has changed then.
+        """
+        views = {
+            name: check_image(name, image)
+            for name in self.cameras
+            if (image := images.get(name)) is not None
+        }
+        self._frame += 1
+        for name, camera in self._cameras.items():
+            camera.found = {}
+            if name in views:
+                camera.held.append((self._frame, views[name]))
+                if camera.tracker is not None:
+                    self._step(camera, camera.tracker)
+
+    def prompt(self, camera: str, prompt: Prompt, frame: int | None = None) -> CorrespondenceLike:
+        """Mark or correct an object.
+
+        A prompt in another camera than the object's last one makes that its query camera.
+
+        Args:
+            camera: in which the object is marked.
+            prompt: the object and where it is.
+            frame: number of a frame whose image is still held; None is the frame looked at.
+
+        Returns:
+            the object on the newest frame of this camera.
+
+        Raises:
+            InputError: it cannot be used; says why. Nothing has changed then.
+        """
+        view, frame = self._check(camera, prompt, self._frame if frame is None else frame)
+        tracker = view.tracker
+        if tracker is None:  # starts with the image of the prompt
+            tracker = self._view_tracker()
+            image = next(image for number, image in view.held if number == frame)
+            tracker.step(image)
+            found = tracker.prompt(prompt.object_id, **prompt.arguments)
+            view.tracker, view.frames, view.found = tracker, {frame: 0}, {prompt.object_id: found}
+            if frame != view.held[-1][0]:
+                self._step(view, tracker)
+        else:
+            found = tracker.prompt(prompt.object_id, **prompt.arguments, frame=view.frames[frame])
+            view.found[prompt.object_id] = found
+        before = self._query.get(prompt.object_id, camera)
+        if before != camera:
+            self._leave(before, prompt.object_id)
+        self._query[prompt.object_id] = camera
+        return view.found[prompt.object_id]
+
+    def find(self) -> FoundEverywhere:
+        """Find the objects in the other views of the frame that was looked at.
+
+        Returns:
+            every camera with an image to every object: tracked in its query camera, found in the
+            others. An object whose query camera has no image is left out.
+        """
+        images = {
+            name: camera.held[-1][1]
+            for name, camera in self._cameras.items()
+            if camera.held and camera.held[-1][0] == self._frame
+        }
+        found: FoundEverywhere = {name: {} for name in images}
+        for query, camera in self._cameras.items():
+            if query not in images or not camera.found:
+                continue
+            found[query].update(camera.found)
+            given = {name: images.get(name) for name in self.cameras}
+            masks = {name: _shown(one) for name, one in camera.found.items()}
+            for target, objects in self._tracker(query).step(given, masks).items():
+                found[target].update(objects)
+        order = self._query
+        return {
+            name: {o: objects[o] for o in order if o in objects} for name, objects in found.items()
+        }
+
+    def step(
+        self,
+        images: Mapping[str, Image | None],
+        prompts: Sequence[tuple[str, Prompt]] = (),
+    ) -> FoundEverywhere:
+        """:meth:`look`, :meth:`prompt` for each camera and prompt, :meth:`find`."""
+        self.look(images)
+        for camera, prompt in prompts:
+            self.prompt(camera, prompt)
+        return self.find()
+
+    def _check(self, camera: str, prompt: Prompt, frame: int) -> tuple[_Camera, int]:
+        name = prompt.object_id
+        if camera not in self._cameras:
+            raise InputError(
+                f"prompt for {name!r}: camera {camera!r} given, one of {', '.join(self.cameras)} "
+                "expected"
+            )
+        view = self._cameras[camera]
+        held = [number for number, _ in view.held]
+        if view.tracker is not None:
+            held = [
+                number for number in held if view.frames.get(number) in view.tracker.held_frames
+            ]
+        if frame not in held:
+            raise InputError(
+                f"prompt for {name!r}: frame {frame} of camera {camera!r} is not held; "
+                + (f"one of {held} expected" if held else "it has had no image yet")
+            )
+        if name not in self._query and len(self._query) >= self._max_objects:
+            raise InputError(
+                f"{len(self._query) + 1} objects, at most {self._max_objects} expected; forget "
+                "some, or raise max_objects"
+            )
+        return view, frame
+
+    def _step(self, camera: _Camera, tracker: ViewTracker) -> None:
+        frame, image = camera.held[-1]
+        camera.found = dict(tracker.step(image))
+        numbers = {number for number, _ in camera.held}
+        camera.frames = {k: v for k, v in camera.frames.items() if k in numbers}
+        camera.frames[frame] = tracker.held_frames[-1]
+
+    def _tracker(self, query: str) -> Tracker:
+        """The tracker from a query camera to all others."""
+        if query not in self._trackers:
+            targets = [name for name in self.cameras if name != query]
+            self._trackers[query] = self._method.tracker(
+                query, targets, self._num_frames, self._max_objects
+            )
+        return self._trackers[query]
+
+    def _leave(self, camera: str, object_id: str) -> None:
+        """An object is no longer tracked in a camera; the last one takes the trackers with it."""
+        view = self._cameras[camera]
+        view.found.pop(object_id, None)
+        if camera in self._trackers:
+            self._trackers[camera].forget(object_id)
+        if view.tracker is not None:
+            view.tracker.forget(object_id)
+            if not view.tracker.objects:
+                view.tracker, view.frames = None, {}
+
+
+def _shown(found: CorrespondenceLike) -> Mask | None:
+    """The mask to look for in other views; None where the object is not seen."""
+    mask = found.mask()
+    return mask if mask.any() else None
