@@ -224,8 +224,8 @@ def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recor
         for name, one in output.found.items()
     ]  # fmt: skip
     headers = (output.header, message.query_header)
-    stamps = [Stamp(nanoseconds(one.stamp), one.frame_id) for one in headers]
-    return FrameRecord(frame, size, objects, True, *stamps)
+    stamp, query_stamp = (Stamp(nanoseconds(one.stamp), one.frame_id) for one in headers)
+    return FrameRecord(frame, size, objects, True, stamp, query_stamp)
 
 
 def _direction(query: str, targets: Sequence[str]) -> str:
