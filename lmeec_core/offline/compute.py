@@ -168,7 +168,9 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
     if settings.prompts is None:
         queries = GivenMasks(take, unit, settings, method, problems)
     else:
-        queries = MarkedObjects(take, unit, settings, method, view_model_of(settings), problems)
+        model = view_model_of(settings)
+        encode = method.encode if model is method.model else None
+        queries = MarkedObjects(take, unit, settings, method, model, encode, problems)
     recorder, size = Recorder(settings), _size(take, unit.target)
     for frame in queries.frames:
         try:

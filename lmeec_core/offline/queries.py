@@ -15,6 +15,7 @@ from lmeec_core.takes import Take, TakeError
 
 if TYPE_CHECKING:
     from lmeec_core.correspondence import CorrespondenceLike, Method
+    from lmeec_core.encoded import Encode
     from lmeec_core.model import LMEEC
 
 Size = tuple[int, int]
@@ -108,6 +109,7 @@ class MarkedObjects:
     Arguments:
         take, unit, settings, method, problems: as of :class:`GivenMasks`.
         model: tracks the objects in the query view.
+        encode: encodes its views, if it is the method's network, too.
     """
 
     def __init__(
@@ -117,6 +119,7 @@ class MarkedObjects:
         settings: Settings,
         method: Method,
         model: LMEEC,
+        encode: Encode | None,
         problems: list[str],
     ) -> None:
         from lmeec_core.prompts import PlacedPrompt, PromptedTracker, view_tracker
@@ -130,6 +133,7 @@ class MarkedObjects:
             length,
             max_objects=most,
             hold=1,
+            encode=encode,
         )
         self._prompts: dict[int, list[PlacedPrompt]] = defaultdict(list)
         for one in unit.prompts:

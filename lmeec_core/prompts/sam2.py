@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW
+from lmeec_core.encoded import View, encoded
 from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC, Prediction, ViewFeatures
 from lmeec_core.model.prompted import (
@@ -22,7 +23,7 @@ from lmeec_core.model.prompted import (
     use_mask,
 )
 from lmeec_core.model.stages import StageRunner
-from lmeec_core.preprocessing import check_image, prepare_images, prepare_masks
+from lmeec_core.preprocessing import prepare_masks
 from lmeec_core.prompts.checks import (
     Marked,
     check_frame,
@@ -30,7 +31,7 @@ from lmeec_core.prompts.checks import (
     check_prompt,
     check_room,
 )
-from lmeec_core.tracker import Correspondence, Image
+from lmeec_core.tracker import Correspondence
 
 BOX_LABELS = (2, 3)
 """Labels of a box's upper left and lower right corner, behind 0 (not) and 1 (on the object)."""
@@ -177,11 +178,11 @@ class PromptTracker:
         return sum(track.nbytes for track in self._tracks.values())
 
     @torch.inference_mode()
-    def step(self, image: Image) -> dict[str, Tracked]:
+    def step(self, image: View) -> dict[str, Tracked]:
         """Process the next frame and track every object in it.
 
         Args:
-            image: RGB uint8 (H, W, 3) of any size.
+            image: RGB uint8 (H, W, 3) of any size, or a view that this network has encoded.
 
         Returns:
             each object's :class:`Tracked`; empty while no object is marked.
@@ -189,13 +190,10 @@ class PromptTracker:
         Raises:
             InputError: it is no such image; nothing has changed then.
         """
-        picture = check_image("image", image)
+        view = encoded(self.model, "image", image, self.runner)
         number = self._frames[-1].number + 1 if self._frames else 0
+        frame = _Frame(number, view.size, view.features, view.prepared)
         with self.model.autocast():
-            inputs = prepare_images([picture], self.model.config.image_size, self.model.device)
-            views = self.model.encode_images(inputs, self.runner)
-            prepared = self.model.prepare_targets(views, self.runner)
-            frame = _Frame(number, picture.shape[:2], views, prepared)
             moments = self._follow(self._tracks, frame)
         self._frames.append(frame)
         self._tracks = {
