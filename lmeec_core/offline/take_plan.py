@@ -43,8 +43,7 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
 def method_notes(method: str, given: Iterable[str]) -> tuple[str, ...]:
     """What to say of the node's parameters that were given and that the method does not have."""
     own = [name for name in given if name.partition(".")[0] in ("model", "memory")]
-    # A device is given for the machine, not for the method.
-    text = without_effect(method, [name for name in own if name != "model.device"])
+    text = without_effect(method, own)
     return (text,) if text else ()
 
 

@@ -192,10 +192,13 @@ class NodeConfig:
 
     def changed_settings(self) -> list[str]:
         """Full names of the parameters of methods that do not have their defaults."""
-        names = [f"model.{name}" for name in vars(self.model) if name != "warm_up_steps"]
-        names += [f"memory.{name}" for name in type(self.memory).model_fields]
-        defaults = {spec.name: spec.default for spec in TABLE}
-        return [name for name in names if self.values[name] != defaults[name]]
+        return [
+            spec.name
+            for spec in TABLE
+            if spec.name.startswith(("model.", "memory."))
+            and spec.name != "model.warm_up_steps"
+            and self.values[spec.name] != spec.default
+        ]
 
 
 def _rows(kind: Any, prefix: str = "") -> Iterator[Spec]:
