@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +21,13 @@ from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
 
 if TYPE_CHECKING:
     from lmeec_core.config import EngineName
-    from lmeec_core.correspondence import CorrespondenceLike
-    from lmeec_core.methods.lm_eec import LmEec
+    from lmeec_core.correspondence import CorrespondenceLike, Method
     from lmeec_core.model import LMEEC
 
 Report = Callable[[int], None]
 """Called with the number of frames done."""
 
-_LOADED: dict[str, LmEec] = {}  # the last one: a worker's units share it
+_LOADED: dict[str, Method] = {}  # the last one: a worker's units share it
 _VIEW_MODELS: dict[str, LMEEC] = {}  # likewise
 _TAKES: dict[tuple[object, ...], Takes] = {}  # likewise
 
@@ -64,30 +62,27 @@ def compute(job: Job, report: Report) -> bytes:
         return dump(head, _counted(frames, report), problems, notices)
 
 
-def method_of(settings: Settings) -> LmEec:
+def method_of(settings: Settings) -> Method:
     """The method of the settings, loaded; kept until another one is requested."""
-    from lmeec_core.methods import lm_eec
+    from lmeec_core.methods import load_with
 
     key = _key(settings)
     if key not in _LOADED:
         _LOADED.clear()
         arguments = {name: getattr(settings, name) for name in _ARGUMENTS}
-        engine: Any = settings.engines or settings.engine
-        _LOADED[key] = lm_eec.load(
-            settings.preset,
-            engine=engine,
-            memory=settings.memory,
-            **arguments,
-        )
+        arguments["engine"] = settings.engines or settings.engine
+        _LOADED[key] = load_with(settings.method, arguments)
     return _LOADED[key]
 
 
-_ARGUMENTS = ("checkpoint", "device", "precision", "seed", "require_mv_moe")
+_ARGUMENTS = (
+    "preset", "checkpoint", "device", "precision", "seed", "require_mv_moe", "memory",
+)  # fmt: skip
 
 
 def _key(settings: Settings) -> str:
-    names = ("preset", "weights", "engine", "engines", *_ARGUMENTS)
-    return json.dumps([settings.memory.model_dump(), *(getattr(settings, name) for name in names)])
+    names = {"method", "weights", "engine", "engines", *_ARGUMENTS}
+    return settings.model_dump_json(include=names)
 
 
 def view_model_of(settings: Settings) -> LMEEC:
@@ -100,7 +95,8 @@ def view_model_of(settings: Settings) -> LMEEC:
     assert settings.prompts is not None
     view = settings.prompts
     if view.preset is None:
-        return method_of(settings).model
+        network: Any = method_of(settings)
+        return cast("LMEEC", network.model)
     same = {name: getattr(settings, name) for name in ("device", "precision", "seed")}
     # A choice by measurement could come out differently in each process.
     engine: Any = "eager" if settings.engine == "auto" else settings.engine
@@ -117,17 +113,19 @@ def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) ->
     """The settings with the choice of engine ``auto``, for all processes and for a later run.
 
     Args:
-        settings: any; those of another engine are returned as they are.
+        settings: any; those of another engine, or of a method without, are returned as they are.
         before: what an earlier run has chosen with the same settings, which is kept.
     """
     from lmeec_core.engine import chosen_engines
+    from lmeec_core.methods import has_setting
 
-    if settings.engine != "auto":
+    if settings.engine != "auto" or not has_setting(settings.method, "engine"):
         return settings
     if before is not None:
         return settings.model_copy(update={"engines": dict(before)})
     with _threads(settings.threads):
-        chosen = chosen_engines(method_of(settings).model)
+        network: Any = method_of(settings)
+        chosen = chosen_engines(network.model)
     made = settings.model_copy(update={"engines": chosen})
     _LOADED[_key(made)] = _LOADED.pop(_key(settings))
     return made
@@ -169,7 +167,8 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
         queries = GivenMasks(take, unit, settings, method, problems)
     else:
         model = view_model_of(settings)
-        encode = method.encode if model is method.model else None
+        shared = getattr(method, "model", None) is model
+        encode = getattr(method, "encode", None) if shared else None
         queries = MarkedObjects(take, unit, settings, method, model, encode, problems)
     recorder, size = Recorder(settings), _size(take, unit.target)
     for frame in queries.frames:

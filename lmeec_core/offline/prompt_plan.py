@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from lmeec_core.errors import InputError
+from lmeec_core.methods import has_setting
 from lmeec_core.offline.units import PromptSettings, TrackOptions, weights_digest
 from lmeec_core.takes import Take
 from lmeec_core.takes.keys import look_alike
@@ -55,10 +56,14 @@ def read_given(options: TrackOptions) -> tuple[Prompts | None, PromptSettings | 
     if name is None:
         if checkpoint is not None:
             raise InputError("--prompt-checkpoint: of which network? Give --prompt-preset, too")
-        return prompts, PromptSettings(digest=prompts.digest)
+        if has_setting(options.changes.get("method", "lmeec"), "preset"):
+            return prompts, PromptSettings(digest=prompts.digest)
+        name = "nano"  # the method has no network to track with
     preset(name)
     file = None if checkpoint is None else str(checkpoint.resolve())
-    weights = weights_digest(name, file, options.changes.get("model.seed"), "--prompt-checkpoint")
+    weights = weights_digest(
+        name, file, options.changes.get("model.seed"), option="--prompt-checkpoint"
+    )
     return prompts, PromptSettings(
         digest=prompts.digest, preset=name, checkpoint=file, weights=weights
     )
