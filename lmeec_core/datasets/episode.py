@@ -162,8 +162,9 @@ def make(job: Job, report: Report) -> None:
             reader.finish()
         told, said = tally.texts(job.plan.fps, job.plan.fps_given)
         name = job.episode.name
-        problems += [f"{name}: {text}" for text in told]
-        notes += [f"{name}: {text}" for text in said] + warnings
+        problems[:0] = [f"{name}: {text}" for text in told]
+        notes[:0] = [f"{name}: {text}" for text in said]
+        notes += warnings
         facts |= {"problems": list(dict.fromkeys(problems)), "notes": list(dict.fromkeys(notes))}
         facts["identity"] = identity(job)
         write_text(new.content / FACTS, json.dumps(facts, ensure_ascii=False))
@@ -205,7 +206,10 @@ class _Reader:
             return found
 
         self._viewed = job.source.open(options, find, problems, notes)
-        self._masked = dict.fromkeys(self.plan.cameras, False)
+        self._notes, self._ticks = notes, 0
+        self._unknown = dict.fromkeys(self.plan.cameras, 0)
+        self._expected = {*self.plan.slots, *self.plan.beyond}
+        self._asked = options.objects
         self._beyond: dict[str, None] = {}
         self._missing = dict.fromkeys(self.plan.cameras, 0)
         self._odd: dict[str, tuple[int, int]] = {}
@@ -220,6 +224,9 @@ class _Reader:
                 tick = self._tick(number, moment)
             shown = moment, tick
             report(tally.moments)
+            self._ticks += 1
+            for camera, one in tick.cameras.items():
+                self._unknown[camera] += not one.rows.known.any()
             yield tick
 
     def finish(self) -> None:
@@ -237,14 +244,18 @@ class _Reader:
                 f"{name}: camera {camera} has images of {size[1]} x {size[0]}, not {width} x "
                 f"{height} as the first ones: left out"
             )
-        for camera, masked in self._masked.items():
-            if not masked:
+        for camera, count in self._unknown.items():
+            if count == self._ticks:
                 hint = "" if plan.predicted else "; give a result file or a bag of masks"
                 self.problems.append(f"{name}: camera {camera} has no masks{hint}")
+            elif count:
+                text = f"{count} of {self._ticks} ticks without any mask of camera {camera}"
+                self._notes.append(f"{name}: {text}")
         if self._beyond:
             listed = ", ".join(map(repr, self._beyond))
             self.problems.append(
-                f"{name}: objects without a slot: {listed}; --slots sets how many there are"
+                f"{name}: objects without a slot: {listed}; they come after the frames that were "
+                "looked at first: name all objects in the result file or in the parameter file"
             )
         for found in self._found:
             if isinstance(found, ResultPredictions):
@@ -263,15 +274,12 @@ class _Reader:
             self._odd.setdefault(name, (image.shape[0], image.shape[1]))
             image = None
         rows = rows_of(view, self.plan)
-        self._masked[name] |= bool(rows.known.any())
-        given = {**view.masks, **(view.truth or {})}
-        self._beyond.update(
-            dict.fromkeys(n for n, mask in given.items() if mask is not None and not self._has(n))
-        )
+        for given in (view.masks, view.truth or {}):
+            for one, mask in given.items():
+                unknown = mask is not None and one not in self._expected
+                if unknown and (not self._asked or one in self._asked):
+                    self._beyond.setdefault(one)
         if image is None:
             self._missing[name] += 1
             return CameraTick(np.zeros((*size, 3), np.uint8), -1, rows)
         return CameraTick(image, -1 if view.stamp_ns is None else view.stamp_ns, rows)
-
-    def _has(self, name: str) -> bool:
-        return name in self.plan.slots

@@ -37,6 +37,7 @@ class Plan:
         cameras: names, the query camera first.
         sizes: (height, width) of each camera's images.
         slots: object ids; a slot has the same object in every episode.
+        beyond: objects that have no slot, because there are too few.
         threshold: probability from which a predicted object counts as visible, 0 to 1.
         predicted: whether the target cameras' masks are predictions; else annotations.
         calibration: lenses and poses; empty where none was given.
@@ -48,6 +49,7 @@ class Plan:
     cameras: tuple[str, ...]
     sizes: Mapping[str, tuple[int, int]]
     slots: tuple[str, ...]
+    beyond: tuple[str, ...]
     threshold: float
     predicted: bool
     calibration: Calibration = field(default_factory=Calibration)

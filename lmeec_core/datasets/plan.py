@@ -85,7 +85,7 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
     if not seen:
         raise InputError(f"no recording can be read: {problems[0]}")
     kept, cameras, sizes = _common(seen, problems)
-    slots = _slots(options, kept, problems)
+    slots, beyond = _slots(options, kept, problems)
     fps = options.fps or max(one.fps for one in kept)
     slower = [one for one in kept if one.fps != fps]
     if slower and options.fps is None:
@@ -99,9 +99,17 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
         notes += said
     predicted = any(view.predictions is not None for view in options.views)
     plan = Plan(
-        fps, options.fps is not None, cameras[0], cameras, sizes, slots, options.threshold,
-        predicted, calibration,
-    )  # fmt: skip
+        fps=fps,
+        fps_given=options.fps is not None,
+        query=cameras[0],
+        cameras=cameras,
+        sizes=sizes,
+        slots=slots,
+        beyond=beyond,
+        threshold=options.threshold,
+        predicted=predicted,
+        calibration=calibration,
+    )
     if options.calibration is not None and not plan.located:
         problems.append(
             f"{options.calibration}: fewer than two of the cameras {list(cameras)} have a lens and "
@@ -185,7 +193,10 @@ def _common(
     return kept, tuple(sizes), sizes
 
 
-def _slots(options: DatasetOptions, kept: Iterable[Seen], problems: list[str]) -> tuple[str, ...]:
+def _slots(
+    options: DatasetOptions, kept: Iterable[Seen], problems: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The objects of the slots, and those beyond them."""
     names = list(dict.fromkeys(name for one in kept for name in one.objects))
     if not names:
         raise InputError("the recordings have no objects: no masks in the query view, none found")
@@ -194,10 +205,10 @@ def _slots(options: DatasetOptions, kept: Iterable[Seen], problems: list[str]) -
         listed = ", ".join(map(repr, names[count : count + 5]))
         more = "" if len(names) <= count + 5 else f" and {len(names) - count - 5} more"
         problems.append(f"{len(names)} objects, but --slots {count}: left out: {listed}{more}")
-    # LeRobot's names are unique; slots that nothing uses have names that no object has.
-    spare = (f"#{number}" for number in range(len(names), 2 * count + len(names)))
+    # Slots that nothing uses have names that no object has.
+    spare = (f"#{number}" for number in range(count + len(names)))
     free = [name for name in spare if name not in names][: max(0, count - len(names))]
-    return tuple(names[:count] + free)
+    return tuple(names[:count] + free), tuple(names[count:])
 
 
 def _episode(seen: Seen, task: str | None) -> Episode:
