@@ -12,7 +12,6 @@ from lmeec_core.cli.options import WHAT, Direction, NodeName, Objects, Parameter
 from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
-    from lmeec_core.datasets.episode import Format
     from lmeec_core.viewing.options import ViewOptions
 
 _CONTENT = "What the dataset holds"
@@ -22,6 +21,11 @@ class FormatName(StrEnum):
     """Formats of datasets."""
 
     lerobot = "lerobot"
+    hdf5 = "hdf5"
+    coco = "coco"
+    davis = "davis"
+    mots = "mots"
+    webdataset = "webdataset"
 
 
 def dataset_command(
@@ -133,6 +137,7 @@ def dataset_command(
 
     from lmeec_core.cli.exit_codes import run_command
     from lmeec_core.cli.sources import find_predictions, source_of
+    from lmeec_core.datasets.formats import format_named
     from lmeec_core.datasets.plan import DatasetOptions
     from lmeec_core.datasets.run import run
     from lmeec_core.viewing.options import ViewOptions
@@ -151,18 +156,10 @@ def dataset_command(
                 )  # fmt: skip
         options = DatasetOptions(tuple(views), fps, slots, threshold, task, calibration)
         readers = [source_of(view.source) for view in views]
-        return run(
-            options, readers, find_predictions, _format(format_name), out, workers, overwrite,
-            Console(),
-        )  # fmt: skip
+        kind = format_named(format_name.value)
+        return run(options, readers, find_predictions, kind, out, workers, overwrite, Console())
 
     run_command(work)
-
-
-def _format(name: FormatName) -> Format:
-    from lmeec_core.datasets.lerobot import LeRobot
-
-    return LeRobot()
 
 
 def _sorted(sources: list[Path]) -> tuple[list[Path], Path | None]:

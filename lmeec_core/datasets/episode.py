@@ -52,7 +52,12 @@ class EpisodeWriter(Protocol):
         """Write the next tick."""
 
     def close(self) -> dict[str, Any]:
-        """Finish the files; returns what the format's end needs to know, ready for JSON."""
+        """Finish the files.
+
+        Returns:
+            What the format's end needs to know, ready for JSON; under "problems" what the format
+            cannot hold.
+        """
 
     def abort(self) -> None:
         """Close open files; the folder is going to be removed."""
@@ -160,6 +165,7 @@ def make(job: Job, report: Report) -> None:
             reader = _Reader(job, problems, notes)
             facts = _write(job, reader.ticks(tally, report), new.content)
             reader.finish()
+            problems += [f"{job.episode.name}: {x}" for x in facts["written"].get("problems", ())]
         told, said = tally.texts(job.plan.fps, job.plan.fps_given)
         name = job.episode.name
         problems[:0] = [f"{name}: {text}" for text in told]

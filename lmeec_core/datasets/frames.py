@@ -75,6 +75,7 @@ class Episode:
     Attributes:
         options: how to open it.
         name: of the recording.
+        label: the name as that of a file, unlike any other episode's.
         task: the sentence that says what is done in it.
         frames: largest number of moments, for the progress bar.
         inputs: a fingerprint of its files.
@@ -82,6 +83,7 @@ class Episode:
 
     options: ViewOptions
     name: str
+    label: str
     task: str
     frames: int
     inputs: str
@@ -94,7 +96,7 @@ class Episode:
 
     def identity(self) -> dict[str, Any]:
         """All that its files depend on besides the plan."""
-        return {"name": self.name, "task": self.task, "inputs": self.inputs}
+        return {"name": self.name, "label": self.label, "task": self.task, "inputs": self.inputs}
 
 
 class Rows(NamedTuple):

@@ -13,8 +13,6 @@ object slots, are those of :class:`lmeec_core.datasets.frames.Rows`:
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +23,7 @@ from numpy.typing import NDArray
 
 from lmeec_core.datasets.episode import Part
 from lmeec_core.datasets.frames import Episode, Plan, Tick
+from lmeec_core.datasets.images import link
 from lmeec_core.datasets.stats import ImageStats, column_stats, merged
 from lmeec_core.datasets.videos import VideoWriter
 
@@ -104,7 +103,7 @@ class LeRobot:
             for index, camera in enumerate(plan.cameras):
                 key = f"observation.images.{key_of(camera)}"
                 video = out / "videos" / key / f"{FILE.format(**place)}.mp4"
-                _link(part.folder / f"{index}.mp4", video)
+                link(part.folder / f"{index}.mp4", video)
             rows.append(_episode_row(plan, part, number, start, place, own))
             start += part.facts["length"]
         listed = [{k: v for k, v in row.items() if k != "stats"} for row in rows]
@@ -353,12 +352,3 @@ def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
 def _write_json(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")
-
-
-def _link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has none."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)

@@ -12,6 +12,7 @@ from lmeec_core.calibration import Calibration, read_calibration
 from lmeec_core.datasets.clock import rate_of
 from lmeec_core.datasets.episode import FindMasks
 from lmeec_core.datasets.frames import Episode, Plan, usable
+from lmeec_core.datasets.images import file_name
 from lmeec_core.errors import InputError
 from lmeec_core.offline.notices import collected
 from lmeec_core.recordings import RecordingSource
@@ -115,7 +116,9 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
             f"{options.calibration}: fewer than two of the cameras {list(cameras)} have a lens and "
             "a pose: no points in space"
         )
-    episodes = [_episode(one, options.task) for one in kept]
+    episodes: list[Episode] = []
+    for one in kept:
+        episodes.append(_episode(one, options.task, [other.label for other in episodes]))
     return Work(plan, episodes, problems, notes)
 
 
@@ -211,7 +214,7 @@ def _slots(
     return tuple(names[:count] + free), tuple(names[count:])
 
 
-def _episode(seen: Seen, task: str | None) -> Episode:
+def _episode(seen: Seen, task: str | None, taken: Collection[str]) -> Episode:
     options = seen.options
     inputs = [fingerprint(options.source)]
     if options.predictions is not None:
@@ -219,7 +222,10 @@ def _episode(seen: Seen, task: str | None) -> Episode:
     if options.params is not None:
         inputs.append(fingerprint(options.params))
     inputs.append(repr((options.take, options.direction, options.query, options.objects)))
-    return Episode(options, seen.name, task or seen.name, seen.frames, "; ".join(inputs))
+    name = file_name(seen.name)
+    labels = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
+    label = next(one for one in labels if one not in taken)
+    return Episode(options, seen.name, label, task or seen.name, seen.frames, "; ".join(inputs))
 
 
 def fingerprint(path: Path) -> str:

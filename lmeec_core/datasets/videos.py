@@ -36,8 +36,11 @@ class VideoWriter:
         stream.pix_fmt = self.pixels
         self._base = Fraction(1, fps)
         stream.time_base = self._base
+        # One thread and no look-ahead: the same images give the same bytes.
+        stream.codec_context.thread_count = 1
         stream.options = {
-            "crf": str(QUALITY), "g": "2", "bf": "0", "preset": "medium", "threads": "1",
+            "crf": str(QUALITY), "g": "2", "bf": "0", "preset": "medium", "sc_threshold": "0",
+            "x264-params": "threads=1:lookahead-threads=1:sync-lookahead=0:rc-lookahead=0:mbtree=0",
         }  # fmt: skip
         self._stream = stream
         self._count = 0
