@@ -48,6 +48,7 @@ EXTRAS_REQUIRE = {
         "ruff>=0.15",
         "setuptools>=70.1",  # makes wheels itself
         "types-PyYAML>=6.0",
+        "webdataset>=1.0",
     ],
 }
 EXTRAS_REQUIRE["all"] = sorted({line for lines in EXTRAS_REQUIRE.values() for line in lines})
