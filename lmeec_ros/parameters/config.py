@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import lmeec_core as lm
 from lmeec_core.bags.object_rows import read_object_row
+from lmeec_core.errors import InputError
+from lmeec_core.methods import METHODS, method_name
 from lmeec_ros.parameters import files as parameter_files
 from lmeec_ros.parameters.files import ParameterError as ParameterError
 from lmeec_ros.parameters.spec import Spec, Value, suggestion
@@ -109,6 +111,7 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
             checkpoint=checked["prompts.checkpoint"] or None,
         ),
         objects=_objects(checked["objects"]),
+        method=_method(str(checked["method"])),
         model=section(
             ModelParameters,
             "model.",
@@ -196,6 +199,13 @@ def _unknown(name: str, cameras: Sequence[str], table: Mapping[str, Spec]) -> st
             f"{suggestion(parts[1], cameras)}"
         )
     return f"{name}: there is no such parameter{suggestion(name, list(table))}"
+
+
+def _method(given: str) -> str:
+    try:
+        return method_name(given)
+    except InputError as error:
+        raise ParameterError(f"method: {error}{suggestion(given, METHODS)}") from error
 
 
 def _camera(name: str, values: Mapping[str, Any]) -> CameraConfig:

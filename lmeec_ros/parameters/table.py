@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import lmeec_core as lm
 from lmeec_core.config import ENGINES, EngineName, Precision
+from lmeec_core.methods import METHODS
 from lmeec_ros.parameters.spec import Spec
 
 QOS = ("auto", "sensor_data", "reliable")
@@ -212,6 +213,8 @@ class NodeConfig:
         maximum=1024)
     max_image_pixels: int = parameter(64_000_000, "Larger images (width x height) are refused",
         minimum=1, maximum=1_000_000_000)
+    method: str = parameter("lmeec", f"The method that finds the objects: {', '.join(METHODS)}. "
+        "Only lmeec has a memory; the others search in each set anew")
     model: ModelParameters = group(ModelParameters)
     memory: lm.MemoryConfig = group(MemoryParameters)
     memory_folder: str = parameter("", "Folder of the files of ~/save_memory and ~/load_memory; "
@@ -244,6 +247,18 @@ class NodeConfig:
         """The cameras whose masks are published."""
         return self.views if self.prompted else self.target_cameras
 # fmt: on
+
+    def method_settings(self) -> dict[str, Any]:
+        """The settings of methods, by name, as :func:`lmeec_core.methods.load_with` takes them."""
+        model = {k: v for k, v in vars(self.model).items() if k != "warm_up_steps"}
+        return {**model, "memory": self.memory}
+
+    def changed_settings(self) -> list[str]:
+        """Full names of the parameters of methods that do not have their defaults."""
+        names = [f"model.{name}" for name in vars(self.model) if name != "warm_up_steps"]
+        names += [f"memory.{name}" for name in type(self.memory).model_fields]
+        defaults = {spec.name: spec.default for spec in TABLE}
+        return [name for name in names if self.values[name] != defaults[name]]
 
 
 def _rows(kind: Any, prefix: str = "") -> Iterator[Spec]:

@@ -54,6 +54,17 @@ def golden_model() -> Callable[..., lm.LMEEC]:
 
 
 @pytest.fixture(scope="session")
+def weigh() -> Callable[[torch.nn.Module], None]:
+    """Gives any module golden weights."""
+
+    def give(model: torch.nn.Module) -> None:
+        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+        model.load_state_dict(golden_weights(shapes, 0.0))
+
+    return give
+
+
+@pytest.fixture(scope="session")
 def mini(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
     """A tiny model that judges objects present on some frames and absent on others."""
     return golden_model("mini", 0.75)
