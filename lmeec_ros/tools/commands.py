@@ -97,13 +97,14 @@ def record_command(
     """Record topics into a ROS 2 bag (MCAP) until Ctrl-C.
 
     Topics that appear later are recorded too. The bag is written when the recording ends (Ctrl-C,
-    SIGTERM, --duration), with everything received until then.
+    SIGTERM, --duration), with everything received until then. The exit code is 1 if a topic
+    cannot be recorded.
     """
 
-    def work() -> None:
+    def work() -> int:
         from lmeec_ros.tools import bag_commands
 
-        bag_commands.record(
+        return bag_commands.record(
             out,
             topics or None,
             of_node=node,
