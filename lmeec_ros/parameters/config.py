@@ -21,6 +21,7 @@ from lmeec_ros.parameters.table import (
     MemoryParameters,
     ModelParameters,
     NodeConfig,
+    PromptParameters,
     QueryMasksConfig,
     section,
 )
@@ -84,6 +85,17 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
             f"output.lazy: true given with pairing.policy {checked['pairing.policy']!r}, which "
             "needs every target; 'nearest' expected"
         )
+    prompted = checked["query_masks.source"] == "prompts"
+    if checked["output.lazy"] and prompted:
+        raise ParameterError(
+            "output.lazy: true given with query_masks.source 'prompts', where an object may be "
+            "tracked in any camera; false expected"
+        )
+    if checked["prompts.checkpoint"] and checked["prompts.preset"] == "same":
+        raise ParameterError(
+            f"prompts.checkpoint: {checked['prompts.checkpoint']!r} given; prompts.preset, the "
+            "network that it belongs to, is expected as well"
+        )
     return section(
         NodeConfig,
         "",
@@ -92,6 +104,12 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
         cameras={name: _camera(name, checked) for name in cameras},
         target_cameras=targets,
         query_masks=_query_masks(query, checked),
+        prompts=section(
+            PromptParameters,
+            "prompts.",
+            checked,
+            checkpoint=checked["prompts.checkpoint"] or None,
+        ),
         objects=_objects(checked["objects"]),
         method=_method(str(checked["method"])),
         model=section(
