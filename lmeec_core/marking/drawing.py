@@ -8,7 +8,8 @@ import numpy as np
 
 from lmeec_core.marking.source import Seen
 from lmeec_core.overlay import BACKGROUND, Colour, draw_masks
-from lmeec_core.prompts import Point, Prompt
+from lmeec_core.prompts import Prompt
+from lmeec_core.prompts.prompt import Point
 from lmeec_core.takes.images import encode_jpeg
 from lmeec_core.tracker import Image
 

@@ -42,15 +42,19 @@ class Guard:
         if reason is not None:
             await _refuse(reason, scope, receive, send)
             return
-        given = _query_token(scope)
+        cookie = self._token is not None and _query_token(scope) == self._token
 
-        async def with_cookie(message: Message) -> None:
-            if message["type"] == "http.response.start" and given is not None:
-                value = f"{COOKIE}={given}; HttpOnly; SameSite=Strict; Path=/"
-                MutableHeaders(scope=message).append("Set-Cookie", value)
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                added = MutableHeaders(scope=message)
+                added["X-Frame-Options"] = "DENY"  # no clicks through another page
+                added["Referrer-Policy"] = "no-referrer"
+                if cookie:
+                    value = f"{COOKIE}={self._token}; HttpOnly; SameSite=Strict; Path=/"
+                    added.append("Set-Cookie", value)
             await send(message)
 
-        await self._app(scope, receive, with_cookie if self._token else send)
+        await self._app(scope, receive, answer)
 
     def _reason(self, headers: Headers, scope: Scope) -> str | None:
         """Why a request is refused; None: it is not."""
@@ -63,7 +67,8 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and urlsplit(origin).netloc != host:
             return f"Origin {origin!r} given, this page's own expected: {host}"
-        if headers.get("sec-fetch-site") == "cross-site" and scope.get("method") != "GET":
+        opened = headers.get("sec-fetch-mode", "navigate") == "navigate"  # by a link, say
+        if headers.get("sec-fetch-site") == "cross-site" and not opened:
             return "a request of another web page"
         if self._token is None:
             return None

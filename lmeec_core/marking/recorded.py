@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from lmeec_core.correspondence import CorrespondenceLike
@@ -358,7 +357,3 @@ def _kept(found: CorrespondenceLike, marked: bool) -> _Kept:
         found.skipped,
     )
 
-
-def paths_told(path: Path, recording: Path) -> str:
-    """What to tell about a written file of prompts."""
-    return f"{path} written; lmeec track {recording} --prompts {path} makes the result file"
