@@ -22,7 +22,14 @@ from lmeec_core.model.prompted import (
     use_mask,
 )
 from lmeec_core.model.stages import StageRunner
-from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
+from lmeec_core.preprocessing import check_image, prepare_images, prepare_masks
+from lmeec_core.prompts.checks import (
+    Marked,
+    check_frame,
+    check_limits,
+    check_prompt,
+    check_room,
+)
 from lmeec_core.tracker import Correspondence, Image
 
 BOX_LABELS = (2, 3)
@@ -111,15 +118,12 @@ class PromptTracker:
         if not model.takes_prompts:
             raise InputError(
                 "this network takes no prompts (its embedding needs a query mask); a preset of "
-                "SAM 2.1, such as base_plus, expected"
+                "SAM 2.1, such as base_plus, expected, or lmeec_core.prompts.view_tracker(model), "
+                "which makes the right tracker for any network"
             )
-        for name, value in (
-            ("conditioning_frames", conditioning_frames),
-            ("num_frames", num_frames),
-            ("max_objects", max_objects),
-        ):
-            if value is not None and value < 1:
-                raise InputError(f"{name}: {value} given, at least 1 expected")
+        check_limits(
+            conditioning_frames=conditioning_frames, num_frames=num_frames, max_objects=max_objects
+        )
         self.model = model
         self.conditioning_frames = conditioning_frames
         self.condition_on_corrections = condition_on_corrections
@@ -221,16 +225,17 @@ class PromptTracker:
             InputError: no frame yet, no prompt or two kinds that exclude each other, a wrong
                 shape or value, or too many objects; nothing has changed then.
         """
-        self._check_frame(object_id, frame)
-        current = self._check_prompt(object_id, points, labels, box, mask)
+        check_frame(object_id, frame, self.held_frames)
+        check_room(object_id, self._tracks, self.max_objects)
+        current = self._frame
+        assert current is not None  # a frame is held
+        marked = check_prompt(object_id, points, labels, box, mask, current.size)
         track = self._tracks.get(object_id, _Track())
         starts = not any(track.before(current.number))
         with self.model.autocast():
-            if mask is not None:
+            if marked.mask is not None:
                 given = prepare_masks(
-                    [check_mask(object_id, mask, current.size)],
-                    self.model.config.image_size,
-                    self.model.device,
+                    [marked.mask], self.model.config.image_size, self.model.device
                 )
                 prediction = use_mask(self.model, current.views, given)
             else:
@@ -243,7 +248,7 @@ class PromptTracker:
                     self.model,
                     tokens,
                     current.views,
-                    self._places(points, labels, box, current.size),
+                    self._places(marked, current.size),
                     None if track.logits is None else track.logits[None],
                 )
             memory = encode_prompted_memory(self.model, current.views, prediction, self.runner)
@@ -259,66 +264,18 @@ class PromptTracker:
         self._tracks[object_id] = track
         return found[object_id]
 
-    # -- checks ------------------------------------------------------------------------------
+    # -- the step ----------------------------------------------------------------------------
 
-    def _check_frame(self, object_id: str, number: int | None) -> None:
-        if number is not None and number not in self.held_frames:
-            raise InputError(
-                f"prompt for {object_id!r}: frame {number} is not held; one of "
-                f"{list(self.held_frames)} expected"
-            )
-
-    def _check_prompt(
-        self, object_id: str, points: Any, labels: Any, box: Any, mask: Any
-    ) -> _Frame:
-        if self._frame is None:
-            raise InputError(f"prompt for {object_id!r}: no frame yet; step(image) comes first")
-        if not isinstance(object_id, str) or not object_id:
-            raise InputError(f"object id {object_id!r}: a non-empty string expected")
-        if mask is not None and (points is not None or box is not None):
-            raise InputError(
-                f"prompt for {object_id!r}: a mask is given alone, or points and a box"
-            )
-        if labels is not None and points is None:
-            raise InputError(f"prompt for {object_id!r}: labels without points given")
-        if mask is None and points is None and box is None:
-            raise InputError(f"prompt for {object_id!r}: points, a box or a mask expected")
-        if object_id not in self._tracks and len(self._tracks) >= self.max_objects:
-            raise InputError(
-                f"{len(self._tracks) + 1} objects, at most {self.max_objects} expected; forget "
-                "some, or raise max_objects"
-            )
-        return self._frame
-
-    def _places(
-        self, points: Any, labels: Any, box: Any, size: tuple[int, int]
-    ) -> tuple[Tensor, Tensor]:
+    def _places(self, marked: Marked, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Corners and points as shares of the image (1, n, 2), and their labels (1, n)."""
-        spots: npt.NDArray[np.float64] = np.zeros((0, 2))
-        kinds: list[int] = []
-        if box is not None:
-            spots = _numbers("box", box, (4,)).reshape(2, 2)
-            if not (spots[0] < spots[1]).all():
-                raise InputError(f"box {spots.ravel().tolist()}: x0 < x1 and y0 < y1 expected")
-            kinds += BOX_LABELS
-        if points is not None:
-            own = _numbers("points", points, (-1, 2))
-            given = [1] * len(own) if labels is None else list(labels)
-            if len(given) != len(own) or not set(given) <= {0, 1}:
-                raise InputError(f"labels {given}: 0 or 1 for each of {len(own)} points expected")
-            spots, kinds = np.concatenate((spots, own)), [*kinds, *(int(k) for k in given)]
+        spots, kinds = marked.points, list(marked.labels)
+        if marked.box is not None:
+            spots, kinds = np.concatenate((marked.box, spots)), [*BOX_LABELS, *kinds]
         height, width = size
-        if not len(spots) or ((spots < 0) | (spots > (width, height))).any():
-            raise InputError(
-                f"points {spots.tolist()}: one or more within the image of {width} x {height} "
-                "pixels expected"
-            )
         # SAM 2 takes the middle of a pixel of the model's input.
         device, side = self.model.device, self.model.config.image_size
         pixels = torch.tensor(spots / (width, height) * side, dtype=torch.float32, device=device)
         return ((pixels + 0.5) / side)[None], torch.tensor([kinds], device=device)
-
-    # -- the step ----------------------------------------------------------------------------
 
     def _attend(self, tracks: Sequence[_Track], frame: _Frame) -> Tensor:
         """Tokens (N, P, C) of a frame after they attended to each object's memory."""
@@ -381,18 +338,3 @@ class PromptTracker:
             )
             for i, name in enumerate(names)
         }
-
-
-def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    """Finite numbers of a shape (-1 stands for any length)."""
-    expected = "x0, y0, x1, y1" if shape == (4,) else "pairs of x and y"
-    try:
-        array = np.asarray(values, dtype=np.float64)
-    except (TypeError, ValueError):
-        array = np.full(0, np.nan)
-    right_shape = array.ndim == len(shape) and all(
-        want in (-1, have) for want, have in zip(shape, array.shape, strict=True)
-    )
-    if not right_shape or not np.isfinite(array).all():
-        raise InputError(f"{name} {values!r}: {expected} in pixels expected")
-    return array

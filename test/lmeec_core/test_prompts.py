@@ -12,6 +12,7 @@ import torch
 
 import lmeec_core as lm
 from lmeec_core.errors import InputError
+from lmeec_core.prompts.checks import check_prompt
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TOLERANCE = 1e-4
@@ -157,7 +158,8 @@ def test_a_mask_is_taken_as_it_is(model: lm.LMEEC, frames: np.ndarray) -> None:
 
 def test_points_are_pixels_of_the_image_given(model: lm.LMEEC) -> None:
     tracker = lm.PromptTracker(model)
-    places, labels = tracker._places([[64, 60]], [0], [0, 30, 128, 120], (120, 256))
+    marked = check_prompt("cup", [[64, 60]], [0], [0, 30, 128, 120], None, (120, 256))
+    places, labels = tracker._places(marked, (120, 256))
     # Shares of the image, half a pixel of the model's 128 further, as SAM 2 has it.
     expected = torch.tensor([[[0, 0.25], [0.5, 1.0], [0.25, 0.5]]]) + 0.5 / 128
     assert torch.allclose(places, expected) and labels.tolist() == [[2, 3, 0]]
@@ -204,7 +206,7 @@ def test_limits_and_order_are_checked(model: lm.LMEEC, frames: np.ndarray) -> No
         tracker.prompt("knife", points=[[1, 1]])
     with pytest.raises(InputError, match="conditioning_frames: 0"):
         lm.PromptTracker(model, conditioning_frames=0)
-    with pytest.raises(InputError, match="takes no prompts"):
+    with pytest.raises(InputError, match="view_tracker"):
         lm.PromptTracker(lm.load_model("nano"))
     tracker.reset()
     assert tracker.objects == () and tracker.memory_bytes == 0

@@ -1,0 +1,279 @@
+"""Marked objects in one view with the compact network: matched with the frames marked."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from lmeec_core.compact import CompactLMEEC
+from lmeec_core.errors import InputError
+from lmeec_core.guided_filter import Guide, guides
+from lmeec_core.model import LMEEC, Prediction, ViewFeatures
+from lmeec_core.model.stages import StageRunner
+from lmeec_core.preprocessing import check_image, prepare_images
+from lmeec_core.prompts.checks import check_frame, check_limits, check_prompt, check_room
+from lmeec_core.prompts.marking import Marker
+from lmeec_core.prompts.sam2 import Tracked
+from lmeec_core.tracker import Image
+
+CONFIDENT = 0.6
+"""From this predicted IoU a frame becomes one that later ones are matched with."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Reference:
+    """A frame on which an object is known: marked, or found with confidence."""
+
+    number: int
+    views: ViewFeatures  # one view
+    mask: Tensor  # (S, S) of 0 and 1
+    memory: Tensor  # (1, P, width) of view and mask
+
+
+@dataclass(frozen=True, eq=False)
+class _Track:
+    """What is known of an object; replaced as a whole."""
+
+    marked: tuple[_Reference, ...]  # oldest first
+    recent: _Reference | None  # the last frame on which it was found with confidence
+
+    @property
+    def references(self) -> tuple[_Reference, ...]:
+        """What a frame is matched with."""
+        newest = self.marked[-1:]
+        return newest if self.recent is None else (*newest, self.recent)
+
+
+class _Frame(NamedTuple):
+    """A frame that can be prompted."""
+
+    number: int
+    size: tuple[int, int]
+    image: Tensor  # (1, 3, S, S), model input
+    views: ViewFeatures  # one view
+    prepared: Tensor  # (1, P, C), from :meth:`LMEEC.prepare_targets`
+    guide: Guide | None
+
+
+class MatchingPromptTracker:
+    """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
+
+    For networks that match (:class:`lmeec_core.compact.CompactLMEEC`): the frame that was marked
+    and the last one on which the object was found with confidence are its query views, and the
+    present frame is their target view. An object that leaves the view is judged absent, and found
+    again when it comes back. All objects are one batch. Memory is constant in time.
+
+    Args:
+        model: a compact network with weights (:func:`lmeec_core.load_model`).
+        conditioning_frames: how many prompted frames are kept per object, the newest ones.
+        max_objects: refuse more objects than this, a bound on memory.
+        hold: frames that can be prompted, the newest ones.
+        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
+
+    Raises:
+        InputError: a network that does not match, or a number below 1.
+    """
+
+    def __init__(
+        self,
+        model: LMEEC,
+        conditioning_frames: int = 4,
+        max_objects: int = 32,
+        hold: int = 8,
+        runner: StageRunner | None = None,
+    ) -> None:
+        if not isinstance(model, CompactLMEEC):
+            raise InputError(
+                "this network does not match by embeddings; a compact one (preset nano) expected, "
+                "or lmeec_core.prompts.view_tracker(model), which makes the right tracker for any "
+                "network"
+            )
+        check_limits(conditioning_frames=conditioning_frames, max_objects=max_objects, hold=hold)
+        self.model = model
+        self.conditioning_frames, self.max_objects = conditioning_frames, max_objects
+        self._marker = Marker(model)
+        self._hold, self._runner = hold, runner
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget every object, and all frames."""
+        self._tracks: dict[str, _Track] = {}
+        self._found: dict[str, Tracked] = {}  # on the frame last stepped
+        self._frames: deque[_Frame] = deque(maxlen=self._hold)
+
+    def forget(self, object_id: str) -> bool:
+        """Forget one object; returns whether it was known."""
+        self._found.pop(object_id, None)
+        return self._tracks.pop(object_id, None) is not None
+
+    @property
+    def runner(self) -> StageRunner:
+        """What computes the stages."""
+        return self._runner or self.model.runner or self.model.compute
+
+    @property
+    def objects(self) -> tuple[str, ...]:
+        """Ids of the objects, in the order in which they were marked."""
+        return tuple(self._tracks)
+
+    @property
+    def held_frames(self) -> tuple[int, ...]:
+        """Numbers of the frames that can be prompted, oldest first; the first stepped was 0."""
+        return tuple(frame.number for frame in self._frames)
+
+    @torch.inference_mode()
+    def step(self, image: Image) -> dict[str, Tracked]:
+        """Process the next frame and track every object in it.
+
+        Args:
+            image: RGB uint8 (H, W, 3) of any size.
+
+        Returns:
+            each object's :class:`Tracked`; empty while no object is marked.
+
+        Raises:
+            InputError: it is no such image; nothing has changed then.
+        """
+        picture = check_image("image", image)
+        number = self._frames[-1].number + 1 if self._frames else 0
+        with self.model.autocast():
+            inputs = prepare_images([picture], self.model.config.image_size, self.model.device)
+            views = self.model.encode_images(inputs, self.runner)
+            prepared = self.model.prepare_targets(views, self.runner)
+            guide = guides(self.model.config, inputs)[0]
+            frame = _Frame(number, picture.shape[:2], inputs, views, prepared, guide)
+            found, after = self._follow(self._tracks, frame)
+        self._frames.append(frame)
+        self._tracks, self._found = after, found
+        return dict(found)
+
+    @torch.inference_mode()
+    def prompt(
+        self,
+        object_id: str,
+        points: npt.ArrayLike | None = None,
+        labels: Sequence[int] | None = None,
+        box: npt.ArrayLike | None = None,
+        mask: npt.NDArray[Any] | None = None,
+        frame: int | None = None,
+    ) -> Tracked:
+        """Mark an object, or correct it.
+
+        All points of a frame are given together: a second call for the same frame replaces the
+        first. On an earlier frame the object is marked there, and followed to the newest one.
+
+        Args:
+            object_id: a new object starts here; a known one is corrected.
+            points: (n, 2), x and y in pixels of the image.
+            labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
+            box: x0, y0, x1, y1 in pixels; may be given together with points.
+            mask: (H, W), bool, or 0 and 1 or 255; alone. It is taken as it is.
+            frame: one of :attr:`held_frames`; None is the last.
+
+        Returns:
+            the object on the frame last stepped.
+
+        Raises:
+            InputError: no frame yet or one that is not held, no prompt or two kinds that exclude
+                each other, a wrong shape or value, or too many objects; nothing has changed then.
+        """
+        number = check_frame(object_id, frame, self.held_frames)
+        check_room(object_id, self._tracks, self.max_objects)
+        held = [one for one in self._frames if one.number >= number]
+        marked = check_prompt(object_id, points, labels, box, mask, held[0].size)
+        with self.model.autocast():
+            prediction, full = self._marker.mark(
+                held[0].image, held[0].views, held[0].prepared, marked, held[0].size, self.runner
+            )
+            guide = None if marked.mask is not None else held[0].guide
+            found = self._collect(prediction, held[0], guide)
+            reference = self._refer(held[0], full[None])[0]
+            known = self._tracks.get(object_id, _Track((), None)).marked
+            before = tuple(one for one in known if one.number < number)
+            track = _Track((*before, reference)[-self.conditioning_frames :], None)
+            tracks = {object_id: track}
+            results = {object_id: found[0]}
+            for later in held[1:]:
+                results, tracks = self._follow(tracks, later)
+        self._tracks[object_id], self._found[object_id] = tracks[object_id], results[object_id]
+        return results[object_id]
+
+    # -- the step ----------------------------------------------------------------------------
+
+    def _follow(
+        self, tracks: dict[str, _Track], frame: _Frame
+    ) -> tuple[dict[str, Tracked], dict[str, _Track]]:
+        """The objects on a frame, and what is known of them after it."""
+        if not tracks:
+            return {}, {}
+        references = [one for track in tracks.values() for one in track.references]
+        answers = self._match(references, frame)
+        chosen, first = [], 0
+        for track in tracks.values():
+            own = range(first, first + len(track.references))
+            first = own.stop
+            presence, iou = answers.presence_logit.tolist(), answers.predicted_iou.tolist()
+            chosen.append(max(own, key=lambda i: (presence[i] > 0, iou[i])))
+        best = Prediction(*(part[chosen] for part in answers))
+        found = self._collect(best, frame, frame.guide)
+        sure = [i for i, one in enumerate(found) if one.visible() and one.score >= CONFIDENT]
+        after = list(tracks.values())
+        if sure:
+            fresh = self._refer(frame, self._full(best.logits[sure]))
+            for i, reference in zip(sure, fresh, strict=True):
+                after[i] = _Track(after[i].marked, reference)
+        return dict(zip(tracks, found, strict=True)), dict(zip(tracks, after, strict=True))
+
+    def _match(self, references: Sequence[_Reference], frame: _Frame) -> Prediction:
+        """What each reference says of a frame."""
+        count = len(references)
+        together = [one.views for one in references]
+        views = type(together[0])(
+            *(torch.cat([getattr(one, name) for one in together]) for name in vars(together[0]))
+        )
+        masks = torch.stack([one.mask for one in references])[:, None]
+        targets = frame.views.map(lambda x: x.expand(count, -1, -1, -1))
+        prompts = self.model.make_prompts(views, masks, targets)
+        memory = torch.cat([one.memory for one in references])
+        prepared = frame.prepared.expand(count, -1, -1)
+        attended = self.model.attend_view(prepared, memory, self.runner)
+        nothing = torch.zeros(count, dtype=torch.bool, device=attended.device)
+        return self.model.predict(
+            attended, attended, nothing, targets, tuple(x.flatten(0, 1) for x in prompts),
+            "none", self.runner,
+        )  # fmt: skip
+
+    def _refer(self, frame: _Frame, masks: Tensor) -> list[_Reference]:
+        """A frame with masks (N, S, S) as references."""
+        several = frame.views.map(lambda x: x.expand(len(masks), -1, -1, -1))
+        memory = self.model.encode_query_memory(several, masks, self.runner)
+        return [
+            _Reference(frame.number, frame.views, masks[i], memory[i : i + 1])
+            for i in range(len(masks))
+        ]
+
+    def _full(self, logits: Tensor) -> Tensor:
+        """Logits (N, s, s) as masks (N, S, S) of 0 and 1."""
+        side = self.model.config.image_size
+        large = torch.nn.functional.interpolate(logits[:, None], size=(side, side), mode="bilinear")
+        return (large[:, 0] > 0).float()
+
+    def _collect(self, prediction: Prediction, frame: _Frame, guide: Guide | None) -> list[Tracked]:
+        numbers = torch.stack((prediction.presence_logit, prediction.predicted_iou)).tolist()
+        return [
+            Tracked(
+                prediction.logits[i],
+                numbers[0][i],
+                numbers[1][i],
+                prediction.pointer[i].float(),
+                frame.size,
+                guide=guide if numbers[0][i] > 0 else None,
+            )
+            for i in range(len(prediction.logits))
+        ]
