@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from lmeec_core.errors import InputError
 from lmeec_core.marking.source import MarkSource
 from lmeec_core.prompts import Prompt
+from lmeec_core.prompts.prompt import Point
 
 DRAG = 0.015
 """Share of the image's width from which a movement with the button down is a box, not a click."""
@@ -41,7 +42,7 @@ class Editor:
         labels = (*old.labels, int(positive))
         self._set(camera, key, replace(old, points=points, labels=labels))
 
-    def box(self, camera: str, key: int, start: tuple[float, float], end: tuple[float, float]) -> None:  # fmt: skip
+    def box(self, camera: str, key: int, start: Point, end: Point) -> None:
         """Set the box of the object's prompt on this image, from two opposite corners in pixels.
 
         Raises:
@@ -112,6 +113,6 @@ class Editor:
             self.source.mark(camera, key, prompt)
 
 
-def is_box(start: tuple[float, float], end: tuple[float, float], width: float) -> bool:
+def is_box(start: Point, end: Point, width: float) -> bool:
     """Whether a movement with the button down draws a box (it has some width and height)."""
     return min(abs(end[0] - start[0]), abs(end[1] - start[1])) > DRAG * width

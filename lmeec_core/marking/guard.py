@@ -30,12 +30,12 @@ class Guard:
     """
 
     def __init__(self, app: ASGIApp, token: str | None = None) -> None:
-        self._app, self._token = app, token
+        self.app, self._token = app, token
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request or web socket on, or refuse it."""
         if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
             return
         headers = Headers(scope=scope)
         reason = self._reason(headers, scope)
@@ -54,7 +54,7 @@ class Guard:
                     added.append("Set-Cookie", value)
             await send(message)
 
-        await self._app(scope, receive, answer)
+        await self.app(scope, receive, answer)
 
     def _reason(self, headers: Headers, scope: Scope) -> str | None:
         """Why a request is refused; None: it is not."""
@@ -75,7 +75,9 @@ class Guard:
         for given in (_query_token(scope), _cookie_token(headers)):
             if given is not None and hmac.compare_digest(given.encode(), self._token.encode()):
                 return None
-        return "the token is missing or wrong: open the address with ?token= that lmeec mark printed"
+        return (
+            "the token is missing or wrong: open the address with ?token= that lmeec mark printed"
+        )
 
 
 def is_loopback(host: str) -> bool:

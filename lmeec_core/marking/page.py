@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -52,6 +51,7 @@ class MarkPage:
         self._cards: dict[str, _Card] = {}
         self._told = len(source.notices)
         self._seen_version = -1
+        self._listed: dict[str, Any] = {}
 
     # -- building --------------------------------------------------------------------------------
 
@@ -62,8 +62,10 @@ class MarkPage:
         with ui.row().classes("w-full items-start no-wrap gap-4 p-4"):
             with ui.column().classes("grow gap-3 min-w-0"):
                 self._build_head()
-                with ui.element("div").classes("w-full grid gap-3").style(
-                    "grid-template-columns: repeat(auto-fit, minmax(min(360px, 100%), 1fr))"
+                with (
+                    ui.element("div")
+                    .classes("w-full grid gap-3")
+                    .style("grid-template-columns: repeat(auto-fit, minmax(min(360px, 100%), 1fr))")
                 ):
                     for camera in self._source.cameras:
                         self._build_card(camera)
@@ -120,11 +122,13 @@ class MarkPage:
             new.tooltip("Mark another object")
         ui.label("Objects").classes("text-sm text-gray-400")
         self._objects = ui.column().classes("w-full gap-0")
-        ui.label("Prompts on this image").classes("text-sm text-gray-400")
-        self._prompts = ui.column().classes("w-full gap-0")
-        undo = ui.button("Undo", icon="undo", on_click=self._undo)
-        undo.props("no-caps outline dense").classes("px-2")
-        ui.label(KEYS if self._source.frames else "").classes("text-xs text-gray-500")
+        with ui.column().classes("w-full gap-3") as edits:
+            ui.label("Prompts on this frame").classes("text-sm text-gray-400")
+            self._prompts = ui.column().classes("w-full gap-0")
+            undo = ui.button("Undo", icon="undo", on_click=self._undo)
+            undo.props("no-caps outline dense").classes("px-2")
+            ui.label(KEYS).classes("text-xs text-gray-500")
+        edits.set_visibility(bool(self._source.frames))  # what a node was told is done
 
     # -- what the user does ----------------------------------------------------------------------
 
@@ -226,8 +230,8 @@ class MarkPage:
 
     def _show_work(self) -> None:
         work = self._source.work
-        self._busy.set_visibility(work is not None)
-        self._bar.set_visibility(work is not None)
+        for element in (self._busy, self._bar):  # without moving what is below
+            element.classes(add="" if work else "invisible", remove="invisible" if work else "")
         if work is not None:
             several = work.total > 1
             self._stop.set_visibility(several)
@@ -266,19 +270,30 @@ class MarkPage:
             card.drawn = drawn
             card.picture.set_content(drawn)
 
+    def _is_new(self, what: str, content: Any) -> bool:
+        """Whether a list has to be built anew: not under the pointer of somebody who clicks."""
+        before, self._listed[what] = self._listed.get(what), content
+        return bool(before != content)
+
     def _show_objects(self) -> None:
+        listed = [tuple(self._source.objects.items()), self._editor.object_id]
+        if not self._is_new("objects", listed):
+            return
         self._objects.clear()
         with self._objects:
             for name, camera in self._source.objects.items():
                 current = name == self._editor.object_id
-                row = ui.row().classes("w-full items-center gap-2 no-wrap rounded px-2 cursor-pointer")
+                row = ui.row().classes(
+                    "w-full items-center gap-2 no-wrap rounded px-2 cursor-pointer"
+                )
                 row.classes("bg-gray-700" if current else "")
                 with row:
                     self._dot(name)
                     label = ui.label(name).classes("truncate grow")
                     ui.label(f"in {camera}").classes("text-xs text-gray-400 whitespace-nowrap")
                     forget = ui.button(
-                        icon="delete", on_click=lambda _, n=name: self._edit(lambda: self._editor.forget(n))
+                        icon="delete",
+                        on_click=lambda _, n=name: self._edit(lambda: self._editor.forget(n)),
                     )
                     forget.props(f'dense flat size=sm aria-label="Forget {name}"')
                     forget.tooltip("Forget this object")
@@ -287,13 +302,15 @@ class MarkPage:
                 ui.label("none yet: click on one in any view").classes("text-sm text-gray-500")
 
     def _show_prompts(self) -> None:
-        self._prompts.clear()
         shown = [
             (camera, self._cards[camera].key, prompt)
             for camera in self._cards
             for (where, _), prompt in self._source.prompts(self._cards[camera].key).items()
             if where == camera
         ]
+        if not self._is_new("prompts", shown):
+            return
+        self._prompts.clear()
         with self._prompts:
             for camera, key, prompt in shown:
                 if prompt.box is not None or prompt.mask is not None:
@@ -325,7 +342,10 @@ class MarkPage:
         frames = self._source.frames
         position = frames.index(self._frame)
         self._place.text = f"frame {self._frame} ({position + 1} of {len(frames)})"
-        self._tracked.text = f"masks on {self._source.tracked} of {len(frames)} frames"
+        prompted = ", ".join(map(str, self._source.prompted)) or "none"
+        self._tracked.text = (
+            f"frames with prompts: {prompted}; masks on {self._source.tracked} of {len(frames)}"
+        )
 
     def _dot(self, name: str) -> None:
         colour = css(self._colours[name])

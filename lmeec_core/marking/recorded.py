@@ -123,10 +123,14 @@ class Recording:
         """Marked objects, each with the camera of its last prompt."""
         with self._lock:
             return {
-                name: camera
-                for frame in sorted(self._marks)
-                for camera, name in self._marks[frame]
+                name: camera for frame in sorted(self._marks) for camera, name in self._marks[frame]
             }
+
+    @property
+    def prompted(self) -> tuple[int, ...]:
+        """Frames with prompts."""
+        with self._lock:
+            return tuple(sorted(self._marks))
 
     @property
     def tracked(self) -> int:
@@ -356,4 +360,3 @@ def _kept(found: CorrespondenceLike, marked: bool) -> _Kept:
         marked,
         found.skipped,
     )
-

@@ -40,9 +40,7 @@ class Replay:
         shared: what the states have in common and is not copied: the networks.
     """
 
-    def __init__(
-        self, make: Callable[[], PromptedTracker], shared: Sequence[object] = ()
-    ) -> None:
+    def __init__(self, make: Callable[[], PromptedTracker], shared: Sequence[object] = ()) -> None:
         self._make, self._shared = make, tuple(shared)
         self._after: tuple[int, PromptedTracker] | None = None
         self._before: tuple[int, PromptedTracker] | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import socket
+import warnings
 from collections.abc import Callable
 
 import uvicorn
@@ -36,9 +37,9 @@ def serve(source: MarkSource, host: str, port: int, say: Callable[[str], None]) 
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"
     say(address if token is None else f"{address}?token={token}")
-    server = uvicorn.Server(
-        uvicorn.Config(Guard(_application(source), token), log_level="warning")
-    )
+    server = uvicorn.Server(uvicorn.Config(Guard(_application(source), token), log_level="warning"))
+    # NiceGUI looks at every object there is for its server, and torch warns of some of its own.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="nicegui")
     try:
         server.run([listening])
     finally:

@@ -85,6 +85,10 @@ class MarkSource(Protocol):
         """Marked objects, each with the camera of its last prompt."""
 
     @property
+    def prompted(self) -> tuple[int, ...]:
+        """A recording's frames with prompts."""
+
+    @property
     def tracked(self) -> int:
         """Number of a recording's frames whose masks are known."""
 
