@@ -80,9 +80,9 @@ class MarkPage:
         with ui.row().classes("w-full items-center gap-3 h-8"):
             ui.label(self._source.title).classes("text-lg font-medium")
             ui.label(HELP).classes("text-sm text-gray-400 grow")
-            with ui.row().classes("items-center gap-2") as self._busy:
+            with ui.row().classes("items-center gap-2 busy") as self._busy:
                 ui.spinner(size="1.2em")
-                self._busy_text = ui.label().classes("text-sm").mark("work")
+                self._busy_text = ui.label().classes("text-sm")
                 self._stop = ui.button("Stop", on_click=self._source.stop).props("dense flat")
         self._bar = ui.linear_progress(0, show_value=False, size="4px").props("instant-feedback")
 
@@ -94,20 +94,21 @@ class MarkPage:
                 events=["mousedown", "mousemove", "mouseup"],
                 sanitize=False,  # the drawing is made of numbers and colours only
             ).classes("w-full rounded cursor-crosshair")
-            picture.props(f'id="view-{len(self._cards)}"')
             picture.on("contextmenu.prevent", js_handler="() => {}")
             picture.on("loaded", lambda e: self._on_loaded(camera, e))
-            below = ui.column().classes("w-full gap-0 text-sm")
+            below = ui.column().classes("w-full gap-0 text-sm seen")
         self._cards[camera] = _Card(picture, below)
 
     def _build_time_line(self) -> None:
         frames = self._source.frames
         with ui.row().classes("w-full items-center gap-2 no-wrap"):
-            ui.button(icon="chevron_left", on_click=lambda: self._step(-1)).props("dense flat")
+            back = ui.button(icon="chevron_left", on_click=lambda: self._step(-1))
+            back.props('dense flat aria-label="Previous frame"')
             self._slider = ui.slider(
                 min=0, max=max(1, len(frames) - 1), value=0, on_change=lambda e: self._go(e.value)
             ).classes("grow")
-            ui.button(icon="chevron_right", on_click=lambda: self._step(1)).props("dense flat")
+            on = ui.button(icon="chevron_right", on_click=lambda: self._step(1))
+            on.props('dense flat aria-label="Next frame"')
             self._place = ui.label().classes("text-sm w-48 text-right")
         with ui.row().classes("w-full items-center gap-2"):
             ui.button("Track", icon="play_arrow", on_click=self._source.track).props("no-caps")
@@ -356,7 +357,7 @@ def said(seen: Seen) -> str:
     """One object in one view, in words."""
     if seen.skipped is not None:
         return f"not searched for: {seen.skipped}"
-    where = "marked here, " if seen.marked else ""
+    where = "query view, " if seen.marked else ""
     if seen.mask is None:
         return f"{where}not seen (presence {seen.presence:.2f})"
     score = "" if seen.score is None else f", score {seen.score:.2f}"

@@ -214,6 +214,10 @@ class Recording:
             if not self._marks:
                 self._tell("nothing is marked yet: click on an object in any view first")
                 return
+            first = self._at(min(self._marks))
+            if self._target is None and len(self._found) == len(self.frames) - first:
+                self._tell(f"every frame from {self.frames[first]} on is tracked already")
+                return
             self._track_to(len(self.frames) - 1)
 
     def stop(self) -> None:
@@ -336,7 +340,7 @@ class Recording:
     def _refuse(self, frame: int, stepped: Stepped) -> None:
         """Take back the prompts that the tracker refused; it is as if they had not been."""
         for camera, object_id, reason in stepped.refused:
-            self._tell(f"{camera}, frame {frame}: {reason}. This prompt was taken back.")
+            self._tell(f"{object_id!r} in {camera}, frame {frame}, taken back: {reason}")
             self._marks[frame].pop((camera, object_id), None)
             if not self._marks[frame]:
                 del self._marks[frame]

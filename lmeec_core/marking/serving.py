@@ -34,8 +34,8 @@ def serve(source: MarkSource, host: str, port: int, say: Callable[[str], None]) 
     """
     listening = _bound(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    shown = f"[{host}]" if ":" in host else host
-    address = f"http://{shown}:{listening.getsockname()[1]}/"
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # at any address: this one, too
+    address = f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}/"
     say(address if token is None else f"{address}?token={token}")
     server = uvicorn.Server(uvicorn.Config(Guard(_application(source), token), log_level="warning"))
     # NiceGUI looks at every object there is for its server, and torch warns of some of its own.

@@ -19,7 +19,7 @@ class Seen:
         mask: bool (H, W); None where it is not visible.
         presence: probability that it is in the view, 0 .. 1.
         score: the network's own estimate of the mask's IoU, 0 .. 1; None where it is not known.
-        marked: whether this is its query view, the one that it was marked in.
+        marked: whether this is its query view, in which it was marked.
         skipped: why it was not searched for; None if it was.
     """
 
