@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from rich.console import Console
@@ -27,6 +27,8 @@ class _Network(NamedTuple):
 
     preset: str
     checkpoint: Path | None
+    prompt_preset: str | None
+    prompt_checkpoint: Path | None
     seed: int | None
     device: str
 
@@ -66,6 +68,20 @@ def mark_command(
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=_HOW),
+    ] = None,
+    prompt_preset: Annotated[
+        str | None,
+        typer.Option(
+            help="The network that tracks objects where they were marked: nano, sam2_tiny, ...",
+            show_default="the one that finds them in the other views",
+            rich_help_panel=_HOW,
+        ),
+    ] = None,
+    prompt_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights of that network.", show_default="the preset's own", rich_help_panel=_HOW
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -122,7 +138,12 @@ def mark_command(
         else:
             console.print("loading the network ...", highlight=False)
             marked = _recording(
-                source, prompts, take, split, videos, _Network(preset, checkpoint, seed, device)
+                source,
+                prompts,
+                take,
+                split,
+                videos,
+                _Network(preset, checkpoint, prompt_preset, prompt_checkpoint, seed, device),
             )
 
         def say(address: str) -> None:
@@ -132,6 +153,8 @@ def mark_command(
                 typer.launch(address)
 
         serve(marked, host, port, say)
+        if marked.unsaved:
+            console.print("The prompts that were not saved are lost.", style="yellow")
 
     run_command(work)
 
@@ -144,6 +167,7 @@ def _recording(
     videos: Path | None,
     network: _Network,
 ) -> MarkSource:
+    from lmeec_core.checkpoint import load_model
     from lmeec_core.marking.opening import Networks, open_marking
     from lmeec_core.methods.lm_eec import load
     from lmeec_core.prompts import view_tracker
@@ -154,7 +178,15 @@ def _recording(
             f"{source}: is a bag, a take expected. Play it to a node (lmeec play {source}), and "
             "mark there (lmeec mark --live)"
         )
+    if network.prompt_checkpoint is not None and network.prompt_preset is None:
+        raise InputError("--prompt-checkpoint given without --prompt-preset; name its network, too")
     opened = open_one(source, split, take, videos)
-    method = load(network.preset, network.checkpoint, device=network.device, seed=network.seed)
-    networks = Networks(method, lambda: view_tracker(method.model), (method.model,))
+    settings: dict[str, Any] = {"device": network.device, "seed": network.seed}
+    method = load(network.preset, network.checkpoint, **settings)
+    viewer = method.model
+    if network.prompt_preset is not None:
+        viewer = load_model(
+            network.prompt_preset, network.prompt_checkpoint, require_mv_moe=False, **settings
+        )
+    networks = Networks(method, lambda: view_tracker(viewer), (method.model, viewer))
     return open_marking(opened, source, prompts, networks)

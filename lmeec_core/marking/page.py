@@ -83,7 +83,8 @@ class MarkPage:
             with ui.row().classes("items-center gap-2 busy") as self._busy:
                 ui.spinner(size="1.2em")
                 self._busy_text = ui.label().classes("text-sm")
-                self._stop = ui.button("Stop", on_click=self._source.stop).props("dense flat")
+                self._stop = ui.button("Stop", on_click=self._source.stop)
+                self._stop.props("dense flat no-caps")
         self._bar = ui.linear_progress(0, show_value=False, size="4px").props("instant-feedback")
 
     def _build_card(self, camera: str) -> None:
@@ -112,7 +113,8 @@ class MarkPage:
             self._place = ui.label().classes("text-sm w-48 text-right")
         with ui.row().classes("w-full items-center gap-2"):
             ui.button("Track", icon="play_arrow", on_click=self._source.track).props("no-caps")
-            ui.button("Save", icon="save", on_click=self._save).props("no-caps outline")
+            self._saving = ui.button("Save", icon="save", on_click=self._save)
+            self._saving.props("no-caps outline")
             self._tracked = ui.label().classes("text-sm text-gray-400 grow text-right")
 
     def _build_side(self) -> None:
@@ -343,6 +345,7 @@ class MarkPage:
         frames = self._source.frames
         position = frames.index(self._frame)
         self._place.text = f"frame {self._frame} ({position + 1} of {len(frames)})"
+        self._saving.set_enabled(self._source.unsaved)
         prompted = ", ".join(map(str, self._source.prompted)) or "none"
         self._tracked.text = (
             f"frames with prompts: {prompted}; masks on {self._source.tracked} of {len(frames)}"

@@ -93,6 +93,7 @@ class Recording:
         self._changed: int | None = None  # the first position whose prompts have changed
         self._work: Work | None = None
         self._closed = False
+        self._unsaved = False
         for frame, prompts in (marks or {}).items():
             for (camera, _), prompt in prompts.items():
                 self._set(camera, frame, prompt)
@@ -137,6 +138,11 @@ class Recording:
         """Number of frames whose masks are known."""
         return len(self._found)
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether prompts have changed since they were last saved."""
+        return self._unsaved
+
     def view(self, camera: str, frame: int | None) -> View:
         """A camera on a frame."""
         position = self._at(self._number(frame))
@@ -176,6 +182,7 @@ class Recording:
         the place of the one that there was."""
         with self._lock:
             self._set(camera, key, prompt)
+            self._unsaved = True
             self._track_to(self._at(key))
 
     def unmark(self, camera: str, key: int, object_id: str) -> None:
@@ -184,6 +191,7 @@ class Recording:
             prompts = self._marks.get(key, {})
             if prompts.pop((camera, object_id), None) is None:
                 return
+            self._unsaved = True
             if not prompts:
                 del self._marks[key]
             self._drop(self._at(key))
@@ -200,6 +208,7 @@ class Recording:
                 if not kept:
                     del self._marks[frame]
             if marked:
+                self._unsaved = True
                 self._restart(min(map(self._at, marked)))
             for position, cameras in list(self._found.items()):
                 for seen in cameras.values():
@@ -229,7 +238,15 @@ class Recording:
         """Write the prompts."""
         with self._lock:
             marks = {frame: dict(self._marks[frame]) for frame in sorted(self._marks)}
-        return self._write(marks)
+            self._unsaved = False
+        try:
+            return self._write(marks)
+        except BaseException:
+            self._unsaved = True
+            raise
+        finally:
+            with self._lock:
+                self._version += 1
 
     def close(self) -> None:
         """End the thread."""

@@ -42,6 +42,8 @@ def serve(source: MarkSource, host: str, port: int, say: Callable[[str], None]) 
     warnings.filterwarnings("ignore", category=FutureWarning, module="nicegui")
     try:
         server.run([listening])
+    except KeyboardInterrupt:  # which uvicorn raises again once it has ended
+        pass
     finally:
         listening.close()
         source.close()

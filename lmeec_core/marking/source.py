@@ -92,6 +92,10 @@ class MarkSource(Protocol):
     def tracked(self) -> int:
         """Number of a recording's frames whose masks are known."""
 
+    @property
+    def unsaved(self) -> bool:
+        """Whether prompts have changed since they were last saved."""
+
     def view(self, camera: str, frame: int | None) -> View:
         """A camera at one of ``frames``; None is the newest image of a live source."""
 

@@ -373,7 +373,9 @@ def test_saved_prompts_are_shown_the_next_time(
     recording = open_marking(Take.open(take), take, file, networks)
     recording.mark("aria01", 30, CUP)
     recording.mark("cam01", 0, Prompt("knife", box=(4.0, 4.0, 40.0, 40.0)))
+    assert recording.unsaved
     told = recording.save()
+    assert not recording.unsaved
     recording.close()
     assert str(file) in told and f"lmeec track {take} --prompts" in told
     again = open_marking(Take.open(take), take, file, networks)
