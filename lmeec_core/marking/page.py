@@ -65,7 +65,7 @@ class MarkPage:
                 with (
                     ui.element("div")
                     .classes("w-full grid gap-3")
-                    .style("grid-template-columns: repeat(auto-fit, minmax(min(360px, 100%), 1fr))")
+                    .style("grid-template-columns: repeat(auto-fit, minmax(min(280px, 100%), 1fr))")
                 ):
                     for camera in self._source.cameras:
                         self._build_card(camera)
