@@ -110,6 +110,22 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     return Calibration(given.frame, lenses, poses)
 
 
+class _UniqueNames(yaml.SafeLoader):
+    """PyYAML keeps the last of two equal names and says nothing."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        merge = "tag:yaml.org,2002:merge"  # of `<<`, whose names may be given anew
+        keys = node.value if isinstance(node, yaml.MappingNode) else []
+        names = [key.value for key, _ in keys if key.tag != merge and isinstance(key.value, str)]
+        for name in names:
+            if names.count(name) > 1:
+                line = node.start_mark.line + 1
+                raise InputError(
+                    f"{ascii(name)[:80]} occurs twice in the mapping at line {line}; keep one"
+                )
+        return super().construct_mapping(node, deep)
+
+
 def _parse(content: bytes) -> Any:
     """The content of a YAML text.
 
@@ -117,7 +133,7 @@ def _parse(content: bytes) -> Any:
         InputError: if it is not YAML.
     """
     try:
-        return yaml.safe_load(content.decode("utf-8"))
+        return yaml.load(content.decode("utf-8"), Loader=_UniqueNames)
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"is not YAML: {error}") from error
     # What PyYAML raises for the 35th of May, 0b_, `!!int ""`, `!!bool 3` and `!!timestamp x`.

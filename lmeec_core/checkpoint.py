@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lmeec_core.config import (
     PRESETS,
@@ -141,7 +141,7 @@ def load_weights(
 
 
 def check_weights(
-    model: LMEEC, state: Mapping[str, Tensor], source: str, require_mv_moe: bool = True
+    model: nn.Module, state: Mapping[str, Tensor], source: str, require_mv_moe: bool = True
 ) -> int:
     """Check that weights fit a model: every name and shape must agree.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -42,11 +42,19 @@ class CorrespondenceLike(Protocol):
         """bool (height, width), all False if not visible."""
 
 
+@runtime_checkable
+class Graded(CorrespondenceLike, Protocol):
+    """A result with logits; methods that choose among given masks have none."""
+
+    def full_logits(self) -> Tensor:
+        """Mask logits at the target image's size: float32 (height, width)."""
+
+
 class Tracker(Protocol):
     """Finds objects of one query view in target views, frame after frame.
 
-    One that can save its memory also has ``memory_state`` and ``restore``, see
-    :class:`lmeec_core.CorrespondenceTracker`.
+    One that can save its memory also has ``memory_state`` and ``restore``, and one with a network
+    has it as ``model``; see :class:`lmeec_core.CorrespondenceTracker`.
     """
 
     query: str
@@ -144,19 +152,35 @@ Found = dict[str, dict[str, Correspondence]]
 """Target camera with an image to object id to :class:`Correspondence`, all the same objects."""
 
 
-def exclusive_masks(found: Mapping[str, Correspondence], threshold: float = 0.5) -> dict[str, Mask]:
-    """Masks of one target's objects without overlap: each pixel goes to the highest logit.
+def exclusive_masks(
+    found: Mapping[str, CorrespondenceLike], threshold: float = 0.5
+) -> dict[str, Mask]:
+    """Masks of one target's objects without overlap.
+
+    Each pixel goes to the highest logit. If a method gives masks without logits, it goes to the
+    object with the highest score, of equal scores to the one with the smallest mask, which is the
+    one more likely to be in front.
 
     Args:
         found: object id to correspondence, all of one target view.
         threshold: see :meth:`Correspondence.visible`.
     """
     masks = {name: np.zeros(c.size, dtype=np.bool_) for name, c in found.items()}
-    visible = [name for name, c in found.items() if c.visible(threshold)]
-    if visible:
-        logits = torch.stack([found[name].full_logits() for name in visible])
-        highest, winner = logits.max(dim=0)
-        owner = winner.where(highest > 0, -1).cpu().numpy()
-        for i, name in enumerate(visible):
-            masks[name] = owner == i
+    visible = {name: c for name, c in found.items() if c.visible(threshold)}
+    graded = [c for c in visible.values() if isinstance(c, Graded)]
+    if not visible:
+        return masks
+    if len(graded) < len(visible):
+        return masks | _by_score(visible, threshold)
+    highest, winner = torch.stack([c.full_logits() for c in graded]).max(dim=0)
+    owner = winner.where(highest > 0, -1).cpu().numpy()
+    return masks | {name: owner == i for i, name in enumerate(visible)}
+
+
+def _by_score(found: Mapping[str, CorrespondenceLike], threshold: float) -> dict[str, Mask]:
+    masks = {name: c.mask(threshold) for name, c in found.items()}
+    free: Mask = np.ones(next(iter(masks.values())).shape, dtype=np.bool_)
+    for name in sorted(masks, key=lambda n: (-found[n].score, int(masks[n].sum()))):
+        masks[name] = masks[name] & free
+        free = free & ~masks[name]
     return masks

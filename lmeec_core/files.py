@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import os
 import secrets
 import shutil
@@ -79,8 +80,8 @@ def write_text(path: Path, text: str) -> None:
 class NewFolder:
     """A folder that appears under its name once it is complete.
 
-    Until then its content is in `content`, inside a hidden folder next to it; leftovers of an
-    earlier process with the same process id are removed.
+    Until then its content is in `content`, inside a hidden folder next to it. What a process that
+    was killed has left there stays (:meth:`left_behind`).
 
     Args:
         path: its final name.
@@ -91,10 +92,18 @@ class NewFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._hidden = path.with_name(f".{path.name}.{os.getpid()}{SUFFIX}")
-        shutil.rmtree(self._hidden, ignore_errors=True)
+        self._hidden = path.with_name(f".{path.name}.{secrets.token_hex(6)}{SUFFIX}")
         self._hidden.mkdir(parents=True)
         self.content = self._hidden / path.name
+
+    @staticmethod
+    def left_behind(path: Path) -> list[Path]:
+        """Contents of unfinished folders of this name: of processes that were killed, or still
+        run."""
+        pattern = f".{glob.escape(path.name)}.*{SUFFIX}"
+        return sorted(
+            one / path.name for one in path.parent.glob(pattern) if (one / path.name).exists()
+        )
 
     def publish(self) -> None:
         """Give it its name; what is there already is replaced."""

@@ -20,7 +20,6 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
 import lmeec_core as lm
-from lmeec_core.engine import engines_in_use
 from lmeec_core.errors import InputError
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.stream_monitor import kind_of
@@ -393,5 +392,5 @@ class LmeecNode(ManagedNode):
             watchdog.silent if watchdog is not None else {},
             watchdog.unpaired if watchdog is not None else False,
             outputs.points if outputs is not None else None,
-            engines_in_use(processor.tracker.model) if processor is not None else "",
+            processor.engines if processor is not None else "",
         )

@@ -7,6 +7,7 @@ those of ``ros2 bag`` (MCAP storage; reading also sqlite3, with or without compr
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -200,6 +201,23 @@ class BagReader:
             raise BagError(f"{self.path}: cannot be read: {error}") from error
         self.lost, self.notes = self._files.lost, self._files.notes
         self._registered: set[str] = set()
+        self._types = self._choose_types()
+
+    def _choose_types(self) -> dict[str, str]:
+        """The type of each topic; of several the one with most messages, the others are lost."""
+        counts: dict[str, Counter[str]] = {}
+        for one in self.connections:
+            counts.setdefault(one.topic, Counter())[one.msgtype] += int(one.msgcount)
+        chosen = {}
+        for topic, types in counts.items():
+            (chosen[topic], kept), *others = types.most_common()
+            self.lost += [
+                f"{self.path}: topic {topic} has messages of several types; the {count} of "
+                f"{other} are left out, the {kept} of {chosen[topic]} are read"
+                for other, count in others
+                if count
+            ]
+        return chosen
 
     @property
     def connections(self) -> list[Connection]:
@@ -212,13 +230,15 @@ class BagReader:
         found: dict[str, Topic] = {}
         for connection in self.connections:
             name = connection.topic
+            if connection.msgtype != self._types[name]:
+                continue
             before = found.get(name)
             count = int(connection.msgcount) + (before.count if before else 0)
             profiles = getattr(connection.ext, "offered_qos_profiles", [])
             latched = bool(profiles) and all(
                 profile.durability.name == "TRANSIENT_LOCAL" for profile in profiles
             )
-            found[name] = Topic(name, before.type if before else connection.msgtype, count, latched)
+            found[name] = Topic(name, connection.msgtype, count, latched)
         for name, kind in self._files.metadata.topics:
             found.setdefault(name, Topic(name, kind, 0, False))
         return found
@@ -260,6 +280,8 @@ class BagReader:
         for part in self._files.parts:
             try:
                 for connection, stamp, data in part.messages(topics, self.lost.append):
+                    if connection.msgtype != self._types[connection.topic]:
+                        continue
                     # The metadata says whether messages are compressed; a file alone does not
                     # have it. No serialised message begins like that: its first byte is 0.
                     packed = data[:4] == PACKED_MAGIC

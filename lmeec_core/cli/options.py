@@ -8,8 +8,14 @@ from typing import Annotated
 
 import typer
 
+from lmeec_core.methods import METHODS
+
 WHAT = "Which recording"
 """Title of these options in --help."""
+
+
+HOW = "Method, network and memory (for a bag: override the parameter file)"
+"""Likewise."""
 
 
 class Direction(StrEnum):
@@ -62,6 +68,12 @@ NodeName = Annotated[
         help="The node whose parameters in the file apply, for example /robot1/lmeec.",
         show_default="the file's node called lmeec",
         rich_help_panel=WHAT,
+    ),
+]
+MethodName = Annotated[
+    str | None,
+    typer.Option(
+        help=f"The method: {', '.join(METHODS)}.", show_default="lmeec", rich_help_panel=HOW
     ),
 ]
 QueryCamera = Annotated[str, typer.Option(help="Query camera: ego, exo (the first one) or a name.")]

@@ -8,10 +8,19 @@ from typing import Annotated, Any
 
 import typer
 
-from lmeec_core.cli.options import WHAT, Direction, NodeName, Objects, Parameters, Split, Videos
+from lmeec_core.cli.options import (
+    HOW,
+    WHAT,
+    Direction,
+    MethodName,
+    NodeName,
+    Objects,
+    Parameters,
+    Split,
+    Videos,
+)
 
 _OUT = "Outputs"
-_HOW = "Network and memory (for a bag: override the parameter file)"
 _WHERE = "Where it runs"
 
 
@@ -70,36 +79,37 @@ def track_command(
     videos: Videos = None,
     params: Parameters = None,
     node: NodeName = None,
+    method: MethodName = None,
     preset: Annotated[
         str | None,
         typer.Option(
-            help="The network: nano, base_plus.", show_default="nano", rich_help_panel=_HOW
+            help="The network: nano, base_plus.", show_default="nano", rich_help_panel=HOW
         ),
     ] = None,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=_HOW),
+        typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=HOW),
     ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=_HOW
+            min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=HOW
         ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="cpu, cuda or auto.", show_default="auto", rich_help_panel=_HOW),
+        typer.Option(help="cpu, cuda or auto.", show_default="auto", rich_help_panel=HOW),
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32 or bf16.", show_default="fp32", rich_help_panel=_HOW),
+        typer.Option(help="fp32 or bf16.", show_default="fp32", rich_help_panel=HOW),
     ] = None,
     engine: Annotated[
         str | None,
         typer.Option(
             help="The backend: auto, eager, cuda_graph, onnxruntime, openvino, tensorrt.",
             show_default="auto",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = None,
     compression: Annotated[
@@ -107,14 +117,12 @@ def track_command(
         typer.Option(
             help="How a full memory bank is compressed: keep_first, average, fifo, iou, cluster.",
             show_default="keep_first",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = None,
     capacity: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Frames in a memory bank.", show_default="6", rich_help_panel=_HOW
-        ),
+        typer.Option(min=1, help="Frames in a memory bank.", show_default="6", rich_help_panel=HOW),
     ] = None,
     num_frames: Annotated[
         Length,
@@ -122,7 +130,7 @@ def track_command(
             help="What the tracker is told about a take's length. stream: nothing, as in the node; "
             "take: the number of frames, as in the LM-EEC release. Only takes of fewer than 16 "
             "frames differ.",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = Length.stream,
     workers: Annotated[
@@ -193,6 +201,7 @@ def track_command(
     from lmeec_core.offline.units import TrackOptions
 
     given = {
+        "method": method,
         "model.preset": preset,
         "model.checkpoint": None if checkpoint is None else str(checkpoint.resolve()),
         "model.seed": seed,

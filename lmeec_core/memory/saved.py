@@ -10,7 +10,7 @@ import errno
 import hashlib
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -21,6 +21,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.files import replacing
 
 if TYPE_CHECKING:
+    from lmeec_core.correspondence import Tracker
     from lmeec_core.model import LMEEC
     from lmeec_core.tracker import CorrespondenceTracker
 
@@ -56,9 +57,7 @@ def _facts(tracker: CorrespondenceTracker) -> dict[str, Any]:
     }
 
 
-def save_memory(
-    tracker: CorrespondenceTracker, path: str | Path, extra: dict[str, Any] | None = None
-) -> None:
+def save_memory(tracker: Tracker, path: str | Path, extra: dict[str, Any] | None = None) -> None:
     """Write the memory of all objects, atomically.
 
     Args:
@@ -67,8 +66,10 @@ def save_memory(
         extra: further data to store with it (JSON).
 
     Raises:
+        MemoryFileError: a tracker without memory.
         OSError: it cannot be written.
     """
+    tracker = _with_memory(tracker, path)
     tensors: dict[str, Tensor] = {}
     for i, (_, parts) in enumerate(tracker.memory_state().items()):
         tensors |= {f"{i}.{name}": value.cpu().contiguous() for name, value in parts.items()}
@@ -80,14 +81,16 @@ def save_memory(
             raise OSError(errno.EIO, f"not written: {error}", str(path)) from error
 
 
-def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, Any]:
+def load_memory(tracker: Tracker, path: str | Path) -> dict[str, Any]:
     """Replace the tracker's memory by a file's; returns the further data stored with it.
 
     Raises:
-        MemoryFileError: no such file, not a memory file, damaged, or of another network, other
-            cameras or other memory settings; the tracker's memory is unchanged.
+        MemoryFileError: a tracker without memory, no such file, not a memory file, damaged, or of
+            another network, other cameras or other memory settings; the tracker's memory is
+            unchanged.
     """
     source = Path(path)
+    tracker = _with_memory(tracker, source)
     if not source.is_file():
         raise MemoryFileError(f"memory {source}: no such file")
     try:
@@ -113,6 +116,15 @@ def load_memory(tracker: CorrespondenceTracker, path: str | Path) -> dict[str, A
         raise MemoryFileError(f"memory {source}: does not fit ({error})") from error
     extra: dict[str, Any] = facts["extra"]
     return extra
+
+
+def _with_memory(tracker: Tracker, path: str | Path) -> CorrespondenceTracker:
+    if not hasattr(tracker, "memory_state"):
+        raise MemoryFileError(
+            f"memory {path}: the tracker ({type(tracker).__name__}) remembers nothing that could "
+            "be saved; only the method lmeec has a memory"
+        )
+    return cast("CorrespondenceTracker", tracker)
 
 
 def _check(tracker: CorrespondenceTracker, facts: Any, source: Path) -> None:

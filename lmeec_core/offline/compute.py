@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -21,13 +20,12 @@ from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
 
 if TYPE_CHECKING:
     from lmeec_core.config import EngineName
-    from lmeec_core.methods.lm_eec import LmEec
-    from lmeec_core.tracker import Correspondence
+    from lmeec_core.correspondence import CorrespondenceLike, Method
 
 Report = Callable[[int], None]
 """Called with the number of frames done."""
 
-_LOADED: dict[str, LmEec] = {}  # the last one: a worker's units share it
+_LOADED: dict[str, Method] = {}  # the last one: a worker's units share it
 _TAKES: dict[tuple[object, ...], Takes] = {}  # likewise
 
 
@@ -61,47 +59,46 @@ def compute(job: Job, report: Report) -> bytes:
         return dump(head, _counted(frames, report), problems, notices)
 
 
-def method_of(settings: Settings) -> LmEec:
+def method_of(settings: Settings) -> Method:
     """The method of the settings, loaded; kept until another one is requested."""
-    from lmeec_core.methods import lm_eec
+    from lmeec_core.methods import load_with
 
     key = _key(settings)
     if key not in _LOADED:
         _LOADED.clear()
         arguments = {name: getattr(settings, name) for name in _ARGUMENTS}
-        engine: Any = settings.engines or settings.engine
-        _LOADED[key] = lm_eec.load(
-            settings.preset,
-            engine=engine,
-            memory=settings.memory,
-            **arguments,
-        )
+        arguments["engine"] = settings.engines or settings.engine
+        _LOADED[key] = load_with(settings.method, arguments)
     return _LOADED[key]
 
 
-_ARGUMENTS = ("checkpoint", "device", "precision", "seed", "require_mv_moe")
+_ARGUMENTS = (
+    "preset", "checkpoint", "device", "precision", "seed", "require_mv_moe", "memory",
+)  # fmt: skip
 
 
 def _key(settings: Settings) -> str:
-    names = ("preset", "weights", "engine", "engines", *_ARGUMENTS)
-    return json.dumps([settings.memory.model_dump(), *(getattr(settings, name) for name in names)])
+    names = {"method", "weights", "engine", "engines", *_ARGUMENTS}
+    return settings.model_dump_json(include=names)
 
 
 def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) -> Settings:
     """The settings with the choice of engine ``auto``, for all processes and for a later run.
 
     Args:
-        settings: any; those of another engine are returned as they are.
+        settings: any; those of another engine, or of a method without, are returned as they are.
         before: what an earlier run has chosen with the same settings, which is kept.
     """
     from lmeec_core.engine import chosen_engines
+    from lmeec_core.methods import has_setting
 
-    if settings.engine != "auto":
+    if settings.engine != "auto" or not has_setting(settings.method, "engine"):
         return settings
     if before is not None:
         return settings.model_copy(update={"engines": dict(before)})
     with _threads(settings.threads):
-        chosen = chosen_engines(method_of(settings).model)
+        network: Any = method_of(settings)
+        chosen = chosen_engines(network.model)
     made = settings.model_copy(update={"engines": chosen})
     _LOADED[_key(made)] = _LOADED.pop(_key(settings))
     return made
@@ -179,7 +176,7 @@ class Recorder:
         self,
         frame: int,
         size: tuple[int, int],
-        found: dict[str, Correspondence],
+        found: Mapping[str, CorrespondenceLike],
         asked: set[str],
         labels: dict[str, int] | None,
     ) -> FrameRecord:
@@ -201,7 +198,7 @@ class Recorder:
         objects = [
             self.object(
                 name, labels[name] if labels else i, name in asked, masks[name], size,
-                one.presence, one.predicted_iou,
+                one.presence, one.score,
             )
             for i, (name, one) in enumerate(found.items(), start=1)
         ]  # fmt: skip

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmeec_core.errors import InputError
+from lmeec_core.methods import has_setting
 from lmeec_core.offline.monitor import TrackMonitor, cores
 from lmeec_core.offline.notices import collected
 from lmeec_core.offline.outputs import write_predictions
@@ -170,15 +171,19 @@ def _check_outputs(options: TrackOptions, folder: Path) -> None:
 
 def _introduce(work: Work, options: TrackOptions, console: Console) -> None:
     settings, units = work.settings, work.units
+    network = f"preset {settings.preset}, {settings.device}, {settings.precision}"
+    if not has_setting(settings.method, "preset"):
+        network = ""
+    how = ", ".join(filter(None, [f"method {settings.method}", network]))
     console.print(
         f"{_escape(str(options.source))}: {len(work.recordings)} recordings, {len(units)} units of "
-        f"work; preset {settings.preset}, {settings.device}, {settings.precision}",
+        f"work; {how}",
         highlight=False,
         soft_wrap=True,
     )
     if settings.weights.startswith("seed:"):
         console.print("[bold yellow]The weights are random (seeded): the masks mean nothing.[/]")
-    _say(console, [text for plan in work.plans for text in plan.notes], "note")
+    _say(console, [*work.notes, *(text for plan in work.plans for text in plan.notes)], "note")
     _say(console, work.problems, "cannot be read")
     if not units:
         reason = "" if work.problems else " (no object has query masks)"

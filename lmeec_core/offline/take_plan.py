@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from lmeec_core.methods import method_name, without_effect
 from lmeec_core.offline.units import (
     NumFrames,
     Plan,
@@ -36,7 +37,15 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
     missing = [name for name in options.objects if name not in known]
     if missing:
         raise TakeError(options.source, f"no object {missing[0]!r} in any take")
-    return Work(source, settings, plans)
+    return Work(source, settings, plans, method_notes(settings.method, options.changes))
+
+
+def method_notes(method: str, given: Iterable[str]) -> tuple[str, ...]:
+    """What to say of the node's parameters that were given and that the method does not have."""
+    own = [name for name in given if name.partition(".")[0] in ("model", "memory")]
+    # A device is given for the machine, not for the method.
+    text = without_effect(method, [name for name in own if name != "model.device"])
+    return (text,) if text else ()
 
 
 def take_settings(
@@ -55,10 +64,12 @@ def take_settings(
     name, checkpoint = model.get("preset", "nano"), model.get("checkpoint") or None
     preset(name)
     seed = model.get("seed")
+    method = method_name(changes.get("method", "lmeec"))
     return Settings(
+        method=method,
         preset=name,
         checkpoint=checkpoint,
-        weights=weights_digest(name, checkpoint, seed),
+        weights=weights_digest(name, checkpoint, seed, method),
         device=str(resolve_device(model.get("device", "auto"))),
         precision=model.get("precision", "fp32"),
         engine=model.get("engine", "auto"),

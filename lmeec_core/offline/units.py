@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from lmeec_core import __version__
 from lmeec_core.config import EngineName, MemoryConfig, Precision
+from lmeec_core.methods import has_setting
 from lmeec_core.recordings import RecordingSource
 
 NumFrames = Literal["stream", "take"]
@@ -21,8 +22,10 @@ class Settings(BaseModel):
     """Everything besides the recording that the masks depend on.
 
     Attributes:
+        method: see :func:`lmeec_core.methods.load_method`.
         preset, checkpoint, device, precision, engine, seed, require_mv_moe: see
-            :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto").
+            :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto"). A method takes those
+            that it has.
         engines: the engines that ``auto`` chose, by stage: the same for every unit and process,
             because each measurement may give another choice. None: nothing is chosen yet.
         weights: digest of the weights, compared instead of ``checkpoint``.
@@ -41,6 +44,7 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    method: str = "lmeec"
     preset: str = "nano"
     checkpoint: str | None = None
     weights: str = ""
@@ -68,14 +72,18 @@ class Settings(BaseModel):
         return content
 
 
-def weights_digest(preset: str, checkpoint: str | None, seed: int | None) -> str:
-    """A fingerprint of the weights: the file's SHA-256, or the seed.
+def weights_digest(
+    preset: str, checkpoint: str | None, seed: int | None, method: str = "lmeec"
+) -> str:
+    """A fingerprint of the weights: the file's SHA-256, or the seed; "" for a method without.
 
     Raises:
         InputError: no such checkpoint, or no weights at all.
     """
     from lmeec_core.checkpoint import CheckpointError, bundled_weights
 
+    if not has_setting(method, "checkpoint"):
+        return ""
     path = Path(checkpoint) if checkpoint else bundled_weights(preset)
     if path is not None:
         if not path.is_file():
@@ -202,6 +210,8 @@ class Work:
     source: RecordingSource
     settings: Settings
     plans: list[Plan]
+    notes: tuple[str, ...] = ()
+    """Remarks about the settings."""
 
     @property
     def units(self) -> list[Unit]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from lmeec_core.correspondence import CorrespondenceLike, Mask, Method, Tracker
 from lmeec_core.errors import InputError
 from lmeec_core.preprocessing import check_image
+from lmeec_core.prompts.handover import Handover
 from lmeec_core.prompts.prompt import Prompt, ViewTracker
 from lmeec_core.tracker import Image
 
@@ -42,6 +43,8 @@ class PromptedTracker:
         num_frames: length of the recording where it is known.
         max_objects: refuse more objects than this.
         hold: images per camera that are kept, so that prompts which come late find theirs.
+        handover: whether an object that is lost in its query camera is tracked on in another one,
+            if it was seen there with confidence up to then (:mod:`lmeec_core.prompts.handover`).
 
     Raises:
         InputError: fewer than two cameras, one named twice, or a number below 1.
@@ -55,6 +58,7 @@ class PromptedTracker:
         num_frames: int | None = None,
         max_objects: int = 32,
         hold: int = 8,
+        handover: bool = False,
     ) -> None:
         self.cameras = tuple(cameras)
         if len(self.cameras) < 2 or len(set(self.cameras)) != len(self.cameras):
@@ -64,6 +68,7 @@ class PromptedTracker:
         if hold < 1 or max_objects < 1:
             raise InputError(f"hold {hold}, max_objects {max_objects}: 1 or more expected")
         self._hold = hold
+        self.handover = handover
         self._method, self._view_tracker = method, view_tracker
         self._num_frames, self._max_objects = num_frames, max_objects
         self.reset()
@@ -74,6 +79,7 @@ class PromptedTracker:
         self._cameras = {name: _Camera(deque(maxlen=self._hold)) for name in self.cameras}
         self._trackers: dict[str, Tracker] = {}  # by query camera
         self._query: dict[str, str] = {}  # object to its query camera
+        self._sights = Handover()
 
     @property
     def frame(self) -> int:
@@ -85,11 +91,30 @@ class PromptedTracker:
         """Object to its query camera, in the order in which the objects were marked."""
         return dict(self._query)
 
+    @property
+    def lost(self) -> tuple[str, ...]:
+        """Objects that are not seen in their query camera, which has an image on this frame."""
+        return tuple(
+            name
+            for name, camera in self._query.items()
+            if self._shows(camera) and not _visible(self._cameras[camera].found.get(name))
+        )
+
+    def held_frames(self, camera: str) -> tuple[int, ...]:
+        """Numbers of the frames on which something can be marked in a camera, oldest first."""
+        view = self._cameras[camera]
+        held = tuple(number for number, _ in view.held)
+        if view.tracker is None:
+            return held
+        known = view.tracker.held_frames
+        return tuple(number for number in held if view.frames.get(number) in known)
+
     def forget(self, object_id: str) -> bool:
         """Forget one object; returns whether it was known."""
         camera = self._query.pop(object_id, None)
         if camera is not None:
             self._leave(camera, object_id)
+            self._sights.forget(object_id)
         return camera is not None
 
     def look(self, images: Mapping[str, Image | None]) -> None:
@@ -114,6 +139,8 @@ class PromptedTracker:
                 camera.held.append((self._frame, views[name]))
                 if camera.tracker is not None:
                     self._step(camera, camera.tracker)
+        if self.handover:
+            self._hand_over()
 
     def prompt(self, camera: str, prompt: Prompt, frame: int | None = None) -> CorrespondenceLike:
         """Mark or correct an object.
@@ -147,6 +174,7 @@ class PromptedTracker:
         before = self._query.get(prompt.object_id, camera)
         if before != camera:
             self._leave(before, prompt.object_id)
+            self._sights.forget(prompt.object_id)
         self._query[prompt.object_id] = camera
         return view.found[prompt.object_id]
 
@@ -158,9 +186,7 @@ class PromptedTracker:
             others. An object whose query camera has no image is left out.
         """
         images = {
-            name: camera.held[-1][1]
-            for name, camera in self._cameras.items()
-            if camera.held and camera.held[-1][0] == self._frame
+            name: camera.held[-1][1] for name, camera in self._cameras.items() if self._shows(name)
         }
         found: FoundEverywhere = {name: {} for name in images}
         for query, camera in self._cameras.items():
@@ -171,6 +197,8 @@ class PromptedTracker:
             masks = {name: _shown(one) for name, one in camera.found.items()}
             for target, objects in self._tracker(query).step(given, masks).items():
                 found[target].update(objects)
+        if self.handover:
+            self._sights.saw(self._frame, self._query, found)
         order = self._query
         return {
             name: {o: objects[o] for o in order if o in objects} for name, objects in found.items()
@@ -194,12 +222,7 @@ class PromptedTracker:
                 f"prompt for {name!r}: camera {camera!r} given, one of {', '.join(self.cameras)} "
                 "expected"
             )
-        view = self._cameras[camera]
-        held = [number for number, _ in view.held]
-        if view.tracker is not None:
-            held = [
-                number for number in held if view.frames.get(number) in view.tracker.held_frames
-            ]
+        held = list(self.held_frames(camera))
         if frame not in held:
             raise InputError(
                 f"prompt for {name!r}: frame {frame} of camera {camera!r} is not held; "
@@ -210,7 +233,24 @@ class PromptedTracker:
                 f"{len(self._query) + 1} objects, at most {self._max_objects} expected; forget "
                 "some, or raise max_objects"
             )
-        return view, frame
+        return self._cameras[camera], frame
+
+    def _hand_over(self) -> None:
+        """Let another view go on where an object is lost in its query view."""
+        lost = self.lost
+        for name, query in self.objects.items():
+            if not self._shows(query):
+                continue
+            sight = self._sights.lost(name, name in lost)
+            if sight is None or not self._shows(sight.camera):
+                continue
+            if sight.frame in self.held_frames(sight.camera):
+                self.prompt(sight.camera, Prompt(name, mask=sight.found.mask()), sight.frame)
+
+    def _shows(self, camera: str) -> bool:
+        """Whether a camera has an image on the frame looked at."""
+        held = self._cameras[camera].held
+        return bool(held) and held[-1][0] == self._frame
 
     def _step(self, camera: _Camera, tracker: ViewTracker) -> None:
         frame, image = camera.held[-1]
@@ -244,3 +284,7 @@ def _shown(found: CorrespondenceLike) -> Mask | None:
     """The mask to look for in other views; None where the object is not seen."""
     mask = found.mask()
     return mask if mask.any() else None
+
+
+def _visible(found: CorrespondenceLike | None) -> bool:
+    return found is not None and found.visible()

@@ -17,24 +17,26 @@ QUERY_MASKS = "query masks"
 class ImageSet(Generic[T_co]):
     """A synchronised set, or the streams that such sets are made of.
 
-    Iterating gives the query image, the masks, then the targets in their order.
+    Iterating gives the query image, the masks if there are any, then the targets in their order.
 
     Attributes:
         query: of the query camera.
-        masks: the query masks.
+        masks: the query masks; None where objects are marked by prompts.
         targets: target camera to its image; targets without one are left out.
     """
 
     query: T_co
-    masks: T_co
+    masks: T_co | None
     targets: Mapping[str, T_co]
 
     def __iter__(self) -> Iterator[T_co]:
         yield self.query
-        yield self.masks
+        if self.masks is not None:
+            yield self.masks
         yield from self.targets.values()
 
     def map(self, function: Callable[[T_co], U]) -> ImageSet[U]:
         """A set of the function's results, one for each member."""
         targets = {name: function(one) for name, one in self.targets.items()}
-        return ImageSet(function(self.query), function(self.masks), targets)
+        masks = None if self.masks is None else function(self.masks)
+        return ImageSet(function(self.query), masks, targets)

@@ -77,6 +77,7 @@ def _node(now: Snapshot) -> DiagnosticStatus:
         level, text = WARN, f"{now.state}, but: {now.measured.last_other_error}"
     values: dict[str, object] = {
         "state": now.state,
+        "method": now.config.method,
         "preset": now.config.model.preset,
         "checkpoint": now.config.model.checkpoint or "",
         "device": now.device or "",

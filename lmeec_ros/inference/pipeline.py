@@ -15,8 +15,10 @@ from std_msgs.msg import Header
 
 import lmeec_core as lm
 from lmeec_core.bags.mask_messages import label_image
+from lmeec_core.correspondence import CorrespondenceLike, Tracker
+from lmeec_core.engine import engines_in_use
 from lmeec_core.errors import InputError
-from lmeec_core.methods import lm_eec
+from lmeec_core.methods import load_with, without_effect
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.takes.images import ImageReader
 from lmeec_ros.io import images, messages
@@ -34,11 +36,11 @@ class TargetOutput:
     message: CorrespondenceMaskArray
     image: images.Array
     """The target image, uint8 (H, W, 3)."""
-    found: Mapping[str, lm.Correspondence]
+    found: Mapping[str, CorrespondenceLike]
     header: Header
 
     def label_image(self, table: messages.LabelTable, threshold: float) -> Image:
-        """Return the label image (16UC1); where objects overlap, the likeliest one wins."""
+        """Return the label image (16UC1); see lm.exclusive_masks for where they overlap."""
         masks = lm.exclusive_masks(self.found, threshold)
         by_label = {table.label_of(name): mask for name, mask in masks.items()}
         labels, _ = label_image(by_label, self.image.shape[:2], np.uint16)
@@ -71,7 +73,7 @@ class SetProcessor:
 
     def __init__(
         self,
-        tracker: lm.CorrespondenceTracker,
+        tracker: Tracker,
         config: NodeConfig,
         table: messages.LabelTable,
         several: bool | None = None,
@@ -131,8 +133,18 @@ class SetProcessor:
 
     @property
     def device(self) -> str:
-        """The device that the network runs on."""
-        return str(self.tracker.model.device)
+        """The device that the network runs on; cpu for a method without one."""
+        return "cpu" if self.network is None else str(self.network.device)
+
+    @property
+    def network(self) -> lm.LMEEC | None:
+        """The method's network, if it has one."""
+        return getattr(self.tracker, "model", None)
+
+    @property
+    def engines(self) -> str:
+        """What computes the network, in words; "none" without one."""
+        return "none" if self.network is None else engines_in_use(self.network)
 
     @property
     def objects_seen(self) -> int:
@@ -156,7 +168,7 @@ class SetProcessor:
     def _output(
         self,
         target: str,
-        found: Mapping[str, lm.Correspondence],
+        found: Mapping[str, CorrespondenceLike],
         picture: images.Array,
         given: ImageSet[Any],
     ) -> TargetOutput:
@@ -239,16 +251,9 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         lmeec_core.CheckpointError: if there are no weights, or they do not fit.
         ValueError: if the device is not there.
     """
-    method = lm_eec.load(
-        config.model.preset,
-        checkpoint=config.model.checkpoint,
-        device=config.model.device,
-        precision=config.model.precision,
-        engine=config.model.engine,
-        seed=config.model.seed,
-        require_mv_moe=config.model.require_mv_moe,
-        memory=config.memory,
-    )
+    method = load_with(config.method, config.method_settings())
+    if unused := without_effect(config.method, config.changed_settings()):
+        logger.warning(unused)
     tracker = method.tracker(
         config.query_camera, config.target_cameras, max_objects=config.max_objects
     )

@@ -52,7 +52,7 @@ class Input:
 
 
 def inputs_of(config: NodeConfig) -> ImageSet[Input]:
-    """The streams that a configuration names."""
+    """The streams that a configuration names; those of prompts have no query masks."""
 
     def camera(name: str) -> Input:
         given = config.cameras[name]
@@ -65,7 +65,9 @@ def inputs_of(config: NodeConfig) -> ImageSet[Input]:
         kind = CorrespondenceMaskArray
     return ImageSet(
         camera(config.query_camera),
-        Input(QUERY_MASKS, masks.topic, kind, masks.qos, "query_masks."),
+        None
+        if config.prompted
+        else Input(QUERY_MASKS, masks.topic, kind, masks.qos, "query_masks."),
         {name: camera(name) for name in config.target_cameras},
     )
 

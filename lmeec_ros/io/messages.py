@@ -14,8 +14,8 @@ from lmeec.msg import CorrespondenceMask, CorrespondenceMaskArray
 from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
-from lmeec_core import Correspondence
 from lmeec_core.bags.mask_messages import MessageFactory
+from lmeec_core.correspondence import CorrespondenceLike
 from lmeec_core.errors import InputError
 from lmeec_core.takes.images import MAX_PIXELS
 
@@ -262,7 +262,7 @@ def _full_mask(roi: Any, crop: npt.NDArray[np.uint8], msg: Any) -> Mask:
 
 
 def mask_array_message(
-    found: Mapping[str, Correspondence],
+    found: Mapping[str, CorrespondenceLike],
     masks: Mapping[str, Mask],
     table: LabelTable,
     header: Header,
@@ -283,7 +283,7 @@ def mask_array_message(
     """
     entries = []
     for name, one in found.items():
-        score = min(1.0, max(0.0, float(one.predicted_iou)))
+        score = min(1.0, max(0.0, float(one.score)))
         label = table.label_of(name)
         entries.append(MESSAGES.mask(name, label, masks[name], header, float(one.presence), score))
     return MESSAGES.masks(header, query_header, cameras, size, entries)

@@ -38,6 +38,12 @@ def nanoseconds(stamp: Any) -> int:
     return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
 
 
+def streams_of(config: NodeConfig) -> tuple[str, ...]:
+    """The streams that are paired: the query camera, the query masks if they come, the targets."""
+    masks = () if config.prompted else (QUERY_MASKS,)
+    return (config.query_camera, *masks, *config.target_cameras)
+
+
 class Synchronizer(Protocol):
     """Pairs the messages of the streams that a configuration names."""
 
@@ -72,7 +78,7 @@ class NearestSynchronizer:
     def __init__(self, config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> None:
         self.core: PairingCore[Any] = PairingCore(
             config.query_camera,
-            (QUERY_MASKS, *config.target_cameras),
+            streams_of(config)[1:],
             0,
             config.pairing.queue,
             config.target_cameras,
@@ -115,7 +121,7 @@ class NearestSynchronizer:
     def _post(self, found: Sequence[MatchedSet[Any]]) -> None:
         for one in found:
             targets = {name: one.items[name] for name in self.core.targets if name in one.items}
-            images = ImageSet(one.items[self.core.anchor], one.items[QUERY_MASKS], targets)
+            images = ImageSet(one.items[self.core.anchor], one.items.get(QUERY_MASKS), targets)
             self._outbox.append(partial(self._on_set, images))
 
     def _deliver(self) -> None:
@@ -157,8 +163,7 @@ class StockSynchronizer:
                 "(not installed); 'nearest' needs nothing"
             )
         self._on_set, self._on_jump = on_set, on_jump
-        self._targets = config.target_cameras
-        names = (config.query_camera, QUERY_MASKS, *config.target_cameras)
+        self._names = names = streams_of(config)
         self._filters = {name: message_filters.SimpleFilter() for name in names}
         self._newest: dict[str, int] = {}
         self._received = dict.fromkeys(names, 0)
@@ -201,11 +206,13 @@ class StockSynchronizer:
         streams = {n: StreamStats(r, self._sets, 0, {}, None) for n, r in self._received.items()}
         return PairingStats(self._sets, self._epoch, self._skew, streams)
 
-    def _pass_on(self, query: Any, masks: Any, *targets: Any) -> None:
+    def _pass_on(self, *messages: Any) -> None:
         self._sets += 1
-        stamps = [stamp_of(msg) for msg in (query, masks, *targets)]
+        stamps = [stamp_of(msg) for msg in messages]
         self._skew = max(abs(stamp - stamps[0]) for stamp in stamps)
-        self._on_set(ImageSet(query, masks, dict(zip(self._targets, targets, strict=True))))
+        found = dict(zip(self._names, messages, strict=True))
+        query, masks = found.pop(self._names[0]), found.pop(QUERY_MASKS, None)
+        self._on_set(ImageSet(query, masks, found))
 
 
 def make_synchronizer(config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> Synchronizer:

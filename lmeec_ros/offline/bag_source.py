@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import method_of
 from lmeec_core.offline.records import FrameRecord
+from lmeec_core.offline.take_plan import method_notes
 from lmeec_core.offline.units import Settings, TrackOptions, Unit, Work
 from lmeec_core.recordings import FindPredictions, Viewed
 from lmeec_core.viewing.options import ViewOptions
@@ -34,7 +35,9 @@ class BagSource:
             options.source, options.params, options.changes, options.node
         )
         plan = bag_units.plan_bag(options.source, config, options.direction)
-        return Work(self, bag_units.settings_of(config, options.threads), [plan])
+        settings = bag_units.settings_of(config, options.threads)
+        notes = method_notes(config.method, config.changed_settings())
+        return Work(self, settings, [plan], notes)
 
     def track(
         self, unit: Unit, settings: Settings, problems: list[str], notices: list[str]

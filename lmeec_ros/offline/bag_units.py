@@ -12,8 +12,8 @@ from lmeec_core.bags import take_bags
 from lmeec_core.bags.bag import BagError, BagReader
 from lmeec_core.bags.files import JOURNALS
 from lmeec_core.bags.take_bags import RecordingInfo
+from lmeec_core.correspondence import Method
 from lmeec_core.errors import InputError
-from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.offline.compute import Recorder
 from lmeec_core.offline.records import FrameRecord, Stamp
 from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_digest
@@ -78,9 +78,10 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
 
     preset = config.model.preset
     return Settings(
+        method=config.method,
         preset=preset,
         checkpoint=config.model.checkpoint,
-        weights=weights_digest(preset, config.model.checkpoint, config.model.seed),
+        weights=weights_digest(preset, config.model.checkpoint, config.model.seed, config.method),
         device=str(resolve_device(config.model.device)),
         precision=config.model.precision,
         engine=config.model.engine,
@@ -141,7 +142,7 @@ def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, st
 
 
 def track_bag(
-    unit: Unit, settings: Settings, method: LmEec, problems: list[str], notices: list[str]
+    unit: Unit, settings: Settings, method: Method, problems: list[str], notices: list[str]
 ) -> Iterator[FrameRecord]:
     """Go through a bag as the node does, for one target camera.
 
@@ -219,7 +220,7 @@ def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recor
     objects = [
         recorder.object(
             name, table.label_of(name), one.skipped is None, masks[name], size, one.presence,
-            one.predicted_iou,
+            one.score,
         )
         for name, one in output.found.items()
     ]  # fmt: skip

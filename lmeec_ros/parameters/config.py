@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import lmeec_core as lm
 from lmeec_core.bags.object_rows import read_object_row
+from lmeec_core.errors import InputError
+from lmeec_core.methods import METHODS, method_name
 from lmeec_ros.parameters import files as parameter_files
 from lmeec_ros.parameters.files import ParameterError as ParameterError
 from lmeec_ros.parameters.spec import Spec, Value, suggestion
@@ -19,6 +21,7 @@ from lmeec_ros.parameters.table import (
     MemoryParameters,
     ModelParameters,
     NodeConfig,
+    PromptParameters,
     QueryMasksConfig,
     section,
 )
@@ -82,6 +85,17 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
             f"output.lazy: true given with pairing.policy {checked['pairing.policy']!r}, which "
             "needs every target; 'nearest' expected"
         )
+    prompted = checked["query_masks.source"] == "prompts"
+    if checked["output.lazy"] and prompted:
+        raise ParameterError(
+            "output.lazy: true given with query_masks.source 'prompts', where an object may be "
+            "tracked in any camera; false expected"
+        )
+    if checked["prompts.checkpoint"] and checked["prompts.preset"] == "same":
+        raise ParameterError(
+            f"prompts.checkpoint: {checked['prompts.checkpoint']!r} given; prompts.preset, the "
+            "network that it belongs to, is expected as well"
+        )
     return section(
         NodeConfig,
         "",
@@ -90,7 +104,14 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
         cameras={name: _camera(name, checked) for name in cameras},
         target_cameras=targets,
         query_masks=_query_masks(query, checked),
+        prompts=section(
+            PromptParameters,
+            "prompts.",
+            checked,
+            checkpoint=checked["prompts.checkpoint"] or None,
+        ),
         objects=_objects(checked["objects"]),
+        method=_method(str(checked["method"])),
         model=section(
             ModelParameters,
             "model.",
@@ -178,6 +199,13 @@ def _unknown(name: str, cameras: Sequence[str], table: Mapping[str, Spec]) -> st
             f"{suggestion(parts[1], cameras)}"
         )
     return f"{name}: there is no such parameter{suggestion(name, list(table))}"
+
+
+def _method(given: str) -> str:
+    try:
+        return method_name(given)
+    except InputError as error:
+        raise ParameterError(f"method: {error}{suggestion(given, METHODS)}") from error
 
 
 def _camera(name: str, values: Mapping[str, Any]) -> CameraConfig:

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import lmeec_core as lm
 from lmeec_core.config import ENGINES, EngineName, Precision
+from lmeec_core.methods import METHODS
 from lmeec_ros.parameters.spec import Spec
 
 QOS = ("auto", "sensor_data", "reliable")
@@ -49,6 +50,9 @@ class CameraConfig:
 class QueryMasksConfig:
     """The input of the query masks, with its topic as for the cameras."""
 
+    source: str = parameter("topic", "topic: query masks come on a topic, one message an image; "
+        "prompts: objects are marked once (~/prompt, ~/mark_object, a click) and tracked from there",
+        ("topic", "prompts"))
     topic: str = parameter("", "Topic of the query masks; empty: /<query camera>/label_image or "
         "/<query camera>/masks, by type")
     type: str = parameter("label_image", "label_image: an image whose values are labels, 0 = "
@@ -58,6 +62,50 @@ class QueryMasksConfig:
     max_delay: float = parameter(0.0, "How long images wait for late query masks, seconds; the "
         "queues grow accordingly. 0: until pairing.queue is full", minimum=0.0, maximum=60.0,
         live=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClickParameters:
+    """Clicks that other tools publish, with query_masks.source prompts."""
+
+    topic: str = parameter("/clicked_point", "Topic of geometry_msgs/PointStamped in pixels of an "
+        "image; header.frame_id is a camera's name or the frame_id of its images; \"\": none")
+    camera: str = parameter("", "Camera that a click without frame_id is for; empty: query_camera",
+        live=True)
+    object: str = parameter("", "Object that clicks mark or correct; empty: the first of `objects`, "
+        "else object_1", live=True)
+    tolerance: float = parameter(0.5, "Largest distance in time between a click and its image, "
+        "seconds: many tools stamp a click when it is made", minimum=0.0, maximum=10.0, live=True)
+    mouse: bool = parameter(True, "Read clicks of rqt_image_view, too: geometry_msgs/Point on <image "
+        "topic>_mouse_left of each camera, for its newest image")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectionParameters:
+    """Boxes of a detector, with query_masks.source prompts."""
+
+    topic: str = parameter("", "Topic of vision_msgs/Detection2DArray: a box marks the object of its "
+        "id, or of its class, unless that is seen; empty: none")
+    min_score: float = parameter(0.5, "Boxes with a lower score are ignored", minimum=0.0,
+        maximum=1.0, live=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptParameters:
+    """How objects are marked, with query_masks.source prompts."""
+
+    preset: str = parameter("same", "Network that tracks marked objects in the view that they "
+        "were marked in; same: that of model.preset", ("same", *lm.PRESETS))
+    checkpoint: str | None = parameter("", "File of its weights; empty: those that come with the "
+        "preset, if any", path=True)
+    hold: int = parameter(8, "Images per camera that are kept for late prompts", minimum=1,
+        maximum=64)
+    wait: float = parameter(2.0, "Longest wait of a prompt for its image, seconds", minimum=0.0,
+        maximum=60.0, live=True)
+    handover: bool = parameter(False, "Track an object that is lost in its query view on in another "
+        "view in which it was seen with confidence", live=True)
+    clicks: ClickParameters = group(ClickParameters, "prompts.clicks.")
+    detections: DetectionParameters = group(DetectionParameters, "prompts.detections.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,6 +203,7 @@ class NodeConfig:
     target_cameras: tuple[str, ...] = parameter(["exo"], "Cameras in whose images the objects are "
         "searched for")
     query_masks: QueryMasksConfig = group(QueryMasksConfig)
+    prompts: PromptParameters = group(PromptParameters)
     objects: dict[int, str] = parameter([""], "Objects known by name, each \"label:id\", as "
         "\"1:cup\"; a label without a name gets the id object_<label>")
     ignore_labels: list[int] = parameter([255], "Labels of pixels that are to be ignored: they "
@@ -164,6 +213,8 @@ class NodeConfig:
         maximum=1024)
     max_image_pixels: int = parameter(64_000_000, "Larger images (width x height) are refused",
         minimum=1, maximum=1_000_000_000)
+    method: str = parameter("lmeec", f"The method that finds the objects: {', '.join(METHODS)}. "
+        "Only lmeec has a memory; the others search in each set anew")
     model: ModelParameters = group(ModelParameters)
     memory: lm.MemoryConfig = group(MemoryParameters)
     memory_folder: str = parameter("", "Folder of the files of ~/save_memory and ~/load_memory; "
@@ -180,7 +231,34 @@ class NodeConfig:
         "seconds; 0: never", minimum=0.0, maximum=3600.0, live=True)
     values: Mapping[str, Any]
     """Every parameter by its full name, as declared."""
+
+    @property
+    def prompted(self) -> bool:
+        """Whether objects are marked by prompts, and no query masks come."""
+        return self.query_masks.source == "prompts"
+
+    @property
+    def views(self) -> tuple[str, ...]:
+        """The query camera and the target cameras."""
+        return (self.query_camera, *self.target_cameras)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The cameras whose masks are published."""
+        return self.views if self.prompted else self.target_cameras
 # fmt: on
+
+    def method_settings(self) -> dict[str, Any]:
+        """The settings of methods, by name, as :func:`lmeec_core.methods.load_with` takes them."""
+        model = {k: v for k, v in vars(self.model).items() if k != "warm_up_steps"}
+        return {**model, "memory": self.memory}
+
+    def changed_settings(self) -> list[str]:
+        """Full names of the parameters of methods that do not have their defaults."""
+        names = [f"model.{name}" for name in vars(self.model) if name != "warm_up_steps"]
+        names += [f"memory.{name}" for name in type(self.memory).model_fields]
+        defaults = {spec.name: spec.default for spec in TABLE}
+        return [name for name in names if self.values[name] != defaults[name]]
 
 
 def _rows(kind: Any, prefix: str = "") -> Iterator[Spec]:
@@ -208,7 +286,8 @@ def section(kind: type[C], prefix: str, values: Mapping[str, Any], /, **read: An
         if one.name in read:
             found[one.name] = read[one.name]
         elif "group" in one.metadata:
-            found[one.name] = section(one.metadata["group"], f"{one.name}.", values)
+            inner = one.metadata["prefix"] or f"{one.name}."
+            found[one.name] = section(one.metadata["group"], inner, values)
         else:
             found[one.name] = values[prefix + one.name]
     return kind(**found)

@@ -144,6 +144,12 @@ class Points:
                 f"{self._calibration.frame!r}; leave it empty"
             )
         cameras = (config.query_camera, *config.target_cameras)
+        known = {*self._calibration.lenses, *self._calibration.poses}
+        if strange := sorted(known - {*cameras}):
+            node.get_logger().warning(
+                f"geometry.calibration: {file} describes {', '.join(strange)}, which is no camera "
+                f"of this node ({', '.join(cameras)})"
+            )
         moving = [name for name in cameras if name not in self._calibration.poses]
         self._infos: dict[str, Any] = {}
         self._throttle = LogThrottle(REPEAT, count=False)

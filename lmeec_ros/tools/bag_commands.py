@@ -14,6 +14,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from lmeec_core.bags.bag import BagReader
+from lmeec_core.files import NewFolder
 from lmeec_ros.tools.node_watch import NodeWatch
 from lmeec_ros.tools.play import Player
 from lmeec_ros.tools.record import TopicRecorder, spin_until
@@ -119,8 +120,19 @@ def record(
     duration: float | None,
     overwrite: bool,
     console: Console,
-) -> None:
-    """Record topics; see `lmeec record --help`."""
+) -> int:
+    """Record topics; see `lmeec record --help`.
+
+    Returns:
+        the exit code, 1 if a topic that was published cannot be recorded.
+    """
+    for left in NewFolder.left_behind(path):
+        console.print(
+            f"[yellow]unfinished[/] {left}: of a recording that was killed, or still runs; "
+            "`lmeec info` says what of it can be read",
+            soft_wrap=True,
+            highlight=False,
+        )
     with ros_node("lmeec_record") as (node, stop):
         recorder = TopicRecorder(
             node, path, topics, of_node=of_node, everything=everything, overwrite=overwrite
@@ -145,6 +157,7 @@ def record(
         for topic, count in recorder.counts.items():
             console.print(f"{count:7d}  {topic}", highlight=False)
         console.print(f"written to {path}", highlight=False)
+        return 1 if recorder.problems else 0
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from lmeec_core.cli.exit_codes import run_command
-from lmeec_core.cli.options import Overwrite, QueryCamera, TargetCameras
+from lmeec_core.cli.options import MethodName, Overwrite, QueryCamera, TargetCameras
 
 
 def play_command(
@@ -97,13 +97,14 @@ def record_command(
     """Record topics into a ROS 2 bag (MCAP) until Ctrl-C.
 
     Topics that appear later are recorded too. The bag is written when the recording ends (Ctrl-C,
-    SIGTERM, --duration), with everything received until then.
+    SIGTERM, --duration), with everything received until then. The exit code is 1 if a topic
+    cannot be recorded.
     """
 
-    def work() -> None:
+    def work() -> int:
         from lmeec_ros.tools import bag_commands
 
-        bag_commands.record(
+        return bag_commands.record(
             out,
             topics or None,
             of_node=node,
@@ -121,6 +122,7 @@ def demo_command(
         Path | None, typer.Option(help="Folder of a take.", show_default="the sample take")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the results.")] = Path("out/demo"),
+    method: MethodName = None,
     preset: Annotated[str, typer.Option(help="Model preset.")] = "nano",
     checkpoint: Annotated[
         Path | None, typer.Option(help="Weights.", show_default="the preset's own, if it has any")
@@ -168,6 +170,7 @@ def demo_command(
         options = DemoOptions(
             take=take,
             out=out,
+            method=method or "lmeec",
             preset=preset,
             checkpoint=checkpoint,
             query=query,

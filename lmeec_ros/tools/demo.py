@@ -19,6 +19,7 @@ import lmeec_core as lm
 from lmeec_core.bags import take_bags
 from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take, stamp_of_frame
 from lmeec_core.files import write_text
+from lmeec_core.methods import has_setting, method_name
 from lmeec_core.takes import Take
 from lmeec_ros.tools.node_process import NodeError, profile_environment, shared
 
@@ -34,6 +35,7 @@ class DemoOptions:
 
     take: Path | None = None
     out: Path = Path("out/demo")
+    method: str = "lmeec"
     preset: str = "nano"
     checkpoint: Path | None = None
     query: str = "ego"
@@ -57,6 +59,7 @@ def run(options: DemoOptions, console: Console) -> int:
     from lmeec_ros.tools.demo_run import through_node
 
     lm.preset(options.preset)  # fails at once on an unknown name
+    method = method_name(options.method)
     take = Take.open(options.take or sample_take())
     out = options.out
     objects = options.objects or take.objects[: options.max_objects or None]
@@ -70,7 +73,8 @@ def run(options: DemoOptions, console: Console) -> int:
         raw=options.raw,
         overwrite=True,
     )
-    trained = options.checkpoint is not None or lm.bundled_weights(options.preset) is not None
+    weights = options.checkpoint is not None or lm.bundled_weights(options.preset) is not None
+    trained = weights or not has_setting(method, "checkpoint")
     parameters = out / "parameters.yaml"
     write_parameters(parameters, node_parameters(info, options, trained))
     expected = expected_pairs(take, info)
@@ -78,12 +82,14 @@ def run(options: DemoOptions, console: Console) -> int:
     console.print(
         f"take [bold]{escape(take.name)}[/]: {len(info.frames)} frames, query {info.query}, "
         f"targets {', '.join(info.targets)}, {len(info.objects)} of {len(take.objects)} objects; "
-        f"preset {options.preset}; {pace}"
+        f"method {method}, preset {options.preset}; {pace}"
     )
     settle_environment()
     played = through_node(out, info, parameters, expected, options.rate, console)
     simulated = options.take is None or bool(take.annotation.get("simulated", False))
-    outcome = demo_report.DemoRun(take, info, played, expected, options.preset, trained, simulated)
+    outcome = demo_report.DemoRun(
+        take, info, played, expected, options.preset, trained, simulated, method
+    )
     return demo_report.finish(out, outcome, console)
 
 
@@ -114,6 +120,7 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
     checkpoint = options.checkpoint.resolve() if options.checkpoint else ""
     return {
         **take_bags.node_parameters(info),
+        "method": options.method,
         "model": {
             "preset": options.preset,
             "checkpoint": str(checkpoint),

@@ -70,6 +70,7 @@ class DemoRun:
     preset: str
     trained: bool
     simulated: bool
+    method: str = "lmeec"
 
 
 def finish(out: Path, run: DemoRun, console: Console) -> int:
@@ -141,6 +142,7 @@ def measure(
     return {
         "take": run.take.name,
         "simulated": run.simulated,
+        "method": run.method,
         "preset": run.preset,
         "weights_mean_something": run.trained,
         "frames_in": len(info.frames),
@@ -192,8 +194,8 @@ def _pictures(out: Path, run: DemoRun, answers: Answers) -> Iterator[Path]:
         frames[i] for i in np.linspace(0, len(frames) - 1, min(SHEET_ROWS, len(frames))).astype(int)
     ]
     title = [
-        f"{run.take.name}: query {run.info.query} (left), masks found by preset "
-        f"{run.preset}; white outline: truth",
+        f"{run.take.name}: query {run.info.query} (left), masks found by "
+        f"{run.method}, preset {run.preset}; white outline: truth",
     ]
     if not run.trained:
         title.append("RANDOM WEIGHTS: the masks mean nothing")

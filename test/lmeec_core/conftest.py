@@ -44,9 +44,11 @@ def golden_model() -> Callable[..., lm.LMEEC]:
     """Build a model with golden weights: golden_model(preset or config, bias, salt)."""
 
     def build(config: str | lm.ModelConfig, bias: float = 0.0, salt: str = "") -> lm.LMEEC:
-        name = config if isinstance(config, str) else "mini"
-        manifest = json.loads((GOLDEN / f"manifest_{name}.json").read_text())
         model = lm.build_model(lm.preset(config) if isinstance(config, str) else config)
+        if isinstance(config, str):
+            manifest = json.loads((GOLDEN / f"manifest_{config}.json").read_text())
+        else:
+            manifest = {name: list(value.shape) for name, value in model.state_dict().items()}
         model.load_state_dict(golden_weights(manifest, bias, salt))
         return model
 
@@ -54,9 +56,34 @@ def golden_model() -> Callable[..., lm.LMEEC]:
 
 
 @pytest.fixture(scope="session")
+def weigh() -> Callable[[torch.nn.Module], None]:
+    """Gives any module golden weights."""
+
+    def give(model: torch.nn.Module) -> None:
+        shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
+        model.load_state_dict(golden_weights(shapes, 0.0))
+
+    return give
+
+
+@pytest.fixture(scope="session")
 def mini(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
     """A tiny model that judges objects present on some frames and absent on others."""
     return golden_model("mini", 0.75)
+
+
+@pytest.fixture(scope="session")
+def small(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
+    """As `mini`, narrower: for what does not depend on the width, at a third of the time."""
+    narrow = {
+        "hidden_dim": 64,
+        "memory_dim": 16,
+        "memory_layers": 2,
+        "memory_feedforward": 128,
+        "fuser_layers": 1,
+        "decoder_feedforward": 128,
+    }
+    return golden_model(lm.preset("mini").model_copy(update=narrow), 0.0)
 
 
 @pytest.fixture

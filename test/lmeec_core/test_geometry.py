@@ -221,6 +221,8 @@ def test_calibration_file(tmp_path: Path) -> None:
         ("[0.5, 0, 1]", "[0.5, 0, .nan]", "cameras.ego.position.2"),
         ("    position: [0, 0, 0]\n", "", "cameras.exo: position missing"),
         ("frame: table", "frame: [", "cannot be read"),
+        ("  exo:", "  ego:", "'ego' occurs twice in the mapping at line 4; keep one"),
+        ("    width: 640", "    width: 320\n    width: 640", "'width' occurs twice"),
     ],
 )
 def test_files_that_are_refused(tmp_path: Path, old: str, new: str, text: str) -> None:

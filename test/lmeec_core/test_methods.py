@@ -29,7 +29,7 @@ def view(x: int, y: int, size: tuple[int, int] = (120, 160)) -> tuple[np.ndarray
 @pytest.fixture(scope="module", params=METHODS)
 def method(request: pytest.FixtureRequest) -> Method:
     """Each method, as it is loaded by default."""
-    return load_method(request.param, **({"device": "cpu"} if request.param == "lm-eec" else {}))
+    return load_method(request.param, **({"device": "cpu"} if request.param == "lmeec" else {}))
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ def test_settings_reach_the_method() -> None:
 
 
 def test_unknown_names_and_settings_are_named() -> None:
-    with pytest.raises(InputError, match="'color' given, one of lm-eec, colour"):
+    with pytest.raises(InputError, match="'color' given, one of lmeec, .*colour"):
         load_method("color")
     with pytest.raises(InputError, match="settings of method 'sift'.*treshold"):
         load_method("sift", treshold=1)

@@ -23,13 +23,13 @@ def assert_same(a: lm.Correspondence, b: lm.Correspondence) -> None:
 
 
 @pytest.mark.parametrize("compression", ["keep_first", "average", "fifo", "iou", "cluster"])
-def test_batch_equals_single_runs(compression: str, mini: lm.LMEEC, scene: Callable) -> None:
+def test_batch_equals_single_runs(compression: str, small: lm.LMEEC, scene: Callable) -> None:
     """N objects and K targets together equal N * K runs alone, also when one object skips."""
     memory = lm.MemoryConfig(compression=compression, capacity=3)
     objects = ("cup", "knife", "bowl")
-    together = lm.CorrespondenceTracker(mini, "ego", TARGETS, memory)
+    together = lm.CorrespondenceTracker(small, "ego", TARGETS, memory)
     alone = {
-        (o, t): lm.CorrespondenceTracker(mini, "ego", [t], memory) for o in objects for t in TARGETS
+        (o, t): lm.CorrespondenceTracker(small, "ego", [t], memory) for o in objects for t in TARGETS
     }
     presence = set()
     for step in range(7):
@@ -48,31 +48,31 @@ def test_batch_equals_single_runs(compression: str, mini: lm.LMEEC, scene: Calla
     assert presence == {True, False}
 
 
-def test_direction_is_only_names(mini: lm.LMEEC, scene: Callable) -> None:
+def test_direction_is_only_names(small: lm.LMEEC, scene: Callable) -> None:
     images, masks = scene(0)
     swapped = {"ego": images["exo"], "exo": images["ego"]}
-    forward = lm.CorrespondenceTracker(mini, "ego", ["exo"]).step(images, masks)["exo"]["cup"]
-    back = lm.CorrespondenceTracker(mini, "exo", ["ego"]).step(swapped, masks)["ego"]["cup"]
+    forward = lm.CorrespondenceTracker(small, "ego", ["exo"]).step(images, masks)["exo"]["cup"]
+    back = lm.CorrespondenceTracker(small, "exo", ["ego"]).step(swapped, masks)["ego"]["cup"]
     assert torch.equal(forward.logits, back.logits)
 
 
-def test_new_object_starts_empty_while_others_are_full(mini: lm.LMEEC, scene: Callable) -> None:
-    tracker = lm.CorrespondenceTracker(mini, "ego", ["exo"])
+def test_new_object_starts_empty_while_others_are_full(small: lm.LMEEC, scene: Callable) -> None:
+    tracker = lm.CorrespondenceTracker(small, "ego", ["exo"])
     for step in range(9):
         images, masks = scene(step)
         tracker.step(images, masks)
     images, masks = scene(100, objects=("cup", "new"))
     found = tracker.step(images, masks)["exo"]
-    fresh = lm.CorrespondenceTracker(mini, "ego", ["exo"])
+    fresh = lm.CorrespondenceTracker(small, "ego", ["exo"])
     assert_same(found["new"], fresh.step(images, {"new": masks["new"]})["exo"]["new"])
     assert tracker.objects == ("cup", "new")
 
 
 @pytest.mark.parametrize(("mask", "why"), [(None, "no query"), (np.zeros((9, 9), bool), "empty")])
 def test_skipped_object_says_so_and_keeps_its_memory(
-    mask: object, why: str, mini: lm.LMEEC, scene: Callable
+    mask: object, why: str, small: lm.LMEEC, scene: Callable
 ) -> None:
-    skipping, steady = (lm.CorrespondenceTracker(mini, "ego", ["exo"]) for _ in range(2))
+    skipping, steady = (lm.CorrespondenceTracker(small, "ego", ["exo"]) for _ in range(2))
     for step in range(4):
         images, masks = scene(step)
         skipping.step(images, masks)
@@ -86,8 +86,8 @@ def test_skipped_object_says_so_and_keeps_its_memory(
     assert_same(*(t.step(images, masks)["exo"]["cup"] for t in (skipping, steady)))
 
 
-def test_known_object_without_mask_is_reported(mini: lm.LMEEC, scene: Callable) -> None:
-    tracker = lm.CorrespondenceTracker(mini, "ego", TARGETS)
+def test_known_object_without_mask_is_reported(small: lm.LMEEC, scene: Callable) -> None:
+    tracker = lm.CorrespondenceTracker(small, "ego", TARGETS)
     images, masks = scene(0, CAMERAS, ("cup", "knife"))
     tracker.step(images, masks)
     found = tracker.step(images, {"knife": masks["knife"]})
@@ -96,8 +96,8 @@ def test_known_object_without_mask_is_reported(mini: lm.LMEEC, scene: Callable) 
         assert found[target]["cup"].skipped and not found[target]["knife"].skipped
 
 
-def test_forget_and_reset(mini: lm.LMEEC, scene: Callable) -> None:
-    tracker = lm.CorrespondenceTracker(mini, "ego", ["exo"])
+def test_forget_and_reset(small: lm.LMEEC, scene: Callable) -> None:
+    tracker = lm.CorrespondenceTracker(small, "ego", ["exo"])
     images, masks = scene(0, objects=("a", "b", "c"))
     first = tracker.step(images, masks)["exo"]["b"]
     tracker.step(images, masks)
@@ -113,9 +113,9 @@ def test_forget_and_reset(mini: lm.LMEEC, scene: Callable) -> None:
 
 
 @pytest.mark.parametrize("compression", ["keep_first", "average", "fifo", "iou", "cluster"])
-def test_memory_is_constant_in_time(compression: str, mini: lm.LMEEC, scene: Callable) -> None:
+def test_memory_is_constant_in_time(compression: str, small: lm.LMEEC, scene: Callable) -> None:
     memory = lm.MemoryConfig(compression=compression, capacity=2)
-    tracker = lm.CorrespondenceTracker(mini, "ego", ["exo"], memory)
+    tracker = lm.CorrespondenceTracker(small, "ego", ["exo"], memory)
     sizes = set()
     for step in range(22):
         images, masks = scene(step)
@@ -140,10 +140,10 @@ def test_memory_is_constant_in_time(compression: str, mini: lm.LMEEC, scene: Cal
     ],
 )
 def test_switches_change_the_result_after_the_first_frame(
-    memory: lm.MemoryConfig, mini: lm.LMEEC, scene: Callable
+    memory: lm.MemoryConfig, small: lm.LMEEC, scene: Callable
 ) -> None:
     release, other = (
-        lm.CorrespondenceTracker(mini, "ego", ["exo"], m) for m in (lm.MemoryConfig(), memory)
+        lm.CorrespondenceTracker(small, "ego", ["exo"], m) for m in (lm.MemoryConfig(), memory)
     )
     for step in range(9):
         images, masks = scene(step)
@@ -155,26 +155,26 @@ def test_switches_change_the_result_after_the_first_frame(
     assert (other._tracks.target.nbytes > 0) == memory.target_bank
 
 
-def test_masks_have_the_target_images_size(mini: lm.LMEEC, scene: Callable) -> None:
+def test_masks_have_the_target_images_size(small: lm.LMEEC, scene: Callable) -> None:
     images, masks = scene(3, size=(90, 160))
     images["exo"] = np.ascontiguousarray(images["exo"][:70, :40])
-    found = lm.CorrespondenceTracker(mini, "ego", ["exo"]).step(images, masks)["exo"]["cup"]
+    found = lm.CorrespondenceTracker(small, "ego", ["exo"]).step(images, masks)["exo"]["cup"]
     assert found.size == (70, 40) and found.mask().shape == (70, 40)
     assert found.mask().dtype == np.bool_ and found.logits.shape == (32, 32)
     assert found.logits.dtype == torch.float32
 
 
-def test_masks_in_0_1_and_0_255_are_the_same(mini: lm.LMEEC, scene: Callable) -> None:
+def test_masks_in_0_1_and_0_255_are_the_same(small: lm.LMEEC, scene: Callable) -> None:
     images, masks = scene(1)
     results = [
-        lm.CorrespondenceTracker(mini, "ego", ["exo"]).step(images, {"cup": m})["exo"]["cup"]
+        lm.CorrespondenceTracker(small, "ego", ["exo"]).step(images, {"cup": m})["exo"]["cup"]
         for m in (masks["cup"], masks["cup"].astype(np.uint8), masks["cup"].astype(np.uint8) * 255)
     ]
     assert all(torch.equal(results[0].logits, r.logits) for r in results[1:])
 
 
-def test_exclusive_masks_do_not_overlap(mini: lm.LMEEC, scene: Callable) -> None:
-    tracker = lm.CorrespondenceTracker(mini, "ego", ["exo"])
+def test_exclusive_masks_do_not_overlap(small: lm.LMEEC, scene: Callable) -> None:
+    tracker = lm.CorrespondenceTracker(small, "ego", ["exo"])
     for seed in range(30):
         images, masks = scene(seed, objects=("a", "b", "c"))
         found = tracker.step(images, masks)["exo"]
@@ -210,9 +210,9 @@ MASK = np.ones((128, 128), bool)
     ],
 )
 def test_bad_input_is_named_and_changes_nothing(
-    images: dict, masks: dict, message: str, mini: lm.LMEEC, scene: Callable
+    images: dict, masks: dict, message: str, small: lm.LMEEC, scene: Callable
 ) -> None:
-    hit, spared = (lm.CorrespondenceTracker(mini, "ego", ["exo"], max_objects=4) for _ in range(2))
+    hit, spared = (lm.CorrespondenceTracker(small, "ego", ["exo"], max_objects=4) for _ in range(2))
     for step in range(3):
         good_images, good_masks = scene(step, objects=("known",))
         hit.step(good_images, good_masks)
@@ -257,14 +257,14 @@ def _fail_on_second_call() -> Callable[..., None]:
 
 
 @pytest.mark.parametrize("targets", [(), ("exo", "exo"), ("ego",)])
-def test_wrong_targets_are_refused(targets: tuple[str, ...], mini: lm.LMEEC) -> None:
+def test_wrong_targets_are_refused(targets: tuple[str, ...], small: lm.LMEEC) -> None:
     with pytest.raises(ValueError, match="targets"):
-        lm.CorrespondenceTracker(mini, "ego", targets)
+        lm.CorrespondenceTracker(small, "ego", targets)
 
 
-def test_num_frames_sets_the_pointer_window(mini: lm.LMEEC, scene: Callable) -> None:
+def test_num_frames_sets_the_pointer_window(small: lm.LMEEC, scene: Callable) -> None:
     trackers = [
-        lm.CorrespondenceTracker(mini, "ego", ["exo"], num_frames=n) for n in (None, 16, 40, 4)
+        lm.CorrespondenceTracker(small, "ego", ["exo"], num_frames=n) for n in (None, 16, 40, 4)
     ]
     for step in range(6):
         images, masks = scene(step)
@@ -273,12 +273,12 @@ def test_num_frames_sets_the_pointer_window(mini: lm.LMEEC, scene: Callable) -> 
     assert not torch.equal(live.pointer, short.pointer)
     assert trackers[3]._tracks.pointers.length(0) == 3
     with pytest.raises(ValueError, match="num_frames"):
-        lm.CorrespondenceTracker(mini, "ego", ["exo"], num_frames=0)
+        lm.CorrespondenceTracker(small, "ego", ["exo"], num_frames=0)
 
 
-def test_single_frame_recording(mini: lm.LMEEC, scene: Callable) -> None:
+def test_single_frame_recording(small: lm.LMEEC, scene: Callable) -> None:
     images, masks = scene(0)
-    tracker = lm.CorrespondenceTracker(mini, "ego", ["exo"], num_frames=1)
+    tracker = lm.CorrespondenceTracker(small, "ego", ["exo"], num_frames=1)
     assert tracker.step(images, masks)["exo"]["cup"].skipped is None
 
 
@@ -300,12 +300,12 @@ def test_bf16_stays_close_to_fp32(golden_model: Callable[..., lm.LMEEC], scene: 
 @pytest.mark.parametrize("objects", [("cup",), ("cup", "knife", "bowl")])
 @pytest.mark.parametrize("compression", ["keep_first", "cluster"])
 def test_a_target_without_image_keeps_its_memory_and_stops_no_other(
-    objects: tuple[str, ...], compression: str, mini: lm.LMEEC, scene: Callable
+    objects: tuple[str, ...], compression: str, small: lm.LMEEC, scene: Callable
 ) -> None:
     """Targets with gaps together equal each target alone with its gaps."""
     memory = lm.MemoryConfig(compression=compression, capacity=3)
-    together = lm.CorrespondenceTracker(mini, "ego", TARGETS, memory)
-    alone = {t: lm.CorrespondenceTracker(mini, "ego", [t], memory) for t in TARGETS}
+    together = lm.CorrespondenceTracker(small, "ego", TARGETS, memory)
+    alone = {t: lm.CorrespondenceTracker(small, "ego", [t], memory) for t in TARGETS}
     gaps = {"exo_right": (0, 3, 4, 5), "exo_left": (5, 7)}  # absent from the start; both at 5
     for step in range(9):
         images, masks = scene(step, CAMERAS, objects)
@@ -331,9 +331,9 @@ def test_a_target_without_image_keeps_its_memory_and_stops_no_other(
 
 
 def test_images_of_the_query_camera_and_names_are_still_needed(
-    mini: lm.LMEEC, scene: Callable
+    small: lm.LMEEC, scene: Callable
 ) -> None:
-    tracker = lm.CorrespondenceTracker(mini, "ego", TARGETS)
+    tracker = lm.CorrespondenceTracker(small, "ego", TARGETS)
     images, masks = scene(0, CAMERAS)
     with pytest.raises(ValueError, match="image 'ego': NoneType given"):
         tracker.step({**images, "ego": None}, masks)
@@ -343,13 +343,13 @@ def test_images_of_the_query_camera_and_names_are_still_needed(
     assert tracker.objects == ()
 
 
-def test_one_camera_as_a_text_is_not_taken_for_its_letters(mini: lm.LMEEC) -> None:
+def test_one_camera_as_a_text_is_not_taken_for_its_letters(small: lm.LMEEC) -> None:
     with pytest.raises(lm.InputError, match=r"targets: the text 'exo' given.*\['exo'\]"):
-        lm.CorrespondenceTracker(mini, "ego", "exo")
+        lm.CorrespondenceTracker(small, "ego", "exo")
 
 
-def test_correspondences_can_be_compared_and_put_into_sets(mini: lm.LMEEC, scene: Callable) -> None:
-    found = lm.CorrespondenceTracker(mini, "ego", TARGETS).step(*scene(0, CAMERAS))
+def test_correspondences_can_be_compared_and_put_into_sets(small: lm.LMEEC, scene: Callable) -> None:
+    found = lm.CorrespondenceTracker(small, "ego", TARGETS).step(*scene(0, CAMERAS))
     one, other = (found[target]["cup"] for target in TARGETS)
     assert one == one and one != other and len({one, other, one}) == 2
 
@@ -383,7 +383,7 @@ def same_state(a: dict, b: dict) -> bool:
 def test_memory_is_unchanged_wherever_a_step_fails(
     place: str,
     late: bool,
-    mini: lm.LMEEC,
+    small: lm.LMEEC,
     scene: Callable,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -391,7 +391,7 @@ def test_memory_is_unchanged_wherever_a_step_fails(
 
     An asynchronous error of a GPU comes up where numbers are fetched (tolist).
     """
-    tracker = lm.CorrespondenceTracker(mini, "ego", TARGETS)
+    tracker = lm.CorrespondenceTracker(small, "ego", TARGETS)
     for step in range(2):
         tracker.step(*scene(step, CAMERAS, ("cup", "knife")))
     images, masks = scene(5, CAMERAS, ("cup", "new"))

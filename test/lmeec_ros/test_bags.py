@@ -11,6 +11,7 @@ from rclpy.serialization import deserialize_message
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 from sensor_msgs.msg import CompressedImage, Image
+from typer.testing import CliRunner
 
 from lmeec_core.bags.bag import (
     BagError,
@@ -27,6 +28,7 @@ from lmeec_core.bags.take_bags import (
     stamp_of_frame,
     topic_name,
 )
+from lmeec_core.cli.app import app
 from lmeec_core.takes import Take, TakeError, TakeWriter
 
 
@@ -256,3 +258,21 @@ def test_the_messages_hash_is_that_of_the_installed_package(take: Take, tmp_path
     hashes = {entry["type_name"]: entry["hash_string"] for entry in content["type_hashes"]}
     metadata = (tmp_path / "bag" / "metadata.yaml").read_text()
     assert hashes["lmeec/msg/CorrespondenceMaskArray"] in metadata
+
+
+@pytest.mark.parametrize(("images", "compressed"), [(3, 1), (1, 3)])
+def test_a_topic_with_two_types(tmp_path: Path, images: int, compressed: int) -> None:
+    kinds = {"sensor_msgs/msg/Image": images, "sensor_msgs/msg/CompressedImage": compressed}
+    with Writer(tmp_path / "bag", version=9) as writer:
+        for kind, count in kinds.items():
+            connection = writer.add_connection("/cam", kind, typestore=typestore())
+            for stamp in range(count):
+                writer.write(connection, stamp, b"\x00\x01\x00\x00" + kind.encode())
+    kept = max(kinds, key=kinds.__getitem__)
+    with BagReader(tmp_path / "bag") as bag:
+        assert (bag.topics["/cam"].type, bag.topics["/cam"].count) == (kept, 3)
+        assert {data[4:] for _, _, data in bag.messages()} == {kept.encode()}
+        assert "the 1 of" in bag.lost[0] and f"the 3 of {kept} are read" in bag.lost[0]
+    runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
+    result = runner.invoke(app, ["info", str(tmp_path / "bag")])
+    assert result.exit_code == 1 and "several types" in result.output

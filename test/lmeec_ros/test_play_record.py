@@ -22,6 +22,7 @@ from lmeec_core.bags.bag import (
     BagWriter,
     typestore,
 )
+from lmeec_core.files import NewFolder
 from lmeec_ros.tools.play import Player
 from lmeec_ros.tools.record import TopicRecorder
 
@@ -175,6 +176,8 @@ def test_a_recording_stopped_by_a_signal_holds_everything(
     node: Node, tmp_path: Path, number: signal.Signals
 ) -> None:
     out = tmp_path / "recorded"
+    killed = NewFolder(out).content  # what a recording leaves that was killed
+    killed.mkdir()
     process = subprocess.Popen(
         [*COMMAND, "record", str(out), "/early", "/late", "/never"],
         stderr=subprocess.PIPE,
@@ -197,7 +200,8 @@ def test_a_recording_stopped_by_a_signal_holds_everything(
         process.kill()
     assert process.returncode == 0, text
     assert "/never" in text and "Traceback" not in text
-    assert [p.name for p in tmp_path.iterdir()] == ["recorded"]
+    assert f"unfinished {killed}" in text
+    assert sorted(tmp_path.iterdir()) == [killed.parent, out]
     with BagReader(out) as bag:
         found = [(topic, bag.decode(topic, data).data) for topic, _, data in bag.messages()]
         stamps = [stamp for _, stamp, _ in bag.messages()]

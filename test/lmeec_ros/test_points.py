@@ -462,3 +462,15 @@ def test_objects_in_other_scripts_have_topics(make_node: Any, tmp_path: Any) -> 
     published = {name for name, _ in node.get_topic_names_and_types() if "/points/" in name}
     assert {f"/lmeec/points/{name}" for name in ("object_1", "object_2", "cup")} <= published
     points.destroy()
+
+
+def test_a_camera_of_the_file_that_the_node_does_not_have(
+    make_node: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = make_node(autostart=False)
+    said: list[str] = []
+    monkeypatch.setattr(node.get_logger(), "warning", said.append)
+    path = calibration(tmp_path, egg=dict(POSES["ego"]))
+    config = parameters.load({"output.points": True, "geometry.calibration": path})
+    geometry.Points(node, config).destroy()
+    assert ["egg, which is no camera of this node (ego, exo)" in text for text in said] == [True]
