@@ -31,6 +31,7 @@ class _Network(NamedTuple):
     prompt_checkpoint: Path | None
     seed: int | None
     device: str
+    engine: str
 
 
 def mark_command(
@@ -90,6 +91,13 @@ def mark_command(
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.", rich_help_panel=_HOW)] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="The backend: eager, auto, cuda_graph, onnxruntime, openvino, tensorrt.",
+            rich_help_panel=_HOW,
+        ),
+    ] = "eager",
     host: Annotated[
         str,
         typer.Option(
@@ -143,7 +151,9 @@ def mark_command(
                 take,
                 split,
                 videos,
-                _Network(preset, checkpoint, prompt_preset, prompt_checkpoint, seed, device),
+                _Network(
+                    preset, checkpoint, prompt_preset, prompt_checkpoint, seed, device, engine
+                ),
             )
 
         def say(address: str) -> None:
@@ -181,7 +191,9 @@ def _recording(
     if network.prompt_checkpoint is not None and network.prompt_preset is None:
         raise InputError("--prompt-checkpoint given without --prompt-preset; name its network, too")
     opened = open_one(source, split, take, videos)
-    settings: dict[str, Any] = {"device": network.device, "seed": network.seed}
+    settings: dict[str, Any] = {
+        name: getattr(network, name) for name in ("device", "seed", "engine")
+    }
     method = load(network.preset, network.checkpoint, **settings)
     viewer = method.model
     if network.prompt_preset is not None:
