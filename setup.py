@@ -35,6 +35,7 @@ EXTRAS_REQUIRE = {
     "openvino": ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
     "ray": ["ray>=2.40"],  # lmeec track --cluster; a cluster's version has to be ours
     "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
+    "mark": ["nicegui==3.18.0"],  # lmeec mark; brings fastapi and uvicorn
     "dev": [
         "hypothesis>=6.100",
         "import-linter>=2.6",
@@ -46,6 +47,7 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.15",
+        "selenium>=4.30",  # the page of lmeec mark in a real browser
         "setuptools>=70.1",  # makes wheels itself
         "types-PyYAML>=6.0",
         "webdataset>=1.0",

@@ -8,6 +8,8 @@ EXTRAS = {
     "lz4": "bags",
     "matplotlib": "evaluation",
     "mujoco": "simulation",
+    "fastapi": "mark",
+    "nicegui": "mark",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
@@ -19,7 +21,9 @@ EXTRAS = {
     "rerun": "rerun",
     "rosbags": "bags",
     "sklearn": "evaluation",
+    "starlette": "mark",
     "tensorboard": "training",
+    "uvicorn": "mark",
 }
 """Module -> the extra of setup.py that installs it."""
 
