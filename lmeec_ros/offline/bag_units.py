@@ -65,7 +65,13 @@ def read_config(
                 f"{', '.join(sorted(topics)) or 'none'}"
             )
         values = parameters.flatten(take_bags.node_parameters(info))
-    return parameters.load({**values, **(changes or {})})
+    config = parameters.load({**values, **(changes or {})})
+    if config.prompted:
+        raise parameters.ParameterError(
+            "query_masks.source: 'prompts' given, with which nothing says what to look for in a "
+            "bag; 'topic', and a topic with query masks, expected"
+        )
+    return config
 
 
 def settings_of(config: NodeConfig, threads: int) -> Settings:
