@@ -155,7 +155,7 @@ def track_command(
             "--cycle-check",
             help="Look for what was found again in the query view, and trust it as far as the mask "
             "found there agrees with the query mask.",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = False,
     num_frames: Annotated[
