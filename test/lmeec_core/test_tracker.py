@@ -29,7 +29,9 @@ def test_batch_equals_single_runs(compression: str, small: lm.LMEEC, scene: Call
     objects = ("cup", "knife", "bowl")
     together = lm.CorrespondenceTracker(small, "ego", TARGETS, memory)
     alone = {
-        (o, t): lm.CorrespondenceTracker(small, "ego", [t], memory) for o in objects for t in TARGETS
+        (o, t): lm.CorrespondenceTracker(small, "ego", [t], memory)
+        for o in objects
+        for t in TARGETS
     }
     presence = set()
     for step in range(7):
@@ -348,7 +350,9 @@ def test_one_camera_as_a_text_is_not_taken_for_its_letters(small: lm.LMEEC) -> N
         lm.CorrespondenceTracker(small, "ego", "exo")
 
 
-def test_correspondences_can_be_compared_and_put_into_sets(small: lm.LMEEC, scene: Callable) -> None:
+def test_correspondences_can_be_compared_and_put_into_sets(
+    small: lm.LMEEC, scene: Callable
+) -> None:
     found = lm.CorrespondenceTracker(small, "ego", TARGETS).step(*scene(0, CAMERAS))
     one, other = (found[target]["cup"] for target in TARGETS)
     assert one == one and one != other and len({one, other, one}) == 2
