@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format docs build clean distclean
+.PHONY: help demo test test-slow test-lerobot lint format docs build clean distclean
 
 export PYTHON TORCH_INDEX
 
@@ -28,6 +28,7 @@ help:
 	@echo "                  PYTEST_ARGS='-k pairing -x' passes options on to pytest"
 	@echo "                  WORKERS=<number> of processes that share the tests; 2 if not given"
 	@echo "make test-slow  the slow tests, and the fuzz tests with many more inputs"
+	@echo "make test-lerobot  a dataset is loaded by LeRobot, which trains one step on it (installs it first)"
 	@echo "make lint       format, lint and type checks alone;  make format  repairs format and imports"
 	@echo "make docs       the Python interface of lmeec_core as HTML; results in out/docs/"
 	@echo "make build      set-up and colcon build; afterwards: source .ci/env.sh && lmeec --help"
@@ -69,6 +70,16 @@ test: lint
 test-slow:
 	@.ci/setup.sh dev
 	@$(ENTER); $(PYTEST) -m "slow or fuzz" --hypothesis-profile=thorough $(PYTEST_ARGS)
+
+# LeRobot needs older versions of torch, OpenCV and PyAV than .venv has.
+LEROBOT = build/lerobot
+test-lerobot:
+	@.ci/setup.sh dev
+	@$(ENTER); if [ ! -f $(LEROBOT)/done ]; then echo "-- LeRobot into $(LEROBOT) (some GB)"; \
+		python -m venv --clear $(LEROBOT); \
+		$(LEROBOT)/bin/python -m pip install --quiet lerobot==0.4.4; touch $(LEROBOT)/done; fi
+	@$(ENTER); export LMEEC_LEROBOT=$(CURDIR)/$(LEROBOT)/bin/python; \
+		$(PYTEST) -m slow test/lmeec_ros/test_dataset_bag.py $(PYTEST_ARGS)
 
 clean:
 	rm -rf build install log out

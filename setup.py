@@ -25,6 +25,7 @@ INSTALL_REQUIRES = [
 EXTRAS_REQUIRE = {
     "bags": ["rosbags>=0.11.9,<0.12"],  # rosbag2 files; see lmeec_core/bags/unpacking.py
     "video": ["av>=13"],  # MP4
+    "dataset": ["av>=13", "h5py>=3.11", "pyarrow>=17"],  # lmeec dataset
     "download": ["pooch>=1.8"],  # lmeec weights; brings requests
     "simulation": ["mujoco==3.17.0"],  # plain `mujoco` may resolve to 4.x, a meta package
     "training": ["tensorboard>=2.16"],
@@ -49,6 +50,7 @@ EXTRAS_REQUIRE = {
         "selenium>=4.30",  # the page of lmeec mark in a real browser
         "setuptools>=70.1",  # makes wheels itself
         "types-PyYAML>=6.0",
+        "webdataset>=1.0",
     ],
 }
 EXTRAS_REQUIRE["all"] = sorted({line for lines in EXTRAS_REQUIRE.values() for line in lines})

@@ -10,19 +10,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW, MemoryConfig
 from lmeec_core.correspondence import Correspondence, Found, Mask, exclusive_masks
+from lmeec_core.encoded import EncodedView, Image, View, check_view, encode_views, size_of
 from lmeec_core.errors import InputError
 from lmeec_core.guided_filter import Guide, guides
 from lmeec_core.memory import State, TrackMemory, strategy
 from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
+from lmeec_core.model.results import concatenate
 from lmeec_core.model.stages import StageRunner
-from lmeec_core.preprocessing import check_image, check_mask, prepare_images, prepare_masks
+from lmeec_core.preprocessing import check_mask, prepare_images, prepare_masks
 
 __all__ = [
     "EMPTY_MASK",
@@ -35,8 +36,6 @@ __all__ = [
     "exclusive_masks",
 ]
 
-Image = npt.NDArray[np.uint8]
-
 NO_MASK = "no query mask on this frame"
 EMPTY_MASK = "empty query mask on this frame"
 
@@ -48,6 +47,7 @@ class _Encoded(NamedTuple):
     prepared: Tensor  # (K, P, C)
     query_memory: Tensor  # (N, P, width)
     prompts: tuple[Tensor, ...]  # of N * K pairs, object by object, target by target
+    inputs: Tensor  # (1 + K, 3, S, S), the query first
     pairs: list[int]  # N * K slots in the target banks and the pointers, in the same order
 
 
@@ -152,7 +152,7 @@ class CorrespondenceTracker:
 
     @torch.inference_mode()
     def step(
-        self, images: Mapping[str, Image | None], masks: Mapping[str, npt.NDArray[Any] | None]
+        self, images: Mapping[str, View | None], masks: Mapping[str, npt.NDArray[Any] | None]
     ) -> Found:
         """Find the objects in the target views of one frame.
 
@@ -162,7 +162,8 @@ class CorrespondenceTracker:
 
         Args:
             images: RGB uint8 (H, W, 3) of any size, for the query and every target camera; None
-                for a target that has none on this frame. Further cameras are ignored.
+                for a target that has none on this frame. Further cameras are ignored. A view that
+                this network has encoded (:mod:`lmeec_core.encoded`) may stand for its image.
             masks: object id to its mask in the query view: bool, or 0 and 1 or 255, (H, W) of any
                 size and the query image's aspect. None or an empty mask: the object is skipped on
                 this frame. A known object that is not named is skipped too. A new id starts with
@@ -176,8 +177,8 @@ class CorrespondenceTracker:
                 names it. The memory is unchanged after any error.
         """
         views = self._check_images(images)
-        sought, skipped = self._check_masks(masks, views[self.query].shape[:2])
-        sizes = {name: views[name].shape[:2] for name in self.targets if name in views}
+        sought, skipped = self._check_masks(masks, size_of(views[self.query]))
+        sizes = {name: size_of(views[name]) for name in self.targets if name in views}
         prediction, view_guides = None, {}
         after = self._tracks.copy()
         if sought:
@@ -185,14 +186,15 @@ class CorrespondenceTracker:
             there = [k for k, name in enumerate(self.targets) if name in sizes]
             pairs = [after.pairs(slot)[k] for slot in slots for k in there]
             size, device = self.model.config.image_size, self.model.device
-            inputs = prepare_images(list(views.values()), size, device)
             query_masks = prepare_masks(list(sought.values()), size, device)
             with self.model.autocast():
-                encoded = self._encode(inputs, query_masks, pairs)
+                encoded = self._encode(list(views.values()), query_masks, pairs)
                 prediction = self._predict(slots, encoded) if sizes else None
                 self._remember(after, slots, encoded, prediction)
             after.slots.update(zip(sought, slots, strict=True))
-            view_guides = dict(zip(sizes, guides(self.model.config, inputs[1:]), strict=True))
+            view_guides = dict(
+                zip(sizes, guides(self.model.config, encoded.inputs[1:]), strict=True)
+            )
         for name in skipped:
             after.slots.setdefault(name, after.place([name])[0])
         found = self._collect(
@@ -205,7 +207,7 @@ class CorrespondenceTracker:
 
     # -- checks ------------------------------------------------------------------------------
 
-    def _check_images(self, images: Mapping[str, Image | None]) -> dict[str, Image]:
+    def _check_images(self, images: Mapping[str, View | None]) -> dict[str, View]:
         """The query view, then the views of the targets that have an image."""
         views = {}
         for name in (self.query, *self.targets):
@@ -215,7 +217,7 @@ class CorrespondenceTracker:
                 )
             image = images[name]
             if image is not None or name == self.query:
-                views[name] = check_image(name, image)
+                views[name] = check_view(name, image, self.model)
         return views
 
     def _check_masks(
@@ -244,21 +246,38 @@ class CorrespondenceTracker:
 
     # -- the step ----------------------------------------------------------------------------
 
-    def _encode(self, images: Tensor, masks: Tensor, pairs: list[int]) -> _Encoded:
+    def _encode(self, views: list[View], masks: Tensor, pairs: list[int]) -> _Encoded:
         """Encode all views (the query first) and the query masks."""
-        features = self.model.encode_images(images, self.runner)
+        inputs, features, prepared = self._features(views)
         query, targets = features.map(lambda x: x[:1]), features.map(lambda x: x[1:])
         queries = query.map(lambda x: x.expand(masks.shape[0], -1, -1, -1))
         query_memory = self.model.encode_query_memory(queries, masks, self.runner)
         if not pairs:  # no target has an image
-            return _Encoded(targets, query_memory[:0], query_memory, (), pairs)
+            return _Encoded(targets, query_memory[:0], query_memory, (), inputs, pairs)
         prompts = self.model.make_prompts(query, masks[None], targets)
         return _Encoded(
             targets,
-            self.model.prepare_targets(targets, self.runner),
+            self.model.prepare_targets(targets, self.runner) if prepared is None else prepared[1:],
             query_memory,
             tuple(x.transpose(0, 1).flatten(0, 1) for x in prompts),
+            inputs,
             pairs,
+        )
+
+    def _features(self, views: list[View]) -> tuple[Tensor, ViewFeatures, Tensor | None]:
+        """Model input and features of views; and what is prepared of them, if they were encoded."""
+        images = [view for view in views if not isinstance(view, EncodedView)]
+        if len(images) == len(views):
+            config = self.model.config
+            inputs = prepare_images(images, config.image_size, self.model.device)
+            return inputs, self.model.encode_images(inputs, self.runner), None
+        rest = iter(encode_views(self.model, images, self.runner))
+        given = [view if isinstance(view, EncodedView) else next(rest) for view in views]
+        features = concatenate([view.features for view in given])
+        return (
+            torch.cat([view.inputs for view in given]),
+            features,
+            torch.cat([view.prepared for view in given]),
         )
 
     def _predict(self, slots: list[int], encoded: _Encoded) -> Prediction:

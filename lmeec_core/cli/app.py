@@ -14,6 +14,7 @@ from rich.console import Console
 
 from lmeec_core.cli.ablate import ablate_command
 from lmeec_core.cli.bench import bench_command
+from lmeec_core.cli.dataset import dataset_command
 from lmeec_core.cli.evaluate import evaluate_command
 from lmeec_core.cli.exit_codes import run_command
 from lmeec_core.cli.export import export_command
@@ -44,6 +45,7 @@ app = typer.Typer(
     "- `lmeec track take_7`: masks for a whole recording, offline\n"
     "- `lmeec mark take_7`: mark objects by clicks on a web page\n"
     "- `lmeec view take_7 take_7_predictions.json`: a video of them\n"
+    "- `lmeec dataset take_7 take_7_predictions.json --out set`: a dataset for robot learning\n"
     "- `lmeec simulate takes --train 3`: make simulated takes\n"
     "- `lmeec train runs/nano`: train the small network that comes with the package\n"
     "- `lmeec evaluate masks.json take_7`: score masks and write a report\n"
@@ -152,6 +154,7 @@ def bag(
 
 app.command("track")(track_command)
 app.command("view")(view_command)
+app.command("dataset")(dataset_command)
 app.command("mark")(mark_command)
 app.command("evaluate")(evaluate_command)
 app.command("simulate")(simulate_command)

@@ -238,6 +238,8 @@ def show(evaluation: Evaluation, console: Console) -> None:
         f"existence accuracy {percent(scores.existence_accuracy)} % ({protocol}).",
         highlight=False,
     )
+    if (text := evaluation.tracked_text()) is not None:
+        console.print(text, highlight=False)
     if evaluation.unlisted:
         console.print(
             f"{len(evaluation.unlisted)} takes have no lists of annotated frames: all their frames "

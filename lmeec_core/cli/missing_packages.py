@@ -4,6 +4,7 @@ from __future__ import annotations
 
 EXTRAS = {
     "av": "video",
+    "h5py": "dataset",
     "lz4": "bags",
     "matplotlib": "evaluation",
     "mujoco": "simulation",
@@ -16,6 +17,7 @@ EXTRAS = {
     "pooch": "download",
     "ray": "ray",
     "requests": "download",
+    "pyarrow": "dataset",
     "rerun": "rerun",
     "rosbags": "bags",
     "sklearn": "evaluation",

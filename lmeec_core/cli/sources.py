@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from lmeec_core.recordings import FindPredictions, RecordingSource, Viewed
 if TYPE_CHECKING:
     from lmeec_core.offline.records import FrameRecord
     from lmeec_core.offline.units import Settings, TrackOptions, Unit, Work
+    from lmeec_core.viewing.moments import Predictions
     from lmeec_core.viewing.options import ViewOptions
 
 
@@ -58,6 +59,41 @@ def source_of(path: Path) -> RecordingSource:
         InputError: it is a bag, and the part that reads bags is not installed.
     """
     return provider("bag_source").bag_source() if is_bag(path) else TakeSource()
+
+
+def find_predictions(
+    path: Path | None,
+    direction: str,
+    take: str,
+    objects: Collection[str] | None,
+    problems: list[str],
+) -> Predictions:
+    """The predictions for a recording; predictions for unknown objects are reported as a problem.
+
+    Args:
+        path: a result file of any method, or a bag of masks; None for none.
+        direction, take: the part of the file.
+        objects: the take's; None if they are not known.
+        problems: receives a text for everything that is left out.
+
+    Raises:
+        InputError: they cannot be read, or there are none of the take.
+    """
+    from lmeec_core.takes import Results
+    from lmeec_core.takes.keys import look_alike
+    from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
+
+    if path is None:
+        return NoPredictions()
+    if path.is_dir() or is_bag(path):
+        return provider("bag_predictions").bag_predictions(path, problems)
+    results = Results.read(path, direction)
+    found = ResultPredictions(results, take, path, problems.append)
+    for name in found.objects:
+        if objects is not None and name not in objects:
+            alike = look_alike(name, objects)
+            problems.append(f"{path}: object {name!r}, which the take does not have{alike}")
+    return found
 
 
 def is_bag(path: Path) -> bool:

@@ -21,6 +21,7 @@ from lmeec_core.cli.options import (
 )
 
 _OUT = "Outputs"
+_PROMPTS = "Prompts in place of query masks"
 _WHERE = "Where it runs"
 
 
@@ -77,6 +78,30 @@ def track_command(
     ] = None,
     object_name: Objects = None,
     videos: Videos = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="A file of prompts (docs/recordings.md): each object is tracked from them in the "
+            "camera that it was marked in, in place of the recording's query masks.",
+            rich_help_panel=_PROMPTS,
+        ),
+    ] = None,
+    prompt_preset: Annotated[
+        str | None,
+        typer.Option(
+            help="The network that tracks objects where they were marked: nano, sam2_tiny, ...",
+            show_default="the one that finds them in the other views",
+            rich_help_panel=_PROMPTS,
+        ),
+    ] = None,
+    prompt_checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            help="Weights of that network.",
+            show_default="the preset's own",
+            rich_help_panel=_PROMPTS,
+        ),
+    ] = None,
     params: Parameters = None,
     node: NodeName = None,
     method: MethodName = None,
@@ -171,9 +196,10 @@ def track_command(
     """Find the objects of a recording in its other cameras, offline.
 
     A take is tracked in both directions between its ego and each exo camera; frames and query
-    masks are those of the query camera. A bag goes through the same pairing and processing as in
-    the node, with the node's parameter file. The same recording and settings give the same bytes,
-    in one process or in many.
+    masks are those of the query camera. With --prompts, objects are tracked in the cameras that
+    they were marked in, and found in the others. A bag goes through the same pairing and processing
+    as in the node, with the node's parameter file. The same recording and settings give the same
+    bytes, in one process or in many.
 
     The work is divided into units (take, set of objects, camera). Finished units are kept in
     OUT.work: after Ctrl-C, a kill or a power cut, run the same command again to resume. With
@@ -184,13 +210,14 @@ def track_command(
     - `lmeec track take_7`: both directions, take_7_predictions.json
     - `lmeec track egoexo --split test --preset base_plus --checkpoint weights.pt --out test.json`
     - `lmeec track egoexo4d --split val --videos takes`: the raw annotations and videos
+    - `lmeec track take_7 --prompts prompts.json`: one click in place of query masks
     - `lmeec track robot_bag --params my.yaml --bag masks_bag`: what the node would have published
     - `lmeec track take_7 --scaling 1,2,4`: measure the speed-up from more processes
     - `lmeec view take_7 take_7_predictions.json`: make a video of the result
 
-    Exit code 1 if a recording, a part of a bag or a frame could not be read (it is named and left
-    out), if nothing in a bag was paired or less than half of what could have been (with the node's
-    reason and remedy), or if a unit failed (then nothing is written).
+    Exit code 1 if a recording, a part of a bag, a frame or a prompt could not be read or used (it
+    is named and left out), if nothing in a bag was paired or less than half of what could have been
+    (with the node's reason and remedy), or if a unit failed (then nothing is written).
     """
     from rich.console import Console
 
@@ -229,6 +256,9 @@ def track_command(
         workers=workers,
         cluster=cluster,
         overwrite=overwrite,
+        prompts=prompts,
+        prompt_preset=prompt_preset,
+        prompt_checkpoint=prompt_checkpoint,
     )
     console = Console()
     if scaling is not None:

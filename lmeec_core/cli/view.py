@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from lmeec_core.cli.options import Direction, NodeName, Objects, Parameters, Split, Videos
-from lmeec_core.cli.plugins import provider
-from lmeec_core.cli.sources import is_bag, source_of
+from lmeec_core.cli.sources import find_predictions, source_of
 from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -131,7 +130,7 @@ def run(options: ViewOptions, console: Console) -> int:
     found: list[Predictions] = []
 
     def predictions(direction: str, take: str, objects: Collection[str] | None) -> Predictions:
-        found.append(_predictions(options, direction, take, objects, problems))
+        found.append(find_predictions(options.predictions, direction, take, objects, problems))
         return found[-1]
 
     viewed = source_of(options.source).open(options, predictions, problems, notes)
@@ -165,32 +164,6 @@ def run(options: ViewOptions, console: Console) -> int:
         if len(texts) > SHOWN:
             console.print(f"{what}: and {len(texts) - SHOWN} more", style="yellow")
     return 1 if problems else 0
-
-
-def _predictions(
-    options: ViewOptions,
-    direction: str,
-    take: str,
-    objects: Collection[str] | None,
-    problems: list[str],
-) -> Predictions:
-    """Where predictions come from; predictions for unknown objects are reported as a problem."""
-    from lmeec_core.takes import Results
-    from lmeec_core.takes.keys import look_alike
-    from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
-
-    path = options.predictions
-    if path is None:
-        return NoPredictions()
-    if path.is_dir() or is_bag(path):
-        return provider("bag_predictions").bag_predictions(path, problems)
-    results = Results.read(path, direction)
-    found = ResultPredictions(results, take, path, problems.append)
-    for name in results.objects(take):
-        if objects is not None and name not in objects:
-            alike = look_alike(name, objects)
-            problems.append(f"{path}: object {name!r}, which the take does not have{alike}")
-    return found
 
 
 def _then_unshown(

@@ -6,7 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from lmeec_core.evaluation.protocol import score
+from lmeec_core.errors import InputError
+from lmeec_core.evaluation.metrics import iou
+from lmeec_core.evaluation.protocol import benchmark_size, score
 from lmeec_core.evaluation.scores import Scores
 from lmeec_core.evaluation.truth import Pair, ResultsTruth, ResultsTruths, Truth, named, pairs_of
 from lmeec_core.evaluation.validation import (
@@ -18,7 +20,7 @@ from lmeec_core.evaluation.validation import (
     unknown_takes,
     validate_take,
 )
-from lmeec_core.takes import Prediction, Results, Take, TakeError, Takes
+from lmeec_core.takes import Prediction, Results, Take, TakeError, Takes, decode_mask
 
 SIZES: tuple[tuple[str, float], ...] = (
     ("under 0.1 %", 0.001),
@@ -57,6 +59,8 @@ class Evaluation:
         skipped: takes of the truth that could not be read.
         unlisted: takes whose truth does not list the frames that were annotated; all frames with
             images were scored, where the benchmark would leave some out.
+        tracked: takes whose query masks were tracked from prompts and not given; by take, the IoU
+            of each of these masks with the true one, where the truth has it.
     """
 
     direction: str
@@ -68,6 +72,25 @@ class Evaluation:
     void: str | None = None
     skipped: list[TakeError] = field(default_factory=list)
     unlisted: list[str] = field(default_factory=list)
+    tracked: dict[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def query_ious(self) -> list[float]:
+        """IoU of all query masks that were tracked, with the true ones."""
+        return [one for ious in self.tracked.values() for one in ious]
+
+    def tracked_text(self) -> str | None:
+        """What a report says of query masks that were tracked; None if all were given."""
+        if not self.tracked:
+            return None
+        text = (
+            f"The query masks of {len(self.tracked)} of {len(self.takes)} takes were tracked from "
+            "prompts, not given."
+        )
+        if not (ious := self.query_ious):
+            return f"{text} The truth has none of them."
+        mean = 100 * sum(ious) / len(ious)
+        return f"{text} Their own IoU with the true ones is {mean:.2f} % ({len(ious)} masks)."
 
     @property
     def missing(self) -> int:
@@ -204,6 +227,7 @@ def _score_take(
     done.broken += len(broken)
     broken += [text for _, text in look_through(results, truth.name).unreadable]
     problems += [broken_prediction(truth.name, text) for text in dict.fromkeys(broken)]
+    tracked = _query_ious(results, truth, problems) if results.tracked(truth.name) else None
     if not isinstance(truth, ResultsTruth):  # now it is known which true masks do not decode
         problems += [Problem("truth left out", truth.name, text) for text in truth.left_out]
     done.problems += problems
@@ -211,8 +235,30 @@ def _score_take(
     if not pairs:
         done.notes.append(f"take {truth.name}: no object is listed in an ego and in an exo camera")
     done.unlisted += [] if listed else [truth.name]
+    if tracked is not None:
+        done.tracked[truth.name] = tracked
     done.takes[truth.name] = TakeInfo(truth.scenario or "not given", truth.length)
     return part
+
+
+def _query_ious(results: Results, truth: Truth, problems: list[Problem]) -> list[float]:
+    """IoU of the query masks that were tracked with the true ones."""
+    ious = []
+    for name, camera, frame in results.query_places(truth.name):
+        if isinstance(truth, ResultsTruth) or name not in truth.objects:
+            continue  # the former has no query masks
+        true = truth.mask(name, camera, frame, benchmark_size)
+        if true is None:
+            continue
+        try:
+            rle = results.query_rle(truth.name, name, camera, frame)
+            found = None if rle is None else decode_mask(rle, true.shape[:2])
+        except InputError as error:
+            what = f"object {name!r}, query mask in {camera}, frame {frame}: {error}"
+            problems.append(Problem("prediction broken", truth.name, what))
+        else:
+            ious.append(0.0 if found is None else iou(found, true))
+    return ious
 
 
 def _bare(take: Take, pairs: Sequence[Pair]) -> list[str]:

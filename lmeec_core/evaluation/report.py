@@ -89,6 +89,7 @@ class Report:
             "predictions_missing": evaluation.missing,
             "not_scored": evaluation.notes,
             "takes_without_annotated_frames": evaluation.unlisted,
+            "query_masks_tracked": _tracked(evaluation),
             "worst": [
                 {
                     "take": s.take, "take_iou": s.take_iou, "object": s.object_name,
@@ -153,6 +154,7 @@ class Report:
             "problem_kinds": Counter(problem.kind for problem in evaluation.problems),
             "missing": evaluation.missing,
             "unlisted": len(evaluation.unlisted),
+            "tracked": evaluation.tracked_text(),
             "notes": evaluation.notes[:LISTED_PROBLEMS],
             "plots": self._plots(evaluation.scores, groups) if evaluation.scores.ious else [],
             "strips": self.strips.get(evaluation.direction, []),
@@ -169,6 +171,20 @@ class Report:
     def _skipped(self) -> list[Exception]:
         told = {str(error): error for e in self.evaluations for error in e.skipped}
         return list(told.values())
+
+
+def _tracked(evaluation: Evaluation) -> dict[str, Any] | None:
+    """What report.json says of query masks that were tracked from prompts; None if all were
+    given."""
+    if not evaluation.tracked:
+        return None
+    ious = evaluation.query_ious
+    return {
+        "from": "prompts",
+        "takes": list(evaluation.tracked),
+        "masks": len(ious),
+        "iou": sum(ious) / len(ious) if ious else None,
+    }
 
 
 def percent(share: float | None, digits: int = 2) -> str:

@@ -85,8 +85,7 @@ def draw_strip(results: Results, truth: Truth, take: Scores, pair: Scores) -> St
 def _tiles(results: Results, truth: Truth, records: Sequence[FrameScore]) -> list[Tile]:
     found = [_predicted(results, record) for record in records]
     true = [truth.mask(r.object_name, r.target, r.frame) for r in records]
-    bare = isinstance(truth, ResultsTruth)  # has no query masks
-    asked = [None if bare else truth.mask(r.object_name, r.query, r.frame) for r in records]
+    asked = [_asked(results, truth, record) for record in records]
     windows = _windows(list(zip(found, true, strict=True)))
     query_windows = _windows([(mask,) for mask in asked])
     tiles = []
@@ -99,6 +98,20 @@ def _tiles(results: Results, truth: Truth, records: Sequence[FrameScore]) -> lis
             above = _draw(image, query_windows[n], [(query, QUERY, 0.4)])
         tiles.append(Tile(record.frame, record.iou or 0.0, above, target))
     return tiles
+
+
+def _asked(results: Results, truth: Truth, record: FrameScore) -> Mask | None:
+    """The query mask: the one that was tracked, or the true one."""
+    if isinstance(truth, ResultsTruth):
+        return None  # has none
+    place = (record.object_name, record.query, record.frame)
+    if not results.tracked(record.take):
+        return truth.mask(*place)
+    try:
+        rle = results.query_rle(record.take, *place)
+        return None if rle is None else decode_mask(rle)
+    except InputError:
+        return None  # broken; the report names it
 
 
 def _predicted(results: Results, record: FrameScore) -> Mask | None:

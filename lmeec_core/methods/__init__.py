@@ -92,7 +92,9 @@ def without_effect(name: str, given: Iterable[str]) -> str | None:
             "memory.capacity". A parameter of the group `model` is a setting by its last name; any
             other group is one setting.
     """
-    unused = [one for one in given if not has_setting(name, _setting(one))]
+    # A device is given for the machine, not for the method.
+    asked = [one for one in given if one != "model.device"]
+    unused = [one for one in asked if not has_setting(name, _setting(one))]
     if not unused:
         return None
     return f"method {method_name(name)}: it has no {', '.join(unused)}; no effect"

@@ -9,6 +9,7 @@ from typing import Any
 
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import MemoryConfig
+from lmeec_core.encoded import EncodedView, Image, encode_views
 from lmeec_core.model import LMEEC
 from lmeec_core.tracker import CorrespondenceTracker
 
@@ -31,6 +32,10 @@ class LmEec:
         return CorrespondenceTracker(
             self.model, query, targets, self.memory, num_frames, max_objects
         )
+
+    def encode(self, images: Sequence[Image]) -> list[EncodedView]:
+        """Views for all trackers of the network; see :func:`lmeec_core.encoded.encode_views`."""
+        return encode_views(self.model, images)
 
 
 @functools.wraps(load_model)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, TypeVar
 
+import torch
 from torch import Tensor
 
 NO_OBJECT_LOGIT = -1024.0
@@ -34,6 +35,15 @@ class ViewFeatures:
     def repeat_for_memory(self, count: int) -> Self:
         """Each view ``count`` times in what the memory encoder reads; the rest stays as it is."""
         return replace(self, top=self.top.repeat_interleave(count, 0))
+
+
+Features = TypeVar("Features", bound=ViewFeatures)
+
+
+def concatenate(parts: Sequence[Features]) -> Features:
+    """The views of one or more batches of the same kind as one batch."""
+    kind = type(parts[0])
+    return kind(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(kind)))
 
 
 class Prediction(NamedTuple):

@@ -2,30 +2,34 @@
 
 from __future__ import annotations
 
+import json
 import os
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.files import write_text
 from lmeec_core.offline.notices import collected
-from lmeec_core.offline.records import FrameRecord, ObjectRecord, Small, dump
+from lmeec_core.offline.queries import GivenMasks, MarkedObjects, Queries
+from lmeec_core.offline.records import FrameRecord, ObjectRecord, QueryRecord, Small, dump
 from lmeec_core.offline.units import Job, Settings, Unit
 from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
 
 if TYPE_CHECKING:
     from lmeec_core.config import EngineName
     from lmeec_core.correspondence import CorrespondenceLike, Method
+    from lmeec_core.model import LMEEC
 
 Report = Callable[[int], None]
 """Called with the number of frames done."""
 
 _LOADED: dict[str, Method] = {}  # the last one: a worker's units share it
+_VIEW_MODELS: dict[str, LMEEC] = {}  # likewise
 _TAKES: dict[tuple[object, ...], Takes] = {}  # likewise
 
 
@@ -82,6 +86,30 @@ def _key(settings: Settings) -> str:
     return settings.model_dump_json(include=names)
 
 
+def view_model_of(settings: Settings) -> LMEEC:
+    """The network that tracks marked objects in their query view; kept until another is requested.
+
+    It is the one that finds correspondences unless the settings name another.
+    """
+    from lmeec_core.checkpoint import load_model
+
+    assert settings.prompts is not None
+    view = settings.prompts
+    if view.preset is None:
+        network: Any = method_of(settings)
+        return cast("LMEEC", network.model)
+    same = {name: getattr(settings, name) for name in ("device", "precision", "seed")}
+    # A choice by measurement could come out differently in each process.
+    engine: Any = "eager" if settings.engine == "auto" else settings.engine
+    key = json.dumps([view.preset, view.weights, view.checkpoint, engine, same])
+    if key not in _VIEW_MODELS:
+        _VIEW_MODELS.clear()
+        _VIEW_MODELS[key] = load_model(
+            view.preset, checkpoint=view.checkpoint, engine=engine, require_mv_moe=False, **same
+        )
+    return _VIEW_MODELS[key]
+
+
 def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) -> Settings:
     """The settings with the choice of engine ``auto``, for all processes and for a later run.
 
@@ -105,8 +133,9 @@ def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) ->
 
 
 def forget_method() -> None:
-    """Free the loaded method."""
+    """Free the loaded networks."""
     _LOADED.clear()
+    _VIEW_MODELS.clear()
 
 
 def open_take(unit: Unit) -> Take:
@@ -133,34 +162,28 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
     A query frame whose target image is missing or damaged gives a record without image; the
     tracker's memory is unchanged.
     """
-    take = open_take(unit)
-    # A node does not know how long it will run, and a take has to score as its bag does.
-    length = unit.frames if settings.num_frames == "take" else None
-    method = method_of(settings)
-    tracker = method.tracker(unit.query, (unit.target,), length, max_objects=len(unit.objects))
-    asked = {name: set(take.mask_frames(name, unit.query)) for name in unit.objects}
-    shown = {camera: set(take.frames(camera)) for camera in (unit.query, unit.target)}
-    blank, size = Recorder(settings), _size(take, unit.target)
-    for frame in sorted(shown[unit.query].union(*asked.values())):
-        wanted = {name for name in unit.objects if frame in asked[name]}
-        images = None
-        if all(frame in shown[camera] for camera in shown):
-            images = _images(take, (unit.query, unit.target), frame, problems)
-        if images is None:
-            if size is not None and wanted:
-                yield blank.absent(frame, size, unit.objects, wanted)
-            continue
-        seen = images[unit.query].shape[:2]
-        masks = {
-            name: _mask(take, name, unit.query, frame, seen, problems) for name in unit.objects
-        }
+    take, method = open_take(unit), method_of(settings)
+    queries: Queries
+    if settings.prompts is None:
+        queries = GivenMasks(take, unit, settings, method, problems)
+    else:
+        model = view_model_of(settings)
+        shared = getattr(method, "model", None) is model
+        encode = getattr(method, "encode", None) if shared else None
+        queries = MarkedObjects(take, unit, settings, method, model, encode, problems)
+    recorder, size = Recorder(settings), _size(take, unit.target)
+    for frame in queries.frames:
         try:
-            found = tracker.step(images, masks)[unit.target]
+            step = queries.step(frame)
         except ValueError as error:
             problems.append(f"{take.path}: frame {frame}: {error}")
             continue
-        size = images[unit.target].shape[:2]
-        yield blank.record(frame, size, found, wanted, labels=None)
+        wanted, tracked = queries.asked(frame), recorder.tracked(step.tracked)
+        if step.size is not None:
+            size = step.size
+            yield recorder.record(frame, size, unit.objects, step.found, wanted, tracked)
+        elif size is not None and (wanted or tracked):
+            yield recorder.absent(frame, size, unit.objects, wanted, tracked)
     problems += take.left_out
 
 
@@ -169,40 +192,41 @@ class Recorder:
 
     def __init__(self, settings: Settings) -> None:
         self.threshold = settings.presence_threshold
-        self.exclusive = settings.exclusive
         self._small = Small()
 
     def record(
         self,
         frame: int,
         size: tuple[int, int],
+        objects: tuple[str, ...],
         found: Mapping[str, CorrespondenceLike],
         asked: set[str],
-        labels: dict[str, int] | None,
+        tracked: list[QueryRecord],
     ) -> FrameRecord:
         """The record of a step.
 
         Args:
             frame: number of the frame.
             size: (height, width) of the target image.
-            found: object to its result.
+            objects: all of the unit; labels are their places, from 1.
+            found: object to its result; one that is not there is absent.
             asked: objects with an entry in the query view.
-            labels: object to label; None numbers them in their order, from 1.
+            tracked: see :meth:`tracked`.
         """
-        from lmeec_core.tracker import exclusive_masks
+        records = []
+        for label, name in enumerate(objects, start=1):
+            one = found.get(name)
+            mask = None if one is None else one.mask(self.threshold)
+            numbers = (0.0, 0.0) if one is None else (one.presence, one.score)
+            records.append(self.object(name, label, name in asked, mask, size, *numbers))
+        return FrameRecord(frame, size, records, tracked=tracked)
 
-        if self.exclusive:
-            masks = exclusive_masks(found, self.threshold)
-        else:
-            masks = {name: one.mask(self.threshold) for name, one in found.items()}
-        objects = [
-            self.object(
-                name, labels[name] if labels else i, name in asked, masks[name], size,
-                one.presence, one.score,
-            )
-            for i, (name, one) in enumerate(found.items(), start=1)
-        ]  # fmt: skip
-        return FrameRecord(frame, size, objects)
+    def tracked(self, found: Mapping[str, CorrespondenceLike]) -> list[QueryRecord]:
+        """The records of objects that are tracked in the query view."""
+        return [
+            QueryRecord(name, one.presence, self._small.of(one.mask(self.threshold), one.size))
+            for name, one in found.items()
+        ]
 
     def object(
         self,
@@ -222,14 +246,19 @@ class Recorder:
         return ObjectRecord(name, label, asked, visible, presence, score, small, full)
 
     def absent(
-        self, frame: int, size: tuple[int, int], objects: tuple[str, ...], asked: set[str]
+        self,
+        frame: int,
+        size: tuple[int, int],
+        objects: tuple[str, ...],
+        asked: set[str],
+        tracked: list[QueryRecord],
     ) -> FrameRecord:
         """The record of a frame without a target image."""
         empty = [
             self.object(name, label, name in asked, None, size, 0.0, 0.0)
             for label, name in enumerate(objects, start=1)
         ]
-        return FrameRecord(frame, size, empty, image=False)
+        return FrameRecord(frame, size, empty, image=False, tracked=tracked)
 
 
 def error_text(error: BaseException) -> str:
@@ -239,26 +268,6 @@ def error_text(error: BaseException) -> str:
         return text
     place = traceback.extract_tb(error.__traceback__)[-1]
     return f"{text} ({os.path.basename(place.filename)}, line {place.lineno})"
-
-
-def _images(
-    take: Take, cameras: tuple[str, ...], frame: int, problems: list[str]
-) -> dict[str, NDArray[np.uint8]] | None:
-    try:
-        return {camera: take.image(camera, frame) for camera in cameras}
-    except TakeError as error:
-        problems.append(str(error))
-        return None
-
-
-def _mask(
-    take: Take, name: str, camera: str, frame: int, image: tuple[int, int], problems: list[str]
-) -> NDArray[np.bool_] | None:
-    try:
-        return take.mask(name, camera, frame, image=image)
-    except TakeError as error:
-        problems.append(str(error))
-        return None
 
 
 def _size(take: Take, camera: str) -> tuple[int, int] | None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 from rich.progress import (
     BarColumn,
@@ -22,10 +23,22 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lmeec_core.offline.store import UnitStore
-    from lmeec_core.offline.units import Unit
-
 LOOK_SECONDS = 0.5
+
+
+class Counted(Protocol):
+    """A piece of work whose frames are counted."""
+
+    @property
+    def key(self) -> str:
+        """Unlike that of any other."""
+
+    @property
+    def frames(self) -> int:
+        """How many there are at most."""
+
+
+T = TypeVar("T", bound=Counted)
 
 
 class RateColumn(ProgressColumn):
@@ -37,24 +50,32 @@ class RateColumn(ProgressColumn):
         return Text("- frames/s" if speed is None else f"{speed:.1f} frames/s")
 
 
-class TrackMonitor:
+class TrackMonitor(Generic[T]):
     """A progress bar over units, for any kind of worker. Use it in a with statement.
 
-    Worker processes write their progress to the work folder; a thread reads it there.
+    Worker processes write their progress to files; a thread reads them.
 
     Args:
         console: where the bar is shown; it is not shown if this is not a terminal.
-        store: the work folder.
+        progress_file: the file to which a worker process writes the frames done of a unit.
         units: those to compute.
+        what: the units' name.
     """
 
-    def __init__(self, console: Console, store: UnitStore, units: Sequence[Unit]) -> None:
+    def __init__(
+        self,
+        console: Console,
+        progress_file: Callable[[T], Path],
+        units: Sequence[T],
+        what: str = "units",
+    ) -> None:
         columns = (
             TextColumn("frames"), BarColumn(), MofNCompleteColumn(), RateColumn(),
             TimeRemainingColumn(), TextColumn("{task.fields[units]}"),
         )  # fmt: skip
         self._console = console
-        self._store = store
+        self._progress_file = progress_file
+        self._what = what
         self._units = {unit.key: unit for unit in units}
         self._counts = dict.fromkeys(self._units, 0)
         self._finished = 0
@@ -65,23 +86,23 @@ class TrackMonitor:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
 
-    def at(self, unit: Unit, frames: int) -> None:
+    def at(self, unit: T, frames: int) -> None:
         """Set the number of frames done in a unit."""
         self._counts[unit.key] = min(frames, unit.frames)
         self._show()
 
-    def done(self, unit: Unit) -> None:
+    def done(self, unit: T) -> None:
         """A unit has ended, successfully or not."""
         self._counts[unit.key] = unit.frames
         self._finished += 1
         self._show()
 
-    def retried(self, unit: Unit, reason: str) -> None:
+    def retried(self, unit: T, reason: str) -> None:
         """A unit is tried again."""
         self._console.print(f"[yellow]tried again:[/] {unit}: {reason}", highlight=False)
 
     def _text(self) -> str:
-        return f"{self._finished} of {len(self._units)} units"
+        return f"{self._finished} of {len(self._units)} {self._what}"
 
     def _show(self) -> None:
         self._bar.update(self._task, completed=sum(self._counts.values()), units=self._text())
@@ -90,11 +111,11 @@ class TrackMonitor:
         while not self._stop.wait(LOOK_SECONDS):
             for unit in list(self._units.values()):
                 with suppress(OSError, ValueError):
-                    done = int(self._store.progress_file(unit).read_text())
+                    done = int(self._progress_file(unit).read_text())
                     if done > self._counts[unit.key]:
                         self.at(unit, done)
 
-    def __enter__(self) -> TrackMonitor:
+    def __enter__(self) -> TrackMonitor[T]:
         self._bar.start()
         self._thread.start()
         return self

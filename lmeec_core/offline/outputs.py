@@ -53,6 +53,10 @@ def write_predictions(
                         unit.take, entry.object_id, unit.query, unit.target, frame.frame,
                         entry.small, entry.presence,
                     )  # fmt: skip
+            for query in frame.tracked:
+                results[unit.direction].add_query(
+                    unit.take, query.object_id, unit.query, frame.frame, query.small, query.presence
+                )
     for recording in recordings:
         for direction, frames in recording.frames.items():
             if not frames:

@@ -47,6 +47,21 @@ class ObjectRecord:
 
 
 @dataclass(frozen=True)
+class QueryRecord:
+    """One object in the query image, where its mask is tracked from prompts and not given.
+
+    Attributes:
+        object_id: the object.
+        presence: probability that it is there, 0 to 1.
+        small: the mask at the benchmark's size.
+    """
+
+    object_id: str
+    presence: float
+    small: Rle
+
+
+@dataclass(frozen=True)
 class Stamp:
     """A message's header: nanoseconds and frame id."""
 
@@ -64,6 +79,7 @@ class FrameRecord:
         objects: in the order of the unit's objects.
         image: whether there is an image; without one every object is absent.
         stamp, query_stamp: headers of the target and of the query image, for bags.
+        tracked: objects in the query image, where they are tracked from prompts.
     """
 
     frame: int
@@ -72,6 +88,7 @@ class FrameRecord:
     image: bool = True
     stamp: Stamp | None = None
     query_stamp: Stamp | None = None
+    tracked: list[QueryRecord] = field(default_factory=list)
 
 
 class UnitData(NamedTuple):
@@ -142,6 +159,7 @@ def _frames(lines: list[bytes]) -> Iterator[FrameRecord]:
     for line in lines:
         content = json.loads(line)
         content["objects"] = [ObjectRecord(**entry) for entry in content["objects"]]
+        content["tracked"] = [QueryRecord(**entry) for entry in content["tracked"]]
         content["size"] = tuple(content["size"])
         for name in ("stamp", "query_stamp"):
             if content[name] is not None:

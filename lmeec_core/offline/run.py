@@ -97,7 +97,7 @@ def compute_all(
     if not missing:
         return failed
     begin, frames = time.monotonic(), 0
-    with TrackMonitor(console, store, missing) as monitor:
+    with TrackMonitor(console, store.progress_file, missing) as monitor:
         for outcome in outcomes(missing, work, store, options, monitor):
             if outcome.data is not None:
                 store.put(outcome.unit, outcome.data)
@@ -122,7 +122,7 @@ def outcomes(
     work: Work,
     store: UnitStore,
     options: TrackOptions,
-    monitor: TrackMonitor,
+    monitor: TrackMonitor[Unit],
 ) -> Iterator[Any]:
     """The outcomes of the units, on the requested number of processes."""
     from lmeec_core.offline import pool

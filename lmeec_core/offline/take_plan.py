@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmeec_core.methods import method_name, without_effect
+from lmeec_core.offline.prompt_plan import Usable, read_given, usable_prompts
 from lmeec_core.offline.units import (
     NumFrames,
     Plan,
+    PromptSettings,
     Recording,
     Settings,
     TrackOptions,
@@ -17,8 +19,12 @@ from lmeec_core.offline.units import (
     weights_digest,
 )
 from lmeec_core.recordings import RecordingSource
-from lmeec_core.takes import Take, TakeError, open_takes
+from lmeec_core.takes import Take, TakeError, Takes, open_takes
+from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.results import DIRECTIONS
+
+if TYPE_CHECKING:
+    from lmeec_core.prompts import Prompts
 
 
 def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
@@ -27,11 +33,17 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
     Raises:
         TakeError, CheckpointError, InputError: what was given cannot be used.
     """
+    prompts, how = read_given(options)
     takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
-    settings = take_settings(options.changes, options.threads, options.num_frames)
+    if prompts is not None:
+        _only_theirs(takes, prompts, options)
+    settings = take_settings(options.changes, options.threads, options.num_frames, how)
     directions = [options.direction] if options.direction else list(DIRECTIONS)
     # One annotation in memory at a time.
-    plans = [plan_take(take, directions, options.objects, settings.max_objects) for take in takes]
+    plans = [
+        plan_take(take, directions, options.objects, settings.max_objects, prompts)
+        for take in takes
+    ]
     plans += [Plan(None, [], (str(error),)) for error in takes.broken]
     known = {name for plan in plans if plan.recording for name in plan.recording.objects}
     missing = [name for name in options.objects if name not in known]
@@ -43,13 +55,15 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
 def method_notes(method: str, given: Iterable[str]) -> tuple[str, ...]:
     """What to say of the node's parameters that were given and that the method does not have."""
     own = [name for name in given if name.partition(".")[0] in ("model", "memory")]
-    # A device is given for the machine, not for the method.
-    text = without_effect(method, [name for name in own if name != "model.device"])
+    text = without_effect(method, own)
     return (text,) if text else ()
 
 
 def take_settings(
-    changes: dict[str, Any], threads: int, num_frames: NumFrames = "stream"
+    changes: dict[str, Any],
+    threads: int,
+    num_frames: NumFrames = "stream",
+    prompts: PromptSettings | None = None,
 ) -> Settings:
     """Settings for takes from the node's parameters that were given.
 
@@ -78,42 +92,79 @@ def take_settings(
         presence_threshold=changes.get("presence_threshold", 0.5),
         num_frames=num_frames,
         threads=threads,
+        prompts=prompts,
     )
 
 
+def _only_theirs(takes: Takes, prompts: Prompts, options: TrackOptions) -> None:
+    """Of several takes leave the one that the prompts are of.
+
+    Raises:
+        TakeError: it is not there, or not said.
+    """
+    name, there = prompts.recording, ", ".join(map(repr, takes.names[:5]))
+    there += ", ..." if len(takes) > 5 else ""
+    if name is None and len(takes) > 1:
+        raise TakeError(
+            options.prompts or "",
+            f"does not say of which recording it is; name one of {there} there "
+            '("recording": ...) or with --take',
+        )
+    if name is not None and name not in takes.names:
+        raise TakeError(
+            options.prompts or "",
+            f"is of the recording {name!r}; {options.source} has {there}"
+            + look_alike(name, takes.names),
+        )
+    if name is not None:
+        takes.names = (name,)
+
+
 def plan_take(
-    take: Take, directions: Iterable[str], objects: Sequence[str], max_objects: int
+    take: Take,
+    directions: Iterable[str],
+    objects: Sequence[str],
+    max_objects: int,
+    prompts: Prompts | None = None,
 ) -> Plan:
     """Divide a take into units.
 
     A take that cannot be read gives a plan with a problem and no units; a camera without images,
-    or whose video is broken, a problem and no units of this camera.
+    or whose video is broken, a problem and no units of this camera. A prompt that cannot be used
+    gives a problem.
 
     Args:
         take: the recording.
-        directions: of :data:`lmeec_core.takes.DIRECTIONS`.
+        directions: of :data:`lmeec_core.takes.DIRECTIONS`; with prompts those of them that have
+            an object.
         objects: only these; all if empty. Those that the take does not have are ignored.
         max_objects: maximum number of objects in a unit.
+        prompts: in place of the take's query masks.
     """
     try:
-        names = tuple(name for name in take.objects if not objects or name in objects)
+        known = take.objects if prompts is None else prompts.objects
+        names = tuple(name for name in known if not objects or name in objects)
         digest = take.digest()
         videos = None if take.videos is None else str(take.videos.resolve())
         shown, problems = _frames(take)
+        usable = None if prompts is None else usable_prompts(take, prompts, names, shown)
         units: list[Unit] = []
         frames: dict[str, list[int]] = {}
         for direction in directions:
             pairs = [pair for pair in take.pairs(direction) if shown.keys() >= set(pair)]
+            asked = {query: _asked(take, names, usable, query) for query, _ in pairs}
+            if usable is not None and not any(asked.values()):
+                continue
             numbers = {n for query, _ in pairs for n in shown[query]}
             frames[direction] = sorted(numbers)
             for query, target in pairs:
-                asked = [name for name in names if take.mask_frames(name, query)]
-                for start in range(0, len(asked), max_objects):
-                    group = tuple(asked[start : start + max_objects])
+                for start in range(0, len(asked[query]), max_objects):
+                    group = tuple(asked[query][start : start + max_objects])
                     units.append(
                         Unit(
                             "take", str(take.path.resolve()), take.name, direction, query, target,
                             group, len(shown[query]), digest, videos=videos,
+                            prompts=usable.of(group) if usable else (),
                         )
                     )  # fmt: skip
     except (TakeError, AttributeError, TypeError, ValueError, KeyError) as error:
@@ -123,7 +174,17 @@ def plan_take(
         return Plan(None, [], (text,))
     finally:
         take.close()
-    return Plan(Recording(take.name, names, frames), units, problems)
+    recording = Recording(take.name, names, frames)
+    if usable is None:
+        return Plan(recording, units, problems)
+    return Plan(recording, units, (*problems, *usable.problems), usable.notes)
+
+
+def _asked(take: Take, names: Sequence[str], usable: Usable | None, camera: str) -> list[str]:
+    """Objects that have a mask, or a prompt, in a query camera."""
+    if usable is None:
+        return [name for name in names if take.mask_frames(name, camera)]
+    return usable.objects(camera)
 
 
 def _frames(take: Take) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -15,7 +15,31 @@ from lmeec_core.config import EngineName, MemoryConfig, Precision
 from lmeec_core.methods import has_setting
 from lmeec_core.recordings import RecordingSource
 
+if TYPE_CHECKING:
+    from lmeec_core.prompts import PlacedPrompt
+
 NumFrames = Literal["stream", "take"]
+
+
+class PromptSettings(BaseModel):
+    """How marked objects are tracked in the view that they were marked in.
+
+    Attributes:
+        digest: of the prompts.
+        preset: the network that tracks them; None is the one that finds correspondences.
+        checkpoint, weights: of that network, as in :class:`Settings`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    digest: str
+    preset: str | None = None
+    checkpoint: str | None = None
+    weights: str | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """All that the masks depend on."""
+        return {f"prompts.{k}": v for k, v in self.model_dump(exclude={"checkpoint"}).items()}
 
 
 class Settings(BaseModel):
@@ -39,6 +63,7 @@ class Settings(BaseModel):
         threads: threads of the network. The number may change single pixels of the masks, so it
             belongs to the settings and not to the machine.
         node: the node's parameters, for a bag.
+        prompts: None where query masks are given.
         version: of this package.
     """
 
@@ -61,21 +86,31 @@ class Settings(BaseModel):
     num_frames: NumFrames = "stream"
     threads: int = Field(1, ge=1)
     node: dict[str, Any] | None = None
+    prompts: PromptSettings | None = None
     version: str = __version__
 
     def identity(self) -> dict[str, Any]:
         """All that the masks depend on, flat: name to value, as JSON returns it."""
-        content = self.model_dump(mode="json", exclude={"checkpoint", "node", "memory"})
+        content = self.model_dump(mode="json", exclude={"checkpoint", "node", "memory", "prompts"})
         content |= {f"memory.{k}": v for k, v in self.memory.model_dump(mode="json").items()}
+        content |= {} if self.prompts is None else self.prompts.identity()
         node = json.loads(json.dumps(self.node or {}))
         content |= {k: v for k, v in node.items() if k not in ("model.checkpoint", "model.device")}
         return content
 
 
 def weights_digest(
-    preset: str, checkpoint: str | None, seed: int | None, method: str = "lmeec"
+    preset: str,
+    checkpoint: str | None,
+    seed: int | None,
+    method: str = "lmeec",
+    option: str = "--checkpoint",
 ) -> str:
     """A fingerprint of the weights: the file's SHA-256, or the seed; "" for a method without.
+
+    Args:
+        preset, checkpoint, seed: see :func:`lmeec_core.load_model`.
+        option: which gives the checkpoint, for the message.
 
     Raises:
         InputError: no such checkpoint, or no weights at all.
@@ -93,7 +128,7 @@ def weights_digest(
     if seed is None:
         raise CheckpointError(
             f"no checkpoint given, and no weights come with the preset {preset!r}; give "
-            "--checkpoint FILE, or --seed 0 for random weights whose masks mean nothing"
+            f"{option} FILE, or --seed 0 for random weights whose masks mean nothing"
         )
     return f"seed:{seed}"
 
@@ -113,6 +148,7 @@ class Unit:
         inputs: digest of the input data; a unit with other inputs is not reused.
         names: (query, target) as messages name them, where that differs (bags).
         videos: absolute path of the folder of videos, where one was given.
+        prompts: of its objects, where there are prompts in place of query masks.
     """
 
     kind: str
@@ -126,6 +162,7 @@ class Unit:
     inputs: str
     names: tuple[str, str] | None = None
     videos: str | None = None
+    prompts: tuple[PlacedPrompt, ...] = ()
 
     @property
     def key(self) -> str:
@@ -134,9 +171,10 @@ class Unit:
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
 
     def identity(self) -> dict[str, Any]:
-        """All but the paths, as JSON gives it back: a recording may be moved."""
-        paths = ("source", "videos", "frames")
-        content = {k: v for k, v in asdict(self).items() if k not in paths}
+        """All but the paths, as JSON gives it back: a recording may be moved. The prompts' digest
+        is in the settings."""
+        left = ("source", "videos", "frames", "prompts")
+        content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left}
         content["names"] = list(self.names) if self.names else None
         return content | {"objects": list(self.objects)}
 
@@ -201,6 +239,10 @@ class TrackOptions:
     workers: int = 0
     cluster: str | None = None
     overwrite: bool = False
+    prompts: Path | None = None
+    """The file of prompts that stand in place of query masks."""
+    prompt_preset: str | None = None
+    prompt_checkpoint: Path | None = None
 
 
 @dataclass(frozen=True)

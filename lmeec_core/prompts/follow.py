@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from lmeec_core.correspondence import CorrespondenceLike, Mask, Method, Tracker
+from lmeec_core.encoded import Encode, SharedViews
 from lmeec_core.errors import InputError
 from lmeec_core.preprocessing import check_image
 from lmeec_core.prompts.handover import Handover
@@ -43,6 +45,8 @@ class PromptedTracker:
         num_frames: length of the recording where it is known.
         max_objects: refuse more objects than this.
         hold: images per camera that are kept, so that prompts which come late find theirs.
+        encode: where the method and the view trackers use the same network, what encodes its views
+            (:func:`lmeec_core.encoded.encode_views`): each image is then encoded once.
         handover: whether an object that is lost in its query camera is tracked on in another one,
             if it was seen there with confidence up to then (:mod:`lmeec_core.prompts.handover`).
 
@@ -58,6 +62,7 @@ class PromptedTracker:
         num_frames: int | None = None,
         max_objects: int = 32,
         hold: int = 8,
+        encode: Encode | None = None,
         handover: bool = False,
     ) -> None:
         self.cameras = tuple(cameras)
@@ -67,7 +72,7 @@ class PromptedTracker:
             )
         if hold < 1 or max_objects < 1:
             raise InputError(f"hold {hold}, max_objects {max_objects}: 1 or more expected")
-        self._hold = hold
+        self._hold, self._encode = hold, encode
         self.handover = handover
         self._method, self._view_tracker = method, view_tracker
         self._num_frames, self._max_objects = num_frames, max_objects
@@ -76,6 +81,7 @@ class PromptedTracker:
     def reset(self) -> None:
         """Forget every object."""
         self._frame = -1
+        self._views = SharedViews({})
         self._cameras = {name: _Camera(deque(maxlen=self._hold)) for name in self.cameras}
         self._trackers: dict[str, Tracker] = {}  # by query camera
         self._query: dict[str, str] = {}  # object to its query camera
@@ -133,12 +139,13 @@ class PromptedTracker:
             if (image := images.get(name)) is not None
         }
         self._frame += 1
+        self._views = SharedViews(views, self._encode)
         for name, camera in self._cameras.items():
             camera.found = {}
             if name in views:
                 camera.held.append((self._frame, views[name]))
                 if camera.tracker is not None:
-                    self._step(camera, camera.tracker)
+                    self._step(name, camera.tracker)
         if self.handover:
             self._hand_over()
 
@@ -162,12 +169,13 @@ class PromptedTracker:
         tracker = view.tracker
         if tracker is None:  # starts with the image of the prompt
             tracker = self._view_tracker()
+            newest = frame == self._frame
             image = next(image for number, image in view.held if number == frame)
-            tracker.step(image)
+            tracker.step(self._views.of([camera])[camera] if newest else image)
             found = tracker.prompt(prompt.object_id, **prompt.arguments)
             view.tracker, view.frames, view.found = tracker, {frame: 0}, {prompt.object_id: found}
             if frame != view.held[-1][0]:
-                self._step(view, tracker)
+                self._step(camera, tracker)
         else:
             found = tracker.prompt(prompt.object_id, **prompt.arguments, frame=view.frames[frame])
             view.found[prompt.object_id] = found
@@ -193,8 +201,10 @@ class PromptedTracker:
             if query not in images or not camera.found:
                 continue
             found[query].update(camera.found)
-            given = {name: images.get(name) for name in self.cameras}
             masks = {name: _shown(one) for name, one in camera.found.items()}
+            sought = any(mask is not None for mask in masks.values())
+            views: Mapping[str, Any] = self._views.of(images) if sought else images
+            given = {name: views.get(name) for name in self.cameras}
             for target, objects in self._tracker(query).step(given, masks).items():
                 found[target].update(objects)
         if self.handover:
@@ -252,9 +262,11 @@ class PromptedTracker:
         held = self._cameras[camera].held
         return bool(held) and held[-1][0] == self._frame
 
-    def _step(self, camera: _Camera, tracker: ViewTracker) -> None:
+    def _step(self, name: str, tracker: ViewTracker) -> None:
+        camera = self._cameras[name]
         frame, image = camera.held[-1]
-        camera.found = dict(tracker.step(image))
+        view = self._views.of([name])[name] if frame == self._frame else image
+        camera.found = dict(tracker.step(view))
         numbers = {number for number, _ in camera.held}
         camera.frames = {k: v for k, v in camera.frames.items() if k in numbers}
         camera.frames[frame] = tracker.held_frames[-1]

@@ -12,15 +12,14 @@ import torch
 from torch import Tensor
 
 from lmeec_core.compact import CompactLMEEC
+from lmeec_core.encoded import View, encoded
 from lmeec_core.errors import InputError
 from lmeec_core.guided_filter import Guide, guides
 from lmeec_core.model import LMEEC, Prediction, ViewFeatures
 from lmeec_core.model.stages import StageRunner
-from lmeec_core.preprocessing import check_image, prepare_images
 from lmeec_core.prompts.checks import check_frame, check_limits, check_prompt, check_room
 from lmeec_core.prompts.marking import Marker
 from lmeec_core.prompts.sam2 import Tracked
-from lmeec_core.tracker import Image
 
 CONFIDENT = 0.6
 """From this predicted IoU a frame becomes one that later ones are matched with."""
@@ -128,11 +127,11 @@ class MatchingPromptTracker:
         return tuple(frame.number for frame in self._frames)
 
     @torch.inference_mode()
-    def step(self, image: Image) -> dict[str, Tracked]:
+    def step(self, image: View) -> dict[str, Tracked]:
         """Process the next frame and track every object in it.
 
         Args:
-            image: RGB uint8 (H, W, 3) of any size.
+            image: RGB uint8 (H, W, 3) of any size, or a view that this network has encoded.
 
         Returns:
             each object's :class:`Tracked`; empty while no object is marked.
@@ -140,14 +139,11 @@ class MatchingPromptTracker:
         Raises:
             InputError: it is no such image; nothing has changed then.
         """
-        picture = check_image("image", image)
+        view = encoded(self.model, "image", image, self.runner)
         number = self._frames[-1].number + 1 if self._frames else 0
+        guide = guides(self.model.config, view.inputs)[0]
+        frame = _Frame(number, view.size, view.inputs, view.features, view.prepared, guide)
         with self.model.autocast():
-            inputs = prepare_images([picture], self.model.config.image_size, self.model.device)
-            views = self.model.encode_images(inputs, self.runner)
-            prepared = self.model.prepare_targets(views, self.runner)
-            guide = guides(self.model.config, inputs)[0]
-            frame = _Frame(number, picture.shape[:2], inputs, views, prepared, guide)
             found, after = self._follow(self._tracks, frame)
         self._frames.append(frame)
         self._tracks, self._found = after, found

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy.typing as npt
 
 from lmeec_core.correspondence import CorrespondenceLike, Mask
-from lmeec_core.tracker import Image
+from lmeec_core.encoded import View
 
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]
@@ -56,8 +56,9 @@ class ViewTracker(Protocol):
         """Numbers of the frames that can still be prompted, oldest first; the last is the frame
         last stepped. The first frame stepped is 0."""
 
-    def step(self, image: Image) -> Mapping[str, CorrespondenceLike]:
-        """Process the next frame: RGB uint8 (H, W, 3), of any size.
+    def step(self, image: View) -> Mapping[str, CorrespondenceLike]:
+        """Process the next frame: RGB uint8 (H, W, 3), of any size, or a view that the tracker's
+        network has encoded.
 
         Raises:
             InputError: it is no such image; nothing has changed then.

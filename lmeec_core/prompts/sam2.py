@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmeec_core.config import RELEASE_POINTER_WINDOW
+from lmeec_core.encoded import View, encoded
 from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC, Prediction, ViewFeatures
 from lmeec_core.model.prompted import (
@@ -22,7 +23,7 @@ from lmeec_core.model.prompted import (
     use_mask,
 )
 from lmeec_core.model.stages import StageRunner
-from lmeec_core.preprocessing import check_image, prepare_images, prepare_masks
+from lmeec_core.preprocessing import prepare_masks
 from lmeec_core.prompts.checks import (
     Marked,
     check_frame,
@@ -30,7 +31,7 @@ from lmeec_core.prompts.checks import (
     check_prompt,
     check_room,
 )
-from lmeec_core.tracker import Correspondence, Image
+from lmeec_core.tracker import Correspondence
 
 BOX_LABELS = (2, 3)
 """Labels of a box's upper left and lower right corner, behind 0 (not) and 1 (on the object)."""
@@ -49,15 +50,25 @@ class _Moment:
     number: int
     memory: Tensor | None  # (P, memory_dim) bfloat16; None once it is too old to be attended to
     pointer: Tensor  # (C,)
+    found: Tracked | None  # None once the frame is not held
+    prompted: bool = False  # not tracked again when an earlier frame is corrected
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Track:
-    """An object's memory."""
+    """An object's memory, oldest first; replaced as a whole."""
 
-    conditioning: list[_Moment] = field(default_factory=list)
-    recent: deque[_Moment] = field(default_factory=deque)
-    logits: Tensor | None = None  # (s, s), of the newest frame
+    conditioning: tuple[_Moment, ...] = ()
+    recent: tuple[_Moment, ...] = ()
+
+    @property
+    def moments(self) -> tuple[_Moment, ...]:
+        """All of them."""
+        return (*self.conditioning, *self.recent)
+
+    def at(self, number: int) -> _Moment | None:
+        """What is stored about a frame."""
+        return next((m for m in self.moments if m.number == number), None)
 
     def before(self, number: int) -> tuple[list[_Moment], list[_Moment]]:
         """Conditioning and other moments before a frame, oldest first."""
@@ -69,13 +80,13 @@ class _Track:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensors."""
-        moments = [*self.conditioning, *self.recent]
-        kept = [self.logits, *(m.memory for m in moments), *(m.pointer for m in moments)]
+        kept = [t for m in self.moments for t in (m.memory, m.pointer)]
+        kept += [m.found.logits for m in self.moments if m.found is not None]
         return sum(tensor.nbytes for tensor in kept if tensor is not None)
 
 
 class _Frame(NamedTuple):
-    """The frame last stepped, to which prompts refer."""
+    """A frame that can be prompted."""
 
     number: int
     size: tuple[int, int]
@@ -100,6 +111,7 @@ class PromptTracker:
         num_frames: length of the recording where it is known, which sets the object pointers'
             window and time scale as SAM 2 does; None (a live stream) means 16 or more.
         max_objects: refuse more objects than this, a bound on memory.
+        hold: frames that can be prompted, the newest ones.
         runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
 
     Raises:
@@ -113,6 +125,7 @@ class PromptTracker:
         condition_on_corrections: bool = False,
         num_frames: int | None = None,
         max_objects: int = 32,
+        hold: int = 4,
         runner: StageRunner | None = None,
     ) -> None:
         if not model.takes_prompts:
@@ -122,20 +135,23 @@ class PromptTracker:
                 "which makes the right tracker for any network"
             )
         check_limits(
-            conditioning_frames=conditioning_frames, num_frames=num_frames, max_objects=max_objects
+            conditioning_frames=conditioning_frames,
+            num_frames=num_frames,
+            max_objects=max_objects,
+            hold=hold,
         )
         self.model = model
         self.conditioning_frames = conditioning_frames
         self.condition_on_corrections = condition_on_corrections
         self.max_objects = max_objects
-        self._runner = runner
+        self._hold, self._runner = hold, runner
         self._window = min(num_frames or RELEASE_POINTER_WINDOW, RELEASE_POINTER_WINDOW)
         self.reset()
 
     def reset(self) -> None:
-        """Forget every object, and the frame last stepped."""
+        """Forget every object, and all frames."""
         self._tracks: dict[str, _Track] = {}
-        self._frame: _Frame | None = None
+        self._frames: deque[_Frame] = deque(maxlen=self._hold)
 
     def forget(self, object_id: str) -> bool:
         """Forget one object; returns whether it was known."""
@@ -153,8 +169,8 @@ class PromptTracker:
 
     @property
     def held_frames(self) -> tuple[int, ...]:
-        """Numbers of the frames that can be prompted: the one last stepped, the first being 0."""
-        return () if self._frame is None else (self._frame.number,)
+        """Numbers of the frames that can be prompted, oldest first; the first stepped was 0."""
+        return tuple(frame.number for frame in self._frames)
 
     @property
     def memory_bytes(self) -> int:
@@ -162,11 +178,11 @@ class PromptTracker:
         return sum(track.nbytes for track in self._tracks.values())
 
     @torch.inference_mode()
-    def step(self, image: Image) -> dict[str, Tracked]:
+    def step(self, image: View) -> dict[str, Tracked]:
         """Process the next frame and track every object in it.
 
         Args:
-            image: RGB uint8 (H, W, 3) of any size.
+            image: RGB uint8 (H, W, 3) of any size, or a view that this network has encoded.
 
         Returns:
             each object's :class:`Tracked`; empty while no object is marked.
@@ -174,29 +190,16 @@ class PromptTracker:
         Raises:
             InputError: it is no such image; nothing has changed then.
         """
-        picture = check_image("image", image)
-        number = 0 if self._frame is None else self._frame.number + 1
+        view = encoded(self.model, "image", image, self.runner)
+        number = self._frames[-1].number + 1 if self._frames else 0
+        frame = _Frame(number, view.size, view.features, view.prepared)
         with self.model.autocast():
-            inputs = prepare_images([picture], self.model.config.image_size, self.model.device)
-            views = self.model.encode_images(inputs, self.runner)
-            prepared = self.model.prepare_targets(views, self.runner)
-            frame = _Frame(number, picture.shape[:2], views, prepared)
-            if not self._tracks:
-                self._frame = frame
-                return {}
-            tracks = list(self._tracks.values())
-            several = views.map(lambda x: x.expand(len(tracks), -1, -1, -1))
-            prediction = decode_prompt(self.model, self._attend(tracks, frame), several)
-            memory = self.model.encode_target_memory(
-                several, prediction.logits, prediction.presence_logit, self.runner
-            )
-            memory = memory.to(torch.bfloat16)
-        found = self._collect(list(self._tracks), prediction, frame)
-        self._frame = frame
-        for i, track in enumerate(tracks):
-            self._remember(track, _Moment(number, memory[i], prediction.pointer[i]))
-            track.logits = prediction.logits[i]
-        return found
+            moments = self._follow(self._tracks, frame)
+        self._frames.append(frame)
+        self._tracks = {
+            name: self._remembered(track, moments[name]) for name, track in self._tracks.items()
+        }
+        return {name: moment.found for name, moment in moments.items() if moment.found is not None}
 
     @torch.inference_mode()
     def prompt(
@@ -208,10 +211,12 @@ class PromptTracker:
         mask: npt.NDArray[Any] | None = None,
         frame: int | None = None,
     ) -> Tracked:
-        """Mark an object on the frame last stepped, or correct it there.
+        """Mark an object, or correct it.
 
         All points of a frame are given together: a second call for the same frame replaces the
-        points of the first and builds on its mask.
+        points of the first and builds on its mask. From an earlier frame the object is tracked
+        anew to the one last stepped, as if the prompt had come in time; frames that were prompted
+        themselves stay as they are.
 
         Args:
             object_id: a new object starts here; one that was tracked on this frame is corrected.
@@ -219,52 +224,64 @@ class PromptTracker:
             labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
             box: x0, y0, x1, y1 in pixels around the object; points may be given beside it.
             mask: (H, W) of any size, bool or 0 and 1 or 255; alone. It is taken as it is.
-            frame: the frame last stepped, the only one in :attr:`held_frames`.
+            frame: one of :attr:`held_frames`; None is the last.
+
+        Returns:
+            the object on the frame last stepped.
 
         Raises:
-            InputError: no frame yet, no prompt or two kinds that exclude each other, a wrong
-                shape or value, or too many objects; nothing has changed then.
+            InputError: no frame yet or one that is not held, no prompt or two kinds that exclude
+                each other, a wrong shape or value, or too many objects; nothing has changed then.
         """
-        check_frame(object_id, frame, self.held_frames)
+        number = check_frame(object_id, frame, self.held_frames)
         check_room(object_id, self._tracks, self.max_objects)
-        current = self._frame
-        assert current is not None  # a frame is held
+        current, *later = (one for one in self._frames if one.number >= number)
         marked = check_prompt(object_id, points, labels, box, mask, current.size)
         track = self._tracks.get(object_id, _Track())
-        starts = not any(track.before(current.number))
         with self.model.autocast():
-            if marked.mask is not None:
-                given = prepare_masks(
-                    [marked.mask], self.model.config.image_size, self.model.device
-                )
-                prediction = use_mask(self.model, current.views, given)
-            else:
-                tokens = (
-                    fresh_tokens(self.model, current.views)
-                    if starts
-                    else self._attend([track], current)
-                )
-                prediction = decode_prompt(
-                    self.model,
-                    tokens,
-                    current.views,
-                    self._places(marked, current.size),
-                    None if track.logits is None else track.logits[None],
-                )
+            prediction = self._mark(track, marked, current)
             memory = encode_prompted_memory(self.model, current.views, prediction, self.runner)
-        found = self._collect([object_id], prediction, current)
-        moment = _Moment(current.number, memory[0].to(torch.bfloat16), prediction.pointer[0])
-        if starts or self.condition_on_corrections:
-            track.recent = deque(m for m in track.recent if m.number < current.number)
-            earlier = [m for m in track.conditioning if m.number < current.number]
-            track.conditioning = [*earlier, moment][-self.conditioning_frames :]
-        else:
-            self._remember(track, moment)
-        track.logits = prediction.logits[0]
+            (moment,) = self._moments(prediction, memory, current, prompted=True)
+            first = not any(track.before(number))
+            again = number in (m.number for m in track.conditioning)
+            conditions = first or again or self.condition_on_corrections
+            track = self._remembered(track, moment, conditions)
+            for one in later:
+                kept = track.at(one.number)
+                if kept is None or not kept.prompted:
+                    track = self._remembered(
+                        track, self._follow({object_id: track}, one)[object_id]
+                    )
         self._tracks[object_id] = track
-        return found[object_id]
+        newest = track.at(self._frames[-1].number)
+        assert newest is not None and newest.found is not None
+        return newest.found
 
     # -- the step ----------------------------------------------------------------------------
+
+    def _mark(self, track: _Track, marked: Marked, frame: _Frame) -> Prediction:
+        """What a prompt says of its frame."""
+        if marked.mask is not None:
+            size, device = self.model.config.image_size, self.model.device
+            return use_mask(self.model, frame.views, prepare_masks([marked.mask], size, device))
+        before = any(track.before(frame.number))
+        tokens = self._attend([track], frame) if before else fresh_tokens(self.model, frame.views)
+        known = track.at(frame.number)
+        previous = None if known is None or known.found is None else known.found.logits[None]
+        places = self._places(marked, frame.size)
+        return decode_prompt(self.model, tokens, frame.views, places, previous)
+
+    def _follow(self, tracks: Mapping[str, _Track], frame: _Frame) -> dict[str, _Moment]:
+        """Track objects in a frame, as one batch."""
+        if not tracks:
+            return {}
+        several = frame.views.map(lambda x: x.expand(len(tracks), -1, -1, -1))
+        tokens = self._attend(list(tracks.values()), frame)
+        prediction = decode_prompt(self.model, tokens, several)
+        memory = self.model.encode_target_memory(
+            several, prediction.logits, prediction.presence_logit, self.runner
+        )
+        return dict(zip(tracks, self._moments(prediction, memory, frame), strict=True))
 
     def _places(self, marked: Marked, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Corners and points as shares of the image (1, n, 2), and their labels (1, n)."""
@@ -311,30 +328,45 @@ class PromptTracker:
         )
         return features, position, torch.stack([m.pointer for m in pointed])
 
-    def _remember(self, track: _Track, moment: _Moment) -> None:
-        """Add a frame, or replace the newest one by its correction; drop what is too old."""
-        if track.recent and track.recent[-1].number == moment.number:
-            track.recent.pop()
-        track.recent.append(moment)
-        slots = self.model.config.memory_slots
-        # One more than is attended to, for corrections of the newest frame.
-        for old in track.recent:
-            if moment.number - old.number >= slots:
+    def _remembered(self, track: _Track, moment: _Moment, conditions: bool = False) -> _Track:
+        """A track with one more frame, or with a correction of one; what is too old is dropped."""
+        conditioning = [m for m in track.conditioning if m.number != moment.number]
+        recent = [m for m in track.recent if m.number != moment.number]
+        (conditioning if conditions else recent).append(moment)
+        # Earlier frames that are held may be corrected, and attend to what was before them.
+        last = max(m.number for m in (*track.moments, moment))
+        slots, held = self.model.config.memory_slots, self._hold - 1
+        for old in (*conditioning, *recent):
+            if last - old.number > held:
+                old.found = None
+        for old in recent:
+            if last - old.number >= slots + held:
                 old.memory = None
-        while moment.number - track.recent[0].number >= self._window:
-            track.recent.popleft()
+        conditioning = sorted(conditioning, key=lambda m: m.number)[-self.conditioning_frames :]
+        recent = sorted(recent, key=lambda m: m.number)
+        return _Track(
+            tuple(conditioning), tuple(m for m in recent if last - m.number < self._window + held)
+        )
 
-    def _collect(
-        self, names: Sequence[str], prediction: Prediction, frame: _Frame
-    ) -> dict[str, Tracked]:
+    def _moments(
+        self, prediction: Prediction, memory: Tensor, frame: _Frame, prompted: bool = False
+    ) -> list[_Moment]:
+        """What is stored of each object of a batch on a frame."""
         numbers = torch.stack((prediction.presence_logit, prediction.predicted_iou)).tolist()
-        return {
-            name: Tracked(
-                prediction.logits[i],
-                numbers[0][i],
-                numbers[1][i],
-                prediction.pointer[i].float(),
-                frame.size,
+        stored = memory.to(torch.bfloat16)
+        return [
+            _Moment(
+                frame.number,
+                stored[i],
+                prediction.pointer[i],
+                Tracked(
+                    prediction.logits[i],
+                    numbers[0][i],
+                    numbers[1][i],
+                    prediction.pointer[i].float(),
+                    frame.size,
+                ),
+                prompted,
             )
-            for i, name in enumerate(names)
-        }
+            for i in range(len(stored))
+        ]

@@ -4,6 +4,10 @@
     "masks": {object: {"<query>_<target>": {frame: {"pred_mask": RLE, "confidence": p}}}},
     "subsample_idx": [frame, ...]}}}}
 
+Where query masks were tracked from prompts, and not given, a take also has them, as
+``"query_masks": {object: {camera: {frame: {"pred_mask": RLE, "confidence": p}}}}``; the benchmark
+does not look at it.
+
 Frame keys may have leading zeros. A confidence may also be a list of one number (what
 ``tolist()`` makes of a tensor with one element), text, or true and false.
 """
@@ -33,6 +37,7 @@ __all__ = ["DIRECTIONS", "Prediction", "Results", "write_results"]
 
 VERSION = "00"
 CHALLENGE = "xview"
+QUERY_MASKS = "query_masks"
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
@@ -98,6 +103,42 @@ class Results:
         frames = entry["masks"].setdefault(object_name, {}).setdefault(f"{query}_{target}", {})
         rle = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
         frames[frame_number(int(frame))] = {"pred_mask": rle, "confidence": float(confidence)}
+
+    def add_query(
+        self,
+        take: str,
+        object_name: str,
+        camera: str,
+        frame: int,
+        mask: NDArray[Any] | Rle,
+        confidence: float,
+    ) -> None:
+        """Add the mask that was tracked in the query view; see :meth:`add`."""
+        entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
+        masks = entry.setdefault(QUERY_MASKS, {})
+        frames = masks.setdefault(object_name, {}).setdefault(camera, {})
+        rle = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
+        frames[frame_number(int(frame))] = {"pred_mask": rle, "confidence": float(confidence)}
+
+    def tracked(self, take: str) -> bool:
+        """Whether a take's query masks were tracked from prompts."""
+        return bool(self._takes[take].get(QUERY_MASKS)) if take in self._takes else False
+
+    def query_places(self, take: str) -> Iterator[tuple[str, str, int]]:
+        """(object, camera, frame) of the query masks that were tracked, frames increasing."""
+        for name, cameras in (self._takes[take].get(QUERY_MASKS) or {}).items():
+            for camera, frames in cameras.items():
+                for frame in sorted(frames):
+                    yield name, camera, frame
+
+    def query_rle(self, take: str, object_name: str, camera: str, frame: int) -> Rle | None:
+        """A mask that was tracked in the query view; None without.
+
+        Raises:
+            InputError: if the entry is no dictionary.
+        """
+        masks = (self._takes[take].get(QUERY_MASKS) or {}) if take in self._takes else {}
+        return _mask_of((masks.get(object_name) or {}).get(camera, {}).get(frame))
 
     def add_object(self, take: str, object_name: str) -> None:
         """List an object; the benchmark wants every object of a take, also without predictions."""
@@ -180,10 +221,7 @@ class Results:
         Raises:
             InputError: if the entry is no dictionary.
         """
-        entry = self._entries(take, object_name, pair).get(frame)
-        if not isinstance(entry, dict | None):
-            raise InputError(f'{reprlib.repr(entry)} given, {{"pred_mask": mask}} expected')
-        return None if entry is None else entry.get("pred_mask")
+        return _mask_of(self._entries(take, object_name, pair).get(frame))
 
     def _masks(self, take: str) -> dict[str, Any]:
         return self._takes[take]["masks"] if take in self._takes else {}
@@ -253,9 +291,12 @@ class Results:
             try:
                 masks = _by_number(entry["masks"])
                 listed = list(frame_numbers(entry.get("subsample_idx")))
+                queries = _by_number(entry.get(QUERY_MASKS) or {})
             except InputError as error:
                 raise TakeError(path, f"{where}, {error}") from error
             results._takes[take] = {**entry, "masks": masks, "subsample_idx": listed}
+            if queries:
+                results._takes[take][QUERY_MASKS] = queries
         return results
 
 
@@ -277,6 +318,12 @@ def read_confidence(given: object) -> float:
             "for each mask"
         )
     return float(value)
+
+
+def _mask_of(entry: Any) -> Rle | None:
+    if not isinstance(entry, dict | None):
+        raise InputError(f'{reprlib.repr(entry)} given, {{"pred_mask": mask}} expected')
+    return None if entry is None else entry.get("pred_mask")
 
 
 def _is_part(part: object) -> bool:

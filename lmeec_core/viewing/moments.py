@@ -32,6 +32,7 @@ class View:
         truth: by object, the true masks, where they are known (target cameras).
         presence: by object, the predicted probability that it is there.
         score: by object, the predicted IoU, where it is known.
+        stamp_ns: the image's stamp; None where there is no image.
     """
 
     camera: str
@@ -40,6 +41,7 @@ class View:
     truth: Mapping[str, Mask | None] | None = None
     presence: Mapping[str, float] = field(default_factory=dict)
     score: Mapping[str, float] = field(default_factory=dict)
+    stamp_ns: int | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +96,9 @@ class ResultPredictions:
         path: the file.
         report: told what is left out.
 
+    Attributes:
+        objects: all that the file lists for the take, also those without predictions.
+
     Raises:
         TakeError: it has no such take, or most of its predictions cannot be read.
     """
@@ -108,6 +113,7 @@ class ResultPredictions:
                 f"{look_alike(take, results.takes)}",
             )
         self._path, self._report = path, report
+        self.objects = results.objects(take)
         self._by_image: dict[tuple[int, str], dict[str, Prediction]] = {}
         self._asked: set[tuple[int, str]] = set()
         forms = look_through(results, take)
@@ -171,6 +177,7 @@ def target_view(
     objects: Sequence[str],
     found: Mapping[str, Shown],
     truth: Mapping[str, Mask | None] | None = None,
+    stamp_ns: int | None = None,
 ) -> View:
     """A target camera's view with predictions."""
     names = list(dict.fromkeys((*objects, *found)))
@@ -182,6 +189,7 @@ def target_view(
         truth,
         {name: one.presence for name, one in known.items()},
         {name: one.score for name, one in known.items() if one.score is not None},
+        None if image is None else stamp_ns,
     )
 
 
@@ -255,19 +263,19 @@ def take_moments(
     for text in told:
         report(text)
     for frame in frames:
-        views = []
+        views, stamp = [], stamp_of_frame(frame)
         for target in targets:
             camera = Camera(target, topic_name(target))
-            found = predictions.find(frame, stamp_of_frame(frame), source, camera)
+            found = predictions.find(frame, stamp, source, camera)
             image = _image(take, target, frame, report) if frame in shown[target] else None
             where = f"{take.path}: frame {frame}, prediction for {target}"
             found = fitting({n: found[n] for n in found if n in objects}, image, where, report)
             truth = {name: _mask(take, name, target, frame, image, report) for name in objects}
-            views.append(target_view(target, image, objects, found, truth))
+            views.append(target_view(target, image, objects, found, truth, stamp))
         picture = _image(take, query, frame, report)
         asked = {name: _mask(take, name, query, frame, picture, report) for name in objects}
         seconds = (frame - frames[0]) / FRAMES_PER_SECOND
-        view = View(query, picture, asked)
+        view = View(query, picture, asked, stamp_ns=None if picture is None else stamp)
         yield Moment(frame, seconds, view, views)
     for text in take.left_out:  # what the reading has shown since
         if text not in told:

@@ -197,7 +197,10 @@ def raw_stamp(data: bytes) -> Time | None:
 
 def _decode_set(found: ImageSet[Recorded], inputs: ImageSet[Input]) -> ImageSet[Any]:
     targets = {name: _decode(one, inputs.targets[name]) for name, one in found.targets.items()}
-    return ImageSet(_decode(found.query, inputs.query), _decode(found.masks, inputs.masks), targets)
+    masks = None
+    if found.masks is not None and inputs.masks is not None:
+        masks = _decode(found.masks, inputs.masks)
+    return ImageSet(_decode(found.query, inputs.query), masks, targets)
 
 
 def _decode(message: Recorded, one: Input) -> Any:

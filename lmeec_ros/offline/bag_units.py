@@ -65,7 +65,13 @@ def read_config(
                 f"{', '.join(sorted(topics)) or 'none'}"
             )
         values = parameters.flatten(take_bags.node_parameters(info))
-    return parameters.load({**values, **(changes or {})})
+    config = parameters.load({**values, **(changes or {})})
+    if config.prompted:
+        raise parameters.ParameterError(
+            "query_masks.source: 'prompts' given, with which nothing says what to look for in a "
+            "bag; 'topic', and a topic with query masks, expected"
+        )
+    return config
 
 
 def settings_of(config: NodeConfig, threads: int) -> Settings:
@@ -225,8 +231,8 @@ def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recor
         for name, one in output.found.items()
     ]  # fmt: skip
     headers = (output.header, message.query_header)
-    stamps = [Stamp(nanoseconds(one.stamp), one.frame_id) for one in headers]
-    return FrameRecord(frame, size, objects, True, *stamps)
+    stamp, query_stamp = (Stamp(nanoseconds(one.stamp), one.frame_id) for one in headers)
+    return FrameRecord(frame, size, objects, True, stamp, query_stamp)
 
 
 def _direction(query: str, targets: Sequence[str]) -> str:

@@ -121,15 +121,16 @@ def bag_moments(
         frame = take_bags.frame_of(stamp) if info else stamp
         views = []
         for camera in targets:
-            found, name = {}, camera.message_name
+            found, name, own = {}, camera.message_name, None
             picture = pictures.get(name)
             if picture is not None:
-                message = given.targets[name]
-                found = predictions.find(frame, stamp_of(message), query, camera)
+                own = stamp_of(given.targets[name])
+                found = predictions.find(frame, own, query, camera)
                 where = f"{path}: frame {frame}, prediction for {camera.name}"
                 found = fitting(found, picture, where, problem)
-            views.append(target_view(camera.name, picture, list(masks), found))
-        yield Moment(frame, (stamp - first) / 1e9, View(query.name, image, masks), views)
+            views.append(target_view(camera.name, picture, list(masks), found, stamp_ns=own))
+        asked = View(query.name, image, masks, stamp_ns=stamp)
+        yield Moment(frame, (stamp - first) / 1e9, asked, views)
     for text in sets.lost:
         problem(text)
     for name in config.target_cameras:

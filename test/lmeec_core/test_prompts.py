@@ -116,6 +116,57 @@ def test_a_forgotten_object_starts_afresh(model: lm.LMEEC, frames: np.ndarray) -
     assert near(tracker.step(frames[3])["cup"], fresh.step(frames[3])["cup"])
 
 
+@pytest.mark.parametrize(("late", "corrections"), [(1, True), (3, False)])
+def test_a_late_prompt_counts_as_one_in_time(
+    model: lm.LMEEC, frames: np.ndarray, late: int, corrections: bool
+) -> None:
+    """Both a new object and a correction, after the memory is full; a frame prompted since stays
+    as it was."""
+    settings = {"condition_on_corrections": corrections, "hold": 4}
+    in_time, belated = (lm.PromptTracker(model, **settings) for _ in range(2))
+    prompts = {
+        4: ("cup", {"points": [[38.4, 76.8]]}),
+        5: ("knife", {"box": [70, 20, 100, 60]}),
+        22: ("cup", {"points": [[61, 62], [5, 5]], "labels": [1, 0]}),
+    }
+    waiting: dict[int, int] = {}
+    for number in range(26):
+        image = frames[number % len(frames)]
+        found, other = in_time.step(image), belated.step(image)
+        if number in prompts:
+            name, given = prompts[number]
+            found[name] = in_time.prompt(name, **given)
+            waiting[number + late] = number
+        if number in waiting:
+            name, given = prompts[waiting[number]]
+            other[name] = belated.prompt(name, **given, frame=waiting.pop(number))
+        if not waiting:
+            assert all(near(found[name], other[name]) for name in found), number
+    assert belated.held_frames == (22, 23, 24, 25)
+    for number in belated.held_frames:  # all that SAM 2 attends to is still there
+        features, _, pointers = belated._memory(belated._tracks["knife"], number)
+        assert (len(features), len(pointers)) == (1 + 6, 1 + 15)
+    with pytest.raises(InputError, match=r"frame 21 is not held; one of \[22, 23, 24, 25\]"):
+        belated.prompt("cup", points=[[1, 1]], frame=21)
+
+
+def test_frames_that_were_prompted_outlast_an_earlier_correction(
+    model: lm.LMEEC, frames: np.ndarray
+) -> None:
+    tracker = lm.PromptTracker(model)
+    for image in frames[:2]:
+        tracker.step(image)
+    mask = np.zeros(frames.shape[1:3], bool)
+    mask[50:90, 20:60] = True
+    kept = tracker.prompt("cup", mask=mask)
+    assert tracker.prompt("cup", points=[[70, 30]], frame=0) is kept
+    tracker.step(frames[2])
+    assert [m.number for m in tracker._tracks["cup"].conditioning] == [0, 1]
+    again = tracker.prompt("cup", mask=~mask, frame=1)
+    assert [m.number for m in tracker._tracks["cup"].conditioning] == [0, 1]
+    assert not near(again, tracker.step(frames[3])["cup"])
+
+
 @pytest.mark.parametrize("corrections", [False, True])
 def test_memory_stays_the_same_size(model: lm.LMEEC, frames: np.ndarray, corrections: bool) -> None:
     tracker = lm.PromptTracker(model, conditioning_frames=2, condition_on_corrections=corrections)

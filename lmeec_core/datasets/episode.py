@@ -1,0 +1,291 @@
+"""One episode of a dataset: a recording read, brought to the common clock, and written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from lmeec_core.datasets.clock import Tally, resample
+from lmeec_core.datasets.frames import (
+    CameraTick,
+    Episode,
+    Plan,
+    Tick,
+    object_spans,
+    positions,
+    rows_of,
+)
+from lmeec_core.errors import InputError
+from lmeec_core.files import NewFolder, write_text
+from lmeec_core.offline.notices import collected
+from lmeec_core.recordings import RecordingSource
+from lmeec_core.viewing.moments import Moment, Predictions, ResultPredictions, View
+
+FACTS = "episode.json"
+Report = Callable[[int], None]
+
+
+class FindMasks(Protocol):
+    """Opens the predictions for a recording; a function of a module, since it goes to workers."""
+
+    def __call__(
+        self,
+        path: Path | None,
+        direction: str,
+        take: str,
+        objects: Collection[str] | None,
+        problems: list[str],
+    ) -> Predictions:
+        """The predictions of a take; what is left out of them is added to ``problems``."""
+
+
+class EpisodeWriter(Protocol):
+    """Writes one episode into a folder."""
+
+    def add(self, tick: Tick) -> None:
+        """Write the next tick."""
+
+    def close(self) -> dict[str, Any]:
+        """Finish the files.
+
+        Returns:
+            What the format's end needs to know, ready for JSON; under "problems" what the format
+            cannot hold.
+        """
+
+    def abort(self) -> None:
+        """Close open files; the folder is going to be removed."""
+
+
+class Format(Protocol):
+    """A format of datasets. Instances go to worker processes."""
+
+    @property
+    def name(self) -> str:
+        """As in --format."""
+
+    def check(self) -> None:
+        """Import what it needs.
+
+        Raises:
+            ImportError: that is not installed.
+        """
+
+    def writer(self, folder: Path, plan: Plan, episode: Episode) -> EpisodeWriter:
+        """A writer of an episode."""
+
+    def finish(self, out: Path, plan: Plan, parts: list[Part], notes: Mapping[str, Any]) -> None:
+        """Put the episodes' files together.
+
+        Args:
+            out: the dataset's folder, empty; files of parts may be linked into it.
+            plan: of all episodes.
+            parts: the finished episodes, in order; at least one.
+            notes: the side files' content, by name: objects, cameras, provenance.
+        """
+
+
+class Part(NamedTuple):
+    """A finished episode.
+
+    Attributes:
+        episode: which one.
+        folder: its files.
+        facts: "length" in ticks, "objects" (first and last tick and number of ticks by object and
+            camera), "written" (what the writer returned), "problems", "notes".
+    """
+
+    episode: Episode
+    folder: Path
+    facts: dict[str, Any]
+
+
+class Job(NamedTuple):
+    """An episode to make; goes to worker processes."""
+
+    source: RecordingSource
+    find: FindMasks
+    format: Format
+    plan: Plan
+    episode: Episode
+    folder: Path
+    """Of the finished episode."""
+    progress: Path | None = None
+    """File that takes the number of moments done, for the progress bar."""
+
+
+def identity(job: Job) -> dict[str, Any]:
+    """All that an episode's files depend on."""
+    return {
+        "format": [job.format.name, job.format.__dict__],
+        "plan": job.plan.identity(),
+        "episode": job.episode.identity(),
+    }
+
+
+def facts_of(folder: Path) -> dict[str, Any] | None:
+    """What a finished episode says of itself; None where there is none."""
+    try:
+        found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def work(job: Job) -> None:
+    """What worker processes run: :func:`make`, with a note of progress."""
+
+    def report(done: int) -> None:
+        if job.progress is not None:
+            with suppress(OSError):  # failing to note progress must not fail the episode
+                write_text(job.progress, str(done))
+
+    make(job, report)
+
+
+def make(job: Job, report: Report) -> None:
+    """Write one episode; its folder appears under its name once it is complete.
+
+    Raises:
+        InputError: the recording or its predictions cannot be read at all, or hold no frame.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    tally = Tally()
+    new = NewFolder(job.folder)
+    new.content.mkdir()
+    try:
+        with collected() as warnings:
+            reader = _Reader(job, problems, notes)
+            facts = _write(job, reader.ticks(tally, report), new.content)
+            reader.finish()
+            problems += [f"{job.episode.name}: {x}" for x in facts["written"].get("problems", ())]
+        told, said = tally.texts(job.plan.fps, job.plan.fps_given)
+        name = job.episode.name
+        problems[:0] = [f"{name}: {text}" for text in told]
+        notes[:0] = [f"{name}: {text}" for text in said]
+        notes += warnings
+        facts |= {"problems": list(dict.fromkeys(problems)), "notes": list(dict.fromkeys(notes))}
+        facts["identity"] = identity(job)
+        write_text(new.content / FACTS, json.dumps(facts, ensure_ascii=False))
+        shutil.rmtree(job.folder, ignore_errors=True)
+        new.publish()
+    finally:
+        new.discard()
+
+
+def _write(job: Job, ticks: Iterator[Tick], folder: Path) -> dict[str, Any]:
+    spans: dict[str, dict[str, list[int]]] = {}
+    writer, length, done = job.format.writer(folder, job.plan, job.episode), 0, False
+    try:
+        for tick in ticks:
+            writer.add(tick)
+            object_spans(spans, tick, job.plan.slots)
+            length += 1
+        if not length:
+            raise InputError(f"{job.episode.name}: no frame could be read")
+        written = writer.close()
+        done = True
+    finally:
+        if not done:
+            writer.abort()
+    return {"length": length, "objects": spans, "written": written}
+
+
+class _Reader:
+    """Reads a recording tick by tick and keeps account of what is missing."""
+
+    def __init__(self, job: Job, problems: list[str], notes: list[str]) -> None:
+        self.plan, self.episode, self.problems = job.plan, job.episode, problems
+        self._found: list[Predictions] = []
+        options = job.episode.options
+
+        def find(direction: str, take: str, objects: Collection[str] | None) -> Predictions:
+            found = job.find(options.predictions, direction, take, objects, problems)
+            self._found.append(found)
+            return found
+
+        self._viewed = job.source.open(options, find, problems, notes)
+        self._notes, self._ticks = notes, 0
+        self._unknown = dict.fromkeys(self.plan.cameras, 0)
+        self._expected = {*self.plan.slots, *self.plan.beyond}
+        self._asked = options.objects
+        self._beyond: dict[str, None] = {}
+        self._missing = dict.fromkeys(self.plan.cameras, 0)
+        self._odd: dict[str, tuple[int, int]] = {}
+
+    def ticks(self, tally: Tally, report: Report) -> Iterator[Tick]:
+        """The ticks of the common clock."""
+        shown: tuple[Moment, Tick] | None = None
+        for number, moment in resample(self._viewed.moments, self.plan.fps, tally):
+            if shown is not None and shown[0] is moment:
+                tick = shown[1]._replace(number=number)
+            else:
+                tick = self._tick(number, moment)
+            shown = moment, tick
+            report(tally.moments)
+            self._ticks += 1
+            for camera, one in tick.cameras.items():
+                self._unknown[camera] += not one.rows.known.any()
+            yield tick
+
+    def finish(self) -> None:
+        """Report what was missing."""
+        plan, name = self.plan, self.episode.name
+        for camera, count in self._missing.items():
+            if count:
+                self.problems.append(
+                    f"{name}: {count} frames without an image of camera {camera}: black in the "
+                    "dataset, with the stamp -1"
+                )
+        for camera, size in self._odd.items():
+            height, width = plan.sizes[camera]
+            self.problems.append(
+                f"{name}: camera {camera} has images of {size[1]} x {size[0]}, not {width} x "
+                f"{height} as the first ones: left out"
+            )
+        for camera, count in self._unknown.items():
+            if count == self._ticks:
+                hint = "" if plan.predicted else "; give a result file or a bag of masks"
+                self.problems.append(f"{name}: camera {camera} has no masks{hint}")
+            elif count:
+                text = f"{count} of {self._ticks} ticks without any mask of camera {camera}"
+                self._notes.append(f"{name}: {text}")
+        if self._beyond:
+            listed = ", ".join(map(repr, self._beyond))
+            self.problems.append(
+                f"{name}: objects without a slot: {listed}; they come after the frames that were "
+                "looked at first: name all objects in the result file or in the parameter file"
+            )
+        for found in self._found:
+            if isinstance(found, ResultPredictions):
+                self.problems += found.unshown()
+
+    def _tick(self, number: int, moment: Moment) -> Tick:
+        views = {view.camera: view for view in (moment.query, *moment.targets)}
+        cameras = {name: self._camera(name, views.get(name)) for name in self.plan.cameras}
+        return Tick(number, moment.frame, cameras, *positions(cameras, self.plan))
+
+    def _camera(self, name: str, view: View | None) -> CameraTick:
+        view = view or View(name, None, {})
+        size = self.plan.sizes[name]
+        image = view.image
+        if image is not None and image.shape[:2] != size:
+            self._odd.setdefault(name, (image.shape[0], image.shape[1]))
+            image = None
+        rows = rows_of(view, self.plan)
+        for given in (view.masks, view.truth or {}):
+            for one, mask in given.items():
+                unknown = mask is not None and one not in self._expected
+                if unknown and (not self._asked or one in self._asked):
+                    self._beyond.setdefault(one)
+        if image is None:
+            self._missing[name] += 1
+            return CameraTick(np.zeros((*size, 3), np.uint8), -1, rows)
+        return CameraTick(image, -1 if view.stamp_ns is None else view.stamp_ns, rows)

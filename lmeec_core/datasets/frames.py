@@ -1,0 +1,264 @@
+"""What a dataset holds: the plan that all its episodes share, and the content of one tick."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmeec_core.calibration import Calibration
+from lmeec_core.geometry import GeometryError, centroid, triangulate
+from lmeec_core.geometry import View as Sight
+from lmeec_core.takes import encode_mask
+from lmeec_core.takes.keys import look_alike
+from lmeec_core.takes.rle import Rle
+from lmeec_core.viewing.moments import Mask, View
+from lmeec_core.viewing.options import ViewOptions
+
+MAX_ERROR = 10.0
+"""Largest reprojection error of a point in space, pixels: as in the node."""
+MIN_ANGLE = 3.0
+"""Smallest angle between two cameras' rays to a point, degrees: as in the node."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is the same in all episodes of a dataset.
+
+    Attributes:
+        fps: ticks per second of the common clock.
+        fps_given: whether the user chose it, so that frames between the ticks are not missed.
+        query: the query camera.
+        cameras: names, the query camera first.
+        sizes: (height, width) of each camera's images.
+        slots: object ids; a slot has the same object in every episode.
+        beyond: objects that have no slot, because there are too few.
+        threshold: probability from which a predicted object counts as visible, 0 to 1.
+        predicted: whether the target cameras' masks are predictions; else annotations.
+        calibration: lenses and poses; empty where none was given.
+    """
+
+    fps: int
+    fps_given: bool
+    query: str
+    cameras: tuple[str, ...]
+    sizes: Mapping[str, tuple[int, int]]
+    slots: tuple[str, ...]
+    beyond: tuple[str, ...]
+    threshold: float
+    predicted: bool
+    calibration: Calibration = field(default_factory=Calibration)
+
+    @property
+    def located(self) -> bool:
+        """Whether two cameras have a lens and a pose, so that there are points in space."""
+        known = set(self.calibration.lenses) & set(self.calibration.poses)
+        return len(known.intersection(self.cameras)) >= 2
+
+    def identity(self) -> dict[str, Any]:
+        """All that the episodes' files depend on, as JSON returns it."""
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        content["calibration"] = repr(self.calibration)
+        found: dict[str, Any] = json.loads(json.dumps(content))
+        return found
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recording of a dataset.
+
+    Attributes:
+        options: how to open it.
+        name: of the recording.
+        label: the name as that of a file, unlike any other episode's.
+        task: the sentence that says what is done in it.
+        frames: largest number of moments, for the progress bar.
+        inputs: a fingerprint of its files.
+    """
+
+    options: ViewOptions
+    name: str
+    label: str
+    task: str
+    frames: int
+    inputs: str
+
+    @property
+    def key(self) -> str:
+        """Name of its folder in the work folder."""
+        what = (str(self.options.source.resolve()), self.options.take, self.options.query)
+        return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
+
+    def identity(self) -> dict[str, Any]:
+        """All that its files depend on besides the plan."""
+        return {"name": self.name, "label": self.label, "task": self.task, "inputs": self.inputs}
+
+
+class Rows(NamedTuple):
+    """The N object slots of a dataset in one camera's image.
+
+    Pixels are those of the camera's image, (0, 0) the centre of the top-left one. What is not
+    visible has zeros.
+
+    Attributes:
+        known: bool (N,), whether anything was said of the object: a mask, or that it is not there.
+        visible: bool (N,), whether it is there: probability at the threshold or above, and a mask.
+        score: float32 (N,), the probability; of query masks and annotations 1 or 0.
+        bbox: float32 (N, 4), x and y of the left upper and the right lower corner: the edges of
+            the mask's pixels, so that width and height are differences.
+        centroid: float32 (N, 2), x and y of the mask's mean pixel.
+        area: float32 (N,), the mask's share of the image.
+        rles: masks at their own size, as COCO run lengths; None without a mask.
+        masks: the same, bool (h, w).
+    """
+
+    known: NDArray[np.bool_]
+    visible: NDArray[np.bool_]
+    score: NDArray[np.float32]
+    bbox: NDArray[np.float32]
+    centroid: NDArray[np.float32]
+    area: NDArray[np.float32]
+    rles: list[Rle | None]
+    masks: list[Mask | None]
+
+
+class CameraTick(NamedTuple):
+    """One camera at one tick.
+
+    Attributes:
+        image: RGB uint8 (H, W, 3); black where there is none.
+        stamp_ns: the image's own stamp; -1 where there is none.
+        rows: the objects.
+    """
+
+    image: NDArray[np.uint8]
+    stamp_ns: int
+    rows: Rows
+
+
+class Tick(NamedTuple):
+    """One tick of the common clock.
+
+    Attributes:
+        number: within the episode, from 0.
+        frame: number of the recording's frame that it shows.
+        cameras: by name, in the plan's order.
+        position: float32 (N, 3), points in space; zeros where not valid.
+        position_valid: bool (N,).
+    """
+
+    number: int
+    frame: int
+    cameras: Mapping[str, CameraTick]
+    position: NDArray[np.float32]
+    position_valid: NDArray[np.bool_]
+
+
+def rows_of(view: View, plan: Plan) -> Rows:
+    """The object slots of a view.
+
+    Args:
+        view: of the query camera or a target camera.
+        plan: the slots and the threshold; whether target cameras have predictions or annotations.
+    """
+    count = len(plan.slots)
+    known, visible = np.zeros(count, bool), np.zeros(count, bool)
+    score, area = np.zeros(count, np.float32), np.zeros(count, np.float32)
+    bbox, middle = np.zeros((count, 4), np.float32), np.zeros((count, 2), np.float32)
+    rles: list[Rle | None] = [None] * count
+    masks: list[Mask | None] = [None] * count
+    predicted = plan.predicted and view.camera != plan.query
+    given = view.masks if predicted or view.camera == plan.query else view.truth or {}
+    for slot, name in enumerate(plan.slots):
+        mask = given.get(name)
+        seen = mask is not None and bool(mask.any())
+        known[slot] = name in view.presence if predicted else mask is not None
+        score[slot] = view.presence.get(name, 0.0) if predicted else float(seen)
+        if mask is None or not seen:
+            continue
+        masks[slot], rles[slot] = mask, encode_mask(mask)
+        visible[slot] = score[slot] >= plan.threshold
+        if visible[slot]:
+            area[slot] = mask.mean()
+            bbox[slot], middle[slot] = _place(mask, plan.sizes[view.camera])
+    return Rows(known, visible, score, bbox, middle, area, rles, masks)
+
+
+def _place(mask: Mask, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Box and centroid of a mask in the pixels of an image of (height, width)."""
+    scale = np.array([size[1] / mask.shape[1], size[0] / mask.shape[0]])
+    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
+    corners = np.array([[columns[0], rows[0]], [columns[-1] + 1, rows[-1] + 1]]) * scale
+    middle = (np.array(centroid(mask)) + 0.5) * scale - 0.5
+    return corners.reshape(4), middle
+
+
+def positions(
+    cameras: Mapping[str, CameraTick], plan: Plan
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """Points in space of the objects that two or more calibrated cameras see, from centroids."""
+    count = len(plan.slots)
+    points, valid = np.zeros((count, 3), np.float32), np.zeros(count, bool)
+    if not plan.located:
+        return points, valid
+    lenses, poses = plan.calibration.lenses, plan.calibration.poses
+    names = [name for name in cameras if name in lenses and name in poses]
+    for slot in range(count):
+        try:
+            sights = [_sight(plan, name, cameras[name].rows.centroid[slot]) for name in names
+                      if cameras[name].rows.visible[slot]]  # fmt: skip
+            found = triangulate(sights, MAX_ERROR, MIN_ANGLE)
+        except GeometryError:  # that there is no point is what position_valid says
+            continue
+        points[slot], valid[slot] = found.point, True
+    return points, valid
+
+
+def _sight(plan: Plan, camera: str, pixel: NDArray[np.float32]) -> Sight:
+    lens = plan.calibration.lenses[camera]
+    height, width = plan.sizes[camera]
+    moved = lens.scaled(np.asarray(pixel, np.float64), (width, height))
+    return Sight(lens, plan.calibration.poses[camera], moved)
+
+
+def usable(
+    given: Calibration, cameras: Sequence[str], sizes: Mapping[str, tuple[int, int]]
+) -> tuple[Calibration, list[str], list[str]]:
+    """The part of a calibration that belongs to a dataset's cameras.
+
+    Returns:
+        That part; problems: cameras that are unknown or have other images; notes: cameras without
+        a lens or a pose.
+    """
+    lenses, poses, problems, notes = {}, {}, [], []
+    for name in sorted((set(given.lenses) | set(given.poses)) - set(cameras)):
+        alike = look_alike(name, cameras)
+        problems.append(f"calibration: no camera {name!r} among {list(cameras)}{alike}")
+    for name in cameras:
+        known = {"lens": name in given.lenses, "pose": name in given.poses}
+        missing = [what for what, there in known.items() if not there]
+        if missing and (given.lenses or given.poses):
+            notes.append(f"calibration: camera {name!r} has no {' and no '.join(missing)}")
+        try:
+            if known["lens"]:
+                height, width = sizes[name]
+                given.lenses[name].scaled(np.zeros(2), (width, height))
+                lenses[name] = given.lenses[name]
+            if known["pose"]:
+                poses[name] = given.poses[name]
+        except GeometryError as error:
+            problems.append(f"calibration: camera {name!r}: {error}")
+    return Calibration(given.frame, lenses, poses), problems, notes
+
+
+def object_spans(spans: dict[str, dict[str, list[int]]], tick: Tick, slots: Sequence[str]) -> None:
+    """Note per object and camera the first and the last tick where it is visible, and how many."""
+    for camera, one in tick.cameras.items():
+        for slot in np.flatnonzero(one.rows.visible):
+            span = spans.setdefault(slots[int(slot)], {}).setdefault(camera, [tick.number, 0, 0])
+            span[1:] = tick.number, span[2] + 1

@@ -1,0 +1,242 @@
+"""Looks at the recordings of a dataset, and decides what is the same in all its episodes."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmeec_core.calibration import Calibration, read_calibration
+from lmeec_core.datasets.clock import rate_of
+from lmeec_core.datasets.episode import FindMasks
+from lmeec_core.datasets.frames import Episode, Plan, usable
+from lmeec_core.datasets.images import file_name
+from lmeec_core.errors import InputError
+from lmeec_core.offline.notices import collected
+from lmeec_core.recordings import RecordingSource
+from lmeec_core.viewing.moments import Moment, Predictions, ResultPredictions
+from lmeec_core.viewing.options import ViewOptions
+
+LOOKED_AT = 8
+"""Moments of each recording that are read for its rate; more where a camera has no image yet."""
+
+
+@dataclass(frozen=True)
+class DatasetOptions:
+    """The options of `lmeec dataset` that decide about its content; see its --help.
+
+    Attributes:
+        views: how to open each recording.
+        fps, slots: None for as many as the recordings have.
+        task: None for the recordings' names.
+    """
+
+    views: tuple[ViewOptions, ...]
+    fps: int | None = None
+    slots: int | None = None
+    threshold: float = 0.5
+    task: str | None = None
+    calibration: Path | None = None
+
+
+@dataclass
+class Seen:
+    """What the beginning of a recording shows."""
+
+    options: ViewOptions
+    name: str
+    frames: int
+    query: str
+    sizes: dict[str, tuple[int, int] | None]
+    objects: list[str]
+    fps: int
+
+
+@dataclass
+class Work:
+    """The plan and the episodes of a dataset, and what is left out of it already."""
+
+    plan: Plan
+    episodes: list[Episode]
+    problems: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find: FindMasks) -> Work:
+    """Look at the recordings and decide.
+
+    Args:
+        options: what is wanted; ``sources`` reads each of its recordings.
+        sources: see there.
+        find: opens predictions.
+
+    Raises:
+        InputError: no recording can be read, or they have nothing in common.
+    """
+    problems: list[str] = []
+    notes: list[str] = []
+    seen = []
+    for view, source in zip(options.views, sources, strict=True):
+        try:
+            seen.append(_look(view, source, find))
+        except InputError as error:
+            problems.append(str(error))
+    if not seen:
+        raise InputError(f"no recording can be read: {problems[0]}")
+    kept, cameras, sizes = _common(seen, problems)
+    slots, beyond = _slots(options, kept, problems)
+    fps = options.fps or max(one.fps for one in kept)
+    slower = [one for one in kept if one.fps != fps]
+    if slower and options.fps is None:
+        text = ", ".join(f"{one.name} {one.fps} Hz" for one in slower[:3])
+        notes.append(f"the clock has {fps} Hz, the fastest recording's; others: {text}")
+    calibration = Calibration()
+    if options.calibration is not None:
+        given = read_calibration(options.calibration)
+        calibration, wrong, said = usable(given, cameras, sizes)
+        problems += wrong
+        notes += said
+    predicted = any(view.predictions is not None for view in options.views)
+    plan = Plan(
+        fps=fps,
+        fps_given=options.fps is not None,
+        query=cameras[0],
+        cameras=cameras,
+        sizes=sizes,
+        slots=slots,
+        beyond=beyond,
+        threshold=options.threshold,
+        predicted=predicted,
+        calibration=calibration,
+    )
+    if options.calibration is not None and not plan.located:
+        problems.append(
+            f"{options.calibration}: fewer than two of the cameras {list(cameras)} have a lens and "
+            "a pose: no points in space"
+        )
+    episodes: list[Episode] = []
+    for one in kept:
+        episodes.append(_episode(one, options.task, [other.label for other in episodes]))
+    return Work(plan, episodes, problems, notes)
+
+
+def _look(view: ViewOptions, source: RecordingSource, find: FindMasks) -> Seen:
+    """Read the beginning of a recording; what is wrong with it is told when it is read."""
+    listed: list[str] = []
+
+    def predictions(direction: str, take: str, objects: Collection[str] | None) -> Predictions:
+        found = find(view.predictions, direction, take, objects, [])
+        listed.extend(objects or ())
+        if isinstance(found, ResultPredictions):
+            listed.extend(found.objects)
+        return found
+
+    problems: list[str] = []
+    with collected():
+        viewed = source.open(view, predictions, problems, [])
+        first: list[Moment] = []
+        sizes: dict[str, tuple[int, int] | None] = {}
+        for moment in viewed.moments:
+            if len(first) < LOOKED_AT:
+                first.append(moment)
+            for one in (moment.query, *moment.targets):
+                if sizes.get(one.camera) is None:
+                    shape = None if one.image is None else (one.image.shape[0], one.image.shape[1])
+                    sizes[one.camera] = shape
+            if len(first) == LOOKED_AT and None not in sizes.values():
+                break
+    if not first:
+        why = "; ".join(dict.fromkeys(problems)) or "no frames, or no sets"
+        raise InputError(f"{view.source}: nothing to export: {why}")
+    for moment in first:
+        for one in (moment.query, *moment.targets):
+            listed += [*one.masks, *(one.truth or ())]
+    wanted = [name for name in dict.fromkeys(listed) if not view.objects or name in view.objects]
+    query = first[0].query.camera
+    return Seen(view, viewed.name, viewed.count, query, sizes, wanted, rate_of(first))
+
+
+def _common(
+    seen: list[Seen], problems: list[str]
+) -> tuple[list[Seen], tuple[str, ...], dict[str, tuple[int, int]]]:
+    """The recordings that fit the first one, and the cameras that all of them have."""
+    first = seen[0]
+    kept = []
+    for one in seen:
+        if one.query != first.query:
+            problems.append(
+                f"{one.name}: left out: its query camera is {one.query}, the first recording's "
+                f"{first.query}; make a dataset of its own, or choose with --query"
+            )
+            continue
+        both = [name for name, size in one.sizes.items() if size and first.sizes.get(name)]
+        odd = [name for name in both if one.sizes[name] != first.sizes[name]]
+        if odd:
+            a, b = one.sizes[odd[0]] or (0, 0), first.sizes[odd[0]] or (0, 0)
+            problems.append(
+                f"{one.name}: left out: camera {odd[0]} has images of {a[1]} x {a[0]}, in the "
+                f"first recording {b[1]} x {b[0]}; a dataset has one size for each camera"
+            )
+            continue
+        kept.append(one)
+    names = dict.fromkeys(name for one in kept for name in one.sizes)
+    sizes: dict[str, tuple[int, int]] = {}
+    for name in names:
+        without = [one.name for one in kept if one.sizes.get(name) is None]
+        size = first.sizes.get(name)
+        if without or size is None:
+            what = f"not in {', '.join(without[:3])}{', ...' if len(without) > 3 else ''}"
+            problems.append(f"camera {name}: left out: no images of it {what}")
+        else:
+            sizes[name] = size
+    if first.query not in sizes:
+        raise InputError(f"{first.options.source}: no images of the query camera {first.query}")
+    return kept, tuple(sizes), sizes
+
+
+def _slots(
+    options: DatasetOptions, kept: Iterable[Seen], problems: list[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The objects of the slots, and those beyond them."""
+    names = list(dict.fromkeys(name for one in kept for name in one.objects))
+    if not names:
+        raise InputError("the recordings have no objects: no masks in the query view, none found")
+    count = options.slots or len(names)
+    if len(names) > count:
+        listed = ", ".join(map(repr, names[count : count + 5]))
+        more = "" if len(names) <= count + 5 else f" and {len(names) - count - 5} more"
+        problems.append(f"{len(names)} objects, but --slots {count}: left out: {listed}{more}")
+    # Slots that nothing uses have names that no object has.
+    spare = (f"#{number}" for number in range(count + len(names)))
+    free = [name for name in spare if name not in names][: max(0, count - len(names))]
+    return tuple(names[:count] + free), tuple(names[count:])
+
+
+def _episode(seen: Seen, task: str | None, taken: Collection[str]) -> Episode:
+    options = seen.options
+    inputs = [fingerprint(options.source)]
+    if options.predictions is not None:
+        inputs.append(fingerprint(options.predictions))
+    if options.params is not None:
+        inputs.append(fingerprint(options.params))
+    inputs.append(repr((options.take, options.direction, options.query, options.objects)))
+    name = file_name(seen.name)
+    labels = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
+    label = next(one for one in labels if one not in taken)
+    return Episode(options, seen.name, label, task or seen.name, seen.frames, "; ".join(inputs))
+
+
+def fingerprint(path: Path) -> str:
+    """A digest of the names, sizes and times of the files at a path, hidden ones left out."""
+    content = hashlib.sha256()
+    files = [path] if path.is_file() else []
+    for folder, names, inside in os.walk(path):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        files += [Path(folder, name) for name in sorted(inside) if not name.startswith(".")]
+    for file in files:
+        state = file.stat()
+        place = str(file.relative_to(path))
+        content.update(repr((place, state.st_size, state.st_mtime_ns)).encode())
+    return content.hexdigest()[:32]

@@ -1,0 +1,132 @@
+"""The side files of a dataset: objects, cameras, and where its masks come from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lmeec_core import __version__
+from lmeec_core.datasets.episode import Part
+from lmeec_core.datasets.frames import MAX_ERROR, MIN_ANGLE, Plan
+
+SIDE = ("meta/provenance.json", "provenance.json")
+"""Where a dataset has the file by which this command knows its own."""
+TRACK_WORK = ".work"
+"""Suffix of the folder in which `lmeec track` keeps the settings of a result file."""
+
+
+def side_files(
+    kind: str, plan: Plan, parts: Sequence[Part], problems: Sequence[str]
+) -> dict[str, Any]:
+    """The content of objects, cameras and provenance, ready for JSON.
+
+    Args:
+        kind: the dataset's format.
+        plan: of the dataset.
+        parts: its episodes.
+        problems: all that was left out.
+    """
+    return {
+        "objects": _objects(plan, parts),
+        "cameras": _cameras(plan),
+        "provenance": _provenance(kind, plan, parts, problems),
+    }
+
+
+def _objects(plan: Plan, parts: Sequence[Part]) -> list[dict[str, Any]]:
+    """Slots, and where each object is visible: ticks from the first to the last, and how many."""
+    listed = []
+    for slot, name in enumerate(plan.slots):
+        episodes = {
+            str(number): {
+                camera: {"first": first, "last": last, "visible": count}
+                for camera, (first, last, count) in part.facts["objects"][name].items()
+            }
+            for number, part in enumerate(parts)
+            if name in part.facts["objects"]
+        }
+        listed.append({"slot": slot, "id": name, "query": plan.query, "episodes": episodes})
+    return listed
+
+
+def _cameras(plan: Plan) -> dict[str, Any]:
+    """Role and size of each camera; lens and pose where they are known."""
+    found: dict[str, Any] = {"frame": plan.calibration.frame or None, "cameras": {}}
+    for name in plan.cameras:
+        height, width = plan.sizes[name]
+        lens, pose = plan.calibration.lenses.get(name), plan.calibration.poses.get(name)
+        found["cameras"][name] = {
+            "role": "query" if name == plan.query else "target",
+            "width": width,
+            "height": height,
+            "lens": None if lens is None else {
+                "model": lens.model, "width": lens.size[0], "height": lens.size[1],
+                "K": lens.matrix.tolist(), "D": lens.distortion.tolist(),
+            },
+            "pose": None if pose is None else {
+                "rotation": pose.rotation.tolist(), "position": pose.position.tolist(),
+            },
+        }  # fmt: skip
+    return found
+
+
+def _provenance(
+    kind: str, plan: Plan, parts: Sequence[Part], problems: Sequence[str]
+) -> dict[str, Any]:
+    files = dict.fromkeys(
+        part.episode.options.predictions
+        for part in parts
+        if part.episode.options.predictions is not None
+    )
+    targets = "predictions" if plan.predicted else "annotations of the recording"
+    return {
+        "made by": f"lmeec {__version__}",
+        "format": kind,
+        "masks": {
+            camera: "query masks of the recording" if camera == plan.query else targets
+            for camera in plan.cameras
+        },
+        "visible": f"probability >= {plan.threshold:g} and a mask that is not empty",
+        "thresholds": {
+            "visible": plan.threshold,
+            **({"position": {"reprojection error, pixels": MAX_ERROR, "angle, degrees": MIN_ANGLE}}
+               if plan.located else {}),
+        },
+        "clock": {"rate, Hz": plan.fps, "rule": "nearest frame of the query camera to each tick"},
+        "predictions": [_predictions(path) for path in files],
+        "recordings": [
+            {"episode": number, "name": part.episode.name, "ticks": part.facts["length"],
+             "source": str(part.episode.options.source)}
+            for number, part in enumerate(parts)
+        ],
+        "left out": list(problems),
+        "notes": list(dict.fromkeys(n for part in parts for n in part.facts["notes"])),
+    }  # fmt: skip
+
+
+def _predictions(path: Path) -> dict[str, Any]:
+    """What is known of the masks: the file's digest, and the settings of `lmeec track`."""
+    found: dict[str, Any] = {"file": path.name}
+    if path.is_file():
+        with path.open("rb") as file:
+            found["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+    settings = _settings(path.with_name(path.name + TRACK_WORK))
+    found["settings"] = settings
+    if settings is None:
+        found["note"] = (
+            f"the method and its checkpoint are not known: there is no {path.name}{TRACK_WORK} "
+            "of `lmeec track` beside the file"
+        )
+    return found
+
+
+def _settings(folder: Path) -> dict[str, Any] | None:
+    """The settings of the units in a work folder of `lmeec track`: preset, digest of weights..."""
+    for unit in sorted(folder.glob("*.jsonl")):
+        with suppress(OSError, ValueError, KeyError, TypeError), unit.open("rb") as file:
+            return dict(json.loads(file.readline())["settings"])
+    return None
