@@ -192,7 +192,9 @@ def test_clicks_of_other_programs(start: Any, rig: Any, tools: Any) -> None:
 
     def click(frame_id: str, frame: int, offset: int = 0) -> None:
         msg = PointStamped(point=CUP)
-        clicked.publish(tools.stamped(msg, cameras.stamp(frame) + offset if frame >= 0 else 0, frame_id))
+        clicked.publish(
+            tools.stamped(msg, cameras.stamp(frame) + offset if frame >= 0 else 0, frame_id)
+        )
 
     def until(what: str, key: str, count: int) -> None:
         tools.wait_until(lambda: cameras.counts().get(key, 0) == count, what)
@@ -267,7 +269,9 @@ def test_lifecycle_and_time(start: Any, rig: Any, tools: Any) -> None:
     assert cameras.ids("exo") == []
 
 
-def test_without_prompts_the_service_says_what_is_needed(make_node: Any, rig: Any, tools: Any) -> None:
+def test_without_prompts_the_service_says_what_is_needed(
+    make_node: Any, rig: Any, tools: Any
+) -> None:
     node = make_node()
     tools.wait_until(lambda: node.state == "active", "the node to be active")
     request = MarkObject.Request(prompt=Prompt(object_id="cup", points=[CUP]))
