@@ -335,12 +335,14 @@ def _prompted(method: Method, config: NodeConfig) -> PromptedTracker:
         InputError: the method has no network, and no other is named; or as `load_processor`.
     """
     given, model = config.prompts, getattr(method, "model", None)
+    encode = getattr(method, "encode", None)
     if given.preset != "same":
         same = config.model
         model = lm.load_model(
             given.preset, given.checkpoint, same.device, same.precision, same.seed, False,
             same.engine,
         )  # fmt: skip
+        encode = None  # the two networks need views of their own
     if model is None:
         raise InputError(
             f"prompts.preset: 'same' given, but the method {config.method} has no network; the "
@@ -351,8 +353,9 @@ def _prompted(method: Method, config: NodeConfig) -> PromptedTracker:
         return view_tracker(model, max_objects=config.max_objects)
 
     return PromptedTracker(
-        config.views, method, in_one_view, max_objects=config.max_objects, hold=given.hold
-    )
+        config.views, method, in_one_view, max_objects=config.max_objects, hold=given.hold,
+        encode=encode,
+    )  # fmt: skip
 
 
 def _seconds(msg: Any) -> str:
