@@ -83,6 +83,7 @@ def _bound(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
+        bound.listen()  # from the moment on that the address is told, browsers are not refused
     except (OSError, OverflowError) as error:
         raise InputError(
             f"--host {host} --port {port}: the page cannot be served there ({error}); an address "

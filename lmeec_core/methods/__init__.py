@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the command line reads the names, and does not wait for tor
 
 _METHODS = {
     "lmeec": "lmeec_core.methods.lm_eec:load",
+    "omama": "lmeec_core.methods.omama.tracker:load",
     "colour": "lmeec_core.methods.pairs:colour",
     "template": "lmeec_core.methods.pairs:template_matching",
     "sift": "lmeec_core.methods.pairs:key_points",
@@ -59,7 +60,8 @@ def load_method(name: str = "lmeec", **settings: Any) -> Method:
     Args:
         name: one of :data:`METHODS`, or registered.
         settings: of ``lmeec`` the arguments of :func:`lmeec_core.load_model`; of ``colour`` the
-            ``threshold``; ``template`` and ``sift`` have none.
+            ``threshold``; ``template`` and ``sift`` have none; of ``omama`` see
+            :func:`lmeec_core.methods.omama.tracker.load`.
 
     Raises:
         InputError: an unknown name, or settings that the method refuses.

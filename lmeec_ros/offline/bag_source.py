@@ -31,6 +31,13 @@ class BagSource:
                 f"{options.source} is a bag: its number of sets is known only once they are "
                 "paired; it is tracked as by the node, --num-frames stream"
             )
+        if options.prompts or options.prompt_preset or options.prompt_checkpoint:
+            raise InputError(
+                f"{options.source} is a bag: --prompts is for takes; record what the node "
+                "publishes with query_masks.source prompts (lmeec record)"
+            )
+        if options.cycle_check:
+            raise InputError(f"{options.source} is a bag: --cycle-check is for takes")
         config = bag_units.read_config(
             options.source, options.params, options.changes, options.node
         )

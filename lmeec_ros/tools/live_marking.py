@@ -7,7 +7,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import rclpy
@@ -79,7 +79,7 @@ class LiveSource:
         self._readers = image_readers(config)
         self._table = LabelTable()
         self._views = {camera: _Camera() for camera in self.cameras}
-        self._query: dict[str, str] = {}  # object to its query camera
+        self._query: dict[str, str] = {}  # object to its query camera, as far as it was told here
         self._version = 0
         self._waiting = 0  # prompts that the node has not answered
         self._notices: list[str] = []
@@ -133,8 +133,13 @@ class LiveSource:
             stamp = one.shown()
             if stamp is None:
                 return View(0, "none")
-            masked = stamp == one.masked
-            return View(stamp, f"{stamp}.{masked}", dict(one.seen) if masked else {})
+            if stamp != one.masked:
+                return View(stamp, f"{stamp}")
+            seen = {
+                name: replace(it, marked=self._query.get(name) == camera)
+                for name, it in one.seen.items()
+            }
+            return View(stamp, f"{stamp} {sorted(seen)}", seen)
 
     def image(self, camera: str, frame: int | None) -> Image | None:
         """Its pixels; a message that cannot be read is named in the notices."""
@@ -176,7 +181,11 @@ class LiveSource:
         message.points = [Point(x=float(x), y=float(y)) for x, y in prompt.points]
         message.labels = list(prompt.labels)
         message.box = [float(x) for x in prompt.box or ()]
-        self._send(self._mark, request, f"{prompt.object_id!r} in {camera}")
+
+        def marked() -> None:
+            self._query[prompt.object_id] = camera
+
+        self._send(self._mark, request, f"{prompt.object_id!r} in {camera}", marked)
 
     def unmark(self, camera: str, key: int, object_id: str) -> None:
         """A node does not take prompts back.
@@ -219,14 +228,18 @@ class LiveSource:
 
     # -- internal ----------------------------------------------------------------------------------
 
-    def _send(self, client: Any, request: Any, what: str) -> None:
+    def _send(
+        self, client: Any, request: Any, what: str, done: Callable[[], None] = lambda: None
+    ) -> None:
         def answered(future: Any) -> None:
+            error = future.exception()
             with self._lock:
                 self._waiting -= 1
                 self._version += 1
-            error = future.exception()
-            if error is not None or not future.result().success:
-                self._tell(f"{what}: {error or future.result().message}")
+                if error is None and future.result().success:
+                    done()
+                    return
+            self._tell(f"{what}: {error or future.result().message}")
 
         with self._lock:
             self._waiting += 1
@@ -256,17 +269,15 @@ class LiveSource:
         except MessageError as error:
             self._tell(f"masks of {camera}: {error}")
             return
-        marked = message.query_camera == camera
         seen = {
-            one.object_id: Seen(masks[one.object_id], float(one.presence), float(one.score), marked)
+            one.object_id: Seen(masks[one.object_id], float(one.presence), float(one.score))
             for one in message.masks
         }
         with self._lock:
             view = self._views[camera]
             view.masked, view.masked_at, view.seen = stamp_of(message), time.monotonic(), seen
             for name in seen:
-                if marked or name not in self._query:
-                    self._query[name] = message.query_camera
+                self._query.setdefault(name, message.query_camera)
             known = {name for one in self._views.values() for name in one.seen}
             self._query = {name: query for name, query in self._query.items() if name in known}
             self._version += 1

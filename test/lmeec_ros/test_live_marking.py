@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -122,6 +123,7 @@ def test_images_masks_prompts_and_refusals(node: StandIn, live: Any, rig: Any, t
     editor.point("exo", view.key, 70, 50, False)
     editor.box("ego", view.key, (50, 40), (10, 20))
     tools.wait_until(lambda: len(node.asked) == 3 and live.work is None, "prompts")
+    assert live.objects["cup"] == "ego"  # of the last prompt
     first, second, third = node.asked
     assert (first.camera, first.object_id) == ("exo", "cup")
     assert tools.stamp_ns(first) == view.key
@@ -139,8 +141,50 @@ def test_images_masks_prompts_and_refusals(node: StandIn, live: Any, rig: Any, t
     assert "cup" not in live.objects
 
 
+def test_a_click_on_a_running_node(make_node: Any, rig: Any, tools: Any) -> None:
+    """It finds the object in both views, and forgets it."""
+    from sensor_msgs.msg import Image
+
+    from lmeec_ros.tools.live_marking import open_live
+
+    for camera in ("ego", "exo"):
+        rig.advertise(f"/{camera}/image_raw", Image)
+    node = make_node(namespace="robot", **{
+        "query_masks.source": "prompts", "cameras.ego.topic": "/ego/image_raw",
+        "cameras.exo.topic": "/exo/image_raw", "pairing.tolerance": 0.0,
+    })  # fmt: skip
+    live, sent = open_live("/robot/lmeec"), 0
+
+    def send() -> None:
+        nonlocal sent
+        sent += 1
+        time.sleep(0.1)
+        for seed, camera in enumerate(live.cameras):
+            message = tools.image_msg(tools.scene(seed), "rgb8", sent * tools.PERIOD)
+            rig.publish(f"/{camera}/image_raw", message)
+
+    def seen(camera: str) -> bool:
+        return "cup" in live.view(camera, None).seen
+
+    try:
+        tools.wait_until(lambda: node.state == "active", "the node to be active")
+        tools.wait_until(live._mark.service_is_ready, "the service")
+        # An image that the node has answered: others it may have dropped.
+        answered = lambda: all(one.masked for one in live._views.values())  # noqa: E731
+        tools.wait_until(lambda: send() or answered(), "images and answers")
+        Editor(live, "cup").point("exo", live.view("exo", None).key, 30, 20, True)
+        tools.wait_until(lambda: send() or (seen("ego") and seen("exo")), "masks")
+        assert live.notices == () and live.objects == {"cup": "exo"}
+        assert live.view("exo", None).seen["cup"].marked
+        assert not live.view("ego", None).seen["cup"].marked
+        Editor(live, "cup").forget("cup")
+        tools.wait_until(lambda: send() or not live.objects, "the object to be gone")
+    finally:
+        live.close()
+
+
 def test_a_node_that_is_not_there_or_takes_no_prompts(
-    rig: Any, monkeypatch: pytest.MonkeyPatch
+    rig: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from lmeec_ros.tools import live_marking
 
@@ -148,9 +192,15 @@ def test_a_node_that_is_not_there_or_takes_no_prompts(
     source = live_marking.open_live(other.node.get_name())
     assert "set query_masks.source to prompts" in source.notices[0]
     source.close()
-    monkeypatch.setattr(live_marking, "PATIENCE", 2.0)
-    with pytest.raises(InputError, match=f"no node /none answers; .*/masked_{os.getpid()}"):
-        live_marking.open_live("none")
+    monkeypatch.setattr(live_marking, "PATIENCE", 1.0)
+
+    def refusal() -> str:
+        with pytest.raises(InputError, match="no node /none answers; running are") as refused:
+            live_marking.open_live("none")
+        return str(refused.value)
+
+    # That this node is found takes a while.
+    tools.wait_until(lambda: f"/masked_{os.getpid()}" in refusal(), "the other node's name")
     with pytest.raises(InputError, match="/rig is no node of lmeec"):
         monkeypatch.setattr(live_marking, "PATIENCE", 10.0)
         live_marking.open_live("rig")
