@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
@@ -14,11 +15,17 @@ from torch import Tensor
 from lmeec_core.compact import CompactLMEEC
 from lmeec_core.errors import InputError
 from lmeec_core.guided_filter import Guide, guides
-from lmeec_core.model import LMEEC, Prediction, ViewFeatures
+from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
 from lmeec_core.model.stages import StageRunner
 from lmeec_core.preprocessing import check_image, prepare_images
-from lmeec_core.prompts.checks import check_frame, check_limits, check_prompt, check_room
-from lmeec_core.prompts.marking import Marker
+from lmeec_core.prompts.checks import (
+    Marked,
+    check_frame,
+    check_limits,
+    check_prompt,
+    check_room,
+)
+from lmeec_core.prompts.marking import Marker, View
 from lmeec_core.prompts.sam2 import Tracked
 from lmeec_core.tracker import Image
 
@@ -54,11 +61,9 @@ class _Frame(NamedTuple):
     """A frame that can be prompted."""
 
     number: int
-    size: tuple[int, int]
-    image: Tensor  # (1, 3, S, S), model input
-    views: ViewFeatures  # one view
-    prepared: Tensor  # (1, P, C), from :meth:`LMEEC.prepare_targets`
+    view: View
     guide: Guide | None
+    found: dict[str, Tracked]  # the objects on it
 
 
 class MatchingPromptTracker:
@@ -104,12 +109,12 @@ class MatchingPromptTracker:
     def reset(self) -> None:
         """Forget every object, and all frames."""
         self._tracks: dict[str, _Track] = {}
-        self._found: dict[str, Tracked] = {}  # on the frame last stepped
         self._frames: deque[_Frame] = deque(maxlen=self._hold)
 
     def forget(self, object_id: str) -> bool:
         """Forget one object; returns whether it was known."""
-        self._found.pop(object_id, None)
+        for frame in self._frames:
+            frame.found.pop(object_id, None)
         return self._tracks.pop(object_id, None) is not None
 
     @property
@@ -126,6 +131,24 @@ class MatchingPromptTracker:
     def held_frames(self) -> tuple[int, ...]:
         """Numbers of the frames that can be prompted, oldest first; the first stepped was 0."""
         return tuple(frame.number for frame in self._frames)
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the frames held and the objects' references take."""
+        views = [frame.view for frame in self._frames]
+        tensors = [t for view in views for t in (view.image, view.prepared)]
+        tensors += [one.logits for frame in self._frames for one in frame.found.values()]
+        references = {
+            id(one): one
+            for track in self._tracks.values()
+            for one in (*track.marked, *filter(None, (track.recent,)))
+        }
+        tensors += [t for one in references.values() for t in (one.mask, one.memory)]
+        features = [view.features for view in views]
+        features += [one.views for one in references.values()]
+        for part in {id(one): one for one in features}.values():
+            tensors += list(vars(part).values())
+        return sum(tensor.nbytes for tensor in tensors)
 
     @torch.inference_mode()
     def step(self, image: Image) -> dict[str, Tracked]:
@@ -147,11 +170,12 @@ class MatchingPromptTracker:
             views = self.model.encode_images(inputs, self.runner)
             prepared = self.model.prepare_targets(views, self.runner)
             guide = guides(self.model.config, inputs)[0]
-            frame = _Frame(number, picture.shape[:2], inputs, views, prepared, guide)
+            frame = _Frame(number, View(inputs, views, prepared, picture.shape[:2]), guide, {})
             found, after = self._follow(self._tracks, frame)
+        frame.found.update(found)
         self._frames.append(frame)
-        self._tracks, self._found = after, found
-        return dict(found)
+        self._tracks = after
+        return found
 
     @torch.inference_mode()
     def prompt(
@@ -185,24 +209,58 @@ class MatchingPromptTracker:
         """
         number = check_frame(object_id, frame, self.held_frames)
         check_room(object_id, self._tracks, self.max_objects)
-        held = [one for one in self._frames if one.number >= number]
-        marked = check_prompt(object_id, points, labels, box, mask, held[0].size)
+        first, *later = (one for one in self._frames if one.number >= number)
+        marked = check_prompt(object_id, points, labels, box, mask, first.view.size)
+        before = self._before(object_id, marked, first)
         with self.model.autocast():
-            prediction, full = self._marker.mark(
-                held[0].image, held[0].views, held[0].prepared, marked, held[0].size, self.runner
-            )
-            guide = None if marked.mask is not None else held[0].guide
-            found = self._collect(prediction, held[0], guide)
-            reference = self._refer(held[0], full[None])[0]
+            prediction = self._marker.mark(first.view, marked, before, self.runner)
+            results = [self._marked(prediction, first, marked)]
             known = self._tracks.get(object_id, _Track((), None)).marked
-            before = tuple(one for one in known if one.number < number)
-            track = _Track((*before, reference)[-self.conditioning_frames :], None)
-            tracks = {object_id: track}
-            results = {object_id: found[0]}
-            for later in held[1:]:
-                results, tracks = self._follow(tracks, later)
-        self._tracks[object_id], self._found[object_id] = tracks[object_id], results[object_id]
-        return results[object_id]
+            after = _Track(tuple(one for one in known if one.number < number), None)
+            if results[0].visible():  # an empty mask says that the object is absent
+                reference = self._refer(first, self._full(prediction.logits))[0]
+                after = _Track((*after.marked, reference)[-self.conditioning_frames :], None)
+            for one in later:
+                found, tracks = self._follow({object_id: after}, one)
+                results.append(found[object_id])
+                after = tracks[object_id]
+        for one, result in zip((first, *later), results, strict=True):
+            one.found[object_id] = result
+        self._tracks[object_id] = after
+        return results[-1]
+
+    def _marked(self, prediction: Prediction, frame: _Frame, marked: Marked) -> Tracked:
+        """The answer to a prompt: fitted to the image where that keeps what was clicked."""
+        plain = self._collect(prediction, frame, None)[0]
+        if marked.mask is not None or frame.guide is None or not plain.visible():
+            return plain
+        fitted = replace(plain, guide=frame.guide)
+        height, width = frame.view.size
+        x, y = np.minimum(marked.points.astype(int), (width - 1, height - 1)).T
+        on = np.array(marked.labels, dtype=bool)
+        before, after = plain.mask(), fitted.mask()
+        overlap = (before & after).sum() >= 0.5 * (before | after).sum()
+        return fitted if overlap and after[y[on], x[on]].all() else plain
+
+    def _before(self, object_id: str, marked: Marked, frame: _Frame) -> Tensor | None:
+        """The answer on a frame that a prompt corrects, None where it starts anew.
+
+        Raises:
+            InputError: points that are not on the object, and no answer that they could correct.
+        """
+        found = frame.found.get(object_id)
+        if (
+            found is not None
+            and found.visible()
+            and self._marker.builds_on(found.logits, marked, frame.view.size)
+        ):
+            return found.logits
+        if marked.labels and 1 not in marked.labels and marked.box is None:
+            raise InputError(
+                f"prompt for {object_id!r}: only points that are not on the object given, but it "
+                "has no mask on this frame; a point on it, a box or a mask expected"
+            )
+        return None
 
     # -- the step ----------------------------------------------------------------------------
 
@@ -210,25 +268,29 @@ class MatchingPromptTracker:
         self, tracks: dict[str, _Track], frame: _Frame
     ) -> tuple[dict[str, Tracked], dict[str, _Track]]:
         """The objects on a frame, and what is known of them after it."""
-        if not tracks:
-            return {}, {}
-        references = [one for track in tracks.values() for one in track.references]
+        found = dict.fromkeys(tracks, self._absent(frame))
+        after = dict(tracks)
+        sought = [name for name, track in tracks.items() if track.references]
+        if not sought:
+            return found, after
+        references = [one for name in sought for one in tracks[name].references]
         answers = self._match(references, frame)
+        presence, iou = answers.presence_logit.tolist(), answers.predicted_iou.tolist()
         chosen, first = [], 0
-        for track in tracks.values():
-            own = range(first, first + len(track.references))
+        for name in sought:
+            own = range(first, first + len(tracks[name].references))
             first = own.stop
-            presence, iou = answers.presence_logit.tolist(), answers.predicted_iou.tolist()
             chosen.append(max(own, key=lambda i: (presence[i] > 0, iou[i])))
         best = Prediction(*(part[chosen] for part in answers))
-        found = self._collect(best, frame, frame.guide)
-        sure = [i for i, one in enumerate(found) if one.visible() and one.score >= CONFIDENT]
-        after = list(tracks.values())
+        found.update(zip(sought, self._collect(best, frame, frame.guide), strict=True))
+        sure = [
+            i for i, n in enumerate(sought) if found[n].visible() and found[n].score >= CONFIDENT
+        ]
         if sure:
             fresh = self._refer(frame, self._full(best.logits[sure]))
             for i, reference in zip(sure, fresh, strict=True):
-                after[i] = _Track(after[i].marked, reference)
-        return dict(zip(tracks, found, strict=True)), dict(zip(tracks, after, strict=True))
+                after[sought[i]] = _Track(tracks[sought[i]].marked, reference)
+        return found, after
 
     def _match(self, references: Sequence[_Reference], frame: _Frame) -> Prediction:
         """What each reference says of a frame."""
@@ -238,10 +300,10 @@ class MatchingPromptTracker:
             *(torch.cat([getattr(one, name) for one in together]) for name in vars(together[0]))
         )
         masks = torch.stack([one.mask for one in references])[:, None]
-        targets = frame.views.map(lambda x: x.expand(count, -1, -1, -1))
+        targets = frame.view.features.map(lambda x: x.expand(count, -1, -1, -1))
         prompts = self.model.make_prompts(views, masks, targets)
         memory = torch.cat([one.memory for one in references])
-        prepared = frame.prepared.expand(count, -1, -1)
+        prepared = frame.view.prepared.expand(count, -1, -1)
         attended = self.model.attend_view(prepared, memory, self.runner)
         nothing = torch.zeros(count, dtype=torch.bool, device=attended.device)
         return self.model.predict(
@@ -251,10 +313,10 @@ class MatchingPromptTracker:
 
     def _refer(self, frame: _Frame, masks: Tensor) -> list[_Reference]:
         """A frame with masks (N, S, S) as references."""
-        several = frame.views.map(lambda x: x.expand(len(masks), -1, -1, -1))
+        several = frame.view.features.map(lambda x: x.expand(len(masks), -1, -1, -1))
         memory = self.model.encode_query_memory(several, masks, self.runner)
         return [
-            _Reference(frame.number, frame.views, masks[i], memory[i : i + 1])
+            _Reference(frame.number, frame.view.features, masks[i], memory[i : i + 1])
             for i in range(len(masks))
         ]
 
@@ -272,8 +334,19 @@ class MatchingPromptTracker:
                 numbers[0][i],
                 numbers[1][i],
                 prediction.pointer[i].float(),
-                frame.size,
+                frame.view.size,
                 guide=guide if numbers[0][i] > 0 else None,
             )
             for i in range(len(prediction.logits))
         ]
+
+    def _absent(self, frame: _Frame) -> Tracked:
+        """An object that nothing is known of: its only prompt says that it is not there."""
+        side, device = self.model.config.mask_size, self.model.device
+        return Tracked(
+            torch.full((side, side), NO_OBJECT_LOGIT, device=device),
+            NO_OBJECT_LOGIT,
+            0.0,
+            torch.zeros(self.model.config.hidden_dim, device=device),
+            frame.view.size,
+        )
