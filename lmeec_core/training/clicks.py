@@ -29,6 +29,7 @@ from lmeec_core.compact.features import EmbeddedFeatures
 from lmeec_core.errors import InputError
 from lmeec_core.files import replacing
 from lmeec_core.preprocessing import colours, prepare_images
+from lmeec_core.prompts.marking import deepest
 from lmeec_core.training.augment import (
     change_colours,
     crop_image,
@@ -56,14 +57,6 @@ class Batch(NamedTuple):
     images: list[NDArray[np.uint8]]
     view: list[int]
     truth: Tensor  # (B, s, s) bool
-
-
-def deepest(mask: NDArray[np.bool_]) -> tuple[float, float]:
-    """The point (x, y) of a mask that is furthest from its edge, in pixels."""
-    padded = np.pad(mask.astype(np.uint8), 1)
-    depth = cv2.distanceTransform(padded, cv2.DIST_L2, 5)[1:-1, 1:-1]
-    y, x = np.unravel_index(int(depth.argmax()), depth.shape)
-    return float(x) + 0.5, float(y) + 0.5
 
 
 def draw_batch(store: SceneStore, size: int, side: int, random: np.random.Generator) -> Batch:

@@ -114,19 +114,17 @@ def test_an_object_that_is_not_there_is_absent_and_found_again(nano: lm.LMEEC) -
 def test_one_click_on_the_sample_take(nano: lm.LMEEC) -> None:
     """Bounds around what was measured when the weights were bundled."""
     take = Take.open(SAMPLE)
-    frames = take.common_frames(take.ego)[:3]
+    first, second = take.common_frames(take.ego)[:2]
     tracker = view_tracker(nano)
-    first, last = {}, {}
-    for number in frames:
-        found = tracker.step(take.image(take.ego, number))
-        for name in ("pail_1", "goblet_1", "dumbbell_1"):
-            truth = take.mask(name, take.ego, number)
-            if number == frames[0]:
-                found[name] = tracker.prompt(name, points=[deepest(truth)])
-                first[name] = iou(found[name].mask(), truth)
-            last[name] = iou(found[name].mask(), truth)
-    print(first, last)  # for -s
-    assert min(first.values()) > 0.7 and min(last.values()) > 0.7
+    tracker.step(take.image(take.ego, first))
+    overlaps = []
+    for name in ("goblet_1", "mushroom_1"):
+        truth = take.mask(name, take.ego, first)
+        overlaps.append(iou(tracker.prompt(name, points=[deepest(truth)]).mask(), truth))
+    for name, found in tracker.step(take.image(take.ego, second)).items():
+        overlaps.append(iou(found.mask(), take.mask(name, take.ego, second)))
+    print(overlaps)  # for -s
+    assert min(overlaps) > 0.75
 
 
 def test_a_click_never_takes_the_whole_image(tiny: lm.LMEEC, nano: lm.LMEEC) -> None:
@@ -134,7 +132,7 @@ def test_a_click_never_takes_the_whole_image(tiny: lm.LMEEC, nano: lm.LMEEC) -> 
     for model in (tiny, nano):
         tracker = view_tracker(model)
         tracker.step(flat)
-        for place in ([1, 1], [32, 32], [64, 64]):
+        for place in ([1, 1], [64, 64]):
             mask = tracker.prompt("a", points=[place]).mask()
             assert 0 < mask.mean() <= 0.55
             assert mask[min(place[1], 63), min(place[0], 63)]
