@@ -29,13 +29,10 @@ from lmeec_core.prompts.marking import Marker, View
 from lmeec_core.prompts.sam2 import Tracked
 from lmeec_core.tracker import Image
 
-CONFIDENT = 0.6
-"""From this predicted IoU a frame becomes one that later ones are matched with."""
-
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """A frame on which an object is known: marked, or found with confidence."""
+    """A frame on which an object was marked."""
 
     number: int
     views: ViewFeatures  # one view
@@ -43,18 +40,9 @@ class _Reference:
     memory: Tensor  # (1, P, width) of view and mask
 
 
-@dataclass(frozen=True, eq=False)
-class _Track:
-    """What is known of an object; replaced as a whole."""
-
-    marked: tuple[_Reference, ...]  # oldest first
-    recent: _Reference | None  # the last frame on which it was found with confidence
-
-    @property
-    def references(self) -> tuple[_Reference, ...]:
-        """What a frame is matched with."""
-        newest = self.marked[-1:]
-        return newest if self.recent is None else (*newest, self.recent)
+_Track = tuple[_Reference, ...]
+"""What is known of an object: the frames on which it was marked, oldest first. Frames on which it
+was found are none of them: a wrong find would be followed from then on."""
 
 
 class _Frame(NamedTuple):
@@ -69,14 +57,15 @@ class _Frame(NamedTuple):
 class MatchingPromptTracker:
     """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
 
-    For networks that match (:class:`lmeec_core.compact.CompactLMEEC`): the frame that was marked
-    and the last one on which the object was found with confidence are its query views, and the
-    present frame is their target view. An object that leaves the view is judged absent, and found
-    again when it comes back. All objects are one batch. Memory is constant in time.
+    For networks that match (:class:`lmeec_core.compact.CompactLMEEC`): the frames on which an
+    object was marked are its query views, and the present frame is their target view. An object
+    that leaves the view is judged absent, and found again when it comes back. All objects are one
+    batch. Memory is constant in time.
 
     Args:
         model: a compact network with weights (:func:`lmeec_core.load_model`).
-        conditioning_frames: how many prompted frames are kept per object, the newest ones.
+        conditioning_frames: how many prompted frames are kept per object, the newest ones; a frame
+            is matched with all of them.
         max_objects: refuse more objects than this, a bound on memory.
         hold: frames that can be prompted, the newest ones.
         runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
@@ -138,11 +127,7 @@ class MatchingPromptTracker:
         views = [frame.view for frame in self._frames]
         tensors = [t for view in views for t in (view.image, view.prepared)]
         tensors += [one.logits for frame in self._frames for one in frame.found.values()]
-        references = {
-            id(one): one
-            for track in self._tracks.values()
-            for one in (*track.marked, *filter(None, (track.recent,)))
-        }
+        references = {id(one): one for track in self._tracks.values() for one in track}
         tensors += [t for one in references.values() for t in (one.mask, one.memory)]
         features = [view.features for view in views]
         features += [one.views for one in references.values()]
@@ -171,10 +156,9 @@ class MatchingPromptTracker:
             prepared = self.model.prepare_targets(views, self.runner)
             guide = guides(self.model.config, inputs)[0]
             frame = _Frame(number, View(inputs, views, prepared, picture.shape[:2]), guide, {})
-            found, after = self._follow(self._tracks, frame)
+            found = self._follow(self._tracks, frame)
         frame.found.update(found)
         self._frames.append(frame)
-        self._tracks = after
         return found
 
     @torch.inference_mode()
@@ -215,18 +199,20 @@ class MatchingPromptTracker:
         with self.model.autocast():
             prediction = self._marker.mark(first.view, marked, before, self.runner)
             results = [self._marked(prediction, first, marked)]
-            known = self._tracks.get(object_id, _Track((), None)).marked
-            after = _Track(tuple(one for one in known if one.number < number), None)
+            track = [one for one in self._tracks.get(object_id, ()) if one.number != number]
             if results[0].visible():  # an empty mask says that the object is absent
-                reference = self._refer(first, self._full(prediction.logits))[0]
-                after = _Track((*after.marked, reference)[-self.conditioning_frames :], None)
-            for one in later:
-                found, tracks = self._follow({object_id: after}, one)
-                results.append(found[object_id])
-                after = tracks[object_id]
+                track.append(self._refer(first, self._full(prediction.logits)[0]))
+            kept = tuple(sorted(track, key=lambda one: one.number)[-self.conditioning_frames :])
+            marks = {one.number for one in kept}
+            results += [
+                one.found[object_id]
+                if one.number in marks
+                else self._follow({object_id: kept}, one)[object_id]
+                for one in later
+            ]
         for one, result in zip((first, *later), results, strict=True):
             one.found[object_id] = result
-        self._tracks[object_id] = after
+        self._tracks[object_id] = kept
         return results[-1]
 
     def _marked(self, prediction: Prediction, frame: _Frame, marked: Marked) -> Tracked:
@@ -264,33 +250,21 @@ class MatchingPromptTracker:
 
     # -- the step ----------------------------------------------------------------------------
 
-    def _follow(
-        self, tracks: dict[str, _Track], frame: _Frame
-    ) -> tuple[dict[str, Tracked], dict[str, _Track]]:
-        """The objects on a frame, and what is known of them after it."""
+    def _follow(self, tracks: dict[str, _Track], frame: _Frame) -> dict[str, Tracked]:
+        """The objects on a frame: what the reference says that is surest."""
         found = dict.fromkeys(tracks, self._absent(frame))
-        after = dict(tracks)
-        sought = [name for name, track in tracks.items() if track.references]
+        sought = [name for name, track in tracks.items() if track]
         if not sought:
-            return found, after
-        references = [one for name in sought for one in tracks[name].references]
-        answers = self._match(references, frame)
+            return found
+        answers = self._match([one for name in sought for one in tracks[name]], frame)
         presence, iou = answers.presence_logit.tolist(), answers.predicted_iou.tolist()
         chosen, first = [], 0
         for name in sought:
-            own = range(first, first + len(tracks[name].references))
+            own = range(first, first + len(tracks[name]))
             first = own.stop
             chosen.append(max(own, key=lambda i: (presence[i] > 0, iou[i])))
         best = Prediction(*(part[chosen] for part in answers))
-        found.update(zip(sought, self._collect(best, frame, frame.guide), strict=True))
-        sure = [
-            i for i, n in enumerate(sought) if found[n].visible() and found[n].score >= CONFIDENT
-        ]
-        if sure:
-            fresh = self._refer(frame, self._full(best.logits[sure]))
-            for i, reference in zip(sure, fresh, strict=True):
-                after[sought[i]] = _Track(tracks[sought[i]].marked, reference)
-        return found, after
+        return found | dict(zip(sought, self._collect(best, frame, frame.guide), strict=True))
 
     def _match(self, references: Sequence[_Reference], frame: _Frame) -> Prediction:
         """What each reference says of a frame."""
@@ -311,14 +285,11 @@ class MatchingPromptTracker:
             "none", self.runner,
         )  # fmt: skip
 
-    def _refer(self, frame: _Frame, masks: Tensor) -> list[_Reference]:
-        """A frame with masks (N, S, S) as references."""
-        several = frame.view.features.map(lambda x: x.expand(len(masks), -1, -1, -1))
-        memory = self.model.encode_query_memory(several, masks, self.runner)
-        return [
-            _Reference(frame.number, frame.view.features, masks[i], memory[i : i + 1])
-            for i in range(len(masks))
-        ]
+    def _refer(self, frame: _Frame, mask: Tensor) -> _Reference:
+        """A frame with a mask (S, S) as a reference."""
+        features = frame.view.features
+        memory = self.model.encode_query_memory(features, mask[None], self.runner)
+        return _Reference(frame.number, features, mask, memory)
 
     def _full(self, logits: Tensor) -> Tensor:
         """Logits (N, s, s) as masks (N, S, S) of 0 and 1."""

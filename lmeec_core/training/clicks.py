@@ -28,6 +28,7 @@ from lmeec_core.compact.click_head import ClickHead, Hints, Maps, fingerprint
 from lmeec_core.compact.features import EmbeddedFeatures
 from lmeec_core.errors import InputError
 from lmeec_core.files import replacing
+from lmeec_core.model import LMEEC
 from lmeec_core.preprocessing import colours, prepare_images
 from lmeec_core.prompts.marking import deepest
 from lmeec_core.training.augment import (
@@ -155,11 +156,21 @@ class Trainer:
         steps: of the whole run.
         rate: largest learning rate.
         seed: of the order of scenes and of the prompts.
+        model: the network whose features the head reads; None is the bundled one.
     """
 
-    def __init__(self, store: SceneStore, out: Path, steps: int, rate: float, seed: int) -> None:
-        model = load_model("nano", device="cpu")
+    def __init__(
+        self,
+        store: SceneStore,
+        out: Path,
+        steps: int,
+        rate: float,
+        seed: int,
+        model: LMEEC | None = None,
+    ) -> None:
+        model = model or load_model("nano", device="cpu")
         assert isinstance(model, CompactLMEEC)
+        self.window = min(WINDOW, 2 * model.config.grid)
         self.model, self.store, self.out = model, store, out
         self.steps, self.rate, self.seed, self.step = steps, rate, seed, 0
         with torch.random.fork_rng(devices=[]):
@@ -238,10 +249,10 @@ class Trainer:
         seen = self.head.look(colours(inputs), views).of(batch.view)
         hints = first_hints(batch.truth, random)
         corners = self._corners(batch.truth, random)
-        truth = window(batch.truth[:, None].float(), 2 * corners, 2 * WINDOW)[:, 0]
+        truth = window(batch.truth[:, None].float(), 2 * corners, 2 * self.window)[:, 0]
         shared, fine = (
-            window(seen.shared, corners, WINDOW),
-            window(seen.fine, 2 * corners, 2 * WINDOW),
+            window(seen.shared, corners, self.window),
+            window(seen.fine, 2 * corners, 2 * self.window),
         )
         before: Tensor | None = None
         losses, overlaps = [], []
@@ -249,8 +260,8 @@ class Trainer:
             with torch.no_grad():
                 maps = self.head.maps(seen, hints, before)
             cut = Maps(
-                window(maps.coarse, corners, WINDOW), window(maps.seeds, corners, WINDOW),
-                window(maps.fine, 2 * corners, 2 * WINDOW),
+                window(maps.coarse, corners, self.window), window(maps.seeds, corners, self.window),
+                window(maps.fine, 2 * corners, 2 * self.window),
             )  # fmt: skip
             logits, score = self.head(shared, fine, cut)
             p = logits.sigmoid()
@@ -267,10 +278,10 @@ class Trainer:
             overlaps.append(float(iou.mean()))
             before = torch.zeros(len(truth), *batch.truth.shape[1:])
             for i, (x, y) in enumerate((2 * corners).tolist()):
-                before[i, y : y + 2 * WINDOW, x : x + 2 * WINDOW] = p[i].detach()
+                before[i, y : y + 2 * self.window, x : x + 2 * self.window] = p[i].detach()
             inside = torch.zeros_like(batch.truth)
             for i, (x, y) in enumerate((2 * corners).tolist()):
-                inside[i, y : y + 2 * WINDOW, x : x + 2 * WINDOW] = True
+                inside[i, y : y + 2 * self.window, x : x + 2 * self.window] = True
             hints = correct(hints, before, batch.truth & inside, number + 2, random)
         return torch.stack(losses).mean(), overlaps
 
@@ -280,8 +291,12 @@ class Trainer:
         corners = []
         for mask in truth.numpy():
             ys, xs = np.nonzero(mask)
-            middle = np.array([xs.mean(), ys.mean()]) / 2 + random.uniform(-0.3, 0.3, 2) * WINDOW
-            corners.append(np.clip(np.rint(middle - WINDOW / 2), 0, side - WINDOW).astype(int))
+            middle = (
+                np.array([xs.mean(), ys.mean()]) / 2 + random.uniform(-0.3, 0.3, 2) * self.window
+            )
+            corners.append(
+                np.clip(np.rint(middle - self.window / 2), 0, side - self.window).astype(int)
+            )
         return torch.from_numpy(np.stack(corners))
 
 
