@@ -125,7 +125,7 @@ def test_parity_with_sam_2(
     masks = np.unpackbits(recorded[f"{case}_masks"], count=int(np.prod(shape))).reshape(shape)
     assert found.masks.shape == shape and count > 2, count
     assert difference(found.predicted_iou, recorded[f"{case}_iou"]) < 1e-4
-    assert difference(found.stability, recorded[f"{case}_stability"]) < 5e-3  # of few pixels
+    assert difference(found.stability, recorded[f"{case}_stability"]) < 1e-2  # a pixel of a hundred
     assert np.mean(found.masks != masks.astype(bool)) < 1e-4
     kept = dataclasses.replace(generator, limits=CandidateLimits(most=2, min_area=0, max_area=1))
     assert len(kept(image)) == 2
