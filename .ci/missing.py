@@ -21,7 +21,16 @@ HERE = Path(__file__).resolve().parent
 MODULE = {"opencv-python-headless": "cv2"}
 RUN_EXTRAS = ("bags", "video", "download", "mark")
 ENGINES = ("onnx", "openvino", "tensorrt")
-DEV_EXTRAS = (*RUN_EXTRAS, "simulation", "training", "evaluation", *ENGINES, "ray", "dev")
+DEV_EXTRAS = (
+    *RUN_EXTRAS,
+    "simulation",
+    "training",
+    "evaluation",
+    "dataset",
+    *ENGINES,
+    "ray",
+    "dev",
+)
 
 
 def version_of(name: str) -> str | None:
