@@ -33,6 +33,8 @@ EXTRAS_REQUIRE = {
     # lmeec export, and the engines; versions before these are not tested
     "onnx": ["onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
     "openvino": ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
+    # lmeec export --tensorrt, and the engine: TensorRT for RTX. NVIDIA's own licence: not in "all".
+    "tensorrt": ["tensorrt-rtx-cu12-libs==1.7.1.116", "tensorrt-rtx-cu12-bindings==1.7.1.116"],
     "ray": ["ray>=2.40"],  # lmeec track --cluster; a cluster's version has to be ours
     "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
     "mark": ["nicegui==3.18.0"],  # lmeec mark; brings fastapi and uvicorn
@@ -53,7 +55,9 @@ EXTRAS_REQUIRE = {
         "webdataset>=1.0",
     ],
 }
-EXTRAS_REQUIRE["all"] = sorted({line for lines in EXTRAS_REQUIRE.values() for line in lines})
+EXTRAS_REQUIRE["all"] = sorted(
+    {line for name, lines in EXTRAS_REQUIRE.items() if name != "tensorrt" for line in lines}
+)
 
 if __name__ == "__main__":  # .ci/missing.py reads the lists above
     import re

@@ -20,7 +20,17 @@ HERE = Path(__file__).resolve().parent
 # Importable under a name that says nothing of the distribution: apt's OpenCV has no pip metadata.
 MODULE = {"opencv-python-headless": "cv2"}
 RUN_EXTRAS = ("bags", "video", "download", "mark")
-DEV_EXTRAS = (*RUN_EXTRAS, "simulation", "training", "evaluation", "onnx", "openvino", "ray", "dev")
+ENGINES = ("onnx", "openvino", "tensorrt")
+DEV_EXTRAS = (
+    *RUN_EXTRAS,
+    "simulation",
+    "training",
+    "evaluation",
+    "dataset",
+    *ENGINES,
+    "ray",
+    "dev",
+)
 
 
 def version_of(name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -9,15 +10,19 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from lmeec_core.config import MemoryConfig, Precision
     from lmeec_core.engine.calls import StageCall
     from lmeec_core.engine.graphs import GraphStore
+    from lmeec_core.engine.tensorrt_library import Library
     from lmeec_core.model import LMEEC
 
 _WHAT = "The network"
 _SHAPES = "What the graphs are for"
+_TRT = "TensorRT"
 
 
 def export_command(
@@ -84,8 +89,18 @@ def export_command(
     ] = "mv_moe",
     tensorrt: Annotated[
         bool,
-        typer.Option("--tensorrt", help="Also build TensorRT engines for this machine's GPU."),
+        typer.Option("--tensorrt", help="Also build TensorRT engines.", rich_help_panel=_TRT),
     ] = False,
+    gpus: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            help="With TensorRT for RTX: the kinds of GPU that an engine serves, as in "
+            "sm86,sm89,sm120. Full TensorRT builds for this machine's GPU.",
+            show_default="Ampere (sm80) and later",
+            rich_help_panel=_TRT,
+        ),
+    ] = "",
 ) -> None:
     """Write the network as ONNX graphs, and check each against eager torch.
 
@@ -103,10 +118,12 @@ def export_command(
     - `lmeec export --preset base_plus --checkpoint weights.pt --out graphs`
     - `LMEEC_CACHE=graphs lmeec demo`: the engines find graphs that were written elsewhere
     - `lmeec export --objects 4 --targets 2 --tensorrt`: engines for whole steps of that size
+    - `lmeec export --tensorrt --for sm86,sm120 --out graphs`: engines for GPUs of other machines
     """
     from lmeec_core.cli.exit_codes import run_command
 
     def work() -> None:
+        import torch
         from rich.console import Console
 
         from lmeec_core import load_model
@@ -119,10 +136,14 @@ def export_command(
         require("onnx", "onnxscript", "onnxruntime")
         given = {"capacity": frames_of_memory, "fusion": fusion}
         memory = validated(MemoryConfig, given, "memory")
+        if gpus and not tensorrt:
+            raise InputError(f"--for {gpus} given without --tensorrt, which it belongs to")
         if tensorrt:
-            from lmeec_core.engine.tensorrt import load_tensorrt
+            from lmeec_core.engine.tensorrt_library import load_tensorrt
 
-            load_tensorrt()  # its absence is said before the work, not after
+            library = load_tensorrt()  # what is amiss is said before the work, not after
+            kinds = library.targets([name for name in re.split(r"[,\s]+", gpus) if name])
+            library.facts(torch.device("cuda") if torch.cuda.is_available() else None)
         model = load_model(preset, checkpoint, "cpu", cast("Precision", precision), seed)
         folder = out or cache_folder()
         if folder is None:
@@ -132,7 +153,7 @@ def export_command(
         console = Console()
         _write(store, calls, console)
         if tensorrt:
-            _build(model, calls, folder, console)
+            _build(store, calls, library, kinds, console)
 
     run_command(work)
 
@@ -149,37 +170,59 @@ def _calls(
 
 
 def _write(store: GraphStore, calls: list[StageCall], console: Console) -> None:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-
     from lmeec_core.engine.records import graph_name, read_record
 
+    def work(call: StageCall) -> str:
+        started = time.monotonic()
+        there = store.is_valid(call)
+        path = store.get(call)
+        record = read_record(path.with_suffix(".json"))
+        made = "was there" if there else f"{time.monotonic() - started:.1f} s"
+        return (
+            f"{path.name}  {record['bytes'] / 1e6:.1f} MB, differs from eager torch by "
+            f"{record['difference']:.1e} ({made})"
+        )
+
     console.print(f"{store.folder}", highlight=False, soft_wrap=True)
+    _each(calls, graph_name, work, console)
+
+
+def _build(
+    store: GraphStore, calls: list[StageCall], library: Library, kinds: list[str], console: Console
+) -> None:
+    from lmeec_core.engine.records import graph_name
+    from lmeec_core.engine.tensorrt import engine_path, make_engine_file, rounding
+
+    def work(call: StageCall) -> str:
+        started = time.monotonic()
+        graph = store.get(call)
+        record = make_engine_file(library, graph, rounding(store.model), kinds)
+        name = engine_path(graph).name
+        if record is None:
+            return f"{name}  was there"
+        return (
+            f"{name}  {record['layers']} layers, {record['bytes'] / 1e6:.1f} MB "
+            f"({time.monotonic() - started:.1f} s)"
+        )
+
+    served = ", ".join(kinds) or library.served
+    console.print(f"{library.name}, for {served}", highlight=False, soft_wrap=True)
+    _each(calls, lambda call: f"TensorRT: {graph_name(call)}", work, console)
+
+
+def _each(
+    calls: list[StageCall],
+    name: Callable[[StageCall], str],
+    work: Callable[[StageCall], str],
+    console: Console,
+) -> None:
+    """Work on each call behind a bar; print the line that tells what was made of it."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
+
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=len(calls))
         for call in calls:
-            progress.update(task, description=graph_name(call))
-            started = time.monotonic()
-            there = store.is_valid(call)
-            path = store.get(call)
-            record = read_record(path.with_suffix(".json"))
-            made = "was there" if there else f"{time.monotonic() - started:.1f} s"
-            console.print(
-                f"  {path.name}  {record['bytes'] / 1e6:.1f} MB, differs from eager torch by "
-                f"{record['difference']:.1e} ({made})",
-                highlight=False,
-                soft_wrap=True,
-            )
+            progress.update(task, description=name(call))
+            console.print(f"  {work(call)}", highlight=False, soft_wrap=True)
             progress.advance(task)
-
-
-def _build(model: LMEEC, calls: list[StageCall], out: Path, console: Console) -> None:
-    from lmeec_core.checkpoint import resolve_device
-    from lmeec_core.engine.tensorrt import TensorRtEngine, engine_path
-
-    engine = TensorRtEngine(model.to(resolve_device("cuda")), out)
-    for call in calls:
-        graph = engine.store.get(call)
-        with console.status(f"TensorRT: {graph.stem} (minutes)"):
-            engine.load(call, graph)
-        console.print(f"  {engine_path(graph).name}", highlight=False)

@@ -169,7 +169,7 @@ def cache_name(
 _LIBRARIES: dict[EngineName, tuple[str, ...]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt",),
+    "tensorrt": ("tensorrt", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
 }
 """The distributions that may bring an engine's library."""
 

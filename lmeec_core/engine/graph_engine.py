@@ -41,6 +41,9 @@ class Program(ABC):
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """Compute; ``outputs`` are contiguous float32 tensors that receive the results."""
 
+    def first_run_is_done(self) -> None:  # noqa: B027, most libraries have nothing to keep
+        """Called once, after the first run: a library may keep what it compiled for it."""
+
 
 def unloadable(engine: str, path: Path, error: Exception) -> EngineError:
     """The error of a graph that a library refuses."""
@@ -106,6 +109,7 @@ class GraphEngine(Engine):
         program = self.load(call, self.store.get(call), make)
         outputs = [torch.empty(shape, device=self.model.device) for shape in program.shapes]
         program(call.example(self.model.device), outputs)  # the first run takes longer than others
+        program.first_run_is_done()
         return program
 
     def offers(self, call: StageCall) -> bool:

@@ -1,16 +1,16 @@
 """TensorRT: strongly typed engines built from the network's ONNX graphs.
 
-Written to the interface that TensorRT 10 and 11 have in common; the library was not at hand, so
-this module has never run on a GPU. The graphs are in float32; with precision bf16 products round
-to TF32. What needs no library is tested: the record, the cache and the
-messages.
+Whichever of NVIDIA's two libraries is installed is used; what sets them apart is in
+:mod:`lmeec_core.engine.tensorrt_library`. The graphs are in float32; with precision bf16 products
+round to TF32. Building, records and messages are tested with TensorRT for RTX, which needs no GPU
+for them; loading and running an engine were not tried.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ from torch import Tensor
 from lmeec_core.engine.calls import StageCall
 from lmeec_core.engine.graph_engine import GraphEngine, Program
 from lmeec_core.engine.records import file_hash, read_record
+from lmeec_core.engine.tensorrt_library import Library, load_tensorrt
 from lmeec_core.errors import EngineError
 from lmeec_core.files import replacing, write_text
 from lmeec_core.model import LMEEC
@@ -28,52 +29,23 @@ logger = logging.getLogger(__name__)
 
 WORKSPACE_BYTES = 4 << 30
 """Most device memory that a layer may take for itself while TensorRT chooses."""
-TIMING_CACHE = "timing.cache"
-"""File, beside the graphs, of the measurements that later builds reuse."""
+
+Rounding = Literal["fp32", "tf32"]
+"""tf32 lets products of float32 round to TF32, TensorRT's own default."""
 
 
-def load_tensorrt() -> Any:
-    """The module `tensorrt`.
-
-    Raises:
-        EngineError: it is not installed, or broken.
-    """
-    try:
-        import tensorrt as module
-
-        missing = [
-            name for name in ("Builder", "OnnxParser", "Runtime") if not hasattr(module, name)
-        ]
-    except (ImportError, OSError, RuntimeError) as error:
-        raise EngineError(
-            f"engine tensorrt: TensorRT cannot be imported ({error}); install NVIDIA's TensorRT "
-            "10 or 11 for Python (`pip install tensorrt`, with access to NVIDIA's index), or "
-            "choose another engine"
-        ) from error
-    if missing:
-        raise EngineError(
-            f"engine tensorrt: the installed module tensorrt lacks {', '.join(missing)}; NVIDIA's "
-            "TensorRT 10 or 11 expected"
-        )
-    return module
+def rounding(model: LMEEC) -> Rounding:
+    """How an engine of a model computes products."""
+    return "fp32" if model.precision == "fp32" else "tf32"
 
 
-def device_facts(device: torch.device) -> dict[str, str]:
-    """What of a CUDA device an engine depends on."""
-    major, minor = torch.cuda.get_device_capability(device)
-    return {
-        "device": torch.cuda.get_device_name(device),
-        "compute_capability": f"{major}.{minor}",
-    }
-
-
-def validity(graph: Path, version: str, facts: dict[str, str], precision: str) -> dict[str, Any]:
+def validity(graph: Path, version: str, facts: dict[str, Any], precision: str) -> dict[str, Any]:
     """The record of an engine: all that must be the same for it to be used again.
 
     Args:
         graph: the ONNX file; its own record gives the shapes.
-        version: TensorRT's version.
-        facts: of the device, see :func:`device_facts`.
+        version: the library's name and version.
+        facts: of the device, see :meth:`Library.facts`; or the targets that are asked for.
         precision: in which the engine computes.
     """
     return {
@@ -100,68 +72,112 @@ def engine_path(graph: Path) -> Path:
     return graph.with_suffix(".engine")
 
 
-def stored_engine(graph: Path, wanted: dict[str, Any]) -> bytes | None:
-    """The engine of a graph if its record fits and the file is whole, else None (logged)."""
+def stored_engine(
+    graph: Path,
+    wanted: dict[str, Any],
+    refusal: Callable[[Path], str | None] = lambda path: None,
+) -> Path | None:
+    """The engine file of a graph if its record fits and it is whole, else None (logged).
+
+    Args:
+        graph: the ONNX file. wanted: see :func:`validity`.
+        refusal: why this machine cannot use a file, told from its beginning.
+    """
     path = engine_path(graph)
     if not path.is_file():
         return None
     record = read_record(path.with_suffix(".engine.json"))
-    reason = mismatch(record, wanted)
+    reason = mismatch(record, wanted) or refusal(path)
     if reason is None and record.get("engine_sha256") != file_hash(path):
         reason = "the file is not the one of its record"
     if reason is None:
-        return path.read_bytes()
+        return path
     logger.warning("engine %s is built again: %s", path.name, reason)
     return None
 
 
-def keep_engine(graph: Path, plan: bytes, wanted: dict[str, Any]) -> None:
+def keep_engine(graph: Path, plan: bytes, record: dict[str, Any]) -> None:
     """Write an engine and its record."""
     path = engine_path(graph)
     with replacing(path) as partial:
         partial.write_bytes(plan)
-    record = wanted | {"engine_sha256": file_hash(path)}
+    record = record | {"engine_sha256": file_hash(path), "bytes": path.stat().st_size}
     write_text(path.with_suffix(".engine.json"), json.dumps(record, indent=1) + "\n")
 
 
-def build_engine(trt: Any, log: Any, graph: Path, precision: Literal["fp32", "tf32"]) -> bytes:
+def build_engine(
+    library: Library, graph: Path, precision: Rounding, targets: Sequence[str] = ()
+) -> tuple[bytes, int]:
     """Build a strongly typed engine from an ONNX file: it computes in the graph's own types.
 
     Args:
-        trt: the module. log: its logger. graph: the ONNX file.
-        precision: tf32 lets products of float32 round to TF32, TensorRT's own default.
+        library: that is installed. graph: the ONNX file. precision: of products.
+        targets: kinds of GPU, see :meth:`Library.targets`.
+
+    Returns:
+        the engine, and the number of layers of its network.
 
     Raises:
-        EngineError: TensorRT does not take the graph, or fails to build it.
+        EngineError: TensorRT does not take the graph, or fails to build it; with its own words.
     """
+    trt, log = library.module, library.log
+    log.take()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(graph)):
-        errors = "; ".join(str(parser.get_error(i)) for i in range(parser.num_errors))
-        raise EngineError(f"engine tensorrt: {graph.name} is not taken: {errors}")
+        told = [_told(parser.get_error(i)) for i in range(parser.num_errors)] or log.take()
+        raise EngineError(
+            f"engine tensorrt: {library.name} does not take {graph.name}: {'; '.join(told)}; "
+            "choose another engine for this network"
+        )
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     if precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)
-    timing = graph.with_name(TIMING_CACHE)
-    cache = config.create_timing_cache(timing.read_bytes() if timing.is_file() else b"")
-    if not config.set_timing_cache(cache, ignore_mismatch=False):
-        cache = config.create_timing_cache(b"")  # of another device or version
-        config.set_timing_cache(cache, ignore_mismatch=False)
-    logger.info("building the TensorRT engine of %s (minutes, once; it is kept)", graph.name)
+    library.set_targets(config, targets)
+    library.read_timings(config, graph.parent)
+    logger.info("building the TensorRT engine of %s (once; it is kept)", graph.name)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise EngineError(
-            f"engine tensorrt: building {graph.name} failed; the reason is in TensorRT's own "
-            "messages above. Choose another engine for now"
+            f"engine tensorrt: {library.name} cannot build {graph.name}: "
+            f"{'; '.join(log.take()) or 'it does not say why'}; choose another engine"
         )
-    try:
-        with replacing(timing) as partial:
-            partial.write_bytes(bytes(config.get_timing_cache().serialize()))
-    except OSError as error:
-        logger.warning("TensorRT's measurements are not kept: %s", error)
-    return bytes(plan)
+    library.keep_timings(config, graph.parent)
+    return bytes(plan), network.num_layers
+
+
+def _told(error: Any) -> str:
+    """A parser's error, with the place in the graph."""
+    place = f"node {error.node_name() or error.node()} ({error.node_operator()}): "
+    return (place if error.node_operator() else "") + str(error.desc()).strip()
+
+
+def make_engine_file(
+    library: Library, graph: Path, precision: Rounding, targets: Sequence[str] = ()
+) -> dict[str, Any] | None:
+    """Build a graph's engine ahead of time, for machines with these targets, and keep it.
+
+    Args:
+        library: that is installed. graph: the ONNX file. precision: of products.
+        targets: kinds of GPU, see :meth:`Library.targets`.
+
+    Returns:
+        the record of what was built; None if an engine was there that fits.
+
+    Raises:
+        EngineError: it cannot be built; a GPU is needed and absent.
+        OSError: it cannot be written.
+    """
+    here = torch.device("cuda") if torch.cuda.is_available() else None
+    facts = library.facts(here) | {"targets": list(targets)}
+    wanted = validity(graph, library.name, facts, precision)
+    if stored_engine(graph, wanted) is not None:
+        return None
+    plan, layers = build_engine(library, graph, precision, targets)
+    keep_engine(graph, plan, wanted | {"layers": layers})
+    return read_record(engine_path(graph).with_suffix(".engine.json"))
 
 
 class TensorRtEngine(GraphEngine):
@@ -173,49 +189,58 @@ class TensorRtEngine(GraphEngine):
     sizes = (1, 2, 4, 8)
 
     def __init__(self, model: LMEEC, root: Path | None = None) -> None:
-        self._trt = load_tensorrt()
+        self._library = load_tensorrt()
         super().__init__(model, root)
-        self._log = self._trt.Logger(self._trt.Logger.WARNING)
-        self._runtime = self._trt.Runtime(self._log)
-        self._precision: Literal["fp32", "tf32"] = "fp32" if model.precision == "fp32" else "tf32"
+        self._runtime = self._library.module.Runtime(self._library.log)
 
     def _wanted(self, path: Path) -> dict[str, Any]:
-        facts = device_facts(self.model.device)
-        return validity(path, str(self._trt.__version__), facts, self._precision)
+        facts = self._library.facts(self.model.device)
+        return validity(path, self._library.name, facts, rounding(self.model))
+
+    def _stored(self, path: Path) -> Path | None:
+        def refusal(file: Path) -> str | None:
+            return self._library.refusal(self._runtime, file)
+
+        return stored_engine(path, self._wanted(path), refusal)
 
     def is_there(self, call: StageCall) -> bool:
         """See :class:`GraphEngine`: a graph, and an engine of it that fits this machine."""
-        if not super().is_there(call):
-            return False
-        path = self.store.path(call)
-        return stored_engine(path, self._wanted(path)) is not None
+        return super().is_there(call) and self._stored(self.store.path(call)) is not None
 
     def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
         """See :class:`GraphEngine`; builds the engine where none fits and ``make`` allows it."""
-        wanted = self._wanted(path)
-        plan = stored_engine(path, wanted)
-        engine = self._runtime.deserialize_cuda_engine(plan) if plan is not None else None
+        stored = self._stored(path)
+        engine = self._deserialized(stored.read_bytes()) if stored is not None else None
         if engine is None and not make:
             raise EngineError(f"engine tensorrt: none of {path.name} can be loaded")
         if engine is None:  # none is kept, it does not fit, or TensorRT refuses it
-            plan = build_engine(self._trt, self._log, path, self._precision)
+            plan, layers = build_engine(self._library, path, rounding(self.model))
             try:
-                keep_engine(path, plan, wanted)
+                keep_engine(path, plan, self._wanted(path) | {"targets": [], "layers": layers})
             except OSError as error:
                 logger.warning("a TensorRT engine is built again the next time: %s", error)
-            engine = self._runtime.deserialize_cuda_engine(plan)
+            engine = self._deserialized(plan)
         if engine is None:
             raise EngineError(
-                f"engine tensorrt: {engine_path(path).name} was built but cannot be loaded; is "
-                "there enough free device memory?"
+                f"engine tensorrt: {engine_path(path).name} was built but cannot be loaded "
+                f"({'; '.join(self._library.log.take())}); is there enough free device memory?"
             )
-        return _Context(self._trt, engine)
+        return _Context(self._library, engine, self._runtime_cache(path), self.model.device)
+
+    def _deserialized(self, plan: bytes) -> Any:
+        self._library.log.take()
+        return self._runtime.deserialize_cuda_engine(plan)
+
+    def _runtime_cache(self, graph: Path) -> Path:
+        """What TensorRT for RTX compiles belongs to one kind of GPU."""
+        major, minor = torch.cuda.get_device_capability(self.model.device)
+        return graph.with_suffix(f".sm{major}{minor}.runtime_cache")
 
 
 class _Context(Program):
-    def __init__(self, trt: Any, engine: Any) -> None:
-        self._engine = engine
-        self._context = engine.create_execution_context()
+    def __init__(self, library: Library, engine: Any, cache: Path, device: torch.device) -> None:
+        trt, self._log, self._engine = library.module, library.log, engine
+        self._context, self._keep = library.context(engine, cache)
         if self._context is None:
             raise EngineError("engine tensorrt: no execution context; is device memory left?")
         names = [engine.get_tensor_name(i) for i in range(engine.num_io_tensors)]
@@ -230,13 +255,36 @@ class _Context(Program):
             if engine.get_tensor_dtype(name) != trt.DataType.FLOAT:
                 raise EngineError(f"engine tensorrt: output {name} is not float32; export again")
         self.shapes = [tuple(engine.get_tensor_shape(name)) for name in self._outputs]
+        self._stream = torch.cuda.Stream(device) if library.captures else None
+        self._static: tuple[list[Tensor], list[Tensor]] | None = None
 
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
         """See :class:`Program`; queued on torch's current stream."""
+        if self._stream is None:
+            self._run(inputs, outputs, torch.cuda.current_stream())
+            return
+        # A captured CUDA graph needs a stream of its own, and the same addresses each time.
+        if self._static is None:
+            self._static = [x.clone() for x in inputs], [x.clone() for x in outputs]
+        ours, results = self._static
+        for static, x in zip(ours, inputs, strict=True):
+            static.copy_(x)
+        self._stream.wait_stream(torch.cuda.current_stream())
+        self._run(ours, results, self._stream)
+        torch.cuda.current_stream().wait_stream(self._stream)
+        for x, static in zip(outputs, results, strict=True):
+            x.copy_(static)
+
+    def _run(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor], stream: Any) -> None:
         for name, x in zip(self._inputs, inputs, strict=True):
             self._context.set_input_shape(name, tuple(x.shape))
             self._context.set_tensor_address(name, x.data_ptr())
         for name, x in zip(self._outputs, outputs, strict=True):
             self._context.set_tensor_address(name, x.data_ptr())
-        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise RuntimeError("TensorRT refused to run a stage; its own messages say why")
+        self._log.take()
+        if not self._context.execute_async_v3(stream.cuda_stream):
+            raise RuntimeError(f"TensorRT refused to run a stage: {'; '.join(self._log.take())}")
+
+    def first_run_is_done(self) -> None:
+        """See :class:`Program`: keeps what was compiled."""
+        self._keep()

@@ -18,6 +18,8 @@ from lmeec_core.recordings import RecordingSource
 if TYPE_CHECKING:
     from lmeec_core.prompts import PlacedPrompt
 
+PATHS = ("model.checkpoint", "model.device", "prompts.checkpoint")
+"""Parameters of the node that the masks do not depend on: digests stand for files."""
 NumFrames = Literal["stream", "take"]
 
 
@@ -100,7 +102,7 @@ class Settings(BaseModel):
         content |= {f"memory.{k}": v for k, v in self.memory.model_dump(mode="json").items()}
         content |= {} if self.prompts is None else self.prompts.identity()
         node = json.loads(json.dumps(self.node or {}))
-        content |= {k: v for k, v in node.items() if k not in ("model.checkpoint", "model.device")}
+        content |= {k: v for k, v in node.items() if k not in PATHS}
         return content
 
 

@@ -316,7 +316,7 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         logger.warning(unused)
     tracker: Tracker | PromptedTracker
     if config.prompted:
-        tracker = _prompted(method, config)
+        tracker = prompted_tracker(method, config)
     else:
         tracker = method.tracker(
             config.query_camera, config.target_cameras, max_objects=config.max_objects
@@ -328,7 +328,7 @@ def load_processor(config: NodeConfig) -> SetProcessor:
     return processor
 
 
-def _prompted(method: Method, config: NodeConfig) -> PromptedTracker:
+def prompted_tracker(method: Method, config: NodeConfig) -> PromptedTracker:
     """A tracker of marked objects, by the method's network or by one of its own.
 
     Raises:

@@ -21,11 +21,14 @@ from lmeec_core.engine import (
     step_calls,
     use_engine,
 )
+from lmeec_core.engine.calls import StageCall
 from lmeec_core.engine.compare import difference
 from lmeec_core.engine.graph_engine import split_batch
 from lmeec_core.engine.graphs import GraphStore
 from lmeec_core.engine.onnx_export import SMALL, TOLERANCE
 from lmeec_core.engine.records import graph_name
+from lmeec_core.engine.tensorrt import make_engine_file, rounding
+from lmeec_core.engine.tensorrt_library import load_tensorrt
 from lmeec_core.model.stages import STAGES
 from lmeec_core.takes import Take
 
@@ -121,6 +124,44 @@ def test_nano_in_both_runtimes_is_eager(nano: lm.LMEEC, cache: Path) -> None:
 @pytest.mark.timeout(1200)
 def test_base_plus_in_both_runtimes_is_eager(cache: Path) -> None:
     parity(lm.load_model("base_plus", seed=0, device="cpu"), set(STAGES), 1, 1)
+
+
+def build_engines(model: lm.LMEEC, calls: list[StageCall]) -> dict[str, int]:
+    """TensorRT layers of each graph: an engine of it is built for real, without a GPU.
+
+    A graph that TensorRT does not take fails with TensorRT's own message.
+    """
+    pytest.importorskip("tensorrt_rtx_bindings", reason="pip install 'lmeec[tensorrt]'")
+    library, store, layers = load_tensorrt(), GraphStore(model), {}
+    for call in dict.fromkeys(call.for_graph(1) for call in calls):
+        graph = store.get(call)
+        record = make_engine_file(library, graph, rounding(model))
+        assert record is not None and record["bytes"] > 100_000
+        layers[graph_name(call)] = record["layers"]
+    return layers
+
+
+def test_tensorrt_takes_every_graph_of_mini(network: lm.LMEEC, cache: Path) -> None:
+    layers = build_engines(network, step_calls(network))
+    assert len(layers) == 7 and {name.split("_b1")[0] for name in layers} == set(STAGES)
+
+
+def test_tensorrt_takes_every_stage_of_nano(nano: lm.LMEEC, cache: Path) -> None:
+    """One graph of each; those of other shapes are among the slow tests."""
+    layers = build_engines(nano, list({call.stage: call for call in step_calls(nano)}.values()))
+    assert {name.split("_b1")[0] for name in layers} == set(STAGES)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("preset", ["nano", "base_plus"])
+def test_tensorrt_takes_every_graph_of(preset: str, tmp_path: Path) -> None:
+    seed = None if preset == "nano" else 0
+    model = lm.load_model(preset, seed=seed, device="cpu")
+    library, store = load_tensorrt(), GraphStore(model, tmp_path)
+    calls = list(dict.fromkeys(call.for_graph(1) for call in step_calls(model)))
+    records = [make_engine_file(library, store.get(call), "fp32") for call in calls]
+    assert len(records) == 7 and all(record is not None for record in records)
 
 
 @pytest.mark.parametrize("engine", RUNTIMES)

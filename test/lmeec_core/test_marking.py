@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import lmeec_core as lm
+from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
 from lmeec_core.marking.drawing import picture, prompts_svg
 from lmeec_core.marking.editing import Editor, is_box
@@ -148,7 +150,7 @@ def test_the_masks_are_those_of_a_new_tracker(edits: list[Edit], networks: Netwo
 
 
 @pytest.mark.fuzz
-@settings(max_examples=max(8, settings().max_examples // 10))
+@settings(max_examples=max(5, settings().max_examples // 10))
 @given(edits=EDITS)
 def test_after_any_edits_the_masks_are_those_of_a_new_tracker(
     edits: list[Edit], networks: Networks
@@ -462,6 +464,27 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     (tmp_path / "prompts.json").write_text("{")
     with pytest.raises(TakeError, match=r"prompts\.json"):
         read_marks(tmp_path / "prompts.json", "take_7")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ([], "neither a recording nor --live given"),
+        (["take_7", "--live"], "both a recording and --live given"),
+        (["bag"], "is a bag, a take expected. Play it to a node"),
+        (["take_8"], "there is no such file or folder of takes"),
+        (["take_7", "--prompt-checkpoint", "x.pt"], "without --prompt-preset"),
+        (["take_7", "--preset", "nanno"], "nanno"),
+    ],
+)
+def test_what_the_command_refuses(
+    arguments: list[str], said: str, take: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(take.parent)
+    (take.parent / "bag").mkdir()
+    (take.parent / "bag" / "metadata.yaml").write_text("rosbag2_bagfile_information: {}")
+    result = CliRunner(env={"COLUMNS": "300"}).invoke(app, ["mark", *arguments, "--port", "0"])
+    assert result.exit_code == 1 and said in result.output, result.output
 
 
 # -- pictures ------------------------------------------------------------------------------------

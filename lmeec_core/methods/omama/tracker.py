@@ -18,11 +18,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmeec_core.checkpoint import load_model
+from lmeec_core.compact import CompactLMEEC
 from lmeec_core.compact.features import EmbeddedFeatures
 from lmeec_core.compact.layers import masked_mean
 from lmeec_core.config import Precision
 from lmeec_core.correspondence import Mask
-from lmeec_core.methods.candidates import Regions
+from lmeec_core.methods.candidates import AutomaticMasks, Regions
 from lmeec_core.methods.pairs import FoundMask, Image, PairTracker
 from lmeec_core.model import LMEEC
 from lmeec_core.preprocessing import prepare_images
@@ -175,8 +176,11 @@ def load(
     Args:
         preset, checkpoint, device, precision, seed, require_mv_moe: of the network whose features
             are used, see :func:`lmeec_core.load_model`.
-        candidates: makes the candidate masks; None is
-            :class:`lmeec_core.methods.candidates.Regions`.
+        candidates: makes the candidate masks. None is
+            :class:`~lmeec_core.methods.candidates.Regions` for a compact network, and
+            :class:`~lmeec_core.methods.candidates.AutomaticMasks` for one that takes points.
     """
     model = load_model(preset, checkpoint, device, precision, seed, require_mv_moe)
-    return OMaMaMethod(model, candidates or Regions())
+    if candidates is None:
+        candidates = Regions() if isinstance(model, CompactLMEEC) else AutomaticMasks(model)
+    return OMaMaMethod(model, candidates)

@@ -1,0 +1,263 @@
+"""NVIDIA's two TensorRT libraries, and all that sets them apart.
+
+Full TensorRT (10, 11) measures kernels on the GPU that an engine is built for, so it needs that GPU
+and keeps its measurements. TensorRT for RTX builds without a GPU for several kinds of GPU at once;
+its kernels are compiled when an engine is loaded and kept in a runtime cache, and it captures CUDA
+graphs itself.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from lmeec_core.errors import EngineError, InputError
+from lmeec_core.files import replacing
+
+logger = logging.getLogger(__name__)
+
+TIMING_CACHE = "timing.cache"
+"""File, beside the graphs, of the measurements that later builds with full TensorRT reuse."""
+_NEEDED = ("Builder", "OnnxParser", "Runtime", "ICudaEngine", "Logger")
+
+
+class Library:
+    """Full TensorRT: an engine is of one kind of GPU, and built on it.
+
+    Args:
+        module: the imported library.
+
+    Attributes:
+        name: with the version, as records have it.
+        module: the imported library.
+        log: its messages; they go to Python's log, and into errors.
+        served: the GPUs of an engine for which no targets are named.
+        captures: whether contexts capture CUDA graphs, for which addresses must not change.
+    """
+
+    label = "TensorRT"
+    served = "this machine's GPU"
+    captures = False
+
+    def __init__(self, module: Any) -> None:
+        self.module = module
+        self.name = f"{self.label} {module.__version__}"
+        self.log = _message_log(module)
+
+    def facts(self, device: torch.device | None) -> dict[str, Any]:
+        """What an engine depends on besides its graph and the library.
+
+        Args:
+            device: that the engine is for; None is no GPU at hand.
+
+        Raises:
+            EngineError: a GPU is needed.
+        """
+        if device is None or device.type != "cuda":
+            raise EngineError(
+                f"engine tensorrt: {self.name} builds engines only on the GPU that they are for, "
+                "and none is at hand; build there, or install TensorRT for RTX "
+                "(`pip install 'lmeec[tensorrt]'`), which needs no GPU to build"
+            )
+        major, minor = torch.cuda.get_device_capability(device)
+        return {
+            "device": torch.cuda.get_device_name(device),
+            "compute_capability": f"{major}.{minor}",
+        }
+
+    def targets(self, given: Sequence[str]) -> list[str]:
+        """The kinds of GPU that engines shall serve, checked; empty is the library's default.
+
+        Args:
+            given: as in sm86; nothing is the default.
+
+        Raises:
+            InputError: the library cannot build for these.
+        """
+        if given:
+            raise InputError(
+                f"--for: {', '.join(given)} given, but {self.name} builds for this machine only; "
+                "leave out --for, or install TensorRT for RTX in its place"
+            )
+        return []
+
+    def set_targets(self, config: Any, targets: Sequence[str]) -> None:
+        """Tell a builder's configuration the targets."""
+
+    def read_timings(self, config: Any, folder: Path) -> None:
+        """Let a builder use the measurements of earlier builds."""
+        path = folder / TIMING_CACHE
+        cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+        if not config.set_timing_cache(cache, ignore_mismatch=False):
+            cache = config.create_timing_cache(b"")  # of another device or version
+            config.set_timing_cache(cache, ignore_mismatch=False)
+
+    def keep_timings(self, config: Any, folder: Path) -> None:
+        """Write a builder's measurements for later builds."""
+        try:
+            with replacing(folder / TIMING_CACHE) as partial:
+                partial.write_bytes(bytes(config.get_timing_cache().serialize()))
+        except OSError as error:
+            logger.warning("TensorRT's measurements are not kept: %s", error)
+
+    def refusal(self, runtime: Any, path: Path) -> str | None:
+        """Why an engine file does not fit this machine, told from its beginning; None if it fits
+        or the library only finds out when it is loaded."""
+        return None
+
+    def context(self, engine: Any, cache: Path) -> tuple[Any, Callable[[], None]]:
+        """An execution context, and what to call after its first run.
+
+        Args:
+            engine: the loaded engine.
+            cache: file for what the library compiles when it loads an engine.
+        """
+        return engine.create_execution_context(), lambda: None
+
+
+class RtxLibrary(Library):
+    """TensorRT for RTX: engines of several kinds of GPU, built anywhere; no timing cache (a
+    builder that is given one asks for a GPU), but a runtime cache."""
+
+    label = "TensorRT for RTX"
+    served = "sm80 and later"
+    captures = True
+
+    def facts(self, device: torch.device | None) -> dict[str, Any]:
+        """See :class:`Library`: an engine's own header tells what it fits (:meth:`refusal`)."""
+        return {}
+
+    def targets(self, given: Sequence[str]) -> list[str]:
+        """See :class:`Library`."""
+        known = [name for name in self.module.ComputeCapability.__members__ if name[:2] == "SM"]
+        wrong = [name for name in given if name.upper() not in known]
+        if wrong:
+            raise InputError(
+                f"--for: {', '.join(wrong)} given; {self.name} builds for "
+                f"{', '.join(known).lower()}, and without --for one engine for {self.served}"
+            )
+        return sorted({name.lower() for name in given}, key=lambda name: int(name[2:]))
+
+    def set_targets(self, config: Any, targets: Sequence[str]) -> None:
+        """See :class:`Library`."""
+        if not targets:
+            return
+        config.num_compute_capabilities = len(targets)
+        for i, name in enumerate(targets):
+            capability = self.module.ComputeCapability.__members__[name.upper()]
+            if not config.set_compute_capability(capability, i):
+                raise EngineError(f"engine tensorrt: {self.name} refuses the target {name}")
+
+    def read_timings(self, config: Any, folder: Path) -> None:
+        """See :class:`Library`: there are none."""
+
+    def keep_timings(self, config: Any, folder: Path) -> None:
+        """See :class:`Library`: there are none."""
+
+    def refusal(self, runtime: Any, path: Path) -> str | None:
+        """See :class:`Library`."""
+        with path.open("rb") as file:
+            header = file.read(runtime.engine_header_size)
+        state, flags = runtime.get_engine_validity(header)
+        kinds = self.module.EngineValidity
+        if state == kinds.INVALID:
+            members = self.module.EngineInvalidityDiagnostics.__members__.items()
+            reasons = [name for name, kind in members if int(flags) & kind.value]
+            told = ", ".join(reasons).lower().replace("_", " ") or "no usable GPU or driver"
+            return f"{self.name} says that it does not fit this machine ({told})"
+        if state == kinds.SUBOPTIMAL:
+            logger.warning("engine %s is not the best one for this GPU: see --for", path.name)
+        return None
+
+    def context(self, engine: Any, cache: Path) -> tuple[Any, Callable[[], None]]:
+        """See :class:`Library`: with CUDA graphs, and what was compiled earlier."""
+        settings = engine.create_runtime_config()
+        settings.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
+        compiled = settings.create_runtime_cache()
+        blob = cache.read_bytes() if cache.is_file() else b""
+        if blob and not compiled.deserialize(blob):
+            logger.info("%s is of another GPU or version and is made again", cache.name)
+        settings.set_runtime_cache(compiled)
+
+        def keep() -> None:
+            found = bytes(compiled.serialize())
+            if found == blob:
+                return
+            try:
+                with replacing(cache) as partial:
+                    partial.write_bytes(found)
+            except OSError as error:
+                logger.warning("kernels are compiled again the next time: %s", error)
+
+        return engine.create_execution_context(settings), keep
+
+
+_LIBRARIES: tuple[tuple[tuple[str, ...], type[Library]], ...] = (
+    (("tensorrt",), Library),
+    (("tensorrt_rtx",), RtxLibrary),
+    (("tensorrt_rtx_libs", "tensorrt_rtx_bindings"), RtxLibrary),  # loads the libraries first
+)
+"""Modules to import, the last one being the interface; the first that is there is taken."""
+
+
+def load_tensorrt() -> Library:
+    """The TensorRT that is installed; full TensorRT if both are.
+
+    Raises:
+        EngineError: none is, or it is broken.
+    """
+    problems = []
+    for names, kind in _LIBRARIES:
+        try:
+            module: ModuleType = [importlib.import_module(name) for name in names][-1]
+        except (ImportError, OSError, RuntimeError) as error:
+            problems.append(f"{names[-1]}: {error}")
+            continue
+        lacking = [name for name in _NEEDED if not hasattr(module, name)]
+        if not lacking:
+            return _library(module, kind)
+        problems.append(f"the installed module {names[-1]} lacks {', '.join(lacking)}")
+    raise EngineError(
+        f"engine tensorrt: TensorRT cannot be imported ({'; '.join(problems)}); install TensorRT "
+        "for RTX (`pip install 'lmeec[tensorrt]'`) or NVIDIA's TensorRT 10 or 11 for Python, or "
+        "choose another engine"
+    )
+
+
+@functools.cache
+def _library(module: Any, kind: type[Library]) -> Library:
+    return kind(module)
+
+
+def _message_log(module: Any) -> Any:
+    """A logger of the library's own kind. One per process: the library keeps the first."""
+    severity = module.Logger.Severity
+    lock = threading.Lock()
+
+    class Messages(module.ILogger):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, kind: Any, text: str) -> None:
+            if kind in (severity.ERROR, severity.INTERNAL_ERROR):
+                with lock:
+                    self.errors.append(text.strip())
+            elif kind == severity.WARNING:
+                logger.warning("TensorRT: %s", text.strip())
+
+        def take(self) -> list[str]:
+            """The errors since the last call, each once."""
+            with lock:
+                found, self.errors = self.errors, []
+            return list(dict.fromkeys(found))
+
+    return Messages()
