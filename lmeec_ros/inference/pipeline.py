@@ -350,7 +350,7 @@ def prompted_tracker(method: Method, config: NodeConfig) -> PromptedTracker:
         )
 
     def in_one_view() -> ViewTracker:
-        return view_tracker(model, max_objects=config.max_objects)
+        return view_tracker(model, max_objects=config.max_objects, hold=given.hold)
 
     return PromptedTracker(
         config.views, method, in_one_view, max_objects=config.max_objects, hold=given.hold,

@@ -85,9 +85,14 @@ def read_click(config: NodeConfig, point: Any, header: Any = None, camera: str =
         camera: name of the camera that it is for.
 
     Raises:
-        InputError: clicks.object is too long.
+        InputError: a point in space, or prompts.clicks.object is too long.
     """
     clicks = config.prompts.clicks
+    if header is not None and point.z:
+        raise InputError(
+            f"click at ({point.x:g}, {point.y:g}, {point.z:g}) in {header.frame_id!r} given, which "
+            "is a point in space; x and y in pixels of an image, and z 0, expected"
+        )
     name = _object_id(clicks.object or next(iter(config.objects.values()), DEFAULT_OBJECT))
     prompt = Prompt(name, ((float(point.x), float(point.y)),), (1,))
     given = header.frame_id if header is not None else camera

@@ -15,7 +15,10 @@ from hypothesis import strategies as st
 from std_msgs.msg import Header
 
 from lmeec_core.prompts import PromptedTracker, view_tracker
+from lmeec_ros.health.measurements import Measurements, Snapshot
+from lmeec_ros.health.reasons import Reason, why
 from lmeec_ros.inference.marks import Marks, PromptRefused
+from lmeec_ros.inference.worker import WorkerStats
 from lmeec_ros.io.prompts import MAX_POINTS, read_detections
 from lmeec_ros.parameters import config as parameters
 
@@ -155,3 +158,22 @@ def test_a_missing_package_is_said_once(make_node: Any, capfd: Any, tools: Any) 
 def test_parameters(values: dict[str, Any], text: str) -> None:
     with pytest.raises(parameters.ParameterError, match=text):
         parameters.load(values)
+
+
+def test_the_status_says_what_to_do() -> None:
+    measured = Measurements()
+    measured.output.add(1)
+    done = WorkerStats(received=1, processed=1, failed=0, dropped=0, discarded=0, waiting=0)
+
+    def reason() -> Reason:
+        return why(Snapshot("/lmeec", "active", CONFIG, "cpu", measured, worker=done))
+
+    todo = "click the object: publish a click on /clicked_point or a Prompt on /lmeec/prompt, or "
+    todo += "call /lmeec/mark_object"
+    assert reason().kind == "no_object" and reason().remedy == todo
+    measured.prompts.refuse("late", "too late")
+    assert reason().text.endswith("no object is marked yet; the last prompt was refused: too late")
+    measured.marked = {"cup": "exo"}
+    assert reason().kind == "lost" and "(cup in exo)" in reason().text and todo in reason().remedy
+    measured.objects = 1
+    assert reason().kind == "publishing"

@@ -202,6 +202,8 @@ def test_clicks_of_other_programs(start: Any, rig: Any, tools: Any) -> None:
     until("a click in another frame to be refused", "refused_camera", 1)
     text = cameras.node.measured.prompts.last_refusal
     assert "camera or frame_id 'map' given, one of ego, ego_optical, exo, exo_optical exp" in text
+    clicked.publish(tools.stamped(PointStamped(point=Point(x=1.0, z=2.0)), 0, "ego"))
+    until("a point in space to be refused", "refused_unusable", 1)
     click("", -1)
     until("a click without frame", "used", 1)
     assert cameras.node.processor.tracker.objects == {"cup": "ego"}
