@@ -71,11 +71,7 @@ def run(
     plan = planned.plan
     _check_once(planned)
     by_view = dict(zip(options.views, sources, strict=True))
-    console.print(
-        f"{len(planned.episodes)} episodes at {plan.fps} Hz; cameras {', '.join(plan.cameras)}; "
-        f"{len(plan.slots)} object slots",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    _introduce(planned, console)
     folder = out.with_name(out.name + WORK)
     with _locked(folder):
         jobs = [
@@ -99,6 +95,17 @@ def run(
     for what, texts in (("note", notes), ("left out", problems)):
         _say(console, what, list(dict.fromkeys(texts)))
     return 1 if problems else 0
+
+
+def _introduce(planned: Work, console: Console) -> None:
+    plan = planned.plan
+    console.print(
+        f"{len(planned.episodes)} episodes at {plan.fps} Hz; cameras {', '.join(plan.cameras)}; "
+        f"{len(plan.slots)} object slots",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
 
 
 def _check_once(planned: Work) -> None:

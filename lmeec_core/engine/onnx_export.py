@@ -120,7 +120,7 @@ def require(*modules: str) -> None:
 def _trace(model: LMEEC, call: StageCall, inputs: tuple[Tensor, ...]) -> Any:
     module = StageModule(model, call.stage, call.options).eval()
     trunk, side = model.image_encoder.trunk, model.config.mask_size
-    with trunk.constant_position(side), _quiet():
+    with trunk.exportable(side), _quiet():
         traced = torch.export.export(module, inputs, strict=False)
         return torch.onnx.export(
             traced,

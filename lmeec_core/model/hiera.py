@@ -68,11 +68,16 @@ class WindowAttention(nn.Module):
     Windows at the right and lower edge reach over it, and the tokens out there are zeros: their
     keys and values all are the projection's bias. They stand as one key, whose score is raised by
     the logarithm of their number, so nothing is computed on padding.
+
+    Attributes:
+        whole_windows: compute on padding, all windows at once: a graph of far fewer operations,
+            the same results.
     """
 
     def __init__(self, dim: int, dim_out: int, heads: int, pool: bool) -> None:
         super().__init__()
         self.heads, self.pool = heads, pool
+        self.whole_windows = False
         self.qkv = nn.Linear(dim, 3 * dim_out)
         self.proj = nn.Linear(dim_out, dim_out)
 
@@ -86,6 +91,8 @@ class WindowAttention(nn.Module):
         b, h, w, _ = x.shape
         if self.pool and window % _STAGE_POOL:
             return self._odd_windows(x, window)
+        if self.whole_windows and window:
+            return self._all_windows(x, window)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         step = _STAGE_POOL if self.pool else 1
         if self.pool:
@@ -108,6 +115,20 @@ class WindowAttention(nn.Module):
             bands.append(torch.cat(parts, dim=2) if len(parts) > 1 else parts[0])
         joined = torch.cat(bands, dim=1) if len(bands) > 1 else bands[0]
         return self.proj(joined.flatten(3))
+
+    def _all_windows(self, x: Tensor, window: int) -> Tensor:
+        """One attention over whole windows, padding and all."""
+        b, h, w, _ = x.shape
+        step = _STAGE_POOL if self.pool else 1
+        x = F.pad(F.linear(x, self.qkv.weight), (0, 0, 0, -w % window, 0, -h % window))
+        q, k, v = (x + self.qkv.bias).chunk(3, dim=-1)
+        rows, columns, side = x.shape[1] // step, x.shape[2] // step, window // step
+        if self.pool:
+            q = _pool(q)
+        q = _to_windows(q.unflatten(-1, (self.heads, -1)), side, side)
+        k, v = (_to_windows(t.unflatten(-1, (self.heads, -1)), window, window) for t in (k, v))
+        y = _from_windows(attention(q, k, v), b, rows, columns, side, side).flatten(3)
+        return self.proj(y[:, : h // step, : w // step])
 
     def _odd_windows(self, x: Tensor, window: int) -> Tensor:
         """Windows of odd sides lose a row and a column where queries are pooled."""
@@ -201,13 +222,19 @@ class Hiera(Trunk):
         )
 
     @contextmanager
-    def constant_position(self, side: int) -> Iterator[None]:
-        """See :class:`Trunk`; an exported graph would have a bicubic Resize otherwise."""
+    def exportable(self, side: int) -> Iterator[None]:
+        """See :class:`Trunk`; an exported graph would have a bicubic Resize, and a piece of graph
+        for each size of window at the edges."""
         self._constant_position = self._make_position(side, side).clone()
+        layers = [module for module in self.modules() if isinstance(module, WindowAttention)]
+        for layer in layers:
+            layer.whole_windows = True
         try:
             yield
         finally:
             self._constant_position = None
+            for layer in layers:
+                layer.whole_windows = False
 
     def _make_position(self, h: int, w: int) -> Tensor:
         background = F.interpolate(self.pos_embed, size=(h, w), mode="bicubic")

@@ -28,8 +28,9 @@ class Trunk(nn.Module, ABC):
         What belongs to none of them (position embeddings) trains at the full rate.
         """
 
-    def constant_position(self, side: int) -> AbstractContextManager[None]:
-        """A context in which position embeddings of ``side`` cells are constants, for exports."""
+    def exportable(self, side: int) -> AbstractContextManager[None]:
+        """A context for exports: position embeddings of ``side`` cells are constants, and what
+        can be written with fewer operations is, with equal results."""
         return nullcontext()
 
 

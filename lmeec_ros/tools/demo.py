@@ -160,6 +160,7 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
     return {
         **take_bags.node_parameters(info),
         "method": options.method,
+        **_marking_network(info, options.method),
         "model": {
             "preset": options.preset,
             "checkpoint": str(checkpoint),
@@ -170,6 +171,12 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
         # In lock-step the inputs are silent while the node works.
         "silence_warning": 0.0 if options.rate == 0 else 5.0,
     }
+
+
+def _marking_network(info: RecordingInfo, method: str) -> dict[str, Any]:
+    """The network that tracks marked objects, for methods that have none."""
+    needed = bool(info.prompt_topic) and not has_setting(method, "preset")
+    return {"prompts": {"preset": DemoOptions.preset}} if needed else {}
 
 
 def write_parameters(path: Path, parameters: dict[str, Any]) -> None:

@@ -409,8 +409,11 @@ def recorded_by_others(source: Path, out: Path) -> Path:
             table = parquet.read_table(path)
             foreign = [n for n in table.column_names if "objects" in n or "observation.stamp" in n]
             parquet.write_table(table.drop_columns(foreign), target)
-        elif path.suffix == ".mp4" or path.name == "stats.json":
+        elif path.suffix == ".mp4":
             target.write_bytes(path.read_bytes())
+    stats = json.loads((source / "meta/stats.json").read_text())
+    foreign = [k for k in stats if "objects" in k or "observation.stamp" in k]
+    (out / "meta/stats.json").write_text(json.dumps({k: stats[k] for k in stats.keys() - foreign}))
     info = json.loads((source / "meta/info.json").read_text())
     kept = {k: f for k, f in info["features"].items() if "images" in k or "." not in k}
     (out / "meta/info.json").write_text(json.dumps(info | {"features": kept, "mine": 1}))

@@ -141,11 +141,13 @@ def build_engines(model: lm.LMEEC, calls: list[StageCall]) -> dict[str, int]:
     return layers
 
 
+@pytest.mark.timeout(900)
 def test_tensorrt_takes_every_graph_of_mini(network: lm.LMEEC, cache: Path) -> None:
     layers = build_engines(network, step_calls(network))
     assert len(layers) == 7 and {name.split("_b1")[0] for name in layers} == set(STAGES)
 
 
+@pytest.mark.timeout(900)
 def test_tensorrt_takes_every_stage_of_nano(nano: lm.LMEEC, cache: Path) -> None:
     """One graph of each; those of other shapes are among the slow tests."""
     layers = build_engines(nano, list({call.stage: call for call in step_calls(nano)}.values()))
