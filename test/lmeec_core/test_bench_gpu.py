@@ -83,6 +83,18 @@ def test_what_has_no_time_left_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     assert {o["why"] for o in outcomes} == {"no time was left"}
 
 
+@pytest.mark.parametrize(("limit", "outcome"), [(9.0, "failed"), (90.0, "not run")])
+def test_a_trial_that_takes_too_long_has_failed_unless_the_whole_is_over(
+    monkeypatch: pytest.MonkeyPatch, limit: float, outcome: str
+) -> None:
+    def slow(*_: Any, seconds: float) -> None:
+        raise TimeoutError(f"ended after {seconds:.0f} s")
+
+    monkeypatch.setattr(gpu, "isolated", slow)
+    (told,) = gpu.run([gpu.Trial("x", dict, (), limit)], 30.0, lambda _: None)
+    assert told["outcome"] == outcome and f"ended after {min(limit, 30.0):.0f} s" in told["why"]
+
+
 def test_on_a_cpu_the_command_writes_as_it_goes_and_names_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,7 +133,8 @@ def test_on_a_cpu_the_command_writes_as_it_goes_and_names_the_rest(
     assert "cuda" in by_name["right: mini cuda_graph fp32"]["why"].lower()
     assert by_name["right: mini eager fp32"]["value"] == 0
     assert 0 < by_name["right: mini eager bf16"]["value"] < gpu.BOUNDS["bf16"]
-    assert [entry["engine"] for entry in content["results"]] == ["eager"]
+    assert [entry["engine"] for entry in content["results"]] == ["eager", "eager"]
+    assert content["results"][1]["memory"]["frames"] == 2
     assert {check["passed"] for check in content["checks"] if check["name"][:4] == "CUDA"} == {None}
 
 
