@@ -8,6 +8,7 @@ need a GPU are then named as not run.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,18 +23,21 @@ from lmeec_core.bench.measure import SEED, Case, measure
 from lmeec_core.bench.suite import SIZE_1, SIZE_10
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import EngineName, Precision
-from lmeec_core.engine import EngineError, engines_in_use
-from lmeec_core.engine.compare import difference
+from lmeec_core.engine import EngineError, engines_in_use, use_engine
+from lmeec_core.engine.compare import difference, largest
 
 Result = dict[str, Any]
 Outcome = Literal["passed", "failed", "not run"]
 
 BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.01}
-"""How far mask logits may be from float32 in eager torch on the CPU, relative to the largest: with
+"""How far outputs may be from float32 in eager torch on the CPU, relative to the largest: with
 fp32 all of them, with bf16 their median."""
 FRAMES = {"cuda": 5000, "cpu": 10}
 """Steps over which memory must not grow."""
 _STEPS = 3
+_PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
+_PRESENT = 10.0
+"""Added to the presence logit."""
 _LEAST = 5.0
 """A trial is not started with fewer seconds left."""
 
@@ -88,26 +92,45 @@ def plan(
 
 
 def compare_with_cpu(preset: str, device: str, engine: EngineName, precision: Precision) -> Result:
-    """How far steps with a full memory are from those of eager torch in float32 on the CPU."""
-    used, found = _logits(preset, device, engine, precision)
-    _, wanted = _logits(preset, "cpu", "eager", "fp32")
+    """How far steps with a full memory are from those of eager torch in float32 on the CPU.
+
+    Mask logits, pointers and presence are compared, each with its largest value; the farthest
+    counts. Objects are present: absent ones have constant masks and pointers, whatever computes
+    them.
+    """
+    used, found = _outputs(preset, device, engine, precision)
+    _, wanted = _outputs(preset, "cpu", "eager", "fp32")
+    apart = {name: _apart(found[name], wanted[name], precision) for name in wanted}
+    value = largest(apart.values())
+    return {"value": value, "apart": apart, "bound": BOUNDS[precision], "engines": used}
+
+
+def _apart(found: np.ndarray, wanted: np.ndarray, precision: Precision) -> float:
+    """Infinity where nothing can be told, because all that is wanted are equal numbers."""
+    if found.shape != wanted.shape or np.ptp(wanted) == 0:
+        return math.inf
     if precision == "fp32":
-        apart = difference(found, wanted)
-    else:
-        apart = float(np.median(np.abs(found - wanted)) / np.abs(wanted).max())
-    return {"value": apart, "bound": BOUNDS[precision], "engines": used}
+        return difference(found, wanted)
+    return float(np.median(np.abs(found - wanted)) / np.abs(wanted).max())
 
 
-def _logits(
+def _outputs(
     preset: str, device: str, engine: EngineName, precision: Precision
-) -> tuple[str, np.ndarray]:
-    model = load_model(preset, device=device, precision=precision, seed=SEED, engine=engine)
+) -> tuple[str, dict[str, np.ndarray]]:
+    """The engines, and mask logits, pointers and presence logits of some steps."""
+    model = load_model(preset, device=device, precision=precision, seed=SEED, engine="eager")
+    with torch.no_grad():  # before an engine copies the weights
+        model.get_parameter(_PRESENCE_BIAS).add_(_PRESENT)
+    use_engine(model, engine)
     state = filled_tracker(model, 2, 1)
-    found = []
+    kept: dict[str, list[np.ndarray]] = {"logits": [], "pointer": [], "presence": []}
     for _ in range(_STEPS):
         step = state.tracker.step(state.images, state.masks)
-        found += [c.logits.float().cpu().numpy() for view in step.values() for c in view.values()]
-    return engines_in_use(model), np.stack(found)
+        for c in (c for view in step.values() for c in view.values()):
+            kept["logits"].append(c.logits.float().cpu().numpy().copy())
+            kept["pointer"].append(c.pointer.float().cpu().numpy().copy())
+            kept["presence"].append(np.asarray(float(c.presence_logit)))
+    return engines_in_use(model), {name: np.stack(values) for name, values in kept.items()}
 
 
 def measure_case(case: Case) -> Result:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -136,6 +137,21 @@ def test_on_a_cpu_the_command_writes_as_it_goes_and_names_the_rest(
     assert [entry["engine"] for entry in content["results"]] == ["eager", "eager"]
     assert content["results"][1]["memory"]["frames"] == 2
     assert {check["passed"] for check in content["checks"] if check["name"][:4] == "CUDA"} == {None}
+
+
+def test_a_comparison_of_constants_shows_nothing() -> None:
+    absent, present = np.full((2, 4), -1024.0), np.array([[1.0, -2.0, 0.5, 1.0]] * 2)
+    for kind in gpu.BOUNDS:
+        assert gpu._apart(absent, absent, kind) == math.inf
+        assert gpu._apart(present, present, kind) == 0
+        assert gpu._apart(present + np.nan, present, kind) != 0
+        assert not gpu._apart(present * 1.1, present, kind) <= gpu.BOUNDS[kind]
+
+
+def test_the_objects_of_the_bundled_network_are_present() -> None:
+    """With random memory it finds none by itself, and all its masks would be equal."""
+    _, found = gpu._outputs("nano", "cpu", "eager", "fp32")
+    assert found["presence"].min() > 0 and len(np.unique(found["logits"])) > 1000
 
 
 def test_cuda_belongs_to_all() -> None:
