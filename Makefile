@@ -77,7 +77,7 @@ test-lerobot:
 	@.ci/setup.sh dev
 	@$(ENTER); if [ ! -f $(LEROBOT)/done ]; then echo "-- LeRobot into $(LEROBOT) (some GB)"; \
 		python -m venv --clear $(LEROBOT); \
-		$(LEROBOT)/bin/python -m pip install --quiet lerobot==0.4.4; touch $(LEROBOT)/done; fi
+		env -u PYTHONPATH $(LEROBOT)/bin/python -m pip install --quiet lerobot==0.4.4; touch $(LEROBOT)/done; fi
 	@$(ENTER); export LMEEC_LEROBOT=$(CURDIR)/$(LEROBOT)/bin/python; \
 		$(PYTEST) -m slow test/lmeec_ros/test_dataset_bag.py $(PYTEST_ARGS)
 

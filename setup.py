@@ -37,6 +37,7 @@ EXTRAS_REQUIRE = {
     "tensorrt": ["tensorrt-rtx-cu12-libs==1.7.1.116", "tensorrt-rtx-cu12-bindings==1.7.1.116"],
     "ray": ["ray>=2.40"],  # lmeec track --cluster; a cluster's version has to be ours
     "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
+    "mark": ["nicegui==3.18.0"],  # lmeec mark; brings fastapi and uvicorn
     "dev": [
         "hypothesis>=6.100",
         "import-linter>=2.6",
@@ -48,6 +49,7 @@ EXTRAS_REQUIRE = {
         "pytest-timeout>=2.3",
         "pytest-xdist>=3.6",
         "ruff>=0.15",
+        "selenium>=4.30",  # the page of lmeec mark in a real browser
         "setuptools>=70.1",  # makes wheels itself
         "types-PyYAML>=6.0",
         "webdataset>=1.0",

@@ -19,9 +19,18 @@ from pip._vendor.packaging.requirements import Requirement
 HERE = Path(__file__).resolve().parent
 # Importable under a name that says nothing of the distribution: apt's OpenCV has no pip metadata.
 MODULE = {"opencv-python-headless": "cv2"}
-RUN_EXTRAS = ("bags", "video", "download")
+RUN_EXTRAS = ("bags", "video", "download", "mark")
 ENGINES = ("onnx", "openvino", "tensorrt")
-DEV_EXTRAS = (*RUN_EXTRAS, "simulation", "training", "evaluation", *ENGINES, "ray", "dev")
+DEV_EXTRAS = (
+    *RUN_EXTRAS,
+    "simulation",
+    "training",
+    "evaluation",
+    "dataset",
+    *ENGINES,
+    "ray",
+    "dev",
+)
 
 
 def version_of(name: str) -> str | None:

@@ -133,7 +133,11 @@ def _parse(content: bytes) -> Any:
         InputError: if it is not YAML.
     """
     try:
-        return yaml.load(content.decode("utf-8"), Loader=_UniqueNames)
+        loader = _UniqueNames(content.decode("utf-8"))
+        try:
+            return loader.get_single_data()
+        finally:
+            loader.dispose()
     except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise InputError(f"is not YAML: {error}") from error
     # What PyYAML raises for the 35th of May, 0b_, `!!int ""`, `!!bool 3` and `!!timestamp x`.

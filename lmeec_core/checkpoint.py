@@ -181,7 +181,7 @@ def check_weights(
             if only_moe and not unexpected and not misshapen
             else ""
         )
-        other = fitting_preset(state)
+        other = fitting_preset(state) if isinstance(model, LMEEC) else None
         if other is not None and not hint:
             hint = f" It fits the preset {other!r}: choose that one."
         raise CheckpointError(

@@ -127,6 +127,7 @@ class SharedViews:
         if self._encode is None:
             return {name: self.images[name] for name in names}
         new = [name for name in names if name not in self._encoded]
-        found = self._encode([self.images[name] for name in new]) if new else []
+        images = [check_image(name, self.images[name]) for name in new]
+        found = self._encode(images) if new else []
         self._encoded.update(zip(new, found, strict=True))
         return {name: self._encoded[name] for name in names}

@@ -84,6 +84,25 @@ def draw_masks(
     return drawn
 
 
+def draw_marks(
+    image: Image,
+    points: Sequence[tuple[float, float]],
+    box: tuple[float, float, float, float] | None,
+    shade: Colour,
+) -> Image:
+    """Draw what a person marked on a copy: points as white rings filled with the colour, a box."""
+    drawn = image.copy()
+    radius = max(4, round(min(image.shape[:2]) / 70))
+    if box is not None:
+        x0, y0, x1, y1 = (round(v) for v in box)
+        cv2.rectangle(drawn, (x0, y0), (x1, y1), shade, max(1, radius // 3), cv2.LINE_AA)
+    for x, y in points:
+        place = (round(x), round(y))
+        cv2.circle(drawn, place, radius, shade, cv2.FILLED, cv2.LINE_AA)
+        cv2.circle(drawn, place, radius, TRUTH, max(2, radius // 3), cv2.LINE_AA)
+    return drawn
+
+
 def caption(image: Image, lines: Sequence[str], colours: Sequence[Colour] = ()) -> Image:
     """Write lines of text on a dark background into the upper left corner of a copy."""
     scale = max(0.42, image.shape[0] / 800)

@@ -19,7 +19,6 @@ from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
-import lmeec_core as lm
 from lmeec_core.errors import InputError
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.stream_monitor import kind_of
@@ -32,6 +31,7 @@ from lmeec_ros.io.inputs import Input, InputStream, inputs_of, look_around, open
 from lmeec_ros.io.synchronizer import Synchronizer, make_synchronizer, stamp_of
 from lmeec_ros.outputs import Outputs, PublishError
 from lmeec_ros.parameters import config as parameters
+from lmeec_ros.prompting import PromptInputs
 from lmeec_ros.runtime import arena
 from lmeec_ros.runtime.lifecycle import Error, ManagedNode, Success
 from lmeec_ros.services import MemoryServices
@@ -79,6 +79,7 @@ class LmeecNode(ManagedNode):
         failed = partial(self._report_error, "diagnostics")
         self._reporter = diagnostics.Reporter(self, self._snapshot, failed)
         self._memory_services = MemoryServices(self, self.with_processor)
+        self._prompts = PromptInputs(self, self)
         timer(0.5, self._watch)
         self._start_timer = timer(0.01, self._autostart) if self.config.autostart else None
         self._log.attach()
@@ -157,10 +158,6 @@ class LmeecNode(ManagedNode):
             f"loading preset {config.model.preset}, weights "
             f"{config.model.checkpoint or 'of the preset'}, on {config.model.device}"
         )
-        seeded = config.model.seed is not None and config.model.checkpoint is None
-        if seeded and lm.bundled_weights(config.model.preset) is None:
-            text = f"no checkpoint: random weights of model.seed {config.model.seed}; "
-            self.get_logger().warning(text + "the masks mean nothing")
         self._outputs = Outputs(self, config)  # first, since it fails fast
         self.processor = in_a_thread(partial(load_processor, config), "configure")
         gc.collect()
@@ -173,6 +170,7 @@ class LmeecNode(ManagedNode):
         self.measured = Measurements()
         self._throttle.forget()
         self._failures = 0
+        processor.begin()
         process = partial(self._process, processor, outputs)
         self.worker = Worker(process, self._on_step_error, config.mailbox.depth)
         synchronizer = make_synchronizer(config, self._on_set, self._on_time_jump)
@@ -194,6 +192,7 @@ class LmeecNode(ManagedNode):
         """Close the inputs and end the worker; all of it is done, whatever fails."""
         inputs, worker = self.inputs, self.worker
         self.inputs = self.worker = self.synchronizer = self._watchdog = None
+        self._prompts.end()
         with ExitStack() as cleanup:  # in reverse order
             if worker is not None:
                 cleanup.callback(self._end, worker)
@@ -211,6 +210,7 @@ class LmeecNode(ManagedNode):
     def _release(self) -> None:
         """Free everything; all of it is done, whatever fails."""
         outputs, processor = self._outputs, self.processor
+        self._prompts.end()
         with ExitStack() as cleanup:  # in reverse order
             cleanup.callback(arena.give_back)
             cleanup.callback(gc.collect)  # modules refer to each other in circles
@@ -275,7 +275,7 @@ class LmeecNode(ManagedNode):
 
     def _reset_memory(self, processor: SetProcessor, outputs: Outputs) -> None:
         self._last_stamp = None
-        processor.tracker.reset()
+        processor.reset()
         outputs.forget()
 
     def _process(
@@ -300,7 +300,7 @@ class LmeecNode(ManagedNode):
         for output in found.values():
             output.message.processing_time = taken
         done = outputs.publish(given.query.header, found, processor, self._report_error)
-        self.measured.objects = processor.objects_seen
+        self.measured.objects, self.measured.marked = processor.objects_seen, processor.marked
         clock = self.get_clock().now().nanoseconds
         ages = {name: 1e-6 * (clock - stamp_of(found[name])) for name in done}
         self.measured.add_set(stamp, started, arrived, ages)
@@ -364,6 +364,7 @@ class LmeecNode(ManagedNode):
             with self._reporting("following the publishers"):
                 if self.inputs is not None:
                     look_around(self.inputs, self._watchdog.silent if self._watchdog else ())
+            self._prompts.settle()
             if self._watchdog is not None and self.state == "active":
                 with self._reporting("watching the inputs"):
                     self._watchdog.look(self.config)
@@ -393,4 +394,5 @@ class LmeecNode(ManagedNode):
             watchdog.unpaired if watchdog is not None else False,
             outputs.points if outputs is not None else None,
             processor.engines if processor is not None else "",
+            self._prompts.waiting,
         )

@@ -30,6 +30,8 @@ class PublishError(RuntimeError):
 class Outputs:
     """Lifecycle publishers `~/<target>/masks`, `~/<target>/label_image`, `~/<target>/overlay`.
 
+    Where objects are marked by prompts, the query camera has them, too.
+
     Args:
         node: the node; its activation lets them publish.
         config: target cameras, depth and geometry.
@@ -45,7 +47,7 @@ class Outputs:
         # Reliable publishers are heard by reliable and by best-effort subscriptions.
         qos = QoSProfile(depth=config.output.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
         try:
-            for target in config.target_cameras:
+            for target in config.published:
                 for kind, msg_type in KINDS:
                     topic = f"~/{topic_token(target)}/{kind}"
                     publisher = node.create_lifecycle_publisher(msg_type, topic, qos)

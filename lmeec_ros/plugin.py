@@ -12,6 +12,7 @@ from lmeec_core.recordings import RecordingSource
 from lmeec_ros.tools import commands
 
 if TYPE_CHECKING:
+    from lmeec_core.marking.source import MarkSource
     from lmeec_core.viewing.moments import Predictions
 
 
@@ -37,6 +38,13 @@ def bag_predictions(path: Path, problems: list[str]) -> Predictions:
     found = MaskBagPredictions(path)
     problems += found.lost
     return found
+
+
+def live_marking(node: str) -> MarkSource:
+    """The cameras and masks of a running node, for `lmeec mark --live`."""
+    from lmeec_ros.tools.live_marking import open_live
+
+    return open_live(node)
 
 
 def bench_node(console: Console) -> dict[str, Any]:

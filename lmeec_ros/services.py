@@ -16,7 +16,9 @@ from rclpy.node import Node
 from std_srvs.srv import Trigger
 
 import lmeec_core as lm
+from lmeec_core.correspondence import Tracker
 from lmeec_core.errors import InputError
+from lmeec_core.prompts import PromptedTracker
 from lmeec_ros.inference.pipeline import SetProcessor
 from lmeec_ros.inference.worker import NotNowError
 
@@ -106,7 +108,7 @@ class MemoryServices:
     def _reset(self, _: Any) -> Callable[[SetProcessor], str]:
         def reset(processor: SetProcessor) -> str:
             count = len(processor.tracker.objects)
-            processor.tracker.reset()
+            processor.reset()
             return f"the memory of {count} objects is empty"
 
         return reset
@@ -121,7 +123,9 @@ class MemoryServices:
         def save(processor: SetProcessor) -> str:
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                lm.save_memory(processor.tracker, path, {"labels": processor.table.labels})
+                lm.save_memory(
+                    _of_masks(processor, "saved"), path, {"labels": processor.table.labels}
+                )
             except OSError as error:
                 if error.errno not in _OF_THE_FOLDER:
                     raise
@@ -138,8 +142,22 @@ class MemoryServices:
         path = self._path(request.name)
 
         def load(processor: SetProcessor) -> str:
-            extra = lm.load_memory(processor.tracker, path)
+            extra = lm.load_memory(_of_masks(processor, "loaded"), path)
             processor.table.restore({str(k): int(v) for k, v in extra.get("labels", {}).items()})
             return f"{len(processor.tracker.objects)} objects read from {path}"
 
         return load
+
+
+def _of_masks(processor: SetProcessor, done: str) -> Tracker:
+    """The tracker whose memory can be saved and loaded.
+
+    Raises:
+        InputError: objects are marked by prompts.
+    """
+    if isinstance(processor.tracker, PromptedTracker):
+        raise InputError(
+            f"the memory of objects that are marked by prompts cannot be {done} "
+            "(query_masks.source is 'prompts'); mark them again"
+        )
+    return processor.tracker

@@ -24,6 +24,7 @@ ALLOWED = {".ci/missing.py": {"calls runpy.run_path"}}  # this project's own set
 IMPORTERS = {
     "lmeec_core/__init__.py": "names of the package's own modules",
     "lmeec_core/engine/registry.py": "names of the package's own modules",
+    "lmeec_core/engine/tensorrt_library.py": "names of TensorRT's modules, from a table in it",
     "lmeec_core/methods/__init__.py": "names of the package's own modules",
     "lmeec_ros/moved.py": "names of the package's own modules",
     "lmeec_ros/tools/play.py": "<package>.msg, of a type name that split_type has checked",
@@ -32,6 +33,12 @@ IMPORTERS = {
 WRITERS = {
     "lmeec_core/takes/writer.py": "into a hidden folder, which is renamed once it is complete",
     "lmeec_core/training/tracking.py": "into a temporary folder, for processes started with it",
+    "lmeec_core/datasets/coco.py": "into a hidden folder, renamed once it is complete",
+    "lmeec_core/datasets/davis.py": "into a hidden folder, renamed once it is complete",
+    "lmeec_core/datasets/images.py": "into a hidden folder, renamed once it is complete",
+    "lmeec_core/datasets/lerobot.py": "into a hidden folder, renamed once it is complete",
+    "lmeec_core/datasets/videos.py": "into a hidden folder, renamed once it is complete",
+    "lmeec_core/datasets/run.py": "a lock, which has no content",
     "lmeec_core/offline/store.py": "a lock, which has no content",
     "lmeec_core/downloads/weights.py": "a lock, which has no content",
     "lmeec_core/bags/files.py": "into a temporary folder, for this process alone",

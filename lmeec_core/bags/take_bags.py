@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,8 +29,14 @@ from lmeec_core.bags.mask_messages import BAG, SECOND_NS, label_image
 from lmeec_core.bags.object_rows import object_row
 from lmeec_core.takes import Take, is_ego
 
+if TYPE_CHECKING:
+    from lmeec_core.prompts import PlacedPrompt
+
 FRAMES_PER_SECOND = 30
 EPOCH_NS = 1_000_000_000
+PROMPT_TYPE = "lmeec/msg/Prompt"
+PROMPT_TOPIC = "/lmeec/prompt"
+"""The topic of a node with the default name."""
 MASK_KINDS = ("label_image", "mask_array")
 
 Masks = dict[int, NDArray[np.bool_] | None]
@@ -63,11 +69,13 @@ class RecordingInfo:
         cameras: topic name to the take's name of the camera.
         image_topics: topic name of the camera to its image topic.
         transport: "compressed" or "raw".
-        mask_topic, mask_type: the query masks; the type is "label_image" or "mask_array".
+        mask_topic, mask_type: the query masks; the type is "label_image" or "mask_array". Both are
+            empty where the bag has prompts in their place.
         objects: label (1, 2, ...) to object name.
         frames: the frame numbers.
         overlaps: pixels claimed by several objects, which a label image cannot hold.
         counts: topic to its number of messages.
+        prompt_topic: of the prompts (lmeec/msg/Prompt), where there are any.
     """
 
     take: str
@@ -82,6 +90,12 @@ class RecordingInfo:
     frames: list[int] = field(default_factory=list)
     overlaps: int = 0
     counts: dict[str, int] = field(default_factory=dict)
+    prompt_topic: str = ""
+
+    @property
+    def views(self) -> list[str]:
+        """Topic names of the cameras in which objects are sought: with prompts the query, too."""
+        return [*([self.query] if self.prompt_topic else []), *self.targets]
 
     def to_json(self) -> str:
         """As text, for a bag's metadata."""
@@ -117,6 +131,7 @@ def bag_from_take(
     objects: Sequence[str] | None = None,
     raw: bool = False,
     masks: str = "label_image",
+    prompts: Sequence[PlacedPrompt] = (),
     overwrite: bool = False,
 ) -> RecordingInfo:
     """Write a take as a bag.
@@ -129,6 +144,7 @@ def bag_from_take(
         objects: objects to mark in the query view; default all.
         raw: decoded images (sensor_msgs/Image) instead of the take's JPEG bytes as they are.
         masks: "label_image" (value = label, at the masks' own size) or "mask_array".
+        prompts: of the query camera; they stand in place of query masks.
         overwrite: replace a bag that is there.
 
     Raises:
@@ -137,27 +153,23 @@ def bag_from_take(
     if masks not in MASK_KINDS:
         raise BagError(f"masks {masks!r} were asked for, expected one of {MASK_KINDS}")
     info = _plan(take, query, targets, objects, "raw" if raw else "compressed", masks)
+    marked = _marked(info, prompts)
     image_type = "sensor_msgs/msg/Image" if raw else "sensor_msgs/msg/CompressedImage"
     mask_type = "sensor_msgs/msg/Image" if masks == "label_image" else MASKS_TYPE
     available = {name: set(take.frames(camera)) for name, camera in info.cameras.items()}
     with BagWriter(path, overwrite=overwrite) as bag:
         for topic in info.image_topics.values():
             bag.add_topic(topic, image_type)
-        bag.add_topic(info.mask_topic, mask_type)
+        if marked:
+            bag.add_topic(info.prompt_topic, PROMPT_TYPE)
+        else:
+            bag.add_topic(info.mask_topic, mask_type)
         for frame in info.frames:
             stamp = stamp_of_frame(frame)
-            found = {
-                label: take.mask(name, info.cameras[info.query], frame)
-                for label, name in info.objects.items()
-            }
-            size = _mask_size(take, info, found, frame)
-            if masks == "label_image":
-                labels, overlap = label_image(found, size)
-                info.overlaps += overlap
-                bag.write(info.mask_topic, stamp, _label_message(labels, stamp, info.query))
-            else:
-                message = _array_message(found, info.objects, size, stamp, info.query)
-                bag.write(info.mask_topic, stamp, message)
+            for prompt in marked.get(frame, ()):
+                bag.write(info.prompt_topic, stamp, _prompt_message(prompt, stamp, info.query))
+            if not marked:
+                bag.write(info.mask_topic, stamp, _masks_message(take, info, frame))
             for name, topic in info.image_topics.items():
                 if frame in available[name]:
                     message = _image_message(take, info.cameras[name], name, frame, raw)
@@ -167,18 +179,38 @@ def bag_from_take(
     return info
 
 
+def _marked(info: RecordingInfo, prompts: Sequence[PlacedPrompt]) -> dict[int, list[PlacedPrompt]]:
+    """Prompts by frame, noted in the description of the bag.
+
+    Raises:
+        BagError: one that the bag has no image or no object for.
+    """
+    marked: dict[int, list[PlacedPrompt]] = {}
+    for one in prompts:
+        there = one.camera in (info.query, info.cameras[info.query]) and one.frame in info.frames
+        if not there or one.prompt.object_id not in info.objects.values():
+            raise BagError(f"{one}: the query camera {info.query} with an image of that frame, and "
+                           f"one of {list(info.objects.values())} expected")  # fmt: skip
+        assert one.frame is not None
+        marked.setdefault(one.frame, []).append(one)
+    if marked:
+        info.prompt_topic, info.mask_topic, info.mask_type = PROMPT_TOPIC, "", ""
+    return marked
+
+
 def node_parameters(info: RecordingInfo) -> dict[str, Any]:
     """The node's parameters (nested, as in its YAML file) for a bag made from a take."""
     cameras: dict[str, Any] = {
         name: {"topic": topic, "transport": info.transport, "qos": "reliable"}
         for name, topic in info.image_topics.items()
     }
+    masks = {"topic": info.mask_topic, "type": info.mask_type, "qos": "reliable"}
     return {
         "camera_names": list(info.cameras),
         "cameras": cameras,
         "query_camera": info.query,
         "target_cameras": list(info.targets),
-        "query_masks": {"topic": info.mask_topic, "type": info.mask_type, "qos": "reliable"},
+        "query_masks": {"source": "prompts"} if info.prompt_topic else masks,
         # A take's frames may be seconds apart, and its cameras have gaps: that is not a failure.
         "pairing": {"partial_wait": 10.0},
         "max_objects": max(32, len(info.objects)),
@@ -195,9 +227,9 @@ def _plan(
     masks: str,
 ) -> RecordingInfo:
     """The cameras, objects, topics and frames that go into the bag."""
-    source = _camera(take, query or "ego")
+    source = camera_of(take, query or "ego")
     if targets:
-        chosen = [_camera(take, name) for name in targets]
+        chosen = [camera_of(take, name) for name in targets]
     else:
         chosen = [camera for camera in take.cameras if is_ego(camera) != is_ego(source)]
     chosen = [camera for camera in dict.fromkeys(chosen) if camera != source]
@@ -232,8 +264,12 @@ def _plan(
     )
 
 
-def _camera(take: Take, name: str) -> str:
-    """A camera of the take by its name, topic name, or "ego" / "exo" (the first one)."""
+def camera_of(take: Take, name: str) -> str:
+    """A camera of the take by its name, topic name, or "ego" / "exo" (the first one).
+
+    Raises:
+        BagError: the take has none of this name.
+    """
     if name in take.cameras:
         return name
     if name == "ego":
@@ -259,6 +295,34 @@ def _mask_size(take: Take, info: RecordingInfo, masks: Masks, frame: int) -> tup
                 return int(rle["size"][0]), int(rle["size"][1])
     height, width = take.image(camera, frame).shape[:2]
     return height, width
+
+
+def _masks_message(take: Take, info: RecordingInfo, frame: int) -> Any:
+    """The query masks of a frame."""
+    camera, stamp = info.cameras[info.query], stamp_of_frame(frame)
+    found = {label: take.mask(name, camera, frame) for label, name in info.objects.items()}
+    size = _mask_size(take, info, found, frame)
+    if info.mask_type == "label_image":
+        labels, overlap = label_image(found, size)
+        info.overlaps += overlap
+        return _label_message(labels, stamp, info.query)
+    return _array_message(found, info.objects, size, stamp, info.query)
+
+
+def _prompt_message(placed: PlacedPrompt, stamp_ns: int, camera: str) -> Any:
+    """A prompt of points, a box, or a mask at its own size."""
+    types, prompt = typestore().types, placed.prompt
+    header, point = BAG.header(stamp_ns, camera), types["geometry_msgs/msg/Point"]
+    given = np.zeros((0, 0)) if prompt.mask is None else prompt.mask
+    return types[PROMPT_TYPE](
+        header=header,
+        camera=camera,
+        object_id=prompt.object_id,
+        points=[point(x=float(x), y=float(y), z=0.0) for x, y in prompt.points],
+        labels=np.asarray(prompt.labels, np.int32),
+        box=np.asarray(prompt.box or (), np.float64),
+        mask=BAG.image(header, given.astype(np.uint8), "mono8"),
+    )
 
 
 def _label_message(labels: NDArray[Any], stamp_ns: int, camera: str) -> Any:

@@ -18,6 +18,7 @@ from lmeec_core.cli.dataset import dataset_command
 from lmeec_core.cli.evaluate import evaluate_command
 from lmeec_core.cli.exit_codes import run_command
 from lmeec_core.cli.export import export_command
+from lmeec_core.cli.mark import mark_command
 from lmeec_core.cli.options import Overwrite, QueryCamera, TargetCameras
 from lmeec_core.cli.plugins import plugins
 from lmeec_core.cli.simulate import simulate_command
@@ -42,6 +43,7 @@ app = typer.Typer(
     "- `lmeec record masks_bag`: record the masks meanwhile\n"
     "- `lmeec demo --take take_7`: all of this in one command, with the node\n"
     "- `lmeec track take_7`: masks for a whole recording, offline\n"
+    "- `lmeec mark take_7`: mark objects by clicks on a web page\n"
     "- `lmeec view take_7 take_7_predictions.json`: a video of them\n"
     "- `lmeec dataset take_7 take_7_predictions.json --out set`: a dataset for robot learning\n"
     "- `lmeec simulate takes --train 3`: make simulated takes\n"
@@ -153,6 +155,7 @@ def bag(
 app.command("track")(track_command)
 app.command("view")(view_command)
 app.command("dataset")(dataset_command)
+app.command("mark")(mark_command)
 app.command("evaluate")(evaluate_command)
 app.command("simulate")(simulate_command)
 app.command("train")(train_command)

@@ -12,6 +12,7 @@ from lmeec_core.cli.options import WHAT, Direction, NodeName, Objects, Parameter
 from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
+    from lmeec_core.datasets.episode import Format
     from lmeec_core.viewing.options import ViewOptions
 
 _CONTENT = "What the dataset holds"
@@ -41,6 +42,14 @@ def dataset_command(
     format_name: Annotated[
         FormatName, typer.Option("--format", help="Which programs it is for.")
     ] = FormatName.lerobot,
+    enrich: Annotated[
+        Path | None,
+        typer.Option(
+            help="A LeRobot dataset whose episodes are these recordings, in this order: the new "
+            "one is a copy with the objects added; its videos are not touched.",
+            show_default="none",
+        ),
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a dataset that this command made.")
     ] = False,
@@ -131,19 +140,21 @@ def dataset_command(
     - `lmeec dataset take_7 take_7_predictions.json --out set`: LeRobot, one episode
     - `lmeec dataset takes found.json --split train --workers 4 --task "set the table" --out set`
     - `lmeec dataset robot_bag masks_bag --params my.yaml --calibration cameras.yaml --out set`
+    - `lmeec dataset bags/* found.json --params my.yaml --enrich recorded --out set`: a dataset that
+      LeRobot has recorded gets masks
     - `lmeec dataset take_7 --out truth`: masks of all cameras from the annotations
     """
     from rich.console import Console
 
     from lmeec_core.cli.exit_codes import run_command
     from lmeec_core.cli.sources import find_predictions, source_of
-    from lmeec_core.datasets.formats import format_named
     from lmeec_core.datasets.plan import DatasetOptions
     from lmeec_core.datasets.run import run
     from lmeec_core.viewing.options import ViewOptions
 
     def work() -> int:
         recordings, predictions = _sorted(sources)
+        kind, rate = _format(format_name, enrich, fps)
         views: list[ViewOptions] = []
         for path in recordings:
             for name in _takes(path, split, tuple(take or ()), videos):
@@ -154,12 +165,27 @@ def dataset_command(
                         params=params, node=node, objects=tuple(object_name or ()),
                     )
                 )  # fmt: skip
-        options = DatasetOptions(tuple(views), fps, slots, threshold, task, calibration)
+        options = DatasetOptions(tuple(views), rate, slots, threshold, task, calibration)
         readers = [source_of(view.source) for view in views]
-        kind = format_named(format_name.value)
         return run(options, readers, find_predictions, kind, out, workers, overwrite, Console())
 
     run_command(work)
+
+
+def _format(name: FormatName, enrich: Path | None, fps: int | None) -> tuple[Format, int | None]:
+    """The format, and the rate of its clock; None where it is open."""
+    from lmeec_core.datasets.enrich import Enrichment
+    from lmeec_core.datasets.formats import format_named
+
+    if enrich is None:
+        return format_named(name.value), fps
+    if name is not FormatName.lerobot or fps is not None:
+        raise InputError(
+            f"--enrich {enrich}: is for --format lerobot, and without --fps: the rate is that of "
+            "the dataset"
+        )
+    made = Enrichment.of(enrich)
+    return made, made.fps
 
 
 def _sorted(sources: list[Path]) -> tuple[list[Path], Path | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -9,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.markup import escape
+
+from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
     from lmeec_core.evaluation.evaluate import Evaluation
@@ -34,7 +37,13 @@ class Direction(StrEnum):
 
 
 def evaluate_command(
-    predictions: Annotated[Path, typer.Argument(help="Result file (JSON) of any method.")],
+    predictions: Annotated[
+        list[Path],
+        typer.Argument(
+            help="Result file (JSON) of any method; several are rows of one table. The report and "
+            "its pictures are of the first."
+        ),
+    ],
     truth: Annotated[
         Path,
         typer.Argument(
@@ -91,6 +100,7 @@ def evaluate_command(
     **Examples**
 
     - `lmeec evaluate out/demo/masks.json take_7`
+    - `lmeec evaluate lmeec.json omama.json sift.json take_7`: methods side by side
     - `lmeec evaluate masks.json egoexo4d --split val --direction exo-ego`
     - `lmeec evaluate masks.json relations_test.json --videos takes --out out/test`
 
@@ -104,8 +114,12 @@ def evaluate_command(
     from lmeec_core.cli.exit_codes import run_command
 
     def work() -> int:
+        twice = [path for path in predictions if predictions.count(path) > 1]
+        if twice:
+            raise InputError(f"{twice[0]}: given twice; different result files expected")
         found = _evaluate(
-            predictions, truth, protocol.value, direction, split, videos, out, worst
+            predictions[0], truth, protocol.value, direction, split, videos, out, worst,
+            predictions[1:],
         )  # fmt: skip
         return max(_code(evaluation, allow_missing) for evaluation in found)
 
@@ -114,9 +128,9 @@ def evaluate_command(
 
 def _evaluate(
     predictions: Path, truth: Path, protocol: str, direction: Direction | None, split: str | None,
-    videos: Path | None, out: Path, worst: int,
+    videos: Path | None, out: Path, worst: int, others: list[Path],
 ) -> list[Evaluation]:  # fmt: skip
-    """Score, print and write."""
+    """Score, print and write; the evaluations of the other files are behind those of the first."""
     from lmeec_core.evaluation.report import Report
     from lmeec_core.evaluation.truth import open_truth
     from lmeec_core.takes import DIRECTIONS, Results, TakeError
@@ -135,6 +149,7 @@ def _evaluate(
                 text = f"{escape(str(predictions))}: no part {name}; that direction is not scored"
                 console.print(text, highlight=False, soft_wrap=True)
     report, found = Report(str(predictions), str(truth), protocol, []), []
+    compared: list[Evaluation] = []
 
     def tell(error: TakeError) -> None:
         errors.print(f"[bold red]skipped:[/] {escape(str(error))}", soft_wrap=True)
@@ -144,18 +159,43 @@ def _evaluate(
         evaluation, strips = _one(results, takes, protocol, worst, console)
         found.append(evaluation)
         report.strips[name] = strips
+        beside: dict[str, Evaluation] = {}
+        for path in others:
+            known = open_truth(truth, name, split=split, videos=videos, on_error=lambda _: None)
+            beside[str(path)] = _other(path, name, known, protocol, console)
         if evaluation.void is None:
-            show(evaluation, console)
-        show_problems(evaluation, console)
-        if evaluation.void is not None:
-            text = f"{escape(str(predictions))}, {name}: no score: {escape(evaluation.void)}"
-            errors.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
+            rows = {path: one for path, one in beside.items() if one.void is None}
+            show(evaluation, console, str(predictions) if others else None, rows)
+        for title, one in {str(predictions): evaluation, **beside}.items():
+            if others and one.problems:
+                console.print(f"[bold]{escape(title)}[/]:", highlight=False, soft_wrap=True)
+            show_problems(one, console)
+            if one.void is not None:
+                text = f"{escape(title)}, {name}: no score: {escape(one.void)}"
+                errors.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
+        compared += beside.values()
     report.evaluations = [evaluation for evaluation in found if evaluation.void is None]
     report.void = {e.direction: e.void for e in found if e.void is not None}
     if report.evaluations:
         files = report.write(out)
         console.print(f"report: {files['report.html']}", highlight=False, soft_wrap=True)
-    return found
+    return found + compared
+
+
+def _other(
+    path: Path, direction: str, takes: Takes | ResultsTruths, protocol: str, console: Console
+) -> Evaluation:
+    """The scores of a further result file in one direction.
+
+    Raises:
+        TakeError: it cannot be read, or has no such direction.
+    """
+    from lmeec_core.takes import Results, TakeError
+
+    parts = Results.read_all(path)
+    if direction not in parts:
+        raise TakeError(path, f"no results for direction {direction}; it has {list(parts)}")
+    return _one(parts[direction], takes, protocol, 0, console)[0]
 
 
 def _code(evaluation: Evaluation, allow_missing: bool) -> int:
@@ -201,8 +241,13 @@ def _one(
     return evaluation, strips
 
 
-def show(evaluation: Evaluation, console: Console) -> None:
-    """Print the table beside the paper's."""
+def show(
+    evaluation: Evaluation,
+    console: Console,
+    name: str | None = None,
+    others: Mapping[str, Evaluation] | None = None,
+) -> None:
+    """Print the table: the result file, other files by their names, and the paper's rows."""
     from rich.table import Table
 
     from lmeec_core.evaluation.published import TABLE_1
@@ -213,13 +258,16 @@ def show(evaluation: Evaluation, console: Console) -> None:
         title=f"{TITLES[evaluation.direction]}, protocol {protocol}", title_justify="left"
     )
     table.add_column("method", no_wrap=True)
-    for name in ("IoU %", "LE", "CA", "BA %", "AA %"):
-        table.add_column(name, justify="right")
-    table.add_row(
-        f"this result file ({protocol})", percent(scores.iou), number(scores.location_error),
-        number(scores.contour_accuracy), percent(scores.existence_balanced_accuracy),
-        percent(scores.association_accuracy), style="bold", end_section=True,
-    )  # fmt: skip
+    for column in ("IoU %", "LE", "CA", "BA %", "AA %"):
+        table.add_column(column, justify="right")
+    rows = {name or f"this result file ({protocol})": evaluation, **(others or {})}
+    for i, (title, one) in enumerate(rows.items(), start=1):
+        own = one.scores
+        table.add_row(
+            escape(title), percent(own.iou), number(own.location_error),
+            number(own.contour_accuracy), percent(own.existence_balanced_accuracy),
+            percent(own.association_accuracy), style="bold", end_section=i == len(rows),
+        )  # fmt: skip
     for row in TABLE_1[evaluation.direction]:
         table.add_row(
             f"paper: {row.method}", f"{row.iou:.2f}", f"{row.location_error:.3f}",

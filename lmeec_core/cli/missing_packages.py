@@ -8,6 +8,8 @@ EXTRAS = {
     "lz4": "bags",
     "matplotlib": "evaluation",
     "mujoco": "simulation",
+    "fastapi": "mark",
+    "nicegui": "mark",
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
@@ -19,7 +21,9 @@ EXTRAS = {
     "rerun": "rerun",
     "rosbags": "bags",
     "sklearn": "evaluation",
+    "starlette": "mark",
     "tensorboard": "training",
+    "uvicorn": "mark",
 }
 """Module -> the extra of setup.py that installs it."""
 
@@ -27,6 +31,7 @@ ROS = (
     "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs",
     "launch", "launch_ros", "lifecycle_msgs", "lmeec", "message_filters", "rcl_interfaces", "rclpy",
     "rosgraph_msgs", "rpyutils", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros",
+    "vision_msgs",
 )  # fmt: skip
 """Modules that a sourced ROS workspace provides; lmeec has this package's own messages."""
 

@@ -19,6 +19,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.recordings import RecordingSource
 
 if TYPE_CHECKING:
+    from lmeec_core.marking.source import MarkSource
     from lmeec_core.viewing.moments import Predictions
 
 GROUP = "lmeec.plugins"
@@ -42,6 +43,17 @@ class Plugin(Protocol):
 
         Raises:
             InputError: it holds no masks.
+        """
+
+    def live_marking(self, node: str) -> MarkSource:
+        """The cameras and masks of a running node, for `lmeec mark --live`.
+
+        Args:
+            node: its full name.
+
+        Raises:
+            InputError: there is no such node.
+            ImportError: a package that it needs is not installed.
         """
 
     def bench_node(self, console: Console) -> dict[str, Any]:

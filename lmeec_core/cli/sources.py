@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from lmeec_core.recordings import FindPredictions, RecordingSource, Viewed
 if TYPE_CHECKING:
     from lmeec_core.offline.records import FrameRecord
     from lmeec_core.offline.units import Settings, TrackOptions, Unit, Work
+    from lmeec_core.takes import Results
     from lmeec_core.viewing.moments import Predictions
     from lmeec_core.viewing.options import ViewOptions
 
@@ -79,7 +81,6 @@ def find_predictions(
     Raises:
         InputError: they cannot be read, or there are none of the take.
     """
-    from lmeec_core.takes import Results
     from lmeec_core.takes.keys import look_alike
     from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
 
@@ -87,13 +88,25 @@ def find_predictions(
         return NoPredictions()
     if path.is_dir() or is_bag(path):
         return provider("bag_predictions").bag_predictions(path, problems)
-    results = Results.read(path, direction)
+    try:
+        state = path.stat()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    results = _results(path, direction, (state.st_mtime_ns, state.st_size))
     found = ResultPredictions(results, take, path, problems.append)
     for name in found.objects:
         if objects is not None and name not in objects:
             alike = look_alike(name, objects)
             problems.append(f"{path}: object {name!r}, which the take does not have{alike}")
     return found
+
+
+@lru_cache(maxsize=1)
+def _results(path: Path, direction: str, state: tuple[int, int]) -> Results:
+    """A part of a result file; kept, since a dataset's recordings read it one after the other."""
+    from lmeec_core.takes import Results
+
+    return Results.read(path, direction)
 
 
 def is_bag(path: Path) -> bool:

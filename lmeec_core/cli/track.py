@@ -149,6 +149,15 @@ def track_command(
         int | None,
         typer.Option(min=1, help="Frames in a memory bank.", show_default="6", rich_help_panel=HOW),
     ] = None,
+    cycle_check: Annotated[
+        bool,
+        typer.Option(
+            "--cycle-check",
+            help="Look for what was found again in the query view, and trust it as far as the mask "
+            "found there agrees with the query mask.",
+            rich_help_panel=HOW,
+        ),
+    ] = False,
     num_frames: Annotated[
         Length,
         typer.Option(
@@ -252,6 +261,7 @@ def track_command(
         objects=tuple(object_name or ()),
         changes=changes,
         num_frames=num_frames.value,
+        cycle_check=cycle_check,
         threads=threads,
         workers=workers,
         cluster=cluster,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 from collections.abc import Collection, Iterable, Iterator
 from itertools import islice
@@ -17,7 +18,7 @@ from lmeec_core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from lmeec_core.viewing.moments import Moment, Predictions
+    from lmeec_core.viewing.moments import Moment, MomentWriter, Predictions
     from lmeec_core.viewing.options import ViewOptions
 
 SLOWEST = 4.0
@@ -48,6 +49,13 @@ def view_command(
         Path | None,
         typer.Option(
             help="Also a Rerun recording (.rrd): images, masks, presence and scores over time."
+        ),
+    ] = None,
+    html: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also a page (.html) that plays in a browser, from disk: move in time, switch "
+            "objects on and off, curves of presence."
         ),
     ] = None,
     direction: Annotated[
@@ -87,6 +95,7 @@ def view_command(
     - `lmeec view take_7 theirs.json --query cam01 --object cup --out theirs.mp4`
     - `lmeec view relations_val.json found.json --take <uid> --videos takes`
     - `lmeec view robot_bag masks_bag --params my.yaml`: what the node saw and answered
+    - `lmeec view take_7 found.json --html take_7.html`: open it in a browser
     - `lmeec view take_7 masks_bag --rerun take_7.rrd`, then `rerun take_7.rrd`
     """
     from rich.console import Console
@@ -99,6 +108,7 @@ def view_command(
         predictions=predictions,
         out=out,
         rerun=rerun,
+        html=html,
         direction=direction.one,
         query=query,
         take=take,
@@ -122,7 +132,9 @@ def run(options: ViewOptions, console: Console) -> int:
     from rich.progress import track
 
     from lmeec_core import overlay
-    from lmeec_core.viewing.rerun_file import RerunWriter, tee
+    from lmeec_core.viewing.html_file import HtmlWriter
+    from lmeec_core.viewing.moments import tee
+    from lmeec_core.viewing.rerun_file import RerunWriter
     from lmeec_core.viewing.video import Painter, pictures
 
     problems: list[str] = []
@@ -147,16 +159,23 @@ def run(options: ViewOptions, console: Console) -> int:
         raise InputError(f"{options.source}: nothing to show: {why}")
     for name in first[0].query.masks:
         colours[name]  # gives it the next colour
-    painter = Painter(colours, options.height, f"{viewed.name}, {said}")
+    title = f"{viewed.name}, {said}"
+    painter = Painter(colours, options.height, title)
     rate = _rate(first, options.fps)
-    if options.rerun is None:
-        written = overlay.write_video(out, pictures(moments, painter), rate)
-    else:
-        with RerunWriter(options.rerun, colours) as writer:
-            written = overlay.write_video(out, pictures(tee(moments, writer), painter), rate)
+    with contextlib.ExitStack() as stack:
+        writers: list[MomentWriter] = []
+        if options.rerun is not None:
+            writers.append(stack.enter_context(RerunWriter(options.rerun, colours)))
+        if options.html is not None:
+            page = HtmlWriter(options.html, colours, options.height, title)
+            writers.append(stack.enter_context(page))
+        written = overlay.write_video(out, pictures(tee(moments, writers), painter), rate)
     console.print(str(written), highlight=False)
     if options.rerun is not None:
         console.print(f"{options.rerun} (open it with: rerun {options.rerun})", highlight=False)
+    if options.html is not None:
+        console.print(f"{options.html} (open it in a browser)", highlight=False)
+        notes += filter(None, [page.too_large])
     for what, texts in (("note", notes), ("left out", problems)):
         texts = list(dict.fromkeys(texts))
         for text in texts[:SHOWN]:

@@ -111,11 +111,11 @@ class LeRobot:
         _write_rows(out / "meta" / "episodes" / f"{first}.parquet", listed)
         _write_tasks(out / "meta" / "tasks.parquet", tasks)
         keys = rows[0]["stats"]
-        _write_json(out / "meta" / "stats.json",
+        write_json(out / "meta" / "stats.json",
                     {key: merged([row["stats"][key] for row in rows]) for key in keys})  # fmt: skip
-        _write_json(out / "meta" / "info.json", _info(plan, parts, start, len(tasks)))
+        write_json(out / "meta" / "info.json", _info(plan, parts, start, len(tasks)))
         for name, content in notes.items():
-            _write_json(out / "meta" / f"{name}.json", content)
+            write_json(out / "meta" / f"{name}.json", content)
 
 
 class LeRobotWriter:
@@ -124,14 +124,16 @@ class LeRobotWriter:
     Args:
         folder: it is there, and empty.
         plan: of the dataset.
+        videos: whether to write them, too.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, videos: bool = True) -> None:
         import pyarrow as arrow
         from pyarrow import parquet
 
         self._plan = plan
         self._features = {k: f for k, f in features_of(plan).items() if f["dtype"] != "video"}
+        cameras = plan.cameras if videos else ()
         columns: list[tuple[str, str, list[int]]]
         columns = [(name, dtype, []) for name, dtype in AUTOMATIC.items()]
         columns += [(k, f["dtype"], _inner(f["shape"])) for k, f in self._features.items()]
@@ -139,9 +141,9 @@ class LeRobotWriter:
         self._parquet: Any = parquet.ParquetWriter(folder / "data.parquet", self._schema)
         self._videos = [
             VideoWriter(folder / f"{index}.mp4", plan.sizes[camera], plan.fps)
-            for index, camera in enumerate(plan.cameras)
+            for index, camera in enumerate(cameras)
         ]
-        self._images = [ImageStats() for _ in plan.cameras]
+        self._images = [ImageStats() for _ in cameras]
         self._waiting: dict[str, list[Any]] = {name: [] for name in self._schema.names}
         self._columns: dict[str, list[NDArray[Any]]] = {}
 
@@ -151,9 +153,12 @@ class LeRobotWriter:
             "timestamp": np.float32(tick.number / self._plan.fps), "frame_index": tick.number,
             "episode_index": 0, "index": tick.number, "task_index": 0,
         }  # fmt: skip
-        for number, (camera, seen) in enumerate(tick.cameras.items()):
-            self._videos[number].add(seen.image)
-            self._images[number].add(seen.image)
+        for seen, video, stats in zip(
+            tick.cameras.values(), self._videos, self._images, strict=False
+        ):
+            video.add(seen.image)
+            stats.add(seen.image)
+        for camera, seen in tick.cameras.items():
             name = key_of(camera)
             row[f"observation.stamp.{name}"] = seen.stamp_ns
             for field in FIELDS:
@@ -175,7 +180,7 @@ class LeRobotWriter:
         for video in self._videos:
             video.close()
         stats = {name: column_stats(np.concatenate(v)) for name, v in self._columns.items()}
-        for camera, images in zip(self._plan.cameras, self._images, strict=True):
+        for camera, images in zip(self._plan.cameras, self._images, strict=False):
             stats[f"observation.images.{key_of(camera)}"] = images.result()
         return {"stats": stats, "pixels": [video.pixels for video in self._videos]}
 
@@ -349,6 +354,7 @@ def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
     parquet.write_table(table.replace_schema_metadata({"pandas": json.dumps(pandas)}), path)
 
 
-def _write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: Any) -> None:
+    """Write a JSON file; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

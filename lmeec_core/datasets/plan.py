@@ -82,6 +82,8 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
         try:
             seen.append(_look(view, source, find))
         except InputError as error:
+            if len(options.views) == 1:
+                raise
             problems.append(str(error))
     if not seen:
         raise InputError(f"no recording can be read: {problems[0]}")

@@ -69,12 +69,9 @@ def run(
     with console.status("looking at the recordings"):
         planned = make_plan(options, sources, find)
     plan = planned.plan
+    _check_once(planned)
     by_view = dict(zip(options.views, sources, strict=True))
-    console.print(
-        f"{len(planned.episodes)} episodes at {plan.fps} Hz; cameras {', '.join(plan.cameras)}; "
-        f"{len(plan.slots)} object slots",
-        highlight=False, markup=False, soft_wrap=True,
-    )  # fmt: skip
+    _introduce(planned, console)
     folder = out.with_name(out.name + WORK)
     with _locked(folder):
         jobs = [
@@ -98,6 +95,25 @@ def run(
     for what, texts in (("note", notes), ("left out", problems)):
         _say(console, what, list(dict.fromkeys(texts)))
     return 1 if problems else 0
+
+
+def _introduce(planned: Work, console: Console) -> None:
+    plan = planned.plan
+    console.print(
+        f"{len(planned.episodes)} episodes at {plan.fps} Hz; cameras {', '.join(plan.cameras)}; "
+        f"{len(plan.slots)} object slots",
+        highlight=False,
+        markup=False,
+        soft_wrap=True,
+    )
+
+
+def _check_once(planned: Work) -> None:
+    keys: set[str] = set()
+    for one in planned.episodes:
+        if one.key in keys:
+            raise InputError(f"{one.options.source}: is given twice; give each recording once")
+        keys.add(one.key)
 
 
 def _finish(

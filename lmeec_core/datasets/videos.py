@@ -39,7 +39,7 @@ class VideoWriter:
         # One thread and no look-ahead: the same images give the same bytes.
         stream.codec_context.thread_count = 1
         stream.options = {
-            "crf": str(QUALITY), "g": "2", "bf": "0", "preset": "medium", "sc_threshold": "0",
+            "crf": str(QUALITY), "g": "2", "bf": "0", "preset": "veryfast", "sc_threshold": "0",
             "x264-params": "threads=1:lookahead-threads=1:sync-lookahead=0:rc-lookahead=0:mbtree=0",
         }  # fmt: skip
         self._stream = stream

@@ -8,7 +8,6 @@ graphs itself.
 
 from __future__ import annotations
 
-import functools
 import importlib
 import logging
 import threading
@@ -232,9 +231,14 @@ def load_tensorrt() -> Library:
     )
 
 
-@functools.cache
 def _library(module: Any, kind: type[Library]) -> Library:
-    return kind(module)
+    if module.__name__ not in _IN_USE:
+        _IN_USE[module.__name__] = kind(module)
+    return _IN_USE[module.__name__]
+
+
+_IN_USE: dict[str, Library] = {}
+"""Libraries that have been loaded, by their module."""
 
 
 def _message_log(module: Any) -> Any:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # the command line reads the names, and does not wait for tor
 
 _METHODS = {
     "lmeec": "lmeec_core.methods.lm_eec:load",
+    "omama": "lmeec_core.methods.omama.tracker:load",
     "colour": "lmeec_core.methods.pairs:colour",
     "template": "lmeec_core.methods.pairs:template_matching",
     "sift": "lmeec_core.methods.pairs:key_points",
@@ -59,7 +60,8 @@ def load_method(name: str = "lmeec", **settings: Any) -> Method:
     Args:
         name: one of :data:`METHODS`, or registered.
         settings: of ``lmeec`` the arguments of :func:`lmeec_core.load_model`; of ``colour`` the
-            ``threshold``; ``template`` and ``sift`` have none.
+            ``threshold``; ``template`` and ``sift`` have none; of ``omama`` see
+            :func:`lmeec_core.methods.omama.tracker.load`.
 
     Raises:
         InputError: an unknown name, or settings that the method refuses.
@@ -75,12 +77,19 @@ def load_method(name: str = "lmeec", **settings: Any) -> Method:
 
 def load_with(name: str, settings: Mapping[str, Any]) -> Method:
     """Load a method with those of the settings that it has; see :func:`without_effect`."""
-    return load_method(name, **{k: v for k, v in settings.items() if has_setting(name, k)})
+    own = {k: v for k, v in settings.items() if has_setting(name, k)}
+    return load_method(name, **{_argument(name, k): v for k, v in own.items()})
 
 
 def has_setting(name: str, setting: str) -> bool:
     """Whether a method has a setting of this name."""
-    return setting in inspect.signature(_function(name)).parameters
+    return _argument(name, setting) in inspect.signature(_function(name)).parameters
+
+
+def _argument(name: str, setting: str) -> str:
+    """The argument that takes a setting: a preset is one of the things that `model` may be."""
+    known = inspect.signature(_function(name)).parameters
+    return "model" if setting == "preset" and setting not in known else setting
 
 
 def without_effect(name: str, given: Iterable[str]) -> str | None:

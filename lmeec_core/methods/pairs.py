@@ -211,11 +211,12 @@ class FoundMask:
 class PairTracker:
     """A tracker without memory: each object is sought anew in every pair of images.
 
-    Arguments and errors as of :class:`lmeec_core.CorrespondenceTracker`.
+    Arguments and errors as of :class:`lmeec_core.CorrespondenceTracker`; `find` None is for classes
+    that override :meth:`search`.
     """
 
     def __init__(
-        self, find: FindMask, query: str, targets: Sequence[str], max_objects: int = 32
+        self, find: FindMask | None, query: str, targets: Sequence[str], max_objects: int = 32
     ) -> None:
         self.query, self.targets = query, tuple(targets)
         if not self.targets or len({query, *self.targets}) != len(self.targets) + 1:
@@ -258,19 +259,40 @@ class PairTracker:
         known = {**self._objects, **dict.fromkeys(given)}
         if len(known) > self._max_objects:
             raise InputError(f"{len(known)} objects, at most {self._max_objects} expected")
-        found = {
-            target: {name: self._sought(query, given.get(name), image) for name in known}
+        asked = {name: mask if (mask := given.get(name)) is None else resize_mask(mask, size)
+                 for name in known}  # fmt: skip
+        sought = {name: mask for name, mask in asked.items() if mask is not None and mask.any()}
+        answers = self.search(query, sought, views)
+        self._objects = known
+        return {
+            target: {
+                name: answers[target][name] if name in sought else _unsought(asked[name], image)
+                for name in known
+            }
             for target, image in views.items()
         }
-        self._objects = known
-        return found
 
-    def _sought(self, query: Image, mask: Mask | None, target: Image) -> FoundMask:
-        asked = None if mask is None else resize_mask(mask, (query.shape[0], query.shape[1]))
-        if asked is None or not asked.any():
-            nothing = np.zeros(target.shape[:2], bool)
-            return FoundMask(nothing, NO_MASK if asked is None else EMPTY_MASK)
-        return FoundMask(self._find(query, asked, target))
+    def search(
+        self, query: Image, masks: Mapping[str, Mask], views: Mapping[str, Image]
+    ) -> Mapping[str, Mapping[str, FoundMask]]:
+        """What is found of each object, by target view; a method with more to share overrides it.
+
+        Args:
+            query: the query image.
+            masks: by object, at the query image's size, none of them empty.
+            views: target images by camera.
+        """
+        assert self._find is not None
+        find = self._find
+        return {
+            target: {name: FoundMask(find(query, mask, image)) for name, mask in masks.items()}
+            for target, image in views.items()
+        }
+
+
+def _unsought(mask: Mask | None, target: Image) -> FoundMask:
+    nothing = np.zeros(target.shape[:2], bool)
+    return FoundMask(nothing, NO_MASK if mask is None else EMPTY_MASK)
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,20 @@ def decode_prompt(
     )
 
 
+def decode_candidates(
+    model: LMEEC, tokens: Tensor, views: ViewFeatures, points: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The three masks that one point may mean, whatever the presence.
+
+    Arguments are those of :func:`decode_prompt`.
+
+    Returns:
+        mask logits (B, 3, s, s) and predicted IoU (B, 3).
+    """
+    found = _candidates(model, tokens, views, points, None)
+    return found.logits[:, 1:], found.predicted_iou[:, 1:]
+
+
 def use_mask(model: LMEEC, views: ViewFeatures, masks: Tensor) -> Prediction:
     """Take given masks as the answer; the decoder makes their object pointers.
 

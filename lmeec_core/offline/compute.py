@@ -23,6 +23,7 @@ from lmeec_core.takes import Take, TakeError, Takes, encode_mask, open_takes
 if TYPE_CHECKING:
     from lmeec_core.config import EngineName
     from lmeec_core.correspondence import CorrespondenceLike, Method
+    from lmeec_core.encoded import Encode
     from lmeec_core.model import LMEEC
 
 Report = Callable[[int], None]
@@ -84,6 +85,19 @@ _ARGUMENTS = (
 def _key(settings: Settings) -> str:
     names = {"method", "weights", "engine", "engines", *_ARGUMENTS}
     return settings.model_dump_json(include=names)
+
+
+def finder_of(settings: Settings) -> Method:
+    """The method of the settings, which checks its results if they say so."""
+    from lmeec_core.methods.cycle import CycleChecked
+
+    method = method_of(settings)
+    return CycleChecked(method, _encode_of(method)) if settings.cycle_check else method
+
+
+def _encode_of(method: Method) -> Encode | None:
+    """Encodes views for all trackers of a method that has a network."""
+    return getattr(method, "encode", None)
 
 
 def view_model_of(settings: Settings) -> LMEEC:
@@ -162,15 +176,14 @@ def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[
     A query frame whose target image is missing or damaged gives a record without image; the
     tracker's memory is unchanged.
     """
-    take, method = open_take(unit), method_of(settings)
+    take, method, finder = open_take(unit), method_of(settings), finder_of(settings)
     queries: Queries
     if settings.prompts is None:
-        queries = GivenMasks(take, unit, settings, method, problems)
+        queries = GivenMasks(take, unit, settings, finder, problems)
     else:
         model = view_model_of(settings)
-        shared = getattr(method, "model", None) is model
-        encode = getattr(method, "encode", None) if shared else None
-        queries = MarkedObjects(take, unit, settings, method, model, encode, problems)
+        encode = _encode_of(method) if model is getattr(method, "model", None) else None
+        queries = MarkedObjects(take, unit, settings, finder, model, encode, problems)
     recorder, size = Recorder(settings), _size(take, unit.target)
     for frame in queries.frames:
         try:

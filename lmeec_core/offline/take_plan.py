@@ -38,6 +38,7 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
     if prompts is not None:
         _only_theirs(takes, prompts, options)
     settings = take_settings(options.changes, options.threads, options.num_frames, how)
+    settings = settings.model_copy(update={"cycle_check": options.cycle_check})
     directions = [options.direction] if options.direction else list(DIRECTIONS)
     # One annotation in memory at a time.
     plans = [

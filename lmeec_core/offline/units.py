@@ -18,6 +18,8 @@ from lmeec_core.recordings import RecordingSource
 if TYPE_CHECKING:
     from lmeec_core.prompts import PlacedPrompt
 
+PATHS = ("model.checkpoint", "model.device", "prompts.checkpoint")
+"""Parameters of the node that the masks do not depend on: digests stand for files."""
 NumFrames = Literal["stream", "take"]
 
 
@@ -60,6 +62,8 @@ class Settings(BaseModel):
         num_frames: what the tracker is told about a recording's length. "stream": nothing, as in
             the node. "take": the take's number of frames, as in the release; the masks of takes of
             fewer than 16 frames differ (:class:`lmeec_core.CorrespondenceTracker`).
+        cycle_check: whether what is found is looked for again in the query view
+            (:mod:`lmeec_core.methods.cycle`).
         threads: threads of the network. The number may change single pixels of the masks, so it
             belongs to the settings and not to the machine.
         node: the node's parameters, for a bag.
@@ -84,6 +88,7 @@ class Settings(BaseModel):
     exclusive: bool = False
     max_objects: int = Field(32, ge=1)
     num_frames: NumFrames = "stream"
+    cycle_check: bool = False
     threads: int = Field(1, ge=1)
     node: dict[str, Any] | None = None
     prompts: PromptSettings | None = None
@@ -91,11 +96,13 @@ class Settings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """All that the masks depend on, flat: name to value, as JSON returns it."""
-        content = self.model_dump(mode="json", exclude={"checkpoint", "node", "memory", "prompts"})
+        others = {"checkpoint", "node", "memory", "prompts", "cycle_check"}
+        content = self.model_dump(mode="json", exclude=others)
+        content |= {"cycle_check": True} if self.cycle_check else {}
         content |= {f"memory.{k}": v for k, v in self.memory.model_dump(mode="json").items()}
         content |= {} if self.prompts is None else self.prompts.identity()
         node = json.loads(json.dumps(self.node or {}))
-        content |= {k: v for k, v in node.items() if k not in ("model.checkpoint", "model.device")}
+        content |= {k: v for k, v in node.items() if k not in PATHS}
         return content
 
 
@@ -235,6 +242,7 @@ class TrackOptions:
     changes: dict[str, Any] = field(default_factory=dict)
     """The node's parameters, by full name, that were given as options."""
     num_frames: NumFrames = "stream"
+    cycle_check: bool = False
     threads: int = 1
     workers: int = 0
     cluster: str | None = None

@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from lmeec_core.compact import CompactLMEEC
-from lmeec_core.encoded import View, encoded
+from lmeec_core.encoded import EncodedView, View, encoded
 from lmeec_core.errors import InputError
 from lmeec_core.guided_filter import Guide, guides
-from lmeec_core.model import LMEEC, Prediction, ViewFeatures
+from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
 from lmeec_core.model.stages import StageRunner
-from lmeec_core.prompts.checks import check_frame, check_limits, check_prompt, check_room
+from lmeec_core.prompts.checks import (
+    Marked,
+    check_frame,
+    check_limits,
+    check_prompt,
+    check_room,
+)
 from lmeec_core.prompts.marking import Marker
 from lmeec_core.prompts.sam2 import Tracked
-
-CONFIDENT = 0.6
-"""From this predicted IoU a frame becomes one that later ones are matched with."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Reference:
-    """A frame on which an object is known: marked, or found with confidence."""
+    """A frame on which an object was marked."""
 
     number: int
     views: ViewFeatures  # one view
@@ -35,42 +39,32 @@ class _Reference:
     memory: Tensor  # (1, P, width) of view and mask
 
 
-@dataclass(frozen=True, eq=False)
-class _Track:
-    """What is known of an object; replaced as a whole."""
-
-    marked: tuple[_Reference, ...]  # oldest first
-    recent: _Reference | None  # the last frame on which it was found with confidence
-
-    @property
-    def references(self) -> tuple[_Reference, ...]:
-        """What a frame is matched with."""
-        newest = self.marked[-1:]
-        return newest if self.recent is None else (*newest, self.recent)
+_Track = tuple[_Reference, ...]
+"""What is known of an object: the frames on which it was marked, oldest first. Frames on which it
+was found are none of them: a wrong find would be followed from then on."""
 
 
 class _Frame(NamedTuple):
     """A frame that can be prompted."""
 
     number: int
-    size: tuple[int, int]
-    image: Tensor  # (1, 3, S, S), model input
-    views: ViewFeatures  # one view
-    prepared: Tensor  # (1, P, C), from :meth:`LMEEC.prepare_targets`
+    view: EncodedView
     guide: Guide | None
+    found: dict[str, Tracked]  # the objects on it
 
 
 class MatchingPromptTracker:
     """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
 
-    For networks that match (:class:`lmeec_core.compact.CompactLMEEC`): the frame that was marked
-    and the last one on which the object was found with confidence are its query views, and the
-    present frame is their target view. An object that leaves the view is judged absent, and found
-    again when it comes back. All objects are one batch. Memory is constant in time.
+    For networks that match (:class:`lmeec_core.compact.CompactLMEEC`): the frames on which an
+    object was marked are its query views, and the present frame is their target view. An object
+    that leaves the view is judged absent, and found again when it comes back. All objects are one
+    batch. Memory is constant in time.
 
     Args:
         model: a compact network with weights (:func:`lmeec_core.load_model`).
-        conditioning_frames: how many prompted frames are kept per object, the newest ones.
+        conditioning_frames: how many prompted frames are kept per object, the newest ones; a frame
+            is matched with all of them.
         max_objects: refuse more objects than this, a bound on memory.
         hold: frames that can be prompted, the newest ones.
         runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
@@ -103,12 +97,12 @@ class MatchingPromptTracker:
     def reset(self) -> None:
         """Forget every object, and all frames."""
         self._tracks: dict[str, _Track] = {}
-        self._found: dict[str, Tracked] = {}  # on the frame last stepped
         self._frames: deque[_Frame] = deque(maxlen=self._hold)
 
     def forget(self, object_id: str) -> bool:
         """Forget one object; returns whether it was known."""
-        self._found.pop(object_id, None)
+        for frame in self._frames:
+            frame.found.pop(object_id, None)
         return self._tracks.pop(object_id, None) is not None
 
     @property
@@ -126,12 +120,26 @@ class MatchingPromptTracker:
         """Numbers of the frames that can be prompted, oldest first; the first stepped was 0."""
         return tuple(frame.number for frame in self._frames)
 
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes that the frames held and the objects' references take."""
+        views = [frame.view for frame in self._frames]
+        tensors = [t for view in views for t in (view.inputs, view.prepared)]
+        tensors += [one.logits for frame in self._frames for one in frame.found.values()]
+        references = {id(one): one for track in self._tracks.values() for one in track}
+        tensors += [t for one in references.values() for t in (one.mask, one.memory)]
+        features = [view.features for view in views]
+        features += [one.views for one in references.values()]
+        for part in {id(one): one for one in features}.values():
+            tensors += list(vars(part).values())
+        return sum(tensor.nbytes for tensor in tensors)
+
     @torch.inference_mode()
     def step(self, image: View) -> dict[str, Tracked]:
         """Process the next frame and track every object in it.
 
         Args:
-            image: RGB uint8 (H, W, 3) of any size, or a view that this network has encoded.
+            image: RGB uint8 (H, W, 3) of any size, or as this network has encoded it.
 
         Returns:
             each object's :class:`Tracked`; empty while no object is marked.
@@ -141,13 +149,12 @@ class MatchingPromptTracker:
         """
         view = encoded(self.model, "image", image, self.runner)
         number = self._frames[-1].number + 1 if self._frames else 0
-        guide = guides(self.model.config, view.inputs)[0]
-        frame = _Frame(number, view.size, view.inputs, view.features, view.prepared, guide)
+        frame = _Frame(number, view, guides(self.model.config, view.inputs)[0], {})
         with self.model.autocast():
-            found, after = self._follow(self._tracks, frame)
+            found = self._follow(self._tracks, frame)
+        frame.found.update(found)
         self._frames.append(frame)
-        self._tracks, self._found = after, found
-        return dict(found)
+        return found
 
     @torch.inference_mode()
     def prompt(
@@ -181,50 +188,78 @@ class MatchingPromptTracker:
         """
         number = check_frame(object_id, frame, self.held_frames)
         check_room(object_id, self._tracks, self.max_objects)
-        held = [one for one in self._frames if one.number >= number]
-        marked = check_prompt(object_id, points, labels, box, mask, held[0].size)
+        first, *later = (one for one in self._frames if one.number >= number)
+        marked = check_prompt(object_id, points, labels, box, mask, first.view.size)
+        before = self._before(object_id, marked, first)
         with self.model.autocast():
-            prediction, full = self._marker.mark(
-                held[0].image, held[0].views, held[0].prepared, marked, held[0].size, self.runner
+            prediction = self._marker.mark(first.view, marked, before, self.runner)
+            results = [self._marked(prediction, first, marked)]
+            track = [one for one in self._tracks.get(object_id, ()) if one.number != number]
+            if results[0].visible():  # an empty mask says that the object is absent
+                track.append(self._refer(first, self._full(prediction.logits)[0]))
+            kept = tuple(sorted(track, key=lambda one: one.number)[-self.conditioning_frames :])
+            marks = {one.number for one in kept}
+            results += [
+                one.found[object_id]
+                if one.number in marks
+                else self._follow({object_id: kept}, one)[object_id]
+                for one in later
+            ]
+        for one, result in zip((first, *later), results, strict=True):
+            one.found[object_id] = result
+        self._tracks[object_id] = kept
+        return results[-1]
+
+    def _marked(self, prediction: Prediction, frame: _Frame, marked: Marked) -> Tracked:
+        """The answer to a prompt: fitted to the image where that keeps what was clicked."""
+        plain = self._collect(prediction, frame, None)[0]
+        if marked.mask is not None or frame.guide is None or not plain.visible():
+            return plain
+        fitted = replace(plain, guide=frame.guide)
+        height, width = frame.view.size
+        x, y = np.minimum(marked.points.astype(int), (width - 1, height - 1)).T
+        on = np.array(marked.labels, dtype=bool)
+        before, after = plain.mask(), fitted.mask()
+        overlap = (before & after).sum() >= 0.5 * (before | after).sum()
+        return fitted if overlap and after[y[on], x[on]].all() else plain
+
+    def _before(self, object_id: str, marked: Marked, frame: _Frame) -> Tensor | None:
+        """The answer on a frame that a prompt corrects, None where it starts anew.
+
+        Raises:
+            InputError: points that are not on the object, and no answer that they could correct.
+        """
+        found = frame.found.get(object_id)
+        if (
+            found is not None
+            and found.visible()
+            and self._marker.builds_on(found.logits, marked, frame.view.size)
+        ):
+            return found.logits
+        if marked.labels and 1 not in marked.labels and marked.box is None:
+            raise InputError(
+                f"prompt for {object_id!r}: only points that are not on the object given, but it "
+                "has no mask on this frame; a point on it, a box or a mask expected"
             )
-            guide = None if marked.mask is not None else held[0].guide
-            found = self._collect(prediction, held[0], guide)
-            reference = self._refer(held[0], full[None])[0]
-            known = self._tracks.get(object_id, _Track((), None)).marked
-            before = tuple(one for one in known if one.number < number)
-            track = _Track((*before, reference)[-self.conditioning_frames :], None)
-            tracks = {object_id: track}
-            results = {object_id: found[0]}
-            for later in held[1:]:
-                results, tracks = self._follow(tracks, later)
-        self._tracks[object_id], self._found[object_id] = tracks[object_id], results[object_id]
-        return results[object_id]
+        return None
 
     # -- the step ----------------------------------------------------------------------------
 
-    def _follow(
-        self, tracks: dict[str, _Track], frame: _Frame
-    ) -> tuple[dict[str, Tracked], dict[str, _Track]]:
-        """The objects on a frame, and what is known of them after it."""
-        if not tracks:
-            return {}, {}
-        references = [one for track in tracks.values() for one in track.references]
-        answers = self._match(references, frame)
+    def _follow(self, tracks: dict[str, _Track], frame: _Frame) -> dict[str, Tracked]:
+        """The objects on a frame: what the reference says that is surest."""
+        found = dict.fromkeys(tracks, self._absent(frame))
+        sought = [name for name, track in tracks.items() if track]
+        if not sought:
+            return found
+        answers = self._match([one for name in sought for one in tracks[name]], frame)
+        presence, iou = answers.presence_logit.tolist(), answers.predicted_iou.tolist()
         chosen, first = [], 0
-        for track in tracks.values():
-            own = range(first, first + len(track.references))
+        for name in sought:
+            own = range(first, first + len(tracks[name]))
             first = own.stop
-            presence, iou = answers.presence_logit.tolist(), answers.predicted_iou.tolist()
             chosen.append(max(own, key=lambda i: (presence[i] > 0, iou[i])))
         best = Prediction(*(part[chosen] for part in answers))
-        found = self._collect(best, frame, frame.guide)
-        sure = [i for i, one in enumerate(found) if one.visible() and one.score >= CONFIDENT]
-        after = list(tracks.values())
-        if sure:
-            fresh = self._refer(frame, self._full(best.logits[sure]))
-            for i, reference in zip(sure, fresh, strict=True):
-                after[i] = _Track(after[i].marked, reference)
-        return dict(zip(tracks, found, strict=True)), dict(zip(tracks, after, strict=True))
+        return found | dict(zip(sought, self._collect(best, frame, frame.guide), strict=True))
 
     def _match(self, references: Sequence[_Reference], frame: _Frame) -> Prediction:
         """What each reference says of a frame."""
@@ -234,10 +269,10 @@ class MatchingPromptTracker:
             *(torch.cat([getattr(one, name) for one in together]) for name in vars(together[0]))
         )
         masks = torch.stack([one.mask for one in references])[:, None]
-        targets = frame.views.map(lambda x: x.expand(count, -1, -1, -1))
+        targets = frame.view.features.map(lambda x: x.expand(count, -1, -1, -1))
         prompts = self.model.make_prompts(views, masks, targets)
         memory = torch.cat([one.memory for one in references])
-        prepared = frame.prepared.expand(count, -1, -1)
+        prepared = frame.view.prepared.expand(count, -1, -1)
         attended = self.model.attend_view(prepared, memory, self.runner)
         nothing = torch.zeros(count, dtype=torch.bool, device=attended.device)
         return self.model.predict(
@@ -245,14 +280,11 @@ class MatchingPromptTracker:
             "none", self.runner,
         )  # fmt: skip
 
-    def _refer(self, frame: _Frame, masks: Tensor) -> list[_Reference]:
-        """A frame with masks (N, S, S) as references."""
-        several = frame.views.map(lambda x: x.expand(len(masks), -1, -1, -1))
-        memory = self.model.encode_query_memory(several, masks, self.runner)
-        return [
-            _Reference(frame.number, frame.views, masks[i], memory[i : i + 1])
-            for i in range(len(masks))
-        ]
+    def _refer(self, frame: _Frame, mask: Tensor) -> _Reference:
+        """A frame with a mask (S, S) as a reference."""
+        features = frame.view.features
+        memory = self.model.encode_query_memory(features, mask[None], self.runner)
+        return _Reference(frame.number, features, mask, memory)
 
     def _full(self, logits: Tensor) -> Tensor:
         """Logits (N, s, s) as masks (N, S, S) of 0 and 1."""
@@ -268,8 +300,19 @@ class MatchingPromptTracker:
                 numbers[0][i],
                 numbers[1][i],
                 prediction.pointer[i].float(),
-                frame.size,
+                frame.view.size,
                 guide=guide if numbers[0][i] > 0 else None,
             )
             for i in range(len(prediction.logits))
         ]
+
+    def _absent(self, frame: _Frame) -> Tracked:
+        """An object that nothing is known of: its only prompt says that it is not there."""
+        side, device = self.model.config.mask_size, self.model.device
+        return Tracked(
+            torch.full((side, side), NO_OBJECT_LOGIT, device=device),
+            NO_OBJECT_LOGIT,
+            0.0,
+            torch.zeros(self.model.config.hidden_dim, device=device),
+            frame.view.size,
+        )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lmeec_core.compact import CompactLMEEC
 from lmeec_core.model import LMEEC
 from lmeec_core.model.stages import StageRunner
@@ -17,6 +19,7 @@ def view_tracker(
     num_frames: int | None = None,
     max_objects: int = 32,
     runner: StageRunner | None = None,
+    hold: int | None = None,
 ) -> ViewTracker:
     """A tracker of marked objects in one view: SAM 2.1's own for its networks, matching for
     compact ones.
@@ -28,18 +31,22 @@ def view_tracker(
             networks do not need it.
         max_objects: refuse more objects than this, a bound on memory.
         runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
+        hold: frames that can be prompted, the newest ones; None is the tracker's own number.
 
     Raises:
         InputError: a number below 1.
     """
+    held: dict[str, Any] = {} if hold is None else {"hold": hold}
     if isinstance(model, CompactLMEEC):
         return MatchingPromptTracker(
-            model, conditioning_frames=conditioning_frames, max_objects=max_objects, runner=runner
-        )
+            model, conditioning_frames=conditioning_frames, max_objects=max_objects, runner=runner,
+            **held,
+        )  # fmt: skip
     return PromptTracker(
         model,
         conditioning_frames=conditioning_frames,
         num_frames=num_frames,
         max_objects=max_objects,
         runner=runner,
+        **held,
     )

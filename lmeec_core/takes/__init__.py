@@ -10,7 +10,7 @@ length of a take.
 """
 
 from lmeec_core.takes.cameras import DIRECTIONS, CameraPair, camera_pairs, is_ego
-from lmeec_core.takes.collection import Takes, open_takes
+from lmeec_core.takes.collection import Takes, open_one, open_takes
 from lmeec_core.takes.images import decode_image, encode_jpeg
 from lmeec_core.takes.relations import RelationsFile, RelationsTake
 from lmeec_core.takes.results import Prediction, Results, write_results
@@ -36,6 +36,7 @@ __all__ = [
     "encode_jpeg",
     "encode_mask",
     "is_ego",
+    "open_one",
     "open_takes",
     "read_split",
     "resize_mask",

@@ -125,6 +125,24 @@ def open_takes(
     return takes
 
 
+def open_one(
+    path: str | os.PathLike[str],
+    split: str | None = None,
+    name: str | None = None,
+    videos: str | os.PathLike[str] | None = None,
+) -> Take:
+    """Open the take at a path, or the one of this name where there are several.
+
+    Raises:
+        TakeError: as :func:`open_takes`, or there are several and none is named.
+    """
+    takes = open_takes(path, split, names=() if name is None else (name,), videos=videos)
+    if len(takes.names) > 1:
+        listed = ", ".join(takes.names[:8])
+        raise TakeError(path, f"which take? Name one of its {len(takes)} with --take: {listed}")
+    return takes.open(takes.names[0])
+
+
 def unknown_take(path: Path, name: str, known: Collection[str]) -> TakeError:
     """The error for a requested take that does not exist."""
     alike = look_alike(name, known)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -280,6 +280,21 @@ def take_moments(
     for text in take.left_out:  # what the reading has shown since
         if text not in told:
             report(text)
+
+
+class MomentWriter(Protocol):
+    """A file that moments are written to, in order."""
+
+    def add(self, moment: Moment) -> None:
+        """Write one moment."""
+
+
+def tee(moments: Iterable[Moment], writers: Sequence[MomentWriter]) -> Iterator[Moment]:
+    """Pass moments on, and write each."""
+    for moment in moments:
+        for writer in writers:
+            writer.add(moment)
+        yield moment
 
 
 def _frames(take: Take, camera: str, report: Callable[[str], None]) -> set[int]:

@@ -14,6 +14,7 @@ class ViewOptions:
     predictions: Path | None = None
     out: Path | None = None
     rerun: Path | None = None
+    html: Path | None = None
     direction: str | None = None
     query: str | None = None
     take: str | None = None

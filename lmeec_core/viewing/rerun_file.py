@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -157,10 +157,3 @@ class RerunWriter:
             rows = [(i, known, self._colours[known]) for known, i in self.classes.items()]
             self._stream.log("/", self._rr.AnnotationContext(rows), static=True)
         return self.classes[name]
-
-
-def tee(moments: Iterable[Moment], writer: RerunWriter) -> Iterator[Moment]:
-    """Pass moments on, and log each."""
-    for moment in moments:
-        writer.add(moment)
-        yield moment

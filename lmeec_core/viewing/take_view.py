@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmeec_core.recordings import FindPredictions, Viewed
-from lmeec_core.takes import Results, TakeError, is_ego, open_takes
+from lmeec_core.takes import Results, TakeError, is_ego, open_one
 from lmeec_core.takes.results import DIRECTIONS
 from lmeec_core.viewing.moments import choose_query, take_moments
 from lmeec_core.viewing.options import ViewOptions
@@ -15,14 +15,7 @@ def open_take_view(
     options: ViewOptions, predictions: FindPredictions, problems: list[str]
 ) -> Viewed:
     """Open the requested take; see :class:`lmeec_core.recordings.RecordingSource`."""
-    wanted = () if options.take is None else (options.take,)
-    takes = open_takes(options.source, options.split, names=wanted, videos=options.videos)
-    if len(takes.names) > 1:
-        listed = ", ".join(takes.names[:8])
-        raise TakeError(
-            options.source, f"which take? Name one of its {len(takes)} with --take: {listed}"
-        )
-    take = takes.open(takes.names[0])
+    take = open_one(options.source, options.split, options.take, options.videos)
     direction = options.direction or _direction_of(options.predictions) or DIRECTIONS[0]
     query, targets = choose_query(take, direction, options.query)
     direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]

@@ -65,6 +65,8 @@ def build(stamp: Time, now: Snapshot, reason: Reason) -> DiagnosticArray:
     message = DiagnosticArray()
     message.header.stamp = stamp
     message.status = [_node(now), output_status(now, reason), _inference(now), _pairing(now)]
+    if now.config.prompted:
+        message.status.append(_prompts(now))
     message.status += [_input(now, one) for one in now.inputs or ()]
     return message
 
@@ -230,11 +232,25 @@ def _pairing(now: Snapshot) -> DiagnosticStatus:
     if stats.sets == 0 and received > 20:
         return _status(name, WARN, "messages come, but none belong together", values)
     text = f"{stats.sets} sets"
-    if now.inputs:
+    if now.inputs and now.inputs.masks is not None:
         query, masks = now.inputs.query.name, now.inputs.masks.name
         images, without = stats.streams[query].received, stats.streams[masks].missed
         text += f", {stats.partial} of them partial; {without} of {images} images had no {masks}"
+    elif now.inputs:
+        text += f", {stats.partial} of them partial"
     return _status(name, OK, text, values)
+
+
+def _prompts(now: Snapshot) -> DiagnosticStatus:
+    measured = now.measured
+    values: dict[str, object] = {
+        **measured.prompts.values(),
+        "waiting": now.prompts_waiting,
+        "objects": ", ".join(f"{name} in {camera}" for name, camera in measured.marked.items()),
+        "last_refusal": measured.prompts.last_refusal,
+    }
+    text = f"{len(measured.marked)} objects marked, {measured.objects} of them seen there"
+    return _status(f"{now.name}: prompts", OK, text, values)
 
 
 def _input(now: Snapshot, one: InputStream) -> DiagnosticStatus:

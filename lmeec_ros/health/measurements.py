@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -22,6 +24,43 @@ MAX_AGE_MS = 3.6e6
 """Stamps further from the node's clock follow another clock (a bag played without /clock)."""
 
 
+class PromptCounts:
+    """Counters of prompts: received = used + all refused + waiting. May be used by any thread.
+
+    Attributes:
+        last_refusal: why the last one was refused that was; empty after one that was used.
+    """
+
+    def __init__(self) -> None:
+        self.last_refusal = ""
+        self._received = self._used = 0
+        self._refused: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def receive(self) -> None:
+        """Count one that has come."""
+        with self._lock:
+            self._received += 1
+
+    def use(self) -> None:
+        """Count one that has marked an object."""
+        with self._lock:
+            self._used += 1
+            self.last_refusal = ""
+
+    def refuse(self, kind: str, text: str) -> None:
+        """Count one that was refused."""
+        with self._lock:
+            self._refused[kind] += 1
+            self.last_refusal = text
+
+    def values(self) -> dict[str, int]:
+        """The counters by name."""
+        with self._lock:
+            refused = {f"refused_{kind}": count for kind, count in self._refused.items()}
+            return {"received": self._received, "used": self._used, **refused}
+
+
 @dataclass
 class Measurements:
     """What the node measures of its own work."""
@@ -35,7 +74,10 @@ class Measurements:
     output: StreamMonitor = field(default_factory=StreamMonitor)
     published: int = 0
     objects: int = 0
-    """Objects in the last set's query masks."""
+    """Objects in the last set's query masks; marked ones that are seen in their query view."""
+    marked: dict[str, str] = field(default_factory=dict)
+    """Marked object to its query camera, after the last set."""
+    prompts: PromptCounts = field(default_factory=PromptCounts)
     refused: int = 0
     """Target images that could not be used and were left out of their partial sets."""
     refusals: dict[str, str] = field(default_factory=dict)
@@ -107,3 +149,5 @@ class Snapshot:
     points: Points | None = None
     engine: str = ""
     """The engine of each stage of the network, as it was computed last."""
+    prompts_waiting: int = 0
+    """Prompts whose image has not come yet."""

@@ -149,10 +149,7 @@ def _publishing(now: Snapshot) -> Reason:
             f"ros2 param set {now.name} output.masks true",
         )  # fmt: skip
     if not now.measured.objects:
-        return Reason(
-            "no_object", WARN, "the query masks come, but no object is in them",
-            "look at their topic: a label image needs values above 0 where the objects are",
-        )  # fmt: skip
+        return _no_object(now)
     for one in now.inputs or ():
         if one.name in now.silent:
             reason = silent(one, now.silent[one.name])
@@ -171,6 +168,27 @@ def _publishing(now: Snapshot) -> Reason:
             _faster(now),
         )
     return Reason("publishing", OK, f"{rate:.1f} Hz")
+
+
+def _no_object(now: Snapshot) -> Reason:
+    if not now.config.prompted:
+        return Reason(
+            "no_object", WARN, "the query masks come, but no object is in them",
+            "look at their topic: a label image needs values above 0 where the objects are",
+        )  # fmt: skip
+    prompts, clicks = now.measured.prompts, now.config.prompts.clicks.topic
+    click = f"publish a click on {clicks} or a Prompt" if clicks else "publish a Prompt"
+    remedy = f"click the object: {click} on {now.name}/prompt, or call {now.name}/mark_object"
+    if marked := now.measured.marked:
+        where = ", ".join(f"{name} in {camera}" for name, camera in marked.items())
+        return Reason(
+            "lost", WARN, f"no marked object is seen in the view that it is tracked in ({where})",
+            f"wait until it comes back, or {remedy}",
+        )  # fmt: skip
+    text = "images come, but no object is marked yet"
+    if prompts.last_refusal:
+        text += f"; the last prompt was refused: {prompts.last_refusal}"
+    return Reason("no_object", WARN, text, remedy)
 
 
 def _unanswered(now: Snapshot) -> str:
@@ -224,6 +242,8 @@ def silent(one: Source, quiet: float | None) -> Reason:
     if one.name == QUERY_MASKS:
         kind = "no_query_masks" if kind in ("no_publisher", "silent") else kind
         text += f"; without query masks nothing is {'published' if live else 'tracked'}"
+        if live and kind == "no_query_masks":
+            remedy += ", or mark the objects by a click each: query_masks.source prompts"
     return Reason(kind, ERROR, text, remedy)
 
 
@@ -313,6 +333,8 @@ def _late_masks(
 
     The queues overflow meanwhile, so how far their images are from each other says nothing.
     """
+    if inputs.masks is None:
+        return None
     masks = stats.streams[inputs.masks.name]
     periods = [one.monitor.health().period for one in inputs if one is not inputs.masks]
     lag, delay = (masks.lag_ns or 0) / 1e9, config.query_masks.max_delay

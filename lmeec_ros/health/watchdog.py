@@ -65,7 +65,7 @@ class Watchdog:
             self._check_silence(one, silence)
         targets = [one for one in self._inputs.targets.values() if one.is_open]
         heard = [one for one in targets if one.name not in self._silent]
-        needed = [self._inputs.query, self._inputs.masks]
+        needed = [one for one in self._inputs if one.name not in self._inputs.targets]
         needed = needed if config.pairing.partial else opened
         if heard and not any(one.name in self._silent for one in needed):
             self._check_sets(silence, config)

@@ -15,13 +15,16 @@ from std_msgs.msg import Header
 
 import lmeec_core as lm
 from lmeec_core.bags.mask_messages import label_image
-from lmeec_core.correspondence import CorrespondenceLike, Tracker
+from lmeec_core.correspondence import CorrespondenceLike, Method, Tracker
 from lmeec_core.engine import engines_in_use
 from lmeec_core.errors import InputError
 from lmeec_core.methods import load_with, without_effect
+from lmeec_core.prompts import Prompt, PromptedTracker, ViewTracker, view_tracker
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.takes.images import ImageReader
+from lmeec_ros.inference.marks import Marks
 from lmeec_ros.io import images, messages
+from lmeec_ros.io.synchronizer import stamp_of
 from lmeec_ros.parameters.config import NodeConfig
 
 logger = logging.getLogger(__name__)
@@ -64,21 +67,29 @@ class SetProcessor:
     It has no thread and no node: the node's worker calls it, and so does `lmeec track` on bags.
 
     Args:
-        tracker: its query and targets are those of the configuration.
+        tracker: its query and targets are those of the configuration; a PromptedTracker where
+            objects are marked by prompts.
         config: topics, transports and limits.
         table: labels of the objects.
         several: whether a set has several targets, more than the tracker's perhaps: with
             pairing.partial a bad image of one then does not stop the others.
+        network: the method's, where the tracker does not tell.
+
+    Attributes:
+        marks: takes the prompts; None where query masks come on a topic.
     """
 
     def __init__(
         self,
-        tracker: Tracker,
+        tracker: Tracker | PromptedTracker,
         config: NodeConfig,
         table: messages.LabelTable,
         several: bool | None = None,
+        network: lm.LMEEC | None = None,
     ) -> None:
         self.tracker = tracker
+        self.marks = Marks(tracker) if isinstance(tracker, PromptedTracker) else None
+        self._network = network
         self.config = config
         self.table = table
         self.several = len(config.target_cameras) > 1 if several is None else several
@@ -99,7 +110,8 @@ class SetProcessor:
             refused: called with the camera whose image is left out of a partial set, and why.
 
         Returns:
-            target camera with an image to output, every target with the same objects.
+            target camera with an image to output, every target with the same objects. Where objects
+            are marked by prompts, all cameras, and no object whose query camera lacks an image.
 
         Raises:
             InputError: if a message cannot be used; the tracker's memory is unchanged.
@@ -117,11 +129,11 @@ class SetProcessor:
                     raise
                 refused(name, error)
                 pictures[name] = None
-        query_masks = read_query_masks(config, self.table, given.masks)
-        self.query_masks = query_masks
+        if self.marks is None:
+            self.query_masks = read_query_masks(config, self.table, given.masks)
         started = time.monotonic()
         try:
-            found = self.tracker.step(pictures, query_masks)
+            found = self._find(pictures, given)
         except InputError as error:
             raise InputError(f"set at {_seconds(given.query)}: {error}") from error
         self.step_seconds = time.monotonic() - started
@@ -139,7 +151,7 @@ class SetProcessor:
     @property
     def network(self) -> lm.LMEEC | None:
         """The method's network, if it has one."""
-        return getattr(self.tracker, "model", None)
+        return self._network or getattr(self.tracker, "model", None)
 
     @property
     def engines(self) -> str:
@@ -148,7 +160,9 @@ class SetProcessor:
 
     @property
     def objects_seen(self) -> int:
-        """How many objects are in the last set's query masks."""
+        """How many objects are in the last set's query masks, or seen where they are tracked."""
+        if isinstance(self.tracker, PromptedTracker):
+            return len(self.tracker.objects) - len(self.tracker.lost)
         return sum(mask is not None and bool(mask.any()) for mask in self.query_masks.values())
 
     def warm_up(self) -> None:
@@ -156,11 +170,51 @@ class SetProcessor:
         blank = np.zeros((*WARM_UP_SIZE, 3), np.uint8)
         mask = np.zeros(WARM_UP_SIZE, np.bool_)
         mask[100:200, 100:200] = True
-        cameras = (self.config.query_camera, *self.config.target_cameras)
+        pictures = dict.fromkeys(self.config.views, blank)
         names = list(self.config.objects.values())[: self.config.max_objects] or ["object"]
         for _ in range(self.config.model.warm_up_steps):
-            self.tracker.step(dict.fromkeys(cameras, blank), dict.fromkeys(names, mask))
+            if isinstance(self.tracker, PromptedTracker):
+                query = self.config.query_camera
+                self.tracker.step(pictures, [(query, Prompt(name, mask=mask)) for name in names])
+            else:
+                self.tracker.step(pictures, dict.fromkeys(names, mask))
         self.tracker.reset()
+
+    def begin(self) -> None:
+        """There was a pause: images of before do not count as the newest ones."""
+        if self.marks is not None:
+            self.marks.begin()
+
+    @property
+    def marked(self) -> dict[str, str]:
+        """Objects that were marked by prompts, each with the camera that it is tracked in."""
+        return self.tracker.objects if isinstance(self.tracker, PromptedTracker) else {}
+
+    def reset(self) -> None:
+        """Forget every object, and refuse the prompts that wait."""
+        self.tracker.reset()
+        if self.marks is not None:
+            self.marks.refuse_all("reset", "all objects were forgotten meanwhile")
+            self.marks.begin()
+
+    def _find(
+        self, pictures: Mapping[str, images.Array | None], given: ImageSet[Any]
+    ) -> Mapping[str, Mapping[str, CorrespondenceLike]]:
+        """The objects of the query masks, or those marked, with the prompts that belong here."""
+        if not isinstance(self.tracker, PromptedTracker):
+            return self.tracker.step(pictures, self.query_masks)
+        assert self.marks is not None
+        self.tracker.handover = self.config.prompts.handover
+        self.tracker.look(pictures)
+        sent = {self.config.query_camera: given.query, **given.targets}
+        seen = {name: one for name, one in pictures.items() if one is not None}
+        self.marks.look(
+            {name: stamp_of(sent[name]) for name in seen},
+            {name: one.shape[:2] for name, one in seen.items()},
+            {name: sent[name].header.frame_id for name in seen},
+        )
+        self.marks.settle(self.config)
+        return self.tracker.find()
 
     def _read(self, camera: str, msg: Any) -> images.Array:
         return read_image(self.config, camera, msg, self._readers[camera])
@@ -172,7 +226,8 @@ class SetProcessor:
         picture: images.Array,
         given: ImageSet[Any],
     ) -> TargetOutput:
-        header = given.targets[target].header
+        query = given.query.header
+        header = query if target == self.config.query_camera else given.targets[target].header
         threshold = self.config.presence_threshold
         if self.config.output.exclusive:
             masks = lm.exclusive_masks(found, threshold)
@@ -183,7 +238,7 @@ class SetProcessor:
             masks,
             self.table,
             header,
-            given.query.header,
+            query,
             (self.config.query_camera, target),
             picture.shape[:2],
         )
@@ -251,16 +306,56 @@ def load_processor(config: NodeConfig) -> SetProcessor:
         lmeec_core.CheckpointError: if there are no weights, or they do not fit.
         ValueError: if the device is not there.
     """
+    model = config.model
+    seeded = model.seed is not None and model.checkpoint is None
+    if seeded and lm.bundled_weights(model.preset) is None:
+        text = f"no checkpoint: random weights of model.seed {model.seed}; the masks mean nothing"
+        logger.warning(text)
     method = load_with(config.method, config.method_settings())
     if unused := without_effect(config.method, config.changed_settings()):
         logger.warning(unused)
-    tracker = method.tracker(
-        config.query_camera, config.target_cameras, max_objects=config.max_objects
-    )
+    tracker: Tracker | PromptedTracker
+    if config.prompted:
+        tracker = prompted_tracker(method, config)
+    else:
+        tracker = method.tracker(
+            config.query_camera, config.target_cameras, max_objects=config.max_objects
+        )
     table = messages.LabelTable(config.objects, config.ignore_labels, logger.warning)
-    processor = SetProcessor(tracker, config, table)
+    network = getattr(method, "model", None)
+    processor = SetProcessor(tracker, config, table, network=network)
     processor.warm_up()
     return processor
+
+
+def prompted_tracker(method: Method, config: NodeConfig) -> PromptedTracker:
+    """A tracker of marked objects, by the method's network or by one of its own.
+
+    Raises:
+        InputError: the method has no network, and no other is named; or as `load_processor`.
+    """
+    given, model = config.prompts, getattr(method, "model", None)
+    encode = getattr(method, "encode", None)
+    if given.preset != "same":
+        same = config.model
+        model = lm.load_model(
+            given.preset, given.checkpoint, same.device, same.precision, same.seed, False,
+            same.engine,
+        )  # fmt: skip
+        encode = None  # the two networks need views of their own
+    if model is None:
+        raise InputError(
+            f"prompts.preset: 'same' given, but the method {config.method} has no network; the "
+            "preset of one that tracks marked objects expected, as nano"
+        )
+
+    def in_one_view() -> ViewTracker:
+        return view_tracker(model, max_objects=config.max_objects, hold=given.hold)
+
+    return PromptedTracker(
+        config.views, method, in_one_view, max_objects=config.max_objects, hold=given.hold,
+        encode=encode,
+    )  # fmt: skip
 
 
 def _seconds(msg: Any) -> str:

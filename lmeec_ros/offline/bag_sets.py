@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +17,7 @@ from lmeec_core.sync.image_set import QUERY_MASKS, ImageSet
 from lmeec_core.sync.pairing import PairingStats
 from lmeec_core.sync.stream_monitor import StreamMonitor
 from lmeec_ros.health import reasons
+from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.io.inputs import Input, inputs_of, type_remedy
 from lmeec_ros.io.synchronizer import make_synchronizer, stamp_of
 from lmeec_ros.parameters.config import NodeConfig
@@ -148,7 +149,7 @@ class RecordedSets:
         """How much of each stream is in the sets of a target; "" if nothing is left out."""
         assert self._stats is not None
         streams = self._stats.streams
-        names = (self._inputs.query.name, QUERY_MASKS, target)
+        names = [n for n in (self._inputs.query.name, QUERY_MASKS, target) if n in streams]
         sets = streams[target].paired
         parts = []
         for name in names:
@@ -167,6 +168,44 @@ class RecordedSets:
         text += "images; they are left out"
         if text not in self.lost:
             self.lost.append(text)
+
+
+def steps(
+    sets: RecordedSets,
+    processor: SetProcessor,
+    path: Path,
+    problems: list[str],
+    before: Callable[[ImageSet[Any]], object] = lambda _: None,
+) -> Iterator[tuple[int, dict[str, TargetOutput]]]:
+    """Process the sets as the node does: the query image's stamp, and the outputs of each set.
+
+    Args:
+        sets: of a bag.
+        processor: is reset where time jumps back.
+        path: the bag.
+        problems: receives the sets that cannot be used; they are left out.
+        before: called with each set before it is processed.
+    """
+    last: int | None = None
+
+    def refused(_: str, error: InputError) -> None:
+        problems.append(f"{path}: {error}")
+
+    for jumped, given in sets:
+        broken = isinstance(given.query, InputError) or isinstance(given.masks, InputError)
+        stamp = None if broken else stamp_of(given.query)
+        if jumped or (last is not None and stamp is not None and stamp <= last):
+            processor.reset()  # as the node does
+            last = None
+        before(given)
+        try:
+            found = processor.process(given, refused)
+        except InputError as error:
+            refused("", error)
+            continue
+        last = stamp
+        assert stamp is not None
+        yield stamp, found
 
 
 @dataclass(frozen=True)
@@ -197,7 +236,10 @@ def raw_stamp(data: bytes) -> Time | None:
 
 def _decode_set(found: ImageSet[Recorded], inputs: ImageSet[Input]) -> ImageSet[Any]:
     targets = {name: _decode(one, inputs.targets[name]) for name, one in found.targets.items()}
-    return ImageSet(_decode(found.query, inputs.query), _decode(found.masks, inputs.masks), targets)
+    masks = None
+    if found.masks is not None and inputs.masks is not None:
+        masks = _decode(found.masks, inputs.masks)
+    return ImageSet(_decode(found.query, inputs.query), masks, targets)
 
 
 def _decode(message: Recorded, one: Input) -> Any:

@@ -6,13 +6,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from lmeec_core.errors import InputError
-from lmeec_core.offline.compute import method_of
+from lmeec_core.offline.compute import finder_of
+from lmeec_core.offline.prompt_plan import read_given
 from lmeec_core.offline.records import FrameRecord
 from lmeec_core.offline.take_plan import method_notes
 from lmeec_core.offline.units import Settings, TrackOptions, Unit, Work
 from lmeec_core.recordings import FindPredictions, Viewed
 from lmeec_core.viewing.options import ViewOptions
 from lmeec_ros.offline import bag_units, bag_view
+from lmeec_ros.offline.bag_prompts import track_prompted_bag
 
 
 @dataclass(frozen=True)
@@ -31,11 +33,16 @@ class BagSource:
                 f"{options.source} is a bag: its number of sets is known only once they are "
                 "paired; it is tracked as by the node, --num-frames stream"
             )
+        prompts, how = read_given(options)
+        changes = dict(options.changes)
+        if how is not None and how.preset is not None:
+            changes |= {"prompts.preset": how.preset, "prompts.checkpoint": how.checkpoint or ""}
         config = bag_units.read_config(
-            options.source, options.params, options.changes, options.node
+            options.source, options.params, changes, options.node, prompts is not None
         )
-        plan = bag_units.plan_bag(options.source, config, options.direction)
+        plan = bag_units.plan_bag(options.source, config, options.direction, prompts)
         settings = bag_units.settings_of(config, options.threads)
+        settings = settings.model_copy(update={"cycle_check": options.cycle_check, "prompts": how})
         notes = method_notes(config.method, config.changed_settings())
         return Work(self, settings, [plan], notes)
 
@@ -43,7 +50,8 @@ class BagSource:
         self, unit: Unit, settings: Settings, problems: list[str], notices: list[str]
     ) -> Iterator[FrameRecord]:
         """See :class:`~lmeec_core.recordings.RecordingSource`."""
-        return bag_units.track_bag(unit, settings, method_of(settings), problems, notices)
+        track = bag_units.track_bag if settings.prompts is None else track_prompted_bag
+        return track(unit, settings, finder_of(settings), problems, notices)
 
     def open(
         self,

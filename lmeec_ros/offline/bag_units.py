@@ -17,13 +17,15 @@ from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import Recorder
 from lmeec_core.offline.records import FrameRecord, Stamp
 from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_digest
+from lmeec_core.prompts import Prompts
 from lmeec_core.takes import is_ego
 from lmeec_core.takes.results import DIRECTIONS
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.io.inputs import inputs_of
 from lmeec_ros.io.messages import LabelTable, masks_from_array
-from lmeec_ros.io.synchronizer import nanoseconds, stamp_of
-from lmeec_ros.offline.bag_sets import RecordedSets, check_topics
+from lmeec_ros.io.synchronizer import nanoseconds
+from lmeec_ros.offline.bag_prompts import pairs, place_prompts
+from lmeec_ros.offline.bag_sets import RecordedSets, check_topics, steps
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.parameters.config import NodeConfig
 
@@ -35,6 +37,7 @@ def read_config(
     given: Path | None,
     changes: Mapping[str, Any] | None = None,
     node: str | None = None,
+    prompted: bool = False,
 ) -> NodeConfig:
     """The node's configuration for a bag.
 
@@ -43,6 +46,7 @@ def read_config(
         given: the node's parameter file; None: what the bag says itself, if it was made of a take.
         changes: values by full name that come on top.
         node: the node (name with namespace) that the file is read for; None: its node called lmeec.
+        prompted: whether prompts are given in place of query masks.
 
     Raises:
         ParameterError: a value that is wrong, or a file without parameters for the node.
@@ -65,7 +69,14 @@ def read_config(
                 f"{', '.join(sorted(topics)) or 'none'}"
             )
         values = parameters.flatten(take_bags.node_parameters(info))
-    return parameters.load({**values, **(changes or {})})
+    source = {"query_masks.source": "prompts"} if prompted else {}
+    config = parameters.load({**values, **(changes or {}), **source})
+    if config.prompted and not prompted:
+        raise parameters.ParameterError(
+            "query_masks.source: 'prompts' given, with which nothing says what to look for in a "
+            "bag; 'topic', and a topic with query masks, or --prompts FILE, expected"
+        )
+    return config
 
 
 def settings_of(config: NodeConfig, threads: int) -> Settings:
@@ -96,16 +107,20 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
     )
 
 
-def plan_bag(path: Path, config: NodeConfig, direction: str | None = None) -> Plan:
+def plan_bag(
+    path: Path, config: NodeConfig, direction: str | None = None, prompts: Prompts | None = None
+) -> Plan:
     """Cut a bag into units: one a target camera.
 
     Args:
         path: the bag.
         config: topics and cameras.
         direction: in the result file; None takes it from the names of the cameras.
+        prompts: in place of query masks; they may be made in any of the cameras.
 
     Raises:
         BagError: the bag cannot be read, or lacks a topic or has it with another type.
+        InputError: the prompts are those of another recording.
     """
     with BagReader(path) as bag:
         info = RecordingInfo.read(bag)
@@ -114,12 +129,28 @@ def plan_bag(path: Path, config: NodeConfig, direction: str | None = None) -> Pl
         count = bag.topics[inputs.query.topic].count
         lost, notes = tuple(bag.lost), tuple(bag.notes)
     cameras = camera_names(config, info)
-    query = cameras[config.query_camera]
-    targets = [cameras[name] for name in config.target_cameras]
-    direction = direction or _direction(query, targets)
     objects = tuple(config.objects.values())
     name = info.take if info else path.resolve().name
-    digest = _digest(path)
+    digest, listed = _digest(path), list(info.frames) if info else []
+    if prompts is not None:
+        if prompts.recording not in (None, name, path.resolve().name):
+            raise InputError(f"the prompts are of {prompts.recording!r}, {path} is {name!r}")
+        seen = {ours: cameras[ours] for ours in config.views}
+        placed, problems = place_prompts(prompts, seen, path)
+        units = [
+            Unit(
+                "bag", str(path.resolve()), name, direction or _direction(cameras[one], [there]),
+                cameras[one], there, tuple(objects), count, digest, (one, other),
+                prompts=tuple(p for p in placed if p.prompt.object_id in objects),
+            )
+            for one, other, objects in pairs(config, placed)
+            for there in (cameras[other],)
+        ]  # fmt: skip
+        frames = {unit.direction: listed for unit in units}
+        recording = Recording(name, prompts.objects, frames)
+        return Plan(recording, units, (*lost, *problems), notes)
+    query = cameras[config.query_camera]
+    direction = direction or _direction(query, [cameras[name] for name in config.target_cameras])
     units = [
         Unit(
             "bag", str(path.resolve()), name, direction, query, cameras[target], objects, count,
@@ -127,8 +158,7 @@ def plan_bag(path: Path, config: NodeConfig, direction: str | None = None) -> Pl
         )
         for target in config.target_cameras
     ]  # fmt: skip
-    frames = list(info.frames) if info else []
-    return Plan(Recording(name, objects, {direction: frames}), units, lost, notes)
+    return Plan(Recording(name, objects, {direction: listed}), units, lost, notes)
 
 
 def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, str]:
@@ -161,26 +191,10 @@ def track_bag(
     table = LabelTable(config.objects, config.ignore_labels)
     several = len(config.target_cameras) > 1
     processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)
-    recorder, last = Recorder(settings), None
+    recorder = Recorder(settings)
     searched: set[str] | None = None  # ids that the sets asked for; None: no set was processed
-
-    def refused(_: str, error: InputError) -> None:
-        problems.append(f"{path}: {error}")
-
     sets = RecordedSets(path, config)
-    for jumped, given in sets:
-        broken = isinstance(given.query, InputError) or isinstance(given.masks, InputError)
-        stamp = None if broken else stamp_of(given.query)
-        if jumped or (last is not None and stamp is not None and stamp <= last):
-            tracker.reset()  # as the node does
-            last = None
-        try:
-            found = processor.process(given, refused)
-        except InputError as error:
-            refused(target, error)
-            continue
-        last = stamp
-        assert stamp is not None
+    for stamp, found in steps(sets, processor, path, problems):
         if target not in found:
             continue
         sought = {name for name, one in found[target].found.items() if one.skipped is None}

@@ -51,7 +51,8 @@ class QueryMasksConfig:
     """The input of the query masks, with its topic as for the cameras."""
 
     source: str = parameter("topic", "topic: query masks come on a topic, one message an image; "
-        "prompts: objects are marked once (~/prompt, ~/mark_object, a click) and tracked from there",
+        "prompts: objects are marked once (~/prompt, ~/mark_object, a click) and tracked from "
+        "there",
         ("topic", "prompts"))
     topic: str = parameter("", "Topic of the query masks; empty: /<query camera>/label_image or "
         "/<query camera>/masks, by type")
@@ -72,20 +73,20 @@ class ClickParameters:
         "image; header.frame_id is a camera's name or the frame_id of its images; \"\": none")
     camera: str = parameter("", "Camera that a click without frame_id is for; empty: query_camera",
         live=True)
-    object: str = parameter("", "Object that clicks mark or correct; empty: the first of `objects`, "
-        "else object_1", live=True)
+    object: str = parameter("", "Object that clicks mark or correct; empty: the first of "
+        "`objects`, else object_1", live=True)
     tolerance: float = parameter(0.5, "Largest distance in time between a click and its image, "
         "seconds: many tools stamp a click when it is made", minimum=0.0, maximum=10.0, live=True)
-    mouse: bool = parameter(True, "Read clicks of rqt_image_view, too: geometry_msgs/Point on <image "
-        "topic>_mouse_left of each camera, for its newest image")
+    mouse: bool = parameter(True, "Read clicks of rqt_image_view, too: geometry_msgs/Point on "
+        "<image topic>_mouse_left of each camera, for its newest image")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectionParameters:
     """Boxes of a detector, with query_masks.source prompts."""
 
-    topic: str = parameter("", "Topic of vision_msgs/Detection2DArray: a box marks the object of its "
-        "id, or of its class, unless that is seen; empty: none")
+    topic: str = parameter("", "Topic of vision_msgs/Detection2DArray: a box marks the object of "
+        "its id, or of its class, unless that is seen; empty: none")
     min_score: float = parameter(0.5, "Boxes with a lower score are ignored", minimum=0.0,
         maximum=1.0, live=True)
 
@@ -102,8 +103,8 @@ class PromptParameters:
         maximum=64)
     wait: float = parameter(2.0, "Longest wait of a prompt for its image, seconds", minimum=0.0,
         maximum=60.0, live=True)
-    handover: bool = parameter(False, "Track an object that is lost in its query view on in another "
-        "view in which it was seen with confidence", live=True)
+    handover: bool = parameter(False, "Track an object that is lost in its query view on in "
+        "another view in which it was seen with confidence", live=True)
     clicks: ClickParameters = group(ClickParameters, "prompts.clicks.")
     detections: DetectionParameters = group(DetectionParameters, "prompts.detections.")
 

@@ -129,6 +129,17 @@ def demo_command(
     ] = None,
     query: QueryCamera = "ego",
     target: TargetCameras = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of prompts (docs/recordings.md): each object is marked once.",
+            show_default="prompts.json in the take's folder",
+        ),
+    ] = None,
+    masks: Annotated[
+        bool,
+        typer.Option("--masks", help="Send the take's own query masks on every frame instead."),
+    ] = False,
     object_name: Annotated[
         list[str] | None,
         typer.Option(
@@ -154,6 +165,9 @@ def demo_command(
 ) -> None:
     """Start the node, play a take to it over DDS, and collect the masks.
 
+    Objects are marked by prompts, by one click each in the sample take, and tracked from there; a
+    take without prompts sends its query masks on every frame.
+
     Writes to the results folder: the bags, masks.json (the benchmark's result file), overlays
     (contact_sheet.png, overlay.mp4), report.json and the node's log. The exit code is 0 only if
     masks arrived and the node counted every pair of images without masks as dropped.
@@ -161,6 +175,8 @@ def demo_command(
     **Examples**
 
     - `lmeec demo`
+    - `lmeec demo --masks`
+    - `lmeec demo --take take_7 --prompts prompts.json`
     - `lmeec demo --take take_7 --query exo --checkpoint weights.pt --preset base_plus`
     """
 
@@ -175,6 +191,8 @@ def demo_command(
             checkpoint=checkpoint,
             query=query,
             targets=tuple(target or ()),
+            prompts=prompts,
+            masks=masks,
             objects=tuple(object_name or ()),
             max_objects=max_objects,
             rate=rate,

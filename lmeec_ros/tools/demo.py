@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,8 +19,10 @@ from rich.markup import escape
 import lmeec_core as lm
 from lmeec_core.bags import take_bags
 from lmeec_core.bags.take_bags import RecordingInfo, bag_from_take, stamp_of_frame
+from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
 from lmeec_core.methods import has_setting, method_name
+from lmeec_core.prompts import PlacedPrompt, read_prompts
 from lmeec_core.takes import Take
 from lmeec_ros.tools.node_process import NodeError, profile_environment, shared
 
@@ -30,7 +33,8 @@ SEED = 0
 class DemoOptions:
     """What `lmeec demo` is asked for; see its --help.
 
-    ``take`` None is the sample take, ``rate`` 0 is lock-step, ``max_objects`` 0 is all of them.
+    ``take`` None is the sample take, ``prompts`` None are those in its folder, if there are any,
+    ``rate`` 0 is lock-step, ``max_objects`` 0 is all of them.
     """
 
     take: Path | None = None
@@ -40,6 +44,8 @@ class DemoOptions:
     checkpoint: Path | None = None
     query: str = "ego"
     targets: tuple[str, ...] = ()
+    prompts: Path | None = None
+    masks: bool = False
     objects: tuple[str, ...] = ()
     max_objects: int = 4
     rate: float = 0.0
@@ -63,6 +69,7 @@ def run(options: DemoOptions, console: Console) -> int:
     take = Take.open(options.take or sample_take())
     out = options.out
     objects = options.objects or take.objects[: options.max_objects or None]
+    prompts = prompts_of(take, options, objects, console)
     _clear(out)
     info = bag_from_take(
         take,
@@ -70,6 +77,7 @@ def run(options: DemoOptions, console: Console) -> int:
         query=options.query,
         targets=options.targets or None,
         objects=objects,
+        prompts=prompts,
         raw=options.raw,
         overwrite=True,
     )
@@ -81,14 +89,15 @@ def run(options: DemoOptions, console: Console) -> int:
     pace = f"played at {options.rate:g} times its pace" if options.rate else "played in lock-step"
     console.print(
         f"take [bold]{escape(take.name)}[/]: {len(info.frames)} frames, query {info.query}, "
-        f"targets {', '.join(info.targets)}, {len(info.objects)} of {len(take.objects)} objects; "
+        f"targets {', '.join(info.targets)}, {len(info.objects)} of {len(take.objects)} objects, "
+        f"{f'{len(prompts)} prompts' if prompts else 'a query mask on every frame'}; "
         f"method {method}, preset {options.preset}; {pace}"
     )
     settle_environment()
     played = through_node(out, info, parameters, expected, options.rate, console)
     simulated = options.take is None or bool(take.annotation.get("simulated", False))
     outcome = demo_report.DemoRun(
-        take, info, played, expected, options.preset, trained, simulated, method
+        take, info, played, expected, options.preset, trained, simulated, method, prompts
     )
     return demo_report.finish(out, outcome, console)
 
@@ -110,6 +119,36 @@ def sample_take() -> Path:
     )
 
 
+def prompts_of(
+    take: Take, options: DemoOptions, objects: Sequence[str], console: Console
+) -> list[PlacedPrompt]:
+    """The prompts that mark the objects in the query camera; none: the take's masks do.
+
+    Those for other cameras and other objects are named and left out.
+
+    Raises:
+        InputError: the file cannot be read, or has none for these objects.
+    """
+    path = options.prompts or take.path / "prompts.json"
+    if options.masks or (options.prompts is None and not path.is_file()):
+        return []
+    given = read_prompts(path).prompts
+    query = take_bags.camera_of(take, options.query)
+    used = [one for one in given if one.camera == query and one.prompt.object_id in objects]
+    if options.prompts is None and not used:
+        return []  # they are for another query camera
+    left = [one for one in given if one not in used and one.prompt.object_id in objects]
+    for one in left:
+        console.print(f"[yellow]left out[/] {escape(str(one))}: the query camera is {query}")
+    unmarked = [name for name in objects if name not in {one.prompt.object_id for one in used}]
+    if unmarked:
+        raise InputError(
+            f"{path}: no prompt for {', '.join(unmarked)} in camera {query}; mark them "
+            f"(`lmeec mark {take.path}`), choose objects with --object, or use --masks"
+        )
+    return used
+
+
 def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:
     """Stamps (ns) of the frames that every camera has: each yields masks in every target."""
     return tuple(stamp_of_frame(frame) for frame in take.common_frames(*info.cameras.values()))
@@ -121,6 +160,7 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
     return {
         **take_bags.node_parameters(info),
         "method": options.method,
+        **_marking_network(info, options.method),
         "model": {
             "preset": options.preset,
             "checkpoint": str(checkpoint),
@@ -131,6 +171,12 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
         # In lock-step the inputs are silent while the node works.
         "silence_warning": 0.0 if options.rate == 0 else 5.0,
     }
+
+
+def _marking_network(info: RecordingInfo, method: str) -> dict[str, Any]:
+    """The network that tracks marked objects, for methods that have none."""
+    needed = bool(info.prompt_topic) and not has_setting(method, "preset")
+    return {"prompts": {"preset": DemoOptions.preset}} if needed else {}
 
 
 def write_parameters(path: Path, parameters: dict[str, Any]) -> None:

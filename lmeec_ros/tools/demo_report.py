@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from lmeec_core.bags.bag import BagReader
 from lmeec_core.bags.take_bags import RecordingInfo, frame_of
 from lmeec_core.evaluation import Scores, benchmark_size, iou, score_pair
 from lmeec_core.files import write_text
+from lmeec_core.prompts import PlacedPrompt
 from lmeec_core.takes import Results, Take, decode_mask, encode_mask, is_ego, resize_mask
 from lmeec_ros.io.messages import MAX_LABEL, LabelTable, masks_from_array
 from lmeec_ros.io.synchronizer import stamp_of
@@ -61,6 +62,7 @@ class DemoRun:
         expected: stamps (ns) that every camera has an image of.
         trained: whether the weights mean anything.
         simulated: whether the images are.
+        prompts: that marked the objects; none: query masks on every frame did.
     """
 
     take: Take
@@ -71,6 +73,7 @@ class DemoRun:
     trained: bool
     simulated: bool
     method: str = "lmeec"
+    prompts: Sequence[PlacedPrompt] = ()
 
 
 def finish(out: Path, run: DemoRun, console: Console) -> int:
@@ -116,6 +119,8 @@ def results_of(run: DemoRun, answers: Answers) -> Results:
     results = Results("ego-exo" if is_ego(query) else "exo-ego")
     results.set_frames(run.take.name, info.frames)
     for (frame, target, name), answer in sorted(answers.items()):
+        if target == info.query:
+            continue
         mask = decode_mask(answer.rle)
         small = resize_mask(mask, benchmark_size(*mask.shape))
         results.add(run.take.name, name, query, info.cameras[target], frame, small, answer.presence)
@@ -130,7 +135,7 @@ def measure(
     latency = [
         t - played.sent[stamp] for (_, stamp), t in played.arrived.items() if stamp in played.sent
     ]
-    pairs = len(run.expected) * len(info.targets)
+    pairs = len(run.expected) * len(info.views)
     scores, baseline = Scores(), []
     for name in info.objects.values():
         for target in info.targets:
@@ -158,13 +163,32 @@ def measure(
         "pairs_missing": pairs - came,
         "drops": drops,
         "sets_failed": played.failed,
-        "pairs_unaccounted": max(0, pairs - came - sum(drops.values()) * len(info.targets)),
+        "pairs_unaccounted": max(0, pairs - came - sum(drops.values()) * len(info.views)),
         "seconds": round(played.seconds, 3),
         "latency_ms": _percentiles(latency),
         "processing_ms": _percentiles(processing),
         "scores": scores.summary(),
         "iou_of_copied_query_mask": float(np.mean(baseline)) if baseline else None,
+        "prompts": len(run.prompts),
+        "query_view_iou": _query_view_iou(run, answers),
     }
+
+
+def _query_view_iou(run: DemoRun, answers: Answers) -> float | None:
+    """Mean IoU of the masks tracked in the query view, over the frames from each object's first
+    prompt on that have a true mask; None where query masks were given."""
+    query, values = run.info.cameras[run.info.query], []
+    starts: dict[str, int] = {}
+    for one in run.prompts:
+        starts.setdefault(one.prompt.object_id, one.frame or 0)
+    for name, start in starts.items():
+        for frame in run.take.mask_frames(name, query):
+            truth = run.take.mask(name, query, frame) if frame >= start else None
+            if truth is not None and truth.any():
+                answer = answers.get((frame, run.info.query, name))
+                found = decode_mask(answer.rle) if answer else np.zeros(truth.shape, bool)
+                values.append(iou(resize_mask(found, truth.shape), truth))
+    return float(np.mean(values)) if values else None
 
 
 def copied_mask_ious(take: Take, name: str, query: str, target: str) -> list[float]:
@@ -196,6 +220,7 @@ def _pictures(out: Path, run: DemoRun, answers: Answers) -> Iterator[Path]:
     title = [
         f"{run.take.name}: query {run.info.query} (left), masks found by "
         f"{run.method}, preset {run.preset}; white outline: truth",
+        *(["each object was marked once, by the click that is drawn"] if run.prompts else []),
     ]
     if not run.trained:
         title.append("RANDOM WEIGHTS: the masks mean nothing")
@@ -215,8 +240,13 @@ def draw_frame(run: DemoRun, answers: Answers, frame: int) -> overlay.Image:
     names = list(info.objects.values())
     colours = {name: overlay.colour(i) for i, name in enumerate(names)}
     query = info.cameras[info.query]
-    asked = {name: take.mask(name, query, frame) for name in names}
-    image = overlay.draw_masks(take.image(query, frame), asked, colours=colours)
+    image = overlay.draw_masks(
+        take.image(query, frame), _query_masks(run, answers, frame), colours=colours
+    )
+    for one in run.prompts:
+        if one.frame == frame:
+            shade = colours[one.prompt.object_id]
+            image = overlay.draw_marks(image, one.prompt.points, one.prompt.box, shade)
     shown = [f"{info.query} frame {frame}", *names[:8]]
     shades = [overlay.TRUTH, *colours.values()]
     panels = [overlay.caption(_tall(image), shown, shades)]
@@ -232,6 +262,18 @@ def draw_frame(run: DemoRun, answers: Answers, frame: int) -> overlay.Image:
         picture = overlay.draw_masks(take.image(camera, frame), found, colours=colours, truth=truth)
         panels.append(overlay.caption(_tall(picture), lines[:9], shades))
     return overlay.side_by_side(panels, ROW_HEIGHT)
+
+
+def _query_masks(run: DemoRun, answers: Answers, frame: int) -> dict[str, NDArray[np.bool_] | None]:
+    """The masks in the query view: tracked from prompts, or given."""
+    names, query = run.info.objects.values(), run.info.query
+    if not run.prompts:
+        return {name: run.take.mask(name, run.info.cameras[query], frame) for name in names}
+    found = {name: answers.get((frame, query, name)) for name in names}
+    return {
+        name: decode_mask(one.rle) if one is not None and one.visible else None
+        for name, one in found.items()
+    }
 
 
 def _tall(image: overlay.Image) -> overlay.Image:
@@ -258,10 +300,10 @@ def _print_table(report: dict[str, Any], run: DemoRun, console: Console) -> None
     scores, latency = report["scores"], report["latency_ms"]
     drops = " ".join(f"{n} ({key})" for key, n in report["drops"].items()) or "0"
     table = Table(title="demo", show_header=False)
-    targets = len(run.info.targets)
+    views = len(run.info.views)
     rows = [
         ("frames in", f"{report['frames_in']} ({report['images_in']} images)"),
-        ("pairs", f"{report['pairs']} ({report['sets']} sets x {targets} targets)"),
+        ("pairs", f"{report['pairs']} ({report['sets']} sets x {views} views)"),
         ("mask messages out", str(report["mask_messages"])),
         ("objects answered, visible", f"{report['objects_answered']}, {report['objects_visible']}"),
         ("sets dropped, failed", f"{drops}, {report['sets_failed']}"),
@@ -278,6 +320,11 @@ def _print_table(report: dict[str, Any], run: DemoRun, console: Console) -> None
         (f"IoU (protocol {scores['protocol']})", number(scores["iou"])),
         ("  frames without an answer (IoU 0)", f"{scores['frames_missing']} of {scores['frames']}"),
         ("  query mask copied unchanged", number(report["iou_of_copied_query_mask"])),
+        *(
+            [("IoU in the query view, from prompts", number(report["query_view_iou"]))]
+            if run.prompts
+            else []
+        ),
         ("location error", number(scores["location_error"])),
         ("contour accuracy", number(scores["contour_accuracy"])),
         ("existence balanced accuracy", number(scores["existence_balanced_accuracy"])),

@@ -93,7 +93,7 @@ def through_node(
         ros_node("lmeec_demo") as (node, stop),
     ):
         collector = _Collector(info, expected)
-        topics = {f"/{NODE}/{target}/masks": target for target in info.targets}
+        topics = {f"/{NODE}/{view}/masks": view for view in info.views}
         recorder = TopicRecorder(node, out / "masks_bag", [*topics, "/diagnostics"], overwrite=True)
         recorder.on_message = lambda topic, data: collector.take_in(topics.get(topic), data)
         watch = NodeWatch(node, NODE)
@@ -115,7 +115,7 @@ class _Collector:
 
     def __init__(self, info: RecordingInfo, expected: tuple[int, ...]) -> None:
         self.played = Played()
-        self.targets = tuple(info.targets)
+        self.views = tuple(info.views)
         self.expected = frozenset(expected)
         self._query = info.query
         self._incomplete = len(info.frames) - len(expected)
@@ -151,7 +151,7 @@ class _Collector:
     def dropped(self) -> int:
         """Pairs that the node has reported as dropped by now."""
         drops = self.played.drops(self._query, self._incomplete)
-        return sum(drops.values()) * len(self.targets)
+        return sum(drops.values()) * len(self.views)
 
     def missing(self, stamp: int | None = None) -> int:
         """Masks still to come, of one stamp or of all that were sent."""
@@ -160,7 +160,7 @@ class _Collector:
             (target, s) not in self.played.arrived
             for s in stamps
             if s in self.expected
-            for target in self.targets
+            for target in self.views
         )
 
 
@@ -257,7 +257,7 @@ def _wait_ready(
 ) -> None:
     """Wait until the node hears every topic of the bag and offers its masks."""
     end = time.monotonic() + START_SECONDS
-    masks = {f"/{NODE}/{target}/masks" for target in collector.targets}
+    masks = {f"/{NODE}/{view}/masks" for view in collector.views}
     while player.unheard() or not watch.ready(player.published) or masks & set(recorder.missing):
         process.check()
         if stop.is_set():

@@ -398,3 +398,58 @@ def test_statistics_are_numpys() -> None:
     assert np.allclose(np.ravel(result["mean"]), some.mean(axis=(0, 1, 2)))
     assert np.allclose(np.ravel(result["std"]), some.std(axis=(0, 1, 2)))
     assert np.allclose(np.ravel(result["q50"]), np.quantile(some, 0.5, axis=(0, 1, 2)), atol=0.05)
+
+
+def recorded_by_others(source: Path, out: Path) -> Path:
+    """A LeRobot dataset without objects, but with an action."""
+    for path in (p for p in sorted(source.rglob("*")) if p.is_file()):
+        target = out / path.relative_to(source)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".parquet" and path.parts[-4:-2] != ("meta", "tasks"):
+            table = parquet.read_table(path)
+            foreign = [n for n in table.column_names if "objects" in n or "observation.stamp" in n]
+            parquet.write_table(table.drop_columns(foreign), target)
+        elif path.suffix == ".mp4":
+            target.write_bytes(path.read_bytes())
+    stats = json.loads((source / "meta/stats.json").read_text())
+    foreign = [k for k in stats if "objects" in k or "observation.stamp" in k]
+    (out / "meta/stats.json").write_text(json.dumps({k: stats[k] for k in stats.keys() - foreign}))
+    info = json.loads((source / "meta/info.json").read_text())
+    kept = {k: f for k, f in info["features"].items() if "images" in k or "." not in k}
+    (out / "meta/info.json").write_text(json.dumps(info | {"features": kept, "mine": 1}))
+    return out
+
+
+def test_a_dataset_of_others_gets_objects(take: Path, found: Path, tmp_path: Path) -> None:
+    other = make_take(tmp_path / "take_8")
+    export(take, other, found, "--out", tmp_path / "whole")
+    base = recorded_by_others(tmp_path / "whole", tmp_path / "base")
+    before = contents(base)
+    export(take, other, found, "--enrich", base, "--out", tmp_path / "set")
+    assert contents(base) == before
+    now = contents(tmp_path / "set")
+    assert all(now[name] == content for name, content in before.items() if name.endswith(".mp4"))
+    for number in range(2):
+        want, got = data_of(tmp_path / "whole", number), data_of(tmp_path / "set", number)
+        assert want == got and list(data_of(base, number)) == list(got)[:5]
+    info = json.loads(now["meta/info.json"])
+    whole = json.loads((tmp_path / "whole/meta/info.json").read_text())
+    assert info["features"] == whole["features"] and info["mine"] == 1
+    assert json.loads(now["meta/stats.json"]) == json.loads(
+        (tmp_path / "whole/meta/stats.json").read_text()
+    )
+    rows = [
+        parquet.read_table(tmp_path / name / "meta/episodes/chunk-000/file-000.parquet").to_pylist()
+        for name in ("whole", "set")
+    ]
+    assert rows[0] == rows[1]
+    assert json.loads(now["meta/provenance.json"])["masks"]["cam-1"] == "predictions"
+    said = export(take, other, found, "--enrich", tmp_path / "set", "--out", tmp_path / "x", code=1)
+    assert "has objects already" in said
+    said = export(take, found, "--enrich", base, "--out", tmp_path / "x", code=1)
+    assert "has 2 episodes, 1 recordings were read" in said
+    short = make_take(tmp_path / "short" / "take_8", FRAMES[:4])
+    said = export(take, short, found, "--enrich", base, "--out", tmp_path / "x", code=1)
+    assert "episode 1 has 6 frames, the recording take_8 has 4" in said
+    assert "is given twice" in export(take, take, found, "--out", tmp_path / "x", code=1)
+    assert not (tmp_path / "x").exists()

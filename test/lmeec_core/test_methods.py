@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lmeec_core.config import preset
 from lmeec_core.correspondence import Method, Tracker
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation.metrics import iou
-from lmeec_core.methods import METHODS, load_method
+from lmeec_core.methods import METHODS, load_method, load_with, without_effect
 from lmeec_core.tracker import EMPTY_MASK, NO_MASK
 
 RED, GROUND = (220, 30, 30), 60
@@ -115,3 +116,9 @@ def test_unknown_names_and_settings_are_named() -> None:
         load_method("sift", treshold=1)
     with pytest.raises(InputError, match="settings of method 'lm-eec'.*presets"):
         load_method("lm-eec", presets="nano")
+
+
+def test_a_preset_among_the_settings_is_the_network() -> None:
+    given = {"preset": "mini", "seed": 0, "device": "cpu", "threshold": 0.5}
+    assert load_with("lmeec", given).model.config == preset("mini")
+    assert without_effect("lmeec", ["model.preset", "model.seed", "memory.capacity"]) is None

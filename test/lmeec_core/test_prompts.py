@@ -263,12 +263,61 @@ def test_limits_and_order_are_checked(model: lm.LMEEC, frames: np.ndarray) -> No
     assert tracker.objects == () and tracker.memory_bytes == 0
 
 
-@pytest.mark.parametrize("name", ["sam2_tiny", "sam2_small", "sam2_large"])
+SAM_2 = {
+    "sam2_tiny": (96, (1, 2, 7, 2), 7, 38.9),
+    "sam2_small": (96, (1, 2, 11, 2), 7, 46.0),
+    "base_plus": (112, (2, 3, 16, 3), 14, 80.8),
+    "sam2_large": (144, (2, 6, 36, 4), 7, 224.4),
+}
+"""Of SAM 2.1's public configurations: embed_dim, stages, window_pos_embed_bkg_spatial_size; and the
+parameters, in millions, that its README gives."""
+
+
+def encoder_shapes(width: int, stages: tuple[int, ...], side: int) -> dict[str, list[int]]:
+    """Names and shapes of SAM 2's image encoder: Hiera and the convolutions of the neck."""
+    shapes = {
+        "trunk.pos_embed": [1, width, side, side],
+        "trunk.pos_embed_window": [1, width, 8, 8],
+        "trunk.patch_embed.proj.weight": [width, 3, 7, 7],
+        "trunk.patch_embed.proj.bias": [width],
+    }
+    firsts = [sum(stages[:n]) for n in range(1, len(stages))]  # of the stages but the first
+    given = width
+    for block in range(sum(stages)):
+        made = given * 2 if block in firsts else given
+        layers = {
+            "norm1": [given],
+            "attn.qkv": [3 * made, given],
+            "attn.proj": [made, made],
+            "norm2": [made],
+            "mlp.layers.0": [4 * made, made],
+            "mlp.layers.1": [made, 4 * made],
+        }
+        if made != given:
+            layers["proj"] = [made, given]
+        for name, shape in layers.items():
+            shapes[f"trunk.blocks.{block}.{name}.weight"] = shape
+            shapes[f"trunk.blocks.{block}.{name}.bias"] = shape[:1]
+        given = made
+    for level in range(4):
+        channels = width * 2 ** (3 - level)
+        shapes[f"neck.convs.{level}.conv.weight"] = [256, channels, 1, 1]
+        shapes[f"neck.convs.{level}.conv.bias"] = [256]
+    return {f"image_encoder.{name}": shape for name, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("name", sorted(SAM_2))
 def test_sam_2_checkpoints_fit_their_presets(name: str) -> None:
-    """Numbers of parameters as SAM 2 gives them: 38.9 M, 46 M, 224.4 M (MV-MoE not counted)."""
+    """By name and shape: the encoder's by SAM 2's configuration, the rest as in base_plus, whose
+    names were recorded from the release. MV-MoE is not SAM 2's."""
+    width, stages, side, millions = SAM_2[name]
+    recorded = json.loads((GOLDEN / "manifest_base_plus.json").read_text())
+    expected = encoder_shapes(width, stages, side)
+    expected |= {k: v for k, v in recorded.items() if not k.startswith("image_encoder.")}
     with torch.device("meta"):
         network = lm.build_model(lm.preset(name))
+    found = {k: list(v.shape) for k, v in network.state_dict().items()}
+    assert found == expected
     count = sum(p.numel() for n, p in network.named_parameters() if not n.startswith("MV_MoE"))
-    wanted = {"sam2_tiny": 38.9, "sam2_small": 46.0, "sam2_large": 224.4}[name]
-    assert count / 1e6 == pytest.approx(wanted, abs=0.1)
-    assert network.config.image_size == 1024
+    assert count / 1e6 == pytest.approx(millions, abs=0.1)
+    assert name == "base_plus" or network.config.image_size == 1024

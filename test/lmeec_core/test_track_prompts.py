@@ -28,7 +28,7 @@ from lmeec_core.prompts import (
 from lmeec_core.takes import Results, Take, TakeWriter, decode_mask, resize_mask
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
-MINI = ["--preset", "mini", "--seed", "0", "--device", "cpu", "--workers", "1"]
+MINI = ["--preset", "mini", "--seed", "0", "--device", "cpu", "--workers", "1", "--engine", "eager"]
 FRAMES = (0, 30, 60, 90)
 EGO, EXO = "aria01", "cam-1"
 

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import io
+import json
 import re
 import subprocess
 import sys
 from collections import Counter
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from lmeec_core import overlay
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Results, Take, TakeWriter, write_results
+from lmeec_core.viewing.html_file import HtmlWriter
 from lmeec_core.viewing.moments import Moment, View
 from lmeec_core.viewing.video import Painter, pictures
 
@@ -184,3 +190,50 @@ def test_without_the_sdk_it_says_what_to_install(
     result = runner.invoke(app, [*command, "--rerun", str(tmp_path / "x.rrd")])
     assert result.exit_code == 1 and "pip install 'lmeec[rerun]'" in result.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_page_holds_images_masks_and_presence(
+    take: Take, predictions: Path, tmp_path: Path
+) -> None:
+    page = tmp_path / "x.html"
+    command = ["view", str(take.path), str(predictions), "--out", str(tmp_path / "x.mp4")]
+    command += ["--direction", "ego-exo", "--height", "120", "--html", str(page)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["x.html", "x.mp4"]
+    text = page.read_text(encoding="utf-8")
+    assert "http" not in text and "src=" not in text  # nothing is loaded
+    moments = [json.loads(line) for line in re.findall(r"<script>F\.push\((.*)\)</script>", text)]
+    found = re.search(r"<script>const META = (.*)</script>", text)
+    assert found is not None
+    meta = json.loads(found[1])
+    assert meta["cameras"] == ["aria01", "cam-1", "cam-2"] and meta["truth"]
+    assert meta["sizes"] == [[160, 120], [160, 120], [90, 120]]
+    assert [name for name, _ in meta["objects"]] == list(NAMES)
+    assert [moment["f"] for moment in moments] == list(FRAMES)
+    for moment in moments:
+        query, first, second = moment["v"]
+        data = base64.b64decode(first["i"].removeprefix("data:image/jpeg;base64,"))
+        assert Image.open(io.BytesIO(data)).size == (160, 120)
+        assert (second["i"] is None) == (moment["f"] <= 60)
+        assert first["p"] == {"cup/red": 0.9, "knife": 0.25} and not second["p"]
+        for left, polygons in ((10, query["m"]), (45, first["m"]), (50, first["u"])):
+            want = square(left).repeat(2, axis=0).repeat(2, axis=1)
+            drawn = np.zeros((120, 160), np.uint8)
+            points = [np.reshape(one, (-1, 2)) for one in polygons["cup/red"]]
+            assert (cv2.fillPoly(drawn, points, 1).astype(bool) == want).all()
+        assert ("knife" in query["m"]) == (moment["f"] != 30) and "knife" not in first["m"]
+
+
+def test_names_cannot_leave_the_pages_script(tmp_path: Path) -> None:
+    name = "</script><script>alert(1)//\u2028"
+    image = np.zeros((30, 40, 3), np.uint8)
+    view = View("ego", image, {name: np.ones((30, 40), bool)})
+    with HtmlWriter(tmp_path / "x.html", overlay.Colours(), 60, name) as page:
+        page.add(Moment(0, 0.0, view, []))
+    text = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "alert" in text and "<script>alert" not in text and "\u2028" not in text
+    with pytest.raises(KeyError), HtmlWriter(tmp_path / "y.html", {}, 60, name) as page:
+        page.add(Moment(0, 0.0, view, []))
+        raise KeyError
+    assert [path.name for path in tmp_path.iterdir()] == ["x.html"]

@@ -9,16 +9,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 
 import lmeec_core as lm
-from lmeec_core.bags.bag import BagReader
+from lmeec_core.bags.bag import BagError, BagReader
 from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
+from lmeec_core.errors import InputError
+from lmeec_core.prompts import PlacedPrompt, Prompt, Prompts, write_prompts
 from lmeec_core.takes import Results, Take, TakeWriter
 from lmeec_ros.tools import demo_report
 from lmeec_ros.tools.demo import (
     DemoOptions,
     expected_pairs,
     node_parameters,
+    prompts_of,
     sample_take,
 )
 from lmeec_ros.tools.demo_run import Played
@@ -70,15 +74,25 @@ def lmeec(*arguments: str, **environment: str) -> subprocess.CompletedProcess[st
 
 
 def test_demo_leaves_all_results_and_accounts_for_every_pair(take: Path, tmp_path: Path) -> None:
+    """Each object is marked by one click; a second one, in another camera, is named."""
     out = tmp_path / "out"
-    done = lmeec("demo", "--take", str(take), "--preset", PRESET, "--out", str(out))
+    clicks = [("aria01_214-1", "red disc", (30, 40)), ("aria01_214-1", "no/thing", (90, 70))]
+    clicks.append(("cam-1", "red disc", (44, 40)))
+    marks = [
+        PlacedPrompt(camera, Prompt(name, (point,), (1,)), 0) for camera, name, point in clicks
+    ]
+    write_prompts(tmp_path / "prompts.json", Prompts(None, tuple(marks)))
+    given = ("--take", str(take), "--prompts", str(tmp_path / "prompts.json"))
+    done = lmeec("demo", *given, "--preset", PRESET, "--out", str(out))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "left out prompt for 'red disc' in camera 'cam-1', frame 0" in done.stdout
     trained = lm.bundled_weights(PRESET) is not None
     assert ("masks mean nothing" in " ".join(done.stdout.split())) != trained
 
     report = json.loads((out / "report.json").read_text())
-    assert report["sets"] == 4 and report["pairs"] == 8  # frame 60 is not in all cameras
-    assert report["mask_messages"] == 8 and report["objects_answered"] == 16
+    assert report["sets"] == 4 and report["pairs"] == 12  # frame 60 is not in all cameras
+    assert report["mask_messages"] == 12 and report["objects_answered"] == 24
+    assert report["prompts"] == 2 and 0 <= report["query_view_iou"] <= 1
     assert report["pairs_unaccounted"] == 0 and report["drops"] == {}
     assert report["latency_ms"]["p50"] > 0 and report["weights_mean_something"] == trained
 
@@ -90,13 +104,35 @@ def test_demo_leaves_all_results_and_accounts_for_every_pair(take: Path, tmp_pat
         assert found is not None and found.mask.shape == (360, 480)
     assert results.get(opened.name, "no/thing", opened.ego, "cam-1", 120) is not None
 
+    with BagReader(out / "input_bag") as bag:
+        assert bag.topics["/lmeec/prompt"].count == 2
+        assert not [topic for topic in bag.topics if "label" in topic or "mask" in topic]
     with BagReader(out / "masks_bag") as bag:
+        assert bag.topics["/lmeec/aria01_214_1/masks"].count == 4
         assert bag.topics["/lmeec/cam_1/masks"].count == 4
         assert bag.topics["/lmeec/cam_2/masks"].count == 4
     sheet = cv2.imread(str(out / "contact_sheet.png"))
     assert sheet is not None and sheet.shape[1] > 500
     assert (out / "overlay.mp4").stat().st_size > 1000
     assert "configure" in (out / "node.log").read_text()
+
+
+def test_prompts_of_the_demo(take: Path, tmp_path: Path) -> None:
+    """Those in the take's folder, unless they are for another camera; every object needs one."""
+    opened, console = Take.open(take), Console()
+    objects = ("red disc", "no/thing")
+    assert prompts_of(opened, DemoOptions(), objects, console) == []
+    one = PlacedPrompt("aria01_214-1", Prompt("red disc", ((30, 40),), (1,)), 0)
+    write_prompts(take / "prompts.json", Prompts(None, (one,)))
+    with pytest.raises(InputError, match=r"no prompt for no/thing in camera .*lmeec mark"):
+        prompts_of(opened, DemoOptions(), objects, console)
+    assert prompts_of(opened, DemoOptions(masks=True), objects, console) == []
+    assert prompts_of(opened, DemoOptions(query="cam-1"), objects, console) == []
+    (found,) = prompts_of(opened, DemoOptions(), objects[:1], console)
+    assert found.prompt.points == ((30, 40),)
+    late = PlacedPrompt("aria01_214-1", Prompt("red disc", ((30, 40),), (1,)), 7)
+    with pytest.raises(BagError, match=r"frame 7: the query camera aria01_214_1 with an image"):
+        bag_from_take(opened, tmp_path / "bag", prompts=[late])
 
 
 def test_demo_with_a_bad_checkpoint_shows_the_nodes_log(take: Path, tmp_path: Path) -> None:

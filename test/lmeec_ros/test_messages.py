@@ -21,7 +21,7 @@ SIZE = (12, 20)
 
 
 def found(presence: float = 0.75, iou: float = 0.5) -> Any:
-    return SimpleNamespace(presence=presence, predicted_iou=iou)
+    return SimpleNamespace(presence=presence, score=iou)
 
 
 def box(y: int, x: int, h: int, w: int) -> np.ndarray:

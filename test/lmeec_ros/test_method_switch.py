@@ -106,7 +106,8 @@ def test_each_method_in_the_node_and_offline(name: str, take: Take, tmp_path: Pa
     assert found["exo"].overlay(processor.table, 0.5).encoding == "rgb8"
     out = tmp_path / "found.json"
     command = ["track", str(take.path), "--method", name, "--engine", "eager", "--workers", "1"]
-    result = runner.invoke(app, [*command, "--device", "cpu", "--out", str(out)])
+    command += ["--device", "cpu", "--direction", "ego-exo", "--out", str(out)]
+    result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     assert f"method {name}" in result.output
     masks = json.loads(out.read_text())["ego-exo"]["results"]["short"]["masks"]

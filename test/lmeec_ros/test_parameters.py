@@ -100,6 +100,12 @@ def test_the_table_is_sound() -> None:
     live = {spec.name for spec in parameters.TABLE if spec.live}
     assert live == {
         "presence_threshold",
+        "prompts.clicks.camera",
+        "prompts.clicks.object",
+        "prompts.clicks.tolerance",
+        "prompts.detections.min_score",
+        "prompts.handover",
+        "prompts.wait",
         "pairing.tolerance",
         "pairing.partial",
         "pairing.partial_wait",

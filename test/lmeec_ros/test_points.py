@@ -202,9 +202,7 @@ class Scene:
 
     def found(self) -> dict[str, Any]:
         header = Header(frame_id="exo_optical")
-        results: Any = {
-            name: SimpleNamespace(presence=0.9, predicted_iou=0.9) for name in self.targets
-        }
+        results: Any = {name: SimpleNamespace(presence=0.9, score=0.9) for name in self.targets}
         message = messages.mask_array_message(
             results, self.targets, self.table, header, Header(), ("ego", "exo"), self.size
         )

@@ -8,9 +8,12 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+from rclpy.node import Node
 
 from lmeec_ros.tools.node_process import NodeProcess
-from lmeec_ros.tools.soak import spoil
+from lmeec_ros.tools.soak import prompts, spoil
 from lmeec_ros.tools.soak.feeder import CLOCK_BACK, Feeder
 from lmeec_ros.tools.soak.observer import Observer
 
@@ -31,12 +34,18 @@ class Bench:
         feeder: the process that plays the recording.
         observer: what is heard of the node.
         random: decides everything that is random.
+        node: makes what further faults need to hear and send; somebody spins it.
+        out: folder of the run.
+        cameras: the query camera, then the target cameras.
     """
 
     process: NodeProcess
     feeder: Feeder
     observer: Observer
     random: random.Random
+    node: Node
+    out: Path
+    cameras: tuple[str, ...]
 
     def pause(self) -> None:
         """Wait as long as a fault lasts."""
@@ -129,6 +138,11 @@ def _viewers(bench: Bench) -> None:
     bench.observer.view(bench.random.uniform(*SECONDS))
 
 
+def _prompts(bench: Bench) -> None:
+    """A second node gets prompts: late, outside the image, unknown cameras, hundreds at once."""
+    prompts.run(bench.node, bench.out, bench.cameras, bench.random)
+
+
 def _must(what: str, refused: str) -> None:
     if refused:
         raise FaultError(f"{what} was refused: {refused}")
@@ -145,5 +159,6 @@ FAULTS: dict[str, Fault] = {
     "parameters": _parameters,
     "memory": _memory,
     "viewers": _viewers,
+    "prompts": _prompts,
 }
 """All faults by name."""

@@ -75,6 +75,8 @@ class Observer:
             self._changed.notify_all()
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
+        if not any(one.name.startswith(f"{NODE}: ") for one in message.status):
+            return  # of another node
         values = {
             one.name.removeprefix(f"{NODE}: "): {v.key: v.value for v in one.values}
             for one in message.status

@@ -20,7 +20,7 @@ from lmeec_core.takes import Take
 from lmeec_ros.tools import demo
 from lmeec_ros.tools.node_process import NodeError, NodeProcess
 from lmeec_ros.tools.ros_session import ros_node, spinning
-from lmeec_ros.tools.soak import judge, report
+from lmeec_ros.tools.soak import judge, prompts, report
 from lmeec_ros.tools.soak.faults import FAULTS, Bench, FaultError
 from lmeec_ros.tools.soak.feeder import Feeder
 from lmeec_ros.tools.soak.judge import Event, Record
@@ -81,12 +81,13 @@ def run(options: SoakOptions, console: Console) -> int:
         "memory_folder": str((out / "memory").resolve()),
     }
     demo.write_parameters(out / "parameters.yaml", parameters)
+    demo.write_parameters(out / prompts.PARAMETERS, prompts.parameters(parameters))
     console.print(
         f"{options.minutes:g} minutes, preset {options.preset}, seed {options.seed}, "
         f"{options.rate:g} frames per second; results in {out}/",
         highlight=False,
     )
-    record = _soak(options, tuple(info.targets), console)
+    record = _soak(options, info.query, tuple(info.targets), console)
     verdict = judge.checks(record)
     settings = {name: str(value) for name, value in asdict(options).items()}
     report.write(out, record, verdict, settings)
@@ -94,7 +95,7 @@ def run(options: SoakOptions, console: Console) -> int:
     return 0 if all(check.passed for check in verdict) else 1
 
 
-def _soak(options: SoakOptions, targets: tuple[str, ...], console: Console) -> Record:
+def _soak(options: SoakOptions, query: str, targets: tuple[str, ...], console: Console) -> Record:
     out, record = options.out, Record()
     with (
         ros_node("lmeec_soak") as (node, stop),
@@ -102,7 +103,8 @@ def _soak(options: SoakOptions, targets: tuple[str, ...], console: Console) -> R
     ):
         observer = Observer(node, targets)
         feeder = Feeder(out / "bag", options.rate, options.seed, out / "feeder.log")
-        bench = Bench(process, feeder, observer, random.Random(options.seed))
+        chance, cameras = random.Random(options.seed), (query, *targets)
+        bench = Bench(process, feeder, observer, chance, node, out, cameras)
         with spinning(node):
             try:
                 feeder.start()

@@ -1,0 +1,151 @@
+"""Moments as one HTML file that plays in a browser, from disk and without a network."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from lmeec_core.overlay import Colour
+from lmeec_core.takes import resize_mask
+from lmeec_core.takes.images import encode_jpeg
+from lmeec_core.viewing.moments import Mask, Moment, View
+
+TEMPLATE = Path(__file__).with_name("player.html")
+PLACE = "<!-- moments -->\n"
+"""Where in the template the moments go."""
+QUALITY = 80
+LARGE = 200_000_000
+"""Bytes from which browsers become slow."""
+
+
+class HtmlWriter:
+    """Write moments into a page that appears under its name only once it is complete.
+
+    Images are JPEG, masks polygons, each moment a line; one is in memory at a time.
+
+    Args:
+        path: the file.
+        colours: by object; objects get theirs in the order in which they come.
+        height: of each view, pixels.
+        title: of the page.
+    """
+
+    def __init__(self, path: Path, colours: Mapping[str, Colour], height: int, title: str) -> None:
+        self.path = path
+        self._colours, self._height, self._title = colours, height, title
+        self._sizes: dict[str, tuple[int, int]] = {}
+        self._cameras: list[str] = []
+        self._objects: dict[str, None] = {}
+        self._truth = False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+        head, self._tail = TEMPLATE.read_text(encoding="utf-8").split(PLACE)
+        self._file = self._partial.open("w", encoding="utf-8")
+        self._file.write(head)
+
+    def add(self, moment: Moment) -> None:
+        """Write one moment."""
+        views = [moment.query, *moment.targets]
+        self._cameras = self._cameras or [view.camera for view in views]
+        shown = {view.camera: self._view(view) for view in views}
+        row = {
+            "f": moment.frame,
+            "t": round(moment.seconds, 6),
+            "v": [shown.get(name) or _NOTHING for name in self._cameras],
+        }
+        self._script(f"F.push({_json(row)})")
+
+    def close(self) -> None:
+        """Finish the file and give it its name."""
+        meta = {
+            "title": self._title,
+            "cameras": self._cameras,
+            "sizes": [
+                self._sizes.get(name, (self._height * 4 // 3, self._height))
+                for name in self._cameras
+            ],
+            "objects": [[name, _hex(self._colours[name])] for name in self._objects],
+            "truth": self._truth,
+        }
+        self._script(f"const META = {_json(meta)}")
+        self._file.write(self._tail)
+        self._file.close()
+        os.replace(self._partial, self.path)
+
+    def abort(self) -> None:
+        """Remove the unfinished file."""
+        self._file.close()
+        self._partial.unlink(missing_ok=True)
+
+    def __enter__(self) -> HtmlWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
+
+    @property
+    def too_large(self) -> str | None:
+        """A remark on a finished file that browsers open slowly; None for others."""
+        size = self.path.stat().st_size
+        if size < LARGE:
+            return None
+        return f"{self.path}: {size / 1e6:.0f} MB, which is slow in a browser; see --height"
+
+    def _view(self, view: View) -> dict[str, Any]:
+        picture, size = None, self._sizes.get(view.camera)
+        if view.image is not None:
+            height, width = view.image.shape[:2]
+            size = max(2, round(self._height * width / height)), self._height
+            self._sizes.setdefault(view.camera, size)
+            small = cv2.resize(view.image, size, interpolation=cv2.INTER_AREA)
+            data = encode_jpeg(np.asarray(small, np.uint8), QUALITY)
+            picture = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+        self._objects.update(dict.fromkeys(view.masks))
+        self._truth |= any(mask is not None for mask in (view.truth or {}).values())
+        drawn = {} if size is None else {
+            "m": _outlines(view.masks, size), "u": _outlines(view.truth or {}, size),
+        }  # fmt: skip
+        presence = {name: round(float(p), 4) for name, p in view.presence.items()}
+        return {**_NOTHING, **drawn, "i": picture, "p": presence}
+
+    def _script(self, text: str) -> None:
+        self._file.write(f"<script>{text}</script>\n")
+
+
+_NOTHING: dict[str, Any] = {"i": None, "m": {}, "u": {}, "p": {}}
+
+
+def _hex(colour: Colour) -> str:
+    return "#" + "".join(f"{part:02x}" for part in colour)
+
+
+def _json(content: Any) -> str:
+    """JSON inside a script: names may hold what would end it."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    return text
+
+
+def _outlines(
+    masks: Mapping[str, Mask | None], size: tuple[int, int]
+) -> dict[str, list[list[int]]]:
+    """Masks as polygons [x, y, x, y, ...], holes too, in an image of (width, height)."""
+    found: dict[str, list[list[int]]] = {}
+    for name, mask in masks.items():
+        if mask is None or not mask.any():
+            continue
+        small = resize_mask(mask, (size[1], size[0])).astype(np.uint8)
+        lines, _ = cv2.findContours(small, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        found[name] = [[int(n) for n in line.ravel()] for line in lines]
+    return found
