@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmeec_core.config import TrunkConfig
-from lmeec_core.model.layers import MLP, attention
+from lmeec_core.model.layers import MLP, attention, plain_attention
 from lmeec_core.model.remembered import Remembered
 from lmeec_core.model.trunk import Trunk
 
@@ -77,6 +77,7 @@ class WindowAttention(nn.Module):
     def __init__(self, dim: int, dim_out: int, heads: int, pool: bool) -> None:
         super().__init__()
         self.heads, self.pool = heads, pool
+        self.width = dim_out // heads
         self.whole_windows = False
         self.qkv = nn.Linear(dim, 3 * dim_out)
         self.proj = nn.Linear(dim_out, dim_out)
@@ -121,13 +122,18 @@ class WindowAttention(nn.Module):
         b, h, w, _ = x.shape
         step = _STAGE_POOL if self.pool else 1
         x = F.pad(F.linear(x, self.qkv.weight), (0, 0, 0, -w % window, 0, -h % window))
-        q, k, v = (x + self.qkv.bias).chunk(3, dim=-1)
+        x = x + self.qkv.bias
         rows, columns, side = x.shape[1] // step, x.shape[2] // step, window // step
         if self.pool:
-            q = _pool(q)
-        q = _to_windows(q.unflatten(-1, (self.heads, -1)), side, side)
-        k, v = (_to_windows(t.unflatten(-1, (self.heads, -1)), window, window) for t in (k, v))
-        y = _from_windows(attention(q, k, v), b, rows, columns, side, side).flatten(3)
+            q, k, v = (t.unflatten(-1, (self.heads, -1)) for t in x.chunk(3, dim=-1))
+            q = _to_windows(_pool(q.flatten(3)).unflatten(-1, (self.heads, -1)), side, side)
+            k, v = (_to_windows(t, window, window) for t in (k, v))
+        else:  # cut all three at once
+            x = x.reshape(-1, window, columns // window, window, 3, self.heads, self.width)
+            x = x.permute(4, 0, 2, 5, 1, 3, 6)
+            q, k, v = x.reshape(3, -1, self.heads, window**2, self.width).chunk(3)
+        y = plain_attention(q, k, v).flatten(0, -4)
+        y = _from_windows(y, b, rows, columns, side, side).flatten(3)
         return self.proj(y[:, : h // step, : w // step])
 
     def _odd_windows(self, x: Tensor, window: int) -> Tensor:

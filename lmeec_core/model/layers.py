@@ -119,20 +119,20 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
     """
     if not slow_fused_attention(q):
         return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
-    q = q * q.shape[-1] ** -0.5
     if q.shape[:3].numel() * k.shape[2] <= _SCORES:
-        return _attend(q, k, v, bias)
+        return plain_attention(q, k, v, bias)
     rows = max(1, _SCORES // (q.shape[1] * k.shape[2]))
     parts = [
-        _attend(part, k[i : i + 1], v[i : i + 1], bias)
+        plain_attention(part, k[i : i + 1], v[i : i + 1], bias)
         for i, one in enumerate(q.split(1))
         for part in one.split(rows, dim=2)
     ]
     return torch.cat(parts, dim=2)[0].unflatten(1, (q.shape[0], -1)).transpose(0, 1)
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> Tensor:
-    scores = q @ k.transpose(-1, -2)
+def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+    """:func:`attention` as products, of tensors with any number of axes in front."""
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         scores += bias
     return scores.softmax(-1) @ v
