@@ -153,7 +153,8 @@ def export_command(
         console = Console()
         _write(store, calls, console)
         if tensorrt:
-            _build(store, calls, library, kinds, console)
+            own = GraphStore(model, folder, few_operations=True)
+            _build(own, calls, library, kinds, console)
 
     run_command(work)
 

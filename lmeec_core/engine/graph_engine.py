@@ -64,6 +64,8 @@ class GraphEngine(Engine):
 
     device = "cpu"
     suffix = ".onnx"
+    few_operations = False
+    """Whether graphs are those for GPUs, see :class:`GraphStore`."""
     sizes: tuple[int, ...] = (1,)
     """Batches of the graphs that are made unasked. One CPU gains nothing by larger ones."""
 
@@ -74,7 +76,7 @@ class GraphEngine(Engine):
                 f"engine {self.name}: the network is on {model.device.type}, {self.device} "
                 "expected; choose that device or another engine"
             )
-        self.store = GraphStore(model, root)
+        self.store = GraphStore(model, root, self.few_operations)
         self._programs: dict[StageCall, dict[int, Program]] = {}  # by the call of a batch of one
 
     def is_ready(self) -> bool:

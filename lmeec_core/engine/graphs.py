@@ -71,10 +71,15 @@ class GraphStore:
     Args:
         model: the network, with its final weights.
         root: the folder of all networks, which has to be writable; None is the cache.
+        few_operations: graphs for GPUs: fewer operations, more to compute. Where they are others,
+            their names say so.
     """
 
-    def __init__(self, model: LMEEC, root: Path | None = None) -> None:
+    def __init__(
+        self, model: LMEEC, root: Path | None = None, few_operations: bool = False
+    ) -> None:
         self.model = model
+        self._few = few_operations and model.image_encoder.trunk.cuts_windows
         self.network = network_hash(model)
         preset = next((n for n, c in PRESETS.items() if c == model.config), "network")
         self.preset = preset
@@ -94,9 +99,13 @@ class GraphStore:
         self._folders.append(stand_in(reason) / self.name)
         self._replaceable = False
 
+    def _file(self, call: StageCall) -> str:
+        few = self._few and call.stage == "image_encoder"
+        return f"few_{graph_name(call)}.onnx" if few else f"{graph_name(call)}.onnx"
+
     def path(self, call: StageCall) -> Path:
         """Where a call's graph is, or would be."""
-        paths = [folder / f"{graph_name(call)}.onnx" for folder in self._folders or [self.folder]]
+        paths = [folder / self._file(call) for folder in self._folders or [self.folder]]
         return next((path for path in reversed(paths) if os.path.isfile(path)), paths[-1])
 
     def files(self, pattern: str) -> list[Path]:
@@ -105,8 +114,8 @@ class GraphStore:
 
     def batches(self, call: StageCall) -> list[int]:
         """Batches for which there are graphs of a call's stage and shapes, ascending."""
-        pattern = graph_name(call.with_batch(0)).replace("_b0", "_b*", 1)
-        found = (path.name for path in self.files(f"{pattern}.onnx"))
+        pattern = self._file(call.with_batch(0)).replace("_b0", "_b*", 1)
+        found = (path.name for path in self.files(pattern))
         return sorted({int(name.partition("_b")[2].split("_")[0].split(".")[0]) for name in found})
 
     def get(self, call: StageCall) -> Path:
@@ -127,10 +136,10 @@ class GraphStore:
             return self._make(call, self.folder)
 
     def _make(self, call: StageCall, folder: Path) -> Path:
-        path = folder / f"{graph_name(call)}.onnx"
+        path = folder / self._file(call)
         probe(folder)
         logger.info("making the graph %s (once; it is kept)", path)
-        record = onnx_export.export_graph(self.model, call, path)
+        record = onnx_export.export_graph(self.model, call, path, self._few)
         record |= {"preset": self.preset, "network": self.network}
         write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         return path

@@ -40,13 +40,16 @@ _SEEDS = 16
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
 
-def export_graph(model: LMEEC, call: StageCall, path: Path) -> dict[str, Any]:
+def export_graph(
+    model: LMEEC, call: StageCall, path: Path, few_operations: bool = False
+) -> dict[str, Any]:
     """Write the graph of a call, in float32, and check it.
 
     Args:
         model: the network.
         call: of float32 inputs (:meth:`StageCall.for_graph`).
         path: the ONNX file; it appears when all checks are passed.
+        few_operations: the form for GPUs, see :meth:`Trunk.exportable`.
 
     Returns:
         what is known of the file, for its record.
@@ -62,7 +65,7 @@ def export_graph(model: LMEEC, call: StageCall, path: Path) -> dict[str, Any]:
         plain = _plain(model)
         examples = _examples(plain, call)
         inputs, expected = examples[0]
-        program = _trace(plain, call, inputs)
+        program = _trace(plain, call, inputs, few_operations)
         with replacing(path) as partial:
             program.save(str(partial))
             proto = onnx.load(str(partial))
@@ -117,10 +120,10 @@ def require(*modules: str) -> None:
         )
 
 
-def _trace(model: LMEEC, call: StageCall, inputs: tuple[Tensor, ...]) -> Any:
+def _trace(model: LMEEC, call: StageCall, inputs: tuple[Tensor, ...], few_operations: bool) -> Any:
     module = StageModule(model, call.stage, call.options).eval()
     trunk, side = model.image_encoder.trunk, model.config.mask_size
-    with trunk.exportable(side), _quiet():
+    with trunk.exportable(side, few_operations), _quiet():
         traced = torch.export.export(module, inputs, strict=False)
         return torch.onnx.export(
             traced,

@@ -186,6 +186,7 @@ class TensorRtEngine(GraphEngine):
     name = "tensorrt"
     device = "cuda"
     suffix = ".engine"
+    few_operations = True
     sizes = (1, 2, 4, 8)
 
     def __init__(self, model: LMEEC, root: Path | None = None) -> None:

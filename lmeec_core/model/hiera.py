@@ -186,6 +186,8 @@ class HieraBlock(nn.Module):
 class Hiera(Trunk):
     """The trunk: four stages, each at half the resolution of the one before."""
 
+    cuts_windows = True
+
     def __init__(self, config: TrunkConfig) -> None:
         super().__init__(
             channels=[config.embed_dim * 2**stage for stage in range(4)],
@@ -228,13 +230,13 @@ class Hiera(Trunk):
         )
 
     @contextmanager
-    def exportable(self, side: int) -> Iterator[None]:
-        """See :class:`Trunk`; an exported graph would have a bicubic Resize, and a piece of graph
+    def exportable(self, side: int, few_operations: bool) -> Iterator[None]:
+        """See :class:`Trunk`; an exported graph would have a bicubic Resize otherwise, and a piece
         for each size of window at the edges."""
         self._constant_position = self._make_position(side, side).clone()
         layers = [module for module in self.modules() if isinstance(module, WindowAttention)]
         for layer in layers:
-            layer.whole_windows = True
+            layer.whole_windows = few_operations
         try:
             yield
         finally:

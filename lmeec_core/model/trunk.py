@@ -15,7 +15,10 @@ class Trunk(nn.Module, ABC):
     Attributes:
         channels: of each level.
         strides: of each level, in pixels.
+        cuts_windows: whether exports with few operations are other graphs.
     """
+
+    cuts_windows = False
 
     def __init__(self, channels: Sequence[int], strides: Sequence[int]) -> None:
         super().__init__()
@@ -28,9 +31,14 @@ class Trunk(nn.Module, ABC):
         What belongs to none of them (position embeddings) trains at the full rate.
         """
 
-    def exportable(self, side: int) -> AbstractContextManager[None]:
-        """A context for exports: position embeddings of ``side`` cells are constants, and what
-        can be written with fewer operations is, with equal results."""
+    def exportable(self, side: int, few_operations: bool) -> AbstractContextManager[None]:
+        """A context for exports: position embeddings of ``side`` cells are constants.
+
+        Args:
+            side: cells of the embedding.
+            few_operations: a graph of fewer operations that computes more, for GPUs; the results
+                are the same.
+        """
         return nullcontext()
 
 
