@@ -201,23 +201,21 @@ class BagReader:
             raise BagError(f"{self.path}: cannot be read: {error}") from error
         self.lost, self.notes = self._files.lost, self._files.notes
         self._registered: set[str] = set()
-        self._types = self._choose_types()
-
-    def _choose_types(self) -> dict[str, str]:
-        """The type of each topic; of several the one with most messages, the others are lost."""
-        counts: dict[str, Counter[str]] = {}
-        for one in self.connections:
-            counts.setdefault(one.topic, Counter())[one.msgtype] += int(one.msgcount)
-        chosen = {}
-        for topic, types in counts.items():
-            (chosen[topic], kept), *others = types.most_common()
+        for topic, types in self._types().items():
+            (kept, most), *others = types
             self.lost += [
                 f"{self.path}: topic {topic} has messages of several types; the {count} of "
-                f"{other} are left out, the {kept} of {chosen[topic]} are read"
+                f"{other} are left out, the {most} of {kept} are read"
                 for other, count in others
                 if count
             ]
-        return chosen
+
+    def _types(self) -> dict[str, list[tuple[str, int]]]:
+        """Types of each topic and their messages, most first: the first type is read."""
+        counts: dict[str, Counter[str]] = {}
+        for one in self.connections:
+            counts.setdefault(one.topic, Counter())[one.msgtype] += int(one.msgcount)
+        return {topic: types.most_common() for topic, types in counts.items()}
 
     @property
     def connections(self) -> list[Connection]:
@@ -228,9 +226,10 @@ class BagReader:
     def topics(self) -> dict[str, Topic]:
         """The bag's topics by name."""
         found: dict[str, Topic] = {}
+        types = self._types()
         for connection in self.connections:
             name = connection.topic
-            if connection.msgtype != self._types[name]:
+            if connection.msgtype != types[name][0][0]:
                 continue
             before = found.get(name)
             count = int(connection.msgcount) + (before.count if before else 0)
@@ -280,7 +279,7 @@ class BagReader:
         for part in self._files.parts:
             try:
                 for connection, stamp, data in part.messages(topics, self.lost.append):
-                    if connection.msgtype != self._types[connection.topic]:
+                    if connection.msgtype != known[connection.topic].type:
                         continue
                     # The metadata says whether messages are compressed; a file alone does not
                     # have it. No serialised message begins like that: its first byte is 0.
