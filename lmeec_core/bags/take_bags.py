@@ -37,6 +37,8 @@ EPOCH_NS = 1_000_000_000
 PROMPT_TYPE = "lmeec/msg/Prompt"
 PROMPT_TOPIC = "/lmeec/prompt"
 """The topic of a node with the default name."""
+PROMPT_LEAD_NS = 50_000_000
+"""A prompt lies this much before its image, so that a player sends it first."""
 MASK_KINDS = ("label_image", "mask_array")
 
 Masks = dict[int, NDArray[np.bool_] | None]
@@ -167,7 +169,8 @@ def bag_from_take(
         for frame in info.frames:
             stamp = stamp_of_frame(frame)
             for prompt in marked.get(frame, ()):
-                bag.write(info.prompt_topic, stamp, _prompt_message(prompt, stamp, info.query))
+                message = _prompt_message(prompt, stamp, info.query)
+                bag.write(info.prompt_topic, stamp - PROMPT_LEAD_NS, message)
             if not marked:
                 bag.write(info.mask_topic, stamp, _masks_message(take, info, frame))
             for name, topic in info.image_topics.items():

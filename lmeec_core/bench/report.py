@@ -76,8 +76,15 @@ def _times(times: dict[str, float]) -> str:
     return f"{times['median']:.1f} ({times['p95']:.1f})"
 
 
-def write(path: Path, results: list[Result], checks: list[Result], node: Result | None) -> None:
-    """Write the JSON file: the machine, ``results``, ``checks`` and the cost of the ROS edge."""
+def write(
+    path: Path,
+    results: list[Result],
+    checks: list[Result],
+    node: Result | None,
+    trials: list[Result] | None = None,
+) -> None:
+    """Write the JSON file: the machine, ``results``, ``checks``, the cost of the ROS edge, and the
+    outcomes of :mod:`lmeec_core.bench.gpu`."""
     cuda = torch.cuda.is_available()
     machine = {
         "host": platform.node(),
@@ -90,6 +97,8 @@ def write(path: Path, results: list[Result], checks: list[Result], node: Result 
     content: Result = {"machine": machine, "results": results, "checks": checks}
     if node is not None:
         content["node"] = node
+    if trials is not None:
+        content["trials"] = trials
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, json.dumps(content, indent=1) + "\n")
 

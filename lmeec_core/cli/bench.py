@@ -53,6 +53,18 @@ def bench_command(
             "values. Of the other options only --preset, --device, --engine and --steps apply.",
         ),
     ] = False,
+    cuda: Annotated[
+        bool,
+        typer.Option(
+            "--cuda",
+            help="With --all, on a GPU that is lent for minutes: first whether results are right, "
+            "then times, then memory; each is written to the --json file at once. Without a GPU "
+            "the CPU does what it can, and the rest is named as not run.",
+        ),
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, help="With --cuda: it ends after so many minutes.")
+    ] = 9.5,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: torch's default.")] = (
         0
     ),
@@ -74,6 +86,7 @@ def bench_command(
     - `lmeec bench --precision bf16 --reference --json out/bench.json`
     - `lmeec bench --node`
     - `lmeec bench --all --json out/bench_all.json`
+    - `lmeec bench --all --cuda --json out/bench_cuda.json`: all that a borrowed GPU should show
     """
     from lmeec_core.cli.exit_codes import run_command
     from lmeec_core.cli.plugins import provider
@@ -90,6 +103,10 @@ def bench_command(
         console = Console()
         kind = resolve_device(device).type
         presets, engines = _known(preset or ["base_plus"], engine or ["auto"])
+        if cuda and not everything:
+            raise InputError("--cuda given without --all, which it belongs to")
+        if cuda:
+            return _on_a_gpu(kind, presets[0], steps, minutes * 60, json_file, console)
         if everything:
             cases = suite.cases(kind, _engines(engine, presets[0], kind), presets[0], steps)
         elif node and not (preset or engine or objects or targets):
@@ -121,6 +138,42 @@ def bench_command(
         return int(any(check["passed"] is False for check in checks))
 
     run_command(work)
+
+
+def _on_a_gpu(
+    device: str, preset: str, steps: int, seconds: float, json_file: Path | None, console: Console
+) -> int:
+    """`--all --cuda`; 0 if everything was run and passed."""
+    from lmeec_core.bench import gpu, report, suite
+
+    if device != "cuda":
+        console.print("no CUDA device: the CPU does what it can, the rest is not run")
+    told: list[dict[str, Any]] = []
+
+    def results() -> list[dict[str, Any]]:
+        return [outcome["result"] for outcome in told if "result" in outcome]
+
+    def tell(outcome: dict[str, Any]) -> None:
+        told.append(outcome)
+        value = f", {outcome['value']:.1e} apart" if "value" in outcome else ""
+        step = outcome.get("result", {}).get("step_ms")
+        value += f", {step['median']} ms a step" if step else ""
+        why = f" ({outcome['why']})" if "why" in outcome else ""
+        line = f"{outcome['name']}: {outcome['outcome']}{value}{why} [{outcome['seconds']} s]"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if json_file is not None:
+            report.write(json_file, results(), checks(), None, told)
+
+    def checks() -> list[dict[str, Any]]:
+        rows = suite.checks(results(), None)
+        return [row for row in rows if row["name"].startswith(("CUDA", "auto"))]
+
+    gpu.run(gpu.plan(device, preset, steps), seconds, tell)
+    if results():
+        report.show(results(), console)
+    report.show_checks(checks(), console)
+    passed = all(outcome["outcome"] == "passed" for outcome in told)
+    return int(not passed or any(check["passed"] is False for check in checks()))
 
 
 def _known(presets: list[str], engines: list[str]) -> tuple[list[str], list[EngineName]]:

@@ -13,7 +13,6 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -216,7 +215,7 @@ def load_tensorrt() -> Library:
     problems = []
     for names, kind in _LIBRARIES:
         try:
-            module: ModuleType = [importlib.import_module(name) for name in names][-1]
+            module: Any = [importlib.import_module(name) for name in names][-1]
         except (ImportError, OSError, RuntimeError) as error:
             problems.append(f"{names[-1]}: {error}")
             continue

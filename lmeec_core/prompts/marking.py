@@ -149,11 +149,11 @@ class Marker:
                 middle = (int((x0 + x1) // 2), int((y0 + y1) // 2))
                 axes = (int(max(1, (x1 - x0) // 4)), int(max(1, (y1 - y0) // 4)))
                 cv2.ellipse(seeds, middle, axes, 0, 0, 360, 1, -1)
-        for wanted in (1, 0):  # what is barred goes before
-            for spot, label in zip(marked.points * scale, marked.labels, strict=True):
-                if label == wanted:
-                    x, y = (min(int(v), side - 1) for v in spot)
-                    cv2.circle(seeds if label else barred, (x, y), radius if label else 1, 1, -1)
+        spots = np.minimum((marked.points * scale).astype(int), side - 1).tolist()
+        for (x, y), label in zip(spots, marked.labels, strict=True):
+            cv2.circle(seeds if label else barred, (x, y), radius, 1, -1)
+        for (x, y), label in zip(spots, marked.labels, strict=True):
+            barred[y, x] = 1 - label  # the place clicked itself, however near the others are
         seeds[barred > 0] = 0
         return seeds, barred
 

@@ -211,7 +211,7 @@ class MatchingPromptTracker:
         return results[-1]
 
     def _marked(self, prediction: Prediction, frame: _Frame, marked: Marked) -> Tracked:
-        """The answer to a prompt: fitted to the image where that keeps what was clicked."""
+        """The answer to a prompt: fitted to the image where that agrees with all points."""
         plain = self._collect(prediction, frame, None)[0]
         if marked.mask is not None or frame.guide is None or not plain.visible():
             return plain
@@ -221,7 +221,7 @@ class MatchingPromptTracker:
         on = np.array(marked.labels, dtype=bool)
         before, after = plain.mask(), fitted.mask()
         overlap = (before & after).sum() >= 0.5 * (before | after).sum()
-        return fitted if overlap and after[y[on], x[on]].all() else plain
+        return fitted if overlap and (after[y, x] == on).all() else plain
 
     def _before(self, object_id: str, marked: Marked, frame: _Frame) -> Tensor | None:
         """The answer on a frame that a prompt corrects, None where it starts anew.

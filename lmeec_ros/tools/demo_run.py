@@ -19,6 +19,8 @@ START_SECONDS = 300.0
 """Loading a model and warming it up must be over by then."""
 SET_SECONDS = 120.0
 """Longest wait for the masks of one set of images."""
+PROMPT_SECONDS = 0.2
+"""Time that prompts have to reach the node before their image is sent."""
 ERROR_LEVEL = 2
 """DiagnosticStatus.ERROR"""
 
@@ -190,7 +192,11 @@ def _play(
         def progress(_: str, stamp: int) -> None:
             sent[stamp] = time.monotonic()
             arrived = len(collector.played.arrived)
-            bar.update(task, completed=len(sent), n=f"{arrived} masks messages back")
+            bar.update(
+                task,
+                completed=len(sent.keys() & collector.expected),
+                n=f"{arrived} masks messages back",
+            )
 
         player.play(rate=rate or 1.0, stop=stop, progress=progress, pace=pace)
         player.flush()
@@ -219,6 +225,9 @@ class _LockStep:
         before, self._before = self._before, stamp
         if before is None or before == stamp:
             return True
+        if before not in self._collector.expected:
+            self._stop.wait(PROMPT_SECONDS)  # prompts, or images that make no set
+            return not self._stop.is_set()
         end = time.monotonic() + SET_SECONDS
         with self._collector.changed:
             while self._collector.missing(before) and time.monotonic() < end:

@@ -118,7 +118,7 @@ def test_one_click_on_the_sample_take(nano: lm.LMEEC) -> None:
     tracker = view_tracker(nano)
     tracker.step(take.image(take.ego, first))
     overlaps = []
-    for name in ("goblet_1", "mushroom_1"):
+    for name in ("goblet_1", "dumbbell_1"):
         truth = take.mask(name, take.ego, first)
         overlaps.append(iou(tracker.prompt(name, points=[deepest(truth)]).mask(), truth))
     for name, found in tracker.step(take.image(take.ego, second)).items():

@@ -210,7 +210,8 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, name: str) 
 def test_every_parameter_that_is_a_path_is_marked() -> None:
     marked = {spec.name for spec in parameters.TABLE if spec.path}
     said = {s.name for s in parameters.TABLE if s.description.startswith(("File of", "Folder of"))}
-    assert marked == said == {"model.checkpoint", "memory_folder", "geometry.calibration"}
+    expected = {"model.checkpoint", "memory_folder", "geometry.calibration", "prompts.checkpoint"}
+    assert marked == said == expected
 
 
 def test_the_files_among_the_arguments() -> None:

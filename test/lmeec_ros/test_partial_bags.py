@@ -17,6 +17,7 @@ from lmeec_core.bags.take_bags import bag_from_take, stamp_of_frame
 from lmeec_core.cli.app import app
 from lmeec_core.takes import Take, TakeWriter
 from lmeec_ros.inference.pipeline import load_processor
+from lmeec_ros.io.synchronizer import stamp_of
 from lmeec_ros.offline import bag_units
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
@@ -47,7 +48,7 @@ def sets(bag: Path, **changes: Any) -> dict[int, list[int]]:
     """Stamp of each set to the numbers of the cameras whose images it has."""
     config = bag_units.read_config(bag, None, {**CHANGES, **changes})
     return {
-        bag_units.stamp_of(given.query): [int(name[-1]) for name in given.targets]
+        stamp_of(given.query): [int(name[-1]) for name in given.targets]
         for _, given in bag_units.RecordedSets(bag, config)
     }
 
@@ -59,7 +60,7 @@ def node_messages(bag: Path) -> dict[tuple[str, int], Any]:
     found = {}
     for _, given in bag_units.RecordedSets(bag, config):
         for name, output in processor.process(given).items():
-            found[name, bag_units.stamp_of(output)] = output.message
+            found[name, stamp_of(output)] = output.message
     return found
 
 

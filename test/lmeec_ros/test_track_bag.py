@@ -20,6 +20,7 @@ from lmeec_core.cli.app import app
 from lmeec_core.takes import Results, Take, TakeWriter
 from lmeec_ros.inference.pipeline import load_processor
 from lmeec_ros.io.messages import LabelTable, masks_from_array
+from lmeec_ros.io.synchronizer import stamp_of
 from lmeec_ros.offline import bag_units
 from lmeec_ros.parameters import config as parameters
 
@@ -96,7 +97,7 @@ def test_masks_in_the_bag_are_what_the_node_publishes(take: Take, tracked: Path)
     for jumped, given in bag_units.RecordedSets(tracked / "input", config):
         assert not jumped
         for name, output in processor.process(given).items():
-            expected[name, bag_units.stamp_of(output)] = output.message
+            expected[name, stamp_of(output)] = output.message
     assert len(expected) == 6
     for which in ("bag_masks", "take_masks"):
         with BagReader(tracked / which) as bag:
