@@ -59,7 +59,7 @@ def test_what_stands_in_is_private_said_once_and_gone_afterwards() -> None:
     assert ran.stderr.count("a disk is full") == 1 and ran.stderr.count("LMEEC_CACHE") == 2
 
 
-def exported(model: lm.LMEEC, call: object, path: Path) -> dict:
+def exported(model: lm.LMEEC, call: object, path: Path, few: bool) -> dict:
     path.write_bytes(b"a graph")
     from lmeec_core.engine.records import describe_inputs, file_hash
 

@@ -61,7 +61,7 @@ class Graphs(GraphEngine):
         return Computed(self.model, call)
 
 
-def export(model: lm.LMEEC, call: StageCall, path: Path) -> dict:
+def export(model: lm.LMEEC, call: StageCall, path: Path, few: bool) -> dict:
     Graphs.made.append(f"export {call.stage} {call.shapes[0][0]}")
     path.write_bytes(b"a graph")
     return {"inputs": describe_inputs(call), "sha256": file_hash(path)}
