@@ -8,9 +8,11 @@ import os
 import secrets
 import shutil
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Self
 
 SUFFIX = ".partial"
 """Suffix of files that are being written."""
@@ -75,6 +77,27 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
+
+
+class WholeOrNothing(ABC):
+    """What is written as a whole: closed at the end of a with block, aborted if that raises."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Finish it."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """Leave nothing behind."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self.abort()
 
 
 class NewFolder:

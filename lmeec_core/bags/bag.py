@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from lmeec_core.bags.files import BagFiles
@@ -25,7 +24,7 @@ from lmeec_core.bags.message_types import (
     typestore,
 )
 from lmeec_core.bags.rescue import WholeChunks
-from lmeec_core.files import NewFolder
+from lmeec_core.files import NewFolder, WholeOrNothing
 
 __all__ = [
     "INFO_KEY", "MASKS_TYPE", "BagError", "BagReader", "BagWriter", "Topic", "ensure_type",
@@ -55,7 +54,7 @@ class Topic:
     latched: bool
 
 
-class BagWriter:
+class BagWriter(WholeOrNothing):
     """Write a rosbag2 folder (MCAP) that appears under its name only once it is complete.
 
         with BagWriter("out/recording") as bag:
@@ -154,20 +153,6 @@ class BagWriter:
             f"{self.path}: not written: {error.strerror}; nothing of it was kept (make room and "
             "record again)"
         )
-
-    def __enter__(self) -> BagWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
 
 class BagReader:

@@ -9,7 +9,16 @@ import typer
 from rich.console import Console
 
 from lmeec_core.cli.exit_codes import run_command
-from lmeec_core.cli.options import WHAT, Split, Videos
+from lmeec_core.cli.options import (
+    HOW,
+    WHAT,
+    Checkpoint,
+    PromptCheckpoint,
+    PromptPreset,
+    Seed,
+    Split,
+    Videos,
+)
 from lmeec_core.cli.plugins import provider
 from lmeec_core.cli.sources import is_bag
 from lmeec_core.errors import InputError
@@ -18,7 +27,6 @@ if TYPE_CHECKING:
     from lmeec_core.marking.source import MarkSource
 
 _WHERE = "Where the page is"
-_HOW = "Network (of a recording; a node has its own)"
 LOOPBACK = "127.0.0.1"
 
 
@@ -64,38 +72,18 @@ def mark_command(
     split: Split = None,
     videos: Videos = None,
     preset: Annotated[
-        str, typer.Option(help="The network: nano, base_plus.", rich_help_panel=_HOW)
+        str, typer.Option(help="The network: nano, base_plus.", rich_help_panel=HOW)
     ] = "nano",
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=_HOW),
-    ] = None,
-    prompt_preset: Annotated[
-        str | None,
-        typer.Option(
-            help="The network that tracks objects where they were marked: nano, sam2_tiny, ...",
-            show_default="the one that finds them in the other views",
-            rich_help_panel=_HOW,
-        ),
-    ] = None,
-    prompt_checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights of that network.", show_default="the preset's own", rich_help_panel=_HOW
-        ),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=_HOW
-        ),
-    ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.", rich_help_panel=_HOW)] = "auto",
+    checkpoint: Checkpoint = None,
+    prompt_preset: PromptPreset = None,
+    prompt_checkpoint: PromptCheckpoint = None,
+    seed: Seed = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda or auto.", rich_help_panel=HOW)] = "auto",
     engine: Annotated[
         str,
         typer.Option(
             help="The backend: eager, auto, cuda_graph, onnxruntime, openvino, tensorrt.",
-            rich_help_panel=_HOW,
+            rich_help_panel=HOW,
         ),
     ] = "eager",
     host: Annotated[

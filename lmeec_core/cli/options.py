@@ -14,7 +14,7 @@ WHAT = "Which recording"
 """Title of these options in --help."""
 
 
-HOW = "Method, network and memory (for a bag: override the parameter file)"
+HOW = "Method, network and memory"
 """Likewise."""
 
 
@@ -74,6 +74,30 @@ MethodName = Annotated[
     str | None,
     typer.Option(
         help=f"The method: {', '.join(METHODS)}.", show_default="lmeec", rich_help_panel=HOW
+    ),
+]
+Checkpoint = Annotated[
+    Path | None,
+    typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=HOW),
+]
+PromptPreset = Annotated[
+    str | None,
+    typer.Option(
+        help="The network that tracks objects where they were marked: nano, sam2_tiny, ...",
+        show_default="the one that finds them in the other views",
+        rich_help_panel=HOW,
+    ),
+]
+PromptCheckpoint = Annotated[
+    Path | None,
+    typer.Option(
+        help="Weights of that network.", show_default="the preset's own", rich_help_panel=HOW
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=HOW
     ),
 ]
 QueryCamera = Annotated[str, typer.Option(help="Query camera: ego, exo (the first one) or a name.")]

@@ -11,17 +11,20 @@ import typer
 from lmeec_core.cli.options import (
     HOW,
     WHAT,
+    Checkpoint,
     Direction,
     MethodName,
     NodeName,
     Objects,
     Parameters,
+    PromptCheckpoint,
+    PromptPreset,
+    Seed,
     Split,
     Videos,
 )
 
 _OUT = "Outputs"
-_PROMPTS = "Prompts in place of query masks"
 _WHERE = "Where it runs"
 
 
@@ -83,25 +86,11 @@ def track_command(
         typer.Option(
             help="A file of prompts (docs/recordings.md): each object is tracked from them in the "
             "camera that it was marked in, in place of the recording's query masks.",
-            rich_help_panel=_PROMPTS,
+            rich_help_panel=WHAT,
         ),
     ] = None,
-    prompt_preset: Annotated[
-        str | None,
-        typer.Option(
-            help="The network that tracks objects where they were marked: nano, sam2_tiny, ...",
-            show_default="the one that finds them in the other views",
-            rich_help_panel=_PROMPTS,
-        ),
-    ] = None,
-    prompt_checkpoint: Annotated[
-        Path | None,
-        typer.Option(
-            help="Weights of that network.",
-            show_default="the preset's own",
-            rich_help_panel=_PROMPTS,
-        ),
-    ] = None,
+    prompt_preset: PromptPreset = None,
+    prompt_checkpoint: PromptCheckpoint = None,
     params: Parameters = None,
     node: NodeName = None,
     method: MethodName = None,
@@ -111,16 +100,8 @@ def track_command(
             help="The network: nano, base_plus.", show_default="nano", rich_help_panel=HOW
         ),
     ] = None,
-    checkpoint: Annotated[
-        Path | None,
-        typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=HOW),
-    ] = None,
-    seed: Annotated[
-        int | None,
-        typer.Option(
-            min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=HOW
-        ),
-    ] = None,
+    checkpoint: Checkpoint = None,
+    seed: Seed = None,
     device: Annotated[
         str | None,
         typer.Option(help="cpu, cuda or auto.", show_default="auto", rich_help_panel=HOW),
@@ -207,8 +188,8 @@ def track_command(
     A take is tracked in both directions between its ego and each exo camera; frames and query
     masks are those of the query camera. With --prompts, objects are tracked in the cameras that
     they were marked in, and found in the others. A bag goes through the same pairing and processing
-    as in the node, with the node's parameter file. The same recording and settings give the same
-    bytes, in one process or in many.
+    as in the node, with the node's parameter file, which options override. The same recording and
+    settings give the same bytes, in one process or in many.
 
     The work is divided into units (take, set of objects, camera). Finished units are kept in
     OUT.work: after Ctrl-C, a kill or a power cut, run the same command again to resume. With

@@ -346,10 +346,9 @@ class MarkPage:
         position = frames.index(self._frame)
         self._place.text = f"frame {self._frame} ({position + 1} of {len(frames)})"
         self._saving.set_enabled(self._source.unsaved)
-        prompted = ", ".join(map(str, self._source.prompted)) or "none"
-        self._tracked.text = (
-            f"frames with prompts: {prompted}; masks on {self._source.tracked} of {len(frames)}"
-        )
+        prompted = ", ".join(map(str, self._source.prompted))
+        where = f"prompts on frame {prompted}" if prompted else "no prompts"
+        self._tracked.text = f"{where}; masks on {self._source.tracked} of {len(frames)} frames"
 
     def _dot(self, name: str) -> None:
         colour = css(self._colours[name])

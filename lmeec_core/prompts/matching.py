@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -18,10 +17,10 @@ from lmeec_core.errors import InputError
 from lmeec_core.guided_filter import Guide, guides
 from lmeec_core.model import LMEEC, NO_OBJECT_LOGIT, Prediction, ViewFeatures
 from lmeec_core.model.stages import StageRunner
+from lmeec_core.prompts.base import NetworkViewTracker
 from lmeec_core.prompts.checks import (
     Marked,
     check_frame,
-    check_limits,
     check_prompt,
     check_room,
 )
@@ -53,13 +52,13 @@ class _Frame(NamedTuple):
     found: dict[str, Tracked]  # the objects on it
 
 
-class MatchingPromptTracker:
+class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
     """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
 
     For networks that match (:class:`lmeec_core.compact.CompactLMEEC`): the frames on which an
     object was marked are its query views, and the present frame is their target view. An object
-    that leaves the view is judged absent, and found again when it comes back. All objects are one
-    batch. Memory is constant in time.
+    that is not recognised in a frame is judged absent there. All objects are one batch. Memory is
+    constant in time.
 
     Args:
         model: a compact network with weights (:func:`lmeec_core.load_model`).
@@ -87,38 +86,14 @@ class MatchingPromptTracker:
                 "or lmeec_core.prompts.view_tracker(model), which makes the right tracker for any "
                 "network"
             )
-        check_limits(conditioning_frames=conditioning_frames, max_objects=max_objects, hold=hold)
-        self.model = model
-        self.conditioning_frames, self.max_objects = conditioning_frames, max_objects
+        super().__init__(model, conditioning_frames, max_objects, hold, runner)
         self._marker = Marker(model)
-        self._hold, self._runner = hold, runner
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every object, and all frames."""
-        self._tracks: dict[str, _Track] = {}
-        self._frames: deque[_Frame] = deque(maxlen=self._hold)
 
     def forget(self, object_id: str) -> bool:
         """Forget one object; returns whether it was known."""
         for frame in self._frames:
             frame.found.pop(object_id, None)
-        return self._tracks.pop(object_id, None) is not None
-
-    @property
-    def runner(self) -> StageRunner:
-        """What computes the stages."""
-        return self._runner or self.model.runner or self.model.compute
-
-    @property
-    def objects(self) -> tuple[str, ...]:
-        """Ids of the objects, in the order in which they were marked."""
-        return tuple(self._tracks)
-
-    @property
-    def held_frames(self) -> tuple[int, ...]:
-        """Numbers of the frames that can be prompted, oldest first; the first stepped was 0."""
-        return tuple(frame.number for frame in self._frames)
+        return super().forget(object_id)
 
     @property
     def memory_bytes(self) -> int:
@@ -148,8 +123,7 @@ class MatchingPromptTracker:
             InputError: it is no such image; nothing has changed then.
         """
         view = encoded(self.model, "image", image, self.runner)
-        number = self._frames[-1].number + 1 if self._frames else 0
-        frame = _Frame(number, view, guides(self.model.config, view.inputs)[0], {})
+        frame = _Frame(self.next_number, view, guides(self.model.config, view.inputs)[0], {})
         with self.model.autocast():
             found = self._follow(self._tracks, frame)
         frame.found.update(found)
@@ -171,20 +145,7 @@ class MatchingPromptTracker:
         All points of a frame are given together: a second call for the same frame replaces the
         first. On an earlier frame the object is marked there, and followed to the newest one.
 
-        Args:
-            object_id: a new object starts here; a known one is corrected.
-            points: (n, 2), x and y in pixels of the image.
-            labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
-            box: x0, y0, x1, y1 in pixels; may be given together with points.
-            mask: (H, W), bool, or 0 and 1 or 255; alone. It is taken as it is.
-            frame: one of :attr:`held_frames`; None is the last.
-
-        Returns:
-            the object on the frame last stepped.
-
-        Raises:
-            InputError: no frame yet or one that is not held, no prompt or two kinds that exclude
-                each other, a wrong shape or value, or too many objects; nothing has changed then.
+        Arguments, result and errors are those of :meth:`lmeec_core.prompts.ViewTracker.prompt`.
         """
         number = check_frame(object_id, frame, self.held_frames)
         check_room(object_id, self._tracks, self.max_objects)

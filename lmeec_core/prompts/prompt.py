@@ -75,8 +75,15 @@ class ViewTracker(Protocol):
     ) -> CorrespondenceLike:
         """Mark an object, or correct it.
 
+        All points of a frame are given together.
+
         Args:
-            object_id, points, labels, box, mask: see :class:`Prompt`.
+            object_id: a new object starts here; a known one is corrected.
+            points: (n, 2), x and y in pixels of the image.
+            labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
+            box: x0, y0, x1, y1 in pixels around the object; points may be given beside it.
+            mask: (H, W) of the image's size or aspect, bool or 0 and 1 or 255; alone. It is taken
+                as it is.
             frame: one of :attr:`held_frames`; None is the last.
 
         Returns:

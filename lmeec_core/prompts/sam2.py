@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -24,6 +23,7 @@ from lmeec_core.model.prompted import (
 )
 from lmeec_core.model.stages import StageRunner
 from lmeec_core.preprocessing import prepare_masks
+from lmeec_core.prompts.base import NetworkViewTracker
 from lmeec_core.prompts.checks import (
     Marked,
     check_frame,
@@ -94,7 +94,7 @@ class _Frame(NamedTuple):
     prepared: Tensor  # (1, P, C), from :meth:`LMEEC.prepare_targets`
 
 
-class PromptTracker:
+class PromptTracker(NetworkViewTracker[_Track, _Frame]):
     """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
 
     It computes what SAM 2's video predictor computes: the frame of an object's first prompt
@@ -134,43 +134,10 @@ class PromptTracker:
                 "SAM 2.1, such as base_plus, expected, or lmeec_core.prompts.view_tracker(model), "
                 "which makes the right tracker for any network"
             )
-        check_limits(
-            conditioning_frames=conditioning_frames,
-            num_frames=num_frames,
-            max_objects=max_objects,
-            hold=hold,
-        )
-        self.model = model
-        self.conditioning_frames = conditioning_frames
+        check_limits(num_frames=num_frames)
+        super().__init__(model, conditioning_frames, max_objects, hold, runner)
         self.condition_on_corrections = condition_on_corrections
-        self.max_objects = max_objects
-        self._hold, self._runner = hold, runner
         self._window = min(num_frames or RELEASE_POINTER_WINDOW, RELEASE_POINTER_WINDOW)
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget every object, and all frames."""
-        self._tracks: dict[str, _Track] = {}
-        self._frames: deque[_Frame] = deque(maxlen=self._hold)
-
-    def forget(self, object_id: str) -> bool:
-        """Forget one object; returns whether it was known."""
-        return self._tracks.pop(object_id, None) is not None
-
-    @property
-    def runner(self) -> StageRunner:
-        """What computes the stages."""
-        return self._runner or self.model.runner or self.model.compute
-
-    @property
-    def objects(self) -> tuple[str, ...]:
-        """Ids of the objects, in the order in which they were marked."""
-        return tuple(self._tracks)
-
-    @property
-    def held_frames(self) -> tuple[int, ...]:
-        """Numbers of the frames that can be prompted, oldest first; the first stepped was 0."""
-        return tuple(frame.number for frame in self._frames)
 
     @property
     def memory_bytes(self) -> int:
@@ -191,8 +158,7 @@ class PromptTracker:
             InputError: it is no such image; nothing has changed then.
         """
         view = encoded(self.model, "image", image, self.runner)
-        number = self._frames[-1].number + 1 if self._frames else 0
-        frame = _Frame(number, view.size, view.features, view.prepared)
+        frame = _Frame(self.next_number, view.size, view.features, view.prepared)
         with self.model.autocast():
             moments = self._follow(self._tracks, frame)
         self._frames.append(frame)
@@ -218,20 +184,7 @@ class PromptTracker:
         anew to the one last stepped, as if the prompt had come in time; frames that were prompted
         themselves stay as they are.
 
-        Args:
-            object_id: a new object starts here; one that was tracked on this frame is corrected.
-            points: (n, 2), x and y in pixels of the image.
-            labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
-            box: x0, y0, x1, y1 in pixels around the object; points may be given beside it.
-            mask: (H, W) of any size, bool or 0 and 1 or 255; alone. It is taken as it is.
-            frame: one of :attr:`held_frames`; None is the last.
-
-        Returns:
-            the object on the frame last stepped.
-
-        Raises:
-            InputError: no frame yet or one that is not held, no prompt or two kinds that exclude
-                each other, a wrong shape or value, or too many objects; nothing has changed then.
+        Arguments, result and errors are those of :meth:`lmeec_core.prompts.ViewTracker.prompt`.
         """
         number = check_frame(object_id, frame, self.held_frames)
         check_room(object_id, self._tracks, self.max_objects)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.files import NewFolder
+from lmeec_core.files import NewFolder, WholeOrNothing
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import encode_jpeg
 from lmeec_core.takes.keys import frame_number
@@ -19,7 +18,7 @@ from lmeec_core.takes.rle import Rle, encode_mask
 from lmeec_core.takes.take import ANNOTATION
 
 
-class TakeWriter:
+class TakeWriter(WholeOrNothing):
     """Write a take; it appears under its name only once it is complete.
 
         with TakeWriter("out/take_7") as take:
@@ -91,17 +90,3 @@ class TakeWriter:
     def abort(self) -> None:
         """Remove what was written; nothing appears under the take's name."""
         self._folder.discard()
-
-    def __enter__(self) -> TakeWriter:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()

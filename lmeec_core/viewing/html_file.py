@@ -12,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from lmeec_core.files import WholeOrNothing
 from lmeec_core.overlay import Colour
 from lmeec_core.takes import resize_mask
 from lmeec_core.takes.images import encode_jpeg
@@ -25,7 +26,7 @@ LARGE = 200_000_000
 """Bytes from which browsers become slow."""
 
 
-class HtmlWriter:
+class HtmlWriter(WholeOrNothing):
     """Write moments into a page that appears under its name only once it is complete.
 
     Images are JPEG, masks polygons, each moment a line; one is in memory at a time.
@@ -83,15 +84,6 @@ class HtmlWriter:
         """Remove the unfinished file."""
         self._file.close()
         self._partial.unlink(missing_ok=True)
-
-    def __enter__(self) -> HtmlWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     @property
     def too_large(self) -> str | None:

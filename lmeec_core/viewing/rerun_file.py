@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
+from lmeec_core.files import WholeOrNothing
 from lmeec_core.overlay import Colour
 from lmeec_core.takes import resize_mask
 from lmeec_core.viewing.moments import Mask, Moment, View
@@ -34,7 +35,7 @@ def import_rerun() -> Any:
     return rerun
 
 
-class RerunWriter:
+class RerunWriter(WholeOrNothing):
     """Write moments into a .rrd file that appears under its name only once it is complete.
 
     Entities: /query/<camera> and /target/<camera> with image, masks and (targets) truth, and
@@ -84,15 +85,6 @@ class RerunWriter:
         """Remove the unfinished file."""
         self._stream.disconnect()
         self._partial.unlink(missing_ok=True)
-
-    def __enter__(self) -> RerunWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self.close()
-        else:
-            self.abort()
 
     def _lay_out(self, moment: Moment) -> None:
         """The viewer's layout: cameras beside each other, curves below."""
