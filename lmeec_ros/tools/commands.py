@@ -170,7 +170,8 @@ def demo_command(
 
     Writes to the results folder: the bags, masks.json (the benchmark's result file), overlays
     (contact_sheet.png, overlay.mp4), report.json and the node's log. The exit code is 0 only if
-    masks arrived and the node counted every pair of images without masks as dropped.
+    masks arrived, the node counted every pair of images without masks as dropped, and every prompt
+    was used.
 
     **Examples**
 

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from rich.console import Console
@@ -56,7 +55,8 @@ class DemoOptions:
 def run(options: DemoOptions, console: Console) -> int:
     """Run the demo; return the exit code.
 
-    0 means that masks came back and every pair without masks was counted as a drop by the node.
+    0 means that masks came back, every pair without masks was counted as a drop by the node, and
+    every prompt was used.
 
     Raises:
         NodeError, TakeError, BagError, CheckpointError: if it could not be run.
@@ -68,8 +68,9 @@ def run(options: DemoOptions, console: Console) -> int:
     method = method_name(options.method)
     take = Take.open(options.take or sample_take())
     out = options.out
-    objects = options.objects or take.objects[: options.max_objects or None]
-    prompts = prompts_of(take, options, objects, console)
+    objects, prompts, left = marks_of(take, options)
+    for one in left:
+        console.print(f"[yellow]left out[/] {escape(str(one))}: it is not for the query camera")
     _clear(out)
     info = bag_from_take(
         take,
@@ -99,7 +100,7 @@ def run(options: DemoOptions, console: Console) -> int:
     outcome = demo_report.DemoRun(
         take, info, played, expected, options.preset, trained, simulated, method, prompts
     )
-    return demo_report.finish(out, outcome, console)
+    return demo_report.finish(out, outcome, console) or (1 if left else 0)
 
 
 def sample_take() -> Path:
@@ -119,34 +120,45 @@ def sample_take() -> Path:
     )
 
 
-def prompts_of(
-    take: Take, options: DemoOptions, objects: Sequence[str], console: Console
-) -> list[PlacedPrompt]:
-    """The prompts that mark the objects in the query camera; none: the take's masks do.
+class Marks(NamedTuple):
+    """What is sought in a demo."""
 
-    Those for other cameras and other objects are named and left out.
+    objects: tuple[str, ...]
+    prompts: list[PlacedPrompt]
+    """Those that mark them in the query camera; none: the take's masks do."""
+    left: list[PlacedPrompt]
+    """Prompts for these objects in other cameras, which a demo does not use."""
+
+
+def marks_of(take: Take, options: DemoOptions) -> Marks:
+    """The objects, and the prompts for them: of the file given, or in the take's folder.
 
     Raises:
-        InputError: the file cannot be read, or has none for these objects.
+        InputError: the options exclude each other, the file cannot be read, is of another
+            recording, or lacks an object.
     """
-    path = options.prompts or take.path / "prompts.json"
+    if options.masks and options.prompts is not None:
+        raise InputError(f"--masks and --prompts {options.prompts} given, one of them expected")
+    path, most = options.prompts or take.path / "prompts.json", options.max_objects or None
+    masks = Marks(options.objects or take.objects[:most], [], [])
     if options.masks or (options.prompts is None and not path.is_file()):
-        return []
-    given = read_prompts(path).prompts
-    query = take_bags.camera_of(take, options.query)
-    used = [one for one in given if one.camera == query and one.prompt.object_id in objects]
-    if options.prompts is None and not used:
-        return []  # they are for another query camera
-    left = [one for one in given if one not in used and one.prompt.object_id in objects]
-    for one in left:
-        console.print(f"[yellow]left out[/] {escape(str(one))}: the query camera is {query}")
-    unmarked = [name for name in objects if name not in {one.prompt.object_id for one in used}]
-    if unmarked:
+        return masks
+    given, query = read_prompts(path), take_bags.camera_of(take, options.query)
+    if given.recording not in (None, take.name):
+        raise InputError(f"{path}: of the recording {given.recording!r}, {take.name!r} expected")
+    there = [one for one in given.prompts if one.camera == query]
+    if options.prompts is None and not there:
+        return masks  # they are for another query camera
+    objects = options.objects or given.objects[:most]
+    unmarked = [name for name in objects if name not in {one.prompt.object_id for one in there}]
+    if unmarked or not objects:
         raise InputError(
-            f"{path}: no prompt for {', '.join(unmarked)} in camera {query}; mark them "
-            f"(`lmeec mark {take.path}`), choose objects with --object, or use --masks"
+            f"{path}: no prompt for {', '.join(unmarked) or 'any object'} in camera {query}; mark "
+            f"them (`lmeec mark {take.path}`), choose objects with --object, or use --masks"
         )
-    return used
+    theirs = [one for one in given.prompts if one.prompt.object_id in objects]
+    used = [one for one in theirs if one.camera == query]
+    return Marks(objects, used, [one for one in theirs if one not in used])
 
 
 def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:

@@ -9,7 +9,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from rich.console import Console
 
 import lmeec_core as lm
 from lmeec_core.bags.bag import BagError, BagReader
@@ -21,8 +20,8 @@ from lmeec_ros.tools import demo_report
 from lmeec_ros.tools.demo import (
     DemoOptions,
     expected_pairs,
+    marks_of,
     node_parameters,
-    prompts_of,
     sample_take,
 )
 from lmeec_ros.tools.demo_run import Played
@@ -84,7 +83,7 @@ def test_demo_leaves_all_results_and_accounts_for_every_pair(take: Path, tmp_pat
     write_prompts(tmp_path / "prompts.json", Prompts(None, tuple(marks)))
     given = ("--take", str(take), "--prompts", str(tmp_path / "prompts.json"))
     done = lmeec("demo", *given, "--preset", PRESET, "--out", str(out))
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 1, done.stdout + done.stderr  # for the prompt that was left out
     assert "left out prompt for 'red disc' in camera 'cam-1', frame 0" in done.stdout
     trained = lm.bundled_weights(PRESET) is not None
     assert ("masks mean nothing" in " ".join(done.stdout.split())) != trained
@@ -120,17 +119,21 @@ def test_demo_leaves_all_results_and_accounts_for_every_pair(take: Path, tmp_pat
 
 def test_prompts_of_the_demo(take: Path, tmp_path: Path) -> None:
     """Those in the take's folder, unless they are for another camera; every object needs one."""
-    opened, console = Take.open(take), Console()
-    objects = ("red disc", "no/thing")
-    assert prompts_of(opened, DemoOptions(), objects, console) == []
+    opened, both = Take.open(take), ("red disc", "no/thing")
+    assert marks_of(opened, DemoOptions()) == (opened.objects, [], [])
     one = PlacedPrompt("aria01_214-1", Prompt("red disc", ((30, 40),), (1,)), 0)
     write_prompts(take / "prompts.json", Prompts(None, (one,)))
     with pytest.raises(InputError, match=r"no prompt for no/thing in camera .*lmeec mark"):
-        prompts_of(opened, DemoOptions(), objects, console)
-    assert prompts_of(opened, DemoOptions(masks=True), objects, console) == []
-    assert prompts_of(opened, DemoOptions(query="cam-1"), objects, console) == []
-    (found,) = prompts_of(opened, DemoOptions(), objects[:1], console)
-    assert found.prompt.points == ((30, 40),)
+        marks_of(opened, DemoOptions(objects=both))
+    assert marks_of(opened, DemoOptions(masks=True)).prompts == []
+    assert marks_of(opened, DemoOptions(query="cam-1")).prompts == []
+    found = marks_of(opened, DemoOptions())
+    assert found.objects == ("red disc",) and found.prompts[0].prompt.points == ((30, 40),)
+    with pytest.raises(InputError, match="--masks and --prompts"):
+        marks_of(opened, DemoOptions(masks=True, prompts=take / "prompts.json"))
+    write_prompts(tmp_path / "other.json", Prompts("another take", (one,)))
+    with pytest.raises(InputError, match="of the recording 'another take', 'small take' expected"):
+        marks_of(opened, DemoOptions(prompts=tmp_path / "other.json"))
     late = PlacedPrompt("aria01_214-1", Prompt("red disc", ((30, 40),), (1,)), 7)
     with pytest.raises(BagError, match=r"frame 7: the query camera aria01_214_1 with an image"):
         bag_from_take(opened, tmp_path / "bag", prompts=[late])
