@@ -74,6 +74,9 @@ def _cameras(plan: Plan) -> dict[str, Any]:
     return found
 
 
+QUERY = "query masks of the recording, or those that the predictions tracked from prompts"
+
+
 def _provenance(
     kind: str, plan: Plan, parts: Sequence[Part], problems: Sequence[str]
 ) -> dict[str, Any]:
@@ -87,7 +90,7 @@ def _provenance(
         "made by": f"lmeec {__version__}",
         "format": kind,
         "masks": {
-            camera: "query masks of the recording" if camera == plan.query else targets
+            camera: QUERY if camera == plan.query else targets
             for camera in plan.cameras
         },
         "visible": f"probability >= {plan.threshold:g} and a mask that is not empty",

@@ -13,7 +13,15 @@ from numpy.typing import NDArray
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation.truth import named
 from lmeec_core.evaluation.validation import look_through
-from lmeec_core.takes import DIRECTIONS, Prediction, Results, Take, TakeError, is_ego
+from lmeec_core.takes import (
+    DIRECTIONS,
+    Prediction,
+    Results,
+    Take,
+    TakeError,
+    decode_mask,
+    is_ego,
+)
 from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.rle import check_aspect
 
@@ -86,6 +94,10 @@ class Predictions(Protocol):
             query, target: the cameras.
         """
 
+    def query_masks(self, frame: int, query: str) -> Mapping[str, Mask | None] | None:
+        """The masks in a take's query image, by object, where they were tracked from prompts; None:
+        the take's own."""
+
 
 class ResultPredictions:
     """Predictions of a result file; those that cannot be read are left out and reported.
@@ -113,6 +125,7 @@ class ResultPredictions:
                 f"{look_alike(take, results.takes)}",
             )
         self._path, self._report = path, report
+        self._results, self._take = results, take
         self.objects = results.objects(take)
         self._by_image: dict[tuple[int, str], dict[str, Prediction]] = {}
         self._asked: set[tuple[int, str]] = set()
@@ -138,6 +151,20 @@ class ResultPredictions:
                 where = named(one.take, name, one.pair, frame)
                 self._report(f"{self._path}: {where}: {error}")
         return shown
+
+    def query_masks(self, frame: int, query: str) -> Mapping[str, Mask | None] | None:
+        """See :class:`Predictions`."""
+        if not self._results.tracked(self._take):
+            return None
+        masks: dict[str, Mask | None] = {}
+        for name in self.objects:
+            try:
+                rle = self._results.query_rle(self._take, name, query, frame)
+                masks[name] = None if rle is None else decode_mask(rle)
+            except InputError as error:
+                where = f"object {name!r}, query mask in {query}, frame {frame}"
+                self._report(f"{self._path}: {where}: {error}")
+        return masks
 
     def unshown(self) -> list[str]:
         """Predictions that were never requested, one text each.
@@ -169,6 +196,10 @@ class NoPredictions:
     def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
         """Nothing."""
         return {}
+
+    def query_masks(self, frame: int, query: str) -> Mapping[str, Mask | None] | None:
+        """The take's own."""
+        return None
 
 
 def target_view(
@@ -273,7 +304,11 @@ def take_moments(
             truth = {name: _mask(take, name, target, frame, image, report) for name in objects}
             views.append(target_view(target, image, objects, found, truth, stamp))
         picture = _image(take, query, frame, report)
-        asked = {name: _mask(take, name, query, frame, picture, report) for name in objects}
+        asked = predictions.query_masks(frame, query)
+        if asked is None:
+            asked = {name: _mask(take, name, query, frame, picture, report) for name in objects}
+        else:
+            asked = {name: asked.get(name) for name in objects}
         seconds = (frame - frames[0]) / FRAMES_PER_SECOND
         view = View(query, picture, asked, stamp_ns=None if picture is None else stamp)
         yield Moment(frame, seconds, view, views)

@@ -62,6 +62,9 @@ class MaskBagPredictions:
             rle = None if mask is None else encode_mask(mask)
             kept[entry.object_id] = (rle, float(entry.presence), float(entry.score))
 
+    def query_masks(self, frame: int, query: str) -> None:
+        """See :class:`lmeec_core.viewing.moments.Predictions`: a bag has none."""
+
     def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
         """See :class:`lmeec_core.viewing.moments.Predictions`."""
         found = self._found.get((stamp_ns, query.message_name, target.message_name), {})

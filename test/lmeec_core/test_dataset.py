@@ -22,6 +22,7 @@ from typer.testing import CliRunner
 from lmeec_core.cli.app import app
 from lmeec_core.datasets import episode as episodes
 from lmeec_core.datasets.clock import Tally, rate_of, resample
+from lmeec_core.datasets.provenance import QUERY
 from lmeec_core.datasets.stats import QUANTILES, ImageStats, column_stats, merged
 from lmeec_core.takes import Results, TakeWriter, write_results
 from lmeec_core.viewing.moments import Moment, View
@@ -199,7 +200,7 @@ def test_lerobots_videos_and_tables(lerobot: Path, take: Path) -> None:
 def test_side_files_say_where_masks_come_from(lerobot: Path, take: Path, found: Path) -> None:
     about = json.loads((lerobot / "meta/provenance.json").read_text())
     assert about["masks"] == {
-        "aria01": "query masks of the recording", "cam-1": "predictions", "cam-2": "predictions",
+        "aria01": QUERY, "cam-1": "predictions", "cam-2": "predictions",
     }  # fmt: skip
     assert about["predictions"][0]["sha256"] == hashlib.sha256(found.read_bytes()).hexdigest()
     assert "not known" in about["predictions"][0]["note"]  # lmeec track has not made it

@@ -26,6 +26,7 @@ from lmeec_core.prompts import (
     write_prompts,
 )
 from lmeec_core.takes import Results, Take, TakeWriter, decode_mask, resize_mask
+from lmeec_core.viewing.moments import NoPredictions, ResultPredictions, take_moments
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 MINI = ["--preset", "mini", "--seed", "0", "--device", "cpu", "--workers", "1", "--engine", "eager"]
@@ -238,3 +239,18 @@ def test_masks_that_were_given_are_not_called_tracked(take: Take, tmp_path: Path
     assert "prompts" not in result.output
     data = json.loads((tmp_path / "report.json").read_text())["directions"]["ego-exo"]
     assert data["query_masks_tracked"] is None
+
+
+def test_what_is_shown_in_the_query_view_is_what_was_tracked(take: Take, tmp_path: Path) -> None:
+    out = tmp_path / "p.json"
+    assert track(take, out, file_of(tmp_path / "prompts.json", *MARKED)).exit_code == 0
+    results, told = Results.read(out), list[str]()
+    predictions = ResultPredictions(results, "take_7", out, told.append)
+    moments = take_moments(take, EGO, [EXO], ("cup",), predictions, told.append)
+    shown = {moment.frame: moment.query.masks["cup"] for moment in moments}
+    assert shown[0] is None  # the prompt comes later; the take's own mask is not drawn
+    rle = results.query_rle("take_7", "cup", EGO, 30)
+    assert rle is not None and shown[30] is not None and not told
+    np.testing.assert_array_equal(shown[30], decode_mask(rle))
+    own = take_moments(take, EGO, [EXO], ("cup",), NoPredictions(), told.append)
+    assert next(iter(own)).query.masks["cup"] is not None
