@@ -177,6 +177,9 @@ class OutputParameters:
     lazy: bool = parameter(False, "Subscribe to a target camera only while someone listens to its "
         "outputs; its memory has a gap after each pause (policy nearest)", live=True)
     points: bool = parameter(False, "Publish ~/points: where the objects are in space")
+    standard: bool = parameter(True, "Offer the results in standard messages, too, while someone "
+        "listens: ~/<target>/detections, label_info and camera_info, ~/points/markers and "
+        "detections")
     qos_depth: int = parameter(5, "Depth of the publishers (reliable)", minimum=1, maximum=1000)
 
 
