@@ -139,7 +139,7 @@ class Points:
             self._waiting.start()
 
     def publish(
-        self, query_header: Header, found: Mapping[str, Found], processor: SetProcessor
+        self, query_header: Header, found: Mapping[str, Found], processor: Seen | SetProcessor
     ) -> None:
         """Locate the objects of a set, and publish those that can be.
 

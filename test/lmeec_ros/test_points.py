@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 import yaml
 from lmeec.msg import CorrespondenceMaskArray, ObjectPointArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
 
 from lmeec_core.geometry import GeometryError, Pose, View, centroid, triangulate
 from lmeec_ros.io import messages
@@ -20,6 +23,7 @@ from lmeec_ros.io.camera_infos import CameraInfos
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.points import points as geometry
 from lmeec_ros.points import poses
+from lmeec_ros.points.node import PointsNode
 
 K = [70.0, 0.0, 39.5, 0.0, 70.0, 29.5, 0.0, 0.0, 1.0]
 LENS = {"width": 80, "height": 60, "k": K}
@@ -437,3 +441,53 @@ def test_a_camera_of_the_file_that_the_node_does_not_have(
     config = parameters.load({"output.points": True, "geometry.calibration": path})
     geometry.Points(node, config, CameraInfos(node, config)).destroy()
     assert ["egg, which is no camera of this node (ego, exo)" in text for text in said] == [True]
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+def test_a_process_of_its_own_locates_the_same(
+    rig: Any, context: Any, tools: Any, tmp_path: Any, prompted: bool
+) -> None:
+    """From the masks on topics; with prompts those of the query camera are a topic, too."""
+    scene = Scene()
+    scene.put("cup", (0.05, 0.02, 1.1))
+    values: dict[str, Any] = {"geometry.calibration": calibration(tmp_path), "objects": ["1:cup"]}
+    values["query_masks.source"] = "prompts" if prompted else "topic"
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    node = PointsNode(context=context, parameter_overrides=overrides)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    points = rig.listen("/lmeec_points/points", ObjectPointArray)
+    markers = rig.listen("/lmeec_points/points/markers", MarkerArray)
+    query = "/lmeec/ego/masks" if prompted else "/ego/label_image"
+    rig.advertise("/lmeec/exo/masks", CorrespondenceMaskArray)
+    rig.advertise(query, CorrespondenceMaskArray if prompted else Image)
+    rig.wait_heard(reliable=False)
+    tools.wait_until(lambda: node.points.has_listeners(), "the subscriptions")
+    results: Any = {"cup": SimpleNamespace(presence=0.9, score=0.9)}
+
+    def array(camera: str, mask: np.ndarray, stamp: int) -> CorrespondenceMaskArray:
+        headers = [tools.stamped(SimpleNamespace(header=Header()), s, camera).header
+                   for s in (stamp + 3_000_000 * (camera == "exo"), stamp)]  # fmt: skip
+        return messages.mask_array_message(
+            results, {"cup": mask}, scene.table, *headers, ("ego", camera), scene.size
+        )
+
+    for k in range(1, 4):
+        stamp, mask = k * tools.PERIOD, scene.query_masks["cup"]
+        rig.publish("/lmeec/exo/masks", array("exo", scene.targets["cup"], stamp))
+        if prompted:
+            rig.publish(query, array("ego", mask, stamp))
+        else:
+            rig.publish(query, tools.image_msg(mask.astype(np.uint8), "mono8", stamp, "ego"))
+    tools.wait_until(lambda: len(points) == 3 and len(markers) == 3, "the points of three sets")
+    assert [tools.stamp_ns(one) for one in points] == [tools.PERIOD * k for k in (1, 2, 3)]
+    for message in points:
+        at = message.points[0].point.point
+        np.testing.assert_allclose((at.x, at.y, at.z), (0.05, 0.02, 1.1), atol=0.06)
+        assert message.points[0].object_id == "cup" and message.header.frame_id == "table"
+    executor.shutdown(5.0)
+    thread.join(5.0)
+    node.close()
+    node.destroy_node()
