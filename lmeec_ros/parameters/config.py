@@ -98,6 +98,13 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             f"output.lazy: true given with pairing.policy {checked['pairing.policy']!r}, which "
             "needs every target; 'nearest' expected"
         )
+    shifted = [name for name in cameras if checked[f"cameras.{name}.time_offset"]]
+    if shifted and checked["pairing.policy"] != "nearest":
+        raise ParameterError(
+            f"cameras.{shifted[0]}.time_offset: given with pairing.policy "
+            f"{checked['pairing.policy']!r}, which pairs by the stamps as they are; 'nearest' "
+            "expected"
+        )
     prompted = checked["query_masks.source"] == "prompts"
     if checked["output.lazy"] and prompted:
         raise ParameterError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -112,3 +113,56 @@ def test_overrides_that_nothing_takes_are_refused(make_node: Any, tools: Any, na
     tools.wait_until(lambda: node.state == "inactive", "the end of the transition")
     assert "/lmeec/exo/masks (publisher)" in node.measured.last_error
     assert "/ego/image_raw (subscription)" in node.measured.last_error
+
+
+def test_a_cameras_offset_is_applied_in_pairing(tools: Any) -> None:
+    """Of a wearable query camera, whose masks have its stamps; messages keep their own."""
+    from lmeec_core.sync.image_set import QUERY_MASKS
+    from lmeec_ros.io.synchronizer import make_synchronizer, stamp_of
+
+    values = {"cameras.ego.time_offset": -0.5, "pairing.tolerance": 0.001}
+    sets: list[Any] = []
+    pairing = make_synchronizer(parameters.load(values), sets.append, lambda *_: None)
+    for k in range(8):
+        moment = 10**9 + k * tools.PERIOD
+        for name, late in (("ego", 500), (QUERY_MASKS, 500), ("exo", 0)):
+            pairing.add(name, tools.stamped(Image(), moment + late * 1_000_000))
+    pairing.flush()
+    assert len(sets) == 8
+    assert all(stamp_of(one.query) - stamp_of(one.targets["exo"]) == 500_000_000 for one in sets)
+    assert all(stamp_of(one.query) == stamp_of(one.masks) for one in sets)
+
+
+def test_an_offset_needs_our_own_pairing() -> None:
+    values = {"cameras.exo.time_offset": 0.1, "pairing.policy": "exact"}
+    with pytest.raises(parameters.ParameterError, match=r"cameras\.exo\.time_offset: .*'nearest'"):
+        parameters.load(values)
+
+
+def test_info_estimates_the_offset_of_a_bag(tmp_path: Any, tools: Any) -> None:
+    from typer.testing import CliRunner
+
+    from lmeec_core.bags.mask_messages import BAG
+    from lmeec_core.cli.app import app
+
+    rng, path = np.random.default_rng(0), tmp_path / "bag"
+    places = np.cumsum(np.convolve(np.abs(rng.normal(size=160)), np.hanning(8), "same")) % 60
+    with BagWriter(path) as bag:
+        for topic in ("/ego/image_raw", "/exo/image_raw"):
+            bag.add_topic(topic, "sensor_msgs/msg/Image")
+        for k in range(5, 160):
+            for topic, late in (("/ego/image_raw", 0), ("/exo/image_raw", 5)):
+                pixels = np.full((40, 80, 3), 40 + 5 * late, np.uint8)
+                x = int(places[k - late])
+                pixels[10:30, x : x + 20] = 255
+                stamp = k * 33_000_000
+                bag.write(topic, stamp, BAG.image(BAG.header(stamp, "lens"), pixels, "rgb8"))
+    done = CliRunner().invoke(app, ["info", str(path), "--offsets"])
+    assert done.exit_code == 0, done.output
+    line = next(one for one in done.output.splitlines() if "offset of /exo" in one)
+    assert "time_offset: -0.1" in line, line
+    assert -0.18 < float(line.partition("time_offset: ")[2].split()[0]) < -0.15
+    refused = CliRunner().invoke(
+        app, ["info", str(tools.REPOSITORY / "test/data/sample_take"), "--offsets"]
+    )
+    assert refused.exit_code != 0 and "which is no bag" in refused.output
