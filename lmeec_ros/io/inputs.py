@@ -18,6 +18,7 @@ from lmeec_core.sync.image_set import QUERY_MASKS as QUERY_MASKS
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.stream_monitor import StreamMonitor
 from lmeec_ros.io.synchronizer import Synchronizer, stamp_of, subscribe
+from lmeec_ros.parameters import video
 from lmeec_ros.parameters.config import NodeConfig
 from lmeec_ros.parameters.qos_overrides import overriding
 
@@ -211,7 +212,9 @@ class InputStream:
             texts.append(f"{who} offers {offer.topic_type}, {kind}")
         hint = ""
         if all(offer.topic_type != self.type_name for offer in offers):
-            remedy = type_remedy(self.type_name, offers[0].topic_type, self._given.parameter)
+            remedy = type_remedy(
+                self.type_name, offers[0].topic_type, self._given.parameter, self.topic
+            )
             hint = f"; {self.type_name} is expected: {remedy}"
         elif self.reliability == ReliabilityPolicy.RELIABLE and not all(map(_is_reliable, offers)):
             parameter = f"{self._given.parameter}qos"
@@ -307,13 +310,16 @@ class InputStream:
             )
 
 
-def type_remedy(expected: str, offered: str, parameter: str) -> str:
+def type_remedy(expected: str, offered: str, parameter: str, topic: str) -> str:
     """What to change where a topic has another type than the parameters say.
 
     Args:
         expected, offered: types, as sensor_msgs/msg/Image.
         parameter: the input's parameters begin with this, as "cameras.ego."
+        topic: its name, resolved.
     """
+    if offered in video.PACKETS:
+        return video.remedy(topic, parameter, video.PACKETS[offered])
     transport = TRANSPORTS.get(offered)
     if transport is None or expected not in TRANSPORTS:
         return "check the topic"

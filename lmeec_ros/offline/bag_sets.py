@@ -57,7 +57,7 @@ class RecordedInput:
         if topic.type != self.type_name:
             return (
                 f"in the recording it is {topic.type}, but the parameters say {self.type_name}: "
-                f"{type_remedy(self.type_name, topic.type, self._parameter)}"
+                f"{type_remedy(self.type_name, topic.type, self._parameter, self.topic)}"
             )
         return f"the recording has {topic.count} messages on it"
 

@@ -13,6 +13,7 @@ from lmeec_core.bags.object_rows import read_object_row
 from lmeec_core.errors import InputError
 from lmeec_core.methods import METHODS, method_name
 from lmeec_ros.parameters import files as parameter_files
+from lmeec_ros.parameters import video
 from lmeec_ros.parameters.files import ParameterError as ParameterError
 from lmeec_ros.parameters.spec import Spec, Value, suggestion
 from lmeec_ros.parameters.table import (
@@ -77,6 +78,13 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
     for name in values:
         if name not in table and not _FOREIGN.match(name):
             raise ParameterError(_unknown(name, cameras, table))
+    for name, value in values.items():
+        if name.endswith(".transport") and video.is_video(str(value)):
+            prefix = name.removesuffix("transport")
+            topic = str(values.get(f"{prefix}topic") or "<topic>")
+            raise ParameterError(
+                f"{name}: {value!r} given; {video.remedy(topic, prefix, str(value))}"
+            )
     checked: dict[str, Any] = {
         name: spec.check(values.get(name, spec.default)) for name, spec in table.items()
     }

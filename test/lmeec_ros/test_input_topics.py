@@ -166,3 +166,30 @@ def test_info_estimates_the_offset_of_a_bag(tmp_path: Any, tools: Any) -> None:
         app, ["info", str(tools.REPOSITORY / "test/data/sample_take"), "--offsets"]
     )
     assert refused.exit_code != 0 and "which is no bag" in refused.output
+
+
+COMMAND = (
+    "ros2 run image_transport republish --ros-args -p in_transport:=ffmpeg -p out_transport:=raw "
+    "-r in/ffmpeg:=/head/image/ffmpeg -r out:=/head/image/decoded, and set cameras.ego.topic to "
+    "/head/image/decoded"
+)
+
+
+@pytest.mark.parametrize("topic", ["/head/image", "/head/image/ffmpeg"])
+def test_a_video_is_refused_with_the_command_that_decodes_it(topic: str) -> None:
+    from lmeec_ros.io.images import ImageError, compressed_to_rgb
+    from lmeec_ros.io.inputs import type_remedy
+
+    given = {"cameras.ego.topic": topic, "cameras.ego.transport": "ffmpeg"}
+    with pytest.raises(parameters.ParameterError) as error:
+        parameters.load(given)
+    assert COMMAND in str(error.value) and str(error.value).startswith("cameras.ego.transport: ")
+    packets = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
+    assert COMMAND in type_remedy("sensor_msgs/msg/Image", packets, "cameras.ego.", topic)
+    stream = CompressedImage(format="h264; nv12", data=b"\x00\x00\x00\x01\x67\x42")
+    with pytest.raises(ImageError, match="JPEG or PNG image expected; packets of a video"):
+        compressed_to_rgb(stream)
+    jpeg = CompressedImage(format="rgb8; jpeg compressed bgr8", data=b"abc")
+    with pytest.raises(ImageError) as plain:
+        compressed_to_rgb(jpeg)
+    assert "video" not in str(plain.value)
