@@ -28,6 +28,8 @@ SET_OF: dict[str, SetName] = {
 }  # fmt: skip
 """The set of seeds behind each folder of scenes."""
 EXO_CAMERAS = 2
+STRIDE = 3
+"""Steps of the motion between frames; all frames of a scene are one run."""
 RESERVE = 2 * 2**30
 """Bytes that rendering leaves free on the disk."""
 
@@ -52,7 +54,7 @@ def render(settings: TrainConfig, work: Path) -> None:
         seeds = scenes.seeds(numbers.stop, numbers.start)
         results = render_many(
             seeds, training_config(EXO_CAMERAS), settings.frames, settings.size, scenes.split,
-            work / name, workers, clip=min(4, settings.frames), stride=3,
+            work / name, workers, clip=settings.frames, stride=STRIDE,
         )  # fmt: skip
         for result in results:
             done, failed = done + 1, failed + (result.error is not None)
@@ -89,7 +91,8 @@ def check_presence_scenes(settings: TrainConfig, work: Path) -> None:
     raise ExplainedError(
         f"{folder} holds no scenes, {count} expected to fit the presence verdict to; render them: "
         f"python -m lmeec_core.simulation.shards {folder} --seeds {first}:{first + count} "
-        f"--split train --frames {settings.frames} --size {settings.size} --clip 4 --stride 3; or "
+        f"--split train --frames {settings.frames} --size {settings.size} --clip "
+        f"{settings.frames} --stride {STRIDE}; or "
         "set presence_scenes to 0, which leaves the verdict as it is"
     )
 

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from lmeec_core.errors import ExplainedError
-from lmeec_core.experiments.ablation.fusion import Training, train_fusion
+from lmeec_core.experiments.ablation.fusion import STAGE, Training, train_fusion
 from lmeec_core.experiments.ablation.units import Unit, score_unit, sought_objects
 from lmeec_core.experiments.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.jobs import run_jobs
@@ -20,7 +20,7 @@ from lmeec_core.simulation.generate import generate_takes
 from lmeec_core.simulation.sets import SETS
 from lmeec_core.simulation.shards import render_many
 from lmeec_core.takes import Take
-from lmeec_core.training.rendering import EXO_CAMERAS
+from lmeec_core.training.rendering import EXO_CAMERAS, STRIDE
 from lmeec_core.training.settings import SIZE
 
 
@@ -89,7 +89,15 @@ def training_scenes(settings: Settings, progress: Progress) -> Path:
     done = len(list(folder.glob("*.npy")))
     config = training_config(EXO_CAMERAS)
     for _ in render_many(
-        seeds, config, 4, SIZE, "train", folder, settings.workers, clip=4, stride=3
+        seeds,
+        config,
+        STAGE.times,
+        SIZE,
+        "train",
+        folder,
+        settings.workers,
+        clip=STAGE.times,
+        stride=STRIDE,
     ):
         done += 1
         progress("training scenes", done, settings.scenes)

@@ -48,7 +48,7 @@ from lmeec_core.training.nano_loss import NanoLoss
 from lmeec_core.training.optimizer import cosine
 from lmeec_core.training.output import METRICS, export, log_to, machine, write_json
 from lmeec_core.training.parts import initialise
-from lmeec_core.training.presence import fit_presence
+from lmeec_core.training.presence import check_length, fit_presence
 from lmeec_core.training.recipe import Budget, Every, Recipe
 from lmeec_core.training.rendering import PRESENCE, check_presence_scenes, start_rendering
 from lmeec_core.training.scene_clips import SceneClips, SceneKey
@@ -196,6 +196,8 @@ class SceneRun(NanoRecipe):
         super().__init__(preset("nano"), schedule, self.stores["train"], device, start)
         self.settings, self.out, self.device, self.monitor = settings, out, device, monitor
         self._check_length(settings.frames, "frames")
+        if settings.presence_scenes:
+            check_length(settings.frames, "frames")
         self.report = Every(seconds=settings.report_every)
         self.validation = Every(seconds=60 * settings.evaluate_every)
         self.workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
@@ -252,7 +254,7 @@ class SceneRun(NanoRecipe):
                 break
         if not ready and self.store.count < min(wanted, 8):
             raise ExplainedError(f"only {self.store.count} scenes; see {log}")
-        self._check_length(self.store.frames, f"frames of the scenes in {self.store.folder}")
+        self._check_length(self.store.run, f"frames without a jump in {self.store.folder}")
         for name, reason in self.store.rejected.items():
             self.monitor.note(f"skipped: {name}: {reason}")
 
