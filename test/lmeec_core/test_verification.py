@@ -135,7 +135,7 @@ def test_the_verdict_is_fitted_to_full_banks(
     """Of each camera's eight frames the last two, after six have filled the banks."""
 
     class Answer:
-        query = target_area = counts = 1
+        query, target_area, counts = 1, 1, True
 
     model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": 64}))
 
