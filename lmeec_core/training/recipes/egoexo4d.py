@@ -23,7 +23,7 @@ from lmeec_core.training.monitor import Monitor, RunMonitor
 from lmeec_core.training.optimizer import cosine, freeze_idle, make_optimizer, set_rates
 from lmeec_core.training.output import METRICS, export, log_to, machine, write_json
 from lmeec_core.training.parts import initialise
-from lmeec_core.training.recipe import Budget, Every, Recipe
+from lmeec_core.training.recipe import Budget, Every, NetworkRecipe
 from lmeec_core.training.settings import TakeTrainConfig, remember
 from lmeec_core.training.take_clips import TakeClips, list_takes
 from lmeec_core.training.take_loss import TERMS, ClipLoss
@@ -40,7 +40,7 @@ class TakeStage:
     name: str = "takes"
 
 
-class TakeRecipe(Recipe):
+class TakeRecipe(NetworkRecipe):
     """One process's part of a run on takes.
 
     Args:
