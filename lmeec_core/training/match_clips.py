@@ -64,19 +64,21 @@ class MatchClips(TakeClips):
     ) -> None:  # fmt: skip
         super().__init__(folder, 1, 1, 1, None, seed)
         self.views, self.count = views, count
+        self._sought: dict[Pair, list[tuple[str, int]]] = {}
         if direction != "both":
             ego = direction == "ego-exo"
             self.pairs = [pair for pair in self.pairs if is_ego(pair.query) == ego]
 
     def _read(self, pair: Pair, random: np.random.Generator) -> MatchClip | None:
-        take = self._take(pair.take)
-        asked = sought(take, pair.query, pair.target)
+        if pair not in self._sought:
+            self._sought[pair] = sought(self._take(pair.take), pair.query, pair.target)
+        asked = self._sought[pair]
         if not asked:
             self._empty.add(pair)
             return None
         name, frame = asked[int(random.integers(len(asked)))]
-        query = self.views.view(take, pair.query, frame)
-        target = self.views.view(take, pair.target, frame)
+        query = self.views.view(pair.take, pair.query, frame)
+        target = self.views.view(pair.take, pair.target, frame)
         own, there = query.row(name), target.row(name)
         if own is None:
             return None  # the mask is empty

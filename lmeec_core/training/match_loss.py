@@ -107,7 +107,7 @@ def choices(
                     for one, frame in sought(take, query, target):
                         frames.setdefault(frame, []).append(one)
                     for frame, objects in frames.items():
-                        seen = [views.view(take, camera, frame) for camera in (query, target)]
+                        seen = [views.view(path, camera, frame) for camera in (query, target)]
                         found = _chosen(model, seen[0], seen[1], objects, device)
                         for similarity, overlap, ceiling in found:
                             ego = is_ego(query)

@@ -64,17 +64,20 @@ class DescribedViews:
 
     def __init__(self, folder: Path, features: Features, candidates: Candidates) -> None:
         self.folder, self._features, self._candidates = folder, features, candidates
+        self._take: Take | None = None
 
-    def view(self, take: Take, camera: str, frame: int) -> DescribedView:
-        """One image.
+    def view(self, take: Path, camera: str, frame: int) -> DescribedView:
+        """One image of the take in a folder, which is opened only if the view has no file.
 
         Raises:
             TakeError: the image or a mask in it cannot be read.
         """
-        path = self.folder / take.path.parent.name / take.path.name / camera / f"{frame}.npz"
+        path = self.folder / take.parent.name / take.name / camera / f"{frame}.npz"
         found = _read(path) if path.is_file() else None
         if found is None:
-            found = self._describe(take, camera, frame)
+            if self._take is None or self._take.path != take:
+                self._take = Take.open(take)
+            found = self._describe(self._take, camera, frame)
             path.parent.mkdir(parents=True, exist_ok=True)
             with replacing(path) as partial, partial.open("wb") as partial_file:
                 np.savez(partial_file, **found._asdict())

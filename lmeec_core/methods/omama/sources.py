@@ -18,7 +18,12 @@ def load_features(name: str, weights: str | None = None, device: str = "auto") -
 
     Raises:
         InputError: an unknown name, or weights that cannot be used.
+        ImportError: dinov2 without transformers.
     """
     if name == "nano":
         return CompactFeatures(load_model("nano", weights, device))
+    if name == "dinov2":
+        from lmeec_core.methods.omama.dinov2 import load_dinov2
+
+        return load_dinov2(weights, device)
     raise InputError(f"features {name!r} given, nano or dinov2 expected")

@@ -252,7 +252,7 @@ def test_nothing_to_choose_from_is_said(takes: Path, tmp_path: Path) -> None:
 def test_images_are_described_once(takes: Path, tmp_path: Path) -> None:
     features = Patches()
     views = DescribedViews(tmp_path / "views", features, tiles)
-    take = Take.open(takes / "train" / "one")
+    take = takes / "train" / "one"
     first = views.view(take, "cam01", 30)
     again = DescribedViews(tmp_path / "views", features, tiles).view(take, "cam01", 30)
     assert features.seen == 1
