@@ -29,6 +29,7 @@ DEV_EXTRAS = (
     "dataset",
     *ENGINES,
     "ray",
+    "transformers",
     "dev",
 )
 
