@@ -143,9 +143,10 @@ def load_dinov2(
         )
     name = None if "state_dict" in how else str(path or NAME)
     try:
-        model, told = Dinov2WithRegistersModel.from_pretrained(
+        loaded: Any = Dinov2WithRegistersModel.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **how
         )
+        model, told = loaded
     except (OSError, ValueError, RuntimeError) as error:
         where = str(path) if path else "this machine's caches (Hugging Face, torch.hub)"
         raise CheckpointError(
