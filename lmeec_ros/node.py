@@ -218,10 +218,8 @@ class LmeecNode(ManagedNode):
             cleanup.callback(arena.give_back)
             cleanup.callback(gc.collect)  # modules refer to each other in circles
             cleanup.callback(gc.unfreeze)
-            if processor is not None and processor.device.startswith("cuda"):
-                import torch
-
-                cleanup.callback(torch.cuda.empty_cache)
+            if processor is not None:
+                cleanup.callback(processor.close)
             if outputs is not None:
                 cleanup.callback(outputs.destroy)
             cleanup.callback(self._stop)
@@ -395,5 +393,6 @@ class LmeecNode(ManagedNode):
             watchdog.unpaired if watchdog is not None else False,
             outputs.points if outputs is not None else None,
             processor.engines if processor is not None else "",
+            processor.improving if processor is not None else "",
             self._prompts.waiting,
         )
