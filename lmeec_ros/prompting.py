@@ -107,7 +107,8 @@ class PromptInputs:
     def _listen(
         self, kind: Any, topic: str, read: Callable[[NodeConfig, Any], Sequence[Marking]]
     ) -> None:
-        take = partial(self._take, topic, read)
+        shown = topic if topic.startswith("~") else self._node.resolve_topic_name(topic)
+        take = partial(self._take, shown, read)
         self._node.create_subscription(
             kind, topic, lambda msg: take(msg), DEPTH, callback_group=self._group
         )

@@ -242,7 +242,7 @@ class InputStream:
         if not offers:
             # A reliable subscription gets the first message of a publisher that comes later; a
             # best effort one misses it while they discover each other.
-            return self.reliability or ReliabilityPolicy.RELIABLE
+            return self._subscribed[1] if self._subscribed else ReliabilityPolicy.RELIABLE
         if all(map(_is_reliable, offers)):
             return ReliabilityPolicy.RELIABLE
         return ReliabilityPolicy.BEST_EFFORT
