@@ -85,7 +85,7 @@ def _node(now: Snapshot) -> DiagnosticStatus:
         "device": now.device or "",
         "engine": now.engine,
         "better_engines": now.improving,
-        "precision": now.config.model.precision,
+        "precision": now.precision or now.config.model.precision,
         "resident_memory_mb": _number(resident_megabytes()),
         "device_memory_mb": _number(device_megabytes(now.device)),
         "errors": now.measured.errors,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import lmeec_core as lm
-from lmeec_core.config import ENGINES, EngineName, Precision
+from lmeec_core.config import ENGINES, EngineName, PrecisionName
 from lmeec_core.methods import METHODS
 from lmeec_ros.parameters.spec import Spec
 
@@ -130,7 +130,9 @@ class ModelParameters:
     checkpoint: str | None = parameter("", "File of weights (.pt or .safetensors); empty: those "
         "that come with the preset, if any", path=True)
     device: str = parameter("auto", "auto, cpu or cuda (cuda:1, ...)")
-    precision: Precision = parameter("fp32", "Number format of the network", ("fp32", "bf16"))
+    precision: PrecisionName = parameter("auto", "Number format of the network; auto: bf16 where "
+        "that is faster here and finds the same masks, else fp32 (offline always fp32)",
+        get_args(PrecisionName))
     engine: EngineName = parameter("auto", "The backend that runs the network's stages; auto "
         "measures them once and takes the fastest", ENGINES)
     seed: int | None = parameter(-1, "0 or more, without a checkpoint: random weights of this "
