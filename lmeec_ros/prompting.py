@@ -78,7 +78,7 @@ class PromptInputs:
                 def read_mouse(now: NodeConfig, msg: Any, camera: str = name) -> list[Marking]:
                     return [prompts.read_click(now, msg, camera=camera)]
 
-                self._listen(Point, f"{config.cameras[name].topic}_mouse_left", read_mouse)
+                self._listen(Point, f"{config.cameras[name].address}_mouse_left", read_mouse)
         if config.prompts.detections.topic:
             self._listen_to_detections(config.prompts.detections.topic)
 

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import cv2
 import torch
@@ -19,8 +19,7 @@ from torch.utils.data import DataLoader
 
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.files import SUFFIX, replacing
-from lmeec_core.model import LMEEC
-from lmeec_core.training.clips import Clip, Drawn, stack
+from lmeec_core.training.clips import Clip, Drawn
 from lmeec_core.training.distributed import Processes
 from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.recipe import Recipe, StageLike
@@ -101,9 +100,9 @@ class Trainer:
         return self.recipe.budget.progress(self.step, self.spent)
 
     @property
-    def trained(self) -> LMEEC:
-        """The network that a run is for: the average of the weights, if there is one."""
-        return cast(LMEEC, self.average.module) if self.average else self.model
+    def trained(self) -> nn.Module:
+        """What a run is for: the average of the weights, if there is one."""
+        return self.average.module if self.average else self.model
 
     # -- data --------------------------------------------------------------------------------
 
@@ -204,7 +203,7 @@ class Trainer:
         parts = [clips[i : i + size] for i in range(0, len(clips), size)]
         figures = {"steps": torch.ones((), device=device)}
         for i, part in enumerate(parts):
-            batch = [x.to(device, non_blocking=True) for x in stack(part)]
+            batch = [x.to(device, non_blocking=True) for x in self.recipe.stack(part)]
             with self._unsynchronised(i + 1 < len(parts)):
                 loss, seen = self.module(stage, total, *batch)
                 loss.backward()

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch import nn
 
 from lmeec_core.files import replacing, write_text
-from lmeec_core.model import LMEEC
 
 METRICS = "metrics.json"
 
@@ -26,7 +26,7 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=1))
 
 
-def export(model: LMEEC, path: Path, metadata: dict[str, str], half: bool = True) -> None:
+def export(model: nn.Module, path: Path, metadata: dict[str, str], half: bool = True) -> None:
     """Write a network's weights as safetensors, atomically.
 
     Args:

@@ -30,7 +30,7 @@ from lmeec_core.training.output import (
     write_json,
 )
 from lmeec_core.training.parts import initialise
-from lmeec_core.training.recipe import Budget, Every, Recipe
+from lmeec_core.training.recipe import Budget, Every, NetworkRecipe
 from lmeec_core.training.settings import TakeTrainConfig, remember
 from lmeec_core.training.take_clips import TakeClips, list_takes
 from lmeec_core.training.take_loss import TERMS, ClipLoss
@@ -47,7 +47,7 @@ class TakeStage:
     name: str = "takes"
 
 
-class TakeRecipe(Recipe):
+class TakeRecipe(NetworkRecipe):
     """One process's part of a run on takes.
 
     Args:

@@ -56,7 +56,7 @@ from lmeec_core.training.output import (
 )
 from lmeec_core.training.parts import initialise
 from lmeec_core.training.presence import check_length, fit_presence
-from lmeec_core.training.recipe import Budget, Every, Recipe
+from lmeec_core.training.recipe import Budget, Every, NetworkRecipe
 from lmeec_core.training.rendering import PRESENCE, check_presence_scenes, start_rendering
 from lmeec_core.training.scene_clips import SceneClips, SceneKey
 from lmeec_core.training.settings import TrainConfig, remember
@@ -72,7 +72,7 @@ FIGURES = {"overlap": "iou", "right": "presence accuracy", "hit": "hit"}
 """What is reported beside the losses, by its name in the loss."""
 
 
-class NanoRecipe(Recipe):
+class NanoRecipe(NetworkRecipe):
     """A run on simulated scenes, in one process.
 
     Args:
@@ -224,8 +224,8 @@ class SceneRun(NanoRecipe):
         val = self.stores["val"]
         val.refresh()
         scenes, step = (4, 8) if self.device.type == "cpu" else (20, 4)
-        rows = evaluate_pairs(trainer.trained, val, scenes, step)
-        sheet = example_sheet(trainer.trained, val)
+        rows = evaluate_pairs(trained(trainer), val, scenes, step)
+        sheet = example_sheet(trained(trainer), val)
         if sheet is not None:
             self.monitor.picture(sheet, trainer.step)
         return summary(rows) if rows else {}
@@ -235,7 +235,7 @@ class SceneRun(NanoRecipe):
         facts = {"preset": "nano"} | run_header(
             trainer.step, trainer.spent / 60, start_path(self.settings.start)
         )
-        export(trainer.trained, self.out / WEIGHTS, facts)
+        export(trained(trainer), self.out / WEIGHTS, facts)
         content = {
             "minutes": trainer.spent / 60, "steps": trainer.step, "scenes": self.store.count,
             "size": self.store.size, "rejected scenes": self.store.rejected,
@@ -272,7 +272,7 @@ class SceneRun(NanoRecipe):
             torch.cuda.empty_cache()  # for the processes that track
         for store in self.stores.values():
             store.refresh()
-        settings, monitor, model = self.settings, self.monitor, trainer.trained
+        settings, monitor, model = self.settings, self.monitor, trained(trainer)
         val, test = self.stores["val"], self.stores["test"]
         monitor.phase("mask threshold")
         bias = best_mask_bias(model, val, settings.val_scenes)
@@ -297,6 +297,13 @@ class SceneRun(NanoRecipe):
         logger.info("test %s", json.dumps(report))
         self.write(trainer, report)
         write_json(self.out / DONE, report)
+
+
+def trained(trainer: Trainer) -> LMEEC:
+    """The network that a run is for."""
+    model = trainer.trained
+    assert isinstance(model, LMEEC)
+    return model
 
 
 def calibrate_presence(model: LMEEC, store: SceneStore, monitor: Monitor) -> dict[str, Any]:
