@@ -64,10 +64,11 @@ class Cloud:
     pixels: NDArray[np.int64]
     given: int
 
-    @cached_property
-    def centroid(self) -> Vector:
-        """Mean of the points (3,): of the surface that is seen, not of the body behind it."""
-        middle: Vector = self.points.mean(axis=0)
+    @property
+    def centre(self) -> Vector:
+        """Middle of the box (3,). The points' mean would lie nearer to the cameras."""
+        low, high = self.box
+        middle: Vector = (low + high) / 2
         return middle
 
     @cached_property
@@ -84,9 +85,7 @@ class Cloud:
         return size
 
 
-def object_cloud(
-    mask: NDArray[np.bool_], view: DepthView, most: int = MOST_POINTS
-) -> Cloud:
+def object_cloud(mask: NDArray[np.bool_], view: DepthView, most: int = MOST_POINTS) -> Cloud:
     """The points of an object that a camera sees.
 
     Args:
@@ -120,7 +119,6 @@ def object_cloud(
         chosen = np.linspace(0, len(rows) - 1, most).astype(int)
         rows, columns = rows[chosen], columns[chosen]
     pixels = np.stack([columns, rows], axis=1)
-    # `scaled` takes a pixel (2,) or several (N, 2).
     moved = view.lens.scaled(pixels, (size[1], size[0]))
     rays = view.lens.rays(moved)
     in_camera = rays / rays[:, 2:] * depth[rows, columns, None].astype(np.float64)

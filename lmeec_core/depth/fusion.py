@@ -12,6 +12,8 @@ from lmeec_core.depth.cloud import Cloud
 from lmeec_core.errors import InputError
 from lmeec_core.geometry import GeometryError, Triangulation, Vector
 
+MAX_DISAGREEMENT = 0.1
+"""Metres; default of the largest disagreement that is accepted."""
 VOXEL = 0.005
 """Metres; a cube counts once, however many pixels of near cameras are in it."""
 TRIANGULATED = "triangulation"

@@ -11,11 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from lmeec_core.calibration import Calibration, calibration_text
+from lmeec_core.calibration import calibration_text
 from lmeec_core.depth.images import encode_depth
 from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
-from lmeec_core.geometry import Pose
 from lmeec_core.jobs import JobResult, run_jobs
 from lmeec_core.simulation.backend import choose_backend
 from lmeec_core.simulation.config import SPLITS, SimulationConfig
@@ -23,6 +22,7 @@ from lmeec_core.simulation.render import shots
 from lmeec_core.simulation.scene import Scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
 from lmeec_core.simulation.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
+from lmeec_core.simulation.truth import TRUTH, Truth
 from lmeec_core.takes import TakeWriter
 from lmeec_core.takes.json_file import read_json
 
@@ -72,7 +72,7 @@ def write_take(job: TakeJob) -> dict[str, Any]:
     with TakeWriter(job.path, quality=job.quality, extra=extra) as take:
         for spec in scene.objects:
             take.add_object(spec.name)
-        truth = _Truth(scene)
+        truth = Truth(scene)
         for step, number, rgb, labels, depth in shots(scene, range(job.frames), job.depth):
             camera, frame = scene.cameras[number], step * FRAME_STEP
             take.image(camera, frame, rgb)
@@ -85,43 +85,8 @@ def write_take(job: TakeJob) -> dict[str, Any]:
                 if label in visible:
                     take.mask(spec.name, camera, frame, labels == label)
         take.calibration(calibration_text(truth.calibration()))
-        take.extra["simulation_truth"] = truth.content
+        take.extra[TRUTH] = truth.content
     return facts
-
-
-class _Truth:
-    """What a simulated take knows of itself besides its masks.
-
-    Attributes:
-        content: "centres", each object's centre of mass by frame (metres, the frame of the
-            calibration), and "held", by frame the object in the hand or null.
-    """
-
-    def __init__(self, scene: Scene) -> None:
-        self._scene = scene
-        self._ego: dict[int, Pose] = {}
-        self.content: dict[str, dict[str, Any]] = {
-            "centres": {spec.name: {} for spec in scene.objects}, "held": {},
-        }  # fmt: skip
-
-    def note(self, step: int, frame: int) -> None:
-        """Note the step that the scene was posed at last."""
-        scene = self._scene
-        self._ego[frame] = scene.camera_pose(0)
-        for number, spec in enumerate(scene.objects):
-            place = scene.centre(number)
-            if place is not None:
-                rounded = [round(float(v), 4) for v in place]
-                self.content["centres"][spec.name][str(frame)] = rounded
-        held = int(scene.plan.held[step])
-        self.content["held"][str(frame)] = None if held < 0 else scene.objects[held].name
-
-    def calibration(self) -> Calibration:
-        """Lenses and poses of all cameras; the ego camera moves."""
-        scene, cameras = self._scene, self._scene.cameras
-        lenses = {name: scene.lens(number) for number, name in enumerate(cameras)}
-        still = {name: scene.camera_pose(n) for n, name in enumerate(cameras) if n > 0}
-        return Calibration("world", lenses, still, {cameras[0]: self._ego})
 
 
 def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:

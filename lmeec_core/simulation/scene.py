@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
-from lmeec_core.geometry import Intrinsics, Pose, Vector
+from lmeec_core.geometry import Intrinsics, Pose
 from lmeec_core.simulation.backend import load_mujoco
 from lmeec_core.simulation.builder import PERSON_GROUPS, SceneBuilder
 from lmeec_core.simulation.camera import (
@@ -123,11 +123,14 @@ class Scene:
         turn = self.data.cam_xmat[number].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
         return Pose(turn, np.array(self.data.cam_xpos[number]))
 
-    def centre(self, number: int) -> Vector | None:
-        """Centre of mass (3,) of an object at the step posed last; None while it is hidden."""
-        if self.data.mocap_pos[self._mocap[number]][2] < -1:
-            return None
-        return np.array(self.data.xipos[self.model.body(f"object{number}").id])
+    def hidden(self, number: int) -> bool:
+        """Whether an object is out of every view at the step posed last."""
+        return bool(self.data.mocap_pos[self._mocap[number]][2] < -1)
+
+    def kind_of_geometry(self, geometry: int) -> str:
+        """MuJoCo's word for the shape of a geometry: box, sphere, mesh..."""
+        kind = load_mujoco().mjtGeom(int(self.model.geom_type[geometry]))
+        return str(kind.name).removeprefix("mjGEOM_").lower()
 
     def pose(self, step: int) -> None:
         """Set everything to its pose at a step."""
