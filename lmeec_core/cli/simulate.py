@@ -158,7 +158,14 @@ def _run(
     with counting(console) as progress:
         task = progress.add_task("takes", total=missing)
         results = generate_takes(
-            out, config, counts, frames, size, seed, quality, max(1, min(workers, missing)),
+            out,
+            config,
+            counts,
+            frames,
+            size,
+            seed,
+            quality,
+            max(1, min(workers, missing)),
             depth=depth,
         )
         for result in results:

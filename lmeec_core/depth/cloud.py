@@ -119,7 +119,7 @@ def object_cloud(mask: NDArray[np.bool_], view: DepthView, most: int = MOST_POIN
         chosen = np.linspace(0, len(rows) - 1, most).astype(int)
         rows, columns = rows[chosen], columns[chosen]
     pixels = np.stack([columns, rows], axis=1)
-    moved = view.lens.scaled(pixels, (size[1], size[0]))
+    moved = view.lens.scaled(pixels.astype(np.float64), (size[1], size[0]))
     rays = view.lens.rays(moved)
     in_camera = rays / rays[:, 2:] * depth[rows, columns, None].astype(np.float64)
     points = in_camera @ view.pose.rotation.T + view.pose.position

@@ -136,8 +136,8 @@ def encode_depth(metres: NDArray[np.floating[Any]]) -> bytes:
     """A depth image as PNG, 16 bits, whole millimetres.
 
     Args:
-        metres: (H, W); what is not finite, not above 0, or too far for 16 bits (65.535 m) becomes 0,
-            no value.
+        metres: (H, W); what is not finite, not above 0, or too far for 16 bits (65.535 m) becomes
+            0, no value.
     """
     with np.errstate(invalid="ignore"):
         rounded = np.rint(np.asarray(metres, np.float64) * 1000)

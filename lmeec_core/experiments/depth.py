@@ -105,7 +105,10 @@ def moments(take: Take, rng: np.random.Generator | None, every: int) -> Iterator
     for frame in take.common_frames()[::every]:
         views = {}
         for camera in take.cameras:
-            placed, depth = calibration.at(camera, frame), read_depth(take.depth_path(camera, frame))
+            placed, depth = (
+                calibration.at(camera, frame),
+                read_depth(take.depth_path(camera, frame)),
+            )
             if placed is not None:
                 views[camera] = DepthView(depth if rng is None else noisy(depth, rng), *placed)
         masks: dict[str, dict[str, Mask]] = {}
@@ -147,9 +150,7 @@ def measure(moment: Moment, tally: Tally) -> None:
         _mixed(moment, clouds, other, tally)
 
 
-def _triangulated(
-    moment: Moment, masks: Mapping[str, Mask], tally: Tally
-) -> Triangulation | None:
+def _triangulated(moment: Moment, masks: Mapping[str, Mask], tally: Tally) -> Triangulation | None:
     tally.tried[TRIANGULATED] += 1
     sights = [View(moment.views[c].lens, moment.views[c].pose, np.array(centroid(m)))
               for c, m in masks.items()]  # fmt: skip
@@ -211,12 +212,9 @@ def quantiles(groups: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
     if not filled:
         return {}
     values = np.concatenate(filled)
-    rng = np.random.default_rng(0)
-    drawn = [
-        np.percentile(np.concatenate([filled[i] for i in rng.integers(0, len(filled), len(filled))]),
-                      (50, 90))
-        for _ in range(DRAWS)
-    ]  # fmt: skip
+    drawn = []
+    for chosen in np.random.default_rng(0).integers(0, len(filled), (DRAWS, len(filled))):
+        drawn.append(np.percentile(np.concatenate([filled[i] for i in chosen]), (50, 90)))
     low, high = np.percentile(drawn, (2.5, 97.5), axis=0)
     found = np.percentile(values, (50, 90))
     return {

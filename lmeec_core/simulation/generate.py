@@ -143,8 +143,8 @@ def generate_takes(
 
     Seeds run from `first_seed` in each split (whose random streams differ). Finished takes are
     kept; an incomplete one never appears under its name. `depth` adds a depth image to each image.
-    Afterwards split.json and manifest.json are written. Raises InputError for options that differ from those
-    of the takes that are there.
+    Afterwards split.json and manifest.json are written. Raises InputError for options that differ
+    from those of the takes that are there.
     """
     for name, value, least in (("frames", frames, 1), ("size", size, 32), ("workers", workers, 1)):
         if value < least:

@@ -32,7 +32,9 @@ class MotionPlan:
     grip: Array  # (T,) 0 open, 1 closed
     head: Array  # (T, 3)
     gaze: Array  # (T, 3) the point looked at
-    held: NDArray[np.int64]  # (T,) number of the object in the hand, from grasp to release; -1: none
+    held: NDArray[
+        np.int64
+    ]  # (T,) number of the object in the hand, from grasp to release; -1: none
 
 
 def smooth(u: float) -> float:

@@ -91,7 +91,7 @@ class SceneRenderer:
         model = self.scene.model
         near, far = (float(v) * float(model.stat.extent)
                      for v in (model.vis.map.znear, model.vis.map.zfar))  # fmt: skip
-        # Of the label image's pass, which has no multisampling: its samples are the pixels' middles.
+        # Of the label image's pass: without multisampling, the samples are the pixels' middles.
         buffer = self._distances[::-1].astype(np.float64)
         metres = near / (1 - buffer * (1 - near / far))
         metres[buffer >= 1] = np.nan
