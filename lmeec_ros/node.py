@@ -187,6 +187,7 @@ class LmeecNode(ManagedNode):
         inputs, outputs, synchronizer = self.inputs, self._outputs, self.synchronizer
         if inputs is not None and outputs is not None and synchronizer is not None:
             open_inputs(inputs, self.config.output.lazy, outputs.has_listeners, synchronizer)
+            outputs.follow()
 
     def _stop(self) -> None:
         """Close the inputs and end the worker; all of it is done, whatever fails."""

@@ -44,6 +44,10 @@ class CameraConfig:
         "the image topic")
     rectified: bool = parameter(False, "The images are rectified: the projection matrix of "
         "CameraInfo applies, without distortion; its Tx gives the camera's distance from its frame")
+    depth: str = parameter("", "Topic of a depth image that is aligned with the camera's image, "
+        "for ~/clouds (output.points); 16UC1 in millimetres or 32FC1 in metres; empty: none")
+    depth_transport: str = parameter("raw", "raw: sensor_msgs/Image; compressedDepth: "
+        "sensor_msgs/CompressedImage of that transport, with PNG", ("raw", "compressedDepth"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +181,9 @@ class OutputParameters:
     lazy: bool = parameter(False, "Subscribe to a target camera only while someone listens to its "
         "outputs; its memory has a gap after each pause (policy nearest)", live=True)
     points: bool = parameter(False, "Publish ~/points: where the objects are in space")
+    standard: bool = parameter(True, "Offer the results in standard messages, too, while someone "
+        "listens: ~/<target>/detections, label_info and camera_info, ~/points/markers and "
+        "detections")
     qos_depth: int = parameter(5, "Depth of the publishers (reliable)", minimum=1, maximum=1000)
 
 
@@ -191,6 +198,10 @@ class GeometryParameters:
         "calibrated images", minimum=0.0, maximum=1000.0, live=True)
     min_angle: float = parameter(3.0, "Smallest angle between two cameras' rays to a point, "
         "degrees", minimum=0.0, maximum=90.0, live=True)
+    max_disagreement: float = parameter(0.1, "Largest distance between where two cameras' depth, "
+        "or depth and triangulation, place an object, metres", minimum=0.0, maximum=1000.0, live=True)
+    depth_tolerance: float = parameter(0.02, "Largest difference of the stamps of an image and its "
+        "depth image, seconds", minimum=0.0, maximum=10.0, live=True)
 
 
 @dataclass(frozen=True, kw_only=True)
