@@ -19,7 +19,7 @@ from lmeec_core.jobs import JobResult, run_jobs
 from lmeec_core.simulation.backend import choose_backend
 from lmeec_core.simulation.config import SPLITS, SimulationConfig
 from lmeec_core.simulation.render import shots
-from lmeec_core.simulation.scene import Scene
+from lmeec_core.simulation.scene import PERSON, Scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
 from lmeec_core.simulation.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
 from lmeec_core.simulation.truth import TRUTH, Truth
@@ -80,6 +80,7 @@ def write_take(job: TakeJob) -> dict[str, Any]:
                 take.depth(camera, frame, encode_depth(depth))
             if number == 0:
                 truth.note(step, frame)
+            truth.person(camera, frame, labels == PERSON)
             visible = np.unique(labels)
             for label, spec in enumerate(scene.objects, start=1):
                 if label in visible:

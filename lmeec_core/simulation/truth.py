@@ -6,10 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmeec_core.calibration import Calibration
 from lmeec_core.geometry import Pose, Vector
 from lmeec_core.simulation.scene import Scene
+from lmeec_core.takes import encode_mask
 
 TRUTH = "simulation_truth"
 """Key of :attr:`Truth.content` in annotation.json."""
@@ -20,8 +22,9 @@ class Truth:
 
     Attributes:
         content: "boxes", by object and frame the lowest and the highest x, y and z of its surface
-            (metres, the frame of the calibration), not while it is hidden; and "held", by frame
-            the object in the hand, from grasp to release, or null.
+            (metres, the frame of the calibration), not while it is hidden; "held", by frame the
+            object in the hand, from grasp to release, or null; "person", by camera and frame the
+            person's mask, which in the ego view is that of arms and hands.
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -29,6 +32,7 @@ class Truth:
         self._ego: dict[int, Pose] = {}
         self.content: dict[str, dict[str, Any]] = {
             "boxes": {spec.name: {} for spec in scene.objects}, "held": {},
+            "person": {name: {} for name in scene.cameras},
         }  # fmt: skip
 
     def note(self, step: int, frame: int) -> None:
@@ -41,6 +45,11 @@ class Truth:
                 self.content["boxes"][spec.name][str(frame)] = rounded
         held = int(scene.plan.held[step])
         self.content["held"][str(frame)] = None if held < 0 else scene.objects[held].name
+
+    def person(self, camera: str, frame: int, mask: NDArray[np.bool_]) -> None:
+        """Note the person's mask in an image; none is noted where it is empty."""
+        if mask.any():
+            self.content["person"][camera][str(frame)] = encode_mask(mask)
 
     def calibration(self) -> Calibration:
         """Lenses and poses of all cameras; the ego camera moves."""

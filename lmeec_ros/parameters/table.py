@@ -199,7 +199,8 @@ class GeometryParameters:
     min_angle: float = parameter(3.0, "Smallest angle between two cameras' rays to a point, "
         "degrees", minimum=0.0, maximum=90.0, live=True)
     max_disagreement: float = parameter(0.1, "Largest distance between where two cameras' depth, "
-        "or depth and triangulation, place an object, metres", minimum=0.0, maximum=1000.0, live=True)
+        "or depth and triangulation, place an object, metres", minimum=0.0, maximum=1000.0,
+        live=True)
     depth_tolerance: float = parameter(0.02, "Largest difference of the stamps of an image and its "
         "depth image, seconds", minimum=0.0, maximum=10.0, live=True)
 
