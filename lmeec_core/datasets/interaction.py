@@ -8,9 +8,9 @@ An object **moves** at a tick if it has moved since the tick before. A camera sa
 2. the mask of before, put at the new centroid, covers the new one better than where it would be if
    only the camera had moved. So an object that a hand begins to cover does not count as moving.
 
-A camera that lacks the object at one of the ticks says nothing. A worn camera is asked only where no
-other one can tell, since things at other distances pass it at another pace; it says nothing if it
-sees fewer than three objects. The object moves if at least half of the cameras asked say so.
+A camera that lacks the object at one of the ticks says nothing. A worn camera is asked only where
+no other one can tell, since things at other distances pass it at another pace; it says nothing if
+it sees fewer than three objects. The object moves if at least half of the cameras asked say so.
 
 An object is in **contact** with the hand if the hand's mask, made wider by :data:`REACH` of the
 image's diagonal, overlaps its mask in every camera that sees both: a hand in front of an object
@@ -74,7 +74,7 @@ class Interaction:
         Returns:
             by object, of those that a camera sees.
         """
-        seen = {
+        seen: dict[str, Mapping[str, Mask]] = {
             camera: {n: m for n, m in masks.items() if m is not None and m.any()}
             for camera, masks in cameras.items()
         }
