@@ -23,6 +23,7 @@ EXTRAS = {
     "sklearn": "evaluation",
     "starlette": "mark",
     "tensorboard": "training",
+    "transformers": "transformers",
     "uvicorn": "mark",
 }
 """Module -> the extra of setup.py that installs it."""

@@ -16,7 +16,7 @@ from std_msgs.msg import Header
 import lmeec_core as lm
 from lmeec_core.bags.mask_messages import label_image
 from lmeec_core.correspondence import CorrespondenceLike, Method, Tracker
-from lmeec_core.engine import engines_in_use
+from lmeec_core.engine import Improvement, engines_in_use
 from lmeec_core.errors import InputError
 from lmeec_core.methods import load_with, without_effect
 from lmeec_core.prompts import Prompt, PromptedTracker, ViewTracker, view_tracker
@@ -99,6 +99,7 @@ class SetProcessor:
         self._readers = image_readers(config)
         self.step_seconds = 0.0
         """Time that the tracker's last step took."""
+        self._improvement: Improvement | None = None
 
     def process(
         self,
@@ -133,12 +134,16 @@ class SetProcessor:
                 pictures[name] = None
         if self.marks is None:
             self.query_masks = read_query_masks(config, self.table, given.masks)
+        if self._improvement is not None:
+            self._improvement.take()
         started = time.monotonic()
         try:
             found = self._find(pictures, given)
         except InputError as error:
             raise InputError(f"set at {_seconds(given.query)}: {error}") from error
         self.step_seconds = time.monotonic() - started
+        if self._improvement is not None:
+            self._improvement.stepped(self.step_seconds, self.objects_seen)
         return {
             name: self._output(name, one, picture, given)
             for name, one in found.items()
@@ -161,6 +166,11 @@ class SetProcessor:
         return "none" if self.network is None else engines_in_use(self.network)
 
     @property
+    def improving(self) -> str:
+        """What is made for engine auto, in words; "" if nothing is."""
+        return "" if self._improvement is None else self._improvement.state
+
+    @property
     def objects_seen(self) -> int:
         """How many objects are in the last set's query masks, or seen where they are tracked."""
         if isinstance(self.tracker, PromptedTracker):
@@ -181,6 +191,21 @@ class SetProcessor:
             else:
                 self.tracker.step(pictures, dict.fromkeys(names, mask))
         self.tracker.reset()
+
+    def improve(self) -> None:
+        """Have made in the background what engine auto lacks."""
+        if self.config.model.engine == "auto" and self.network is not None:
+            self._improvement = Improvement(self.network, self.config.memory)
+            self._improvement.start()
+
+    def close(self) -> None:
+        """End what is made in the background, and give back the GPU's free memory."""
+        if self._improvement is not None:
+            self._improvement.stop()
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
 
     def begin(self) -> None:
         """There was a pause: images of before do not count as the newest ones."""
@@ -273,6 +298,7 @@ def load_processor(config: NodeConfig) -> SetProcessor:
     network = getattr(method, "model", None)
     processor = SetProcessor(tracker, config, table, network=network)
     processor.warm_up()
+    processor.improve()
     return processor
 
 

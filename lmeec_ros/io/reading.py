@@ -14,7 +14,7 @@ from lmeec_ros.parameters.config import NodeConfig
 def image_readers(config: NodeConfig) -> dict[str, ImageReader]:
     """A reader for each camera; they live as long as a recording, or the node's configuration."""
     return {
-        name: ImageReader(f"camera {name!r} ({camera.topic})")
+        name: ImageReader(f"camera {name!r} ({camera.address})")
         for name, camera in config.cameras.items()
     }
 
@@ -41,7 +41,7 @@ def read_image(
     try:
         return read(msg, config.max_image_pixels, reader)
     except images.ImageError as error:
-        raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
+        raise InputError(f"camera {camera!r} ({given.address}): {error}") from error
 
 
 def read_query_masks(
@@ -62,4 +62,4 @@ def read_query_masks(
         labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
         return messages.masks_from_labels(labels, table, config.max_objects)
     except (images.ImageError, messages.MessageError) as error:
-        raise InputError(f"query masks ({given.topic}): {error}") from error
+        raise InputError(f"query masks ({given.address}): {error}") from error

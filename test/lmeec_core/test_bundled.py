@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import lmeec_core as lm
-from lmeec_core.training.bundle import FOLDER, LEAST, sample_scores, verdict
+from lmeec_core.training.bundle import FOLDER, LEAST, check_header, sample_scores, verdict
+from lmeec_core.training.output import read_header, run_header
 
 WEIGHTS = FOLDER / "nano.safetensors"
 SAMPLE = Path(__file__).parents[1] / "data" / "sample_take"
@@ -25,6 +26,18 @@ def test_they_are_small_and_the_recorded_ones() -> None:
     model = lm.load_model()  # nothing named: these
     assert sum(p.numel() for p in model.parameters()) == RECORD["parameters"] <= 6e6
     assert model.config == lm.preset("nano")
+
+
+def test_weights_record_and_card_tell_of_one_run(tmp_path: Path) -> None:
+    run = RECORD["run"]
+    check_header(WEIGHTS, run)
+    card = (FOLDER / "nano.md").read_text()
+    assert f"{run['minutes']:.1f} minutes, {run['steps']} steps" in card
+    assert read_header(WEIGHTS)["preset"] == "nano" and run["steps"] > 0
+    with pytest.raises(lm.InputError, match=r"run of 1339 steps in 4.60 .* metrics.json .* 7 in"):
+        check_header(WEIGHTS, run | {"steps": 7})
+    assert run_header(0, 0.0, WEIGHTS) == {"steps": "0", "minutes": "0.00", "before": "1339 steps"}
+    assert run_header(5, 1.0, tmp_path / "old.pt")["before"] == "unknown steps"
 
 
 def test_they_reach_their_recorded_iou_on_the_sample_take() -> None:
