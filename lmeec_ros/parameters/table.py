@@ -55,6 +55,10 @@ class CameraConfig:
         "the image topic")
     rectified: bool = parameter(False, "The images are rectified: the projection matrix of "
         "CameraInfo applies, without distortion; its Tx gives the camera's distance from its frame")
+    depth: str = parameter("", "Topic of a depth image that is aligned with the camera's image, "
+        "for ~/clouds (output.points); 16UC1 in millimetres or 32FC1 in metres; empty: none")
+    depth_transport: str = parameter("raw", "raw: sensor_msgs/Image; compressedDepth: "
+        "sensor_msgs/CompressedImage of that transport, with PNG", ("raw", "compressedDepth"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,6 +213,11 @@ class GeometryParameters:
         "calibrated images", minimum=0.0, maximum=1000.0, live=True)
     min_angle: float = parameter(3.0, "Smallest angle between two cameras' rays to a point, "
         "degrees", minimum=0.0, maximum=90.0, live=True)
+    max_disagreement: float = parameter(0.1, "Largest distance between where two cameras' depth, "
+        "or depth and triangulation, place an object, metres", minimum=0.0, maximum=1000.0,
+        live=True)
+    depth_tolerance: float = parameter(0.02, "Largest difference of the stamps of an image and its "
+        "depth image, seconds", minimum=0.0, maximum=10.0, live=True)
 
 
 @dataclass(frozen=True, kw_only=True)
