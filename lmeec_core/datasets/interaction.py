@@ -58,7 +58,7 @@ class Interaction:
     """Follows the masks of a recording from tick to tick."""
 
     def __init__(self) -> None:
-        self._before: dict[str, Mapping[str, Mask]] = {}
+        self._before: Mapping[str, Mapping[str, Mask]] = {}
 
     def step(
         self,
@@ -74,7 +74,7 @@ class Interaction:
         Returns:
             by object, of those that a camera sees.
         """
-        seen: dict[str, Mapping[str, Mask]] = {
+        seen: dict[str, dict[str, Mask]] = {
             camera: {n: m for n, m in masks.items() if m is not None and m.any()}
             for camera, masks in cameras.items()
         }
@@ -86,7 +86,9 @@ class Interaction:
             for name, says in moving(self._before.get(camera, {}), masks, worn).items():
                 (worn_moves if worn else moves).setdefault(name, []).append(says)
             reach = _reach(hand.get(camera), masks)
-            for name, mask in masks.items() if reach is not None else ():
+            if reach is None:
+                continue
+            for name, mask in masks.items():
                 contact.setdefault(name, []).append(bool((mask & reach).any()))
         self._before, moves = seen, {**worn_moves, **moves}
         names = dict.fromkeys(name for masks in seen.values() for name in masks)
