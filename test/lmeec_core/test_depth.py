@@ -150,6 +150,18 @@ def test_what_is_not_the_object_does_not_count() -> None:
     assert not (kept_pixels(wide, spoilt) & (spoilt > 1.2)).any() and (spoilt[whole] > 1.2).any()
 
 
+def test_an_edge_that_bridges_to_the_wall_is_cut() -> None:
+    """A mask that runs over onto the wall, and an edge whose depths lie between: no gap."""
+    depth = np.full((SIZE, SIZE), 1.0, np.float32)
+    depth[:, 70:] = 3.0
+    depth[:, 66:70] = [1.4, 1.8, 2.2, 2.6]
+    depth[10:110, 68] = np.linspace(1.0, 3.0, 100)  # every depth occurs
+    mask = np.zeros((SIZE, SIZE), bool)
+    mask[10:110, 20:80] = True
+    cloud = object_cloud(mask, DepthView(depth, LENS, HERE))
+    assert set(cloud.points[:, 2]) == {1.0}
+
+
 def test_lower_depth_resolution_places_the_same() -> None:
     mask, depth = ball(HERE)
     full = object_cloud(mask, DepthView(depth, LENS, HERE))
@@ -284,6 +296,28 @@ def test_depth_of_a_take_belongs_to_its_masks_and_calibration(takes: Path) -> No
     differences = np.concatenate(apart)
     assert len(differences) > 100 and (differences < 0.012).mean() > 0.97
     assert (np.abs(differences) < 0.005).sum() > 10
+
+
+def test_depth_is_that_of_rays_through_the_middle_of_pixels() -> None:
+    """Multisampling puts its samples elsewhere, and so does a row too many."""
+    import mujoco
+
+    scene = Scene(38, level("easy", exo_cameras=1, multisamples=4, shadow_share=0), "test", 96, 5)
+    try:
+        renderer = SceneRenderer(scene, with_depth=True)
+    except RenderingError as error:
+        pytest.skip(str(error))
+    with renderer:
+        scene.pose(3)
+        renderer.shoot(3, 1)
+        depth, lens, pose = renderer.depth(1), scene.lens(1), scene.camera_pose(1)
+    pixels = np.stack(np.meshgrid(np.arange(3, 96, 9), np.arange(3, 96, 9)), -1).reshape(-1, 2)
+    groups, hit, apart = np.ones(6, np.uint8), np.zeros(1, np.int32), []
+    for (x, y), ray in zip(pixels, lens.rays(pixels.astype(float)), strict=True):
+        way = pose.rotation @ ray
+        far = mujoco.mj_ray(scene.model, scene.data, pose.position, way, groups, 1, -1, hit)
+        apart.append(abs(depth[y, x] - far * ray[2]))
+    assert np.median(apart) < 1e-4 and np.percentile(apart, 80) < 1e-3
 
 
 def test_the_lens_of_a_bent_view_is_the_one_that_bent_it() -> None:

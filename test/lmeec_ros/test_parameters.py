@@ -118,6 +118,8 @@ def test_the_table_is_sound() -> None:
         "output.exclusive",
         "geometry.max_error",
         "geometry.min_angle",
+        "geometry.max_disagreement",
+        "geometry.depth_tolerance",
     }
 
 
