@@ -30,6 +30,7 @@ DEV_EXTRAS = (
     "dataset",
     "tensorrt",
     "ray",
+    "transformers",
     "dev",
 )
 

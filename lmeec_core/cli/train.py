@@ -41,6 +41,9 @@ def train_command(
     (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or several GPUs and machines under torchrun.
     Broken images and annotations are named, skipped and counted.
 
+    **omama.yaml**: the matcher of the method omama, as published, on takes in the same layout. Its
+    features are frozen: each image is described once, and the descriptions are kept in files.
+
     **Examples**
 
     - `lmeec train runs/nano`: a full run with the settings of nano_sim.yaml
@@ -57,6 +60,8 @@ def train_command(
       four GPUs
     - `lmeec train runs/own --config egoexo4d.yaml --set data=takes --set preset=nano
       --set epochs=5`: fine-tune the small network on takes of your own
+    - `lmeec train runs/match --config omama.yaml --set data=out/sim --set features=nano`: a matcher
+      for the features of the small network
 
     Results: WORK/out/PRESET.safetensors (weights), metrics.json (settings, machine, curve) and, on
     simulated scenes, done.json (scores). WORK/nano.log or WORK/train.log has the details. Rendering
@@ -80,10 +85,14 @@ def train_command(
 
 def _run(work: Path, config: Path, changes: list[str], out: Path) -> bool:
     """Train and show the results; whether all is done."""
-    from lmeec_core.training.settings import TrainConfig, read_config
+    from lmeec_core.training.settings import MatchTrainConfig, TrainConfig, read_config
 
     settings = read_config(config, changes)
     work, out = work.resolve(), out.resolve()
+    if isinstance(settings, MatchTrainConfig):
+        from lmeec_core.training.recipes import omama
+
+        return omama.train(settings, work, out)
     if not isinstance(settings, TrainConfig):
         from lmeec_core.training.recipes import egoexo4d
 

@@ -46,8 +46,8 @@ class Clip(NamedTuple):
 class Drawn(NamedTuple):
     """A clip, and what happened on the way to it."""
 
-    clip: Clip | None
-    """None if no attempt gave one."""
+    clip: Any
+    """A :class:`Clip`, or what else the recipe trains on; None if no attempt gave one."""
     errors: tuple[str, ...]
     """Broken files and annotations met on the way, one line each."""
 
@@ -66,9 +66,7 @@ class Clips(Dataset[Drawn]):
     attempts: int
 
     @abstractmethod
-    def draw(
-        self, key: Any, attempt: int, random: np.random.Generator, failed: bool
-    ) -> Clip | None:
+    def draw(self, key: Any, attempt: int, random: np.random.Generator, failed: bool) -> Any:
         """Draw the clip of a key.
 
         Args:
@@ -78,7 +76,8 @@ class Clips(Dataset[Drawn]):
             failed: whether a file was found to be broken in an earlier attempt.
 
         Returns:
-            None if there is nothing to learn from in what was drawn.
+            A :class:`Clip`, or what else the recipe stacks and counts (:attr:`Clip.filled`); None
+            if there is nothing to learn from in what was drawn.
 
         Raises:
             InputError: a broken file; names it.

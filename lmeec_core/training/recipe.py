@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC
-from lmeec_core.training.clips import Clips
+from lmeec_core.training.clips import Clips, stack
 
 Figures = dict[str, Tensor]
 """Sums that a loss reports beside itself, by name, without gradients."""
@@ -62,12 +62,12 @@ class StageLike(Protocol):
 
 
 class Recipe(ABC):
-    """What a run trains, and how.
+    """What a run trains, and how. :class:`NetworkRecipe` is the one for LM-EEC's networks.
 
     Attributes:
         loss: a module with the network as ``model`` and what else trains; called with the stage,
             the number of objects that sums are divided by, and a batch from
-            :func:`lmeec_core.training.clips.stack`; returns the loss and :data:`Figures`.
+            :meth:`stack`; returns the loss and :data:`Figures`.
         clips: the data.
         budget: how long it trains.
         seed: of everything that the loss draws.
@@ -93,11 +93,15 @@ class Recipe(ABC):
     validation = Every(seconds=180)
 
     @property
-    def model(self) -> LMEEC:
-        """The network that trains."""
+    def model(self) -> nn.Module:
+        """What trains and is saved."""
         model = self.loss.model
-        assert isinstance(model, LMEEC)
+        assert isinstance(model, nn.Module)
         return model
+
+    def stack(self, clips: Sequence[Any]) -> tuple[Tensor, ...]:
+        """Clips as one batch, for the loss."""
+        return stack(clips)
 
     @abstractmethod
     def stage(self, progress: float) -> StageLike:
@@ -143,3 +147,14 @@ class Recipe(ABC):
     def validate(self, trainer: Any) -> dict[str, float]:
         """Try the network as it is now, in every process; numbers for the curve."""
         return {}
+
+
+class NetworkRecipe(Recipe):
+    """A recipe that trains a network of LM-EEC."""
+
+    @property
+    def model(self) -> LMEEC:
+        """The network that trains."""
+        model = self.loss.model
+        assert isinstance(model, LMEEC)
+        return model

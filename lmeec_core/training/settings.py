@@ -44,7 +44,7 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     device: str = "auto"
     scenes: int = Field(4_000, ge=1)
-    frames: int = Field(8, ge=4, multiple_of=4)
+    frames: int = Field(8, ge=4)
     size: int = Field(SIZE, ge=64, le=1024)
     start_at: int = Field(150, ge=1)
     val_scenes: int = Field(24, ge=1)
@@ -65,6 +65,12 @@ class LossSettings(Settings):
     dice: float = Field(1, ge=0)
     iou: float = Field(1, ge=0)
     presence: float = Field(1, ge=0)
+
+
+def _data_given(value: object) -> object:
+    if not value:
+        raise ValueError("the folder with the takes must be given: --set data=/path")
+    return value
 
 
 class TakeTrainConfig(Settings):
@@ -115,12 +121,7 @@ class TakeTrainConfig(Settings):
     val_takes: int = Field(4, ge=0)
     tensorboard: bool = True
 
-    @field_validator("data", mode="before")
-    @classmethod
-    def _given(cls, value: object) -> object:
-        if not value:
-            raise ValueError("the folder with the takes must be given: --set data=/path")
-        return value
+    _given = field_validator("data", mode="before")(_data_given)
 
     def network(self) -> ModelConfig:
         """The network: the preset with the changes of ``model``.
@@ -136,9 +137,58 @@ class TakeTrainConfig(Settings):
         return Path(self.data) / split
 
 
-RECIPES: dict[str, type[TrainConfig] | type[TakeTrainConfig]] = {
+class MatchTrainConfig(Settings):
+    """Settings of a run of O-MaMa's matcher on takes; configs/omama.yaml explains each."""
+
+    may_change: ClassVar[frozenset[str]] = frozenset(
+        {"data", "val_split", "views", "device", "workers", "max_corrupt", "save_steps",
+         "report_steps", "validate_steps", "val_takes", "tensorboard"}
+    )  # fmt: skip
+
+    recipe: Literal["omama"]
+    data: str
+    train_split: str = "train"
+    val_split: str | None = "val"
+    views: str | None = None
+
+    features: Literal["nano", "dinov2"] = "dinov2"
+    weights: str | None = None
+    start: str | None = None
+    direction: Literal["both", "ego-exo", "exo-ego"] = "both"
+
+    candidates: int = Field(32, ge=2)
+    temperature: float = Field(0.07, gt=0)
+    none: bool = False
+    batch: int = Field(24, ge=1)
+    steps: int = Field(ge=1)
+    rate: float = Field(8e-5, gt=0)
+    floor: float = Field(0.0125, ge=0, le=1)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(10.0, gt=0)
+    seed: int = Field(0, ge=0)
+
+    device: str = "auto"
+    workers: int = Field(0, ge=0)
+    max_corrupt: float = Field(0.02, ge=0, le=1)
+    save_steps: int = Field(100, ge=1)
+    report_steps: int = Field(20, ge=1)
+    validate_steps: int = Field(500, ge=1)
+    val_takes: int = Field(8, ge=0)
+    tensorboard: bool = True
+
+    _given = field_validator("data", mode="before")(_data_given)
+
+    def folder(self, split: str) -> Path:
+        """Where the takes of a split lie."""
+        return Path(self.data) / split
+
+
+AnyConfig = TrainConfig | TakeTrainConfig | MatchTrainConfig
+
+RECIPES: dict[str, type[TrainConfig] | type[TakeTrainConfig] | type[MatchTrainConfig]] = {
     "simulation": TrainConfig,
     "takes": TakeTrainConfig,
+    "omama": MatchTrainConfig,
 }
 """Settings by a file's ``recipe``; without one it is of the first."""
 GONE = {"keep": "the scenes now stay on the disk; lower `scenes` if they need too much room"}
@@ -158,7 +208,7 @@ def find_config(name: str) -> Path:
     raise InputError(f"--config {name}: no such file; the package brings {known}")
 
 
-def read_config(path: Path, changes: Sequence[str] = ()) -> TrainConfig | TakeTrainConfig:
+def read_config(path: Path, changes: Sequence[str] = ()) -> AnyConfig:
     """Read and check settings, of the class that the file's ``recipe`` names.
 
     Args:
@@ -211,7 +261,7 @@ def _set(content: dict[str, Any], name: str, value: Any) -> None:
     content[last] = value
 
 
-def remember(config: TrainConfig | TakeTrainConfig, work: Path) -> None:
+def remember(config: AnyConfig, work: Path) -> None:
     """Write the settings into the run's folder, or compare them with those it began with.
 
     Raises:

@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,7 +75,8 @@ class TakeClips(Clips):
         augmentation: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
-        self.size, self.frames, self.objects, self.seed = size, frames, objects, seed
+        self.folder, self.seed = folder, seed
+        self.size, self.frames, self.objects = size, frames, objects
         self.augmentation = augmentation
         self.errors: list[str] = []
         """Takes that cannot be used, one line each."""
@@ -107,9 +108,7 @@ class TakeClips(Clips):
         pairs = [(pair.take.name, pair.query, pair.target) for pair in self.pairs]
         return hashlib.sha256(repr((drawn, pairs)).encode()).hexdigest()
 
-    def draw(
-        self, key: int, attempt: int, random: np.random.Generator, failed: bool
-    ) -> Clip | None:
+    def draw(self, key: int, attempt: int, random: np.random.Generator, failed: bool) -> Any:
         """See :meth:`Clips.draw`; the key is the clip's number."""
         pair = first = self.pair(key)
         if attempt:
@@ -142,8 +141,8 @@ class TakeClips(Clips):
             self._open.popitem(last=False)
         return take
 
-    def _read(self, pair: Pair, random: np.random.Generator) -> Clip | None:
-        """A clip of two views; None if they have none."""
+    def _read(self, pair: Pair, random: np.random.Generator) -> Any:
+        """A clip of two views; None if they have none. Subclasses read something else."""
         take = self._take(pair.take)
         frames = annotated_frames(take, pair.query, pair.target)
         names = [

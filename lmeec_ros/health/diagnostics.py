@@ -115,6 +115,8 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
         values |= {"dropped_mailbox": worker.dropped, "sets_failed": worker.failed}
     for one in now.inputs or ():
         values[f"lost_percent_{one.name}"] = _number(100 * one.monitor.health().loss)
+    shifts = {name: one.time_offset for name, one in now.config.cameras.items()}
+    values |= {f"time_offset_s_{name}": shift for name, shift in shifts.items() if shift}
     if now.points is not None:
         values["points_located"] = now.points.located
         values |= {f"points_refused_{kind}": n for kind, n in now.points.refused.items()}
@@ -267,6 +269,9 @@ def _input(now: Snapshot, one: InputStream) -> DiagnosticStatus:
         "lost_percent": _number(100 * health.loss),
         "last_message_s_ago": _number(health.age, 2),
     }
+    camera = now.config.cameras.get(one.name)
+    if camera is not None:
+        values["time_offset_s"] = camera.time_offset
     level, text = OK, f"{health.rate:.1f} Hz"
     if one.reliability is None:
         level, text = STALE, "not subscribed"

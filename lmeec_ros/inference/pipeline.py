@@ -21,9 +21,11 @@ from lmeec_core.errors import InputError
 from lmeec_core.methods import load_with, without_effect
 from lmeec_core.prompts import Prompt, PromptedTracker, ViewTracker, view_tracker
 from lmeec_core.sync.image_set import ImageSet
-from lmeec_core.takes.images import ImageReader
 from lmeec_ros.inference.marks import Marks
 from lmeec_ros.io import images, messages
+from lmeec_ros.io.reading import image_readers as image_readers
+from lmeec_ros.io.reading import read_image as read_image
+from lmeec_ros.io.reading import read_query_masks as read_query_masks
 from lmeec_ros.io.synchronizer import stamp_of
 from lmeec_ros.parameters.config import NodeConfig
 
@@ -273,60 +275,6 @@ class SetProcessor:
             picture.shape[:2],
         )
         return TargetOutput(message, picture, found, header)
-
-
-def image_readers(config: NodeConfig) -> dict[str, ImageReader]:
-    """A reader for each camera; they live as long as a recording, or the node's configuration."""
-    return {
-        name: ImageReader(f"camera {name!r} ({camera.topic})")
-        for name, camera in config.cameras.items()
-    }
-
-
-def read_image(
-    config: NodeConfig, camera: str, msg: Any, reader: ImageReader | None = None
-) -> images.Array:
-    """The pixels of a camera's message, uint8 RGB (H, W, 3).
-
-    Args:
-        config: the camera's topic, its transport and the limit of pixels.
-        camera: its name.
-        msg: the message, or why there is none (an InputError).
-        reader: the camera's, of :func:`image_readers`; without one the image stands alone.
-
-    Raises:
-        InputError: if it cannot be used, or is one itself (it could not be decoded).
-    """
-    if isinstance(msg, InputError):
-        raise msg
-    given = config.cameras[camera]
-    raw = given.transport == "raw"
-    read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
-    try:
-        return read(msg, config.max_image_pixels, reader)
-    except images.ImageError as error:
-        raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
-
-
-def read_query_masks(
-    config: NodeConfig, table: messages.LabelTable, msg: Any
-) -> dict[str, messages.Mask | None]:
-    """The query masks of a message, bool (H, W) by object; None for an object without one.
-
-    Raises:
-        InputError: as :func:`read_image`.
-    """
-    if isinstance(msg, InputError):
-        raise msg
-    given, limit = config.query_masks, config.max_image_pixels
-    try:
-        if given.type == "mask_array":
-            return messages.masks_from_array(msg, table, limit, config.max_objects)
-        raw = given.transport == "raw"
-        labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
-        return messages.masks_from_labels(labels, table, config.max_objects)
-    except (images.ImageError, messages.MessageError) as error:
-        raise InputError(f"query masks ({given.topic}): {error}") from error
 
 
 def load_processor(config: NodeConfig) -> SetProcessor:

@@ -23,6 +23,7 @@ from lmeec_core.takes.images import (
     decode_stream,
     is_png,
 )
+from lmeec_ros.parameters import video
 
 Array = npt.NDArray[Any]
 
@@ -106,7 +107,10 @@ def compressed_to_rgb(
     try:
         return (reader or ImageReader("image")).decode(_bytes(msg), max_pixels)
     except InputError as error:
-        raise ImageError(f"compressed image (format {msg.format!r}): {error}") from error
+        hint = ""
+        if video.is_video(msg.format):
+            hint = f"; {video.remedy('<topic>', 'cameras.<name>.')}"
+        raise ImageError(f"compressed image (format {msg.format!r}): {error}{hint}") from error
 
 
 def to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:

@@ -11,7 +11,7 @@ TEMPERATURE = 0.07
 
 
 def contrastive_loss(
-    similarity: Tensor, true: int | None, temperature: float = TEMPERATURE
+    similarity: Tensor, true: int | None, temperature: float = TEMPERATURE, none: bool = False
 ) -> Tensor:
     """Loss of one object in one target image, a scalar.
 
@@ -23,6 +23,8 @@ def contrastive_loss(
         similarity: (N,) cosines.
         true: index of the true mask; None if the object is not visible.
         temperature: divides the cosines.
+        none: whether "none of them" is an answer where there is a true mask as well, which then
+            has to be above 0 too.
 
     Raises:
         InputError: the index is not one of a candidate.
@@ -32,4 +34,5 @@ def contrastive_loss(
         return F.pad(logits, (1, 0)).logsumexp(dim=0)
     if not 0 <= true < len(logits):
         raise InputError(f"true candidate {true} given, 0 .. {len(logits) - 1} expected")
-    return logits.logsumexp(dim=0) - logits[true]
+    others = F.pad(logits, (1, 0)) if none else logits
+    return others.logsumexp(dim=0) - logits[true]

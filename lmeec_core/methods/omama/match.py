@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmeec_core.errors import InputError
 from lmeec_core.methods.omama.descriptors import check_view, describe, fit_masks
-from lmeec_core.methods.omama.network import DIM, OMaMa
+from lmeec_core.methods.omama.network import OMaMa, published
 
 Values = Tensor | npt.NDArray[Any]
 
@@ -37,7 +37,7 @@ class Matched(NamedTuple):
 
 def build(reverse: bool) -> OMaMa:
     """The matcher with random weights; `reverse` True is exo to ego, False ego to exo."""
-    return OMaMa(reverse).eval()
+    return OMaMa(published(reverse)).eval()
 
 
 @torch.no_grad()
@@ -68,8 +68,8 @@ def match(
     given = _masks("candidate", candidate_masks, device)
     if asked.ndim == 2:
         asked = asked[None]
-    check_view("query", query, asked, DIM)
-    check_view("target", target, given, DIM)
+    check_view("query", query, asked, model.layout.dim)
+    check_view("target", target, given, model.layout.dim)
     if len(asked) != 1 or not bool(asked.any()):
         raise InputError(
             f"query mask {tuple(asked.shape)} with {int(asked.sum())} pixels given, one mask with "
@@ -89,9 +89,7 @@ def embed_queries(model: OMaMa, query: Tensor, masks: Tensor, target: Tensor) ->
         query, target: (C, h, w) tokens of the two views.
         masks: bool (N, 14h, 14w).
     """
-    described = describe(query, masks)
-    positions = model.target_positions(_grid(target))
-    return model.embed(described, model.cross(described[:, :DIM], target, positions))
+    return embed_asked(model, describe(query, masks), target)
 
 
 def embed_candidates(model: OMaMa, target: Tensor, masks: Tensor, query: Tensor) -> Tensor:
@@ -99,10 +97,24 @@ def embed_candidates(model: OMaMa, target: Tensor, masks: Tensor, query: Tensor)
 
     Arguments as of :func:`embed_queries`, the other way round.
     """
-    described = describe(target, masks)
-    positions = model.query_positions(_grid(query))
-    embedded = model.embed(described, model.cross(described[:, :DIM], query, positions))
+    embedded = embed_given(model, describe(target, masks), query)
     return embedded * masks.flatten(1).any(dim=1)[:, None]
+
+
+def embed_asked(model: OMaMa, described: Tensor, target: Tensor) -> Tensor:
+    """Unit vectors (N, C) of the query view's objects from their descriptors (N, 2C) and the
+    target view's tokens (C, h, w)."""
+    positions = model.target_positions(_grid(target))
+    crossed = model.cross(described[:, : model.layout.dim], target, positions)
+    return model.embed(described, crossed)
+
+
+def embed_given(model: OMaMa, described: Tensor, query: Tensor) -> Tensor:
+    """Unit vectors (N, C) of candidates from their descriptors (N, 2C) and the query view's tokens
+    (C, h, w)."""
+    positions = model.query_positions(_grid(query))
+    crossed = model.cross(described[:, : model.layout.dim], query, positions)
+    return model.embed(described, crossed)
 
 
 def compare(queries: Tensor, candidates: Tensor, masks: Tensor) -> Tensor:

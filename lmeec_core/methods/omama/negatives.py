@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +21,10 @@ Indices = npt.NDArray[np.int64]
 def training_candidates(
     candidates: Mask, truth: Mask, count: int, rng: np.random.Generator, order: int = 2
 ) -> Indices:
-    """Indices of the negatives for one object: the neighbours of its place first, then any.
+    """Indices of the negatives for one object: those of :func:`hard_negatives` first, then any.
 
-    The place is the candidate whose box has the greatest IoU with the object's box; its neighbours
-    are at most `order` edges away in the Delaunay graph of the candidates' centroids. If there are
-    more neighbours than asked for, some of them are drawn. Empty candidates are left out, and so
-    are those that show the object (IoU of 0.5 or more), which as negatives would teach that it is
-    not itself. There may be fewer than `count`; none is repeated.
+    If there are more neighbours than asked for, some of them are drawn. There may be fewer than
+    `count`; none is repeated.
 
     Args:
         candidates: (N, H, W) masks of the target view.
@@ -37,19 +34,59 @@ def training_candidates(
         rng: draws.
         order: edges.
     """
+    usable, hard, _ = hard_negatives(candidates, truth, order)
+    return draw_negatives(usable, hard, count, rng)
+
+
+class Negatives(NamedTuple):
+    """What each of N candidates is to an object."""
+
+    usable: npt.NDArray[np.bool_]
+    """(N,) it can be a negative: it is not empty, and does not show the object (IoU of 0.5 or
+    more), which as a negative would teach that it is not itself."""
+    hard: npt.NDArray[np.bool_]
+    """(N,) it is one beside the object."""
+    overlap: npt.NDArray[np.float32]
+    """(N,) IoU with the object."""
+
+
+def hard_negatives(candidates: Mask, truth: Mask, order: int = 2) -> Negatives:
+    """Which candidates are negatives of an object, and which of them the hard ones.
+
+    The object's place is the candidate whose box has the greatest IoU with the object's box. It
+    and its neighbours, at most `order` edges away in the Delaunay graph of the candidates'
+    centroids, are the hard ones. Empty candidates are left out.
+
+    Args:
+        candidates: (N, H, W) masks of the target view; N may be 0.
+        truth: (H, W) mask of the object there, empty if it is not visible: then none is hard.
+        order: edges.
+    """
     sizes, shared = (masks.sum(axis=(1, 2)) for masks in (candidates, candidates & truth))
-    same = shared >= SAME * np.maximum(sizes + truth.sum() - shared, 1)
+    overlap = (shared / np.maximum(sizes + truth.sum() - shared, 1)).astype(np.float32)
+    usable = (sizes > 0) & ~((overlap >= SAME) & truth.any())
+    hard = np.zeros(len(candidates), bool)
     shown = np.flatnonzero(sizes > 0)
-    usable = np.flatnonzero((sizes > 0) & ~(same & truth.any()))
-    if not truth.any() or not len(usable):
-        return _drawn(rng, usable, count)
-    centroids = np.array([_centroid(candidates[i]) for i in shown])
-    place = int(np.argmax([_box_iou(candidates[i], truth) for i in shown]))
-    near = shown[neighbours(centroids, order)[place]]
-    hard = np.union1d(np.intersect1d(near, usable), np.intersect1d([shown[place]], usable))
-    if len(hard) >= count:
-        return _drawn(rng, hard, count)
-    return np.concatenate((hard, _drawn(rng, np.setdiff1d(usable, hard), count - len(hard))))
+    if truth.any() and usable.any():
+        centroids = np.array([_centroid(candidates[i]) for i in shown])
+        place = int(np.argmax([_box_iou(candidates[i], truth) for i in shown]))
+        hard[shown[neighbours(centroids, order)[place]]] = True
+        hard[shown[place]] = True
+    return Negatives(usable, hard & usable, overlap)
+
+
+def draw_negatives(
+    usable: npt.NDArray[np.bool_],
+    hard: npt.NDArray[np.bool_],
+    count: int,
+    rng: np.random.Generator,
+) -> Indices:
+    """Indices of at most `count` of the usable candidates, hard ones first; arguments (N,)."""
+    first = np.flatnonzero(hard & usable)
+    if len(first) >= count:
+        return _drawn(rng, first, count)
+    rest = np.flatnonzero(usable & ~hard)
+    return np.concatenate((first, _drawn(rng, rest, count - len(first))))
 
 
 def neighbours(points: npt.NDArray[np.float64], order: int = 2) -> npt.NDArray[np.bool_]:

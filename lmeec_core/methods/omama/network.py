@@ -3,12 +3,14 @@ embedding in which the same object has the same direction in both views."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 DIM = 768
-"""Channels of the patch tokens, and of the embedding."""
+"""Channels of the published patch tokens, and of the embedding."""
 HEADS = 4
 
 EGO_GRID = (50, 50)
@@ -16,6 +18,32 @@ EGO_GRID = (50, 50)
 EXO_GRID = (38, 68)
 
 Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a matcher; see :func:`published` for the released ones.
+
+    Attributes:
+        dim: channels C of the patch tokens, of the two parts of a descriptor, and of the embedding.
+        heads: of the cross attention.
+        query_grid, target_grid: patches (height, width) of the images that the tables of positions
+            are for.
+        visible_head: whether the layers are there that the released checkpoint has and that
+            nothing uses.
+    """
+
+    dim: int
+    heads: int
+    query_grid: Grid
+    target_grid: Grid
+    visible_head: bool = False
+
+
+def published(reverse: bool) -> Layout:
+    """The released matcher's sizes; `reverse` True is exo to ego, False ego to exo."""
+    grids = (EXO_GRID, EGO_GRID) if reverse else (EGO_GRID, EXO_GRID)
+    return Layout(DIM, HEADS, *grids, visible_head=True)
 
 
 class CrossAttention(nn.Module):
@@ -66,41 +94,44 @@ class Head(nn.Module):
 
 
 class OMaMa(nn.Module):
-    """The matcher, with names and shapes of the released checkpoint (11,812,994 values).
+    """The matcher; with the published layout its names and shapes are those of the released
+    checkpoint (11,812,994 values).
 
     Args:
-        reverse: True is exo to ego, False ego to exo. It decides which table of positions is for
-            which view.
+        layout: sizes. It also decides which table of positions is for which view.
     """
 
-    def __init__(self, reverse: bool) -> None:
+    def __init__(self, layout: Layout) -> None:
         super().__init__()
-        self.reverse = reverse
-        self.query_grid, self.target_grid = (
-            (EXO_GRID, EGO_GRID) if reverse else (EGO_GRID, EXO_GRID)
-        )
-        self.pos_embed_T = nn.Parameter(_table(self.target_grid))
-        self.pos_embed_Q = nn.Parameter(_table(self.query_grid))
-        self.mlp = Head((3 * DIM, DIM, DIM, DIM))
-        # Part of the released checkpoint; nothing uses it, there or here.
-        self.mlp_visible = nn.Sequential(
-            nn.Linear(2 * DIM, DIM),
-            nn.ReLU(),
-            nn.Linear(DIM, 256),
-            nn.ReLU(),
-            nn.Linear(256, 128),
-            nn.ReLU(),
-            nn.Linear(128, 2),
-        )
-        self.CROSS_context_attn = CrossAttention(DIM, HEADS)
+        self.layout = layout
+        dim = layout.dim
+        self.pos_embed_T = nn.Parameter(_table(layout.target_grid, dim))
+        self.pos_embed_Q = nn.Parameter(_table(layout.query_grid, dim))
+        self.mlp = Head((3 * dim, dim, dim, dim))
+        if layout.visible_head:
+            self.mlp_visible = nn.Sequential(
+                nn.Linear(2 * dim, dim),
+                nn.ReLU(),
+                nn.Linear(dim, 256),
+                nn.ReLU(),
+                nn.Linear(256, 128),
+                nn.ReLU(),
+                nn.Linear(128, 2),
+            )
+        self.CROSS_context_attn = CrossAttention(dim, layout.heads)
+
+    @property
+    def reverse(self) -> bool:
+        """Whether the tables of positions are those of the released exo to ego checkpoint."""
+        return self.layout.target_grid == EGO_GRID
 
     def query_positions(self, grid: Grid) -> Tensor:
         """Positions (1, P, C) of the patches of a query image of any size, row by row."""
-        return _resized(self.pos_embed_Q, self.query_grid, grid)
+        return _resized(self.pos_embed_Q, self.layout.query_grid, grid)
 
     def target_positions(self, grid: Grid) -> Tensor:
         """Positions (1, P, C) of the patches of a target image of any size, row by row."""
-        return _resized(self.pos_embed_T, self.target_grid, grid)
+        return _resized(self.pos_embed_T, self.layout.target_grid, grid)
 
     def cross(self, objects: Tensor, tokens: Tensor, positions: Tensor) -> Tensor:
         """Cross embeddings (N, C) of one view's objects.
@@ -124,8 +155,8 @@ class OMaMa(nn.Module):
         return F.normalize(self.mlp(torch.cat((cross, descriptors), dim=-1)), dim=-1)
 
 
-def _table(grid: Grid) -> Tensor:
-    table = torch.empty(1, grid[0] * grid[1], DIM)
+def _table(grid: Grid, dim: int) -> Tensor:
+    table = torch.empty(1, grid[0] * grid[1], dim)
     return nn.init.trunc_normal_(table, std=0.02)
 
 

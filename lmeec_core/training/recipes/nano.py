@@ -46,10 +46,17 @@ from lmeec_core.training.loop import Trainer
 from lmeec_core.training.monitor import Monitor, RunMonitor, example_sheet, results_table
 from lmeec_core.training.nano_loss import NanoLoss
 from lmeec_core.training.optimizer import cosine
-from lmeec_core.training.output import METRICS, export, log_to, machine, write_json
+from lmeec_core.training.output import (
+    METRICS,
+    export,
+    log_to,
+    machine,
+    run_header,
+    write_json,
+)
 from lmeec_core.training.parts import initialise
-from lmeec_core.training.presence import fit_presence
-from lmeec_core.training.recipe import Budget, Every, Recipe
+from lmeec_core.training.presence import check_length, fit_presence
+from lmeec_core.training.recipe import Budget, Every, NetworkRecipe
 from lmeec_core.training.rendering import PRESENCE, check_presence_scenes, start_rendering
 from lmeec_core.training.scene_clips import SceneClips, SceneKey
 from lmeec_core.training.settings import TrainConfig, remember
@@ -65,7 +72,7 @@ FIGURES = {"overlap": "iou", "right": "presence accuracy", "hit": "hit"}
 """What is reported beside the losses, by its name in the loss."""
 
 
-class NanoRecipe(Recipe):
+class NanoRecipe(NetworkRecipe):
     """A run on simulated scenes, in one process.
 
     Args:
@@ -196,6 +203,8 @@ class SceneRun(NanoRecipe):
         super().__init__(preset("nano"), schedule, self.stores["train"], device, start)
         self.settings, self.out, self.device, self.monitor = settings, out, device, monitor
         self._check_length(settings.frames, "frames")
+        if settings.presence_scenes:
+            check_length(settings.frames, "frames")
         self.report = Every(seconds=settings.report_every)
         self.validation = Every(seconds=60 * settings.evaluate_every)
         self.workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
@@ -215,17 +224,18 @@ class SceneRun(NanoRecipe):
         val = self.stores["val"]
         val.refresh()
         scenes, step = (4, 8) if self.device.type == "cpu" else (20, 4)
-        rows = evaluate_pairs(trainer.trained, val, scenes, step)
-        sheet = example_sheet(trainer.trained, val)
+        rows = evaluate_pairs(trained(trainer), val, scenes, step)
+        sheet = example_sheet(trained(trainer), val)
         if sheet is not None:
             self.monitor.picture(sheet, trainer.step)
         return summary(rows) if rows else {}
 
     def write(self, trainer: Trainer, report: dict[str, Any] | None) -> None:
         """Write weights and numbers so far."""
-        facts = {"preset": "nano", "minutes": f"{trainer.spent / 60:.2f}",
-                 "steps": str(trainer.step)}  # fmt: skip
-        export(trainer.trained, self.out / WEIGHTS, facts)
+        facts = {"preset": "nano"} | run_header(
+            trainer.step, trainer.spent / 60, start_path(self.settings.start)
+        )
+        export(trained(trainer), self.out / WEIGHTS, facts)
         content = {
             "minutes": trainer.spent / 60, "steps": trainer.step, "scenes": self.store.count,
             "size": self.store.size, "rejected scenes": self.store.rejected,
@@ -252,7 +262,7 @@ class SceneRun(NanoRecipe):
                 break
         if not ready and self.store.count < min(wanted, 8):
             raise ExplainedError(f"only {self.store.count} scenes; see {log}")
-        self._check_length(self.store.frames, f"frames of the scenes in {self.store.folder}")
+        self._check_length(self.store.run, f"frames without a jump in {self.store.folder}")
         for name, reason in self.store.rejected.items():
             self.monitor.note(f"skipped: {name}: {reason}")
 
@@ -262,7 +272,7 @@ class SceneRun(NanoRecipe):
             torch.cuda.empty_cache()  # for the processes that track
         for store in self.stores.values():
             store.refresh()
-        settings, monitor, model = self.settings, self.monitor, trainer.trained
+        settings, monitor, model = self.settings, self.monitor, trained(trainer)
         val, test = self.stores["val"], self.stores["test"]
         monitor.phase("mask threshold")
         bias = best_mask_bias(model, val, settings.val_scenes)
@@ -289,6 +299,13 @@ class SceneRun(NanoRecipe):
         write_json(self.out / DONE, report)
 
 
+def trained(trainer: Trainer) -> LMEEC:
+    """The network that a run is for."""
+    model = trainer.trained
+    assert isinstance(model, LMEEC)
+    return model
+
+
 def calibrate_presence(model: LMEEC, store: SceneStore, monitor: Monitor) -> dict[str, Any]:
     """Shift presence logits to what is best on validation scenes."""
     monitor.phase("presence threshold")
@@ -306,17 +323,27 @@ def calibrate_presence(model: LMEEC, store: SceneStore, monitor: Monitor) -> dic
     return {"presence shifts": shifts} | report
 
 
+def start_path(name: str | None) -> Path | None:
+    """The file of the weights to begin with: none, a file, or those that come with the package.
+
+    Raises:
+        lmeec_core.CheckpointError: none come with it.
+    """
+    path = bundled_weights("nano") if name == "bundled" else name
+    if name is not None and path is None:
+        raise CheckpointError("start: bundled given, but no weights come with this package")
+    return None if path is None else Path(path)
+
+
 def start_weights(name: str | None) -> dict[str, Tensor] | None:
-    """Weights to begin with, as float32: None, a file, or those that come with the package.
+    """Weights to begin with, as float32; see :func:`start_path`.
 
     Raises:
         lmeec_core.CheckpointError: there are none, or they cannot be read.
     """
-    if name is None:
-        return None
-    path = bundled_weights("nano") if name == "bundled" else Path(name)
+    path = start_path(name)
     if path is None:
-        raise CheckpointError("start: bundled given, but no weights come with this package")
+        return None
     return {k: v.float() if v.is_floating_point() else v for k, v in read_state_dict(path).items()}
 
 

@@ -1,0 +1,165 @@
+"""What the matcher sees of an image: patch tokens, and descriptors of masks made from them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmeec_core.compact.features import EmbeddedFeatures
+from lmeec_core.compact.layers import masked_mean
+from lmeec_core.correspondence import Mask
+from lmeec_core.errors import InputError
+from lmeec_core.methods.omama.descriptors import bounding_boxes, describe, fit_masks
+from lmeec_core.methods.omama.network import Layout
+from lmeec_core.methods.pairs import Image
+from lmeec_core.model import LMEEC
+from lmeec_core.preprocessing import prepare_images
+
+CONTEXT = 1 / 7
+"""Share of the image's sides by which a bounding box is enlarged: the published 100 pixels of an
+ego image."""
+
+
+class SeenView(Protocol):
+    """An image as the matcher sees it."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """(C, h, w) float32."""
+
+    def describe(self, masks: Mask) -> Tensor:
+        """Descriptors (N, 2C), [object; context], of masks (N, H, W) of any size; N may be 0."""
+
+
+class Features(Protocol):
+    """A frozen network that describes images."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with the weights, and with anything else that changes what is seen."""
+
+    def layout(self, reverse: bool) -> Layout:
+        """Sizes of a matcher that fits; `reverse` True is exo to ego."""
+
+    def see(self, images: Sequence[Image], ego: Sequence[bool]) -> list[SeenView]:
+        """Views of uint8 RGB images; `ego` says of each whether it is an ego image."""
+
+
+@dataclass(frozen=True, eq=False)
+class PatchView:
+    """A view with the published descriptors."""
+
+    tokens: Tensor
+    """(C, h, w) float32, one per 14 x 14 pixels of the network's image."""
+
+    def describe(self, masks: Mask) -> Tensor:
+        """See :class:`SeenView`."""
+        given = torch.from_numpy(np.ascontiguousarray(masks)).to(self.tokens.device)
+        return describe(self.tokens, fit_masks(given, self.tokens))
+
+
+@dataclass(frozen=True, eq=False)
+class CompactView:
+    """A view of the compact network, in unit vectors that were brought to a mean square of 1."""
+
+    top: Tensor
+    """(192, g, g) top features and top embedding."""
+    middle: Tensor
+    """(64, 2g, 2g) middle embedding."""
+
+    @property
+    def tokens(self) -> Tensor:
+        """See :class:`SeenView`; at half the resolution of the top features, which is enough to
+        attend to and four times faster."""
+        top, middle = F.avg_pool2d(self.top[None], 2)[0], F.avg_pool2d(self.middle[None], 4)[0]
+        return torch.cat((top, middle))
+
+    def describe(self, masks: Mask) -> Tensor:
+        """See :class:`SeenView`. A place counts by the share of it that the mask covers, so that
+        an object smaller than a place is described as well."""
+        given = torch.from_numpy(np.ascontiguousarray(masks)).to(self.top.device)
+        parts = []
+        for areas in (given.float(), _boxes_around(given)):
+            for places in (self.top, self.middle):
+                parts.append(_mean(places, areas))
+        return torch.cat(parts, dim=1)
+
+
+def _mean(places: Tensor, areas: Tensor) -> Tensor:
+    if not len(areas):
+        return places.new_zeros(0, places.shape[0])
+    cover = F.interpolate(areas[None], size=tuple(places.shape[1:]), mode="area")
+    return masked_mean(places[None], cover)[0]
+
+
+def _boxes_around(masks: Tensor) -> Tensor:
+    """float32 (N, H, W): 1 in each mask's enlarged bounding box; nothing around an empty mask."""
+    height, width = masks.shape[1:]
+    boxes = bounding_boxes(masks)
+
+    def inside(first: Tensor, behind: Tensor, size: int) -> Tensor:
+        margin = round(CONTEXT * size)
+        index = torch.arange(size, device=masks.device)
+        return (index >= (first - margin)[:, None]) & (index < (behind + margin)[:, None])
+
+    y, x = inside(boxes.y0, boxes.y1, height), inside(boxes.x0, boxes.x1, width)
+    around = (y[:, :, None] & x[:, None, :]).float()
+    return around * masks.flatten(1).any(dim=1)[:, None, None]
+
+
+class CompactFeatures:
+    """The features of the small network, whose images are squares of one size.
+
+    Args:
+        model: a network with an embedding.
+
+    Raises:
+        InputError: it has none.
+    """
+
+    def __init__(self, model: LMEEC) -> None:
+        if model.config.matching is None:
+            raise InputError(
+                "this network has no embedding; the preset nano expected, or the features of DINOv2"
+            )
+        self.model = model
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`Features`."""
+        digest = hashlib.sha256(b"compact, 1")
+        for name, value in sorted(self.model.image_encoder.state_dict().items()):
+            digest.update(name.encode() + value.detach().float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def layout(self, reverse: bool) -> Layout:
+        """See :class:`Features`; both directions are alike."""
+        config = self.model.config
+        assert config.matching is not None
+        grid = (config.grid // 2, config.grid // 2)
+        return Layout(config.hidden_dim + 2 * config.matching.dim, 4, grid, grid)
+
+    @torch.inference_mode()
+    def see(self, images: Sequence[Image], ego: Sequence[bool]) -> list[SeenView]:
+        """See :class:`Features`."""
+        model = self.model
+        with model.autocast():
+            inputs = prepare_images(list(images), model.config.image_size, model.device)
+            views = model.encode_images(inputs, model.runner or model.compute)
+        assert isinstance(views, EmbeddedFeatures)
+        top = torch.cat((_even(views.top), _even(views.top_embedding)), dim=1)
+        middle = _even(views.middle_embedding)
+        return [CompactView(a, b) for a, b in zip(top, middle, strict=True)]
+
+
+def _even(features: Tensor) -> Tensor:
+    """Features (V, C, h, w) with a mean square of 1 at each place, float32."""
+    even: Tensor = F.normalize(features.float(), dim=1) * features.shape[1] ** 0.5
+    return even
