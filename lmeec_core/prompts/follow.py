@@ -23,7 +23,7 @@ FoundEverywhere = dict[str, dict[str, CorrespondenceLike]]
 class _Camera:
     """A camera's images, and the tracker of the objects that were marked in it."""
 
-    held: deque[tuple[int, Image]]  # frame and image, oldest first
+    held: deque[tuple[int, SharedViews]]  # frame and its images, oldest first
     tracker: ViewTracker | None = None  # there is none while no object is marked
     frames: dict[int, int] = field(default_factory=dict)  # frame to the tracker's own number
     found: dict[str, CorrespondenceLike] = field(default_factory=dict)  # on the frame looked at
@@ -44,7 +44,8 @@ class PromptedTracker:
         view_tracker: makes the tracker of one camera.
         num_frames: length of the recording where it is known.
         max_objects: refuse more objects than this.
-        hold: images per camera that are kept, so that prompts which come late find theirs.
+        hold: images per camera that are kept, so that prompts which come late find theirs; where
+            they were encoded, as encoded views.
         encode: where the method and the view trackers use the same network, what encodes its views
             (:func:`lmeec_core.encoded.encode_views`): each image is then encoded once.
         handover: whether an object that is lost in its query camera is tracked on in another one,
@@ -143,7 +144,7 @@ class PromptedTracker:
         for name, camera in self._cameras.items():
             camera.found = {}
             if name in views:
-                camera.held.append((self._frame, views[name]))
+                camera.held.append((self._frame, self._views))
                 if camera.tracker is not None:
                     self._step(name, camera.tracker)
         if self.handover:
@@ -169,9 +170,8 @@ class PromptedTracker:
         tracker = view.tracker
         if tracker is None:  # starts with the image of the prompt
             tracker = self._view_tracker()
-            newest = frame == self._frame
-            image = next(image for number, image in view.held if number == frame)
-            tracker.step(self._views.of([camera])[camera] if newest else image)
+            views = next(views for number, views in view.held if number == frame)
+            tracker.step(views.of([camera])[camera])
             found = tracker.prompt(prompt.object_id, **prompt.arguments)
             view.tracker, view.frames, view.found = tracker, {frame: 0}, {prompt.object_id: found}
             if frame != view.held[-1][0]:
@@ -193,9 +193,7 @@ class PromptedTracker:
             every camera with an image to every object: tracked in its query camera, found in the
             others. An object whose query camera has no image is left out.
         """
-        images = {
-            name: camera.held[-1][1] for name, camera in self._cameras.items() if self._shows(name)
-        }
+        images = {name: image for name, image in self._views.images.items() if self._shows(name)}
         found: FoundEverywhere = {name: {} for name in images}
         for query, camera in self._cameras.items():
             if query not in images or not camera.found:
@@ -264,9 +262,8 @@ class PromptedTracker:
 
     def _step(self, name: str, tracker: ViewTracker) -> None:
         camera = self._cameras[name]
-        frame, image = camera.held[-1]
-        view = self._views.of([name])[name] if frame == self._frame else image
-        camera.found = dict(tracker.step(view))
+        frame, views = camera.held[-1]
+        camera.found = dict(tracker.step(views.of([name])[name]))
         numbers = {number for number, _ in camera.held}
         camera.frames = {k: v for k, v in camera.frames.items() if k in numbers}
         camera.frames[frame] = tracker.held_frames[-1]

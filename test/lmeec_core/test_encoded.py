@@ -84,6 +84,20 @@ def test_each_image_is_encoded_once(model: lm.LMEEC) -> None:
                 assert (one.mask() == other.mask()).mean() > 0.99
 
 
+def test_an_image_that_is_prompted_late_is_not_encoded_again(model: lm.LMEEC) -> None:
+    """It was a target's image when it was new; now an object is marked in it, and passed on."""
+    mask = np.zeros((60, 80), bool)
+    mask[10:50, 20:60] = True
+    tracker = prompted(model, True)
+    with counted(model) as calls:
+        tracker.step(frame(0), [("ego", Prompt("cup", mask=mask))])
+        tracker.look(frame(1))
+        before = sum(calls)
+        assert before == 4  # all three, and ego's
+        tracker.prompt("left", Prompt("knife", mask=mask), 0)
+        assert sum(calls) == before + 1  # left's newest image, to which it steps on
+
+
 def test_nothing_is_encoded_while_no_object_is_marked(model: lm.LMEEC) -> None:
     tracker = prompted(model, shared=True)
     with counted(model) as calls:

@@ -69,7 +69,7 @@ def begin() -> Iterator[Begin]:
         one.stop()
 
 
-def until(condition: Callable[[], object], seconds: float = 120.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 240.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -253,9 +253,11 @@ def test_a_dead_process_holds_no_lock_and_its_leavings_go(
 
 @pytest.mark.timeout(300)
 def test_a_broken_cache_is_mended_by_a_process_that_ends_with_its_parent(
-    model: lm.LMEEC, cache: Path, begin: Begin
+    model: lm.LMEEC, cache: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The real process, up to the graph that is broken: all of them take half a minute."""
+    assert improvement.LOWEST == 19
+    monkeypatch.setattr(improvement, "LOWEST", 1)  # what else runs here must not stop it
     call = step_calls(model)[0].for_graph(1)  # it is made first
     store = GraphStore(model)
     graph = store.path(call)
@@ -266,7 +268,7 @@ def test_a_broken_cache_is_mended_by_a_process_that_ends_with_its_parent(
     one = begin(model)
     until(lambda: store.is_valid(call))
     (child,) = psutil.Process().children()
-    assert child.nice() == 19 and child.cmdline()[-1] == "lmeec_core.engine.making"
+    assert child.nice() == 1 and child.cmdline()[-1] == "lmeec_core.engine.making"
     assert model.runner is None and one.state.startswith("making ")
     process = one._maker._process
     assert process is not None and process.stdin is not None
