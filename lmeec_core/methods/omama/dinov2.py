@@ -143,7 +143,7 @@ def load_dinov2(
         )
     name = None if "state_dict" in how else str(path or NAME)
     try:
-        model, told = Dinov2WithRegistersModel.from_pretrained(
+        loaded: Any = Dinov2WithRegistersModel.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **how
         )
     except (OSError, ValueError, RuntimeError) as error:
@@ -153,6 +153,7 @@ def load_dinov2(
             f"{str(error).splitlines()[0]}; fetch them once with `hf download {NAME}`, or name a "
             f"file such as {HUB_FILE} or a folder"
         ) from error
+    model, told = loaded
     wrong = {
         kind: sorted(map(str, told.get(f"{kind}_keys") or ()))
         for kind in ("missing", "unexpected", "mismatched")
