@@ -1,7 +1,7 @@
 """Candidate masks that another program has written: COCO run lengths in a JSON file.
 
 The file of a take holds ``{"candidates": {camera: {frame: [mask, ...]}}}``; a mask is
-``{"size": [H, W], "counts": text}``, as ``pycocotools.mask.encode`` gives it with its bytes decoded,
+``{"size": [H, W], "counts": text}``, as pycocotools gives it (with its bytes as text),
 at the image's size or smaller. Several takes have a folder with a file ``TAKE.json`` each.
 """
 
@@ -61,7 +61,7 @@ class CandidateFile:
         found = np.zeros((len(listed), *image), bool)
         for i, one in enumerate(listed):
             try:
-                found[i] = decode_mask(one, image)
+                found[i] = decode_mask(one, image, image=image)
             except InputError as error:
                 raise TakeError(self.path, f"{where}, number {i}: {error}") from error
         return self._limits.keep(found, -np.arange(len(found), dtype=np.float32))
