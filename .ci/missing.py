@@ -8,6 +8,7 @@ NumPy than the pinned one at any version that setup.py allows, but torch, which 
 from __future__ import annotations
 
 import importlib.util
+import platform
 import re
 import runpy
 import sys
@@ -19,15 +20,15 @@ from pip._vendor.packaging.requirements import Requirement
 HERE = Path(__file__).resolve().parent
 # Importable under a name that says nothing of the distribution: apt's OpenCV has no pip metadata.
 MODULE = {"opencv-python-headless": "cv2"}
-RUN_EXTRAS = ("bags", "video", "download", "mark")
-ENGINES = ("onnx", "openvino", "tensorrt")
+CPU_ENGINES = ("onnx", "openvino") if platform.machine() in ("x86_64", "aarch64") else ()  # wheels
+RUN_EXTRAS = ("bags", "video", "download", "mark", *CPU_ENGINES)
 DEV_EXTRAS = (
     *RUN_EXTRAS,
     "simulation",
     "training",
     "evaluation",
     "dataset",
-    *ENGINES,
+    "tensorrt",
     "ray",
     "transformers",
     "dev",

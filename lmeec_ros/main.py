@@ -6,7 +6,6 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 
 import rclpy
 from rclpy.executors import ExternalShutdownException
@@ -27,31 +26,16 @@ def _destroy(node: LmeecNode) -> None:
             raise  # after a signal everything is freed already
 
 
-def _check_files(node: LmeecNode, arguments: Sequence[str]) -> None:
-    """Refuse a parameter file that has nothing for the node: ROS ignores it silently.
-
-    Raises:
-        ParameterError: it is for other nodes; says for which.
-    """
-    name = node.get_fully_qualified_name()
-    for path in parameter_files.given_files(arguments):
-        if not Path(path).is_file():
-            continue  # a pipe, which ROS has emptied
-        try:
-            file = parameter_files.read(path)
-        except parameters.ParameterError as error:  # though ROS has read it
-            node.get_logger().warning(f"which nodes the file is for is not known: {error}")
-            continue
-        if file.values_for(name) is None:
-            raise file.refusal(name)
-
-
 def main(args: Sequence[str] | None = None) -> int:
     """Run the node until it is interrupted, and return the exit status."""
     try:
         rclpy.init(args=list(args) if args is not None else None)
         node = LmeecNode()
-        _check_files(node, sys.argv if args is None else args)
+        parameter_files.refuse_other_nodes(
+            node.get_fully_qualified_name(),
+            sys.argv if args is None else args,
+            node.get_logger().warning,
+        )
     except KeyboardInterrupt:
         return 0
     except Exception as error:  # wrong arguments, a parameter file that cannot be read, ...

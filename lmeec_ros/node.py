@@ -31,6 +31,7 @@ from lmeec_ros.io.inputs import Input, InputStream, inputs_of, look_around, open
 from lmeec_ros.io.synchronizer import Synchronizer, make_synchronizer, stamp_of
 from lmeec_ros.outputs import Outputs, PublishError
 from lmeec_ros.parameters import config as parameters
+from lmeec_ros.parameters.qos_overrides import refuse_unused
 from lmeec_ros.prompting import PromptInputs
 from lmeec_ros.runtime import arena
 from lmeec_ros.runtime.lifecycle import Error, ManagedNode, Success
@@ -74,8 +75,8 @@ class LmeecNode(ManagedNode):
         self._watchdog: Watchdog | None = None
         self._failures = 0  # steps in a row that failed, not counting wrong input
         self._last_stamp: int | None = None
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
-        timer = partial(self.create_timer, callback_group=self._lifecycle_group, clock=steady)
+        clock = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        timer = partial(self.create_timer, callback_group=self._lifecycle_group, clock=clock)
         failed = partial(self._report_error, "diagnostics")
         self._reporter = diagnostics.Reporter(self, self._snapshot, failed)
         self._memory_services = MemoryServices(self, self.with_processor)
@@ -182,11 +183,13 @@ class LmeecNode(ManagedNode):
         self._watchdog = Watchdog(self.inputs, synchronizer.stats, self.get_logger())
         self.worker.start()
         self._open_inputs()
+        refuse_unused(self, [topic for one in self.inputs for topic in one.topics])
 
     def _open_inputs(self) -> None:
         inputs, outputs, synchronizer = self.inputs, self._outputs, self.synchronizer
         if inputs is not None and outputs is not None and synchronizer is not None:
             open_inputs(inputs, self.config.output.lazy, outputs.has_listeners, synchronizer)
+            outputs.follow()
 
     def _stop(self) -> None:
         """Close the inputs and end the worker; all of it is done, whatever fails."""
@@ -215,10 +218,8 @@ class LmeecNode(ManagedNode):
             cleanup.callback(arena.give_back)
             cleanup.callback(gc.collect)  # modules refer to each other in circles
             cleanup.callback(gc.unfreeze)
-            if processor is not None and processor.device.startswith("cuda"):
-                import torch
-
-                cleanup.callback(torch.cuda.empty_cache)
+            if processor is not None:
+                cleanup.callback(processor.close)
             if outputs is not None:
                 cleanup.callback(outputs.destroy)
             cleanup.callback(self._stop)
@@ -254,9 +255,7 @@ class LmeecNode(ManagedNode):
         worker = self.worker
         if worker is None or worker.put(found):
             return
-        text = "inference is slower than the cameras: the oldest set waiting was dropped"
-        if line := self._throttle("mailbox", text):
-            self.get_logger().warning(line)
+        self._warn("mailbox", "inference is slower than the cameras: the oldest set was dropped")
 
     def _on_time_jump(self, name: str, old: int, new: int) -> None:
         self.get_logger().warning(
@@ -330,7 +329,7 @@ class LmeecNode(ManagedNode):
 
     def _check_parameters(self, changes: list[Parameter]) -> SetParametersResult:
         try:
-            parameters.load({**self.config.values, **self._own(changes)})
+            parameters.load({**self.config.values, **self._own(changes)}, self.resolve_topic_name)
         except parameters.ParameterError as error:
             return SetParametersResult(successful=False, reason=str(error))
         except Exception as error:  # would end the executor
@@ -342,7 +341,7 @@ class LmeecNode(ManagedNode):
         own = self._own(changes)
         if not own:
             return
-        self.config = parameters.load({**self.config.values, **own})
+        self.config = parameters.load({**self.config.values, **own}, self.resolve_topic_name)
         processor, synchronizer = self.processor, self.synchronizer
         if processor is not None:
             processor.config = self.config
@@ -394,5 +393,7 @@ class LmeecNode(ManagedNode):
             watchdog.unpaired if watchdog is not None else False,
             outputs.points if outputs is not None else None,
             processor.engines if processor is not None else "",
+            processor.precision if processor is not None else "",
+            processor.improving if processor is not None else "",
             self._prompts.waiting,
         )

@@ -1,4 +1,4 @@
-"""The node's publishers: masks, label image and overlay of each target camera, and points."""
+"""The node's publishers: what is found in each target camera, and points."""
 
 from __future__ import annotations
 
@@ -8,19 +8,29 @@ from typing import Any
 
 from lmeec.msg import CorrespondenceMaskArray
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 
+from lmeec_core.sync.stream_monitor import LogThrottle
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
+from lmeec_ros.io import standard
+from lmeec_ros.io.camera_infos import CameraInfos
+from lmeec_ros.io.messages import LabelTable
+from lmeec_ros.io.publishers import destroy_publisher, make_publisher
 from lmeec_ros.parameters.config import NodeConfig, topic_token
 from lmeec_ros.points.points import Points
 
-KINDS: tuple[tuple[str, Any], ...] = (
-    ("masks", CorrespondenceMaskArray),
-    ("label_image", Image),
-    ("overlay", Image),
-)
+KINDS: dict[str, Any] = {
+    "masks": CorrespondenceMaskArray,
+    "label_image": Image,
+    "overlay": Image,
+}
+STANDARD = {
+    "detections": "vision_msgs/Detection2DArray",
+    "label_info": "vision_msgs/LabelInfo",
+}
+"""Those that need a package which not everybody has."""
+REPEAT = 30.0
 
 
 class PublishError(RuntimeError):
@@ -28,9 +38,11 @@ class PublishError(RuntimeError):
 
 
 class Outputs:
-    """Lifecycle publishers `~/<target>/masks`, `~/<target>/label_image`, `~/<target>/overlay`.
+    """Lifecycle publishers `~/<target>/masks`, `.../label_image`, `.../overlay`, and others.
 
-    Where objects are marked by prompts, the query camera has them, too.
+    `.../detections` and `.../label_info` are of vision_msgs, where that is installed;
+    `.../camera_info` is the camera's own with stamp and frame of the masks. Where objects are
+    marked by prompts, the query camera has all of them, too.
 
     Args:
         node: the node; its activation lets them publish.
@@ -42,19 +54,40 @@ class Outputs:
 
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
-        self.points = Points(node, config) if config.output.points else None
         self._publishers: dict[tuple[str, str], Any] = {}
-        # Reliable publishers are heard by reliable and by best-effort subscriptions.
-        qos = QoSProfile(depth=config.output.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
+        self._told: dict[str, tuple[object, ...]] = {}  # what was last published as label_info
+        self._throttle = LogThrottle(REPEAT, count=False)
+        self._infos = CameraInfos(node, config)
+        self.points: Points | None = None
         try:
-            for target in config.published:
-                for kind, msg_type in KINDS:
-                    topic = f"~/{topic_token(target)}/{kind}"
-                    publisher = node.create_lifecycle_publisher(msg_type, topic, qos)
-                    self._publishers[target, kind] = publisher
+            self.points = Points(node, config, self._infos) if config.output.points else None
+            self._open(config)
         except BaseException:
             self.destroy()
             raise
+
+    def _open(self, config: NodeConfig) -> None:
+        kinds = dict(KINDS)
+        if config.output.standard:
+            names = {f"~/<target>/{kind}": kind for kind in STANDARD}
+            types = {topic: STANDARD[kind] for topic, kind in names.items()}
+            there = standard.installed(types, self._node.get_logger().info)
+            kinds |= {names[topic]: kind for topic, kind in there.items()}
+            kinds["camera_info"] = CameraInfo
+        for target in config.published:
+            for kind, msg_type in kinds.items():
+                topic, latched = f"~/{topic_token(target)}/{kind}", kind == "label_info"
+                depth = 1 if latched else config.output.qos_depth
+                self._publishers[target, kind] = make_publisher(
+                    self._node, msg_type, topic, depth, latched
+                )
+
+    def follow(self) -> None:
+        """Subscribe to the CameraInfo that somebody wants; to be called now and then."""
+        self._infos.follow([t for (t, kind) in self._publishers if self._relayed(t, kind)])
+
+    def _relayed(self, target: str, kind: str) -> bool:
+        return kind == "camera_info" and self._heard(target, kind)
 
     def publish(
         self,
@@ -101,12 +134,15 @@ class Outputs:
             "masks": lambda: output.message,
             "label_image": lambda: output.label_image(table, threshold),
             "overlay": lambda: output.overlay(table, threshold),
+            "detections": lambda: standard.detections(output.message),
+            "label_info": lambda: self._label_info(target, output.header, table, threshold),
+            "camera_info": lambda: self._camera_info(target, output.header),
         }
         complete = True
-        for kind, message in make.items():
+        for kind, made in make.items():
             try:
-                if self._wanted(target, kind, config):
-                    self._publishers[target, kind].publish(message())
+                if self._wanted(target, kind, config) and (message := made()) is not None:
+                    self._publishers[target, kind].publish(message)
             except Exception as error:
                 complete = False
                 failed(f"publishing the {kind} of {target}", error)
@@ -120,10 +156,38 @@ class Outputs:
         return any(one.get_subscription_count() for one in publishers)
 
     def _wanted(self, target: str, kind: str, config: NodeConfig) -> bool:
+        if (target, kind) not in self._publishers:
+            return False
         if kind == "masks":
             return config.output.masks
-        wanted = config.output.label_image if kind == "label_image" else config.output.overlay
-        return wanted and self._publishers[target, kind].get_subscription_count() > 0
+        if kind == "label_info":  # latched: it is for those who come later
+            return True
+        off = {"label_image": not config.output.label_image, "overlay": not config.output.overlay}
+        return not off.get(kind, False) and self._heard(target, kind)
+
+    def _heard(self, target: str, kind: str) -> bool:
+        return bool(self._publishers[target, kind].get_subscription_count())
+
+    def _label_info(
+        self, target: str, header: Header, table: LabelTable, threshold: float
+    ) -> Any | None:
+        """The names of the labels; None if they are still those that were published."""
+        told = (table.labels, threshold)
+        if self._told.get(target) == told:
+            return None
+        self._told[target] = told
+        return standard.label_info(header, table.labels, threshold)
+
+    def _camera_info(self, target: str, header: Header) -> CameraInfo | None:
+        """The camera's CameraInfo with another header; None if none came."""
+        known = self._infos.get(target)
+        if known is None:
+            text = f"~/{topic_token(target)}/camera_info: nothing came on "
+            if line := self._throttle(target, text + self._infos.topic(target)):
+                self._node.get_logger().warning(line)
+            return None
+        fields = {name: getattr(known, name) for name in known.get_fields_and_field_types()}
+        return CameraInfo(**{**fields, "header": header})
 
     def forget(self) -> None:
         """Forget everything from before a backward jump of time."""
@@ -138,5 +202,6 @@ class Outputs:
         with ExitStack() as cleanup:
             if points is not None:
                 cleanup.callback(points.destroy)
+            cleanup.callback(self._infos.close)
             for publisher in publishers:
-                cleanup.callback(self._node.destroy_lifecycle_publisher, publisher)
+                cleanup.callback(destroy_publisher, self._node, publisher)

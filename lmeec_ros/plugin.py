@@ -13,6 +13,7 @@ from lmeec_ros.tools import commands
 
 if TYPE_CHECKING:
     from lmeec_core.marking.source import MarkSource
+    from lmeec_core.sync.offsets import Motion
     from lmeec_core.viewing.moments import Predictions
 
 
@@ -38,6 +39,13 @@ def bag_predictions(path: Path, problems: list[str]) -> Predictions:
     found = MaskBagPredictions(path)
     problems += found.lost
     return found
+
+
+def bag_motion(path: Path, problems: list[str]) -> dict[str, Motion]:
+    """The motion that the cameras of a bag see, for `lmeec info --offsets`."""
+    from lmeec_ros.offline.bag_motion import bag_motion
+
+    return bag_motion(path, problems)
 
 
 def live_marking(node: str) -> MarkSource:

@@ -78,7 +78,7 @@ class PromptInputs:
                 def read_mouse(now: NodeConfig, msg: Any, camera: str = name) -> list[Marking]:
                     return [prompts.read_click(now, msg, camera=camera)]
 
-                self._listen(Point, f"{config.cameras[name].topic}_mouse_left", read_mouse)
+                self._listen(Point, f"{config.cameras[name].address}_mouse_left", read_mouse)
         if config.prompts.detections.topic:
             self._listen_to_detections(config.prompts.detections.topic)
 
@@ -107,7 +107,8 @@ class PromptInputs:
     def _listen(
         self, kind: Any, topic: str, read: Callable[[NodeConfig, Any], Sequence[Marking]]
     ) -> None:
-        take = partial(self._take, topic, read)
+        shown = topic if topic.startswith("~") else self._node.resolve_topic_name(topic)
+        take = partial(self._take, shown, read)
         self._node.create_subscription(
             kind, topic, lambda msg: take(msg), DEPTH, callback_group=self._group
         )

@@ -35,6 +35,7 @@ def pytest_configure() -> None:
     for name in ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE"):
         os.environ.setdefault(name, str(REPOSITORY / "config" / "fastdds.xml"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("LMEEC_MAKE_ENGINES", "0")  # tests of just that switch it on
 
 
 @pytest.fixture

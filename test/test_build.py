@@ -201,7 +201,7 @@ def prefix() -> Path:
 
 
 def test_scripts_are_installed_with_the_environments_python(prefix: Path) -> None:
-    for name in ("lmeec", "lmeec_node"):
+    for name in ("lmeec", "lmeec_node", "lmeec_points"):
         script = prefix / "lib" / "lmeec" / name
         assert os.access(script, os.X_OK)
         interpreter = script.read_text(encoding="utf-8").splitlines()[0].removeprefix("#!")

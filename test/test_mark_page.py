@@ -181,3 +181,43 @@ def test_others_are_refused(how: str, served: Served) -> None:
         with pytest.raises(urllib.error.HTTPError) as refused:
             urllib.request.urlopen(request, timeout=20)
         assert refused.value.code == 403 and b"refused: " in refused.value.read(), path
+
+
+@needs_chromium
+def test_the_page_of_several_methods_lists_the_worst_frames_first(
+    browser: Any, tmp_path: Path
+) -> None:
+    """`lmeec view --html`, opened from disk: views, curves and the table, and a click in it."""
+    from lmeec_core.overlay import Colours
+    from lmeec_core.viewing.comparison import side_by_side
+    from lmeec_core.viewing.html_file import HtmlWriter
+    from lmeec_core.viewing.moments import Moment, View
+
+    truth = np.zeros((48, 64), bool)
+    truth[10:30, 10:30] = True
+    image = np.full((48, 64, 3), 99, np.uint8)
+
+    def moments(shift: int) -> Iterator[Moment]:
+        for frame in range(6):
+            found = np.roll(truth, shift * frame, axis=1)
+            view = View("cam01", image, {"cup": found}, {"cup": truth}, {"cup": 0.9})
+            yield Moment(10 * frame, frame / 3, View("aria01", image, {"cup": truth}), [view])
+
+    page = tmp_path / "x.html"
+    with HtmlWriter(page, Colours(), 96, "both") as writer:
+        for moment in side_by_side({"good": moments(1), "bad": moments(3)}, lambda _: None):
+            writer.add(moment)
+    browser.get(page.as_uri())
+    assert len(elements(browser, "figure")) == 1 + 2 + 2  # views, and curves of IoU and presence
+    lines = [line.text for line in elements(browser, "#worst tbody tr")]
+    assert "6 frames" in lines[0]
+    assert [line.split()[0] for line in lines[1:]] == ["50", "40", "30", "20", "10", "0"]
+    assert "0.596 (p 0.90) 0.141 (p 0.90)" in lines[1]  # at the size of `lmeec evaluate`
+    elements(browser, "#worst tbody tr")[3].click()
+    assert "frame 30" in elements(browser, "#time")[0].text
+    drawn = browser.execute_script(
+        "return [...document.querySelectorAll('.row canvas')].map(c =>"
+        " [...c.getContext('2d').getImageData(0, 40, c.width, 1).data])"
+    )
+    good, bad = (np.reshape(row, (-1, 4))[:, :3].astype(int) for row in drawn)
+    assert (good != bad).any() and (np.ptp(good, axis=0) > 20).any()

@@ -44,6 +44,7 @@ WRITERS = {
     "lmeec_core/bags/files.py": "into a temporary folder, for this process alone",
     "lmeec_core/bags/cut_files.py": "into the same folder",
     "lmeec_ros/tools/node_process.py": "a log, which is read while it grows",
+    "lmeec_core/engine/making.py": "a lock without content, and a word to the kernel, in /proc",
     "lmeec_core/bench/memory.py": "a word to the kernel, in /proc",
     "lmeec_core/training/rendering.py": "a log, which is read while it grows",
     "lmeec_ros/inference/worker.py": "a thread's name, in /proc",

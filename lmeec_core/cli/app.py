@@ -73,11 +73,19 @@ def info(
         Path,
         typer.Argument(help="A take, a dataset folder, a raw relations file or a ROS 2 bag."),
     ],
+    offsets: Annotated[
+        bool,
+        typer.Option(
+            "--offsets",
+            help="Of a bag: estimate how far the cameras' clocks are apart, from the motion that "
+            "they see in its first minute (parameter cameras.<name>.time_offset).",
+        ),
+    ] = False,
 ) -> None:
     """Print what takes or a bag hold. The exit code is 1 if any of them is broken."""
     from lmeec_core.cli import info as inspection
 
-    run_command(lambda: inspection.show(path, Console()))
+    run_command(lambda: inspection.show(path, Console(), offsets))
 
 
 @app.command()

@@ -110,7 +110,7 @@ def export_command(
     hashes, versions, and the largest difference from eager torch.
 
     The engines onnxruntime, openvino and tensorrt make what they need at first use, which takes
-    minutes; the engine auto considers them only where the graphs are there already.
+    minutes; for the engine auto a node makes it in the background. This command does it before.
 
     **Examples**
 

@@ -20,8 +20,13 @@ LISTED = 20
 """Maximum number of takes of a dataset that are opened and listed."""
 
 
-def show(path: Path, console: Console) -> int:
+def show(path: Path, console: Console, offsets: bool = False) -> int:
     """Print what takes of any kind, or a rosbag2 recording, hold.
+
+    Args:
+        path: of them.
+        console: where to print.
+        offsets: of a bag, estimate how far the cameras' clocks are apart.
 
     Returns:
         The exit code: 1 if a take, a part of one or a part of a bag turned out to be broken.
@@ -30,7 +35,12 @@ def show(path: Path, console: Console) -> int:
         TakeError, BagError: if it is neither, or a single take is broken.
     """
     if is_bag(path):
-        return _show_bag(path, console)
+        code = _show_bag(path, console)
+        return max(code, _show_offsets(path, console)) if offsets else code
+    if offsets:
+        raise InputError(
+            f"--offsets: given for {path}, which is no bag; the frames of takes have no clocks"
+        )
     try:
         takes = open_takes(path)
     except TakeError as error:
@@ -183,3 +193,31 @@ def _show_bag(path: Path, console: Console) -> int:
     for text in lost:
         console.print(f"[bold red]lost:[/] {escape(text)}", soft_wrap=True, highlight=False)
     return int(bool(lost))
+
+
+def _show_offsets(path: Path, console: Console) -> int:
+    """Print the clocks of the cameras against the first one's; 1 if an image cannot be read."""
+    from lmeec_core.cli.plugins import provider
+    from lmeec_core.sync.offsets import estimate_offset
+
+    problems: list[str] = []
+    motions = provider("bag_motion").bag_motion(path, problems)
+    if len(motions) < 2:
+        console.print(f"offsets: {len(motions)} cameras with images; two or more are compared")
+    first, *others = sorted(motions) or [""]
+    for topic in others:
+        found = estimate_offset(motions[first], motions[topic])
+        text = f"offset of {escape(topic)} from {escape(first)}: "
+        if found is None:
+            text += "not known (less than 3 s in common, or nothing moves)"
+        elif found.doubt:
+            text += f"not known; {found.seconds:+.3f} s would be best, but {found.doubt}"
+        else:
+            text += (
+                f"time_offset: {found.seconds:.3f} (correlation of the motion "
+                f"{found.correlation:.2f})"
+            )
+        console.print(text, soft_wrap=True, highlight=False)
+    for text in problems:
+        console.print(f"[bold red]broken:[/] {escape(text)}", soft_wrap=True, highlight=False)
+    return int(bool(problems))

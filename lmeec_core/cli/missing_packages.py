@@ -32,7 +32,7 @@ ROS = (
     "ament_index_python", "builtin_interfaces", "cv_bridge", "diagnostic_msgs", "geometry_msgs",
     "launch", "launch_ros", "lifecycle_msgs", "lmeec", "message_filters", "rcl_interfaces", "rclpy",
     "rosgraph_msgs", "rpyutils", "sensor_msgs", "std_msgs", "std_srvs", "tf2_ros",
-    "vision_msgs",
+    "vision_msgs", "visualization_msgs",
 )  # fmt: skip
 """Modules that a sourced ROS workspace provides; lmeec has this package's own messages."""
 

@@ -20,6 +20,7 @@ from lmeec_core.recordings import RecordingSource
 
 if TYPE_CHECKING:
     from lmeec_core.marking.source import MarkSource
+    from lmeec_core.sync.offsets import Motion
     from lmeec_core.viewing.moments import Predictions
 
 GROUP = "lmeec.plugins"
@@ -43,6 +44,13 @@ class Plugin(Protocol):
 
         Raises:
             InputError: it holds no masks.
+        """
+
+    def bag_motion(self, path: Path, problems: list[str]) -> dict[str, Motion]:
+        """Image topic of a bag to the motion in it; what cannot be read goes to ``problems``.
+
+        Raises:
+            BagError: the bag cannot be read.
         """
 
     def live_marking(self, node: str) -> MarkSource:

@@ -18,6 +18,7 @@ from lmeec_core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lmeec_core.recordings import Viewed
     from lmeec_core.viewing.moments import Moment, MomentWriter, Predictions
     from lmeec_core.viewing.options import ViewOptions
 
@@ -35,10 +36,10 @@ def view_command(
         ),
     ],
     predictions: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Argument(
             help="A result file of any method, or a bag of masks: what the node published or "
-            "`lmeec track --bag` wrote.",
+            "`lmeec track --bag` wrote. Several are shown beside each other.",
             show_default="none: only query masks and truth",
         ),
     ] = None,
@@ -55,7 +56,7 @@ def view_command(
         Path | None,
         typer.Option(
             help="Also a page (.html) that plays in a browser, from disk: move in time, switch "
-            "objects on and off, curves of presence."
+            "objects on and off, curves of presence and IoU, the worst frames first."
         ),
     ] = None,
     direction: Annotated[
@@ -96,6 +97,7 @@ def view_command(
     - `lmeec view relations_val.json found.json --take <uid> --videos takes`
     - `lmeec view robot_bag masks_bag --params my.yaml`: what the node saw and answered
     - `lmeec view take_7 found.json --html take_7.html`: open it in a browser
+    - `lmeec view take_7 lmeec.json omama.json --html both.html`: methods frame by frame
     - `lmeec view take_7 masks_bag --rerun take_7.rrd`, then `rerun take_7.rrd`
     """
     from rich.console import Console
@@ -105,7 +107,8 @@ def view_command(
 
     options = ViewOptions(
         source=source,
-        predictions=predictions,
+        predictions=predictions[0] if predictions else None,
+        beside=tuple(predictions[1:] if predictions else ()),
         out=out,
         rerun=rerun,
         html=html,
@@ -139,15 +142,9 @@ def run(options: ViewOptions, console: Console) -> int:
 
     problems: list[str] = []
     notes: list[str] = []
-    found: list[Predictions] = []
-
-    def predictions(direction: str, take: str, objects: Collection[str] | None) -> Predictions:
-        found.append(find_predictions(options.predictions, direction, take, objects, problems))
-        return found[-1]
-
-    viewed = source_of(options.source).open(options, predictions, problems, notes)
-    moments = _then_unshown(viewed.moments, found[-1], problems)
-    said = options.predictions.name if options.predictions else "no predictions"
+    viewed = _open(options, problems, notes)
+    moments = viewed.moments
+    said = ", ".join(path.name for path in _files(options)) or "no predictions"
     said += "; white outline: truth" if viewed.truth else ""
     colours = overlay.Colours()
     out = options.out or Path(f"{viewed.name}.mp4")
@@ -183,6 +180,40 @@ def run(options: ViewOptions, console: Console) -> int:
         if len(texts) > SHOWN:
             console.print(f"{what}: and {len(texts) - SHOWN} more", style="yellow")
     return 1 if problems else 0
+
+
+def _files(options: ViewOptions) -> list[Path]:
+    return [path for path in (options.predictions, *options.beside) if path is not None]
+
+
+def _open(options: ViewOptions, problems: list[str], notes: list[str]) -> Viewed:
+    """The recording with the predictions, those of several methods beside each other."""
+    from lmeec_core.viewing.comparison import labels, side_by_side
+
+    paths = _files(options)
+    twice = [path for path in paths if paths.count(path) > 1]
+    if twice:
+        raise InputError(f"{twice[0]}: given twice; different predictions expected")
+    source = source_of(options.source)
+    opened: list[Viewed] = []
+    for path in paths or (None,):
+        found: list[Predictions] = []
+
+        def predictions(
+            direction: str, take: str, objects: Collection[str] | None, path: Path | None = path,
+            found: list[Predictions] = found,
+        ) -> Predictions:  # fmt: skip
+            found.append(find_predictions(path, direction, take, objects, problems))
+            return found[-1]
+
+        viewed = source.open(options, predictions, problems, notes)
+        viewed.moments = _then_unshown(viewed.moments, found[-1], problems)
+        opened.append(viewed)
+    if len(opened) > 1:
+        names = labels(paths)
+        moments = {name: one.moments for name, one in zip(names, opened, strict=True)}
+        opened[0].moments = side_by_side(moments, notes.append)
+    return opened[0]
 
 
 def _then_unshown(

@@ -38,7 +38,11 @@ _measured: dict[str, Times] = {}
 """What this process has measured, by the name of its file."""
 
 
-def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engine]:
+def choose(
+    model: LMEEC,
+    memory: MemoryConfig | None = None,
+    engines: dict[EngineName, Engine] | None = None,
+) -> dict[Stage, Engine]:
     """The fastest engine of each stage for this model on this machine, prepared.
 
     Measured with one object, one target and a full memory, or read from the cache. Where
@@ -47,21 +51,18 @@ def choose(model: LMEEC, memory: MemoryConfig | None = None) -> dict[Stage, Engi
     Args:
         model: the network.
         memory: the trackers' memory, None is the default one.
+        engines: those to choose from; None is :func:`candidates`.
     """
-    engines = candidates(model)
+    engines = candidates(model) if engines is None else engines
     chosen: dict[Stage, Engine] = dict.fromkeys(STAGES, engines["eager"])
     if len(engines) > 1:
         calls = step_calls(model, memory=memory)
-        files = {file for engine in engines.values() for file in engine.files()}
-        name = cache_name(model, sorted(engines), memory, sorted(files))
-        times = _read(name)
-        if times is None:
-            times = _measured.get(name)
+        times = remembered(model, memory, engines)
         if times is None:
             for engine in engines.values():
                 engine.prepare(calls, make=False)
             times = measure(model, engines, calls)
-            _remember(name, times)
+            _remember(_name(model, memory, engines), times)
         chosen |= {stage: engines[fastest(times.get(stage, {}))] for stage in STAGES}
         _prepare(chosen, engines["eager"], calls)
     logger.info(
@@ -90,21 +91,52 @@ def fastest(times: dict[str, float]) -> EngineName:
 
 def candidates(model: LMEEC) -> dict[EngineName, Engine]:
     """The engines that can be used here and now for a model's device; eager is always one."""
+    return {name: engine for name, engine in possible(model).items() if engine.is_ready()}
+
+
+def possible(model: LMEEC, root: Path | None = None) -> dict[EngineName, Engine]:
+    """The engines whose libraries are here, for a model's device; some may lack their files.
+
+    Args:
+        model: the network.
+        root: see :class:`Engine`.
+    """
     names: tuple[EngineName, ...] = (
         ("cuda_graph", "tensorrt") if model.device.type == "cuda" else ("onnxruntime", "openvino")
     )
     engines: dict[EngineName, Engine] = {"eager": make_engine(model, "eager")}
     for name in names:
         try:
-            engine = make_engine(model, name)
+            engines[name] = make_engine(model, name, root)
         except (EngineError, ImportError) as error:
             logger.info("engine auto: without %s: %s", name, error)
-            continue
-        if engine.is_ready():
-            engines[name] = engine
-        else:
-            logger.debug("engine auto: without %s: `lmeec export` makes its graphs", name)
     return engines
+
+
+def remembered(
+    model: LMEEC, memory: MemoryConfig | None, engines: dict[EngineName, Engine]
+) -> Times | None:
+    """What was measured before with the same engines and files; None if nothing was."""
+    name = _name(model, memory, engines)
+    times = _read(name)
+    return _measured.get(name) if times is None else times
+
+
+def _name(model: LMEEC, memory: MemoryConfig | None, engines: dict[EngineName, Engine]) -> str:
+    files = {file for engine in engines.values() for file in engine.files()}
+    return cache_name(model, sorted(engines), memory, sorted(files))
+
+
+def step_seconds(model: LMEEC, memory: MemoryConfig | None) -> float:
+    """Seconds that a step with one object and one target takes in eager torch."""
+    with torch.inference_mode(), model.autocast():
+        for _ in range(2):  # the first one takes longer than others
+            start = time.perf_counter()
+            for call in step_calls(model, memory=memory):
+                model.compute(call.stage, call.options, call.example(model.device))
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
+    return time.perf_counter() - start
 
 
 def measure(model: LMEEC, engines: dict[EngineName, Engine], calls: list[StageCall]) -> Times:

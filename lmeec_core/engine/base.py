@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import ClassVar
 
 from torch import Tensor
@@ -29,6 +30,8 @@ class Engine(ABC):
 
     Args:
         model: the network, with its final weights, device and precision.
+        root: the folder where it keeps files; it has to be writable then. None is the cache, or
+            what stands in for it.
 
     Raises:
         EngineError: a library or device that it needs is missing.
@@ -36,7 +39,7 @@ class Engine(ABC):
 
     name: ClassVar[EngineName]
 
-    def __init__(self, model: LMEEC) -> None:
+    def __init__(self, model: LMEEC, root: Path | None = None) -> None:
         self.model = model
 
     def is_ready(self) -> bool:
@@ -46,6 +49,10 @@ class Engine(ABC):
     def files(self) -> list[str]:
         """Names of the files that it could start with, if it needs any."""
         return []
+
+    def is_complete(self, calls: Iterable[StageCall]) -> bool:
+        """Whether :meth:`prepare` for these calls would make no file."""
+        return True
 
     def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:  # noqa: B027
         """Get ready for calls, in any batch; before the first step.

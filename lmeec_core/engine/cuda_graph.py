@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,13 +35,13 @@ class CudaGraphEngine(Engine):
 
     name = "cuda_graph"
 
-    def __init__(self, model: LMEEC) -> None:
+    def __init__(self, model: LMEEC, root: Path | None = None) -> None:
         if model.device.type != "cuda":
             raise EngineError(
                 f"engine cuda_graph: the model is on {model.device.type}, a CUDA device expected; "
                 "choose eager or auto"
             )
-        super().__init__(model)
+        super().__init__(model, root)
         self.graphs: dict[StageCall, _Graph] = {}
         self._pool = torch.cuda.graph_pool_handle()
 

@@ -58,8 +58,7 @@ class GraphEngine(Engine):
     """An engine that loads the network's ONNX graphs when it is prepared.
 
     Args:
-        model: the network.
-        root: folder of graphs; None is :func:`lmeec_core.cache.cache_folder`.
+        model, root: see :class:`Engine`.
     """
 
     device = "cpu"
@@ -70,7 +69,7 @@ class GraphEngine(Engine):
     """Batches of the graphs that are made unasked. One CPU gains nothing by larger ones."""
 
     def __init__(self, model: LMEEC, root: Path | None = None) -> None:
-        super().__init__(model)
+        super().__init__(model, root)
         if model.device.type != self.device:
             raise EngineError(
                 f"engine {self.name}: the network is on {model.device.type}, {self.device} "
@@ -90,6 +89,11 @@ class GraphEngine(Engine):
     def is_there(self, call: StageCall) -> bool:
         """Whether a call's graph can be loaded without making anything."""
         return self.store.is_valid(call)
+
+    def is_complete(self, calls: Iterable[StageCall]) -> bool:
+        """See :class:`Engine`."""
+        ones = dict.fromkeys(call.for_graph(1) for call in calls)
+        return all(self.is_there(one.for_graph(size)) for one in ones for size in self.sizes)
 
     def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:
         """See :class:`Engine`: load graphs of :attr:`sizes`, and others that are there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from pathlib import Path
 
 from lmeec_core.engine.base import ENGINES, Engine, EngineError, EngineName
 from lmeec_core.model import LMEEC
@@ -17,8 +18,8 @@ _CLASSES: dict[EngineName, tuple[str, str]] = {
 """Module in this package and class of each engine; imported when it is asked for."""
 
 
-def make_engine(model: LMEEC, name: EngineName) -> Engine:
-    """An engine for a model.
+def make_engine(model: LMEEC, name: EngineName, root: Path | None = None) -> Engine:
+    """An engine for a model; for the folder see :class:`Engine`.
 
     Raises:
         EngineError: unknown, or it cannot be used here.
@@ -27,4 +28,4 @@ def make_engine(model: LMEEC, name: EngineName) -> Engine:
         raise EngineError(f"engine: {name!r} given, one of {', '.join(ENGINES)} expected")
     module, class_name = _CLASSES[name]
     cls: type[Engine] = getattr(importlib.import_module(f"{__package__}.{module}"), class_name)
-    return cls(model)
+    return cls(model, root)

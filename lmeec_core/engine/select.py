@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from lmeec_core.config import MemoryConfig
 from lmeec_core.engine.auto import choose
-from lmeec_core.engine.base import EngineName
+from lmeec_core.engine.base import Engine, EngineName
 from lmeec_core.engine.calls import step_calls
 from lmeec_core.engine.registry import make_engine
 from lmeec_core.engine.runner import Runner
@@ -42,8 +42,13 @@ def use_engine(
             calls = step_calls(model, memory=memory)
             for engine in made.values():
                 engine.prepare(call for call in calls if engines.get(call.stage) is engine)
+    model.runner = runner_of(model, engines)
+
+
+def runner_of(model: LMEEC, engines: Mapping[Stage, Engine]) -> Runner | None:
+    """What computes a model's stages with prepared engines; None where all of them are eager."""
     fast = {stage: engine for stage, engine in engines.items() if engine.name != "eager"}
-    model.runner = Runner(model, fast) if fast else None
+    return Runner(model, fast) if fast else None
 
 
 def chosen_engines(model: LMEEC) -> dict[Stage, EngineName]:

@@ -12,7 +12,12 @@ from lmeec_core.takes import Take, is_ego
 
 
 def track_take(
-    method: Method, take: Take, query: str, objects: Collection[str], most: int | None = None
+    method: Method,
+    take: Take,
+    query: str,
+    objects: Collection[str],
+    most: int | None = None,
+    step: int = 1,
 ) -> Scores:
     """Track objects into all cameras of the other kind and score what is found.
 
@@ -24,9 +29,10 @@ def track_take(
         query: the query camera.
         objects: the objects to track.
         most: use only the first so many frames.
+        step: of these every so many.
     """
     targets = take.exos if is_ego(query) else (take.ego,)
-    frames = take.common_frames(query, *targets)[:most]
+    frames = take.common_frames(query, *targets)[:most][::step]
     tracker = method.tracker(query, targets, len(frames))
     scores = Scores(f"simulated, objects of {MIN_AREA} pixels or more")
     for frame in frames:
@@ -40,7 +46,8 @@ def track_take(
                 if not qualifies(asked.sum(), area):
                     continue
                 record = FrameScore(
-                    take.name, name, query, target, frame, area > 0, one.visible()
+                    take.name, name, query, target, frame, area > 0, one.visible(),
+                    presence=one.presence,
                 )  # fmt: skip
                 if truth is not None and area:
                     iou, contour, location, _ = mask_metrics(one.mask(), truth)

@@ -22,6 +22,7 @@ class FrameScore(NamedTuple):
         iou, contour, location: agreement of the masks, None where there is no true mask.
         size: area of the true mask as a share of the image, None where there is none.
         missing: there was no prediction; it counts as an empty mask.
+        presence: probability that the object is there, where a method tells it.
     """
 
     take: str
@@ -36,6 +37,7 @@ class FrameScore(NamedTuple):
     location: float | None = None
     size: float | None = None
     missing: bool = False
+    presence: float | None = None
 
 
 @dataclass

@@ -71,3 +71,30 @@ def balanced_accuracy(exists: Sequence[bool], predicted: Sequence[bool]) -> floa
         for kind in (True, False) if kind in exists
     ]  # fmt: skip
     return float(np.mean(shares)) if shares else float("nan")
+
+
+Counts = Mapping[str, tuple[int, int, int, int]]
+"""Take to: present and judged so, present, absent and judged so, absent."""
+
+
+def balanced_estimate(takes: Counts, draws: int = DRAWS) -> Estimate | None:
+    """Balanced accuracy over all frames with its 95 % interval over takes (bootstrap, fixed seed).
+
+    Draws without a present or without an absent frame are left out. None where one of the two
+    does not occur; the interval is NaN for a single take.
+    """
+    counts = np.array(list(takes.values()), np.float64).reshape(-1, 4)
+    total = counts.sum(axis=0)
+    if not total[1] or not total[3]:
+        return None
+
+    def accuracy(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (x[..., 0] / x[..., 1] + x[..., 2] / x[..., 3]) / 2
+
+    low = high = float("nan")
+    if len(counts) > 1:
+        picked = np.random.default_rng(0).integers(0, len(counts), (draws, len(counts)))
+        drawn = counts[picked].sum(axis=1)
+        drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
+        low, high = (float(x) for x in np.quantile(accuracy(drawn), (0.025, 0.975)))
+    return Estimate(float(accuracy(total)), low, high, len(counts), int(total[1] + total[3]))

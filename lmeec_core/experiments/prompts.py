@@ -39,6 +39,7 @@ from lmeec_core.prompts import view_tracker
 from lmeec_core.prompts.marking import HEAD, deepest
 from lmeec_core.simulation import level
 from lmeec_core.simulation.generate import generate_takes
+from lmeec_core.simulation.sets import SETS
 from lmeec_core.takes import Take
 from lmeec_core.takes.json_file import read_json
 
@@ -223,7 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--frames", type=int, default=201)
     parser.add_argument("--objects", type=int, default=3)
     parser.add_argument("--targets", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=30_000_000, help="of the first take")
+    parser.add_argument("--seed", type=int, default=SETS["prompts"].first, help="of the first take")
     parser.add_argument("--pictures", type=Path, help="folder of outlined photographs")
     args = parser.parse_args(arguments)
     for name in ("takes", "frames", "objects", "targets"):

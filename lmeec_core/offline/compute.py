@@ -125,14 +125,22 @@ def view_model_of(settings: Settings) -> LMEEC:
     return _VIEW_MODELS[key]
 
 
-def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) -> Settings:
+def with_engines(
+    settings: Settings,
+    before: Mapping[str, EngineName] | None,
+    steps: int = 0,
+    listener: Callable[[str], None] = lambda _: None,
+) -> Settings:
     """The settings with the choice of engine ``auto``, for all processes and for a later run.
 
     Args:
         settings: any; those of another engine, or of a method without, are returned as they are.
         before: what an earlier run has chosen with the same settings, which is kept.
+        steps: that each process will compute. Where they take long, what ``auto`` lacks is made
+            first; the engines do not change while work is under way.
+        listener: called with what is made meanwhile, in words.
     """
-    from lmeec_core.engine import chosen_engines
+    from lmeec_core.engine import chosen_engines, make_first
     from lmeec_core.methods import has_setting
 
     if settings.engine != "auto" or not has_setting(settings.method, "engine"):
@@ -141,6 +149,7 @@ def with_engines(settings: Settings, before: Mapping[str, EngineName] | None) ->
         return settings.model_copy(update={"engines": dict(before)})
     with _threads(settings.threads):
         network: Any = method_of(settings)
+        make_first(network.model, settings.memory, steps, listener)
         chosen = chosen_engines(network.model)
     made = settings.model_copy(update={"engines": chosen})
     _LOADED[_key(made)] = _LOADED.pop(_key(settings))

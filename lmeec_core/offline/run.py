@@ -38,7 +38,7 @@ def run(source: RecordingSource, options: TrackOptions, console: Console) -> int
     with console.status(f"looking at {_escape(str(options.source))}"), collected() as seen:
         work = source.plan(options)
     _introduce(work, options, console)
-    work = settled(work, folder, options)
+    work = settled(work, folder, options, console)
     with UnitStore(folder, work.settings) as store:
         failed = compute_all(work, store, options, console)
         if failed:
@@ -64,18 +64,29 @@ def run(source: RecordingSource, options: TrackOptions, console: Console) -> int
     return 1 if problems else 0
 
 
-def settled(work: Work, folder: Path, options: TrackOptions) -> Work:
+def settled(work: Work, folder: Path, options: TrackOptions, console: Console) -> Work:
     """Add the engines that ``auto`` chooses, once for all processes and later runs.
+
+    If the work is long, what they need is made before.
 
     Args:
         work: units and settings.
         folder: the work folder; an earlier run's choice there is kept.
         options: the number of processes.
+        console: shows what is made.
     """
     from lmeec_core.offline import compute
 
-    settings = compute.with_engines(work.settings, engines_before(folder, work.settings))
-    several = worker_count(options.workers, len(work.units), settings) > 1
+    before = engines_before(folder, work.settings)
+    workers = worker_count(options.workers, len(work.units), work.settings)
+    steps = sum(unit.frames for unit in work.units) // workers
+    with console.status("preparing the network") as status:
+
+        def show(doing: str) -> None:
+            status.update(f"engine auto, for this and later runs: {_escape(doing)}")
+
+        settings = compute.with_engines(work.settings, before, steps, show)
+    several = workers > 1
     if several or options.cluster is not None:
         compute.forget_method()  # the processes that need it load their own
     return dataclasses.replace(work, settings=settings)

@@ -46,7 +46,8 @@ def run(
 
     if not counts or min(counts) < 1:
         raise InputError("--scaling: numbers of workers expected, as 1,2,4")
-    work = settled(source.plan(options), options.out.with_name(options.out.name + WORK), options)
+    folder = options.out.with_name(options.out.name + WORK)
+    work = settled(source.plan(options), folder, options, console)
     frames = sum(unit.frames for unit in work.units)
     table = Table("workers", "seconds", "frames/s", "times the first", "bytes")
     table.title = f"{len(work.units)} units, {frames} frames, {cores()} cores"

@@ -15,11 +15,13 @@ from typing import Any
 
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import preset
+from lmeec_core.errors import InputError
 from lmeec_core.evaluation.live import track_take
 from lmeec_core.files import replacing, write_text
 from lmeec_core.methods.lm_eec import LmEec
+from lmeec_core.simulation.sets import SETS, SetName
 from lmeec_core.takes import Take
-from lmeec_core.training.output import METRICS, write_json
+from lmeec_core.training.output import METRICS, read_header, run_header, write_json
 from lmeec_core.training.recipes.nano import DONE, WEIGHTS
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -27,8 +29,25 @@ FOLDER = PACKAGE / "weights"
 SAMPLE_TAKE = PACKAGE.parent / "test" / "data" / "sample_take"
 SAMPLE_OBJECTS = ("pail_1", "teapot_1", "camera_1")
 SAMPLE_FRAMES = 15
+CARD_SETS: tuple[SetName, ...] = ("training", "fitting_presence", "fitting", "development")
 LEAST = {"iou": 0.5, "existence": 0.8}
 """Scores on held-out scenes, in each direction, below which weights are called interim."""
+
+
+def check_header(weights: Path, run: dict[str, Any]) -> None:
+    """Check that weights and numbers are of one run.
+
+    Raises:
+        InputError: the weights' header tells of another run than ``run`` (metrics.json).
+    """
+    told, wanted = read_header(weights), run_header(run["steps"], run["minutes"])
+    found = {name: told.get(name) for name in wanted}
+    if found != wanted:
+        raise InputError(
+            f"{weights}: its header tells of a run of {found['steps']} steps in {found['minutes']} "
+            f"minutes, {METRICS} of one of {wanted['steps']} in {wanted['minutes']}: card, numbers "
+            "and weights must be of one run; give the folder in which that run wrote them"
+        )
 
 
 def sample_scores(weights: Path, take: Path = SAMPLE_TAKE) -> dict[str, float]:
@@ -96,6 +115,8 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         parameters=facts["parameters"] / 1e6,
         side=preset("nano").image_size,
         rendered=run["size"],
+        frames=run["settings"]["frames"],
+        **{name: SETS[name].first for name in CARD_SETS},
         verdict=verdict(test),
         missed=100 * results["test tracker"]["missed"],
         megabytes=facts["bytes"] / 1e6,
@@ -163,6 +184,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     run, results = (json.loads((args.out / name).read_text()) for name in (METRICS, DONE))
     run.pop("results", None)
+    check_header(args.out / WEIGHTS, run)
     FOLDER.mkdir(exist_ok=True)
     weights = FOLDER / WEIGHTS
     with replacing(weights) as partial:

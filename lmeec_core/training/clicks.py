@@ -31,6 +31,7 @@ from lmeec_core.files import replacing
 from lmeec_core.model import LMEEC
 from lmeec_core.preprocessing import colours, prepare_images
 from lmeec_core.prompts.marking import deepest
+from lmeec_core.simulation.sets import SETS
 from lmeec_core.training.augment import (
     change_colours,
     crop_image,
@@ -312,9 +313,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     store = SceneStore(args.scenes, 1 << 30)
     if not store.refresh():
+        first = SETS["click_training"].first
         raise InputError(
             f"{args.scenes} holds no scenes; render some: python -m lmeec_core.simulation.shards "
-            f"{args.scenes} --seeds 40000000:40000500 --split train --frames 3 --size 320"
+            f"{args.scenes} --seeds {first}:{first + 500} --split train --frames 3 --size 320"
         )
     trainer = Trainer(store, args.out, args.steps, args.rate, args.seed)
     start, means = time.monotonic(), dict.fromkeys(("loss", "first", "last"), 0.0)

@@ -31,8 +31,9 @@ FORMAT = 2
 """Of checkpoints; raised when older ones cannot be resumed any more."""
 LEAST_DRAWS = 100
 """Clips that the share of unreadable ones is taken of at least, so that one early one is none."""
-LOST_STEPS = 10
-"""Steps in a row whose gradient is not finite, after which a run gives up."""
+LOST_STEPS, LOST_SHARE = 10, 0.02
+"""A run gives up after so many steps in a row whose gradient is not finite, and when they are a
+larger share of its steps (of 500 at least)."""
 
 
 class Trainer:
@@ -81,7 +82,7 @@ class Trainer:
         self._stages: deque[StageLike] = deque()
         self._errors: list[str] = []
         self._known: set[str] = set()
-        self._lost = 0
+        self._lost = self.lost = 0  # steps left out: in a row, and in all
         self._sums: dict[str, Tensor] = {}
         self._rate = 0.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -165,9 +166,10 @@ class Trainer:
         """One optimisation step on this process's clips.
 
         Raises:
-            ExplainedError: the gradient was not finite for :data:`LOST_STEPS` steps in a row, or
-                the GPU's memory is too small.
+            ExplainedError: the gradient was not finite too often (:data:`LOST_STEPS`), or the
+                GPU's memory is too small.
         """
+        before = [(b, b.clone()) for b in self.recipe.loss.buffers()]
         self.model.train()
         self._rate = self.recipe.begin_step(self.optimizer, stage, self.progress)
         while True:
@@ -176,11 +178,16 @@ class Trainer:
                 break
             except torch.OutOfMemoryError as error:
                 self._split_more(stage, error)
-        figures["norm"] = self._update().to(figures["steps"])
-        for name, value in figures.items():
-            self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
-        if self.average is not None:
-            self.average.update_parameters(self.model)
+        norm = self._update()
+        if norm is not None:
+            figures["norm"] = norm.to(figures["steps"])
+            for name, value in figures.items():
+                self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+            if self.average is not None:
+                self.average.update_parameters(self.model)
+        else:  # the batch's statistics are no better than its gradient
+            for buffer, value in before:
+                buffer.copy_(value)
         self._next += len(clips) * self.processes.world
         self.step += 1
 
@@ -226,8 +233,8 @@ class Trainer:
         torch.cuda.empty_cache()
         logger.warning("out of GPU memory: batches are computed in %d parts now", self._split)
 
-    def _update(self) -> Tensor:
-        """Clip and apply the gradients; the norm before clipping. Not finite: no update."""
+    def _update(self) -> Tensor | None:
+        """Clip and apply the gradients; the norm before clipping. Not finite: no update, None."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         if torch.isfinite(norm):
@@ -235,13 +242,17 @@ class Trainer:
             self._lost = 0
             return norm
         self._lost += 1
+        self.lost += 1
         logger.warning("step %d: the gradient is not finite; left out", self.step)
-        if self._lost == LOST_STEPS:
+        told = f"{LOST_STEPS} steps in a row" if self._lost == LOST_STEPS else ""
+        if self.lost > LOST_SHARE * max(self.step, 500):
+            told = f"{self.lost} steps in all"
+        if told:
             raise ExplainedError(
-                f"the gradient was not finite for {LOST_STEPS} steps in a row, up to step "
-                f"{self.step}; try --set bf16=false or a smaller rate"
+                f"the gradient was not finite for {told}, up to step {self.step}; try "
+                "--set bf16=false or a smaller rate"
             )
-        return torch.zeros_like(norm)
+        return None
 
     # -- the run -----------------------------------------------------------------------------
 
@@ -278,15 +289,13 @@ class Trainer:
         """Add a point to the curve: means over all processes and the steps since the last one."""
         sums = self._all_sums()
         self._sums = {}
-        steps = max(1, round(sums.pop("steps", 1)))  # of all processes
-        counts = {name: sums.pop(name) for name in ("unreadable", "draws")}
-        norm = sums.pop("norm", 0.0) / steps
-        self._remember(
-            stage,
-            self.recipe.summary(sums, steps)
-            | {"norm": norm, "rate": self._rate, "steps_per_s": speed}
-            | counts,
-        )
+        record: dict[str, Any] = {name: sums.pop(name) for name in ("unreadable", "draws")}
+        record |= {"left out": self.lost, "rate": self._rate, "steps_per_s": speed}
+        steps = round(sums.pop("steps", 0))  # of all processes; none if all were left out
+        if steps:
+            record["norm"] = sums.pop("norm") / steps
+            record = self.recipe.summary(sums, steps) | record
+        self._remember(stage, record)
         errors, self._errors = self._errors, []
         for error in (e for each in self.processes.gather(errors) for e in each):
             self.monitor.note(f"skipped: {error}")
@@ -319,7 +328,8 @@ class Trainer:
             "model": self.model.state_dict(), "loss": _others(self.recipe.loss),
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(), "step": self.step, "next": self._next,
-            "split": self._split, "spent": self.spent, "history": self.history, "sums": sums,
+            "split": self._split, "lost": self.lost, "spent": self.spent,
+            "history": self.history, "sums": sums,
         }  # fmt: skip
         with replacing(self.folder / CHECKPOINT) as partial:
             torch.save(content, partial)
@@ -342,6 +352,7 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.spent, self.history = content["step"], content["spent"], content["history"]
         self._next, self._split = content["next"], content["split"]
+        self.lost = content.get("lost", 0)  # not told by earlier versions
         if self.processes.first:
             sums = dict(content["sums"])
             self.unreadable, self.draws = (round(sums.pop(k)) for k in ("unreadable", "draws"))

@@ -29,6 +29,49 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float 
     return loss.mean(dim=(-2, -1))
 
 
+POINTS = 256
+"""Points of a mask that :func:`point_loss` looks at."""
+_REACH = 0.06
+_INSIDE, _ELSEWHERE = 2.0, 0.25
+
+
+def surroundings(target: Tensor) -> Tensor:
+    """Where an object and what lies around it are, (B, h, w) bool; all False without an object.
+
+    It reaches as far from the object as :data:`_REACH` of the image's side.
+    """
+    reach = max(1, round(_REACH * target.shape[-1]))
+    return F.max_pool2d((target > 0.5).float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
+
+
+def draw_points(logits: Tensor, target: Tensor, count: int = POINTS) -> Tensor:
+    """Draw points of masks, with replacement: (B, count) indices into h * w.
+
+    Most are in the surroundings of the object, those on it twice as likely. So a place counts as
+    the object from a probability of about 1/3 on. That is where the border of the best expected
+    IoU lies (at half of that IoU), while a mean over the whole image puts it at 1/2. The rest are
+    elsewhere, likelier where the logits claim the object wrongly; all of them without an object.
+
+    Args:
+        logits, target: (B, h, w). count: points.
+    """
+    with torch.no_grad():
+        near = surroundings(target)
+        around = near * torch.where(target > 0.5, _INSIDE, 1.0)
+        elsewhere = ~near * (logits.sigmoid() + 1e-3)
+        parts = [x.flatten(1).float() for x in (around, elsewhere)]
+        around, elsewhere = (x / x.sum(dim=1, keepdim=True).clamp_min(1e-6) for x in parts)
+        likely = (1 - _ELSEWHERE) * around + _ELSEWHERE * elsewhere
+        return torch.multinomial(likely, count, replacement=True)
+
+
+def point_loss(logits: Tensor, target: Tensor, count: int = POINTS) -> Tensor:
+    """Cross-entropy at points around the object, see :func:`draw_points`: (B, h, w) to (B,)."""
+    index = draw_points(logits, target, count)
+    here, there = (x.flatten(1).gather(1, index) for x in (logits, target))
+    return F.binary_cross_entropy_with_logits(here, there, reduction="none").mean(dim=1)
+
+
 def dice_loss(logits: Tensor, target: Tensor) -> Tensor:
     """1 - (2 |p t| + 1) / (|p| + |t| + 1), (..., h, w) to (...,)."""
     p = logits.sigmoid()
@@ -61,7 +104,7 @@ class LossWeights(NamedTuple):
     absent: float = 0.0
     """Further weight of absent examples in the presence term."""
     empty: float = 0.0
-    """Weight of the focal term of absent examples (their target is an empty mask)."""
+    """Weight of the first term of absent examples (their target is an empty mask)."""
     alpha: float = 0.25
 
 
@@ -73,6 +116,7 @@ def mask_losses(
     valid: Tensor,
     weights: LossWeights,
     count: Tensor | None = None,
+    at_points: bool = False,
 ) -> dict[str, Tensor]:
     """The four terms, each with its weight.
 
@@ -85,17 +129,19 @@ def mask_losses(
         valid: (B,) 1 where the example counts.
         count: what the terms' sums over examples are divided by, so that batches can be split;
             None takes the number of examples that have the term.
+        at_points: look at points around the objects (:func:`point_loss`) in place of the focal
+            loss of all pixels.
     """
     logits = logits.float()
     present = (target.sum(dim=(-2, -1)) > 0).float()
     weight = present * valid
-    focal = focal_loss(logits, target, weights.alpha)
+    pixels = point_loss(logits, target) if at_points else focal_loss(logits, target, weights.alpha)
     presence = F.binary_cross_entropy_with_logits(presence_logit, present, reduction="none")
     presence_weight = valid * (1 + weights.absent * (1 - present))
     wrong = (predicted_iou - mask_iou(logits.detach(), target)).abs()
     return {
-        "focal": weights.focal * weighted_mean(focal, weight, count)
-        + weights.empty * weighted_mean(focal, valid * (1 - present), count),
+        "points" if at_points else "focal": weights.focal * weighted_mean(pixels, weight, count)
+        + weights.empty * weighted_mean(pixels, valid * (1 - present), count),
         "dice": weights.dice * weighted_mean(dice_loss(logits, target), weight, count),
         "iou": weights.iou * weighted_mean(wrong, weight, count),
         "presence": weights.presence

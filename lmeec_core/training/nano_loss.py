@@ -22,10 +22,8 @@ from lmeec_core.training.parts import ForegroundHead, share_parameters
 from lmeec_core.training.recipe import Figures
 from lmeec_core.training.stages import Stage
 
-NANO_WEIGHTS = LossWeights(
-    focal=40.0, dice=1.0, iou=0.5, presence=1.0, absent=1.0, empty=4.0, alpha=0.5
-)
-"""Focal is averaged over pixels and objects are small, hence 40; absent examples count double."""
+NANO_WEIGHTS = LossWeights(focal=2.0, dice=1.0, iou=0.5, presence=1.0, absent=1.0, empty=0.5)
+"""The first is of points around the objects; absent examples count double for presence."""
 
 
 class NanoLoss(nn.Module):
@@ -173,7 +171,7 @@ class NanoLoss(nn.Module):
         counted = valid[:, : stage.sought].flatten()
         terms = losses.mask_losses(
             decoded.logits, decoded.predicted_iou, decoded.presence_logit, target, counted,
-            NANO_WEIGHTS,
+            NANO_WEIGHTS, at_points=True,
         )  # fmt: skip
         with torch.no_grad():
             present = (target.flatten(1).sum(dim=1) > 0).float()

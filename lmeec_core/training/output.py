@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -41,6 +42,28 @@ def export(model: nn.Module, path: Path, metadata: dict[str, str], half: bool = 
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as partial:
         save_file(state, partial, metadata)
+
+
+def run_header(steps: int, minutes: float, start: Path | None = None) -> dict[str, str]:
+    """What the header of weights tells of the run that made them.
+
+    Args:
+        steps, minutes: of the run.
+        start: weights that it began with; what their header tells is repeated as ``before``.
+    """
+    header = {"steps": str(steps), "minutes": f"{minutes:.2f}"}
+    if start is None:
+        return header
+    told = read_header(start)
+    return header | {"before": f"{told.get('steps', 'unknown')} steps"}
+
+
+def read_header(path: Path) -> dict[str, str]:
+    """The texts in the header of a safetensors file; empty for other files."""
+    if path.suffix != ".safetensors":
+        return {}
+    with safe_open(path, "pt") as file:
+        return dict(file.metadata() or {})
 
 
 def machine(device: torch.device) -> dict[str, Any]:

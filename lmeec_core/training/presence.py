@@ -1,15 +1,16 @@
 """The last part of training: the presence verdict on what the tracker itself finds.
 
 Losses on batches of crops teach the network to judge presence only roughly. Here the trained
-network tracks whole scenes, with its memory, and :class:`Verification` alone is fitted to what it
-sees there. They are scenes of their own: in those it was trained on, the network is surer than it
-will be elsewhere.
+network tracks whole scenes, and :class:`Verification` alone is fitted to what it sees there on
+frames with full banks, as most frames are in use. They are scenes of their own: in those it was
+trained on, the network is surer than it will be elsewhere. A few figures tell, none of them beyond
+the bounds that it had there.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,15 +18,22 @@ from torch import Tensor, nn
 
 from lmeec_core.compact import CompactLMEEC
 from lmeec_core.compact.verification import EVIDENCE_SIZE, Verification
-from lmeec_core.config import Precision
+from lmeec_core.config import MemoryConfig, Precision
+from lmeec_core.errors import InputError
 from lmeec_core.model import LMEEC
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.tracking import Job, Report, each_scene, track_scene
 
 logger = logging.getLogger(__name__)
 
-FRAMES = 2
-"""Frames of each scene: one without memory, one with."""
+FULL = MemoryConfig().capacity
+"""Frames of a scene after which banks are full."""
+FIGURES = (0, 1, 17, 21, 22, 23, 28, 30)
+"""What the verdict is fitted to, as columns of
+:func:`~lmeec_core.compact.verification.presence_evidence`: likeness of the best place and of the
+runner-up, predicted IoU, ratio of the areas, borders of both masks, and of the object the share
+that comes back to where it set out and the share of it that lands near the find."""
+_CUT = 0.005  # share of a figure's values beyond each of its bounds
 _EPOCHS, _BATCH, _RATE, _DECAY, _SMOOTHING = 15, 256, 4e-3, 0.02, 0.02
 _DROPOUT = (0.2, 0.3)  # of the figures, of the layers between
 
@@ -42,10 +50,12 @@ def _observe(model: LMEEC, job: Job) -> Tensor:
     )
     rows = []
     try:
-        for answers in track_scene(model, job):
+        for number, answers in enumerate(track_scene(model, job)):
             if not answers:
                 continue
             seen, logit = inputs.pop()
+            if number % job.frames < FULL:  # each camera's frames follow those of the one before
+                continue
             facts = torch.tensor([[float(a.query > 0), float(a.target_area > 0)] for a in answers])
             counts = torch.tensor([a.counts for a in answers])
             rows.append(torch.cat((seen, logit[:, None], facts), dim=1)[counts])
@@ -63,34 +73,85 @@ def _weights(direction: Tensor, present: Tensor) -> Tensor:
 
 def _fit(verification: Verification, rows: Tensor, seed: int) -> None:
     """Fit to rows of :func:`_observe`; in place."""
-    seen = rows[:, :-3]
+    seen = rows[:, list(FIGURES)]
     logit, direction, present = rows[:, -3:].unbind(1)
+    bounds = torch.stack([_quantile(seen, q) for q in (_CUT, 1 - _CUT)])
+    seen = seen.clamp(*bounds)
     mean, scale = seen.mean(dim=0), seen.std(dim=0) + 1e-3
     weight = _weights(direction, present)
     target = present * (1 - 2 * _SMOOTHING) + _SMOOTHING
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        fresh = Verification().train().requires_grad_(True)
-        optimizer = torch.optim.AdamW(fresh.parameters(), _RATE, weight_decay=_DECAY)
+        width = _layers(verification)[1].out_features
+        hidden, last = nn.Linear(len(FIGURES), width), nn.Linear(width, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        parameters = [*hidden.parameters(), *last.parameters()]
+        optimizer = torch.optim.AdamW(parameters, _RATE, weight_decay=_DECAY)
         steps = _EPOCHS * max(1, len(rows) // _BATCH)
         schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _RATE, total_steps=steps + 1)
         for _ in range(steps):
             index = torch.randint(len(rows), (min(_BATCH, len(rows)),))
             x = F.dropout((seen[index] - mean) / scale, _DROPOUT[0])
-            for layer in fresh.mlp.layers[:-1]:
-                x = F.dropout(layer(x).relu(), _DROPOUT[1])
-            verdict = logit[index] + fresh.mlp.layers[-1](x)[:, 0]
+            x = F.dropout(hidden(x).relu(), _DROPOUT[1])
+            verdict = logit[index] + last(x)[:, 0]
             losses = F.binary_cross_entropy_with_logits(verdict, target[index], reduction="none")
             optimizer.zero_grad()
             (losses * weight[index]).mean().backward()
             optimizer.step()
             schedule.step()
-    first = fresh.mlp.layers[0]
-    assert isinstance(first, nn.Linear)
-    with torch.no_grad():  # the layer takes figures as they are from now on
-        first.weight.div_(scale)
-        first.bias.sub_(first.weight @ mean)
-    verification.load_state_dict(fresh.state_dict())
+    _write(verification, bounds, mean, scale, hidden, last)
+
+
+def _layers(verification: Verification) -> list[nn.Linear]:
+    return cast(list[nn.Linear], list(verification.mlp.layers))
+
+
+@torch.no_grad()
+def _write(
+    verification: Verification,
+    bounds: Tensor,
+    mean: Tensor,
+    scale: Tensor,
+    hidden: nn.Linear,
+    last: nn.Linear,
+) -> None:
+    """Make the verdict that of two layers on bounded figures.
+
+    A figure x between its bounds is low + relu(x - low) - relu(x - high): two units of the first
+    layer each, whose difference the second layer takes.
+    """
+    first, second, third = layers = _layers(verification)
+    for layer in layers:
+        nn.init.zeros_(layer.weight)
+        nn.init.zeros_(layer.bias)
+    for i, column in enumerate(FIGURES):
+        first.weight[2 * i : 2 * i + 2, column] = 1
+        first.bias[2 * i : 2 * i + 2] = -bounds[:, i]
+    used = slice(0, 2 * len(FIGURES), 2), slice(1, 2 * len(FIGURES), 2)
+    second.weight[:, used[0]], second.weight[:, used[1]] = (
+        hidden.weight / scale,
+        -hidden.weight / scale,
+    )
+    second.bias.copy_(hidden.bias + hidden.weight @ ((bounds[0] - mean) / scale))
+    third.weight.copy_(last.weight)
+    third.bias.copy_(last.bias)
+
+
+def _quantile(values: Tensor, q: float) -> Tensor:
+    """Of each column; torch's own takes no more than 16 million values."""
+    rank = round(q * (len(values) - 1))
+    return values.kthvalue(rank + 1, dim=0).values
+
+
+def check_length(frames: int, where: str) -> None:
+    """Raise InputError where scenes of so many frames never fill the banks."""
+    if frames <= FULL:
+        raise InputError(
+            f"{where}: {frames} frames given, more than {FULL} without a jump in time expected: "
+            "the verdict on presence is fitted to full banks; render longer scenes, or set "
+            "presence_scenes to 0, which leaves the verdict as it is"
+        )
 
 
 def fit_presence(
@@ -105,7 +166,7 @@ def fit_presence(
 
     Args:
         model: the network.
-        store: scenes that the network was not trained on.
+        store: scenes that the network was not trained on, of more than :data:`FULL` frames.
         scenes: use the first so many.
         seed: of start values and sampling.
         precision: see :func:`each_scene`.
@@ -113,11 +174,14 @@ def fit_presence(
 
     Returns:
         numbers of scenes and of correspondences; empty where none were there to fit to.
+
+    Raises:
+        InputError: the scenes are too short.
     """
     assert isinstance(model, CompactLMEEC)
-    found = each_scene(
-        _observe, model, store, scenes, frames=FRAMES, precision=precision, report=report
-    )
+    if store.count:
+        check_length(store.run, str(store.folder))
+    found = each_scene(_observe, model, store, scenes, precision=precision, report=report)
     rows = torch.cat([_NONE, *found])
     if len(rows) < 2:
         logger.warning("presence: no correspondences in %d scenes, verdict left as it is", scenes)

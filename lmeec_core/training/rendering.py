@@ -15,6 +15,7 @@ from pathlib import Path
 
 from lmeec_core.errors import ExplainedError
 from lmeec_core.simulation.config import training_config
+from lmeec_core.simulation.sets import SETS, SetName
 from lmeec_core.simulation.shards import render_many
 from lmeec_core.training.settings import SETTINGS, TrainConfig, read_config
 
@@ -22,9 +23,13 @@ logger = logging.getLogger(__name__)
 
 PRESENCE = "presence"
 """Scenes like those of training, which the network is not trained on."""
-FIRST_SEED = {"train": 0, PRESENCE: 5_000_000, "val": 10_000_000, "test": 20_000_000}
-"""Where the seeds of each set of scenes begin."""
+SET_OF: dict[str, SetName] = {
+    "train": "training", PRESENCE: "fitting_presence", "val": "fitting", "test": "development",
+}  # fmt: skip
+"""The set of seeds behind each folder of scenes."""
 EXO_CAMERAS = 2
+STRIDE = 3
+"""Steps of the motion between frames; all frames of a scene are one run."""
 RESERVE = 2 * 2**30
 """Bytes that rendering leaves free on the disk."""
 
@@ -43,13 +48,13 @@ def render(settings: TrainConfig, work: Path) -> None:
         ("train", range(first, settings.scenes)),
     ]  # fmt: skip
     for name, numbers in wanted:
-        split = "train" if name == PRESENCE else name
+        scenes = SETS[SET_OF[name]]
         done = failed = 0
         start = time.monotonic()
-        seeds = range(FIRST_SEED[name] + numbers.start, FIRST_SEED[name] + numbers.stop)
+        seeds = scenes.seeds(numbers.stop, numbers.start)
         results = render_many(
-            seeds, training_config(EXO_CAMERAS), settings.frames, settings.size, split,
-            work / name, workers, clip=min(4, settings.frames), stride=3,
+            seeds, training_config(EXO_CAMERAS), settings.frames, settings.size, scenes.split,
+            work / name, workers, clip=settings.frames, stride=STRIDE,
         )  # fmt: skip
         for result in results:
             done, failed = done + 1, failed + (result.error is not None)
@@ -82,11 +87,12 @@ def check_presence_scenes(settings: TrainConfig, work: Path) -> None:
     folder, count = work / PRESENCE, settings.presence_scenes
     if settings.render or not count or any(folder.glob("*.npy")):
         return
-    first = FIRST_SEED[PRESENCE]
+    first = SETS[SET_OF[PRESENCE]].first
     raise ExplainedError(
         f"{folder} holds no scenes, {count} expected to fit the presence verdict to; render them: "
         f"python -m lmeec_core.simulation.shards {folder} --seeds {first}:{first + count} "
-        f"--split train --frames {settings.frames} --size {settings.size} --clip 4 --stride 3; or "
+        f"--split train --frames {settings.frames} --size {settings.size} --clip "
+        f"{settings.frames} --stride {STRIDE}; or "
         "set presence_scenes to 0, which leaves the verdict as it is"
     )
 

@@ -26,8 +26,10 @@ SAME_TIME = 0.8
 """Share of single frames whose two views are of the same time."""
 WITH_EGO = 0.8
 """Share of clips of an ego and an exo camera; the rest is of two exo cameras."""
-ANYTHING = 0.05
-"""Share of clips that need no object that both views see."""
+ANYTHING = 0.3
+"""Share of drawn pairs of views without a common object that train all the same."""
+APART = 0.08
+"""Share of clips whose second view is of another scene: all that is sought is absent."""
 
 
 class SceneKey(NamedTuple):
@@ -42,23 +44,42 @@ class SceneKey(NamedTuple):
 class _Views(NamedTuple):
     """Where a clip comes from, the first and the second view."""
 
+    scenes: tuple[Scene, Scene]
     frames: NDArray[np.int64]  # (T, 2)
     cameras: tuple[int, int]
 
+    @property
+    def apart(self) -> bool:
+        """Whether the views are of two scenes, so that labels do not compare."""
+        return self.scenes[0].path != self.scenes[1].path
 
-def draw_views(scene: Scene, times: int, random: np.random.Generator) -> _Views:
-    """Draw two cameras in either order, and the frames: consecutive, forwards or backwards."""
-    frames, cameras = scene.packed.shape[:2]
+    def area(self, view: int, time: int) -> NDArray[np.int64]:
+        """Visible pixels of every label in a view."""
+        return self.scenes[view].area(self.frames[time, view], self.cameras[view])
+
+
+def draw_views(scene: Scene, other: Scene, times: int, random: np.random.Generator) -> _Views:
+    """Draw two cameras in either order, and the frames: consecutive, forwards or backwards.
+
+    Args:
+        scene, other: of the first and of the second view, mostly the same.
+        times: frames of a view, within one run of its scene.
+        random: draws them.
+
+    Raises:
+        InputError: a scene has no run of so many frames.
+    """
+    cameras = scene.packed.shape[1]
     exo = int(random.integers(1, cameras))
     first = 0
     if cameras > 2 and random.random() >= WITH_EGO:
         first = 1 + (exo - 1 + int(random.integers(1, cameras - 1))) % (cameras - 1)
     pair = (first, exo) if random.random() < 0.5 else (exo, first)
-    start = random.integers(frames - times + 1, size=2)
-    if times > 1 or random.random() < SAME_TIME:
+    start = np.array([random.choice(one.starts(times)) for one in (scene, other)])
+    if scene is other and (times > 1 or random.random() < SAME_TIME):
         start[1] = start[0]
     order = np.arange(times) if times == 1 or random.random() < 0.5 else np.arange(times)[::-1]
-    return _Views(start[None] + order[:, None], pair)
+    return _Views((scene, other), start[None] + order[:, None], pair)
 
 
 def choose_objects(
@@ -72,14 +93,14 @@ def choose_objects(
     """Labels of ``count`` objects, 0 where there is none.
 
     The first ``sought`` are in the other view with probability ``share`` (as far as there are
-    such), the rest always.
+    such), the rest always, and are none of the first.
 
     Args:
         positive, negative: (LABELS,) bool, which objects are and which are not in the other view.
         sought, count, share: see above.
         random: draws them.
     """
-    there = random.permutation(np.flatnonzero(positive))[:count]
+    there = random.permutation(np.flatnonzero(positive))
     gone = random.permutation(np.flatnonzero(negative))[:sought]
     wanted = random.random(sought) < share
     chosen = np.zeros(count, dtype=np.int64)
@@ -88,9 +109,14 @@ def choose_objects(
         chosen[:sought] = np.where(wanted, there[turns % len(there)], gone[turns % len(gone)])
     elif len(there) or len(gone):
         chosen[:sought] = np.resize(there if len(there) else gone, sought)
-    rest = there[: count - sought]
+    rest = there[~np.isin(there, chosen[:sought])][: count - sought]
     chosen[sought : sought + len(rest)] = rest
     return chosen
+
+
+def _any(seen: NDArray[np.bool_], random: np.random.Generator) -> int:
+    """One of the labels, 0 without any."""
+    return int(random.choice(np.flatnonzero(seen))) if seen.any() else 0
 
 
 class SceneClips(Clips):
@@ -110,33 +136,40 @@ class SceneClips(Clips):
     ) -> Clip | None:
         """See :meth:`Clips.draw`; the last attempt takes whatever was drawn."""
         scene, stage = open_scene(key.scenes[attempt]), key.stage
-        views = draw_views(scene, stage.times, random)
-        area = [scene.area(f, c) for f, c in zip(views.frames[0], views.cameras, strict=True)]
-        shared = np.flatnonzero((area[0] > MIN_AREA) & (area[1] > MIN_AREA))
-        if not len(shared) and attempt + 1 < self.attempts and random.random() >= ANYTHING:
+        other = scene
+        if random.random() < APART:
+            other = open_scene(key.scenes[(attempt + 1) % self.attempts])
+        views = draw_views(scene, other, stage.times, random)
+        seen = [views.area(view, 0) > MIN_AREA for view in (0, 1)]
+        shared = seen[0] & seen[1]
+        if views.apart:
+            anchors = tuple(_any(one, random) for one in seen)
+        elif shared.any() or attempt + 1 == self.attempts or random.random() < ANYTHING:
+            anchors = (_any(shared, random),) * 2
+        else:
             return None
-        anchor = int(random.choice(shared)) if len(shared) else 0
-        images, labels = self._cut(scene, views, anchor, stage, random)
-        objects = self._choose(labels, stage, random)
-        return _clip(images, labels, objects, scene, views)
+        images, labels = self._cut(views, anchors, stage, random)
+        return _clip(images, labels, self._choose(labels, views, stage, random), views)
 
     def _cut(
-        self, scene: Scene, views: _Views, anchor: int, stage: Stage, random: np.random.Generator
+        self, views: _Views, anchors: tuple[int, ...], stage: Stage, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Images (T, 2, s, s, 3) and labels (T, 2, s, s); a view's crop is the same at all times.
 
-        Crops are near the anchor object (0: anywhere).
+        Crops are near the view's anchor object (0: anywhere).
         """
-        side, size, times = scene.packed.shape[2], stage.size, len(views.frames)
+        side, size = views.scenes[0].packed.shape[2], stage.size
+        times = len(views.frames)
         images = np.empty((times, 2, size, size, 3), dtype=np.uint8)
         labels = np.empty((times, 2, size, size), dtype=np.uint8)
         flip = 1.0 if random.random() < 0.5 else -1.0
         colours = draw_colours(random)
-        for view, camera in enumerate(views.cameras):
+        for view, (scene, camera) in enumerate(zip(views.scenes, views.cameras, strict=True)):
             scale = random.uniform(*stage.crop)
             centre = np.zeros(2)
-            if anchor:
-                rows, columns = np.nonzero(scene.labels(views.frames[0, view], camera) == anchor)
+            if anchors[view]:
+                there = scene.labels(views.frames[0, view], camera) == anchors[view]
+                rows, columns = np.nonzero(there)
                 centre = (np.array([columns.mean(), rows.mean()]) + 0.5) / side * 2 - 1
             room = max(0.0, 1 - scale)
             centre = (centre + random.uniform(-0.8, 0.8, 2) * scale).clip(-room, room)
@@ -148,7 +181,7 @@ class SceneClips(Clips):
         return images, labels
 
     def _choose(
-        self, labels: NDArray[np.uint8], stage: Stage, random: np.random.Generator
+        self, labels: NDArray[np.uint8], views: _Views, stage: Stage, random: np.random.Generator
     ) -> NDArray[np.int64]:
         """Objects (2, N) that are given in each view of the clip, by their labels."""
         least = MIN_AREA * (stage.size / 256) ** 2
@@ -156,7 +189,7 @@ class SceneClips(Clips):
         seen = visible.max(axis=0)
         chosen = []
         for view in (0, 1):
-            given, other = visible[0, view] > 0.8 * least, seen[1 - view]
+            given, other = visible[0, view] > 0.8 * least, seen[1 - view] * (not views.apart)
             chosen.append(
                 choose_objects(
                     given & (other > 0.5 * least), given & (other == 0), stage.sought,
@@ -170,22 +203,23 @@ def _clip(
     images: NDArray[np.uint8],
     labels: NDArray[np.uint8],
     objects: NDArray[np.int64],
-    scene: Scene,
     views: _Views,
 ) -> Clip:
     planes = labels[:, :, None, None] == objects[:, :, None, None].astype(np.uint8)
     planes &= (objects > 0)[:, :, None, None]  # (T, view, direction, N, s, s)
     masks = np.concatenate((planes[:, 0, 0], planes[:, 1, 1]), axis=1)
-    truth = np.concatenate((planes[:, 1, 0], planes[:, 0, 1]), axis=1)
+    truth = np.concatenate((planes[:, 1, 0], planes[:, 0, 1]), axis=1) & (not views.apart)
     regions = (labels > 0) + (labels == PERSON).astype(np.uint8)
-    number = zlib.crc32(scene.path.stem.encode())
+    numbers = [zlib.crc32(scene.path.stem.encode()) for scene in views.scenes]
+    identity = np.array(numbers)[:, None] * LABELS + objects  # each direction's own view
+    scenes = " and ".join(dict.fromkeys(str(scene.path) for scene in views.scenes))
     return Clip(
         torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous(),
         torch.from_numpy(masks),
         torch.from_numpy(truth),
         torch.from_numpy(masks.any(axis=(2, 3)).astype(np.float32)),
         objects.size,
-        f"{scene.path} cameras {views.cameras}, frames {views.frames[0].tolist()}",
+        f"{scenes} cameras {views.cameras}, frames {views.frames[0].tolist()}",
         torch.from_numpy(regions.astype(np.uint8)),
-        torch.from_numpy(number * LABELS + objects.flatten()),
+        torch.from_numpy(identity.flatten()),
     )

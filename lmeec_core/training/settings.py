@@ -44,7 +44,7 @@ class TrainConfig(Settings):
     seed: int = Field(0, ge=0)
     device: str = "auto"
     scenes: int = Field(4_000, ge=1)
-    frames: int = Field(8, ge=4, multiple_of=4)
+    frames: int = Field(8, ge=4)
     size: int = Field(SIZE, ge=64, le=1024)
     start_at: int = Field(150, ge=1)
     val_scenes: int = Field(24, ge=1)

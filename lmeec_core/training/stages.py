@@ -24,7 +24,8 @@ class Stage:
         crop: smallest and largest side of the crops, as a share of the image.
         sought: objects per view that go through the whole network.
         objects: objects per view for the contrastive losses.
-        times: frames of a clip.
+        times: frames of a clip. In the last stage of a run they are more than a bank holds, so
+            that the network learns what it meets most, full banks that lose their oldest frame.
         contrast: weight of the contrastive losses.
         positive_share: share of sought objects that are in the other view.
         fixed_norms: batch normalisation keeps its statistics, for batches with too few scenes.
@@ -101,14 +102,14 @@ GPU_MORE_STAGES = (
     Stage("pairs", "pairs", 0.34, 256, 20, (0.45, 1.0)),
     Stage("pairs, whole", "pairs", 0.10, 288, 16, (0.8, 1.0)),
     Stage(
-        "clips", "clips", 0.26, 288, 8, (0.85, 1.0), objects=3, times=4, contrast=0.5,
+        "clips", "clips", 0.26, 288, 5, (0.85, 1.0), objects=3, times=8, contrast=0.5,
         fixed_norms=True, encoder_rate=0.5,
     ),
 )  # fmt: skip
 """For one large GPU that goes on from trained weights, and about 5 minutes."""
 
 _CPU_CLIPS = Stage(
-    "clips", "clips", 0.20, 288, 1, (0.85, 1.0), objects=3, times=4, contrast=0.5,
+    "clips", "clips", 0.20, 288, 1, (0.85, 1.0), objects=3, times=8, contrast=0.5,
     fixed_norms=True, encoder_rate=0.0,
 )  # fmt: skip
 

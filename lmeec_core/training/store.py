@@ -6,8 +6,9 @@ background, 1 .. n objects, 255 the person). Camera 0 is the ego camera.
 
 from __future__ import annotations
 
+import json
 import time
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,52 @@ class Scene:
         """RGB uint8 (S, S, 3)."""
         return np.ascontiguousarray(self.packed[frame, camera, ..., :3])
 
+    @cached_property
+    def _run_lengths(self) -> NDArray[np.int64]:
+        """(F,) frames from each one to the end of its run, itself included.
+
+        The file beside the shard tells the steps of the motion that its frames show; a run ends
+        where they jump. A shard without that file is one run.
+
+        Raises:
+            InputError: the file is broken, or of another number of frames.
+        """
+        count = self.packed.shape[0]
+        path = self.path.with_suffix(".json")
+        steps = list(range(count))
+        if path.is_file():
+            try:
+                steps = [int(step) for step in json.loads(path.read_text())["steps"]]
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise InputError(f"{path}: steps of the frames expected: {error!r}") from error
+            if len(steps) != count:
+                raise InputError(f"{path}: {len(steps)} steps given, {count} frames expected")
+        apart = np.diff(steps)
+        lengths = np.ones(count, dtype=np.int64)
+        for frame in range(count - 2, -1, -1):
+            if apart[frame] == apart.min():
+                lengths[frame] = lengths[frame + 1] + 1
+        return lengths
+
+    @property
+    def run(self) -> int:
+        """Frames of the longest run, in which no time is left out."""
+        return int(self._run_lengths.max())
+
+    def starts(self, times: int) -> NDArray[np.int64]:
+        """Frames with which a run of ``times`` frames begins, without a jump in time.
+
+        Raises:
+            InputError: there is none.
+        """
+        found = np.flatnonzero(self._run_lengths >= times)
+        if not len(found):
+            raise InputError(
+                f"{self.path}: its longest run has {self.run} frames, {times} expected; render "
+                f"scenes with --frames {times} --clip {times}, or choose other stages"
+            )
+        return found
+
     def labels(self, frame: int, camera: int) -> NDArray[np.uint8]:
         """Labels, uint8 (S, S)."""
         return np.ascontiguousarray(self.packed[frame, camera, ..., 3])
@@ -100,6 +147,11 @@ class SceneStore:
     def frames(self) -> int:
         """Frames of a scene; 0 without scenes."""
         return self._shape[0] if self._shape else 0
+
+    @property
+    def run(self) -> int:
+        """Frames of a run without a jump in time, in the first scene; 0 without scenes."""
+        return self.scene(0).run if self.paths else 0
 
     @property
     def cameras(self) -> int:

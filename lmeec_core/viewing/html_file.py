@@ -5,18 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from lmeec_core.files import WholeOrNothing
 from lmeec_core.overlay import Colour
 from lmeec_core.takes import resize_mask
 from lmeec_core.takes.images import encode_jpeg
-from lmeec_core.viewing.moments import Mask, Moment, View
+from lmeec_core.viewing.moments import Mask, Moment, View, ViewName, true_iou
 
 TEMPLATE = Path(__file__).with_name("player.html")
 PLACE = "<!-- moments -->\n"
@@ -29,7 +30,8 @@ LARGE = 200_000_000
 class HtmlWriter(WholeOrNothing):
     """Write moments into a page that appears under its name only once it is complete.
 
-    Images are JPEG, masks polygons, each moment a line; one is in memory at a time.
+    Images are JPEG, masks polygons, each moment a line; one is in memory at a time. Where several
+    methods are shown (:func:`lmeec_core.viewing.comparison.side_by_side`), the page compares them.
 
     Args:
         path: the file.
@@ -42,7 +44,7 @@ class HtmlWriter(WholeOrNothing):
         self.path = path
         self._colours, self._height, self._title = colours, height, title
         self._sizes: dict[str, tuple[int, int]] = {}
-        self._cameras: list[str] = []
+        self._names: list[ViewName] = []
         self._objects: dict[str, None] = {}
         self._truth = False
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,12 +56,18 @@ class HtmlWriter(WholeOrNothing):
     def add(self, moment: Moment) -> None:
         """Write one moment."""
         views = [moment.query, *moment.targets]
-        self._cameras = self._cameras or [view.camera for view in views]
-        shown = {view.camera: self._view(view) for view in views}
+        self._names = self._names or [view.name for view in views]
+        asked = {name for name, mask in moment.query.masks.items() if mask is not None}
+        first: dict[str, int] = {}  # views with their own image and truth
+        shown = {}
+        for view in views:
+            place = self._names.index(view.name)
+            source = first.setdefault(view.camera, place)
+            shown[view.name] = self._view(view, asked, None if source == place else source)
         row = {
             "f": moment.frame,
             "t": round(moment.seconds, 6),
-            "v": [shown.get(name) or _NOTHING for name in self._cameras],
+            "v": [shown.get(name) or _NOTHING for name in self._names],
         }
         self._script(f"F.push({_json(row)})")
 
@@ -67,10 +75,12 @@ class HtmlWriter(WholeOrNothing):
         """Finish the file and give it its name."""
         meta = {
             "title": self._title,
-            "cameras": self._cameras,
+            "cameras": [camera for camera, _ in self._names],
+            "from": [method for _, method in self._names],
+            "methods": list(dict.fromkeys(m for _, m in self._names if m is not None)),
             "sizes": [
-                self._sizes.get(name, (self._height * 4 // 3, self._height))
-                for name in self._cameras
+                self._sizes.get(camera, (self._height * 4 // 3, self._height))
+                for camera, _ in self._names
             ],
             "objects": [[name, _hex(self._colours[name])] for name in self._objects],
             "truth": self._truth,
@@ -93,28 +103,43 @@ class HtmlWriter(WholeOrNothing):
             return None
         return f"{self.path}: {size / 1e6:.0f} MB, which is slow in a browser; see --height"
 
-    def _view(self, view: View) -> dict[str, Any]:
+    def _view(self, view: View, asked: Collection[str], source: int | None) -> dict[str, Any]:
+        """A view; one of a camera that another view is of as well refers to that one's number
+        instead of repeating the image and the truth."""
         picture, size = None, self._sizes.get(view.camera)
         if view.image is not None:
             height, width = view.image.shape[:2]
             size = max(2, round(self._height * width / height)), self._height
             self._sizes.setdefault(view.camera, size)
-            small = cv2.resize(view.image, size, interpolation=cv2.INTER_AREA)
-            data = encode_jpeg(np.asarray(small, np.uint8), QUALITY)
-            picture = "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
+            picture = _jpeg(view.image, size) if source is None else None
         self._objects.update(dict.fromkeys(view.masks))
         self._truth |= any(mask is not None for mask in (view.truth or {}).values())
         drawn = {} if size is None else {
-            "m": _outlines(view.masks, size), "u": _outlines(view.truth or {}, size),
+            "m": _outlines(view.masks, size),
+            "u": _outlines(view.truth or {}, size) if source is None else {},
         }  # fmt: skip
         presence = {name: round(float(p), 4) for name, p in view.presence.items()}
-        return {**_NOTHING, **drawn, "i": picture, "p": presence}
+        ious = {
+            name: round(iou, 4)
+            for name, truth in (view.truth or {}).items()
+            if (name in asked or name in presence)
+            and (iou := true_iou(view.masks.get(name), truth)) is not None
+        }
+        repeated = {} if source is None else {"s": source}
+        return {**_NOTHING, **drawn, "i": picture, "p": presence, "q": ious, **repeated}
 
     def _script(self, text: str) -> None:
         self._file.write(f"<script>{text}</script>\n")
 
 
-_NOTHING: dict[str, Any] = {"i": None, "m": {}, "u": {}, "p": {}}
+_NOTHING: dict[str, Any] = {"i": None, "m": {}, "u": {}, "p": {}, "q": {}}
+
+
+def _jpeg(image: NDArray[np.uint8], size: tuple[int, int]) -> str:
+    """An image at a size (width, height), as a data address."""
+    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    data = encode_jpeg(np.asarray(small, np.uint8), QUALITY)
+    return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
 
 
 def _hex(colour: Colour) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
+from lmeec_core.evaluation import benchmark_size, iou
 from lmeec_core.evaluation.truth import named
 from lmeec_core.evaluation.validation import look_through
 from lmeec_core.takes import (
@@ -21,12 +22,20 @@ from lmeec_core.takes import (
     TakeError,
     decode_mask,
     is_ego,
+    resize_mask,
 )
 from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.rle import check_aspect
 
 FRAMES_PER_SECOND = 30.0
 Mask = NDArray[np.bool_]
+
+
+class ViewName(NamedTuple):
+    """A camera, and what its masks are from where several methods are shown."""
+
+    camera: str
+    method: str | None
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class View:
         presence: by object, the predicted probability that it is there.
         score: by object, the predicted IoU, where it is known.
         stamp_ns: the image's stamp; None where there is no image.
+        method: what the masks are from, where several methods are shown beside each other.
     """
 
     camera: str
@@ -50,6 +60,17 @@ class View:
     presence: Mapping[str, float] = field(default_factory=dict)
     score: Mapping[str, float] = field(default_factory=dict)
     stamp_ns: int | None = None
+    method: str | None = None
+
+    @property
+    def name(self) -> ViewName:
+        """Different for every view of a moment."""
+        return ViewName(self.camera, self.method)
+
+    @property
+    def title(self) -> str:
+        """The camera, and the method where there are several."""
+        return self.camera if self.method is None else f"{self.camera}, {self.method}"
 
 
 @dataclass(frozen=True)
@@ -200,6 +221,15 @@ class NoPredictions:
     def query_masks(self, frame: int, query: str) -> Mapping[str, Mask | None] | None:
         """The take's own."""
         return None
+
+
+def true_iou(mask: Mask | None, truth: Mask | None) -> float | None:
+    """IoU at the benchmark's size; None without truth."""
+    if truth is None:
+        return None
+    size = benchmark_size(*truth.shape)
+    found = np.zeros(size, bool) if mask is None else resize_mask(mask, size)
+    return float(iou(found, resize_mask(truth, size)))
 
 
 def target_view(

@@ -8,10 +8,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """See `lmeec view --help`."""
+    """See `lmeec view --help`; ``beside`` are predictions of other methods."""
 
     source: Path
     predictions: Path | None = None
+    beside: tuple[Path, ...] = ()
     out: Path | None = None
     rerun: Path | None = None
     html: Path | None = None

@@ -14,8 +14,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.files import WholeOrNothing
 from lmeec_core.overlay import Colour
 from lmeec_core.takes import resize_mask
-from lmeec_core.viewing.moments import Mask, Moment, View
-from lmeec_core.viewing.video import true_iou
+from lmeec_core.viewing.moments import Mask, Moment, View, true_iou
 
 HINT = "--rerun needs the Rerun SDK: pip install 'lmeec[rerun]'"
 QUALITY = 80
@@ -93,7 +92,7 @@ class RerunWriter(WholeOrNothing):
         views = [("query", moment.query), *(("target", view) for view in moment.targets)]
         cameras = [
             layout.Spatial2DView(
-                origin=self._rr.new_entity_path([kind, view.camera]), name=f"{kind} {view.camera}"
+                origin=self._rr.new_entity_path([kind, view.title]), name=f"{kind} {view.title}"
             )
             for kind, view in views
         ]
@@ -110,26 +109,26 @@ class RerunWriter(WholeOrNothing):
     def _view(self, kind: str, view: View) -> None:
         rr, stream = self._rr, self._stream
         if view.image is None:
-            stream.log([kind, view.camera], rr.Clear(recursive=True))
+            stream.log([kind, view.title], rr.Clear(recursive=True))
             return
-        stream.log([kind, view.camera, "image"], rr.Image(view.image).compress(QUALITY))
+        stream.log([kind, view.title, "image"], rr.Image(view.image).compress(QUALITY))
         size = (view.image.shape[0], view.image.shape[1])
         for name, masks in (("masks", view.masks), ("truth", view.truth)):
             if masks is not None:
                 labels = self._labels(masks, size)
-                stream.log([kind, view.camera, name], rr.SegmentationImage(labels))
+                stream.log([kind, view.title, name], rr.SegmentationImage(labels))
 
     def _curves(self, view: View, name: str) -> None:
         scalars = {"presence": view.presence.get(name), "score": view.score.get(name)}
         if view.truth is not None and name in view.presence:
             scalars["iou"] = true_iou(view.masks[name], view.truth.get(name))
         for kind, value in scalars.items():
-            path = [kind, view.camera, name]
+            path = [kind, view.title, name]
             if value is not None:
                 if tuple(path) not in self._curves_known:
                     self._curves_known.add(tuple(path))
                     style = self._rr.SeriesLines(
-                        colors=[self._colours[name]], names=[f"{view.camera} {name}"]
+                        colors=[self._colours[name]], names=[f"{view.title} {name}"]
                     )
                     self._stream.log(path, style, static=True)
                 self._stream.log(path, self._rr.Scalars(value))

@@ -8,9 +8,7 @@ import cv2
 import numpy as np
 
 from lmeec_core import overlay
-from lmeec_core.evaluation import benchmark_size, iou
-from lmeec_core.takes import resize_mask
-from lmeec_core.viewing.moments import Mask, Moment, View
+from lmeec_core.viewing.moments import Moment, View, true_iou
 
 LISTED = 10
 """Maximum number of objects named on a view; the others are drawn without a name."""
@@ -38,7 +36,7 @@ class Painter:
         """One picture, RGB uint8 (H, W, 3)."""
         panels = [self._panel(moment.query, self._query_lines(moment))]
         for view in moment.targets:
-            panels.append(self._panel(view, [view.camera, *self._lines(view)]))
+            panels.append(self._panel(view, [view.title, *self._lines(view)]))
         columns = len(panels) if len(panels) <= BESIDE else -(-len(panels) // 2)
         rows = [
             overlay.side_by_side(panels[start : start + columns], self.height)
@@ -67,7 +65,7 @@ class Painter:
             blank: overlay.Image = np.full(
                 (self.height, width, 3), overlay.BACKGROUND, dtype=np.uint8
             )
-            return overlay.caption(blank, [view.camera, "no image"])
+            return overlay.caption(blank, [view.title, "no image"])
         colours = {name: self.colours[name] for name in view.masks}
         drawn = overlay.draw_masks(view.image, view.masks, colours=colours, truth=view.truth)
         shades = [overlay.TRUTH, *colours.values()]
@@ -108,15 +106,6 @@ def pictures(moments: Iterable[Moment], painter: Painter) -> Iterator[overlay.Im
         yield from map(painter.draw, waiting)
         waiting.clear()
     yield from map(painter.draw, waiting)
-
-
-def true_iou(mask: Mask | None, truth: Mask | None) -> float | None:
-    """IoU at the benchmark's size; None without truth."""
-    if truth is None:
-        return None
-    size = benchmark_size(*truth.shape)
-    found = np.zeros(size, bool) if mask is None else resize_mask(mask, size)
-    return float(iou(found, resize_mask(truth, size)))
 
 
 def _more(lines: list[str]) -> list[str]:

@@ -84,7 +84,8 @@ def _node(now: Snapshot) -> DiagnosticStatus:
         "checkpoint": now.config.model.checkpoint or "",
         "device": now.device or "",
         "engine": now.engine,
-        "precision": now.config.model.precision,
+        "better_engines": now.improving,
+        "precision": now.precision or now.config.model.precision,
         "resident_memory_mb": _number(resident_megabytes()),
         "device_memory_mb": _number(device_megabytes(now.device)),
         "errors": now.measured.errors,
@@ -114,9 +115,14 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
         values |= {"dropped_mailbox": worker.dropped, "sets_failed": worker.failed}
     for one in now.inputs or ():
         values[f"lost_percent_{one.name}"] = _number(100 * one.monitor.health().loss)
+    shifts = {name: one.time_offset for name, one in now.config.cameras.items()}
+    values |= {f"time_offset_s_{name}": shift for name, shift in shifts.items() if shift}
     if now.points is not None:
         values["points_located"] = now.points.located
         values |= {f"points_refused_{kind}": n for kind, n in now.points.refused.items()}
+        if (clouds := now.points.clouds) is not None:
+            values["clouds_located"] = clouds.located
+            values |= {f"clouds_refused_{kind}": n for kind, n in clouds.refused.items()}
     return _status(f"{now.name}: output", reason.level, str(reason), values)
 
 
@@ -266,6 +272,9 @@ def _input(now: Snapshot, one: InputStream) -> DiagnosticStatus:
         "lost_percent": _number(100 * health.loss),
         "last_message_s_ago": _number(health.age, 2),
     }
+    camera = now.config.cameras.get(one.name)
+    if camera is not None:
+        values["time_offset_s"] = camera.time_offset
     level, text = OK, f"{health.rate:.1f} Hz"
     if one.reliability is None:
         level, text = STALE, "not subscribed"

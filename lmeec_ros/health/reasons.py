@@ -15,7 +15,7 @@ from lmeec_core.sync.pairing import PairingStats, StreamStats
 from lmeec_core.sync.stream_monitor import StreamMonitor
 from lmeec_ros.health.measurements import Snapshot
 from lmeec_ros.io.inputs import QUERY_MASKS
-from lmeec_ros.parameters.config import NodeConfig
+from lmeec_ros.parameters.config import NodeConfig, absolute
 
 OK, WARN, ERROR, STALE = (
     DiagnosticStatus.OK,
@@ -177,6 +177,7 @@ def _no_object(now: Snapshot) -> Reason:
             "look at their topic: a label image needs values above 0 where the objects are",
         )  # fmt: skip
     prompts, clicks = now.measured.prompts, now.config.prompts.clicks.topic
+    clicks = clicks and absolute(clicks, now.name)
     click = f"publish a click on {clicks} or a Prompt" if clicks else "publish a Prompt"
     remedy = f"click the object: {click} on {now.name}/prompt, or call {now.name}/mark_object"
     if marked := now.measured.marked:

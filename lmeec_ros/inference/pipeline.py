@@ -16,14 +16,16 @@ from std_msgs.msg import Header
 import lmeec_core as lm
 from lmeec_core.bags.mask_messages import label_image
 from lmeec_core.correspondence import CorrespondenceLike, Method, Tracker
-from lmeec_core.engine import engines_in_use
+from lmeec_core.engine import Improvement, engines_in_use
 from lmeec_core.errors import InputError
 from lmeec_core.methods import load_with, without_effect
 from lmeec_core.prompts import Prompt, PromptedTracker, ViewTracker, view_tracker
 from lmeec_core.sync.image_set import ImageSet
-from lmeec_core.takes.images import ImageReader
 from lmeec_ros.inference.marks import Marks
 from lmeec_ros.io import images, messages
+from lmeec_ros.io.reading import image_readers as image_readers
+from lmeec_ros.io.reading import read_image as read_image
+from lmeec_ros.io.reading import read_query_masks as read_query_masks
 from lmeec_ros.io.synchronizer import stamp_of
 from lmeec_ros.parameters.config import NodeConfig
 
@@ -97,6 +99,7 @@ class SetProcessor:
         self._readers = image_readers(config)
         self.step_seconds = 0.0
         """Time that the tracker's last step took."""
+        self._improvement: Improvement | None = None
 
     def process(
         self,
@@ -131,12 +134,16 @@ class SetProcessor:
                 pictures[name] = None
         if self.marks is None:
             self.query_masks = read_query_masks(config, self.table, given.masks)
+        if self._improvement is not None:
+            self._improvement.take()
         started = time.monotonic()
         try:
             found = self._find(pictures, given)
         except InputError as error:
             raise InputError(f"set at {_seconds(given.query)}: {error}") from error
         self.step_seconds = time.monotonic() - started
+        if self._improvement is not None:
+            self._improvement.stepped(self.step_seconds, self.objects_seen)
         return {
             name: self._output(name, one, picture, given)
             for name, one in found.items()
@@ -159,6 +166,16 @@ class SetProcessor:
         return "none" if self.network is None else engines_in_use(self.network)
 
     @property
+    def precision(self) -> str:
+        """In which the network computes; "" without one."""
+        return "" if self.network is None else self.network.precision
+
+    @property
+    def improving(self) -> str:
+        """What is made for engine auto, in words; "" if nothing is."""
+        return "" if self._improvement is None else self._improvement.state
+
+    @property
     def objects_seen(self) -> int:
         """How many objects are in the last set's query masks, or seen where they are tracked."""
         if isinstance(self.tracker, PromptedTracker):
@@ -179,6 +196,21 @@ class SetProcessor:
             else:
                 self.tracker.step(pictures, dict.fromkeys(names, mask))
         self.tracker.reset()
+
+    def improve(self) -> None:
+        """Have made in the background what engine auto lacks."""
+        if self.config.model.engine == "auto" and self.network is not None:
+            self._improvement = Improvement(self.network, self.config.memory)
+            self._improvement.start()
+
+    def close(self) -> None:
+        """End what is made in the background, and give back the GPU's free memory."""
+        if self._improvement is not None:
+            self._improvement.stop()
+        if self.device.startswith("cuda"):
+            import torch
+
+            torch.cuda.empty_cache()
 
     def begin(self) -> None:
         """There was a pause: images of before do not count as the newest ones."""
@@ -245,60 +277,6 @@ class SetProcessor:
         return TargetOutput(message, picture, found, header)
 
 
-def image_readers(config: NodeConfig) -> dict[str, ImageReader]:
-    """A reader for each camera; they live as long as a recording, or the node's configuration."""
-    return {
-        name: ImageReader(f"camera {name!r} ({camera.topic})")
-        for name, camera in config.cameras.items()
-    }
-
-
-def read_image(
-    config: NodeConfig, camera: str, msg: Any, reader: ImageReader | None = None
-) -> images.Array:
-    """The pixels of a camera's message, uint8 RGB (H, W, 3).
-
-    Args:
-        config: the camera's topic, its transport and the limit of pixels.
-        camera: its name.
-        msg: the message, or why there is none (an InputError).
-        reader: the camera's, of :func:`image_readers`; without one the image stands alone.
-
-    Raises:
-        InputError: if it cannot be used, or is one itself (it could not be decoded).
-    """
-    if isinstance(msg, InputError):
-        raise msg
-    given = config.cameras[camera]
-    raw = given.transport == "raw"
-    read: Callable[..., images.Array] = images.to_rgb if raw else images.compressed_to_rgb
-    try:
-        return read(msg, config.max_image_pixels, reader)
-    except images.ImageError as error:
-        raise InputError(f"camera {camera!r} ({given.topic}): {error}") from error
-
-
-def read_query_masks(
-    config: NodeConfig, table: messages.LabelTable, msg: Any
-) -> dict[str, messages.Mask | None]:
-    """The query masks of a message, bool (H, W) by object; None for an object without one.
-
-    Raises:
-        InputError: as :func:`read_image`.
-    """
-    if isinstance(msg, InputError):
-        raise msg
-    given, limit = config.query_masks, config.max_image_pixels
-    try:
-        if given.type == "mask_array":
-            return messages.masks_from_array(msg, table, limit, config.max_objects)
-        raw = given.transport == "raw"
-        labels = (images.to_labels if raw else images.compressed_to_labels)(msg, limit)
-        return messages.masks_from_labels(labels, table, config.max_objects)
-    except (images.ImageError, messages.MessageError) as error:
-        raise InputError(f"query masks ({given.topic}): {error}") from error
-
-
 def load_processor(config: NodeConfig) -> SetProcessor:
     """Load the method, make its tracker, and warm both up.
 
@@ -325,6 +303,7 @@ def load_processor(config: NodeConfig) -> SetProcessor:
     network = getattr(method, "model", None)
     processor = SetProcessor(tracker, config, table, network=network)
     processor.warm_up()
+    processor.improve()
     return processor
 
 

@@ -18,7 +18,9 @@ from lmeec_core.sync.image_set import QUERY_MASKS as QUERY_MASKS
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.sync.stream_monitor import StreamMonitor
 from lmeec_ros.io.synchronizer import Synchronizer, stamp_of, subscribe
+from lmeec_ros.parameters import video
 from lmeec_ros.parameters.config import NodeConfig
+from lmeec_ros.parameters.qos_overrides import overriding
 
 DEPTH = 5
 LOOK_AGAIN = 2.0
@@ -34,6 +36,7 @@ class Input:
     Attributes:
         name: of the camera, or QUERY_MASKS.
         topic: as given (the node's remappings apply).
+        other: one that is taken instead while only that has messages of the type; "": none.
         kind: message class.
         qos: auto, sensor_data or reliable.
         parameter: the parameters about it begin with this, as "cameras.ego."
@@ -41,6 +44,7 @@ class Input:
 
     name: str
     topic: str
+    other: str
     kind: Any
     qos: str
     parameter: str
@@ -50,6 +54,20 @@ class Input:
         """The type of its messages as ROS writes it, as sensor_msgs/msg/Image."""
         return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
 
+    @property
+    def topics(self) -> tuple[str, ...]:
+        """The topic, and the other one if there is one."""
+        return (self.topic, self.other) if self.other else (self.topic,)
+
+    def chosen(self, offered: Callable[[str], Collection[str]]) -> str:
+        """Which of the topics to take: the first that has messages of the type, else the first.
+
+        Args:
+            offered: topic to the types that are published on it.
+        """
+        there = (topic for topic in self.topics if self.type_name in offered(topic))
+        return next(there, self.topic)
+
 
 def inputs_of(config: NodeConfig) -> ImageSet[Input]:
     """The streams that a configuration names; those of prompts have no query masks."""
@@ -57,7 +75,7 @@ def inputs_of(config: NodeConfig) -> ImageSet[Input]:
     def camera(name: str) -> Input:
         given = config.cameras[name]
         kind = Image if given.transport == "raw" else CompressedImage
-        return Input(name, given.topic, kind, given.qos, f"cameras.{name}.")
+        return Input(name, given.topic, given.other, kind, given.qos, f"cameras.{name}.")
 
     masks = config.query_masks
     kind: Any = Image if masks.transport == "raw" else CompressedImage
@@ -67,13 +85,15 @@ def inputs_of(config: NodeConfig) -> ImageSet[Input]:
         camera(config.query_camera),
         None
         if config.prompted
-        else Input(QUERY_MASKS, masks.topic, kind, masks.qos, "query_masks."),
+        else Input(QUERY_MASKS, masks.topic, masks.other, kind, masks.qos, "query_masks."),
         {name: camera(name) for name in config.target_cameras},
     )
 
 
 class InputStream:
     """A topic's messages, whatever becomes of the subscription.
+
+    Of two topics it takes the one on which messages of its type are published.
 
     With qos `auto` the subscription is reliable if every publisher offers it (or there is none
     yet), else best effort, which hears every publisher; `refresh` follows publishers that come
@@ -96,7 +116,9 @@ class InputStream:
         failed: Callable[[str, Exception], None],
     ) -> None:
         self.name, self.type_name = given.name, given.type_name
-        self.topic = node.resolve_topic_name(given.topic)
+        self.topics = tuple(node.resolve_topic_name(topic) for topic in given.topics)
+        self.topic = self.topics[0]
+        self._subscribed: tuple[str, ReliabilityPolicy] | None = None
         self.monitor = StreamMonitor()
         self.reliability: ReliabilityPolicy | None = None
         self._node = node
@@ -131,7 +153,7 @@ class InputStream:
     def close(self) -> None:
         """Unsubscribe; nothing comes any more."""
         subscriptions = self._retired, self._subscription
-        self._retired = self._subscription = self.reliability = None
+        self._retired = self._subscription = self.reliability = self._subscribed = None
         for subscription in subscriptions:
             if subscription is not None:
                 self._node.destroy_subscription(subscription)
@@ -141,10 +163,10 @@ class InputStream:
         if self._retired is not None:
             self._node.destroy_subscription(self._retired)
             self._retired = None
-        if self._subscription is None or self._given.qos != "auto":
+        if self._subscription is None:
             return
         wanted = self._wanted()
-        if wanted != self.reliability:
+        if (self.topic, wanted) != self._subscribed:
             # The old one is destroyed by the next call only: publishers take a while to find
             # the new one, and nothing must be lost until then.
             self._retired = self._subscription
@@ -168,7 +190,11 @@ class InputStream:
 
     def _ask(self) -> None:
         self._looked = time.monotonic()
-        self._offers = list(self._node.get_publishers_info_by_topic(self.topic))
+        offers = {t: list(self._node.get_publishers_info_by_topic(t)) for t in self.topics}
+        there = [t for t in self.topics if any(o.topic_type == self.type_name for o in offers[t])]
+        if there and self.topic not in there:
+            self.topic = there[0]
+        self._offers = offers[self.topic]
 
     def publishers(self) -> list[Any]:
         """Return the endpoints that published on the topic at the last look."""
@@ -186,7 +212,9 @@ class InputStream:
             texts.append(f"{who} offers {offer.topic_type}, {kind}")
         hint = ""
         if all(offer.topic_type != self.type_name for offer in offers):
-            remedy = type_remedy(self.type_name, offers[0].topic_type, self._given.parameter)
+            remedy = type_remedy(
+                self.type_name, offers[0].topic_type, self._given.parameter, self.topic
+            )
             hint = f"; {self.type_name} is expected: {remedy}"
         elif self.reliability == ReliabilityPolicy.RELIABLE and not all(map(_is_reliable, offers)):
             parameter = f"{self._given.parameter}qos"
@@ -214,17 +242,17 @@ class InputStream:
         if not offers:
             # A reliable subscription gets the first message of a publisher that comes later; a
             # best effort one misses it while they discover each other.
-            return self.reliability or ReliabilityPolicy.RELIABLE
+            return self._subscribed[1] if self._subscribed else ReliabilityPolicy.RELIABLE
         if all(map(_is_reliable, offers)):
             return ReliabilityPolicy.RELIABLE
         return ReliabilityPolicy.BEST_EFFORT
 
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
-        if self.reliability is not None:
+        if self._subscribed is not None:
             self._node.get_logger().info(
                 f"{self.name}: {self.topic} now subscribed {_words(reliability)}, as offered"
             )
-        self.reliability = reliability
+        self._subscribed = (self.topic, reliability)
         events = SubscriptionEventCallbacks(
             incompatible_qos=self._on_incompatible, matched=self._on_matched
         )
@@ -238,15 +266,20 @@ class InputStream:
     def _make_subscription(
         self, reliability: ReliabilityPolicy, events: SubscriptionEventCallbacks
     ) -> Any:
-        return subscribe(
+        qos = QoSProfile(depth=DEPTH, reliability=reliability)
+        given = self._given.topics[self.topics.index(self.topic)]
+        subscription = subscribe(
             self._node,
             self._given.kind,
-            self._given.topic,
+            given,
             self._on_message,
-            qos_profile=QoSProfile(depth=DEPTH, reliability=reliability),
+            qos_profile=qos,
             callback_group=self._group,
             event_callbacks=events,
+            qos_overriding_options=overriding(self._node, given, "subscription"),
         )
+        self.reliability = qos.reliability  # with the user's overrides
+        return subscription
 
     def _on_message(self, msg: Any) -> None:
         if not self.is_open:
@@ -277,13 +310,16 @@ class InputStream:
             )
 
 
-def type_remedy(expected: str, offered: str, parameter: str) -> str:
+def type_remedy(expected: str, offered: str, parameter: str, topic: str) -> str:
     """What to change where a topic has another type than the parameters say.
 
     Args:
         expected, offered: types, as sensor_msgs/msg/Image.
         parameter: the input's parameters begin with this, as "cameras.ego."
+        topic: its name, resolved.
     """
+    if offered in video.PACKETS:
+        return video.remedy(topic, parameter, video.PACKETS[offered])
     transport = TRANSPORTS.get(offered)
     if transport is None or expected not in TRANSPORTS:
         return "check the topic"

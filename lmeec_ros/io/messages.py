@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import cv2
 import numpy as np
@@ -15,9 +15,12 @@ from sensor_msgs.msg import Image, RegionOfInterest
 from std_msgs.msg import Header
 
 from lmeec_core.bags.mask_messages import MessageFactory
-from lmeec_core.correspondence import CorrespondenceLike
 from lmeec_core.errors import InputError
 from lmeec_core.takes.images import MAX_PIXELS
+
+if TYPE_CHECKING:
+    # Brings the network.
+    from lmeec_core.correspondence import CorrespondenceLike
 
 Mask = npt.NDArray[np.bool_]
 

@@ -44,6 +44,15 @@ def streams_of(config: NodeConfig) -> tuple[str, ...]:
     return (config.query_camera, *masks, *config.target_cameras)
 
 
+def offset_of(config: NodeConfig, name: str) -> int:
+    """What is added to a stream's stamps for pairing, nanoseconds.
+
+    Query masks have the stamps of the query camera's images.
+    """
+    camera = config.query_camera if name == QUERY_MASKS else name
+    return round(config.cameras[camera].time_offset * 1e9)
+
+
 class Synchronizer(Protocol):
     """Pairs the messages of the streams that a configuration names."""
 
@@ -84,6 +93,7 @@ class NearestSynchronizer:
             config.target_cameras,
         )
         self.take_parameters(config)
+        self._offsets = {name: offset_of(config, name) for name in streams_of(config)}
         self._on_set, self._on_jump = on_set, on_jump
         self._lock = threading.Lock()
         self._outbox: deque[Callable[[], object]] = deque()
@@ -92,7 +102,7 @@ class NearestSynchronizer:
     def add(self, name: str, msg: Any) -> None:
         with self._lock:
             epoch = self.core.epoch
-            found = self.core.add(name, stamp_of(msg), msg)
+            found = self.core.add(name, stamp_of(msg) + self._offsets[name], msg)
             jump = self.core.last_jump
             if self.core.epoch != epoch and jump is not None:
                 self._outbox.append(partial(self._on_jump, *jump))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,7 +20,7 @@ from lmeec_ros.health import reasons
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.io.inputs import Input, inputs_of, type_remedy
 from lmeec_ros.io.synchronizer import make_synchronizer, stamp_of
-from lmeec_ros.parameters.config import NodeConfig
+from lmeec_ros.parameters.config import NodeConfig, absolute
 
 
 class RecordedInput:
@@ -57,9 +57,20 @@ class RecordedInput:
         if topic.type != self.type_name:
             return (
                 f"in the recording it is {topic.type}, but the parameters say {self.type_name}: "
-                f"{type_remedy(self.type_name, topic.type, self._parameter)}"
+                f"{type_remedy(self.type_name, topic.type, self._parameter, self.topic)}"
             )
         return f"the recording has {topic.count} messages on it"
+
+
+def inputs_in(bag: BagReader, config: NodeConfig) -> ImageSet[Input]:
+    """The streams that a configuration names, with the topics as the bag has them."""
+    types = {name: (topic.type,) for name, topic in bag.topics.items()}
+
+    def found(one: Input) -> Input:
+        named = replace(one, topic=absolute(one.topic), other=one.other and absolute(one.other))
+        return replace(named, topic=named.chosen(lambda topic: types.get(topic, ())), other="")
+
+    return inputs_of(config).map(found)
 
 
 def check_topics(bag: BagReader, inputs: Iterable[Input]) -> None:
@@ -90,12 +101,10 @@ class RecordedSets:
         self.path, self.config = path, config
         self.lost: list[str] = []
         """What could not be read of the bag."""
-        self._inputs = inputs_of(config)
         self._recorded: ImageSet[RecordedInput] | None = None
         self._stats: PairingStats | None = None
 
     def __iter__(self) -> Iterator[tuple[bool, ImageSet[Any]]]:
-        inputs = self._inputs
         out: list[ImageSet[Recorded]] = []
         jumps: list[int] = []
         synchronizer = make_synchronizer(self.config, out.append, lambda *_: jumps.append(len(out)))
@@ -111,6 +120,7 @@ class RecordedSets:
 
         with BagReader(self.path) as bag:
             self.lost = bag.lost
+            inputs = inputs_in(bag, self.config)
             check_topics(bag, inputs)
             self._recorded = inputs.map(lambda one: RecordedInput(one, bag.topics))
             by_topic: dict[str, list[RecordedInput]] = {}
@@ -149,7 +159,7 @@ class RecordedSets:
         """How much of each stream is in the sets of a target; "" if nothing is left out."""
         assert self._stats is not None
         streams = self._stats.streams
-        names = [n for n in (self._inputs.query.name, QUERY_MASKS, target) if n in streams]
+        names = [n for n in (self.config.query_camera, QUERY_MASKS, target) if n in streams]
         sets = streams[target].paired
         parts = []
         for name in names:

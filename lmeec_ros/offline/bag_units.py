@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lmeec_core.bags import take_bags
 from lmeec_core.bags.bag import BagError, BagReader
@@ -21,13 +21,16 @@ from lmeec_core.prompts import Prompts
 from lmeec_core.takes import is_ego
 from lmeec_core.takes.results import DIRECTIONS
 from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
-from lmeec_ros.io.inputs import inputs_of
 from lmeec_ros.io.messages import LabelTable, masks_from_array
 from lmeec_ros.io.synchronizer import nanoseconds
 from lmeec_ros.offline.bag_prompts import pairs, place_prompts
-from lmeec_ros.offline.bag_sets import RecordedSets, check_topics, steps
+from lmeec_ros.offline.bag_sets import RecordedSets, check_topics, inputs_in, steps
 from lmeec_ros.parameters import config as parameters
-from lmeec_ros.parameters.config import NodeConfig
+from lmeec_ros.parameters import files as parameter_files
+from lmeec_ros.parameters.config import NAME, NodeConfig, with_full_names
+
+if TYPE_CHECKING:
+    from lmeec_core.config import Precision
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
@@ -53,7 +56,8 @@ def read_config(
         BagError: the bag cannot be read, or has no parameters of its own.
     """
     if given is not None:
-        values = parameters.read_file(given, node)
+        name = f"/{node.strip('/')}" if node else parameter_files.read(given).node_called(NAME)
+        values = with_full_names(parameters.read_file(given, name), name)
     elif node is not None:
         raise parameters.ParameterError(
             f"--node {node}: belongs to a parameter file, and none is given (--params)"
@@ -94,7 +98,7 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
         checkpoint=config.model.checkpoint,
         weights=weights_digest(preset, config.model.checkpoint, config.model.seed, config.method),
         device=str(resolve_device(config.model.device)),
-        precision=config.model.precision,
+        precision=cast("Precision", config.model.precision),  # the settings know what auto is
         engine=config.model.engine,
         seed=config.model.seed,
         require_mv_moe=config.model.require_mv_moe,
@@ -124,7 +128,7 @@ def plan_bag(
     """
     with BagReader(path) as bag:
         info = RecordingInfo.read(bag)
-        inputs = inputs_of(config)
+        inputs = inputs_in(bag, config)
         check_topics(bag, inputs)
         count = bag.topics[inputs.query.topic].count
         lost, notes = tuple(bag.lost), tuple(bag.notes)
@@ -167,7 +171,7 @@ def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, st
     if info is not None:
         by_topic = {topic: info.cameras[name] for name, topic in info.image_topics.items()}
         for name, camera in config.cameras.items():
-            names[name] = by_topic.get(camera.topic, name)
+            names[name] = by_topic.get(camera.address, name)
     return names
 
 
@@ -212,7 +216,7 @@ def track_bag(
 
 def _never_asked_for(searched: Set[str], config: NodeConfig) -> list[str]:
     """What to say if the query masks hold no object, or not all that `objects` names."""
-    topic = config.query_masks.topic
+    topic = config.query_masks.address
     if not searched:
         return [
             f"the query masks ({topic}) hold no object in any set, so nothing was searched; masks "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lmeec_core.methods import METHODS, method_name
 from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_ros.parameters import files as parameter_files
+from lmeec_ros.parameters import video
 from lmeec_ros.parameters.files import ParameterError as ParameterError
 from lmeec_ros.parameters.spec import Spec, Value, suggestion
 from lmeec_ros.parameters.table import (
@@ -57,8 +58,21 @@ def table_for(cameras: Sequence[str]) -> dict[str, Spec]:
     return rows
 
 
-def load(values: Mapping[str, Any]) -> NodeConfig:
+def absolute(topic: str, node: str = f"/{NAME}") -> str:
+    """A topic's full name for a node (name with namespace), as ROS has it without remappings."""
+    if topic.startswith("/"):
+        return topic
+    if topic.startswith("~"):
+        return f"{node}/{topic.removeprefix('~').lstrip('/')}"
+    return f"{node.rpartition('/')[0]}/{topic}"
+
+
+def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) -> NodeConfig:
     """Check parameter values (missing ones take their defaults) and return the configuration.
+
+    Args:
+        values: by full name.
+        resolve: makes a topic's full name.
 
     Raises:
         ParameterError: for the first value that is wrong, or name that is not known.
@@ -68,6 +82,13 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
     for name in values:
         if name not in table and not _FOREIGN.match(name):
             raise ParameterError(_unknown(name, cameras, table))
+    for name, value in values.items():
+        if name.endswith(".transport") and video.is_video(str(value)):
+            prefix = name.removesuffix("transport")
+            topic = str(values.get(f"{prefix}topic") or "<topic>")
+            raise ParameterError(
+                f"{name}: {value!r} given; {video.remedy(topic, prefix, str(value))}"
+            )
     checked: dict[str, Any] = {
         name: spec.check(values.get(name, spec.default)) for name, spec in table.items()
     }
@@ -89,6 +110,13 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
             f"output.lazy: true given with pairing.policy {checked['pairing.policy']!r}, which "
             "needs every target; 'nearest' expected"
         )
+    shifted = [name for name in cameras if checked[f"cameras.{name}.time_offset"]]
+    if shifted and checked["pairing.policy"] != "nearest":
+        raise ParameterError(
+            f"cameras.{shifted[0]}.time_offset: given with pairing.policy "
+            f"{checked['pairing.policy']!r}, which pairs by the stamps as they are; 'nearest' "
+            "expected"
+        )
     prompted = checked["query_masks.source"] == "prompts"
     if checked["output.lazy"] and prompted:
         raise ParameterError(
@@ -105,9 +133,9 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
         "",
         checked,
         camera_names=tuple(cameras),
-        cameras={name: _camera(name, checked) for name in cameras},
+        cameras={name: _camera(name, checked, resolve) for name in cameras},
         target_cameras=targets,
-        query_masks=_query_masks(query, checked),
+        query_masks=_query_masks(query, checked, resolve),
         prompts=section(
             PromptParameters,
             "prompts.",
@@ -128,6 +156,20 @@ def load(values: Mapping[str, Any]) -> NodeConfig:
         omama=OMaMaSettings(**vars(section(OMaMaParameters, "omama.", checked))),
         values=checked,
     )
+
+
+def with_full_names(values: Mapping[str, Any], node: str) -> dict[str, Any]:
+    """The values with every input topic as a node (name with namespace) has it.
+
+    Raises:
+        ParameterError: a value that is wrong.
+    """
+    config = load(values, lambda topic: absolute(topic, node))
+    found = {
+        f"cameras.{name}.topic": one.other or one.topic for name, one in config.cameras.items()
+    }
+    found["query_masks.topic"] = config.query_masks.other or config.query_masks.topic
+    return {**values, **{name: absolute(topic, node) for name, topic in found.items()}}
 
 
 def read_file(path: str | os.PathLike[str], node: str | None = None) -> dict[str, Any]:
@@ -168,7 +210,8 @@ def declare(node: Node) -> NodeConfig:
     """
     # rclpy has no public way to see overrides that nobody declared.
     overrides: dict[str, Parameter] = node._parameter_overrides
-    config = load({name: parameter.value for name, parameter in overrides.items()})
+    given = {name: parameter.value for name, parameter in overrides.items()}
+    config = load(given, node.resolve_topic_name)
     for name, spec in table_for(list(config.cameras)).items():
         # An empty list has no type of its own, so it is declared as one empty text, or a 0.
         value = config.values[name]
@@ -214,31 +257,37 @@ def _method(given: str) -> str:
         raise ParameterError(f"method: {error}{suggestion(given, METHODS)}") from error
 
 
-def _camera(name: str, values: Mapping[str, Any]) -> CameraConfig:
-    given = section(CameraConfig, f"cameras.{name}.", values, name=name)
-    topic, info = given.topic, given.camera_info
-    if not topic:
-        compressed = given.transport == "compressed"
-        topic = f"/{topic_token(name)}/image_raw" + "/compressed" * compressed
+def _topics(base: str, transport: str) -> tuple[str, str]:
+    """The topic to look at first, and the one as it is given if that is another one, else ""."""
+    if transport != "compressed" or base.endswith("/compressed"):
+        return base, ""
+    return f"{base}/compressed", base  # image_transport's convention
+
+
+def _camera(name: str, values: Mapping[str, Any], resolve: Callable[[str], str]) -> CameraConfig:
+    given = section(CameraConfig, f"cameras.{name}.", values, name=name, address="", other="")
+    base, info = given.topic or f"{topic_token(name)}/image_raw", given.camera_info
+    topic, other = _topics(base, given.transport)
     if not info:  # image_transport's convention
-        folder = topic.removesuffix("/compressed").rpartition("/")[0]
-        info = f"{folder}/camera_info" if "/" in topic else "camera_info"
-    return replace(given, topic=topic, camera_info=info)
+        base = base.removesuffix("/compressed")
+        folder = base.rpartition("/")[0]
+        info = f"{folder}/camera_info" if "/" in base else "camera_info"
+    return replace(given, topic=topic, other=other, address=resolve(topic), camera_info=info)
 
 
-def _query_masks(query: str, values: Mapping[str, Any]) -> QueryMasksConfig:
-    given = section(QueryMasksConfig, "query_masks.", values)
+def _query_masks(
+    query: str, values: Mapping[str, Any], resolve: Callable[[str], str]
+) -> QueryMasksConfig:
+    given = section(QueryMasksConfig, "query_masks.", values, address="", other="")
     kind, transport = given.type, given.transport
     if kind == "mask_array" and transport != "raw":
         raise ParameterError(
             "query_masks.transport: 'compressed' given, which only label images have; "
             "'raw' expected"
         )
-    topic = given.topic
-    if not topic:
-        last = "masks" if kind == "mask_array" else "label_image"
-        topic = f"/{topic_token(query)}/{last}" + "/compressed" * (transport == "compressed")
-    return replace(given, topic=topic)
+    last = "masks" if kind == "mask_array" else "label_image"
+    topic, other = _topics(given.topic or f"{topic_token(query)}/{last}", transport)
+    return replace(given, topic=topic, other=other, address=resolve(topic))
 
 
 def _objects(rows: Value) -> dict[int, str]:

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,6 +136,29 @@ def read(path: str | os.PathLike[str]) -> ParameterFile:
         logger.warning("%s: %s", path, text)
     sections = {name: {s.name: s.value for s in slots} for name, slots in reader.sections.items()}
     return ParameterFile(Path(path), sections)
+
+
+def refuse_other_nodes(node: str, arguments: Sequence[str], warn: Callable[[str], object]) -> None:
+    """Refuse a parameter file that has nothing for a node: ROS ignores it silently.
+
+    Args:
+        node: name with namespace.
+        arguments: of its process.
+        warn: called with what cannot be known.
+
+    Raises:
+        ParameterError: it is for other nodes; says for which.
+    """
+    for path in given_files(arguments):
+        if not Path(path).is_file():
+            continue  # a pipe, which ROS has emptied
+        try:
+            file = read(path)
+        except ParameterError as error:  # though ROS has read it
+            warn(f"which nodes the file is for is not known: {error}")
+            continue
+        if file.values_for(node) is None:
+            raise file.refusal(node)
 
 
 def given_files(arguments: Sequence[str]) -> list[str]:

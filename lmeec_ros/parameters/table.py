@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import lmeec_core as lm
-from lmeec_core.config import ENGINES, EngineName, Precision
+from lmeec_core.config import ENGINES, EngineName, PrecisionName
 from lmeec_core.methods import METHODS
 from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.settings import OMaMaSettings
@@ -32,32 +32,49 @@ def group(kind: type, prefix: str = "") -> Any:
 # fmt: off
 @dataclass(frozen=True, kw_only=True)
 class CameraConfig:
-    """One camera's input; the topics are those taken if the parameters are empty, too."""
+    """One camera's input; the topics are those taken if the parameters are empty, too.
+
+    Attributes:
+        name: of the camera.
+        address: its topic, resolved.
+        other: the topic as it is given, if the transport compressed looks beside it first; or "".
+    """
 
     name: str
-    topic: str = parameter("", "Image topic; empty: /<name>/image_raw, or "
-        "/<name>/image_raw/compressed with the transport compressed")
+    address: str
+    other: str
+    topic: str = parameter("", "Image topic; empty: <name>/image_raw. With the transport "
+        "compressed it is <topic>/compressed, unless compressed images come on the topic itself")
     transport: str = parameter("raw", "raw: sensor_msgs/Image; compressed: "
         "sensor_msgs/CompressedImage with JPEG or PNG", TRANSPORTS)
     qos: str = parameter("auto", "auto: what the publishers offer; sensor_data: best effort; "
         "reliable", QOS)
+    time_offset: float = parameter(0.0, "Added to the camera's stamps for pairing, seconds: -0.167 "
+        "for images that show what happened five frames of 30 Hz before their stamps. `lmeec info "
+        "--offsets` estimates it (policy nearest)", minimum=-60.0, maximum=60.0)
     camera_info: str = parameter("", "Topic of the camera's sensor_msgs/CameraInfo, read if "
         "output.points is set and the calibration file lacks its lens; empty: camera_info beside "
         "the image topic")
     rectified: bool = parameter(False, "The images are rectified: the projection matrix of "
         "CameraInfo applies, without distortion; its Tx gives the camera's distance from its frame")
+    depth: str = parameter("", "Topic of a depth image that is aligned with the camera's image, "
+        "for ~/clouds (output.points); 16UC1 in millimetres or 32FC1 in metres; empty: none")
+    depth_transport: str = parameter("raw", "raw: sensor_msgs/Image; compressedDepth: "
+        "sensor_msgs/CompressedImage of that transport, with PNG", ("raw", "compressedDepth"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class QueryMasksConfig:
-    """The input of the query masks, with its topic as for the cameras."""
+    """The input of the query masks, with its topics as for the cameras."""
 
+    address: str
+    other: str
     source: str = parameter("topic", "topic: query masks come on a topic, one message an image; "
         "prompts: objects are marked once (~/prompt, ~/mark_object, a click) and tracked from "
         "there",
         ("topic", "prompts"))
-    topic: str = parameter("", "Topic of the query masks; empty: /<query camera>/label_image or "
-        "/<query camera>/masks, by type")
+    topic: str = parameter("", "Topic of the query masks; empty: <query camera>/label_image or "
+        "<query camera>/masks, by type")
     type: str = parameter("label_image", "label_image: an image whose values are labels, 0 = "
         "background; mask_array: lmeec/CorrespondenceMaskArray", ("label_image", "mask_array"))
     transport: str = parameter("raw", "Transport of a label image; compressed is PNG", TRANSPORTS)
@@ -71,7 +88,7 @@ class QueryMasksConfig:
 class ClickParameters:
     """Clicks that other tools publish, with query_masks.source prompts."""
 
-    topic: str = parameter("/clicked_point", "Topic of geometry_msgs/PointStamped in pixels of an "
+    topic: str = parameter("clicked_point", "Topic of geometry_msgs/PointStamped in pixels of an "
         "image; header.frame_id is a camera's name or the frame_id of its images; \"\": none")
     camera: str = parameter("", "Camera that a click without frame_id is for; empty: query_camera",
         live=True)
@@ -119,7 +136,9 @@ class ModelParameters:
     checkpoint: str | None = parameter("", "File of weights (.pt or .safetensors); empty: those "
         "that come with the preset, if any", path=True)
     device: str = parameter("auto", "auto, cpu or cuda (cuda:1, ...)")
-    precision: Precision = parameter("fp32", "Number format of the network", ("fp32", "bf16"))
+    precision: PrecisionName = parameter("auto", "Number format of the network; auto: bf16 where "
+        "that is faster here and finds the same masks, else fp32 (offline always fp32)",
+        get_args(PrecisionName))
     engine: EngineName = parameter("auto", "The backend that runs the network's stages; auto "
         "measures them once and takes the fastest", ENGINES)
     seed: int | None = parameter(-1, "0 or more, without a checkpoint: random weights of this "
@@ -206,6 +225,9 @@ class OutputParameters:
     lazy: bool = parameter(False, "Subscribe to a target camera only while someone listens to its "
         "outputs; its memory has a gap after each pause (policy nearest)", live=True)
     points: bool = parameter(False, "Publish ~/points: where the objects are in space")
+    standard: bool = parameter(True, "Offer the results in standard messages, too, while someone "
+        "listens: ~/<target>/detections, label_info and camera_info, ~/points/markers and "
+        "detections")
     qos_depth: int = parameter(5, "Depth of the publishers (reliable)", minimum=1, maximum=1000)
 
 
@@ -220,6 +242,11 @@ class GeometryParameters:
         "calibrated images", minimum=0.0, maximum=1000.0, live=True)
     min_angle: float = parameter(3.0, "Smallest angle between two cameras' rays to a point, "
         "degrees", minimum=0.0, maximum=90.0, live=True)
+    max_disagreement: float = parameter(0.1, "Largest distance between where two cameras' depth, "
+        "or depth and triangulation, place an object, metres", minimum=0.0, maximum=1000.0,
+        live=True)
+    depth_tolerance: float = parameter(0.02, "Largest difference of the stamps of an image and its "
+        "depth image, seconds", minimum=0.0, maximum=10.0, live=True)
 
 
 @dataclass(frozen=True, kw_only=True)

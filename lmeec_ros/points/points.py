@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from geometry_msgs.msg import PointStamped
-from lmeec.msg import ObjectPoint, ObjectPointArray
-from rclpy.duration import Duration
-from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_profile_sensor_data
-from rclpy.time import Time
-from sensor_msgs.msg import CameraInfo
+from lmeec.msg import CorrespondenceMaskArray, ObjectPoint, ObjectPointArray
+from rclpy.node import Node
 from std_msgs.msg import Header
 
 from lmeec_core.calibration import Calibration, read_calibration
@@ -30,106 +24,74 @@ from lmeec_core.geometry import (
     triangulate,
 )
 from lmeec_core.sync.stream_monitor import LogThrottle
-from lmeec_ros.inference.pipeline import SetProcessor, TargetOutput
 from lmeec_ros.inference.worker import Worker
+from lmeec_ros.io import standard
+from lmeec_ros.io.camera_infos import CameraInfos
 from lmeec_ros.io.messages import LabelTable, Mask
+from lmeec_ros.io.publishers import destroy_publisher, make_publisher
 from lmeec_ros.parameters.config import NodeConfig, ParameterError
 from lmeec_ros.points.camera_info import centre_of as centre_of
 from lmeec_ros.points.camera_info import lens_of as lens_of
+from lmeec_ros.points.depth import Clouds, Scene
+from lmeec_ros.points.poses import Poses
 
-try:
-    import tf2_ros
-except ImportError:
-    tf2_ros = None
+if TYPE_CHECKING:
+    # Brings the network, which the positions do not need.
+    from lmeec_ros.inference.pipeline import SetProcessor
 
-TRANSFORM_PATIENCE = 0.2
-"""Seconds that a set waits for the transform of its stamp, in a thread of its own."""
 SETS_WAITING = 5
 """Sets that may wait for their transforms; the oldest is dropped."""
 END_PATIENCE = 5.0
 REPEAT = 30.0
-
-
-class Poses:
-    """Poses of cameras in a frame at a time, from tf.
-
-    Args:
-        node: the node.
-        frame: the common frame.
-
-    Raises:
-        ParameterError: if tf2_ros is not installed.
-    """
-
-    def __init__(self, node: LifecycleNode, frame: str) -> None:
-        if tf2_ros is None:
-            raise ParameterError(
-                "geometry.calibration: without the pose of every camera, which takes the ROS "
-                "package tf2_ros (not installed); put position and orientation of each camera "
-                "into a calibration file"
-            )
-        self._frame = frame
-        # It waits by the system's clock: simulated time may stand still.
-        self._buffer = tf2_ros.Buffer()
-        self._listener = tf2_ros.TransformListener(self._buffer, node)
-
-    def at(self, header: Header) -> Pose:
-        """The pose of the frame in a header, at its stamp.
-
-        Raises:
-            GeometryError: if tf does not know it; says what tf says.
-        """
-        try:
-            found = self._buffer.lookup_transform(
-                self._frame,
-                header.frame_id,
-                Time.from_msg(header.stamp),
-                Duration(seconds=TRANSFORM_PATIENCE),
-            ).transform
-        except (tf2_ros.TransformException, ValueError) as error:
-            raise GeometryError(
-                "transform", f"no transform from {header.frame_id!r} to {self._frame!r}: {error}"
-            ) from error
-        place, turn = found.translation, found.rotation
-        return Pose.from_quaternion((place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
-
-    def forget(self) -> None:
-        """Forget the transforms that are not static; else tf refuses older ones after a jump."""
-        self._buffer.clear()
-
-    def close(self) -> None:
-        """Unsubscribe."""
-        self._listener.unregister()
+POINTS, MARKERS, DETECTIONS = "~/points", "~/points/markers", "~/points/detections"
+STANDARD = {
+    MARKERS: "visualization_msgs/MarkerArray",
+    DETECTIONS: "vision_msgs/Detection3DArray",
+}
+"""The same in messages that other tools know, where their packages are installed."""
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """The settings of a set, as they were when it was processed."""
+class Seen:
+    """The settings and the query masks of a set, as they were when it was processed."""
 
     config: NodeConfig
     table: LabelTable
     query_masks: Mapping[str, Mask | None]
 
 
-_Set = tuple[Header, Mapping[str, TargetOutput], _Seen]
+class Found(Protocol):
+    """What is needed of what was found in a target camera."""
+
+    @property
+    def message(self) -> CorrespondenceMaskArray:
+        """Its masks."""
+
+    @property
+    def header(self) -> Header:
+        """The image's."""
+
+
+_Set = tuple[Header, Mapping[str, Found], Seen]
 
 
 class Points:
-    """Lifecycle publishers `~/points`, and `~/points/<object>` for the objects named by parameter.
+    """Publishes `~/points`, and the same in messages that other tools know while someone listens.
 
     Lenses come from the calibration file, else from CameraInfo; poses from the file, else from tf.
 
     Args:
-        node: the node.
+        node: the node; its publishers are those of a lifecycle node if it is one.
         config: cameras, objects and geometry.
+        infos: follows the cameras whose lenses are not in the calibration file.
 
     Raises:
         ParameterError: if there is no common frame, or poses are missing and so is tf.
         lmeec_core.calibration.CalibrationError: if the file cannot be used.
     """
 
-    def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
-        self._node = node
+    def __init__(self, node: Node, config: NodeConfig, infos: CameraInfos) -> None:
+        self._node, self._infos = node, infos
         file = config.geometry.calibration
         self._calibration = read_calibration(file) if file else Calibration()
         self.frame = config.geometry.frame or self._calibration.frame
@@ -143,58 +105,51 @@ class Points:
                 f"geometry.frame: {self.frame!r} given, but the poses in {file} are in "
                 f"{self._calibration.frame!r}; leave it empty"
             )
-        cameras = (config.query_camera, *config.target_cameras)
+        if self._calibration.moving:
+            raise ParameterError(
+                f"geometry.calibration: {file} has poses by frame of "
+                f"{', '.join(self._calibration.moving)}, as recorded takes have them; leave them "
+                "out: the poses of cameras that move come from tf"
+            )
         known = {*self._calibration.lenses, *self._calibration.poses}
-        if strange := sorted(known - {*cameras}):
+        if strange := sorted(known - {*config.views}):
             node.get_logger().warning(
                 f"geometry.calibration: {file} describes {', '.join(strange)}, which is no camera "
-                f"of this node ({', '.join(cameras)})"
+                f"of this node ({', '.join(config.views)})"
             )
-        moving = [name for name in cameras if name not in self._calibration.poses]
-        self._infos: dict[str, Any] = {}
         self._throttle = LogThrottle(REPEAT, count=False)
         self.located = 0
         self.refused: Counter[str] = Counter()
         self._poses: Poses | None = None
         # A transform may come after its image; the inference must not wait for it.
         self._waiting: Worker[_Set] | None = None
-        self._subscriptions: list[Any] = []
-        self._all: Any = None
-        self._named: dict[str, Any] = {}
+        self._publishers: dict[str, Any] = {}
+        self.clouds: Clouds | None = None
         try:
-            self._open(config, moving, [n for n in cameras if n not in self._calibration.lenses])
+            self._open(config)
         except BaseException:
             self.destroy()
             raise
 
-    def _open(self, config: NodeConfig, moving: list[str], unknown: list[str]) -> None:
+    def _open(self, config: NodeConfig) -> None:
         """Subscribe to tf and to CameraInfo where they are needed, and make the publishers."""
-        node = self._node
+        node, moving = self._node, {*config.views} - self._calibration.poses.keys()
         if moving:
             self._poses = Poses(node, self.frame)
-        for name in unknown:
-            take = partial(self._infos.__setitem__, name)
-            topic = config.cameras[name].camera_info
-            subscription = node.create_subscription(
-                CameraInfo, topic, take, qos_profile_sensor_data
-            )
-            self._subscriptions.append(subscription)
-        qos = QoSProfile(depth=config.output.qos_depth, reliability=ReliabilityPolicy.RELIABLE)
-        self._all = node.create_lifecycle_publisher(ObjectPointArray, "~/points", qos)
-        tokens = object_tokens(config.objects)
-        for name, token in tokens.items():
-            topic = f"~/points/{token}"
-            self._named[name] = node.create_lifecycle_publisher(PointStamped, topic, qos)
-        if given := [f"{n!r}: ~/points/{t}" for n, t in tokens.items() if t != object_token(n)]:
-            node.get_logger().info(
-                f"topic names take ASCII letters and digits only: {', '.join(given)}"
-            )
+        self._infos.keep({*config.views} - self._calibration.lenses.keys())
+        kinds = {POINTS: ObjectPointArray}
+        if config.output.standard:
+            kinds |= standard.installed(STANDARD, node.get_logger().info)
+        for topic, kind in kinds.items():
+            self._publishers[topic] = make_publisher(node, kind, topic, config.output.qos_depth)
+        if any(config.cameras[name].depth for name in config.views):
+            self.clouds = Clouds(node, config)
         if moving:
             self._waiting = Worker(self._publish, self._failed, SETS_WAITING, "points")
             self._waiting.start()
 
     def publish(
-        self, query_header: Header, found: Mapping[str, TargetOutput], processor: SetProcessor
+        self, query_header: Header, found: Mapping[str, Found], processor: Seen | SetProcessor
     ) -> None:
         """Locate the objects of a set, and publish those that can be.
 
@@ -204,36 +159,55 @@ class Points:
             processor: its configuration, labels and last query masks.
         """
         # The processor goes on to the next set.
-        seen = _Seen(processor.config, processor.table, processor.query_masks)
+        seen = Seen(processor.config, processor.table, processor.query_masks)
         if self._waiting is None:
             self._publish((query_header, found, seen))
         elif not self._waiting.put((query_header, found, seen)):
             self.refused["late"] += 1
 
     def _publish(self, one: _Set, _: float = 0.0) -> None:
-        message = self.locate(*one)
-        self._all.publish(message)
-        for point in message.points:
-            if point.object_id in self._named:
-                self._named[point.object_id].publish(point.point)
+        query_header, found, seen = one
+        cameras = self._cameras(seen.config, query_header, found)
+        message = self.locate(*one, cameras)
+        masks = {name: output.message for name, output in found.items()}
+        make = {
+            POINTS: lambda: message,
+            MARKERS: lambda: standard.markers(message),
+            DETECTIONS: lambda: standard.detections_3d(
+                message, standard.presence_of(message, masks)
+            ),
+        }
+        for topic, publisher in self._publishers.items():
+            if topic == POINTS or publisher.get_subscription_count():
+                publisher.publish(make[topic]())
+        if self.clouds is not None:
+            headers = _headers(seen.config, query_header, found)
+            given = Scene(message, headers, cameras, seen.query_masks, masks, seen.table)
+            self.clouds.publish(given, seen.config)
 
     def _failed(self, error: Exception) -> None:
         if line := self._throttle(type(error).__name__, f"~/points of a set failed: {error!r}"):
             self._node.get_logger().error(line)
 
     def has_listeners(self) -> bool:
-        """Whether anybody subscribes to ~/points or to an object's own topic."""
-        publishers = (self._all, *self._named.values())
-        return any(one.get_subscription_count() for one in publishers)
+        """Whether anybody subscribes to the points, in messages of any type."""
+        if self.clouds is not None and self.clouds.has_listeners():
+            return True
+        return any(one.get_subscription_count() for one in self._publishers.values())
 
     def locate(
-        self, query_header: Header, found: Mapping[str, TargetOutput], seen: _Seen | SetProcessor
+        self,
+        query_header: Header,
+        found: Mapping[str, Found],
+        seen: Seen | SetProcessor,
+        cameras: Mapping[str, tuple[Intrinsics, Pose]] | None = None,
     ) -> ObjectPointArray:
-        """Return the message of a set; arguments as in :meth:`publish`."""
+        """Return the message of a set; arguments as in :meth:`publish`, and lenses and poses."""
         config, table = seen.config, seen.table
         header = Header(stamp=query_header.stamp, frame_id=self.frame)
         message = ObjectPointArray(header=header)
-        cameras = self._cameras(config, query_header, found)
+        if cameras is None:
+            cameras = self._cameras(config, query_header, found)
         for name, places in _centroids(config, found, seen.query_masks).items():
             try:
                 views = {
@@ -255,13 +229,11 @@ class Points:
         return message
 
     def _cameras(
-        self, config: NodeConfig, query_header: Header, found: Mapping[str, TargetOutput]
+        self, config: NodeConfig, query_header: Header, found: Mapping[str, Found]
     ) -> dict[str, tuple[Intrinsics, Pose]]:
         """Lens and pose of each camera that has both now; what others lack is logged."""
-        headers = {config.query_camera: query_header}
-        headers |= {camera: output.header for camera, output in found.items()}
         cameras = {}
-        for camera, header in headers.items():
+        for camera, header in _headers(config, query_header, found).items():
             try:
                 lens = self._lens(config, camera)
                 cameras[camera] = lens, self._pose(config, camera, header)
@@ -277,8 +249,9 @@ class Points:
             return self._calibration.poses[camera]
         assert self._poses is not None
         pose = self._poses.at(header)
-        if camera in self._infos:  # the file's pose is the camera's own, tf's is its header's
-            centre = centre_of(self._infos[camera], config.cameras[camera].rectified)
+        info = None if camera in self._calibration.lenses else self._infos.get(camera)
+        if info is not None:  # the file's pose is the camera's own, tf's is its header's
+            centre = centre_of(info, config.cameras[camera].rectified)
             pose = Pose(pose.rotation, pose.position + pose.rotation @ centre)
         return pose
 
@@ -286,9 +259,10 @@ class Points:
         if camera in self._calibration.lenses:
             return self._calibration.lenses[camera]
         given = config.cameras[camera]
-        if camera not in self._infos:
+        info = self._infos.get(camera)
+        if info is None:
             raise GeometryError("calibration", f"no CameraInfo came on {given.camera_info}")
-        return lens_of(self._infos[camera], given.rectified)
+        return lens_of(info, given.rectified)
 
     def forget(self) -> None:
         """Forget everything from before a backward jump of time."""
@@ -296,56 +270,34 @@ class Points:
             self._waiting.discard()
         if self._poses is not None:
             self._poses.forget()
+        if self.clouds is not None:
+            self.clouds.forget()
 
     def destroy(self) -> None:
         """Destroy publishers and subscriptions."""
         if self._waiting is not None:
             self._waiting.stop(END_PATIENCE)
-        for publisher in (self._all, *self._named.values()):
-            if publisher is not None:
-                self._node.destroy_lifecycle_publisher(publisher)
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        if self.clouds is not None:
+            self.clouds.destroy()
+        for publisher in self._publishers.values():
+            destroy_publisher(self._node, publisher)
         if self._poses is not None:
             self._poses.close()
 
 
-def object_token(name: str) -> str:
-    """An object's id in a form that topic names allow: other characters become _."""
-    token = re.sub("[^A-Za-z0-9]+", "_", name)
-    return f"_{token}" if token[0].isdigit() else token
-
-
-def object_tokens(objects: Mapping[int, str]) -> dict[str, str]:
-    """Each object's id to its part of a topic name, no two the same.
-
-    Topic names take ASCII letters and digits only. An id with letters of other scripts is called
-    object_<label> there.
-
-    Args:
-        objects: label to id.
-
-    Raises:
-        ParameterError: if ids differ in other characters only.
-    """
-    tokens: dict[str, str] = {}
-    for label, name in objects.items():
-        plain = all(letter.isascii() for letter in name if letter.isalnum())
-        tokens[name] = object_token(name) if plain and any(map(str.isalnum, name)) else ""
-        tokens[name] = tokens[name] or f"object_{label}"
-    if len(set(tokens.values())) < len(tokens):
-        raise ParameterError(
-            f"objects: {', '.join(map(repr, tokens))} given, which do not all differ in their "
-            "letters and digits; topics ~/points/<object> need that (or output.points: false)"
-        )
-    return tokens
+def _headers(
+    config: NodeConfig, query_header: Header, found: Mapping[str, Found]
+) -> dict[str, Header]:
+    """The header of each camera's image."""
+    headers = {config.query_camera: query_header}
+    return headers | {camera: output.header for camera, output in found.items()}
 
 
 Centroids = dict[str, tuple[Any, tuple[int, int]]]
 
 
 def _centroids(
-    config: NodeConfig, found: Mapping[str, TargetOutput], query_masks: Mapping[str, Mask | None]
+    config: NodeConfig, found: Mapping[str, Found], query_masks: Mapping[str, Mask | None]
 ) -> dict[str, Centroids]:
     """Object id to camera to the mask's centroid (x, y) and the size (width, height) around it."""
     seen: dict[str, Centroids] = {}

@@ -178,6 +178,11 @@ class ManagedNode(LifecycleNode):
         if line := self._throttle(kind, text):
             self.get_logger().error(line)
 
+    def _warn(self, kind: str, text: str) -> None:
+        """Log a warning unless one of that kind was logged lately."""
+        if line := self._throttle(kind, text):
+            self.get_logger().warning(line)
+
     @contextmanager
     def _reporting(self, what: str) -> Iterator[None]:
         """Report an error of the block and go on: an exception would end the executor."""

@@ -28,7 +28,7 @@ from lmeec_ros.inference.pipeline import image_readers, read_image
 from lmeec_ros.io.inputs import InputStream, inputs_of
 from lmeec_ros.io.messages import LabelTable, MessageError, masks_from_array
 from lmeec_ros.io.synchronizer import stamp_of
-from lmeec_ros.parameters.config import NodeConfig, load, topic_token
+from lmeec_ros.parameters.config import NodeConfig, load, topic_token, with_full_names
 from lmeec_ros.tools.ros_session import spinning
 
 HELD = 30
@@ -339,7 +339,8 @@ def _config_of(node: Node, name: str) -> NodeConfig:
     values = {key: parameter_value_to_python(one) for key, one in zip(names, found, strict=True)}
     if "query_camera" not in values:
         raise InputError(f"{name} is no node of lmeec: it has no parameter query_camera")
-    return load({k: list(v) if hasattr(v, "tolist") else v for k, v in values.items()})
+    given = {k: list(v) if hasattr(v, "tolist") else v for k, v in values.items()}
+    return load(with_full_names(given, name))
 
 
 def _answer(future: Any, name: str) -> Any:

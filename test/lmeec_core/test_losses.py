@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -219,3 +220,66 @@ def test_total_adds_up_in_float32() -> None:
     terms = {"a": torch.tensor(1.5, dtype=torch.bfloat16), "b": torch.tensor(2.25)}
     found = losses.total(terms)
     assert found.item() == 3.75 and found.dtype == torch.float32
+
+
+# -- points around objects -----------------------------------------------------------------------
+
+
+def _discs(side: int = 32) -> Tensor:
+    """A disc whose radius is not known: (12, side, side)."""
+    y, x = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    far = ((y - 14.0) ** 2 + (x - 16.0) ** 2).sqrt()
+    return (far < torch.linspace(3, 9, 12)[:, None, None]).float()
+
+
+def _iou_by_shift(loss: Callable[[Tensor, Tensor], Tensor]) -> tuple[float, float]:
+    """Expected IoU of the mask that a loss leads to, as it is and with the best shift."""
+    torch.manual_seed(0)
+    truth = _discs()
+    logits = torch.full(truth.shape[1:], -2.0, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], 0.15)
+    for _ in range(100):
+        optimizer.zero_grad()
+        loss(logits.expand_as(truth), truth).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        found = [
+            losses.mask_iou((logits + shift / 5).expand_as(truth), truth).mean().item()
+            for shift in range(-15, 16)
+        ]
+    return found[15], max(found)
+
+
+def test_masks_learnt_at_points_need_no_shift() -> None:
+    as_it_is, best = _iou_by_shift(losses.point_loss)
+    assert as_it_is > best - 0.03
+    focal, better = _iou_by_shift(lambda x, t: losses.focal_loss(x, t, 0.25))
+    assert focal < better - 0.05  # a mean over the whole image makes masks too small
+
+
+def test_points_lie_around_the_object_and_where_it_is_claimed_wrongly() -> None:
+    torch.manual_seed(0)
+    target, logits = torch.zeros(2, 50, 50), torch.full((2, 50, 50), -20.0)
+    target[0, 10:20, 10:20] = 1
+    logits[:, 40:45, 40:45] = 20
+    near = losses.surroundings(target)
+    assert near[0].sum() == 16 * 16 and not near[1].any()  # three cells further, 6 % of 50
+    index = losses.draw_points(logits, target, 4000)
+    share = near.flatten(1).gather(1, index).float().mean(dim=1)
+    inside = target.flatten(1).gather(1, index).mean(dim=1)
+    wrong = (logits > 0).flatten(1).gather(1, index).float().mean(dim=1)
+    assert share.tolist() == pytest.approx([0.75, 0.0], abs=0.03)
+    assert inside.tolist() == pytest.approx([0.75 * 200 / 356, 0.0], abs=0.03)
+    assert wrong[0] > 0.2 and wrong[1] > 0.8
+
+
+def test_points_count_where_the_focal_term_did() -> None:
+    torch.manual_seed(0)
+    target = torch.zeros(2, 20, 20)
+    target[0, 5:9, 5:9] = 1
+    zeros, ones = torch.zeros(2), torch.ones(2)
+    weights = LossWeights(focal=2.0, empty=0.5)
+    terms = losses.mask_losses(
+        torch.zeros(2, 20, 20), zeros, zeros, target, ones, weights, at_points=True
+    )
+    assert "focal" not in terms and terms["points"].item() == pytest.approx(2.5 * LN2)

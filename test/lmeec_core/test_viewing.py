@@ -19,7 +19,9 @@ from typer.testing import CliRunner
 
 from lmeec_core import overlay
 from lmeec_core.cli.app import app
+from lmeec_core.evaluation import score_pair
 from lmeec_core.takes import Results, Take, TakeWriter, write_results
+from lmeec_core.viewing.comparison import labels, side_by_side
 from lmeec_core.viewing.html_file import HtmlWriter
 from lmeec_core.viewing.moments import Moment, View
 from lmeec_core.viewing.video import Painter, pictures
@@ -223,6 +225,55 @@ def test_a_page_holds_images_masks_and_presence(
             points = [np.reshape(one, (-1, 2)) for one in polygons["cup/red"]]
             assert (cv2.fillPoly(drawn, points, 1).astype(bool) == want).all()
         assert ("knife" in query["m"]) == (moment["f"] != 30) and "knife" not in first["m"]
+
+
+def test_a_page_compares_methods_by_the_scores_of_evaluate(
+    take: Take, predictions: Path, tmp_path: Path
+) -> None:
+    worse, page = tmp_path / "worse.json", tmp_path / "x.html"
+    results = Results("ego-exo")
+    for frame in FRAMES[5:]:  # the first ones lack a prediction
+        results.add("take_7", "cup/red", "aria01", "cam-1", frame, square(35), 0.4)
+    write_results(worse, results)
+    command = ["view", str(take.path), str(predictions), str(worse), "--direction", "ego-exo"]
+    command += ["--out", str(tmp_path / "x.mp4"), "--height", "64", "--html", str(page)]
+    result = runner.invoke(app, command)
+    assert result.exit_code == 0, result.output
+    text = page.read_text(encoding="utf-8")
+    moments = [json.loads(line) for line in re.findall(r"<script>F\.push\((.*)\)</script>", text)]
+    meta = json.loads(re.findall(r"<script>const META = (.*)</script>", text)[0])
+    assert meta["methods"] == ["found", "worse"]
+    assert meta["cameras"] == ["aria01", "cam-1", "cam-1", "cam-2", "cam-2"]
+    assert meta["from"] == [None, "found", "worse", "found", "worse"]
+    for place, path in ((1, predictions), (2, worse)):
+        scores = score_pair(Results.read(path, "ego-exo"), take, "cup/red", "aria01", "cam-1")
+        assert [moment["v"][place]["q"].get("cup/red") for moment in moments] == [
+            pytest.approx(record.iou, abs=1e-4) for record in scores.records
+        ]
+    for moment in moments:
+        first, second = moment["v"][1:3]
+        assert first["i"] and second["i"] is None and second["s"] == 1 and not second["u"]
+        assert ("cup/red" in second["p"]) == (moment["f"] >= FRAMES[5])
+    again = runner.invoke(app, [*command, str(worse)])
+    assert again.exit_code == 1 and "given twice" in again.output
+
+
+def test_methods_have_the_shortest_names_that_tell_them_apart() -> None:
+    assert labels([Path("a/x.json"), Path("b/y.json")]) == ["x", "y"]
+    assert labels([Path("a/x.json"), Path("b/x.json")]) == ["a/x", "b/x"]
+    assert labels([Path("x.json"), Path("x.jsonl")]) == ["x.json", "x.jsonl"]
+
+
+def test_it_is_said_where_the_methods_had_other_query_masks() -> None:
+    def moments(left: int) -> list[Moment]:
+        return [Moment(3, 0.1, View("ego", None, {"cup": square(left)}), [View("cam", None, {})])]
+
+    said: list[str] = []
+    (moment,) = side_by_side({"one": moments(1), "two": moments(2)}, said.append)
+    assert [view.title for view in moment.targets] == ["cam, one", "cam, two"]
+    assert len(said) == 1 and "two" in said[0] and "frame 3" in said[0]
+    list(side_by_side({"one": moments(1), "two": moments(1)}, said.append))
+    assert len(said) == 1
 
 
 def test_names_cannot_leave_the_pages_script(tmp_path: Path) -> None:

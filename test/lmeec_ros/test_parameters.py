@@ -17,8 +17,8 @@ from lmeec_ros.parameters.config import ParameterError, load
 def test_defaults() -> None:
     config = load({})
     assert list(config.cameras) == ["ego", "exo"]
-    assert config.cameras["exo"].topic == "/exo/image_raw"
-    assert config.query_masks.topic == "/ego/label_image"
+    assert config.cameras["exo"].topic == "exo/image_raw"
+    assert config.query_masks.topic == "ego/label_image"
     assert (config.query_camera, config.target_cameras) == ("ego", ("exo",))
     assert (config.model.checkpoint, config.model.seed, config.objects) == (None, None, {})
     assert config.pairing.tolerance == 0.02
@@ -44,9 +44,9 @@ def test_a_full_configuration() -> None:
             "use_sim_time": True,
         }
     )
-    assert config.cameras["head"].topic == "/head/image_raw/compressed"
+    assert config.cameras["head"].topic == "head/image_raw/compressed"
     assert config.cameras["left-1"].topic == "cam/left"
-    assert config.query_masks.topic == "/left_1/masks"
+    assert config.query_masks.topic == "left_1/masks"
     assert config.objects == {1: "cup", 20: "bread knife"}
     assert (config.memory.compression, config.memory.fusion) == ("fifo", "add")
     assert (config.model.seed, config.model.checkpoint) == (4, "/a/b.pt")

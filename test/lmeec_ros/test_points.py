@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from types import SimpleNamespace
@@ -11,17 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from geometry_msgs.msg import PointStamped
-from hypothesis import given
-from hypothesis import strategies as st
 from lmeec.msg import CorrespondenceMaskArray, ObjectPointArray
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, Image, RegionOfInterest
 from std_msgs.msg import Header
+from visualization_msgs.msg import MarkerArray
 
 from lmeec_core.geometry import GeometryError, Pose, View, centroid, triangulate
 from lmeec_ros.io import messages
+from lmeec_ros.io.camera_infos import CameraInfos
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.points import points as geometry
+from lmeec_ros.points import poses
+from lmeec_ros.points.node import PointsNode
 
 K = [70.0, 0.0, 39.5, 0.0, 70.0, 29.5, 0.0, 0.0, 1.0]
 LENS = {"width": 80, "height": 60, "k": K}
@@ -125,10 +127,9 @@ def test_a_late_transform_does_not_hold_up_the_inference(
     scene.put("cup", (0.05, 0.02, 1.1))
     values = {"output.points": True, "geometry.calibration": calibration(tmp_path, exo=dict(LENS))}
     config = parameters.load({"objects": ["1:cup"], **values})
-    points = geometry.Points(node, config)
+    points = geometry.Points(node, config, CameraInfos(node, config))
     heard = rig.listen("/lmeec/points", ObjectPointArray)
-    named = rig.listen("/lmeec/points/cup", PointStamped)
-    for publisher in (points._all, *points._named.values()):
+    for publisher in points._publishers.values():
         publisher.on_activate(None)
     tools.wait_until(points.has_listeners, "the subscriptions")
     processor: Any = SimpleNamespace(
@@ -141,7 +142,7 @@ def test_a_late_transform_does_not_hold_up_the_inference(
     processor.query_masks = {}  # the node goes on to its next set
     assert time.monotonic() - started < 1 and not heard
     points._poses.come.set()  # type: ignore[union-attr]
-    tools.wait_until(lambda: heard and named, "the points of the set")
+    tools.wait_until(lambda: heard, "the points of the set")
     assert heard[0].header.stamp.sec == 1 and len(heard[0].points) == 1
     points.destroy()
     assert not [p for p in node.publishers if "/points" in p.topic_name]
@@ -155,10 +156,10 @@ def test_where_the_second_camera_stands(make_node: Any, tmp_path: Any) -> None:
     config = parameters.load(values)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(geometry, "Poses", LatePoses)
-        points = geometry.Points(node, config)
+        points = geometry.Points(node, config, CameraInfos(node, config))
     points._poses.come.set()  # type: ignore[union-attr]
     p = [50.0, 0.0, 39.0, -5.0, 0.0, 50.0, 29.0, 0.0, 0.0, 0.0, 1.0, 0.0]
-    points._infos["exo"] = info(p=p)
+    points._infos._last["exo"] = info(p=p)
     found = points._pose(config, "exo", Header())
     np.testing.assert_allclose(
         found.position, pose("exo").position + pose("exo").rotation[:, 0] / 10
@@ -212,7 +213,7 @@ class Scene:
 def located(node: Any, scene: Scene, values: dict[str, Any]) -> tuple[Any, Any]:
     values = {"objects": ["1:cup", "2:my knife"], "output.points": True, **values}
     config = parameters.load(values)
-    points = geometry.Points(node, config)
+    points = geometry.Points(node, config, CameraInfos(node, config))
     processor: Any = SimpleNamespace(
         config=config, table=scene.table, query_masks=scene.query_masks
     )
@@ -238,7 +239,7 @@ def test_objects_are_located(make_node: Any, tmp_path: Any) -> None:
         assert one.reprojection_error < 1 and 10 < one.angle < 30
     assert points.located == 2 and not points.refused
     topics = {p.topic_name for p in node.publishers}
-    assert {"/lmeec/points", "/lmeec/points/cup", "/lmeec/points/my_knife"} <= topics
+    assert {"/lmeec/points", "/lmeec/points/markers"} <= topics
     points.destroy()
     assert not [p for p in node.publishers if "/points" in p.topic_name]
 
@@ -285,7 +286,7 @@ def test_lenses_come_from_camera_info(make_node: Any, rig: Any, tools: Any, tmp_
     def heard() -> bool:
         for name in ("ego", "exo"):
             rig.publish(f"/{name}/camera_info", info(d=[]))
-        return len(points._infos) == 2
+        return all(points._infos.get(name) for name in ("ego", "exo"))
 
     tools.wait_until(heard, "both CameraInfo")
     config = parameters.load({"output.points": True, **values})
@@ -301,10 +302,6 @@ def test_lenses_come_from_camera_info(make_node: Any, rig: Any, tools: Any, tmp_
         ({}, "geometry.frame: nothing given"),
         ({"geometry.frame": "world", "geometry.calibration": "FILE"}, "the poses in .* 'table'"),
         ({"geometry.calibration": "/no/such/file"}, "cannot be read"),
-        (
-            {"geometry.calibration": "FILE", "objects": ["1:a b", "2:a-b"]},
-            "do not all differ in their letters",
-        ),
     ],
 )
 def test_a_configuration_that_cannot_be(
@@ -317,7 +314,7 @@ def test_a_configuration_that_cannot_be(
         located(node, Scene(), values)
 
 
-@pytest.mark.skipif(geometry.tf2_ros is not None, reason="tf2_ros is installed")
+@pytest.mark.skipif(poses.tf2_ros is not None, reason="tf2_ros is installed")
 def test_without_tf_every_pose_must_be_in_the_file(make_node: Any, tmp_path: Any) -> None:
     path = calibration(tmp_path, exo=dict(LENS))
     node = make_node(autostart=False)
@@ -392,7 +389,6 @@ def test_poses_of_moving_cameras_are_those_of_the_stamp(tf: Any, tools: Any) -> 
 
 def test_the_node_publishes_points(make_node: Any, rig: Any, tools: Any, tmp_path: Any) -> None:
     points = rig.listen("/lmeec/points", ObjectPointArray)
-    named = rig.listen("/lmeec/points/cup", PointStamped)
     masks = rig.listen("/lmeec/exo/masks", CorrespondenceMaskArray)
     values = {"output.points": True, "geometry.calibration": calibration(tmp_path)}
     # Random weights: the masks mean nothing, so every error is taken.
@@ -432,34 +428,7 @@ def test_the_node_publishes_points(make_node: Any, rig: Any, tools: Any, tmp_pat
         assert (one.object_id, one.label) == ("cup", 1)
         located_ones += 1
     assert located_ones
-    tools.wait_until(lambda: len(named) == located_ones, "the cup's own topic")
     assert node._outputs.points.located == located_ones
-
-
-@given(st.lists(st.text("ab1 -_.ßéчН東\u0661", min_size=1, max_size=5), unique=True, max_size=5))
-def test_every_object_has_a_topic_of_its_own(names: list[str]) -> None:
-    """Or it is said that names do not differ where topics do."""
-    objects = dict(enumerate(names, start=1))
-    try:
-        tokens = geometry.object_tokens(objects)
-    except parameters.ParameterError as error:
-        assert "do not all differ" in str(error)
-        return
-    assert list(tokens) == names and len(set(tokens.values())) == len(names)
-    for label, name in objects.items():
-        assert re.fullmatch("[A-Za-z_][A-Za-z0-9_]*", tokens[name])
-        other = any(letter.isalnum() and not letter.isascii() for letter in name)
-        assert not other or tokens[name] == f"object_{label}"
-
-
-def test_objects_in_other_scripts_have_topics(make_node: Any, tmp_path: Any) -> None:
-    objects = ["1:чашка", "2:нож", "3:cup"]
-    values = {"geometry.calibration": calibration(tmp_path), "objects": objects}
-    node = make_node(autostart=False)
-    points = geometry.Points(node, parameters.load({"output.points": True, **values}))
-    published = {name for name, _ in node.get_topic_names_and_types() if "/points/" in name}
-    assert {f"/lmeec/points/{name}" for name in ("object_1", "object_2", "cup")} <= published
-    points.destroy()
 
 
 def test_a_camera_of_the_file_that_the_node_does_not_have(
@@ -470,5 +439,55 @@ def test_a_camera_of_the_file_that_the_node_does_not_have(
     monkeypatch.setattr(node.get_logger(), "warning", said.append)
     path = calibration(tmp_path, egg=dict(POSES["ego"]))
     config = parameters.load({"output.points": True, "geometry.calibration": path})
-    geometry.Points(node, config).destroy()
+    geometry.Points(node, config, CameraInfos(node, config)).destroy()
     assert ["egg, which is no camera of this node (ego, exo)" in text for text in said] == [True]
+
+
+@pytest.mark.parametrize("prompted", [False, True])
+def test_a_process_of_its_own_locates_the_same(
+    rig: Any, context: Any, tools: Any, tmp_path: Any, prompted: bool
+) -> None:
+    """From the masks on topics; with prompts those of the query camera are a topic, too."""
+    scene = Scene()
+    scene.put("cup", (0.05, 0.02, 1.1))
+    values: dict[str, Any] = {"geometry.calibration": calibration(tmp_path), "objects": ["1:cup"]}
+    values["query_masks.source"] = "prompts" if prompted else "topic"
+    overrides = [Parameter(name, value=value) for name, value in values.items()]
+    node = PointsNode(context=context, parameter_overrides=overrides)
+    executor = SingleThreadedExecutor(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin, daemon=True)
+    thread.start()
+    points = rig.listen("/lmeec_points/points", ObjectPointArray)
+    markers = rig.listen("/lmeec_points/points/markers", MarkerArray)
+    query = "/lmeec/ego/masks" if prompted else "/ego/label_image"
+    rig.advertise("/lmeec/exo/masks", CorrespondenceMaskArray)
+    rig.advertise(query, CorrespondenceMaskArray if prompted else Image)
+    rig.wait_heard(reliable=False)
+    tools.wait_until(lambda: node.points.has_listeners(), "the subscriptions")
+    results: Any = {"cup": SimpleNamespace(presence=0.9, score=0.9)}
+
+    def array(camera: str, mask: np.ndarray, stamp: int) -> CorrespondenceMaskArray:
+        headers = [tools.stamped(SimpleNamespace(header=Header()), s, camera).header
+                   for s in (stamp + 3_000_000 * (camera == "exo"), stamp)]  # fmt: skip
+        return messages.mask_array_message(
+            results, {"cup": mask}, scene.table, *headers, ("ego", camera), scene.size
+        )
+
+    for k in range(1, 4):
+        stamp, mask = k * tools.PERIOD, scene.query_masks["cup"]
+        rig.publish("/lmeec/exo/masks", array("exo", scene.targets["cup"], stamp))
+        if prompted:
+            rig.publish(query, array("ego", mask, stamp))
+        else:
+            rig.publish(query, tools.image_msg(mask.astype(np.uint8), "mono8", stamp, "ego"))
+    tools.wait_until(lambda: len(points) == 3 and len(markers) == 3, "the points of three sets")
+    assert [tools.stamp_ns(one) for one in points] == [tools.PERIOD * k for k in (1, 2, 3)]
+    for message in points:
+        at = message.points[0].point.point
+        np.testing.assert_allclose((at.x, at.y, at.z), (0.05, 0.02, 1.1), atol=0.06)
+        assert message.points[0].object_id == "cup" and message.header.frame_id == "table"
+    executor.shutdown(5.0)
+    thread.join(5.0)
+    node.close()
+    node.destroy_node()

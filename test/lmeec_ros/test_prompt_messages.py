@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from types import SimpleNamespace as Made
 from typing import Any
 
@@ -131,13 +132,11 @@ def golden_mini() -> Any:
     return lm.load_model("mini", seed=0, device="cpu")
 
 
-def test_a_missing_package_is_said_once(make_node: Any, capfd: Any, tools: Any) -> None:
-    try:
-        import vision_msgs  # noqa: F401
-    except ImportError:
-        pass
-    else:
-        pytest.skip("vision_msgs is installed")
+def test_a_missing_package_is_said_once(
+    make_node: Any, capfd: Any, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("vision_msgs", "vision_msgs.msg"):
+        monkeypatch.setitem(sys.modules, name, None)
     make_node(autostart=False, **{
         "query_masks.source": "prompts", "prompts.detections.topic": "/boxes",
     })  # fmt: skip

@@ -32,7 +32,9 @@ def allowed(policy: Path) -> dict[str, set[str]]:
     return found
 
 
-def test_the_policy_is_what_the_node_uses(make_node: Any, rig: Any, tools: Any) -> None:
+def test_the_policy_is_what_the_node_uses(
+    make_node: Any, rig: Any, tools: Any, vision_msgs: Any
+) -> None:
     node = make_node()
     tools.wait_until(lambda: node.state == "active", "the node to be active")
     look = rig.node

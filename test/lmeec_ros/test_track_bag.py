@@ -129,7 +129,7 @@ def test_masks_in_the_bag_are_what_the_node_publishes(take: Take, tracked: Path)
 def test_the_nodes_own_parameter_file_is_read(tracked: Path, tools: Any) -> None:
     """config/lmeec.yaml itself, and one whose cameras have other names than the take's."""
     values = parameters.read_file(tools.REPOSITORY / "config" / "lmeec.yaml")
-    assert values["cameras.ego.topic"] == "/ego/image_raw" and values["memory.capacity"] == 6
+    assert values["cameras.ego.topic"] == "ego/image_raw" and values["memory.capacity"] == 6
     config = parameters.load(values)
     defaults = parameters.load({})
     assert config.cameras == defaults.cameras and config.query_masks == defaults.query_masks

@@ -21,9 +21,9 @@ from lmeec_core.training.store import SceneStore
 
 RATE = 3e-4
 STAGE = replace(CPU_STAGES[-1], share=1.0, size=192, crop=(0.55, 0.8))
-"""Clips of four frames with memory; the image encoder stays as it is. Crops at two thirds of the
+"""Clips with memory that fills; the image encoder stays as it is. Crops at two thirds of the
 network's own size show objects as large as whole images do, in a fraction of the time."""
-BATCH = {"cpu": 2, "cuda": 8}
+BATCH = {"cpu": 1, "cuda": 4}
 """Clips per step."""
 FRESH = "MV_MoE."
 

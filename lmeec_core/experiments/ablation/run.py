@@ -11,20 +11,17 @@ from typing import Any, Protocol
 import torch
 
 from lmeec_core.errors import ExplainedError
-from lmeec_core.experiments.ablation.fusion import Training, train_fusion
+from lmeec_core.experiments.ablation.fusion import STAGE, Training, train_fusion
 from lmeec_core.experiments.ablation.units import Unit, score_unit, sought_objects
 from lmeec_core.experiments.ablation.variants import LINES, Table, Variant, variants_of
 from lmeec_core.jobs import run_jobs
 from lmeec_core.simulation.config import level, training_config
 from lmeec_core.simulation.generate import generate_takes
+from lmeec_core.simulation.sets import SETS
 from lmeec_core.simulation.shards import render_many
 from lmeec_core.takes import Take
-from lmeec_core.training.rendering import EXO_CAMERAS
+from lmeec_core.training.rendering import EXO_CAMERAS, STRIDE
 from lmeec_core.training.settings import SIZE
-
-FIRST_SEED = 300_000
-"""First seed of the takes; the scenes behind the bundled weights have other seeds."""
-SCENE_SEED = 30_000_000
 
 
 @dataclass(frozen=True)
@@ -65,8 +62,9 @@ def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
     what = f"takes of {frames} frames"
     progress(what, done, settings.takes)
     made = generate_takes(
-        root, config, {"test": settings.takes}, frames, SIZE, FIRST_SEED, workers=settings.workers
-    )
+        root, config, {"test": settings.takes}, frames, SIZE, SETS["ablation"].first,
+        workers=settings.workers,
+    )  # fmt: skip
     for result in made:
         if result.error is not None:
             raise ExplainedError(f"take of seed {result.job.seed}: {result.error}")
@@ -87,11 +85,19 @@ def training_scenes(settings: Settings, progress: Progress) -> Path:
         ExplainedError: none could be rendered.
     """
     folder = settings.work / "scenes"
-    seeds = range(SCENE_SEED, SCENE_SEED + settings.scenes)
+    seeds = SETS["ablation_training"].seeds(settings.scenes)
     done = len(list(folder.glob("*.npy")))
     config = training_config(EXO_CAMERAS)
     for _ in render_many(
-        seeds, config, 4, SIZE, "train", folder, settings.workers, clip=4, stride=3
+        seeds,
+        config,
+        STAGE.times,
+        SIZE,
+        "train",
+        folder,
+        settings.workers,
+        clip=STAGE.times,
+        stride=STRIDE,
     ):
         done += 1
         progress("training scenes", done, settings.scenes)

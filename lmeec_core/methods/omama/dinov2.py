@@ -146,6 +146,7 @@ def load_dinov2(
         loaded: Any = Dinov2WithRegistersModel.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **how
         )
+        model, told = loaded
     except (OSError, ValueError, RuntimeError) as error:
         where = str(path) if path else "this machine's caches (Hugging Face, torch.hub)"
         raise CheckpointError(

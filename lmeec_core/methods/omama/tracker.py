@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lmeec_core.checkpoint import CheckpointError, load_model
-from lmeec_core.config import Precision
+from lmeec_core.config import PrecisionName
 from lmeec_core.correspondence import Mask
 from lmeec_core.methods.candidates import CandidateSettings
 from lmeec_core.methods.omama.features import EncoderFeatures, Features, SeenView
@@ -241,7 +241,7 @@ def load(
     preset: str = "nano",
     checkpoint: str | Path | None = None,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: PrecisionName = "fp32",
     seed: int | None = None,
     require_mv_moe: bool = True,
     candidates: Candidates | CandidateSettings | None = None,

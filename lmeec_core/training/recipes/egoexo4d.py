@@ -21,7 +21,14 @@ from lmeec_core.training.loop import Trainer
 from lmeec_core.training.losses import LossWeights
 from lmeec_core.training.monitor import Monitor, RunMonitor
 from lmeec_core.training.optimizer import cosine, freeze_idle, make_optimizer, set_rates
-from lmeec_core.training.output import METRICS, export, log_to, machine, write_json
+from lmeec_core.training.output import (
+    METRICS,
+    export,
+    log_to,
+    machine,
+    run_header,
+    write_json,
+)
 from lmeec_core.training.parts import initialise
 from lmeec_core.training.recipe import Budget, Every, NetworkRecipe
 from lmeec_core.training.settings import TakeTrainConfig, remember
@@ -194,7 +201,7 @@ class TakeRecipe(NetworkRecipe):
         holds) and the curve."""
         if not self.who.first:
             return
-        facts = {"preset": self.settings.preset, "steps": str(trainer.step)}
+        facts = {"preset": self.settings.preset} | run_header(trainer.step, trainer.spent / 60)
         export(self.model, self.weights, facts, half=False)
         content = {
             "settings": self.settings.model_dump(), "steps": trainer.step,

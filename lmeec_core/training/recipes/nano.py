@@ -46,9 +46,16 @@ from lmeec_core.training.loop import Trainer
 from lmeec_core.training.monitor import Monitor, RunMonitor, example_sheet, results_table
 from lmeec_core.training.nano_loss import NanoLoss
 from lmeec_core.training.optimizer import cosine
-from lmeec_core.training.output import METRICS, export, log_to, machine, write_json
+from lmeec_core.training.output import (
+    METRICS,
+    export,
+    log_to,
+    machine,
+    run_header,
+    write_json,
+)
 from lmeec_core.training.parts import initialise
-from lmeec_core.training.presence import fit_presence
+from lmeec_core.training.presence import check_length, fit_presence
 from lmeec_core.training.recipe import Budget, Every, NetworkRecipe
 from lmeec_core.training.rendering import PRESENCE, check_presence_scenes, start_rendering
 from lmeec_core.training.scene_clips import SceneClips, SceneKey
@@ -196,6 +203,8 @@ class SceneRun(NanoRecipe):
         super().__init__(preset("nano"), schedule, self.stores["train"], device, start)
         self.settings, self.out, self.device, self.monitor = settings, out, device, monitor
         self._check_length(settings.frames, "frames")
+        if settings.presence_scenes:
+            check_length(settings.frames, "frames")
         self.report = Every(seconds=settings.report_every)
         self.validation = Every(seconds=60 * settings.evaluate_every)
         self.workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
@@ -223,8 +232,9 @@ class SceneRun(NanoRecipe):
 
     def write(self, trainer: Trainer, report: dict[str, Any] | None) -> None:
         """Write weights and numbers so far."""
-        facts = {"preset": "nano", "minutes": f"{trainer.spent / 60:.2f}",
-                 "steps": str(trainer.step)}  # fmt: skip
+        facts = {"preset": "nano"} | run_header(
+            trainer.step, trainer.spent / 60, start_path(self.settings.start)
+        )
         export(trained(trainer), self.out / WEIGHTS, facts)
         content = {
             "minutes": trainer.spent / 60, "steps": trainer.step, "scenes": self.store.count,
@@ -252,7 +262,7 @@ class SceneRun(NanoRecipe):
                 break
         if not ready and self.store.count < min(wanted, 8):
             raise ExplainedError(f"only {self.store.count} scenes; see {log}")
-        self._check_length(self.store.frames, f"frames of the scenes in {self.store.folder}")
+        self._check_length(self.store.run, f"frames without a jump in {self.store.folder}")
         for name, reason in self.store.rejected.items():
             self.monitor.note(f"skipped: {name}: {reason}")
 
@@ -313,17 +323,27 @@ def calibrate_presence(model: LMEEC, store: SceneStore, monitor: Monitor) -> dic
     return {"presence shifts": shifts} | report
 
 
+def start_path(name: str | None) -> Path | None:
+    """The file of the weights to begin with: none, a file, or those that come with the package.
+
+    Raises:
+        lmeec_core.CheckpointError: none come with it.
+    """
+    path = bundled_weights("nano") if name == "bundled" else name
+    if name is not None and path is None:
+        raise CheckpointError("start: bundled given, but no weights come with this package")
+    return None if path is None else Path(path)
+
+
 def start_weights(name: str | None) -> dict[str, Tensor] | None:
-    """Weights to begin with, as float32: None, a file, or those that come with the package.
+    """Weights to begin with, as float32; see :func:`start_path`.
 
     Raises:
         lmeec_core.CheckpointError: there are none, or they cannot be read.
     """
-    if name is None:
-        return None
-    path = bundled_weights("nano") if name == "bundled" else Path(name)
+    path = start_path(name)
     if path is None:
-        raise CheckpointError("start: bundled given, but no weights come with this package")
+        return None
     return {k: v.float() if v.is_floating_point() else v for k, v in read_state_dict(path).items()}
 
 

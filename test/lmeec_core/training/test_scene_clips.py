@@ -19,12 +19,14 @@ from lmeec_core.training.loop import CHECKPOINT, Trainer
 from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.recipe import Every
 from lmeec_core.training.recipes.nano import NanoRecipe
-from lmeec_core.training.scene_clips import SceneClips, SceneKey, choose_objects
+from lmeec_core.training.scene_clips import SceneClips, SceneKey, choose_objects, draw_views
+from lmeec_core.training.stages import STAGES as CURRICULA
 from lmeec_core.training.stages import Schedule, Stage
-from lmeec_core.training.store import LABELS, SceneStore
+from lmeec_core.training.store import LABELS, Scene, SceneStore
 
 from .conftest import TINY_CONV
 
+BN = "model.image_encoder.trunk.stages.0.1.running_mean"
 CPU = torch.device("cpu")
 SIDE = 64
 COLOURS = np.array([(90, 90, 90), (230, 30, 30), (30, 30, 230), (30, 200, 30)], np.uint8)
@@ -114,6 +116,50 @@ def test_masks_lie_on_their_object_in_both_views(store: SceneStore, stage: Stage
     assert present > 20 and absent > 5
 
 
+def test_some_target_views_show_none_of_the_objects(store: SceneStore) -> None:
+    """Red and blue are everywhere, so the other view is of another scene."""
+    recipe, empty = make(store), 0
+    for key in recipe.keys(range(150), STAGES[1]):
+        clip = recipe.clips[key].clip
+        assert clip is not None and clip.identity is not None
+        if clip.truth.any():
+            assert len(set((clip.identity // LABELS).tolist())) == 1
+            continue
+        empty += 1
+        n = clip.filled // 2
+        assert clip.masks[0, 0].any() and clip.masks[0, n].any() and " and " in clip.name
+        given = [set(clip.identity[half].tolist()) for half in (slice(n), slice(n, None))]
+        assert not given[0] & given[1]  # equal labels of two scenes are no pair
+    assert 4 < empty < 30
+
+
+def test_clips_do_not_jump_in_time(tmp_path: Path) -> None:
+    """Where runs end is told by the steps beside a shard."""
+    draw_scene(tmp_path / "a.npy", 0)
+    path = tmp_path / "b.npy"
+    np.save(path, np.repeat(np.load(tmp_path / "a.npy"), 2, axis=0))
+    path.with_suffix(".json").write_text('{"steps": [5, 8, 11, 40, 43, 46, 49, 90]}')
+    scene = Scene(path)
+    assert (scene.run, Scene(tmp_path / "a.npy").run) == (4, 4)
+    assert scene.starts(4).tolist() == [3] and scene.starts(3).tolist() == [0, 3, 4]
+    assert scene.starts(1).tolist() == list(range(8))
+    random = np.random.default_rng(0)
+    drawn = [draw_views(scene, scene, 3, random).frames for _ in range(40)]
+    assert {tuple(sorted(f[:, 0])) for f in drawn} == {(0, 1, 2), (3, 4, 5), (4, 5, 6)}
+    with pytest.raises(lm.InputError, match=r"b.npy: its longest run has 4 frames, 5 expected"):
+        scene.starts(5)
+    path.with_suffix(".json").write_text('{"steps": [1, 2]}')
+    with pytest.raises(lm.InputError, match=r"b.json: 2 steps given, 8 frames expected"):
+        Scene(path).starts(1)
+
+
+@pytest.mark.parametrize("name", CURRICULA)
+def test_banks_are_full_at_the_end_of_every_curriculum(name: str) -> None:
+    last, capacity = CURRICULA[name][-1], lm.MemoryConfig().capacity
+    assert last.kind == "clips" and last.share >= 0.1
+    assert last.times > capacity  # the last frames meet banks that lose their oldest one
+
+
 def test_a_crop_cuts_image_and_labels_alike() -> None:
     random = np.random.default_rng(0)
     labels = np.zeros((80, 80), np.uint8)
@@ -160,7 +206,8 @@ def test_objects_are_chosen_among_those_that_there_are(
     assert set(chosen[:sought]) <= ((there | gone) or {0})
     assert set(chosen[sought:]) <= there | {0}
     rest = [label for label in chosen[sought:] if label]
-    assert len(rest) == len(set(rest)) == min(more, len(there))
+    new = there - set(chosen[:sought])
+    assert set(rest) <= new and len(rest) == len(set(rest)) == min(more, len(new))
 
 
 def test_scenes_that_are_none_are_left_out_with_the_reason(store: SceneStore) -> None:
@@ -254,6 +301,64 @@ def test_the_average_is_the_exponential_mean(store: SceneStore, tmp_path: Path) 
         expected = decay * expected + (1 - decay) * step
         torch.testing.assert_close(trainer.trained.state_dict()[name],
                                    torch.full_like(parameter, float(expected)))  # fmt: skip
+
+
+def test_a_step_that_is_not_finite_leaves_nothing_behind(
+    store: SceneStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither in the statistics of batch normalisation nor in the mean of the weights."""
+    recipe = make(store, steps=40)
+    recipe.report = Every(1)
+    trainer = Trainer(recipe, tmp_path / "run", Processes(0, 1, CPU))
+    forward = recipe.loss.forward
+    clips = [recipe.clips[key].clip for key in recipe.keys(range(2), STAGES[0])]
+    whole = [clip for clip in clips if clip is not None]
+
+    def spoilt(*given: Any) -> Any:
+        loss, figures = forward(*given)
+        return loss * float("nan"), figures
+
+    trainer.train_step(whole, STAGES[0])
+    before = {
+        n: v.clone() for m in (recipe.loss, trainer.average) for n, v in m.state_dict().items()
+    }
+    monkeypatch.setattr(recipe.loss, "forward", spoilt)
+    trainer.train_step(whole, STAGES[0])
+    assert (trainer.step, trainer.lost) == (2, 1)
+    for module in (recipe.loss, trainer.average):
+        assert module is not None
+        assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    trainer._sums = {}
+    trainer._report(STAGES[0], 1.0)  # all of its steps were left out
+    assert trainer.history[-1]["left out"] == 1 and "loss" not in trainer.history[-1]
+    monkeypatch.setattr(recipe.loss, "forward", forward)
+    trainer.train_step(whole, STAGES[0])
+    assert not torch.equal(recipe.loss.state_dict()[BN], before[BN])
+
+
+def test_steps_that_are_not_finite_are_few_or_the_run_ends(
+    store: SceneStore, tmp_path: Path
+) -> None:
+    """Every second one: never many in a row. The count goes on in a resumed run."""
+    trainer = Trainer(make(store, steps=40), tmp_path / "run", Processes(0, 1, CPU))
+    parameters = list(trainer.model.parameters())
+
+    def update(value: float) -> None:
+        for parameter in parameters:
+            parameter.grad = torch.full_like(parameter, value)
+        trainer._update()
+
+    for _ in range(8):
+        update(float("inf"))
+        update(0.0)
+    trainer.save()
+    trainer = Trainer(make(store, steps=40), tmp_path / "run", Processes(0, 1, CPU))
+    parameters = list(trainer.model.parameters())
+    assert trainer.lost == 8
+    with pytest.raises(lm.errors.ExplainedError, match="not finite for 11 steps in all"):
+        for _ in range(8):
+            update(float("inf"))
+            update(0.0)
 
 
 def test_a_batch_that_does_not_fit_is_computed_in_parts(

@@ -1,0 +1,93 @@
+"""Means of a measurement with their intervals, and what a switch changes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from lmeec_core.evaluation import FrameScore, Scores
+from lmeec_core.evaluation.statistics import (
+    Counts,
+    Estimate,
+    Sums,
+    balanced_estimate,
+    difference,
+    estimate,
+)
+
+Key = Callable[[FrameScore], str]
+"""What tells the groups of a report apart: the direction, or the object."""
+
+
+def _sums(scores: Scores) -> Sums:
+    takes = scores.by(lambda record: record.take if record.iou is not None else None)
+    return {str(name): (sum(own.ious), len(own.ious)) for name, own in takes.items()}
+
+
+def _counts(scores: Scores) -> Counts:
+    result = {}
+    for name, own in scores.by(lambda record: record.take).items():
+        pairs = list(zip(own.existing, own.predicted, strict=True))
+        result[str(name)] = (
+            pairs.count((True, True)), sum(own.existing),
+            pairs.count((False, False)), len(pairs) - sum(own.existing),
+        )  # fmt: skip
+    return result
+
+
+def _told(found: Estimate | None) -> dict[str, Any] | None:
+    """For JSON, which knows no NaN."""
+    if found is None:
+        return None
+    return {
+        k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(found).items()
+    }
+
+
+def auroc(scores: Scores) -> float | None:
+    """Probability that a present object has a higher presence than an absent one; None where one
+    of the two does not occur."""
+    from sklearn.metrics import roc_auc_score
+
+    told = [(r.exists, r.presence) for r in scores.records if r.presence is not None]
+    if len({there for there, _ in told}) < 2:
+        return None
+    return float(roc_auc_score(*zip(*told, strict=True)))
+
+
+def summary(scores: Scores) -> dict[str, Any]:
+    """IoU of present objects (of the shown mask), balanced accuracy of existence, each with its
+    95 % interval over takes or pictures; and how well presence orders present before absent."""
+    existing = scores.existing
+    return {
+        "iou": _told(estimate(_sums(scores))),
+        "existence": _told(balanced_estimate(_counts(scores))),
+        "presence AUROC": auroc(scores),
+        "present": sum(existing),
+        "absent": len(existing) - sum(existing),
+    }
+
+
+def by_group(scores: Scores, key: Key) -> dict[str, Any]:
+    """:func:`summary` of all, and of each group."""
+    groups = {str(name): summary(own) for name, own in scores.by(key).items()}
+    return {"all": summary(scores)} | dict(sorted(groups.items()))
+
+
+def change(scores: Scores, reference: Scores) -> dict[str, Any]:
+    """What a switch changes, paired by take: IoU, and the share of right verdicts on presence."""
+
+    def right(own: Scores) -> Sums:
+        takes = own.by(lambda record: record.take)
+        return {
+            str(name): (
+                float(sum(r.exists == r.predicted for r in found.records)), found.frames
+            ) for name, found in takes.items()
+        }  # fmt: skip
+
+    return {
+        "iou": _told(difference(_sums(scores), _sums(reference))),
+        "right on presence": _told(difference(right(scores), right(reference))),
+    }

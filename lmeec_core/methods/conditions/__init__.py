@@ -1,0 +1,26 @@
+"""Conditions beside the mask: a description of the object in words, and alignment of the views.
+
+Parts that any method can use whose objects are vectors, among them O-MaMa's descriptors. After
+ObjectRelator ("Cross-View Multi-Modal Segmentation @ Ego-Exo4D Challenges 2025").
+"""
+
+from lmeec_core.methods.conditions.fusion import (
+    ConditionScorer,
+    MCFuse,
+    RegionPool,
+    TextFuse,
+    cross_view_align,
+)
+from lmeec_core.methods.conditions.text import HashedWords, TextEncoder, TextModel, TextVectors
+
+__all__ = [
+    "ConditionScorer",
+    "HashedWords",
+    "MCFuse",
+    "RegionPool",
+    "TextEncoder",
+    "TextFuse",
+    "TextModel",
+    "TextVectors",
+    "cross_view_align",
+]

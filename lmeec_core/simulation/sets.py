@@ -1,0 +1,57 @@
+"""Which simulated scenes serve what: the one list of seeds.
+
+A seed gives the same scene in every set of its split, so sets differ by their seeds, and a set
+grows upwards from its first one. Held-out shapes and textures are in the split ``test`` alone.
+
+Four sets tell how good a network is: it learns from ``training``, its thresholds and its verdict on
+presence come from ``fitting_presence`` and ``fitting``, choices between networks are made on
+``development``, and ``sealed`` is scored once for each network that is published.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+from lmeec_core.errors import InputError
+
+SetName = Literal[
+    "training", "fitting_presence", "fitting", "development", "sealed",
+    "ablation", "ablation_training", "prompts", "click_training",
+]  # fmt: skip
+
+
+class SceneSet(NamedTuple):
+    """Seeds ``first`` .. ``first + most - 1`` of a split."""
+
+    split: str
+    first: int
+    most: int
+
+    def seeds(self, count: int, start: int = 0) -> range:
+        """Seeds of the scenes ``start`` .. ``count - 1`` of the set.
+
+        Raises:
+            InputError: there are not so many.
+        """
+        if count > self.most:
+            raise InputError(
+                f"{count} scenes asked for, the set of seeds from {self.first} has {self.most}"
+            )
+        return range(self.first + start, self.first + count)
+
+
+SETS: dict[SetName, SceneSet] = {
+    "training": SceneSet("train", 0, 5_000_000),
+    "fitting_presence": SceneSet("train", 5_000_000, 5_000_000),
+    "fitting": SceneSet("val", 10_000_000, 10_000_000),
+    "development": SceneSet("test", 20_000_000, 10_000_000),
+    "sealed": SceneSet("test", 60_000_000, 10_000_000),
+    # of experiments and of the head for clicks
+    "ablation": SceneSet("test", 300_000, 1_000_000),
+    "ablation_training": SceneSet("train", 30_000_000, 10_000_000),
+    "prompts": SceneSet("test", 30_000_000, 10_000_000),
+    "click_training": SceneSet("train", 40_000_000, 10_000_000),
+}
+
+PROTOTYPE_SEEDS = 9000
+"""First seed of scenes of the other generator that networks are compared on."""

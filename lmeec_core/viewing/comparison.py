@@ -1,0 +1,62 @@
+"""The predictions of several methods for one recording, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from lmeec_core.viewing.moments import Moment, View
+
+
+def labels(paths: Sequence[Path]) -> list[str]:
+    """A short name for each of some files: as much of the path's end as tells them apart."""
+    parts = [path.with_suffix("").parts for path in paths]
+    for count in range(1, max(map(len, parts), default=1) + 1):
+        names = ["/".join(own[-count:]) for own in parts]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]  # they differ in the suffix only
+
+
+def side_by_side(
+    sources: Mapping[str, Iterable[Moment]], report: Callable[[str], None]
+) -> Iterator[Moment]:
+    """One recording's moments, with a view of each target camera for each method.
+
+    Args:
+        sources: by method, the same moments with its predictions.
+        report: told where the methods were given different query masks; those of the first are
+            shown.
+    """
+    methods, told = list(sources), False
+    for moments in zip(*sources.values(), strict=True):
+        first = moments[0]
+        targets = [
+            replace(one.targets[i], image=view.image, method=name)
+            for i, view in enumerate(first.targets)
+            for name, one in zip(methods, moments, strict=True)
+        ]
+        other = next(
+            (n for n, m in zip(methods, moments, strict=True) if not _same(m.query, first.query)),
+            None,
+        )
+        if other is not None and not told:
+            told = True
+            report(
+                f"{other}: its query masks differ from those of {methods[0]} (frame "
+                f"{first.frame}), which are shown"
+            )
+        yield replace(first, targets=targets)
+
+
+def _same(one: View, other: View) -> bool:
+    """Whether two views of one camera have the same masks."""
+    if one.masks.keys() != other.masks.keys():
+        return False
+    pairs = ((one.masks[name], other.masks[name]) for name in one.masks)
+    return all(
+        a is b or (a is not None and b is not None and np.array_equal(a, b)) for a, b in pairs
+    )

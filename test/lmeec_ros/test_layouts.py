@@ -1,0 +1,96 @@
+"""The layouts for RViz, Foxglove and rqt: what they show is what the node publishes."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ament_index_python.packages import get_package_share_directory
+
+SHOWS = {
+    "rviz_default_plugins/Image": "sensor_msgs/msg/Image",
+    "rviz_default_plugins/MarkerArray": "visualization_msgs/msg/MarkerArray",
+}
+"""Display of RViz to the type of its topic."""
+WITHOUT_TOPIC = {"rviz_default_plugins/Grid", "rviz_default_plugins/TF"}
+
+
+def layout(name: str) -> str:
+    return (Path(get_package_share_directory("lmeec")) / "config" / name).read_text()
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in nested lists and dicts, keys included."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            yield from (key, *texts(one))
+    elif isinstance(value, list):
+        for one in value:
+            yield from texts(one)
+    elif isinstance(value, str):
+        yield value
+
+
+@pytest.fixture(scope="module")
+def named() -> dict[str, set[str]]:
+    """Layout to the topics that it names."""
+    perspective = json.loads(layout("lmeec.perspective"))
+    values = [ast.literal_eval(text) for text in texts(perspective) if re.match("['{]", text)]
+    return {
+        "rviz": {t for t in texts(yaml.safe_load(layout("lmeec.rviz"))) if t.startswith("/")},
+        "foxglove": {
+            re.split(r"[.\[]", t)[0]
+            for t in texts(json.loads(layout("foxglove_layout.json")))
+            if t.startswith("/")
+        },
+        "rqt": {t for value in values for t in texts(value) if t.startswith("/")},
+    }
+
+
+def test_every_topic_is_one_of_the_nodes(
+    make_node: Any, tools: Any, tmp_path: Path, named: dict[str, set[str]], vision_msgs: Any
+) -> None:
+    lens = {"width": 80, "height": 60, "k": [70.0, 0, 40, 0, 70, 30, 0, 0, 1]}
+    pose = {"position": [0.0, 0, 0], "orientation": [0.0, 0, 0, 1]}
+    file = tmp_path / "calibration.yaml"
+    cameras = dict.fromkeys(("ego", "exo"), {**lens, **pose})
+    file.write_text(json.dumps({"frame": "map", "cameras": cameras}))
+    node = make_node(**{"output.points": True, "geometry.calibration": str(file)})
+    tools.wait_until(lambda: node.state == "active", "the node to be active")
+    known = {name: types for name, types in node.get_topic_names_and_types()}
+    for tool, topics in named.items():
+        assert topics and topics <= known.keys(), tool
+    displays = yaml.safe_load(layout("lmeec.rviz"))["Visualization Manager"]["Displays"]
+    for one in displays:
+        if one["Class"] not in WITHOUT_TOPIC:
+            assert known[one["Topic"]["Value"]] == [SHOWS[one["Class"]]]
+
+
+def test_foxgloves_panels_are_all_placed_and_configured() -> None:
+    content = json.loads(layout("foxglove_layout.json"))
+
+    def leaves(part: Any) -> list[str]:
+        if isinstance(part, str):
+            return [part]
+        assert part["direction"] in ("row", "column")
+        return leaves(part["first"]) + leaves(part["second"])
+
+    assert sorted(leaves(content["layout"])) == sorted(content["configById"])
+    assert all(re.fullmatch(r"\w+![a-z]+", panel) for panel in content["configById"])
+
+
+def test_rqts_plugins_are_all_configured() -> None:
+    manager = json.loads(layout("lmeec.perspective"))["groups"]["pluginmanager"]
+    (running,) = (ast.literal_eval(one["repr"]) for one in manager["keys"].values())
+    groups = {
+        f"plugin__{name.replace('/', '__')}__{number}"
+        for name, numbers in running.items()
+        for number in numbers
+    }
+    assert groups == manager["groups"].keys()
