@@ -100,6 +100,48 @@ Seed = Annotated[
         min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=HOW
     ),
 ]
+Candidates = Annotated[
+    str | None,
+    typer.Option(
+        help="For omama: regions, sam2, or a file with masks of another program (a folder of such "
+        "files for several takes).",
+        show_default="regions, or sam2 with a network that takes points",
+        rich_help_panel=HOW,
+    ),
+]
+MaxCandidates = Annotated[
+    int | None,
+    typer.Option(
+        min=1, help="For omama: candidates of an image.", show_default="100", rich_help_panel=HOW
+    ),
+]
+Matcher = Annotated[
+    str | None,
+    typer.Option(
+        help="For omama: the matcher's checkpoint; with one that was released, the features are "
+        "DINOv2's.",
+        show_default="the features are compared themselves",
+        rich_help_panel=HOW,
+    ),
+]
+Follow = Annotated[
+    bool,
+    typer.Option(
+        "--follow", help="For omama: remember how objects look in each view.", rich_help_panel=HOW
+    ),
+]
+
+
+def candidate_options(given: str | None, most: int | None) -> dict[str, object]:
+    """The node's parameters of these options; None where nothing is given."""
+    named = given in ("auto", "regions", "sam2")
+    return {
+        "candidates.source": given if named or given is None else "files",
+        "candidates.file": None if named or given is None else str(Path(given).resolve()),
+        "candidates.most": most,
+    }
+
+
 QueryCamera = Annotated[str, typer.Option(help="Query camera: ego, exo (the first one) or a name.")]
 TargetCameras = Annotated[
     list[str] | None,

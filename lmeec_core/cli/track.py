@@ -11,8 +11,12 @@ import typer
 from lmeec_core.cli.options import (
     HOW,
     WHAT,
+    Candidates,
     Checkpoint,
     Direction,
+    Follow,
+    Matcher,
+    MaxCandidates,
     MethodName,
     NodeName,
     Objects,
@@ -22,6 +26,7 @@ from lmeec_core.cli.options import (
     Seed,
     Split,
     Videos,
+    candidate_options,
 )
 
 _OUT = "Outputs"
@@ -94,6 +99,10 @@ def track_command(
     params: Parameters = None,
     node: NodeName = None,
     method: MethodName = None,
+    candidates: Candidates = None,
+    max_candidates: MaxCandidates = None,
+    matcher: Matcher = None,
+    follow: Follow = False,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -227,6 +236,9 @@ def track_command(
         "model.engine": engine,
         "memory.compression": compression,
         "memory.capacity": capacity,
+        **candidate_options(candidates, max_candidates),
+        "omama.matcher": matcher,
+        "omama.follow": follow or None,
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = TrackOptions(

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
+from lmeec_core.methods import has_setting
+from lmeec_core.methods.candidates.files import CandidateFile
 from lmeec_core.offline.units import Settings, Unit
 from lmeec_core.takes import Take, TakeError
 
@@ -19,6 +22,14 @@ if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
 
 Size = tuple[int, int]
+
+
+@runtime_checkable
+class TakesCandidates(Protocol):
+    """A tracker that chooses among given masks."""
+
+    def offer(self, candidates: Mapping[str, NDArray[np.bool_]]) -> None:
+        """The candidates (N, h, w) of the next step's targets, by camera."""
 
 
 class Step(NamedTuple):
@@ -69,6 +80,10 @@ class GivenMasks:
         self._tracker = method.tracker(
             unit.query, (unit.target,), length, max_objects=len(unit.objects)
         )
+        self._given: CandidateFile | None = None
+        if settings.candidates.file and has_setting(settings.method, "candidates"):
+            own = settings.candidates
+            self._given = CandidateFile(Path(own.file), take.path.name, own.limits)
         self._asked = {name: set(take.mask_frames(name, unit.query)) for name in unit.objects}
         self._shown = {camera: set(take.frames(camera)) for camera in (unit.query, unit.target)}
         self.frames = sorted(self._shown[unit.query].union(*self._asked.values()))
@@ -89,8 +104,24 @@ class GivenMasks:
             images[camera] = image
         seen = images[unit.query].shape[:2]
         masks = {name: self._mask(name, frame, seen) for name in unit.objects}
+        if self._given is not None:
+            self._offer(frame, images[unit.target].shape[:2])
         found = self._tracker.step(images, masks)[unit.target]
         return Step(images[unit.target].shape[:2], found)
+
+    def _offer(self, frame: int, size: Size) -> None:
+        """Give the tracker the candidates of another program."""
+        assert self._given is not None
+        camera = self._unit.target
+        try:
+            masks = self._given.masks(camera, frame, size)
+            why = "no candidates of this image in it"
+        except TakeError as error:
+            masks, why = None, str(error)
+        if masks is None:
+            self._problems.append(f"{self._given.path}: {camera}, frame {frame}: {why}")
+        elif isinstance(self._tracker, TakesCandidates):
+            self._tracker.offer({camera: masks})
 
     def _mask(self, name: str, frame: int, image: Size) -> NDArray[np.bool_] | None:
         try:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lmeec_core.errors import InputError
 from lmeec_core.methods import method_name, without_effect
+from lmeec_core.methods.candidates.settings import CandidateSettings
+from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_core.offline.prompt_plan import Usable, read_given, usable_prompts
 from lmeec_core.offline.units import (
     NumFrames,
@@ -55,7 +60,11 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
 
 def method_notes(method: str, given: Iterable[str]) -> tuple[str, ...]:
     """What to say of the node's parameters that were given and that the method does not have."""
-    own = [name for name in given if name.partition(".")[0] in ("model", "memory")]
+    own = [
+        name
+        for name in given
+        if name.partition(".")[0] in ("model", "memory", "candidates", "omama")
+    ]
     text = without_effect(method, own)
     return (text,) if text else ()
 
@@ -76,6 +85,11 @@ def take_settings(
 
     model = {k.removeprefix("model."): v for k, v in changes.items() if k.startswith("model.")}
     memory = {k.removeprefix("memory."): v for k, v in changes.items() if k.startswith("memory.")}
+    groups = {
+        group: {k.removeprefix(f"{group}."): v for k, v in changes.items()
+                if k.startswith(f"{group}.")}
+        for group in ("candidates", "omama")
+    }  # fmt: skip
     name, checkpoint = model.get("preset", "nano"), model.get("checkpoint") or None
     preset(name)
     seed = model.get("seed")
@@ -84,7 +98,7 @@ def take_settings(
         method=method,
         preset=name,
         checkpoint=checkpoint,
-        weights=weights_digest(name, checkpoint, seed, method),
+        weights=weights_digest(name, checkpoint, seed, method) + _more_digests(groups),
         device=str(resolve_device(model.get("device", "auto"))),
         precision=model.get("precision", "fp32"),
         engine=model.get("engine", "auto"),
@@ -94,7 +108,26 @@ def take_settings(
         num_frames=num_frames,
         threads=threads,
         prompts=prompts,
+        candidates=CandidateSettings(**groups["candidates"]),
+        omama=OMaMaSettings(**groups["omama"]),
     )
+
+
+def _more_digests(groups: dict[str, dict[str, Any]]) -> str:
+    """Fingerprints of a matcher and of a file of candidates, so that other ones count as changed.
+
+    Raises:
+        InputError: no such file.
+    """
+    found = ""
+    for group, name in (("omama", "matcher"), ("candidates", "file")):
+        path = Path(groups[group].get(name) or "bundled")
+        if path.is_dir() or str(path) == "bundled":
+            continue
+        if not path.is_file():
+            raise InputError(f"{group}.{name}: {path}: no such file")
+        found += f" {name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+    return found
 
 
 def _only_theirs(takes: Takes, prompts: Prompts, options: TrackOptions) -> None:

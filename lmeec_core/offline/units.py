@@ -13,6 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from lmeec_core import __version__
 from lmeec_core.config import EngineName, MemoryConfig, Precision
 from lmeec_core.methods import has_setting
+from lmeec_core.methods.candidates.settings import CandidateSettings
+from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_core.recordings import RecordingSource
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class Settings(BaseModel):
             belongs to the settings and not to the machine.
         node: the node's parameters, for a bag.
         prompts: None where query masks are given.
+        candidates, omama: of the method omama.
         version: of this package.
     """
 
@@ -92,6 +95,8 @@ class Settings(BaseModel):
     threads: int = Field(1, ge=1)
     node: dict[str, Any] | None = None
     prompts: PromptSettings | None = None
+    candidates: CandidateSettings = CandidateSettings()
+    omama: OMaMaSettings = OMaMaSettings()
     version: str = __version__
 
     @field_validator("precision", mode="before")
@@ -102,11 +107,14 @@ class Settings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """All that the masks depend on, flat: name to value, as JSON returns it."""
-        others = {"checkpoint", "node", "memory", "prompts", "cycle_check"}
+        others = {"checkpoint", "node", "memory", "prompts", "cycle_check", "candidates", "omama"}
         content = self.model_dump(mode="json", exclude=others)
         content |= {"cycle_check": True} if self.cycle_check else {}
         content |= {f"memory.{k}": v for k, v in self.memory.model_dump(mode="json").items()}
         content |= {} if self.prompts is None else self.prompts.identity()
+        for name, own in (("candidates", self.candidates), ("omama", self.omama)):
+            changed = own.model_dump(mode="json", exclude_defaults=True)
+            content |= {f"{name}.{k}": v for k, v in changed.items()}
         node = json.loads(json.dumps(self.node or {}))
         content |= {k: v for k, v in node.items() if k not in PATHS}
         return content

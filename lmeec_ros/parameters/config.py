@@ -12,6 +12,8 @@ import lmeec_core as lm
 from lmeec_core.bags.object_rows import read_object_row
 from lmeec_core.errors import InputError
 from lmeec_core.methods import METHODS, method_name
+from lmeec_core.methods.candidates.settings import CandidateSettings
+from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_ros.parameters import files as parameter_files
 from lmeec_ros.parameters import video
 from lmeec_ros.parameters.files import ParameterError as ParameterError
@@ -19,9 +21,11 @@ from lmeec_ros.parameters.spec import Spec, Value, suggestion
 from lmeec_ros.parameters.table import (
     TABLE,
     CameraConfig,
+    CandidateParameters,
     MemoryParameters,
     ModelParameters,
     NodeConfig,
+    OMaMaParameters,
     PromptParameters,
     QueryMasksConfig,
     section,
@@ -148,6 +152,8 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             seed=None if checked["model.seed"] < 0 else checked["model.seed"],
         ),
         memory=lm.MemoryConfig(**vars(section(MemoryParameters, "memory.", checked))),
+        candidates=CandidateSettings(**vars(section(CandidateParameters, "candidates.", checked))),
+        omama=OMaMaSettings(**vars(section(OMaMaParameters, "omama.", checked))),
         values=checked,
     )
 

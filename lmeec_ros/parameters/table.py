@@ -9,6 +9,8 @@ from typing import Any, TypeVar, get_args
 import lmeec_core as lm
 from lmeec_core.config import ENGINES, EngineName, PrecisionName
 from lmeec_core.methods import METHODS
+from lmeec_core.methods.candidates.settings import CandidateSettings
+from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_ros.parameters.spec import Spec
 
 QOS = ("auto", "sensor_data", "reliable")
@@ -159,6 +161,33 @@ class MemoryParameters:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CandidateParameters:
+    """What omama chooses among; `NodeConfig.candidates` is lmeec_core's own class."""
+
+    source: str = parameter("auto", "Where omama's candidate masks come from: regions of even "
+        "colour; sam2, SAM 2.1's automatic masks, with a network that takes points; auto: what "
+        "suits the network", ("auto", "regions", "sam2"))
+    most: int = parameter(100, "Candidates of an image", minimum=1, maximum=1000)
+    min_area: float = parameter(0.0003, "Smallest candidate, share of the image", minimum=0.0,
+        maximum=1.0)
+    max_area: float = parameter(0.5, "Largest candidate, share of the image", minimum=0.0,
+        maximum=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OMaMaParameters:
+    """How omama compares; `NodeConfig.omama` is lmeec_core's own class."""
+
+    features: str = parameter("auto", "network: those of model.preset; dinov2: the published ones; "
+        "auto: those of the matcher", ("auto", "network", "dinov2"))
+    weights: str = parameter("", "File or folder of DINOv2's weights; empty: the user's cache",
+        path=True)
+    matcher: str = parameter("", "The matcher's checkpoint; bundled: the one that comes with the "
+        "package; empty: the features are compared themselves")
+    follow: bool = parameter(False, "Remember how objects look in each target view")
+
+
+@dataclass(frozen=True, kw_only=True)
 class PairingParameters:
     """What belongs together."""
 
@@ -245,6 +274,8 @@ class NodeConfig:
         "Only lmeec has a memory; the others search in each set anew")
     model: ModelParameters = group(ModelParameters)
     memory: lm.MemoryConfig = group(MemoryParameters)
+    candidates: CandidateSettings = group(CandidateParameters)
+    omama: OMaMaSettings = group(OMaMaParameters)
     memory_folder: str = parameter("", "Folder of the files of ~/save_memory and ~/load_memory; "
         "empty: $ROS_HOME/lmeec, which is ~/.ros/lmeec", path=True)
     pairing: PairingParameters = group(PairingParameters)
@@ -279,14 +310,16 @@ class NodeConfig:
     def method_settings(self) -> dict[str, Any]:
         """The settings of methods, by name, as :func:`lmeec_core.methods.load_with` takes them."""
         model = {k: v for k, v in vars(self.model).items() if k != "warm_up_steps"}
-        return {**model, "memory": self.memory}
+        return {
+            **model, "memory": self.memory, "candidates": self.candidates, "omama": self.omama,
+        }
 
     def changed_settings(self) -> list[str]:
         """Full names of the parameters of methods that do not have their defaults."""
         return [
             spec.name
             for spec in TABLE
-            if spec.name.startswith(("model.", "memory."))
+            if spec.name.startswith(("model.", "memory.", "candidates.", "omama."))
             and spec.name != "model.warm_up_steps"
             and self.values[spec.name] != spec.default
         ]

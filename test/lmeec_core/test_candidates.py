@@ -19,7 +19,7 @@ from lmeec_core.evaluation import iou
 from lmeec_core.methods import load_method
 from lmeec_core.methods.candidates import AutomaticMasks, CandidateLimits, Regions
 from lmeec_core.methods.candidates.automatic import _cut_off, crop_boxes, suppressed
-from lmeec_core.methods.omama import tracker as omama
+from lmeec_core.methods.omama.features import EncoderView
 from lmeec_core.takes import resize_mask
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
@@ -91,9 +91,11 @@ def test_an_object_smaller_than_a_place_is_described() -> None:
     places = torch.nn.functional.normalize(torch.randn(8, 4, 4), dim=0)
     mask = np.zeros((1, 64, 64), bool)
     mask[0, 35, 20] = True
-    assert torch.allclose(omama.describe(places, mask)[0], places[:, 2, 1], atol=1e-5)
+    view = EncoderView((places,))
+    found = view.plain(view.describe(mask))
+    assert torch.allclose(found[0], places[:, 2, 1], atol=1e-5)
     both = mask | resize_mask(np.eye(4, dtype=bool), (64, 64))
-    assert float(omama.describe(places, both).norm()) == pytest.approx(1, abs=1e-5)
+    assert float(view.plain(view.describe(both)).norm()) == pytest.approx(1, abs=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,7 @@ def load_dinov2(
             f"{str(error).splitlines()[0]}; fetch them once with `hf download {NAME}`, or name a "
             f"file such as {HUB_FILE} or a folder"
         ) from error
+    model, told = loaded
     wrong = {
         kind: sorted(map(str, told.get(f"{kind}_keys") or ()))
         for kind in ("missing", "unexpected", "mismatched")

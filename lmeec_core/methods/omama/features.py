@@ -15,7 +15,6 @@ from torch import Tensor
 from lmeec_core.compact.features import EmbeddedFeatures
 from lmeec_core.compact.layers import masked_mean
 from lmeec_core.correspondence import Mask
-from lmeec_core.errors import InputError
 from lmeec_core.methods.omama.descriptors import bounding_boxes, describe, fit_masks
 from lmeec_core.methods.omama.network import Layout
 from lmeec_core.methods.pairs import Image
@@ -36,6 +35,10 @@ class SeenView(Protocol):
 
     def describe(self, masks: Mask) -> Tensor:
         """Descriptors (N, 2C), [object; context], of masks (N, H, W) of any size; N may be 0."""
+
+    def plain(self, descriptors: Tensor) -> Tensor:
+        """Unit vectors (N, D) of descriptors, which are alike for the same object without any
+        matcher."""
 
 
 class Features(Protocol):
@@ -64,32 +67,35 @@ class PatchView:
         given = torch.from_numpy(np.ascontiguousarray(masks)).to(self.tokens.device)
         return describe(self.tokens, fit_masks(given, self.tokens))
 
+    def plain(self, descriptors: Tensor) -> Tensor:
+        """See :class:`SeenView`."""
+        return F.normalize(descriptors[:, : self.tokens.shape[0]], dim=-1)
+
 
 @dataclass(frozen=True, eq=False)
-class CompactView:
-    """A view of the compact network, in unit vectors that were brought to a mean square of 1."""
+class EncoderView:
+    """A view of one of our own networks."""
 
-    top: Tensor
-    """(192, g, g) top features and top embedding."""
-    middle: Tensor
-    """(64, 2g, 2g) middle embedding."""
+    maps: tuple[Tensor, ...]
+    """(C, g, g) or (C, 2g, 2g) each, with a mean square of 1 at each place."""
 
     @property
     def tokens(self) -> Tensor:
-        """See :class:`SeenView`; at half the resolution of the top features, which is enough to
-        attend to and four times faster."""
-        top, middle = F.avg_pool2d(self.top[None], 2)[0], F.avg_pool2d(self.middle[None], 4)[0]
-        return torch.cat((top, middle))
+        """See :class:`SeenView`; (C, g / 2, g / 2), which is enough to attend to and faster."""
+        half = self.maps[0].shape[1] // 2
+        return torch.cat([F.avg_pool2d(x[None], x.shape[1] // half)[0] for x in self.maps])
 
     def describe(self, masks: Mask) -> Tensor:
         """See :class:`SeenView`. A place counts by the share of it that the mask covers, so that
         an object smaller than a place is described as well."""
-        given = torch.from_numpy(np.ascontiguousarray(masks)).to(self.top.device)
-        parts = []
-        for areas in (given.float(), _boxes_around(given)):
-            for places in (self.top, self.middle):
-                parts.append(_mean(places, areas))
-        return torch.cat(parts, dim=1)
+        given = torch.from_numpy(np.ascontiguousarray(masks)).to(self.maps[0].device)
+        areas = (given.float(), _boxes_around(given))
+        return torch.cat([_mean(x, area) for area in areas for x in self.maps], dim=1)
+
+    def plain(self, descriptors: Tensor) -> Tensor:
+        """See :class:`SeenView`; of the last map, the finest."""
+        end = sum(x.shape[0] for x in self.maps)
+        return F.normalize(descriptors[:, end - self.maps[-1].shape[0] : end], dim=-1)
 
 
 def _mean(places: Tensor, areas: Tensor) -> Tensor:
@@ -114,21 +120,15 @@ def _boxes_around(masks: Tensor) -> Tensor:
     return around * masks.flatten(1).any(dim=1)[:, None, None]
 
 
-class CompactFeatures:
-    """The features of the small network, whose images are squares of one size.
+class EncoderFeatures:
+    """The features of one of our own networks, whose images are squares of one size.
 
     Args:
-        model: a network with an embedding.
-
-    Raises:
-        InputError: it has none.
+        model: the embedding of a compact network is used beside its top features; of another
+            network the top features alone.
     """
 
     def __init__(self, model: LMEEC) -> None:
-        if model.config.matching is None:
-            raise InputError(
-                "this network has no embedding; the preset nano expected, or the features of DINOv2"
-            )
         self.model = model
 
     @property
@@ -142,9 +142,9 @@ class CompactFeatures:
     def layout(self, reverse: bool) -> Layout:
         """See :class:`Features`; both directions are alike."""
         config = self.model.config
-        assert config.matching is not None
         grid = (config.grid // 2, config.grid // 2)
-        return Layout(config.hidden_dim + 2 * config.matching.dim, 4, grid, grid)
+        own = 2 * config.matching.dim if config.matching else 0
+        return Layout(config.hidden_dim + own, 4, grid, grid)
 
     @torch.inference_mode()
     def see(self, images: Sequence[Image], ego: Sequence[bool]) -> list[SeenView]:
@@ -153,10 +153,11 @@ class CompactFeatures:
         with model.autocast():
             inputs = prepare_images(list(images), model.config.image_size, model.device)
             views = model.encode_images(inputs, model.runner or model.compute)
-        assert isinstance(views, EmbeddedFeatures)
+        if not isinstance(views, EmbeddedFeatures):
+            return [EncoderView((one,)) for one in _even(views.top)]
         top = torch.cat((_even(views.top), _even(views.top_embedding)), dim=1)
         middle = _even(views.middle_embedding)
-        return [CompactView(a, b) for a, b in zip(top, middle, strict=True)]
+        return [EncoderView(maps) for maps in zip(top, middle, strict=True)]
 
 
 def _even(features: Tensor) -> Tensor:

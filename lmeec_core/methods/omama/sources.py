@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmeec_core.checkpoint import load_model
 from lmeec_core.errors import InputError
-from lmeec_core.methods.omama.features import CompactFeatures, Features
+from lmeec_core.methods.omama.features import EncoderFeatures, Features
 
 
 def load_features(name: str, weights: str | None = None, device: str = "auto") -> Features:
@@ -21,7 +21,7 @@ def load_features(name: str, weights: str | None = None, device: str = "auto") -
         ImportError: dinov2 without transformers.
     """
     if name == "nano":
-        return CompactFeatures(load_model("nano", weights, device))
+        return EncoderFeatures(load_model("nano", weights, device))
     if name == "dinov2":
         from lmeec_core.methods.omama.dinov2 import load_dinov2
 

@@ -1,8 +1,7 @@
-"""O-MaMa as a method, with the features of the network that comes with the package.
+"""O-MaMa as a method: each object's mask is chosen among the candidates of a target view.
 
-The published matcher needs DINOv2's features (:func:`lmeec_core.methods.omama.match`). Here the
-embedding of the compact network describes the query object and the candidate masks of each target
-view, which needs no download; the candidate that is most alike is the answer.
+By default the features are those of the network that comes with the package, which needs no
+download. The published features are DINOv2's, the published matcher reads a checkpoint.
 """
 
 from __future__ import annotations
@@ -17,24 +16,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lmeec_core.checkpoint import load_model
-from lmeec_core.compact import CompactLMEEC
-from lmeec_core.compact.features import EmbeddedFeatures
-from lmeec_core.compact.layers import masked_mean
+from lmeec_core.checkpoint import CheckpointError, load_model
 from lmeec_core.config import PrecisionName
 from lmeec_core.correspondence import Mask
-from lmeec_core.methods.candidates import AutomaticMasks, Regions
+from lmeec_core.methods.candidates import CandidateSettings
+from lmeec_core.methods.omama.features import EncoderFeatures, Features, SeenView
+from lmeec_core.methods.omama.match import embed_asked, embed_given
+from lmeec_core.methods.omama.network import OMaMa
+from lmeec_core.methods.omama.settings import OMaMaSettings
+from lmeec_core.methods.omama.weights import BUNDLED, LoadedMatcher, read_facts, read_matcher
 from lmeec_core.methods.pairs import FoundMask, Image, PairTracker
 from lmeec_core.model import LMEEC
-from lmeec_core.preprocessing import prepare_images
+from lmeec_core.takes import is_ego
 
 Candidates = Callable[[Image], Mask]
 """Makes candidates bool (N, h, w) of an image uint8 (H, W, 3); h and w may be smaller than the
 image's, in its proportions."""
 
-PRESENCE = (54.0, 0.946)
-"""Presence is sigmoid(steepness * (similarity - middle)); fitted on
-simulated takes. (The published confidence, sigmoid of the cosine, calls every object visible.)"""
+PLAIN_PRESENCE = (54.0, 0.946)
+"""Presence is sigmoid(steepness * (similarity - middle)); this one is for the features of nano
+without a matcher, fitted on simulated takes."""
+
+CONFIDENT = 0.7
+"""Presence from which a chosen candidate is remembered."""
+REMEMBERED = 8
+"""Frames over which a remembered look is averaged, at most."""
+SHARE = 0.5
+"""Of the remembered look in the similarity by which a candidate is chosen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -43,11 +51,13 @@ class ChosenMask(FoundMask):
 
     similarity: float = -1.0
     """With the object, -1 .. 1."""
+    curve: tuple[float, float] = PLAIN_PRESENCE
+    """Steepness and middle of the presence over the similarity."""
 
     @property
     def presence(self) -> float:
         """Probability that the candidate is the object; 0 without one."""
-        steepness, middle = PRESENCE
+        steepness, middle = self.curve
         likely = 1 / (1 + np.exp(-steepness * (self.similarity - middle)))
         return float(likely) if self.found.any() else 0.0
 
@@ -66,25 +76,56 @@ class ChosenMask(FoundMask):
 
 
 class OMaMaTracker(PairTracker):
-    """Chooses a candidate for each object, anew in every step.
+    """Chooses a candidate for each object in every step.
+
+    With ``follow`` the look of an object in a target view, the mean embedding of the candidates
+    that were chosen for it in frames with a presence of :data:`CONFIDENT` or more, counts as much
+    as its look in the query view. The presence is that of the query view alone. Without it each
+    step stands for itself.
 
     Args:
-        model: a network; the embedding of a compact one, the top features of another describe
-            places.
-        candidates: makes the candidates of a target image.
+        features: describe images.
+        matcher: compares descriptors; None compares the features themselves.
+        candidates: makes the candidates of a target image; None if :meth:`offer` gives them.
         query, targets, max_objects: see :class:`lmeec_core.CorrespondenceTracker`.
+        follow: see above.
+
+    Raises:
+        CheckpointError: the matcher is for the other direction.
     """
 
     def __init__(
         self,
-        model: LMEEC,
-        candidates: Candidates,
+        features: Features,
+        matcher: LoadedMatcher | None,
+        candidates: Candidates | None,
         query: str,
         targets: Sequence[str],
         max_objects: int = 32,
+        follow: bool = False,
     ) -> None:
         super().__init__(None, query, targets, max_objects)
-        self.model, self._candidates = model, candidates
+        if matcher is not None:
+            matcher.check_direction(query)
+        self._features, self._matcher, self._candidates = features, matcher, candidates
+        self._follow, self._offered = follow, dict[str, Mask]()
+        self._looks: dict[tuple[str, str], tuple[Tensor, int]] = {}
+        """By target and object: the mean embedding, and of how many frames."""
+
+    def forget(self, object_id: str) -> bool:
+        """See :class:`PairTracker`."""
+        self._looks = {key: look for key, look in self._looks.items() if key[1] != object_id}
+        return super().forget(object_id)
+
+    def reset(self) -> None:
+        """See :class:`PairTracker`."""
+        self._looks.clear()
+        super().reset()
+
+    def offer(self, candidates: Mapping[str, Mask]) -> None:
+        """Candidates (N, h, w) of the next step's target images, by camera, in place of generated
+        ones; a target without any has none."""
+        self._offered = dict(candidates)
 
     @torch.inference_mode()
     def search(
@@ -93,48 +134,64 @@ class OMaMaTracker(PairTracker):
         """See :class:`PairTracker`."""
         if not masks or not views:
             return {target: {} for target in views}
-        places = embed(self.model, [query, *views.values()])
-        asked = describe(places[0], np.stack(list(masks.values())))
-        found: dict[str, dict[str, FoundMask]] = {}
-        for place, (target, image) in zip(places[1:], views.items(), strict=True):
+        ego = [is_ego(camera) for camera in (self.query, *views)]
+        own, *seen = self._features.see([query, *views.values()], ego)
+        asked = own.describe(np.stack(list(masks.values())))
+        return {
+            target: self._chosen(target, image, list(masks), asked, own, view)
+            for view, (target, image) in zip(seen, views.items(), strict=True)
+        }
+
+    def _chosen(
+        self, target: str, image: Image, names: list[str], asked: Tensor, own: SeenView,
+        view: SeenView,
+    ) -> dict[str, FoundMask]:  # fmt: skip
+        """What is chosen in one target view, by object."""
+        curve = self._matcher.presence if self._matcher else PLAIN_PRESENCE
+        if self._candidates is None:
+            given = self._offered.pop(target, np.zeros((0, *image.shape[:2]), bool))
+        else:
             given = self._candidates(image)
-            size = image.shape[:2]
-            if len(given):
-                greatest, best = (asked @ describe(place, given).T).max(dim=1)
-                chosen = zip(masks, greatest.tolist(), best.tolist(), strict=True)
-                found[target] = {
-                    name: ChosenMask(enlarge(given[i], size), None, alike)
-                    for name, alike, i in chosen
-                }
-            else:
-                nothing = ChosenMask(np.zeros(size, bool))
-                found[target] = dict.fromkeys(masks, nothing)
+        given = given[given.any(axis=(1, 2))]
+        size = (image.shape[0], image.shape[1])
+        if not len(given):
+            return dict.fromkeys(names, ChosenMask(np.zeros(size, bool), None, -1.0, curve))
+        ours, theirs = self._embedded(asked, own, view.describe(given), view)
+        similarity = ours @ theirs.T
+        best = self._with_looks(target, names, similarity, theirs).argmax(dim=1).tolist()
+        found: dict[str, FoundMask] = {}
+        for row, (name, i) in enumerate(zip(names, best, strict=True)):
+            one = ChosenMask(enlarge(given[i], size), None, float(similarity[row, i]), curve)
+            if self._follow and one.visible(CONFIDENT):
+                self._remember(target, name, theirs[i])
+            found[name] = one
         return found
 
+    def _embedded(
+        self, asked: Tensor, own: SeenView, given: Tensor, view: SeenView
+    ) -> tuple[Tensor, Tensor]:
+        """Unit vectors of the objects and of the candidates from their descriptors."""
+        if self._matcher is None:
+            return own.plain(asked), view.plain(given)
+        model: OMaMa = self._matcher.model
+        return embed_asked(model, asked, view.tokens), embed_given(model, given, own.tokens)
 
-def embed(model: LMEEC, images: Sequence[Image]) -> Tensor:
-    """Unit vectors (V, D, g, g) of the places of images, float32."""
-    with model.autocast():
-        inputs = prepare_images(list(images), model.config.image_size, model.device)
-        views = model.encode_images(inputs, model.runner or model.compute)
-    own = views.middle_embedding if isinstance(views, EmbeddedFeatures) else views.top
-    return F.normalize(own.float(), dim=1)
+    def _with_looks(
+        self, target: str, names: list[str], similarity: Tensor, candidates: Tensor
+    ) -> Tensor:
+        """Similarities (M, N), with the remembered look of those objects that have one."""
+        mixed = similarity.clone()
+        for row, name in enumerate(names):
+            look = self._looks.get((target, name))
+            if look is not None:
+                remembered = candidates @ F.normalize(look[0], dim=0)
+                mixed[row] = (1 - SHARE) * mixed[row] + SHARE * remembered
+        return mixed
 
-
-def describe(places: Tensor, masks: Mask) -> Tensor:
-    """Unit vectors (N, D) of objects in one view: the mean of their places.
-
-    A place counts by the share of it that the mask covers, so that an object smaller than a place
-    is described as well. (The surroundings as a second part, as in the published descriptor, made
-    the choice no better with these features.)
-
-    Args:
-        places: (D, g, g), of :func:`embed`.
-        masks: (N, H, W), none of them empty; N is 1 or more.
-    """
-    given = torch.from_numpy(np.ascontiguousarray(masks)).to(places.device)
-    cover = F.interpolate(given[None].float(), size=tuple(places.shape[1:]), mode="area")
-    return F.normalize(masked_mean(places[None], cover)[0], dim=-1)
+    def _remember(self, target: str, name: str, embedding: Tensor) -> None:
+        mean, count = self._looks.get((target, name), (torch.zeros_like(embedding), 0))
+        count = min(count + 1, REMEMBERED)
+        self._looks[target, name] = (mean + (embedding - mean) / count, count)
 
 
 def enlarge(mask: Mask, size: tuple[int, int]) -> Mask:
@@ -146,10 +203,14 @@ def enlarge(mask: Mask, size: tuple[int, int]) -> Mask:
 
 @dataclass(frozen=True)
 class OMaMaMethod:
-    """A network and the source of candidates."""
+    """What trackers share; see :class:`OMaMaTracker`."""
 
     model: LMEEC
-    candidates: Candidates
+    """The network of the other settings, which may make features and candidates."""
+    features: Features
+    matcher: LoadedMatcher | None
+    candidates: Candidates | None
+    follow: bool = False
 
     def tracker(
         self,
@@ -159,7 +220,21 @@ class OMaMaMethod:
         max_objects: int = 32,
     ) -> OMaMaTracker:
         """A tracker; the number of frames makes no difference."""
-        return OMaMaTracker(self.model, self.candidates, query, targets, max_objects)
+        return OMaMaTracker(
+            self.features, self.matcher, self.candidates, query, targets, max_objects, self.follow
+        )
+
+
+def needs_dinov2(settings: OMaMaSettings) -> bool:
+    """Whether the matcher was trained with DINOv2's features: a released one, or if its file says
+    so.
+
+    Raises:
+        CheckpointError: the file cannot be read.
+    """
+    if settings.matcher in ("", BUNDLED):
+        return False
+    return read_facts(Path(settings.matcher)).get("features", "dinov2") == "dinov2"
 
 
 def load(
@@ -169,18 +244,38 @@ def load(
     precision: PrecisionName = "fp32",
     seed: int | None = None,
     require_mv_moe: bool = True,
-    candidates: Candidates | None = None,
+    candidates: Candidates | CandidateSettings | None = None,
+    omama: OMaMaSettings | None = None,
 ) -> OMaMaMethod:
     """Load the method.
 
     Args:
         preset, checkpoint, device, precision, seed, require_mv_moe: of the network whose features
-            are used, see :func:`lmeec_core.load_model`.
-        candidates: makes the candidate masks. None is
-            :class:`~lmeec_core.methods.candidates.Regions` for a compact network, and
-            :class:`~lmeec_core.methods.candidates.AutomaticMasks` for one that takes points.
+            are used, and which makes the candidates, see :func:`lmeec_core.load_model`.
+        candidates: makes the candidate masks, or says what does; None are the default settings.
+        omama: features and matcher; None are the defaults.
+
+    Raises:
+        CheckpointError: weights that cannot be used, or a matcher for other features.
     """
+    settings = omama or OMaMaSettings()
     model = load_model(preset, checkpoint, device, precision, seed, require_mv_moe)
-    if candidates is None:
-        candidates = Regions() if isinstance(model, CompactLMEEC) else AutomaticMasks(model)
-    return OMaMaMethod(model, candidates)
+    made: Candidates | None
+    if candidates is None or isinstance(candidates, CandidateSettings):
+        made = (candidates or CandidateSettings()).generator(model)
+    else:
+        made = candidates
+    features: Features = EncoderFeatures(model)
+    if settings.features == "dinov2" or (settings.features == "auto" and needs_dinov2(settings)):
+        from lmeec_core.methods.omama.dinov2 import load_dinov2
+
+        if not settings.matcher:
+            raise CheckpointError(
+                "omama.matcher: nothing given, a matcher's checkpoint expected with the features "
+                "of dinov2"
+            )
+        features = load_dinov2(settings.weights or None, device)
+    matcher = None
+    if settings.matcher:
+        matcher = read_matcher(settings.matcher, features, model.device)
+    return OMaMaMethod(model, features, matcher, made, settings.follow)

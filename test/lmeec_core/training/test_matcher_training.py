@@ -15,7 +15,7 @@ import torch
 from lmeec_core.checkpoint import CheckpointError, seeded_model
 from lmeec_core.config import ModelConfig
 from lmeec_core.errors import ExplainedError, InputError
-from lmeec_core.methods.omama.features import CompactFeatures, PatchView
+from lmeec_core.methods.omama.features import EncoderFeatures, PatchView
 from lmeec_core.methods.omama.network import Layout
 from lmeec_core.takes import Take, TakeWriter
 from lmeec_core.training.distributed import Processes
@@ -163,7 +163,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
 def test_it_learns_to_choose_with_the_features_of_a_network(data: Path, tmp_path: Path) -> None:
     """Also whether the object is there: red is not in the other view in half of the frames."""
     torch.manual_seed(0)
-    features = CompactFeatures(seeded_model(ModelConfig.model_validate(TINY_CONV), 0))
+    features = EncoderFeatures(seeded_model(ModelConfig.model_validate(TINY_CONV), 0))
     given = settings(data, steps=40, batch=6, rate=2e-3, none=True, val_split="val")
     trainer = run(recipe(given, tmp_path, tiles, features), tmp_path, ALONE, Monitor())
     reports = [record for record in trainer.history if "loss" in record]

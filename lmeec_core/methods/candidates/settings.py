@@ -1,0 +1,58 @@
+"""Where candidates come from, as parameters and options say it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from lmeec_core.compact import CompactLMEEC
+from lmeec_core.correspondence import Mask
+from lmeec_core.errors import InputError
+from lmeec_core.methods.candidates.automatic import AutomaticMasks
+from lmeec_core.methods.candidates.limits import CandidateLimits
+from lmeec_core.methods.candidates.regions import Regions
+from lmeec_core.model import LMEEC
+
+Source = Literal["auto", "regions", "sam2", "files"]
+SOURCES: tuple[Source, ...] = ("auto", "regions", "sam2", "files")
+
+
+class CandidateSettings(CandidateLimits):
+    """The source of candidates, and the limits on them.
+
+    Attributes:
+        source: "regions" of even colour; "sam2", SAM 2.1's automatic mask generation, with a
+            network that takes points; "files", masks made by another program; "auto", regions with
+            a compact network, sam2 with another.
+        file: of the masks, see :mod:`lmeec_core.methods.candidates.files`.
+    """
+
+    source: Source = "auto"
+    file: str = ""
+
+    @property
+    def limits(self) -> CandidateLimits:
+        """The limits alone."""
+        return CandidateLimits(**{k: getattr(self, k) for k in CandidateLimits.model_fields})
+
+    def generator(self, model: LMEEC) -> Callable[[npt.NDArray[np.uint8]], Mask] | None:
+        """What makes candidates of an image; None where they are given with each step.
+
+        Raises:
+            InputError: SAM 2's generator with a network that takes no points, or files without a
+                name.
+        """
+        if (self.source == "files") != bool(self.file):
+            raise InputError(
+                f"candidates.source {self.source!r} and candidates.file {self.file!r} given; a "
+                "file with 'files', and none with other sources, expected"
+            )
+        if self.source == "files":
+            return None
+        compact = isinstance(model, CompactLMEEC)
+        if self.source == "regions" or (self.source == "auto" and compact):
+            return Regions(self.limits)
+        return AutomaticMasks(model, self.limits)
