@@ -11,7 +11,10 @@
         position: [0.0, 0.0, 1.0]            # of the camera in the frame
         orientation: [0.0, 0.0, 0.0, 1.0]    # x, y, z, w; camera axes: x right, y down, z forward
 
-A camera may lack its intrinsics (width ... d), its pose (position, orientation), or both.
+A camera may lack its intrinsics (width ... d), its pose (position, orientation), or both. One that
+moves in a recorded take has, instead of these two, a pose for each frame:
+
+        poses: {0: [x, y, z, qx, qy, qz, qw], 30: [...]}
 """
 
 from __future__ import annotations
@@ -25,6 +28,7 @@ from typing import Annotated, Any
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from scipy.spatial.transform import Rotation
 
 from lmeec_core.errors import InputError
 from lmeec_core.geometry import GeometryError, Intrinsics, Pose, Vector
@@ -35,6 +39,7 @@ _POSE = ("position", "orientation")
 
 Size = Annotated[int, Field(ge=1, le=100_000)]
 Numbers = Annotated[list[float], Field(max_length=14)]
+Row = Annotated[list[float], Field(min_length=7, max_length=7)]
 
 
 class CalibrationError(InputError):
@@ -50,6 +55,7 @@ class _Camera(BaseModel):
     d: Numbers = []
     position: Numbers | None = None
     orientation: Numbers | None = None
+    poses: dict[Annotated[int, Field(ge=0)], Row] | None = Field(None, max_length=100_000)
 
 
 class _File(BaseModel):
@@ -65,12 +71,25 @@ class Calibration:
     Attributes:
         frame: name of the common frame; empty without a file.
         lenses: camera to intrinsics, for the cameras that have them.
-        poses: camera to pose in the frame, for the cameras that have one.
+        poses: camera to pose in the frame, for the cameras that stand still.
+        moving: camera to frame number to pose, for those that move in a recorded take.
     """
 
     frame: str = ""
     lenses: Mapping[str, Intrinsics] = field(default_factory=dict)
     poses: Mapping[str, Pose] = field(default_factory=dict)
+    moving: Mapping[str, Mapping[int, Pose]] = field(default_factory=dict)
+
+    @property
+    def placed(self) -> set[str]:
+        """The cameras that have a lens and a pose, if only in some frames."""
+        return set(self.lenses) & (set(self.poses) | set(self.moving))
+
+    def at(self, camera: str, frame: int) -> tuple[Intrinsics, Pose] | None:
+        """Lens and pose of a camera in a frame; None where one of them is not known."""
+        pose = self.poses.get(camera) or self.moving.get(camera, {}).get(frame)
+        lens = self.lenses.get(camera)
+        return None if lens is None or pose is None else (lens, pose)
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
@@ -97,7 +116,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
         raise CalibrationError(
             f"{file}: {where}: {first['msg']}; a mapping with frame and cameras expected"
         ) from error
-    lenses, poses = {}, {}
+    lenses, poses, moving = {}, {}, {}
     for name, camera in given.cameras.items():
         try:
             if _has(camera, _LENS):
@@ -105,9 +124,40 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
                 lenses[name] = intrinsics(size, camera.k or [], camera.d, camera.distortion_model)
             if _has(camera, _POSE):
                 poses[name] = Pose.from_quaternion(camera.position or [], camera.orientation or [])
+            if camera.poses:
+                if name in poses:
+                    raise GeometryError(
+                        "calibration",
+                        "position and orientation, and poses by frame, given; one of them expected",
+                    )
+                rows = camera.poses.items()
+                moving[name] = {n: Pose.from_quaternion(row[:3], row[3:]) for n, row in rows}
         except GeometryError as error:
             raise CalibrationError(f"{file}: cameras.{name}: {error}") from error
-    return Calibration(given.frame, lenses, poses)
+    return Calibration(given.frame, lenses, poses, moving)
+
+
+def calibration_text(calibration: Calibration) -> str:
+    """A calibration as the text of a file that :func:`read_calibration` reads."""
+    cameras: dict[str, dict[str, Any]] = {}
+    for name, lens in calibration.lenses.items():
+        cameras[name] = {
+            "width": lens.size[0], "height": lens.size[1], "distortion_model": lens.model,
+            "k": lens.matrix.ravel().tolist(), "d": lens.distortion.tolist(),
+        }  # fmt: skip
+    for name, pose in calibration.poses.items():
+        row = _row(pose)
+        cameras.setdefault(name, {}).update(position=row[:3], orientation=row[3:])
+    for name, by_frame in calibration.moving.items():
+        cameras.setdefault(name, {})["poses"] = {n: _row(pose) for n, pose in by_frame.items()}
+    content = {"frame": calibration.frame, "cameras": cameras}
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
+
+
+def _row(pose: Pose) -> list[float]:
+    """x, y, z and the quaternion x, y, z, w: a micrometre, and a millionth of a radian."""
+    place, turn = pose.position, Rotation.from_matrix(pose.rotation).as_quat()
+    return [round(float(v), 6) for v in place] + [round(float(v), 7) for v in turn]
 
 
 class _UniqueNames(yaml.SafeLoader):

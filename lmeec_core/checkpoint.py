@@ -8,6 +8,7 @@ import reprlib
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import get_args
 
 import torch
 from safetensors import SafetensorError
@@ -19,10 +20,10 @@ from lmeec_core.config import (
     EngineName,
     MemoryConfig,
     ModelConfig,
-    Precision,
+    PrecisionName,
     preset,
 )
-from lmeec_core.engine import use_engine
+from lmeec_core.engine import choose_precision, use_engine
 from lmeec_core.errors import InputError
 from lmeec_core.model.stages import Stage
 from lmeec_core.networks import LMEEC, build_model, seeded_model
@@ -234,7 +235,7 @@ def load_model(
     model: str | ModelConfig = "nano",
     checkpoint: str | Path | None = None,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: PrecisionName = "fp32",
     seed: int | None = None,
     require_mv_moe: bool = True,
     engine: EngineName | Mapping[Stage, EngineName] = "eager",
@@ -247,7 +248,9 @@ def load_model(
             released network.
         checkpoint: ``.pt`` or ``.safetensors``; None takes the weights bundled for the preset.
         device: auto, cpu, cuda or cuda:<index>.
-        precision: fp32, or bf16 (normalisation, rotary tables and logits stay in float32).
+        precision: fp32, or bf16 (normalisation, rotary tables and logits stay in float32), or auto:
+            bf16 where the device is faster with it and it finds the same masks
+            (:func:`lmeec_core.engine.choose_precision`).
         seed: if given and there is no checkpoint and none is bundled: random weights from this
             seed. The masks are then meaningless; use this only to test a set-up.
         require_mv_moe: see :func:`load_weights`.
@@ -261,8 +264,8 @@ def load_model(
         InputError: unknown preset, device or precision.
         lmeec_core.engine.EngineError: unknown engine, or one that cannot be used here.
     """
-    if precision not in ("fp32", "bf16"):
-        raise InputError(f"precision: {precision!r} given, fp32 or bf16 expected")
+    if precision not in get_args(PrecisionName):
+        raise InputError(f"precision: {precision!r} given, auto, fp32 or bf16 expected")
     config = preset(model) if isinstance(model, str) else model
     target = resolve_device(device)
     path = Path(checkpoint) if checkpoint else None
@@ -280,8 +283,10 @@ def load_model(
             f"or a seed for random weights whose masks mean nothing"
         )
     network.requires_grad_(False)
+    network.to(target)
+    if precision == "auto":
+        precision = choose_precision(network, trained=path is not None)
     if precision == "bf16":
         network.cast_weights()
-    network.to(target)
     use_engine(network, engine, memory)
     return network

@@ -117,7 +117,8 @@ class Intrinsics:
         return self.distortion if self.distortion.size else np.zeros(4)
 
     def scaled(self, pixel: Vector, size: tuple[int, int]) -> Vector:
-        """A pixel (2,) of an image of another (width, height), as one of the calibrated image.
+        """A pixel (2,), or several (N, 2), of an image of another (width, height), as of the
+        calibrated image.
 
         Raises:
             GeometryError: if the two sizes do not have the same shape.

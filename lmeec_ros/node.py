@@ -393,6 +393,7 @@ class LmeecNode(ManagedNode):
             watchdog.unpaired if watchdog is not None else False,
             outputs.points if outputs is not None else None,
             processor.engines if processor is not None else "",
+            processor.precision if processor is not None else "",
             processor.improving if processor is not None else "",
             self._prompts.waiting,
         )

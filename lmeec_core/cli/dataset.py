@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from lmeec_core.viewing.options import ViewOptions
 
 _CONTENT = "What the dataset holds"
+WITH_FIELDS = ("lerobot", "hdf5", "webdataset")
+"""Formats that hold more of an object than its masks."""
 
 
 class FormatName(StrEnum):
@@ -99,6 +101,14 @@ def dataset_command(
             show_default="none",
         ),
     ] = None,
+    hand: Annotated[
+        str | None,
+        typer.Option(
+            help="The object that is a hand: adds what it touches and what moves.",
+            rich_help_panel=_CONTENT,
+            show_default="none",
+        ),
+    ] = None,
     direction: Annotated[
         Direction,
         typer.Option(
@@ -155,6 +165,11 @@ def dataset_command(
     def work() -> int:
         recordings, predictions = _sorted(sources)
         kind, rate = _format(format_name, enrich, fps)
+        if hand is not None and format_name.value not in WITH_FIELDS:
+            raise InputError(
+                f"--hand {hand}: --format {format_name.value} has no place for what it touches; "
+                f"one of {', '.join(WITH_FIELDS)} expected"
+            )
         views: list[ViewOptions] = []
         for path in recordings:
             for name in _takes(path, split, tuple(take or ()), videos):
@@ -165,7 +180,7 @@ def dataset_command(
                         params=params, node=node, objects=tuple(object_name or ()),
                     )
                 )  # fmt: skip
-        options = DatasetOptions(tuple(views), rate, slots, threshold, task, calibration)
+        options = DatasetOptions(tuple(views), rate, slots, threshold, task, calibration, hand)
         readers = [source_of(view.source) for view in views]
         return run(options, readers, find_predictions, kind, out, workers, overwrite, Console())
 

@@ -50,6 +50,12 @@ def simulate_command(
     size: Annotated[int, _size("Side of the square images and masks.", min=64)] = 480,
     exo_cameras: Annotated[int, _size("Fixed cameras.", min=1, max=4)] = 2,
     quality: Annotated[int, _size("JPEG quality.", min=1, max=100)] = 90,
+    depth: Annotated[
+        bool,
+        typer.Option(
+            "--depth", help="Also write a depth image of each image.", rich_help_panel=_SIZE
+        ),
+    ] = False,
     level: Annotated[
         Level, _scene("Number of distractors and look-alikes, occlusion, exits, blur, noise.")
     ] = Level.normal,
@@ -103,7 +109,10 @@ def simulate_command(
 
     - `out/sim/train/sim_train_000000/aria01/0.jpg`, `30.jpg`, ...: the wearer's camera
     - `out/sim/train/sim_train_000000/cam01/0.jpg`, ...: fixed cameras
-    - `out/sim/train/sim_train_000000/annotation.json`: masks, seed, kinds, moved objects
+    - `out/sim/train/sim_train_000000/annotation.json`: masks, seed, kinds, moved objects; the true
+      centre of each object and what the hand holds, by frame
+    - `out/sim/train/sim_train_000000/calibration.yaml`: lenses and poses
+    - with `--depth`, `.../aria01/depth/0.png`, ...: exact depth, 16 bits, millimetres
     - `out/sim/split.json`, `out/sim/manifest.json`: takes per split; seeds and options
 
     Run the same command again to resume: finished takes are kept, unfinished ones are made again.
@@ -125,7 +134,7 @@ def simulate_command(
         config = dataclasses.replace(named_level(level.value), exo_cameras=exo_cameras, **given)
         counts = {"train": train, "val": val, "test": test}
         failed = _run(
-            out, config, counts, frames, size, seed, quality, workers or os.cpu_count() or 1
+            out, config, counts, frames, size, seed, quality, depth, workers or os.cpu_count() or 1
         )
         return int(failed > 0)
 
@@ -134,7 +143,7 @@ def simulate_command(
 
 def _run(
     out: Path, config: Any, counts: dict[str, int], frames: int, size: int, seed: int,
-    quality: int, workers: int,
+    quality: int, depth: bool, workers: int,
 ) -> int:  # fmt: skip
     """Make the takes under a progress bar; returns how many failed."""
     from rich.console import Console
@@ -149,7 +158,15 @@ def _run(
     with counting(console) as progress:
         task = progress.add_task("takes", total=missing)
         results = generate_takes(
-            out, config, counts, frames, size, seed, quality, max(1, min(workers, missing))
+            out,
+            config,
+            counts,
+            frames,
+            size,
+            seed,
+            quality,
+            max(1, min(workers, missing)),
+            depth=depth,
         )
         for result in results:
             progress.advance(task)

@@ -20,7 +20,9 @@ from lmeec_core.datasets.frames import (
     object_spans,
     positions,
     rows_of,
+    touches,
 )
+from lmeec_core.datasets.interaction import Interaction
 from lmeec_core.errors import InputError
 from lmeec_core.files import NewFolder, write_text
 from lmeec_core.offline.notices import collected
@@ -214,6 +216,7 @@ class _Reader:
         self._viewed = job.source.open(options, find, problems, notes)
         self._notes, self._ticks = notes, 0
         self._unknown = dict.fromkeys(self.plan.cameras, 0)
+        self._interaction = Interaction()
         self._expected = {*self.plan.slots, *self.plan.beyond}
         self._asked = options.objects
         self._beyond: dict[str, None] = {}
@@ -270,7 +273,8 @@ class _Reader:
     def _tick(self, number: int, moment: Moment) -> Tick:
         views = {view.camera: view for view in (moment.query, *moment.targets)}
         cameras = {name: self._camera(name, views.get(name)) for name in self.plan.cameras}
-        return Tick(number, moment.frame, cameras, *positions(cameras, self.plan))
+        objects = positions(cameras, self.plan) | touches(cameras, self.plan, self._interaction)
+        return Tick(number, moment.frame, cameras, objects)
 
     def _camera(self, name: str, view: View | None) -> CameraTick:
         view = view or View(name, None, {})

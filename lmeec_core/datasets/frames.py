@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.calibration import Calibration
+from lmeec_core.datasets.interaction import Interaction
 from lmeec_core.geometry import GeometryError, centroid, triangulate
 from lmeec_core.geometry import View as Sight
 from lmeec_core.takes import encode_mask
@@ -41,6 +42,7 @@ class Plan:
         threshold: probability from which a predicted object counts as visible, 0 to 1.
         predicted: whether the target cameras' masks are predictions; else annotations.
         calibration: lenses and poses; empty where none was given.
+        hand: the object that is a hand, so that what it touches and moves is told; empty: none.
     """
 
     fps: int
@@ -53,6 +55,17 @@ class Plan:
     threshold: float
     predicted: bool
     calibration: Calibration = field(default_factory=Calibration)
+    hand: str = ""
+
+    @property
+    def object_fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """What :attr:`Tick.objects` holds: type, and shape of each object."""
+        fields: dict[str, tuple[str, tuple[int, ...]]] = {}
+        if self.located:
+            fields |= {"position": ("float32", (3,)), "position_valid": ("bool", ())}
+        if self.hand:
+            fields |= {"moves": ("bool", ()), "contact": ("bool", ())}
+        return fields
 
     @property
     def located(self) -> bool:
@@ -148,15 +161,14 @@ class Tick(NamedTuple):
         number: within the episode, from 0.
         frame: number of the recording's frame that it shows.
         cameras: by name, in the plan's order.
-        position: float32 (N, 3), points in space; zeros where not valid.
-        position_valid: bool (N,).
+        objects: (N, ...) of each of the plan's object fields. position: points in space, zeros
+            where not position_valid. moves, contact: of :class:`.interaction.Touch`.
     """
 
     number: int
     frame: int
     cameras: Mapping[str, CameraTick]
-    position: NDArray[np.float32]
-    position_valid: NDArray[np.bool_]
+    objects: Mapping[str, NDArray[Any]]
 
 
 def rows_of(view: View, plan: Plan) -> Rows:
@@ -198,14 +210,16 @@ def _place(mask: Mask, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDAr
     return corners.reshape(4), middle
 
 
-def positions(
-    cameras: Mapping[str, CameraTick], plan: Plan
-) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-    """Points in space of the objects that two or more calibrated cameras see, from centroids."""
+def positions(cameras: Mapping[str, CameraTick], plan: Plan) -> dict[str, NDArray[Any]]:
+    """Points in space of the objects that two or more calibrated cameras see, from centroids.
+
+    Returns:
+        "position" and "position_valid"; nothing if the plan has none.
+    """
     count = len(plan.slots)
     points, valid = np.zeros((count, 3), np.float32), np.zeros(count, bool)
     if not plan.located:
-        return points, valid
+        return {}
     lenses, poses = plan.calibration.lenses, plan.calibration.poses
     names = [name for name in cameras if name in lenses and name in poses]
     for slot in range(count):
@@ -216,7 +230,32 @@ def positions(
         except GeometryError:  # that there is no point is what position_valid says
             continue
         points[slot], valid[slot] = found.point, True
-    return points, valid
+    return {"position": points, "position_valid": valid}
+
+
+def touches(
+    cameras: Mapping[str, CameraTick], plan: Plan, rule: Interaction
+) -> dict[str, NDArray[Any]]:
+    """What moves, and what the hand touches.
+
+    Returns:
+        "moves" and "contact", bool (N,); nothing if the plan names no hand.
+    """
+    if not plan.hand:
+        return {}
+    hand = plan.slots.index(plan.hand)
+    seen, hands = {}, {}
+    for name, one in cameras.items():
+        masks = {slot: m if one.rows.visible[slot] else None
+                 for slot, m in enumerate(one.rows.masks)}  # fmt: skip
+        hands[name] = masks.pop(hand)
+        seen[name] = {plan.slots[slot]: mask for slot, mask in masks.items()}
+    found = rule.step(seen, hands)
+    moves, contact = np.zeros(len(plan.slots), bool), np.zeros(len(plan.slots), bool)
+    for slot, name in enumerate(plan.slots):
+        if name in found:
+            moves[slot], contact[slot] = found[name]
+    return {"moves": moves, "contact": contact}
 
 
 def _sight(plan: Plan, camera: str, pixel: NDArray[np.float32]) -> Sight:

@@ -5,6 +5,7 @@
 <cam>_<field>      the fields of :class:`lmeec_core.datasets.frames.Rows`, (T, N, ...)
 <cam>_stamp        int64 (T,), nanoseconds; -1: no image
 position, position_valid   points in space, with calibration
+moves, contact             with a hand
 """
 
 from __future__ import annotations
@@ -94,9 +95,8 @@ class Hdf5Writer:
             self._columns.setdefault(f"{name}_stamp", []).append(np.int64(seen.stamp_ns))
             for field in FIELDS:
                 self._columns.setdefault(f"{name}_{field}", []).append(getattr(seen.rows, field))
-        if self._plan.located:
-            self._columns.setdefault("position", []).append(tick.position)
-            self._columns.setdefault("position_valid", []).append(tick.position_valid)
+        for field, values in tick.objects.items():
+            self._columns.setdefault(field, []).append(values)
 
     def close(self) -> dict[str, Any]:
         """See :class:`~lmeec_core.datasets.episode.EpisodeWriter`."""

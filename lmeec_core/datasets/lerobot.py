@@ -7,7 +7,8 @@ object slots, are those of :class:`lmeec_core.datasets.frames.Rows`:
     observation.stamp.<cam>              int64, the image's own stamp in nanoseconds; -1: no image
     observation.objects.<cam>.<field>    known, visible, score, bbox, centroid, area
     observation.objects.<cam>.mask_rle   text, a JSON list of N COCO run lengths or nulls
-    observation.objects.position         float32 (N, 3), with calibration; position_valid, bool (N,)
+    observation.objects.<field>          position and position_valid with calibration, moves and
+                                         contact with a hand
 """
 
 from __future__ import annotations
@@ -66,11 +67,10 @@ def features_of(plan: Plan) -> dict[str, dict[str, Any]]:
         features[f"observation.objects.{name}.mask_rle"] = {
             "dtype": "string", "shape": [1], "names": slots,
         }  # fmt: skip
-    if plan.located:
-        for field, dtype, shape in (("position", "float32", (3,)), ("position_valid", "bool", ())):
-            features[f"observation.objects.{field}"] = {
-                "dtype": dtype, "shape": [count, *shape], "names": slots,
-            }  # fmt: skip
+    for field, (dtype, shape) in plan.object_fields.items():
+        features[f"observation.objects.{field}"] = {
+            "dtype": dtype, "shape": [count, *shape], "names": slots,
+        }  # fmt: skip
     return features
 
 
@@ -165,9 +165,7 @@ class LeRobotWriter:
                 row[f"observation.objects.{name}.{field}"] = getattr(seen.rows, field)
             text = json.dumps(seen.rows.rles, separators=(",", ":"))
             row[f"observation.objects.{name}.mask_rle"] = text
-        if self._plan.located:
-            row["observation.objects.position"] = tick.position
-            row["observation.objects.position_valid"] = tick.position_valid
+        row |= {f"observation.objects.{field}": values for field, values in tick.objects.items()}
         for name, value in row.items():
             self._waiting[name].append(value)
         if len(self._waiting["index"]) == ROWS:

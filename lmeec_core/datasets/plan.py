@@ -16,6 +16,7 @@ from lmeec_core.datasets.images import file_name
 from lmeec_core.errors import InputError
 from lmeec_core.offline.notices import collected
 from lmeec_core.recordings import RecordingSource
+from lmeec_core.takes.keys import look_alike
 from lmeec_core.viewing.moments import Moment, Predictions, ResultPredictions
 from lmeec_core.viewing.options import ViewOptions
 
@@ -39,6 +40,7 @@ class DatasetOptions:
     threshold: float = 0.5
     task: str | None = None
     calibration: Path | None = None
+    hand: str | None = None
 
 
 @dataclass
@@ -100,6 +102,11 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
         calibration, wrong, said = usable(given, cameras, sizes)
         problems += wrong
         notes += said
+    if options.hand is not None and options.hand not in slots:
+        raise InputError(
+            f"--hand {options.hand}: no such object among {list(slots)}"
+            f"{look_alike(options.hand, slots)}; a hand is an object with masks of its own"
+        )
     predicted = any(view.predictions is not None for view in options.views)
     plan = Plan(
         fps=fps,
@@ -112,6 +119,7 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
         threshold=options.threshold,
         predicted=predicted,
         calibration=calibration,
+        hand=options.hand or "",
     )
     if options.calibration is not None and not plan.located:
         problems.append(

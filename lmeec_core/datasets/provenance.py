@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lmeec_core import __version__
+from lmeec_core.datasets import interaction
 from lmeec_core.datasets.episode import Part
 from lmeec_core.datasets.frames import MAX_ERROR, MIN_ANGLE, Plan
 
@@ -99,6 +101,8 @@ def _provenance(
             **({"position": {"reprojection error, pixels": MAX_ERROR, "angle, degrees": MIN_ANGLE}}
                if plan.located else {}),
         },
+        **({"hand": {"object": plan.hand, "rule": inspect.getdoc(interaction)}}
+           if plan.hand else {}),
         "clock": {"rate, Hz": plan.fps, "rule": "nearest frame of the query camera to each tick"},
         "predictions": [_predictions(path) for path in files],
         "recordings": [

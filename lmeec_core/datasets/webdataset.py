@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmeec_core.datasets.episode import Part
 from lmeec_core.datasets.frames import CameraTick, Episode, Plan, Tick
 from lmeec_core.datasets.images import QUALITY, file_name, link_all, write_sides
@@ -76,9 +78,14 @@ class ShardWriter:
             content["cameras"][camera] = self._seen(seen)
         if self._plan.located:
             content["positions"] = {
-                name: tick.position[slot].tolist()
+                name: tick.objects["position"][slot].tolist()
                 for slot, name in enumerate(self._plan.slots)
-                if tick.position_valid[slot]
+                if tick.objects["position_valid"][slot]
+            }
+        if self._plan.hand:
+            content["hand"] = {
+                field: [self._plan.slots[slot] for slot in np.flatnonzero(tick.objects[field])]
+                for field in ("moves", "contact")
             }
         self._file(f"{sample}.json", json.dumps(content, ensure_ascii=False).encode())
 

@@ -8,6 +8,7 @@ is computed by eager torch.
 from lmeec_core.engine.base import ENGINES, Engine, EngineError, EngineName, StageFunction
 from lmeec_core.engine.calls import StageCall, step_calls
 from lmeec_core.engine.improvement import Improvement, make_first
+from lmeec_core.engine.precision import choose_precision
 from lmeec_core.engine.runner import Runner, engines_in_use
 from lmeec_core.engine.select import chosen_engines, make_engine, use_engine
 
@@ -20,6 +21,7 @@ __all__ = [
     "Runner",
     "StageCall",
     "StageFunction",
+    "choose_precision",
     "chosen_engines",
     "engines_in_use",
     "make_engine",

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from lmeec_core import __version__
 from lmeec_core.config import EngineName, MemoryConfig, Precision
@@ -93,6 +93,12 @@ class Settings(BaseModel):
     node: dict[str, Any] | None = None
     prompts: PromptSettings | None = None
     version: str = __version__
+
+    @field_validator("precision", mode="before")
+    @classmethod
+    def _same_everywhere(cls, given: Any) -> Any:
+        """What ``auto`` means offline: it does not depend on the machine."""
+        return "fp32" if given == "auto" else given
 
     def identity(self) -> dict[str, Any]:
         """All that the masks depend on, flat: name to value, as JSON returns it."""

@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.geometry import Intrinsics, Vector
 from lmeec_core.simulation.builder import SceneBuilder
 from lmeec_core.simulation.config import SimulationConfig
 from lmeec_core.simulation.person import look_at
@@ -89,6 +90,7 @@ class CameraEffects:
     motion_blur: float
     jpeg: float
     maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None  # where each pixel comes from
+    bend: float = 0.0  # of the lens; 0 where there are no maps
 
     @classmethod
     def draw(
@@ -115,13 +117,33 @@ class CameraEffects:
             noise=float(rng.uniform(*config.noise)),
             motion_blur=config.motion_blur if ego else config.motion_blur / 5,
             jpeg=config.jpeg_share, maps=maps,  # type: ignore[arg-type]
+            bend=0.0 if maps is None else float(bend),
         )  # fmt: skip
 
-    def labels(self, labels: Image) -> Image:
-        """Labels (S, S) through the lens; nearest neighbour, so that they stay labels."""
+    def labels(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Labels or depth (S, S) through the lens; nearest neighbour, so that nothing is mixed."""
         if self.maps is None:
             return labels
-        return cv2.remap(labels, *self.maps, cv2.INTER_NEAREST)  # type: ignore[return-value]
+        return cv2.remap(labels, *self.maps, cv2.INTER_NEAREST)
+
+    def lens(self, field_of_view: float, size: int) -> Intrinsics:
+        """The lens as a calibration has it.
+
+        Args:
+            field_of_view: vertical, degrees, before the lens bends it.
+            size: side of the image, pixels.
+        """
+        half = math.tan(math.radians(field_of_view) / 2)
+        middle = (size - 1) / 2
+        # The image without the lens: the edge pixels' outer edges are at `half`.
+        focal = size / 2 / half
+        if not self.bend:
+            return Intrinsics((size, size), _matrix(focal, middle), np.zeros(0))
+        focal *= 1 + 2 * self.bend
+        return Intrinsics(
+            (size, size), _matrix(focal, middle), _bent(self.bend, middle / focal),
+            "rational_polynomial",
+        )  # fmt: skip
 
     def image(self, rgb: Image, rng: np.random.Generator) -> Image:
         """An ideal image (S, S, 3) as this camera would record it."""
@@ -150,6 +172,30 @@ class CameraEffects:
             decoded: Any = cv2.imdecode(data, cv2.IMREAD_COLOR)
             out = np.ascontiguousarray(decoded[..., ::-1])
         return np.asarray(out, np.uint8)
+
+
+def _matrix(focal: float, middle: float) -> Vector:
+    return np.array([[focal, 0, middle], [0, focal, middle], [0, 0, 1.0]])
+
+
+def _bent(bend: float, edge: float) -> Vector:
+    """OpenCV's rational polynomial for the lens of :meth:`CameraEffects.draw`.
+
+    There, what is seen at p (the edge is at 1) comes from p (1 + b |p|^2) / (1 + 2 b). OpenCV goes
+    the other way, r to r (1 + k1 r^2 + ..) / (1 + k4 r^2 + ..), so the numbers are fitted.
+
+    Args:
+        bend: b.
+        edge: the edge of the image as a tangent, of what is seen.
+    """
+    seen = np.linspace(0.01, 1.5, 200)  # beyond the corners, at the root of 2
+    factor = 1 + bend * seen**2
+    square = (seen * edge * factor) ** 2  # r^2, of what is there
+    powers = np.stack([square, square**2, square**3], axis=1)
+    # 1 / factor = (1 + P) / (1 + Q), linear in the coefficients: P factor - Q = 1 - factor.
+    system = np.concatenate([powers * factor[:, None], -powers], axis=1)
+    found = np.linalg.lstsq(system, 1 - factor, rcond=None)[0]
+    return np.array([found[0], found[1], 0, 0, found[2], *found[3:]])
 
 
 def _smear(rgb: Image, length: float, angle: float) -> Image:

@@ -11,15 +11,18 @@ from typing import Any
 
 import numpy as np
 
+from lmeec_core.calibration import calibration_text
+from lmeec_core.depth.images import encode_depth
 from lmeec_core.errors import InputError
 from lmeec_core.files import write_text
 from lmeec_core.jobs import JobResult, run_jobs
 from lmeec_core.simulation.backend import choose_backend
 from lmeec_core.simulation.config import SPLITS, SimulationConfig
 from lmeec_core.simulation.render import shots
-from lmeec_core.simulation.scene import Scene
+from lmeec_core.simulation.scene import PERSON, Scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
 from lmeec_core.simulation.textures import HELD_OUT_TEXTURES, TRAINING_TEXTURES
+from lmeec_core.simulation.truth import TRUTH, Truth
 from lmeec_core.takes import TakeWriter
 from lmeec_core.takes.json_file import read_json
 
@@ -40,6 +43,7 @@ class TakeJob:
     size: int
     quality: int
     path: str
+    depth: bool = False
 
 
 def take_name(split: str, seed: int) -> str:
@@ -51,7 +55,8 @@ def write_take(job: TakeJob) -> dict[str, Any]:
     """Render a take and write it; it appears under its name when it is complete.
 
     Images and masks are (size, size). An object has an entry where at least one of its pixels is
-    visible. Returns the take's entry of the manifest. Raises FileExistsError if it exists.
+    visible. Depth images are exact, in whole millimetres. Returns the take's entry of the manifest.
+    Raises FileExistsError if it exists.
     """
     scene = Scene(job.seed, job.config, job.split, job.size, job.frames)
     facts: dict[str, Any] = {
@@ -67,13 +72,21 @@ def write_take(job: TakeJob) -> dict[str, Any]:
     with TakeWriter(job.path, quality=job.quality, extra=extra) as take:
         for spec in scene.objects:
             take.add_object(spec.name)
-        for step, number, rgb, labels in shots(scene, range(job.frames)):
+        truth = Truth(scene)
+        for step, number, rgb, labels, depth in shots(scene, range(job.frames), job.depth):
             camera, frame = scene.cameras[number], step * FRAME_STEP
             take.image(camera, frame, rgb)
+            if depth is not None:
+                take.depth(camera, frame, encode_depth(depth))
+            if number == 0:
+                truth.note(step, frame)
+            truth.person(camera, frame, labels == PERSON)
             visible = np.unique(labels)
             for label, spec in enumerate(scene.objects, start=1):
                 if label in visible:
                     take.mask(spec.name, camera, frame, labels == label)
+        take.calibration(calibration_text(truth.calibration()))
+        take.extra[TRUTH] = truth.content
     return facts
 
 
@@ -82,7 +95,7 @@ def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:
     path = root / MANIFEST
     if not path.exists():
         return
-    there = read_json(path).get("recipe") or {}
+    there = {"depth": False, **(read_json(path).get("recipe") or {})}  # older takes have none
     wanted = json.loads(json.dumps(recipe))
     for key in wanted:
         if there.get(key) != wanted[key]:
@@ -125,13 +138,14 @@ def generate_takes(
     quality: int = 90,
     workers: int = 1,
     timeout: float = 3600.0,
+    depth: bool = False,
 ) -> Iterator[JobResult]:
     """Make `counts[split]` takes per split under `root`/<split>/<take>; yields them as they come.
 
     Seeds run from `first_seed` in each split (whose random streams differ). Finished takes are
-    kept; an incomplete one never appears under its name. Afterwards
-    split.json and manifest.json are written. Raises InputError for options that differ from those
-    of the takes that are there.
+    kept; an incomplete one never appears under its name. `depth` adds a depth image to each image.
+    Afterwards split.json and manifest.json are written. Raises InputError for options that differ
+    from those of the takes that are there.
     """
     for name, value, least in (("frames", frames, 1), ("size", size, 32), ("workers", workers, 1)):
         if value < least:
@@ -143,21 +157,21 @@ def generate_takes(
     base = Path(root)
     base.mkdir(parents=True, exist_ok=True)
     recipe = {"config": asdict(config), "frames": frames, "size": size, "quality": quality,
-              "frame_step": FRAME_STEP}  # fmt: skip
+              "frame_step": FRAME_STEP, "depth": depth}  # fmt: skip
     _check_manifest(base, recipe)
     _finish(base, recipe)
     for left_over in base.glob("*/.sim_*.partial"):
         shutil.rmtree(left_over, ignore_errors=True)
     yield from run_jobs(
-        write_take, missing_jobs(base, config, counts, frames, size, first_seed, quality), workers,
-        timeout,
+        write_take, missing_jobs(base, config, counts, frames, size, first_seed, quality, depth),
+        workers, timeout,
     )  # fmt: skip
     _finish(base, recipe)
 
 
 def missing_jobs(
     root: Path, config: SimulationConfig, counts: dict[str, int], frames: int, size: int,
-    first_seed: int, quality: int,
+    first_seed: int, quality: int, depth: bool = False,
 ) -> Sequence[TakeJob]:  # fmt: skip
     """The takes that do not exist yet."""
     jobs = []
@@ -165,5 +179,5 @@ def missing_jobs(
         for seed in range(first_seed, first_seed + counts.get(split, 0)):
             path = root / split / take_name(split, seed)
             if not path.exists():
-                jobs.append(TakeJob(seed, config, split, frames, size, quality, str(path)))
+                jobs.append(TakeJob(seed, config, split, frames, size, quality, str(path), depth))
     return jobs

@@ -32,6 +32,9 @@ class MotionPlan:
     grip: Array  # (T,) 0 open, 1 closed
     head: Array  # (T, 3)
     gaze: Array  # (T, 3) the point looked at
+    held: NDArray[
+        np.int64
+    ]  # (T,) number of the object in the hand, from grasp to release; -1: none
 
 
 def smooth(u: float) -> float:
@@ -77,6 +80,7 @@ class _Planner:
         self.positions = np.zeros((steps, count, 3))
         self.yaw, self.tilt = np.zeros((steps, count)), np.zeros((steps, count))
         self.hand, self.grip = np.zeros((steps, 3)), np.full(steps, 0.1)
+        self.held = np.full(steps, -1)
         self.edge = CENTRE_X - layout.half_x
         self.rest = np.array([self.edge + 0.08, -0.25, layout.height + 0.12])
         self.at = self.rest.copy()
@@ -172,15 +176,18 @@ class _Planner:
                 self.grip[t] = 0.2 - 0.2 * u
             elif phase == 1:
                 self.hand[t], self.grip[t] = origin + lift, u
+                self.held[t] = number
             elif phase == 2:
                 spot = (1 - u) ** 2 * origin + 2 * u * (1 - u) * via + u * u * goal
                 self.hand[t], self.grip[t] = spot + lift, 1.0
+                self.held[t] = number
                 self.positions[t:, number] = spot
                 self.yaw[t:, number] = yaw + turn * u
                 self.tilt[t, number] = lean * math.sin(math.pi * u) ** 2
             elif phase == 3:
                 self.positions[t:, number] = NOWHERE if vanishes else goal
                 self.hand[t], self.grip[t] = goal + lift, 1 - u
+                self.held[t] = -1 if vanishes else number
             else:
                 bump = [0, 0, 0.08 * math.sin(math.pi * u)]
                 self.hand[t] = (goal + lift) * (1 - u) + back * u + bump
@@ -232,4 +239,4 @@ def draw_motion(
     planner.run()
     head, gaze = _gaze(rng, config, layout, planner.hand)
     return MotionPlan(planner.positions, planner.yaw, planner.tilt, planner.hand, planner.grip,
-                      head, gaze)  # fmt: skip
+                      head, gaze, planner.held)  # fmt: skip

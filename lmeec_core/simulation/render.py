@@ -1,4 +1,4 @@
-"""Pixels of a scene: colour images and exact label images, as arrays."""
+"""Pixels of a scene: colour images, exact label images and depth, as arrays."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.depth.images import Depth
 from lmeec_core.errors import InputError
 from lmeec_core.simulation.backend import load_mujoco, use_gl_context
 from lmeec_core.simulation.config import SimulationConfig
@@ -17,12 +18,17 @@ Image = NDArray[np.uint8]
 
 
 class SceneRenderer:
-    """Renders one scene's cameras. Use it as a context manager: it holds OpenGL memory."""
+    """Renders one scene's cameras. Use it as a context manager: it holds OpenGL memory.
 
-    def __init__(self, scene: Scene) -> None:
+    Args:
+        scene: the scene.
+        with_depth: whether :meth:`depth` is wanted, too.
+    """
+
+    def __init__(self, scene: Scene, with_depth: bool = False) -> None:
         use_gl_context()
         mujoco = load_mujoco()
-        self._mj, self.scene = mujoco, scene
+        self._mj, self.scene, self.with_depth = mujoco, scene, with_depth
         size = scene.size
         self._context = mujoco.MjrContext(scene.model, mujoco.mjtFontScale.mjFONTSCALE_50)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._context)
@@ -37,11 +43,9 @@ class SceneRenderer:
             if number == 0:
                 option.geomgroup[2] = 0  # the wearer's own head and torso
             self._options.append(option)
-        self._ids = [
-            int(scene.model.camera(n).id)
-            for n in ("ego", *(f"exo{i}" for i in range(len(scene.cameras) - 1)))
-        ]
+        self._ids = [scene.camera_id(number) for number in range(len(scene.cameras))]
         self._buffer = np.zeros((size, size, 3), np.uint8)
+        self._distances = np.zeros((size, size), np.float32)
 
     def __enter__(self) -> SceneRenderer:
         return self
@@ -54,7 +58,8 @@ class SceneRenderer:
         flags[self._mj.mjtRndFlag.mjRND_SEGMENT] = segmentation
         flags[self._mj.mjtRndFlag.mjRND_IDCOLOR] = segmentation
         self._mj.mjr_render(self._rect, self._view, self._context)
-        self._mj.mjr_readPixels(self._buffer, None, self._rect, self._context)
+        distances = self._distances if self.with_depth and segmentation else None
+        self._mj.mjr_readPixels(self._buffer, distances, self._rect, self._context)
         return self._buffer[::-1].copy()
 
     def shoot(self, step: int, camera: int) -> tuple[Image, Image]:
@@ -75,6 +80,23 @@ class SceneRenderer:
         effects = scene.effects[camera]
         return effects.image(rgb, scene.random(20, camera, step)), effects.labels(labels)
 
+    def depth(self, camera: int) -> Depth:
+        """Exact depth of the image that :meth:`shoot` returned last, float32 (S, S).
+
+        Metres along the camera's axis; NaN where there is nothing.
+
+        Args:
+            camera: the same as for that.
+        """
+        model = self.scene.model
+        near, far = (float(v) * float(model.stat.extent)
+                     for v in (model.vis.map.znear, model.vis.map.zfar))  # fmt: skip
+        # Of the label image's pass: without multisampling, the samples are the pixels' middles.
+        buffer = self._distances[::-1].astype(np.float64)
+        metres = near / (1 - buffer * (1 - near / far))
+        metres[buffer >= 1] = np.nan
+        return np.asarray(self.scene.effects[camera].labels(metres.astype(np.float32)))
+
     def _code_table(self) -> Image:
         """Label of each segmentation code; code = index of the drawn geometry + 1."""
         count = self._view.ngeom
@@ -85,14 +107,17 @@ class SceneRenderer:
         return table
 
 
-def shots(scene: Scene, steps: Sequence[int]) -> Iterator[tuple[int, int, Image, Image]]:
+def shots(
+    scene: Scene, steps: Sequence[int], with_depth: bool = False
+) -> Iterator[tuple[int, int, Image, Image, Depth | None]]:
     """Every camera's image at the steps: index of the step, of the camera, rgb and labels as of
-    :meth:`SceneRenderer.shoot`."""
-    with SceneRenderer(scene) as renderer:
+    :meth:`SceneRenderer.shoot`, and depth as of :meth:`SceneRenderer.depth` if it is wanted."""
+    with SceneRenderer(scene, with_depth) as renderer:
         for index, step in enumerate(steps):
             scene.pose(step)
             for camera in range(len(scene.cameras)):
-                yield index, camera, *renderer.shoot(step, camera)
+                rgb, labels = renderer.shoot(step, camera)
+                yield index, camera, rgb, labels, renderer.depth(camera) if with_depth else None
 
 
 @dataclass(frozen=True)
@@ -152,7 +177,7 @@ def render_scene(
     chosen = pick_steps(scene.random(6), frames, steps, clip, stride)
     shape = (frames, len(scene.cameras), size, size)
     rgb, labels = np.empty((*shape, 3), np.uint8), np.empty(shape, np.uint8)
-    for f, c, image, label in shots(scene, chosen):
+    for f, c, image, label, _ in shots(scene, chosen):
         rgb[f, c], labels[f, c] = image, label
     return SceneArrays(
         rgb, labels, chosen, [o.name for o in scene.objects], [o.kind for o in scene.objects],

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
+from lmeec_core.geometry import Intrinsics, Pose
 from lmeec_core.simulation.backend import load_mujoco
 from lmeec_core.simulation.builder import PERSON_GROUPS, SceneBuilder
 from lmeec_core.simulation.camera import (
@@ -105,6 +106,31 @@ class Scene:
             table[:-1][model.geom_bodyid == body.id] = number + 1
         self.label_of_geometry: NDArray[np.uint8] = table
         self._roll = float(self.random(5).uniform(0, 6.28))
+
+    def camera_id(self, camera: int) -> int:
+        """MuJoCo's number of a camera (0: ego)."""
+        return int(self.model.camera("ego" if camera == 0 else f"exo{camera - 1}").id)
+
+    def lens(self, camera: int) -> Intrinsics:
+        """The lens of a camera (0: ego), the same at every step."""
+        field_of_view = float(self.model.cam_fovy[self.camera_id(camera)])
+        return self.effects[camera].lens(field_of_view, self.size)
+
+    def camera_pose(self, camera: int) -> Pose:
+        """Where a camera (0: ego) stands at the step posed last; metres, the scene's axes."""
+        number = self.camera_id(camera)
+        # MuJoCo's camera axes are right, up, backward.
+        turn = self.data.cam_xmat[number].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
+        return Pose(turn, np.array(self.data.cam_xpos[number]))
+
+    def hidden(self, number: int) -> bool:
+        """Whether an object is out of every view at the step posed last."""
+        return bool(self.data.mocap_pos[self._mocap[number]][2] < -1)
+
+    def kind_of_geometry(self, geometry: int) -> str:
+        """MuJoCo's word for the shape of a geometry: box, sphere, mesh..."""
+        kind = load_mujoco().mjtGeom(int(self.model.geom_type[geometry]))
+        return str(kind.name).removeprefix("mjGEOM_").lower()
 
     def pose(self, step: int) -> None:
         """Set everything to its pose at a step."""

@@ -3,6 +3,7 @@
     <take>/<camera>/<frame>.jpg
     <take>/annotation.json = {"masks": {object: {camera: {frame: RLE or null}}},
                               "subsample_idx": [frame, ...]}
+    <take>/<camera>/depth/<frame>.png, <take>/calibration.yaml: where they are known
 
 The name of an ego camera contains ``aria``; every other camera is exo. Images and masks of a
 camera may differ in size. Object names are any text, "/" included. Frame numbers may have leading
@@ -31,6 +32,9 @@ from lmeec_core.takes.keys import by_frame, check_text, frame_numbers, look_alik
 from lmeec_core.takes.rle import Rle, Size, decode_mask
 
 ANNOTATION = "annotation.json"
+CALIBRATION = "calibration.yaml"
+DEPTH = "depth"
+"""Folder in a camera's folder: PNG, 16 bits, millimetres, 0 where there is no value."""
 
 
 class Take:
@@ -188,6 +192,15 @@ class Take:
         """The file of an image (it may not exist)."""
         files = self._images(camera).files if camera in self.cameras else {}
         return self.path / camera / files.get(int(frame), f"{int(frame)}.jpg")
+
+    def depth_path(self, camera: str, frame: int) -> Path:
+        """The file of a depth image, aligned with the image of that frame (it may not exist)."""
+        return self.path / camera / DEPTH / f"{int(frame)}.png"
+
+    @property
+    def calibration_path(self) -> Path:
+        """The file with the cameras' lenses and poses (it may not exist)."""
+        return self.path / CALIBRATION
 
     def image_bytes(self, camera: str, frame: int) -> bytes:
         """An image's file as it is (JPEG).

@@ -15,7 +15,7 @@ from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import encode_jpeg
 from lmeec_core.takes.keys import frame_number
 from lmeec_core.takes.rle import Rle, encode_mask
-from lmeec_core.takes.take import ANNOTATION
+from lmeec_core.takes.take import ANNOTATION, CALIBRATION, DEPTH
 
 
 class TakeWriter(WholeOrNothing):
@@ -63,6 +63,16 @@ class TakeWriter(WholeOrNothing):
         number = frame_number(int(frame))
         (folder / f"{number}.jpg").write_bytes(data)
         self._frames.add(number)
+
+    def depth(self, camera: str, frame: int, png: bytes) -> None:
+        """Add the depth of an image that was added: PNG, 16 bits, millimetres."""
+        folder = self._folder.content / camera / DEPTH
+        folder.mkdir(exist_ok=True)
+        (folder / f"{frame_number(int(frame))}.png").write_bytes(png)
+
+    def calibration(self, text: str) -> None:
+        """Add the cameras' lenses and poses, as a calibration file has them."""
+        (self._folder.content / CALIBRATION).write_text(text, encoding="utf-8")
 
     def mask(
         self, object_name: str, camera: str, frame: int, mask: NDArray[Any] | Rle | None

@@ -19,6 +19,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.evaluation.live import track_take
 from lmeec_core.files import replacing, write_text
 from lmeec_core.methods.lm_eec import LmEec
+from lmeec_core.simulation.sets import SETS, SetName
 from lmeec_core.takes import Take
 from lmeec_core.training.output import METRICS, read_header, run_header, write_json
 from lmeec_core.training.recipes.nano import DONE, WEIGHTS
@@ -28,6 +29,7 @@ FOLDER = PACKAGE / "weights"
 SAMPLE_TAKE = PACKAGE.parent / "test" / "data" / "sample_take"
 SAMPLE_OBJECTS = ("pail_1", "teapot_1", "camera_1")
 SAMPLE_FRAMES = 15
+CARD_SETS: tuple[SetName, ...] = ("training", "fitting_presence", "fitting", "development")
 LEAST = {"iou": 0.5, "existence": 0.8}
 """Scores on held-out scenes, in each direction, below which weights are called interim."""
 
@@ -113,6 +115,8 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
         parameters=facts["parameters"] / 1e6,
         side=preset("nano").image_size,
         rendered=run["size"],
+        frames=run["settings"]["frames"],
+        **{name: SETS[name].first for name in CARD_SETS},
         verdict=verdict(test),
         missed=100 * results["test tracker"]["missed"],
         megabytes=facts["bytes"] / 1e6,

@@ -85,7 +85,7 @@ def _node(now: Snapshot) -> DiagnosticStatus:
         "device": now.device or "",
         "engine": now.engine,
         "better_engines": now.improving,
-        "precision": now.config.model.precision,
+        "precision": now.precision or now.config.model.precision,
         "resident_memory_mb": _number(resident_megabytes()),
         "device_memory_mb": _number(device_megabytes(now.device)),
         "errors": now.measured.errors,
@@ -120,6 +120,9 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
     if now.points is not None:
         values["points_located"] = now.points.located
         values |= {f"points_refused_{kind}": n for kind, n in now.points.refused.items()}
+        if (clouds := now.points.clouds) is not None:
+            values["clouds_located"] = clouds.located
+            values |= {f"clouds_refused_{kind}": n for kind, n in clouds.refused.items()}
     return _status(f"{now.name}: output", reason.level, str(reason), values)
 
 

@@ -149,6 +149,8 @@ class Snapshot:
     points: Points | None = None
     engine: str = ""
     """The engine of each stage of the network, as it was computed last."""
+    precision: str = ""
+    """Of the network, once it is loaded."""
     improving: str = ""
     """What is made in the background for engine auto."""
     prompts_waiting: int = 0

@@ -166,6 +166,11 @@ class SetProcessor:
         return "none" if self.network is None else engines_in_use(self.network)
 
     @property
+    def precision(self) -> str:
+        """In which the network computes; "" without one."""
+        return "" if self.network is None else self.network.precision
+
+    @property
     def improving(self) -> str:
         """What is made for engine auto, in words; "" if nothing is."""
         return "" if self._improvement is None else self._improvement.state

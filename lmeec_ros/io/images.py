@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from lmeec_core.depth.images import Depth, from_compressed, to_metres
 from lmeec_core.errors import InputError
 from lmeec_core.takes.images import (
     MAX_PIXELS,
@@ -53,6 +54,8 @@ _WITH_CV_BRIDGE = (
 )  # fmt: skip
 """Encodings of sensor_msgs that the package cv_bridge turns into colours."""
 _LABEL = ("8UC1", "mono8", "16UC1", "mono16")
+_DEPTH = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+"""Encodings of depth images, and NumPy's name of their numbers."""
 
 
 class ImageError(InputError):
@@ -162,6 +165,30 @@ def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
     return decoded
 
 
+def to_depth(msg: Any, transport: str, max_pixels: int = MAX_PIXELS) -> Depth:
+    """Return the depth of a message in metres, NaN where there is none.
+
+    Args:
+        msg: sensor_msgs/Image (16UC1 or mono16, millimetres; 32FC1, metres), or CompressedImage.
+        transport: raw, or compressedDepth.
+        max_pixels: refuse images of more pixels.
+
+    Returns:
+        float32 (H, W).
+
+    Raises:
+        ImageError: another encoding, or as for `to_rgb`; or as `from_compressed` refuses it.
+    """
+    try:
+        if transport != "raw":
+            return from_compressed(_bytes(msg), msg.format, max_pixels)
+        if msg.encoding not in _DEPTH:
+            raise InputError(f"encoding {msg.encoding!r} given, {', '.join(_DEPTH)} expected")
+        return to_metres(_plain_view(msg, max_pixels)[:, :, 0])
+    except InputError as error:
+        raise ImageError(f"depth image: {error}") from error
+
+
 def _check_size(msg: Any, max_pixels: int) -> None:
     try:
         check_size(int(msg.width), int(msg.height), max_pixels)
@@ -173,7 +200,13 @@ def _plain_view(msg: Any, max_pixels: int) -> Array:
     """View the bytes of an image with a plain encoding as (H, W, samples)."""
     width, height, step = int(msg.width), int(msg.height), int(msg.step)
     _check_size(msg, max_pixels)
-    sample_bytes, samples = _PLAIN[msg.encoding]
+    kind, samples = _DEPTH.get(msg.encoding), 1
+    if kind is None:
+        sample_bytes, samples = _PLAIN[msg.encoding]
+        kind = f"u{sample_bytes}"
+    order = ">" if msg.is_bigendian else "<"
+    dtype = np.dtype(f"{order}{kind}")
+    sample_bytes = dtype.itemsize
     row = width * sample_bytes * samples
     if step < row:
         raise ImageError(
@@ -186,8 +219,6 @@ def _plain_view(msg: Any, max_pixels: int) -> Array:
             f"image {width} x {height} {msg.encoding}: {kind} buffer, {data.size} bytes given, "
             f"{step * height} expected (step {step} x height {height})"
         )
-    order = ">" if msg.is_bigendian else "<"
-    dtype = np.dtype(np.uint8) if sample_bytes == 1 else np.dtype(f"{order}u2")
     pixel = sample_bytes * samples
     view: Array = np.ndarray(
         (height, width, samples), dtype, data.data, 0, (step, pixel, sample_bytes)

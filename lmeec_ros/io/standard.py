@@ -5,7 +5,7 @@ Neither package has to be installed: see `installed`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from geometry_msgs.msg import Point, Pose
@@ -101,12 +101,41 @@ def label_info(header: Header, labels: Mapping[str, int], threshold: float) -> A
     return LabelInfo(header=header, class_map=classes, threshold=threshold)
 
 
-def detections_3d(message: ObjectPointArray, presence: Mapping[str, float]) -> Any:
-    """vision_msgs/Detection3DArray of located objects; a box's size is 0, since it is not known.
+def presence_of(
+    message: ObjectPointArray, masks: Mapping[str, CorrespondenceMaskArray]
+) -> dict[str, float]:
+    """The smallest presence of each located object in the cameras that were used for it.
+
+    Args:
+        message: the points.
+        masks: of each target camera.
+    """
+    return {
+        one.object_id: min(
+            (
+                float(entry.presence)
+                for camera, seen in masks.items()
+                if camera in one.cameras
+                for entry in seen.masks
+                if entry.object_id == one.object_id
+            ),
+            default=1.0,  # query masks alone, which are given
+        )
+        for one in message.points
+    }
+
+
+def detections_3d(
+    message: ObjectPointArray,
+    presence: Mapping[str, float],
+    sizes: Mapping[str, Sequence[float]] | None = None,
+) -> Any:
+    """vision_msgs/Detection3DArray of located objects.
 
     Args:
         message: the points.
         presence: object id to its score.
+        sizes: of the objects' boxes, metres; 0 where they are not known.
     """
     from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray
 
@@ -115,15 +144,21 @@ def detections_3d(message: ObjectPointArray, presence: Mapping[str, float]) -> A
         result = _hypothesis(one.object_id, presence.get(one.object_id, 0.0))
         result.pose.pose = pose
         box = BoundingBox3D(center=pose)
+        if sizes is not None:
+            box.size.x, box.size.y, box.size.z = map(float, sizes[one.object_id])
         return Detection3D(header=message.header, results=[result], bbox=box, id=one.object_id)
 
     return Detection3DArray(header=message.header, detections=[made(one) for one in message.points])
 
 
-def markers(message: ObjectPointArray) -> Any:
+def markers(message: ObjectPointArray, sizes: Mapping[str, Sequence[float]] | None = None) -> Any:
     """visualization_msgs/MarkerArray: a sphere and a name for each point, and nothing else.
 
     The first marker deletes those of before. Colours are those of the overlay.
+
+    Args:
+        message: the points.
+        sizes: of the objects' boxes, metres; these are drawn in place of spheres.
     """
     from visualization_msgs.msg import Marker, MarkerArray
 
@@ -136,7 +171,10 @@ def markers(message: ObjectPointArray) -> Any:
                 header=message.header, ns="objects", id=one.label, type=Marker.SPHERE,
                 color=ColorRGBA(r=red, g=green, b=blue, a=0.8), pose=Pose(position=place),
             )  # fmt: skip
-            sphere.scale.x = sphere.scale.y = sphere.scale.z = SPHERE
+            size = (SPHERE,) * 3 if sizes is None else sizes[one.object_id]
+            sphere.scale.x, sphere.scale.y, sphere.scale.z = map(float, size)
+            if sizes is not None:
+                sphere.type, sphere.color.a = Marker.CUBE, 0.4
             yield sphere
             name = Marker(
                 header=message.header, ns="names", id=one.label, type=Marker.TEXT_VIEW_FACING,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from lmeec_core.bags import take_bags
 from lmeec_core.bags.bag import BagError, BagReader
@@ -28,6 +28,9 @@ from lmeec_ros.offline.bag_sets import RecordedSets, check_topics, inputs_in, st
 from lmeec_ros.parameters import config as parameters
 from lmeec_ros.parameters import files as parameter_files
 from lmeec_ros.parameters.config import NAME, NodeConfig, with_full_names
+
+if TYPE_CHECKING:
+    from lmeec_core.config import Precision
 
 IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
@@ -95,7 +98,7 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
         checkpoint=config.model.checkpoint,
         weights=weights_digest(preset, config.model.checkpoint, config.model.seed, config.method),
         device=str(resolve_device(config.model.device)),
-        precision=config.model.precision,
+        precision=cast("Precision", config.model.precision),  # the settings know what auto is
         engine=config.model.engine,
         seed=config.model.seed,
         require_mv_moe=config.model.require_mv_moe,

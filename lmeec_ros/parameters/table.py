@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import lmeec_core as lm
-from lmeec_core.config import ENGINES, EngineName, Precision
+from lmeec_core.config import ENGINES, EngineName, PrecisionName
 from lmeec_core.methods import METHODS
 from lmeec_ros.parameters.spec import Spec
 
@@ -55,6 +55,10 @@ class CameraConfig:
         "the image topic")
     rectified: bool = parameter(False, "The images are rectified: the projection matrix of "
         "CameraInfo applies, without distortion; its Tx gives the camera's distance from its frame")
+    depth: str = parameter("", "Topic of a depth image that is aligned with the camera's image, "
+        "for ~/clouds (output.points); 16UC1 in millimetres or 32FC1 in metres; empty: none")
+    depth_transport: str = parameter("raw", "raw: sensor_msgs/Image; compressedDepth: "
+        "sensor_msgs/CompressedImage of that transport, with PNG", ("raw", "compressedDepth"))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,9 @@ class ModelParameters:
     checkpoint: str | None = parameter("", "File of weights (.pt or .safetensors); empty: those "
         "that come with the preset, if any", path=True)
     device: str = parameter("auto", "auto, cpu or cuda (cuda:1, ...)")
-    precision: Precision = parameter("fp32", "Number format of the network", ("fp32", "bf16"))
+    precision: PrecisionName = parameter("auto", "Number format of the network; auto: bf16 where "
+        "that is faster here and finds the same masks, else fp32 (offline always fp32)",
+        get_args(PrecisionName))
     engine: EngineName = parameter("auto", "The backend that runs the network's stages; auto "
         "measures them once and takes the fastest", ENGINES)
     seed: int | None = parameter(-1, "0 or more, without a checkpoint: random weights of this "
@@ -207,6 +213,11 @@ class GeometryParameters:
         "calibrated images", minimum=0.0, maximum=1000.0, live=True)
     min_angle: float = parameter(3.0, "Smallest angle between two cameras' rays to a point, "
         "degrees", minimum=0.0, maximum=90.0, live=True)
+    max_disagreement: float = parameter(0.1, "Largest distance between where two cameras' depth, "
+        "or depth and triangulation, place an object, metres", minimum=0.0, maximum=1000.0,
+        live=True)
+    depth_tolerance: float = parameter(0.02, "Largest difference of the stamps of an image and its "
+        "depth image, seconds", minimum=0.0, maximum=10.0, live=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -91,7 +91,8 @@ class PointsNode(Node):
             reliable = masks.qos == "reliable"
             policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
             self._subscribe(masks.kind, masks.topic, take, policy)
-        refuse_unused(self)
+        later = [self.config.cameras[name].depth for name in config.views]
+        refuse_unused(self, [self.resolve_topic_name(topic) for topic in later if topic])
 
     def close(self) -> None:
         """Take down what the points have; the node is to be destroyed next."""

@@ -32,6 +32,7 @@ from lmeec_ros.io.publishers import destroy_publisher, make_publisher
 from lmeec_ros.parameters.config import NodeConfig, ParameterError
 from lmeec_ros.points.camera_info import centre_of as centre_of
 from lmeec_ros.points.camera_info import lens_of as lens_of
+from lmeec_ros.points.depth import Clouds, Scene
 from lmeec_ros.points.poses import Poses
 
 if TYPE_CHECKING:
@@ -104,6 +105,12 @@ class Points:
                 f"geometry.frame: {self.frame!r} given, but the poses in {file} are in "
                 f"{self._calibration.frame!r}; leave it empty"
             )
+        if self._calibration.moving:
+            raise ParameterError(
+                f"geometry.calibration: {file} has poses by frame of "
+                f"{', '.join(self._calibration.moving)}, as recorded takes have them; leave them "
+                "out: the poses of cameras that move come from tf"
+            )
         known = {*self._calibration.lenses, *self._calibration.poses}
         if strange := sorted(known - {*config.views}):
             node.get_logger().warning(
@@ -117,6 +124,7 @@ class Points:
         # A transform may come after its image; the inference must not wait for it.
         self._waiting: Worker[_Set] | None = None
         self._publishers: dict[str, Any] = {}
+        self.clouds: Clouds | None = None
         try:
             self._open(config)
         except BaseException:
@@ -134,6 +142,8 @@ class Points:
             kinds |= standard.installed(STANDARD, node.get_logger().info)
         for topic, kind in kinds.items():
             self._publishers[topic] = make_publisher(node, kind, topic, config.output.qos_depth)
+        if any(config.cameras[name].depth for name in config.views):
+            self.clouds = Clouds(node, config)
         if moving:
             self._waiting = Worker(self._publish, self._failed, SETS_WAITING, "points")
             self._waiting.start()
@@ -156,15 +166,24 @@ class Points:
             self.refused["late"] += 1
 
     def _publish(self, one: _Set, _: float = 0.0) -> None:
-        message = self.locate(*one)
+        query_header, found, seen = one
+        cameras = self._cameras(seen.config, query_header, found)
+        message = self.locate(*one, cameras)
+        masks = {name: output.message for name, output in found.items()}
         make = {
             POINTS: lambda: message,
             MARKERS: lambda: standard.markers(message),
-            DETECTIONS: lambda: standard.detections_3d(message, _presence(message, one[1])),
+            DETECTIONS: lambda: standard.detections_3d(
+                message, standard.presence_of(message, masks)
+            ),
         }
         for topic, publisher in self._publishers.items():
             if topic == POINTS or publisher.get_subscription_count():
                 publisher.publish(make[topic]())
+        if self.clouds is not None:
+            headers = _headers(seen.config, query_header, found)
+            given = Scene(message, headers, cameras, seen.query_masks, masks, seen.table)
+            self.clouds.publish(given, seen.config)
 
     def _failed(self, error: Exception) -> None:
         if line := self._throttle(type(error).__name__, f"~/points of a set failed: {error!r}"):
@@ -172,16 +191,23 @@ class Points:
 
     def has_listeners(self) -> bool:
         """Whether anybody subscribes to the points, in messages of any type."""
+        if self.clouds is not None and self.clouds.has_listeners():
+            return True
         return any(one.get_subscription_count() for one in self._publishers.values())
 
     def locate(
-        self, query_header: Header, found: Mapping[str, Found], seen: Seen | SetProcessor
+        self,
+        query_header: Header,
+        found: Mapping[str, Found],
+        seen: Seen | SetProcessor,
+        cameras: Mapping[str, tuple[Intrinsics, Pose]] | None = None,
     ) -> ObjectPointArray:
-        """Return the message of a set; arguments as in :meth:`publish`."""
+        """Return the message of a set; arguments as in :meth:`publish`, and lenses and poses."""
         config, table = seen.config, seen.table
         header = Header(stamp=query_header.stamp, frame_id=self.frame)
         message = ObjectPointArray(header=header)
-        cameras = self._cameras(config, query_header, found)
+        if cameras is None:
+            cameras = self._cameras(config, query_header, found)
         for name, places in _centroids(config, found, seen.query_masks).items():
             try:
                 views = {
@@ -206,10 +232,8 @@ class Points:
         self, config: NodeConfig, query_header: Header, found: Mapping[str, Found]
     ) -> dict[str, tuple[Intrinsics, Pose]]:
         """Lens and pose of each camera that has both now; what others lack is logged."""
-        headers = {config.query_camera: query_header}
-        headers |= {camera: output.header for camera, output in found.items()}
         cameras = {}
-        for camera, header in headers.items():
+        for camera, header in _headers(config, query_header, found).items():
             try:
                 lens = self._lens(config, camera)
                 cameras[camera] = lens, self._pose(config, camera, header)
@@ -246,15 +270,27 @@ class Points:
             self._waiting.discard()
         if self._poses is not None:
             self._poses.forget()
+        if self.clouds is not None:
+            self.clouds.forget()
 
     def destroy(self) -> None:
         """Destroy publishers and subscriptions."""
         if self._waiting is not None:
             self._waiting.stop(END_PATIENCE)
+        if self.clouds is not None:
+            self.clouds.destroy()
         for publisher in self._publishers.values():
             destroy_publisher(self._node, publisher)
         if self._poses is not None:
             self._poses.close()
+
+
+def _headers(
+    config: NodeConfig, query_header: Header, found: Mapping[str, Found]
+) -> dict[str, Header]:
+    """The header of each camera's image."""
+    headers = {config.query_camera: query_header}
+    return headers | {camera: output.header for camera, output in found.items()}
 
 
 Centroids = dict[str, tuple[Any, tuple[int, int]]]
@@ -291,20 +327,3 @@ def _message(
         angle=found.angle,
         cameras=cameras,
     )
-
-
-def _presence(message: ObjectPointArray, found: Mapping[str, Found]) -> dict[str, float]:
-    """The smallest presence of each located object in the cameras that were used for it."""
-    return {
-        one.object_id: min(
-            (
-                float(entry.presence)
-                for camera, seen in found.items()
-                if camera in one.cameras
-                for entry in seen.message.masks
-                if entry.object_id == one.object_id
-            ),
-            default=1.0,  # query masks alone, which are given
-        )
-        for one in message.points
-    }

@@ -291,7 +291,7 @@ def steps_of(model: lm.LMEEC, one: Improvement | None, seconds: float, least: in
         ends = ("changed over (", "made", "nothing")
         if one is not None and one.state.startswith(ends) and len(found) >= least:
             break
-        time.sleep(0.05)  # a camera's time
+        time.sleep(0.2)  # a camera's time
     return found
 
 
@@ -299,11 +299,12 @@ def steps_of(model: lm.LMEEC, one: Improvement | None, seconds: float, least: in
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("preset", ["nano", "base_plus"])
 def test_from_an_empty_cache_to_the_speed_of_the_best_engine(
-    preset: str, cache: Path, begin: Begin
+    preset: str, cache: Path, begin: Begin, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eager at first; in the end as fast as the best engine within a tenth."""
+    monkeypatch.setattr(improvement, "LOWEST", 0)  # what else runs here must not stop it
     seed = None if preset == "nano" else 0
-    model = lm.load_model(preset, device="cpu", precision="bf16", seed=seed, engine="auto")
+    model = lm.load_model(preset, device="cpu", precision="auto", seed=seed, engine="auto")
     assert not cache.exists() or not list(cache.rglob("*.onnx"))
     one = begin(model)
     steps = steps_of(model, one, 1500, 3)
@@ -311,7 +312,8 @@ def test_from_an_empty_cache_to_the_speed_of_the_best_engine(
     assert one.state.startswith(("changed over (", "made"))
     kinds = ["eager", "onnxruntime", "openvino"]
     others = {
-        kind: lm.load_model(preset, device="cpu", precision="bf16", seed=seed) for kind in kinds
+        kind: lm.load_model(preset, device="cpu", precision=model.precision, seed=seed)
+        for kind in kinds
     }
     for kind, other in others.items():
         use_engine(other, kind)

@@ -107,6 +107,28 @@ def test_each_switch_changes_what_it_says_and_nothing_else(
     assert whole[0].guide is not None
 
 
+def test_without_prompts_the_decoder_sees_no_map(weights: dict[str, torch.Tensor]) -> None:
+    model = lm.build_model(lm.preset("nano").model_copy(update={"image_size": SIDE})).eval()
+    model.load_state_dict(weights)
+    config, decoder = model.config, model.sam_mask_decoder
+    g, dim, fine = config.grid, config.hidden_dim, config.hidden_dim // 8
+    given = (
+        torch.ones(1, dim, g, g),
+        torch.ones(1, fine, 4 * g, 4 * g),
+        torch.ones(1, 2 * fine, 2 * g, 2 * g),
+    )
+
+    def differs() -> tuple[bool, bool]:
+        maps = [torch.randn(1, 3, 2 * g, 2 * g) for _ in range(2)]
+        finer = [decoder.upscale_with(*given, m) for m in maps]
+        dense = [model.matching.dense_prompt(m) for m in maps]
+        return not torch.equal(*finer), bool(dense[0].any())
+
+    assert differs() == (True, True)
+    SWITCHES["prompts"].method(model)
+    assert differs() == (False, False)
+
+
 def test_only_small_networks_have_switches(small: lm.LMEEC) -> None:
     with pytest.raises(lm.InputError, match="LMEEC: a small network"):
         SWITCHES["memory"].method(small)

@@ -21,7 +21,7 @@ from lmeec_core.checkpoint import load_model
 from lmeec_core.compact import CompactLMEEC
 from lmeec_core.compact.features import EmbeddedFeatures
 from lmeec_core.compact.layers import masked_mean
-from lmeec_core.config import Precision
+from lmeec_core.config import PrecisionName
 from lmeec_core.correspondence import Mask
 from lmeec_core.methods.candidates import AutomaticMasks, Regions
 from lmeec_core.methods.pairs import FoundMask, Image, PairTracker
@@ -166,7 +166,7 @@ def load(
     preset: str = "nano",
     checkpoint: str | Path | None = None,
     device: str = "auto",
-    precision: Precision = "fp32",
+    precision: PrecisionName = "fp32",
     seed: int | None = None,
     require_mv_moe: bool = True,
     candidates: Candidates | None = None,

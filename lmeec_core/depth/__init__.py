@@ -1,0 +1,1 @@
+"""Objects in space from depth images: reading them, point clouds of masks, several cameras."""
