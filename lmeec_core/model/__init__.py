@@ -1,6 +1,7 @@
 """The LM-EEC network; it knows nothing of time."""
 
 from lmeec_core.model.lmeec import LMEEC
+from lmeec_core.model.mv_moe import MVMoE
 from lmeec_core.model.results import NO_OBJECT_LOGIT, Prediction, ViewFeatures
 
-__all__ = ["LMEEC", "NO_OBJECT_LOGIT", "Prediction", "ViewFeatures"]
+__all__ = ["LMEEC", "MVMoE", "NO_OBJECT_LOGIT", "Prediction", "ViewFeatures"]

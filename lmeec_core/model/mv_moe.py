@@ -13,6 +13,9 @@ class MVMoE(nn.Module):
     spatial routing weighs each location from both results; each weight w acts as f + w * f, and
     the sum of the two is the fused feature. Equation 5 prints the channel weight once more; the
     text and released weights mean the spatial one. In the state dict, 1 is memory and 2 is view.
+
+    It can be used alone, in any network that has two features of one place: of any size, and of
+    ``dim`` channels.
     """
 
     def __init__(self, dim: int) -> None:
@@ -34,7 +37,7 @@ class MVMoE(nn.Module):
         )
 
     def forward(self, memory: Tensor, view: Tensor) -> Tensor:
-        """Fuse two features (B, C, g, g); returns (B, C, g, g)."""
+        """Fuse two features (B, C, h, w); returns (B, C, h, w)."""
         means = torch.cat((memory.mean(dim=(2, 3)), view.mean(dim=(2, 3))), dim=1)
         memory = memory + memory * self.mlp1(means)[:, :, None, None]
         view = view + view * self.mlp2(means)[:, :, None, None]

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from lmeec_core.methods.conditions import cross_view_align
 from lmeec_core.methods.omama.loss import contrastive_loss
 from lmeec_core.methods.omama.match import embed_asked, embed_given
 from lmeec_core.methods.omama.network import OMaMa
@@ -27,22 +28,26 @@ class MatchLoss(nn.Module):
         temperature: divides the cosines.
         none: whether "none of them", a cosine of 0, is an answer for visible objects as well, so
             that the true mask is to lie above 0. As published it is not.
+        align: weight of :func:`lmeec_core.methods.conditions.cross_view_align`, for visible
+            objects, of the embeddings that are compared; O-MaMa has none.
     """
 
-    def __init__(self, model: OMaMa, temperature: float, none: bool) -> None:
+    def __init__(self, model: OMaMa, temperature: float, none: bool, align: float = 0.0) -> None:
         super().__init__()
         self.model, self.temperature, self.none = model, temperature, none
+        self.align = align
 
     def forward(self, stage: StageLike, total: Tensor, *batch: Tensor) -> tuple[Tensor, Figures]:
         """Loss and figures of clips; see :func:`lmeec_core.training.match_clips.stack_matches`."""
         losses, right, there, accepted = [], [], [], []
         for clip in unstack_matches(batch):
-            similarity = compare(
-                self.model, clip.asked[None].float(), clip.query.float(), clip.given.float(),
-                clip.target.float(),
-            )[0]  # fmt: skip
+            asked = embed_asked(self.model, clip.asked[None].float(), clip.target.float())
+            given = embed_given(self.model, clip.given.float(), clip.query.float())
+            similarity = (asked @ given.T)[0]
             true = None if int(clip.true) < 0 else int(clip.true)
             losses.append(contrastive_loss(similarity, true, self.temperature, self.none))
+            if self.align and true is not None:
+                losses[-1] = losses[-1] + self.align * cross_view_align(asked, given[true][None])
             there.append(true is not None)
             right.append(int(similarity.argmax()) == true)
             accepted.append(bool(similarity.max() > 0) == (true is not None))

@@ -159,6 +159,7 @@ class MatchTrainConfig(Settings):
     candidates: int = Field(32, ge=2)
     temperature: float = Field(0.07, gt=0)
     none: bool = False
+    align: float = Field(0.0, ge=0)
     batch: int = Field(24, ge=1)
     steps: int = Field(ge=1)
     rate: float = Field(8e-5, gt=0)

@@ -23,6 +23,7 @@ from lmeec_core.methods.conditions import (
     TextModel,
     cross_view_align,
 )
+from lmeec_core.model import MVMoE
 
 DIM = 16
 
@@ -170,3 +171,26 @@ def test_a_text_model_that_cannot_be_loaded_is_named(saved: Path, tmp_path: Path
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match="weights are missing"):
         TextModel(tmp_path)
+
+
+@settings(max_examples=10, deadline=None)
+@given(batch=st.integers(1, 2), height=st.integers(1, 7), width=st.integers(1, 9))
+def test_mv_moe_alone_fuses_features_of_any_size(batch: int, height: int, width: int) -> None:
+    torch.manual_seed(height * width)
+    fuse = MVMoE(DIM)
+    memory, view = rows(2 * batch, 5, DIM * height * width).view(2, batch, DIM, height, width)
+    fused = fuse(memory, view)
+    assert fused.shape == memory.shape
+    # Every weight lies in 0 .. 1 and acts as f + w f, twice.
+    for part in ("mlp1", "mlp2", "conv1", "conv2"):
+        for value in getattr(fuse, part).parameters():
+            torch.nn.init.zeros_(value)
+    torch.testing.assert_close(fuse(memory, view), 2.25 * (memory + view))
+    if batch == 2:  # the images of a batch do not see each other
+        torch.testing.assert_close(fused[:1], _again(height, width, memory, view))
+
+
+def _again(height: int, width: int, memory: Tensor, view: Tensor) -> Tensor:
+    torch.manual_seed(height * width)
+    fused: Tensor = MVMoE(DIM)(memory[:1], view[:1])
+    return fused

@@ -72,7 +72,7 @@ class MatchRecipe(Recipe):
         for error in self.clips.errors:
             monitor.note(f"skipped: {error}")
         model = start_matcher(settings, features).to(device)
-        self.loss = MatchLoss(model, settings.temperature, settings.none)
+        self.loss = MatchLoss(model, settings.temperature, settings.none, settings.align)
         self.budget = Budget(settings.steps)
         self.seed, self.clip = settings.seed, settings.clip
         self.workers, self.max_corrupt = settings.workers, settings.max_corrupt

@@ -16,6 +16,7 @@ from lmeec_core.checkpoint import CheckpointError, seeded_model
 from lmeec_core.config import ModelConfig
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.methods.omama.features import EncoderFeatures, PatchView
+from lmeec_core.methods.omama.match import embed_asked, embed_given
 from lmeec_core.methods.omama.network import Layout
 from lmeec_core.takes import Take, TakeWriter
 from lmeec_core.training.distributed import Processes
@@ -211,6 +212,24 @@ def test_any_take_can_be_learnt_from(
         odd = [tmp_path / "data" / "train" / "odd"]
         found = list(choices(made.model, odd, made.views, "both", []))
         assert len(found) == 2 * 2 * 2 * 3  # directions, exo cameras, objects, frames
+
+
+def test_alignment_is_a_term_of_visible_objects_and_off_by_itself(
+    takes: Path, tmp_path: Path
+) -> None:
+    made = recipe(settings(takes), tmp_path)
+    aligned = recipe(settings(takes, align=100.0), tmp_path)
+    clip = next(c for n in range(9) if int((c := made.clips[n].clip).true) == 0)
+    one = torch.tensor(1.0)
+    asked = embed_asked(made.model, clip.asked[None].float(), clip.target.float())
+    true = embed_given(made.model, clip.given[:1].float(), clip.query.float())
+    distance = (asked - true).norm()
+    losses = [m.loss(m.stage(0), one, *stack_matches([clip]))[0] for m in (made, aligned)]
+    assert 100 * distance > 0.1
+    torch.testing.assert_close(losses[1] - losses[0], 100 * distance, atol=1e-3, rtol=1e-3)
+    absent = clip._replace(true=torch.tensor(-1))
+    losses = [m.loss(m.stage(0), one, *stack_matches([absent]))[0] for m in (made, aligned)]
+    assert losses[0] == losses[1]
 
 
 def test_clips_hold_the_true_mask_and_nothing_twice(takes: Path, tmp_path: Path) -> None:
