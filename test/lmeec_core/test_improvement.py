@@ -174,7 +174,8 @@ def test_without_a_cache_there_is_a_warning_and_eager_computes_on(
 
         monkeypatch.setattr(improvement, "probe", full)
     one = begin(model)
-    until(lambda: ended(one))
+    until(lambda: "computes on" in caplog.text)
+    assert ended(one)
     for _ in range(30):
         one.take()
         one.stepped(0.1, 1)
