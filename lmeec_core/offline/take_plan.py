@@ -44,6 +44,11 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
         _only_theirs(takes, prompts, options)
     settings = take_settings(options.changes, options.threads, options.num_frames, how)
     settings = settings.model_copy(update={"cycle_check": options.cycle_check})
+    if settings.candidates.file and (prompts is not None or settings.cycle_check):
+        raise InputError(
+            "candidates from a file, with prompts or a cycle check, given; they are of target "
+            "views with the take's own query masks alone: other candidates (regions, sam2) expected"
+        )
     directions = [options.direction] if options.direction else list(DIRECTIONS)
     # One annotation in memory at a time.
     plans = [
@@ -90,6 +95,8 @@ def take_settings(
                 if k.startswith(f"{group}.")}
         for group in ("candidates", "omama")
     }  # fmt: skip
+    candidates = CandidateSettings(**groups["candidates"])
+    omama = OMaMaSettings(**groups["omama"])
     name, checkpoint = model.get("preset", "nano"), model.get("checkpoint") or None
     preset(name)
     seed = model.get("seed")
@@ -98,7 +105,7 @@ def take_settings(
         method=method,
         preset=name,
         checkpoint=checkpoint,
-        weights=weights_digest(name, checkpoint, seed, method) + _more_digests(groups),
+        weights=weights_digest(name, checkpoint, seed, method) + more_digests(candidates, omama),
         device=str(resolve_device(model.get("device", "auto"))),
         precision=model.get("precision", "fp32"),
         engine=model.get("engine", "auto"),
@@ -108,25 +115,25 @@ def take_settings(
         num_frames=num_frames,
         threads=threads,
         prompts=prompts,
-        candidates=CandidateSettings(**groups["candidates"]),
-        omama=OMaMaSettings(**groups["omama"]),
+        candidates=candidates,
+        omama=omama,
     )
 
 
-def _more_digests(groups: dict[str, dict[str, Any]]) -> str:
+def more_digests(candidates: CandidateSettings, omama: OMaMaSettings) -> str:
     """Fingerprints of a matcher and of a file of candidates, so that other ones count as changed.
 
     Raises:
         InputError: no such file.
     """
     found = ""
-    for group, name in (("omama", "matcher"), ("candidates", "file")):
-        path = Path(groups[group].get(name) or "bundled")
+    for name, given in (("omama.matcher", omama.matcher), ("candidates.file", candidates.file)):
+        path = Path(given or "bundled")
         if path.is_dir() or str(path) == "bundled":
             continue
         if not path.is_file():
-            raise InputError(f"{group}.{name}: {path}: no such file")
-        found += f" {name} {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            raise InputError(f"{name}: {path}: no such file")
+        found += f" {name.partition('.')[2]} {hashlib.sha256(path.read_bytes()).hexdigest()}"
     return found
 
 

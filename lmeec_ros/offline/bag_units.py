@@ -16,6 +16,7 @@ from lmeec_core.correspondence import Method
 from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import Recorder
 from lmeec_core.offline.records import FrameRecord, Stamp
+from lmeec_core.offline.take_plan import more_digests
 from lmeec_core.offline.units import Plan, Recording, Settings, Unit, weights_digest
 from lmeec_core.prompts import Prompts
 from lmeec_core.takes import is_ego
@@ -96,7 +97,8 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
         method=config.method,
         preset=preset,
         checkpoint=config.model.checkpoint,
-        weights=weights_digest(preset, config.model.checkpoint, config.model.seed, config.method),
+        weights=weights_digest(preset, config.model.checkpoint, config.model.seed, config.method)
+        + more_digests(config.candidates, config.omama),
         device=str(resolve_device(config.model.device)),
         precision=cast("Precision", config.model.precision),  # the settings know what auto is
         engine=config.model.engine,
@@ -107,6 +109,8 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
         exclusive=config.output.exclusive,
         max_objects=config.max_objects,
         threads=threads,
+        candidates=config.candidates,
+        omama=config.omama,
         node=dict(config.values),
     )
 

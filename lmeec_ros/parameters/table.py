@@ -180,8 +180,8 @@ class OMaMaParameters:
 
     features: str = parameter("auto", "network: those of model.preset; dinov2: the published ones; "
         "auto: those of the matcher", ("auto", "network", "dinov2"))
-    weights: str = parameter("", "File or folder of DINOv2's weights; empty: the user's cache",
-        path=True)
+    weights: str = parameter("", "File of DINOv2's weights, or their folder; empty: the "
+        "user's cache", path=True)
     matcher: str = parameter("", "The matcher's checkpoint; bundled: the one that comes with the "
         "package; empty: the features are compared themselves")
     follow: bool = parameter(False, "Remember how objects look in each target view")

@@ -12,8 +12,10 @@ import pytest
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
+from typer.testing import CliRunner
 
 from lmeec_core.checkpoint import CheckpointError, load_model
+from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
 from lmeec_core.methods import load_method, without_effect
 from lmeec_core.methods.candidates import (
@@ -176,3 +178,14 @@ def test_a_look_is_remembered_and_forgotten() -> None:
     assert tracker._looks["cam01", "cup"][1] == 2
     tracker.forget("cup")
     assert not tracker._looks
+
+
+def test_candidates_of_a_file_need_the_query_masks_of_the_take(tmp_path: Path) -> None:
+    path = write(tmp_path / "own.json", {"candidates": {}})
+    command = ["track", str(SAMPLE), "--method", "omama", "--candidates", str(path),
+               "--cycle-check", "--out", str(tmp_path / "out.json")]  # fmt: skip
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 1 and "with prompts or a cycle check" in " ".join(
+        result.output.split()
+    )
+    assert not (tmp_path / "out.json").exists()

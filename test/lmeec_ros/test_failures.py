@@ -202,7 +202,6 @@ CAMERA = {
 CALIBRATION = yaml.safe_dump({"frame": "map", "cameras": {"ego": CAMERA, "exo": CAMERA}})
 BAD_CONFIGURATIONS: dict[str, dict[str, Any]] = {
     "calibration": {"geometry.calibration": "/no/such/file.yaml"},
-    "object topics": {"geometry.frame": "map", "objects": ["1:a b", "2:a_b"]},
     "a topic": {"geometry.frame": "map", "cameras.exo.camera_info": "not a//topic"},
     "checkpoint": {"geometry.frame": "map", "model.checkpoint": "/no/such/file.pt"},
 }

@@ -12,9 +12,9 @@ import cv2
 import numpy as np
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
-from geometry_msgs.msg import PointStamped
 from lmeec.msg import CorrespondenceMaskArray, ObjectPointArray
 from sensor_msgs.msg import CompressedImage, Image
+from visualization_msgs.msg import MarkerArray
 
 import lmeec_core as lm
 
@@ -216,7 +216,10 @@ def test_who_listens_to_the_points_needs_every_target(
         return any(one.topic_name == "/exo/image_raw" for one in node.subscriptions)
 
     assert not subscribed()
-    for topic, kind in (("/lmeec/points", ObjectPointArray), ("/lmeec/points/cup", PointStamped)):
+    for topic, kind in (
+        ("/lmeec/points", ObjectPointArray),
+        ("/lmeec/points/markers", MarkerArray),
+    ):
         listener = rig.node.create_subscription(kind, topic, lambda _: None, 5)
         tools.wait_until(subscribed, f"the target, which {topic} needs")
         rig.node.destroy_subscription(listener)

@@ -249,3 +249,11 @@ def test_the_nodes_recorded_output_of_the_same_bag_scores_the_same(
     assert numbers[0]["frames"] == numbers[1]["frames"] and numbers[0]["frames_missing"] == 0
     for key in ("iou", "location_error", "contour_accuracy", "existence_balanced_accuracy"):
         assert numbers[1][key] == pytest.approx(numbers[0][key], abs=1e-3), key
+
+
+def test_what_omama_is_told_counts_for_a_bag() -> None:
+    plain = bag_units.settings_of(parameters.load({"method": "omama"}), 1)
+    told = {"method": "omama", "candidates.most": 7, "omama.follow": True}
+    settings = bag_units.settings_of(parameters.load(told), 1)
+    assert settings.candidates.most == 7 and settings.omama.follow
+    assert settings.identity() != plain.identity()

@@ -161,7 +161,7 @@ def test_nested_changes() -> None:
         ("minutes=3", "minutes: Extra inputs"),
         ("loss.focus=3", "loss.focus: Extra inputs"),
         ("data=null", "data: .*--set data=/path"),
-        ("recipe=paper", "recipe: 'paper' given, one of simulation, takes"),
+        ("recipe=paper", "recipe: 'paper' given, one of omama, simulation, takes"),
     ],
 )
 def test_bad_settings_are_named(change: str, message: str) -> None:
