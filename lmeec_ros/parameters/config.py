@@ -264,6 +264,15 @@ def _topics(base: str, transport: str) -> tuple[str, str]:
     return f"{base}/compressed", base  # image_transport's convention
 
 
+def _resolved(resolve: Callable[[str], str], topic: str, parameter: str) -> str:
+    try:
+        return resolve(topic)
+    except Exception as error:  # a node's, of a class that only rclpy has
+        raise ParameterError(
+            f"{parameter}: {topic!r} given, the name of a topic expected: {error}"
+        ) from error
+
+
 def _camera(name: str, values: Mapping[str, Any], resolve: Callable[[str], str]) -> CameraConfig:
     given = section(CameraConfig, f"cameras.{name}.", values, name=name, address="", other="")
     base, info = given.topic or f"{topic_token(name)}/image_raw", given.camera_info
@@ -272,7 +281,8 @@ def _camera(name: str, values: Mapping[str, Any], resolve: Callable[[str], str])
         base = base.removesuffix("/compressed")
         folder = base.rpartition("/")[0]
         info = f"{folder}/camera_info" if "/" in base else "camera_info"
-    return replace(given, topic=topic, other=other, address=resolve(topic), camera_info=info)
+    address = _resolved(resolve, topic, f"cameras.{name}.topic")
+    return replace(given, topic=topic, other=other, address=address, camera_info=info)
 
 
 def _query_masks(
@@ -287,7 +297,8 @@ def _query_masks(
         )
     last = "masks" if kind == "mask_array" else "label_image"
     topic, other = _topics(given.topic or f"{topic_token(query)}/{last}", transport)
-    return replace(given, topic=topic, other=other, address=resolve(topic))
+    address = _resolved(resolve, topic, "query_masks.topic")
+    return replace(given, topic=topic, other=other, address=address)
 
 
 def _objects(rows: Value) -> dict[int, str]:

@@ -34,6 +34,10 @@ class RosLog(logging.Handler):
         for name in PACKAGES:
             logging.getLogger(name).removeHandler(self)
 
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether it is handed on, whatever levels others have set."""
+        return record.levelno >= logging.WARNING or record.name.startswith(TALKATIVE)
+
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record."""
         try:

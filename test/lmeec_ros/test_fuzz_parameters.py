@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import rclpy
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from rclpy.node import Node
 
@@ -98,6 +98,7 @@ WORDS = st.sampled_from(
         max_size=3,
     )
 )
+@example([(TEXT.index(b"ego/image_raw") + 1, 0, b"&a [*a]")])
 def test_files_through_ros(
     bounded: Bounded, context: Any, tmp_path_factory: pytest.TempPathFactory, edits: Any
 ) -> None:

@@ -21,6 +21,9 @@ class Logger:
 def test_engines_tell_what_they_do_and_others_what_is_wrong() -> None:
     logger = Logger()
     log = RosLog(logger)
+    package = logging.getLogger("lmeec_core")
+    level_before = package.level
+    package.setLevel(logging.DEBUG)  # as other code may
     log.attach()
     try:
         for name in ("lmeec_core.engine.improvement", "lmeec_core.checkpoint"):
@@ -28,6 +31,7 @@ def test_engines_tell_what_they_do_and_others_what_is_wrong() -> None:
                 getattr(logging.getLogger(name), level)(f"{level} of {name}")
     finally:
         log.detach()
+        package.setLevel(level_before)
     logging.getLogger("lmeec_core.engine.auto").warning("too late")
     engine, checkpoint = "lmeec_core.engine.improvement", "lmeec_core.checkpoint"
     assert logger.said == [
