@@ -12,6 +12,13 @@ from typing import Any
 import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
+from rclpy.parameter import Parameter
+
+from lmeec_ros.points.node import PointsNode
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+POSITIONS = re.compile("/lmeec_points/(points|clouds)")
+"""What the positions in a process of their own publish."""
 
 SHOWS = {
     "rviz_default_plugins/Image": "sensor_msgs/msg/Image",
@@ -53,15 +60,21 @@ def named() -> dict[str, set[str]]:
     }
 
 
-def test_every_topic_is_one_of_the_nodes(
-    make_node: Any, tools: Any, tmp_path: Path, named: dict[str, set[str]], vision_msgs: Any
-) -> None:
+@pytest.fixture
+def everything(tmp_path: Path, vision_msgs: Any) -> dict[str, Any]:
+    """Parameters with which the node publishes all that it can."""
     lens = {"width": 80, "height": 60, "k": [70.0, 0, 40, 0, 70, 30, 0, 0, 1]}
     pose = {"position": [0.0, 0, 0], "orientation": [0.0, 0, 0, 1]}
     file = tmp_path / "calibration.yaml"
     cameras = dict.fromkeys(("ego", "exo"), {**lens, **pose})
     file.write_text(json.dumps({"frame": "map", "cameras": cameras}))
-    node = make_node(**{"output.points": True, "geometry.calibration": str(file)})
+    return {"output.points": True, "geometry.calibration": str(file), "cameras.exo.depth": "depth"}
+
+
+def test_every_topic_is_one_of_the_nodes(
+    make_node: Any, tools: Any, everything: dict[str, Any], named: dict[str, set[str]]
+) -> None:
+    node = make_node(**everything)
     tools.wait_until(lambda: node.state == "active", "the node to be active")
     known = {name: types for name, types in node.get_topic_names_and_types()}
     for tool, topics in named.items():
@@ -70,6 +83,39 @@ def test_every_topic_is_one_of_the_nodes(
     for one in displays:
         if one["Class"] not in WITHOUT_TOPIC:
             assert known[one["Topic"]["Value"]] == [SHOWS[one["Class"]]]
+
+
+def published_in_the_table(namespace: str) -> dict[str, str]:
+    """Topics that docs/interface.md says are published (for the target camera exo), to types."""
+    text = (REPOSITORY / "docs" / "interface.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\S+)` \| ([\w/]+)\S* .*\| Out\b", text, re.MULTILINE)
+    resolved = {topic.replace("<target>", "exo").replace("~", namespace): kind
+                for topic, kind in rows}  # fmt: skip
+    assert len(resolved) == len(rows) > 10
+    return resolved
+
+
+def topics_of(node: Any) -> dict[str, str]:
+    """What a node publishes, besides what every ROS node does."""
+    own = {p.topic_name: f"{p.msg_type.__module__.split('.')[0]}/{p.msg_type.__name__}"
+           for p in node.publishers}  # fmt: skip
+    return {name: kind for name, kind in own.items() if name != "/parameter_events"}
+
+
+def test_the_table_of_topics_is_what_is_published(
+    make_node: Any, context: Any, tools: Any, everything: dict[str, Any]
+) -> None:
+    node = make_node(**everything)
+    tools.wait_until(lambda: node.state == "active", "the node to be active")
+    assert topics_of(node) == published_in_the_table("/lmeec")
+    overrides = [Parameter(name, value=value) for name, value in everything.items()]
+    beside = PointsNode(context=context, parameter_overrides=overrides)
+    try:
+        wanted = published_in_the_table("/lmeec_points").items()
+        assert topics_of(beside) == {t: k for t, k in wanted if POSITIONS.match(t)}
+    finally:
+        beside.close()
+        beside.destroy_node()
 
 
 def test_foxgloves_panels_are_all_placed_and_configured() -> None:
