@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
+import runpy
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import cv2
 import pytest
 import yaml
 from ament_index_python.packages import get_package_share_directory
@@ -85,14 +90,18 @@ def test_every_topic_is_one_of_the_nodes(
             assert known[one["Topic"]["Value"]] == [SHOWS[one["Class"]]]
 
 
-def published_in_the_table(namespace: str) -> dict[str, str]:
-    """Topics that docs/interface.md says are published (for the target camera exo), to types."""
+def rows_of_the_table() -> dict[str, str]:
+    """Topics that docs/interface.md says are published, as it writes them, to their types."""
     text = (REPOSITORY / "docs" / "interface.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `(\S+)` \| ([\w/]+)\S* .*\| Out\b", text, re.MULTILINE)
-    resolved = {topic.replace("<target>", "exo").replace("~", namespace): kind
-                for topic, kind in rows}  # fmt: skip
-    assert len(resolved) == len(rows) > 10
-    return resolved
+    assert len(dict(rows)) == len(rows) > 10
+    return dict(rows)
+
+
+def published_in_the_table(namespace: str) -> dict[str, str]:
+    """The same, of the target camera exo and with a node's name."""
+    rows = rows_of_the_table().items()
+    return {topic.replace("<target>", "exo").replace("~", namespace): kind for topic, kind in rows}
 
 
 def topics_of(node: Any) -> dict[str, str]:
@@ -116,6 +125,31 @@ def test_the_table_of_topics_is_what_is_published(
     finally:
         beside.close()
         beside.destroy_node()
+
+
+def test_every_topic_has_its_panel_in_a_picture() -> None:
+    panels = runpy.run_path(str(REPOSITORY / ".ci" / "panels.py"))
+    assert [*panels["IMAGES"].keys() & panels["SPACE"].keys()] == []
+    assert panels["IMAGES"].keys() | panels["SPACE"].keys() == rows_of_the_table().keys()
+    text = (REPOSITORY / "docs" / "interface.md").read_text(encoding="utf-8")
+    assert re.findall(r"\(images/topics_(\w+)\.jpg\)", text) == ["images", "space"]
+
+
+@pytest.mark.slow
+def test_the_pictures_are_made(tmp_path: Path, own_domain: str) -> None:
+    command = [sys.executable, str(REPOSITORY / ".ci" / "pictures.py"), "--frames", "2"]
+    done = subprocess.run(
+        [*command, "--out", str(tmp_path)], text=True, capture_output=True,
+        env={**os.environ, "ROS_DOMAIN_ID": own_domain},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for name, columns, rows in (("topics_images", 4, 2), ("topics_space", 3, 2)):
+        picture = cv2.imread(str(tmp_path / f"{name}.jpg"))
+        height, width = picture.shape[0] // rows, picture.shape[1] // columns
+        for place in range(columns * rows):  # something is drawn below each title
+            row, column = divmod(place, columns)
+            panel = picture[row * height + 60 : (row + 1) * height, column * width :][:, :width]
+            assert (panel.min(axis=2) < 128).sum() > 300, (name, place)
 
 
 def test_foxgloves_panels_are_all_placed_and_configured() -> None:
