@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -25,8 +26,11 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 def pytest_configure() -> None:
     """A DDS domain of each worker's own, the package's Fast DDS profile, one thread of torch each.
 
-    Before any test module is imported: torch and DDS read the environment only once.
+    Before any test module is imported: torch and DDS read the environment only once. Ctrl-C is
+    heard: a shell starts what it puts into the background with SIGINT ignored, and processes
+    inherit that, so those of the tests would never see the signal that is sent to them.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     given = int(os.environ.get("ROS_DOMAIN_ID", os.getpid()))
     # 24 domains each, the first twelve for this; beyond 101 their ports are not free on Linux.
