@@ -168,7 +168,7 @@ def draw_points(axes: Any, shown: Shown, message: Any) -> None:
     places = {one.object_id: _place(one.point.point) for one in message.points}
     cameras = shown.calibration.poses
     corners = np.stack([*places.values(), *(pose.position for pose in cameras.values())])
-    _frame(axes, shown, corners.min(0) - 0.2, corners.max(0) + 0.2, size=0.5)
+    _frame(axes, shown, corners.min(0) - 0.2, corners.max(0) + 0.2, size=0.5, zoom=0.95)
     for name, pose in cameras.items():
         _camera(axes, shown, name)
         axes.text(*(pose.position + [0, 0, 0.13]), name, fontsize=9, weight="bold", ha="center")
@@ -242,7 +242,9 @@ def _near_objects(axes: Any, shown: Shown) -> None:
     _frame(axes, shown, places.min(0) - MARGIN, places.max(0) + MARGIN, size=1.2)
 
 
-def _frame(axes: Any, shown: Shown, low: Numbers, high: Numbers, size: float) -> None:
+def _frame(
+    axes: Any, shown: Shown, low: Numbers, high: Numbers, size: float, zoom: float = 1.2
+) -> None:
     """A part of space with its surroundings, seen from where the target camera stands."""
     axes.computed_zorder = False  # by the middle of each: the surroundings would hide the objects
     near = ((shown.surroundings > low) & (shown.surroundings < high)).all(axis=1)
@@ -253,7 +255,7 @@ def _frame(axes: Any, shown: Shown, low: Numbers, high: Numbers, size: float) ->
         getattr(axes, f"set_{name}label")(f"{name} [m]", fontsize=7, labelpad=-6)
     away = shown.calibration.poses[shown.target].position - (low + high) / 2
     axes.view_init(elev=32, azim=float(np.degrees(np.arctan2(away[1], away[0]))) + 12)
-    axes.set_box_aspect(high - low, zoom=1.05)
+    axes.set_box_aspect(high - low, zoom=zoom)
     axes.tick_params(labelsize=6, pad=-3)
     axes.locator_params(nbins=4)
 
