@@ -31,7 +31,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.spatial.transform import Rotation
 
 from lmeec_core.errors import InputError
-from lmeec_core.geometry import GeometryError, Intrinsics, Pose, Vector
+from lmeec_core.geometry import (
+    MAX_ERROR,
+    MIN_ANGLE,
+    GeometryError,
+    Intrinsics,
+    Pose,
+    Triangulation,
+    Vector,
+    View,
+    triangulate,
+)
 
 MAX_BYTES = 1_000_000
 _LENS = ("width", "height", "k")
@@ -90,6 +100,26 @@ class Calibration:
         pose = self.poses.get(camera) or self.moving.get(camera, {}).get(frame)
         lens = self.lenses.get(camera)
         return None if lens is None or pose is None else (lens, pose)
+
+    def triangulate(
+        self, frame: int, pixels: Mapping[str, tuple[Vector, tuple[int, int]]]
+    ) -> Triangulation:
+        """The point in space that cameras see at pixels, with the node's default limits.
+
+        Args:
+            frame: number in the take, for the cameras that move.
+            pixels: by camera, a pixel (2,), and (width, height) of the image or mask that it is
+                one of. Cameras without lens or pose are not used.
+
+        Raises:
+            GeometryError: there is no such point; see :func:`~lmeec_core.geometry.triangulate`.
+        """
+        views = []
+        for camera, (pixel, size) in pixels.items():
+            placed = self.at(camera, frame)
+            if placed is not None:
+                views.append(View(*placed, placed[0].scaled(pixel, size)))
+        return triangulate(views, MAX_ERROR, MIN_ANGLE)
 
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:

@@ -26,7 +26,8 @@ def open_take_view(
     moments = take_moments(take, query, targets, objects, found, problems.append)
     # A name of a relations file may be anything.
     name = take.name.replace("/", "_").replace("\0", "_")
-    return Viewed(moments, len(take.frames(query)), name, True)
+    file = take.calibration_path if take.calibration_path.is_file() else None
+    return Viewed(moments, len(take.frames(query)), name, True, file)
 
 
 def _direction_of(path: Path | None) -> str | None:

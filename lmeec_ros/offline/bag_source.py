@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import finder_of
@@ -75,4 +76,6 @@ class BagSource:
         notes += plan.notes
         found = predictions(plan.units[0].direction, plan.recording.name, None)
         moments = bag_view.bag_moments(options.source, config, found, problems.append, notes.append)
-        return Viewed(moments, plan.units[0].frames, options.source.resolve().name, False)
+        file = Path(config.geometry.calibration) if config.geometry.calibration else None
+        name = options.source.resolve().name
+        return Viewed(moments, plan.units[0].frames, name, False, file)
