@@ -176,15 +176,15 @@ def calibration_text(calibration: Calibration) -> str:
             "k": lens.matrix.ravel().tolist(), "d": lens.distortion.tolist(),
         }  # fmt: skip
     for name, pose in calibration.poses.items():
-        row = _row(pose)
+        row = pose_row(pose)
         cameras.setdefault(name, {}).update(position=row[:3], orientation=row[3:])
     for name, by_frame in calibration.moving.items():
-        cameras.setdefault(name, {})["poses"] = {n: _row(pose) for n, pose in by_frame.items()}
+        cameras.setdefault(name, {})["poses"] = {n: pose_row(pose) for n, pose in by_frame.items()}
     content = {"frame": calibration.frame, "cameras": cameras}
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
 
 
-def _row(pose: Pose) -> list[float]:
+def pose_row(pose: Pose) -> list[float]:
     """x, y, z and the quaternion x, y, z, w: a micrometre, and a millionth of a radian."""
     place, turn = pose.position, Rotation.from_matrix(pose.rotation).as_quat()
     return [round(float(v), 6) for v in place] + [round(float(v), 7) for v in turn]

@@ -1,7 +1,8 @@
-"""The scene in the Rerun recordings of `lmeec view`: read back from the file."""
+"""Takes with a calibration of their own: the scene of `lmeec view --rerun`, and datasets."""
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -258,3 +259,82 @@ def test_the_matrix_of_a_scaled_image_projects_to_its_pixels(
 def test_the_matrix_of_an_image_of_another_shape_is_refused() -> None:
     with pytest.raises(GeometryError, match="image of 160 x 90 given, but .* for 240 x 180"):
         LENS.matrix_for((160, 90))
+
+
+def export(out: Path, *arguments: Any, code: int = 0) -> tuple[Any, Any, str]:
+    """Positions and their validity by episode, cameras.json, and what was said."""
+    command = ["dataset", *map(str, arguments), "--out", str(out), "--format", "hdf5"]
+    result = runner.invoke(app, command)
+    assert result.exit_code == code, result.output
+    h5py = pytest.importorskip("h5py", reason="the extra dataset is not installed")
+    with h5py.File(out / "data.hdf5") as file:
+        demos = [file[f"data/demo_{number}/obs"] for number in range(len(file["data"]))]
+        found = [(one["position"][:], one["position_valid"][:]) if "position" in one else None
+                 for one in demos]  # fmt: skip
+    return found, json.loads((out / "cameras.json").read_text()), result.output
+
+
+def test_a_dataset_uses_the_takes_own_calibration(
+    take: Take, predictions: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "set"
+    ((points, valid),), cameras, said = export(out, take.path, predictions, code=1)
+    assert "take_7: calibration: camera 'cam02' has no pose" in said
+    cup, pan = (json.loads((out / "objects.json").read_text())[i]["id"] for i in (0, 1))
+    assert (cup, pan) == ("cup", "pan")
+    assert valid.tolist() == [[True, True], [True, True], [False, True], [True, True], [False] * 2]
+    for tick, frame in ((0, 0), (1, 30), (3, 90)):
+        assert points[tick, 0] == pytest.approx(CUP[frame], abs=2e-3)
+    assert not points[~valid].any()
+    assert cameras["frame"] == "table"
+    assert cameras["cameras"]["cam01"]["pose"]["position"] == EXO.position.tolist()
+    assert cameras["cameras"]["aria01"]["pose"] is None  # it moves
+    assert cameras["cameras"]["cam02"]["lens"]["K"] == K.tolist()
+    moved = cameras["episodes"]["0"]["cameras"]["aria01"]["poses"]
+    assert [row and row[:3] for row in moved] == [
+        *([0.9, pytest.approx(frame / 300), 0.8] for frame in EGO), None
+    ]  # fmt: skip
+    turns = [Pose.from_quaternion(row[:3], row[3:]).rotation for row in moved if row]
+    assert np.stack(turns) == pytest.approx(np.stack([p.rotation for p in EGO.values()]), abs=1e-6)
+    assert "poses" not in cameras["episodes"]["0"]["cameras"]["cam01"]
+    (recording,) = json.loads((out / "provenance.json").read_text())["recordings"]
+    assert recording["calibration"] == str(take.calibration_path)
+
+
+def test_each_take_has_its_own_calibration_and_one_can_be_given_for_all(
+    take: Take, tmp_path: Path
+) -> None:
+    folders = [tmp_path / name for name in ("as_it_is", "moved", "none", "wrong")]
+    for folder in folders:
+        shutil.copytree(take.path, folder)
+    shift = np.array([0.0, 0, 1])
+    higher = Calibration(
+        "floor", CALIBRATION.lenses, {"cam01": Pose(EXO.rotation, EXO.position + shift)},
+        {"aria01": {n: Pose(p.rotation, p.position + shift) for n, p in EGO.items()}},
+    )  # fmt: skip
+    text = calibration_text(higher)
+    (folders[1] / "calibration.yaml").write_text(text, encoding="utf-8")
+    (folders[2] / "calibration.yaml").unlink()
+    (folders[3] / "calibration.yaml").write_text("cameras: {}", encoding="utf-8")
+    found, cameras, said = export(tmp_path / "a", *folders, code=1)
+    (first, valid), (second, _) = found[:2]
+    assert second[valid] == pytest.approx(first[valid] + shift, abs=1e-5)
+    assert valid.sum() == 7 and not any(one[1].any() for one in found[2:])
+    assert "none: fewer than two cameras with a lens and a pose: no points in space" in said
+    assert f"{folders[3]}/calibration.yaml: frame: Field required" in said
+    assert cameras["frame"] is None and cameras["cameras"]["cam01"]["pose"] is None
+    heights = [one["cameras"]["cam01"]["pose"] for one in cameras["episodes"].values()]
+    assert [one and round(one["position"][2], 6) for one in heights] == [0.7, 1.7, None, None]
+    assert [one["frame"] for one in cameras["episodes"].values()] == ["table", "floor", None, None]
+    (tmp_path / "all.yaml").write_text(text, encoding="utf-8")
+    given = ("--calibration", tmp_path / "all.yaml")
+    found, cameras, _ = export(tmp_path / "b", folders[0], folders[2], *given, code=1)
+    assert all(np.array_equal(points, second) for points, _ in found)
+    assert cameras["frame"] == "floor"
+
+
+def test_without_any_calibration_there_are_no_positions(take: Take, tmp_path: Path) -> None:
+    shutil.copytree(take.path, tmp_path / "take")
+    (tmp_path / "take" / "calibration.yaml").unlink()
+    (found,), cameras, said = export(tmp_path / "set", tmp_path / "take", code=1)
+    assert found is None and "calibration:" not in said and "episodes" not in cameras
