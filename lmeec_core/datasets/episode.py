@@ -142,15 +142,23 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def work(job: Job) -> None:
-    """What worker processes run: :func:`make`, with a note of progress."""
+def work(job: Job) -> str | None:
+    """What worker processes and cluster nodes run: :func:`make`, with a note of progress.
+
+    Returns:
+        Why the recording could not be read; None if the episode was made.
+    """
 
     def report(done: int) -> None:
         if job.progress is not None:
             with suppress(OSError):  # failing to note progress must not fail the episode
                 write_text(job.progress, str(done))
 
-    make(job, report)
+    try:
+        make(job, report)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def make(job: Job, report: Report) -> None:
