@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from lmeec_ros.parameters.files import ParameterError as ParameterError
 from lmeec_ros.parameters.spec import Spec, Value, suggestion
 from lmeec_ros.parameters.table import (
     TABLE,
+    TEXT,
     CameraConfig,
     CandidateParameters,
     MemoryParameters,
@@ -48,13 +49,17 @@ def topic_token(name: str) -> str:
     return name.replace("-", "_")
 
 
-def table_for(cameras: Sequence[str]) -> dict[str, Spec]:
-    """Return the table with the rows of a camera repeated for each camera."""
+def table_for(cameras: Sequence[str], described: Iterable[str] = ()) -> dict[str, Spec]:
+    """Return the table with the rows of a camera, and of a described object, repeated for each."""
     rows: dict[str, Spec] = {}
     for spec in TABLE:
-        for camera in cameras if "{camera}" in spec.name else ("",):
-            name = spec.name.replace("{camera}", camera)
-            rows[name] = replace(spec, name=name)
+        for mark, each in (("{camera}", cameras), ("{object}", described)):
+            if mark in spec.name:
+                names = [spec.name.replace(mark, one) for one in each]
+                break
+        else:
+            names = [spec.name]
+        rows |= {name: replace(spec, name=name) for name in names}
     return rows
 
 
@@ -78,7 +83,9 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
         ParameterError: for the first value that is wrong, or name that is not known.
     """
     cameras = _camera_names(values)
-    table = table_for(cameras)
+    prefix = TEXT.format(object="")
+    described = [n.removeprefix(prefix) for n in values if n.startswith(prefix) and n != prefix]
+    table = table_for(cameras, described)
     for name in values:
         if name not in table and not _FOREIGN.match(name):
             raise ParameterError(_unknown(name, cameras, table))
@@ -128,6 +135,9 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             f"prompts.checkpoint: {checked['prompts.checkpoint']!r} given; prompts.preset, the "
             "network that it belongs to, is expected as well"
         )
+    objects = _objects(checked["objects"])
+    if not prompted and checked["query_masks.type"] == "label_image":
+        _check_described(described, objects)
     return section(
         NodeConfig,
         "",
@@ -142,7 +152,7 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             checked,
             checkpoint=checked["prompts.checkpoint"] or None,
         ),
-        objects=_objects(checked["objects"]),
+        objects=objects,
         method=_method(str(checked["method"])),
         model=section(
             ModelParameters,
@@ -154,6 +164,7 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
         memory=lm.MemoryConfig(**vars(section(MemoryParameters, "memory.", checked))),
         candidates=CandidateSettings(**vars(section(CandidateParameters, "candidates.", checked))),
         omama=OMaMaSettings(**vars(section(OMaMaParameters, "omama.", checked))),
+        text={name: str(checked[prefix + name]) for name in described},
         values=checked,
     )
 
@@ -212,7 +223,7 @@ def declare(node: Node) -> NodeConfig:
     overrides: dict[str, Parameter] = node._parameter_overrides
     given = {name: parameter.value for name, parameter in overrides.items()}
     config = load(given, node.resolve_topic_name)
-    for name, spec in table_for(list(config.cameras)).items():
+    for name, spec in table_for(list(config.cameras), config.text).items():
         # An empty list has no type of its own, so it is declared as one empty text, or a 0.
         value = config.values[name]
         if isinstance(spec.default, list):
@@ -299,6 +310,18 @@ def _query_masks(
     topic, other = _topics(given.topic or f"{topic_token(query)}/{last}", transport)
     address = _resolved(resolve, topic, "query_masks.topic")
     return replace(given, topic=topic, other=other, address=address)
+
+
+def _check_described(described: Sequence[str], objects: Mapping[int, str]) -> None:
+    """Refuse texts about objects that label images cannot have."""
+    known = list(objects.values())
+    for name in described:
+        if name not in known and not re.fullmatch(r"object_[1-9][0-9]{0,4}", name):
+            raise ParameterError(
+                f"{TEXT.format(object=name)}: there is no object {name!r} in objects "
+                f"({', '.join(known) or 'none is named'}); one of them, or object_<label>, "
+                f"expected{suggestion(name, known)}"
+            )
 
 
 def _objects(rows: Value) -> dict[int, str]:

@@ -15,13 +15,15 @@ from lmeec_ros.parameters.spec import Spec
 
 QOS = ("auto", "sensor_data", "reliable")
 TRANSPORTS = ("raw", "compressed")
+TEXT = "text.{object}"
+"""Name of the parameter of each object that has a text."""
 
 C = TypeVar("C")
 
 
-def parameter(*row: Any, **options: Any) -> Any:
-    """A field for a parameter; the arguments are those of Spec, without the name."""
-    return field(metadata={"spec": Spec("", *row, **options)})
+def parameter(*row: Any, name: str = "", **options: Any) -> Any:
+    """A field for a parameter; the arguments are those of Spec, the name is the field's."""
+    return field(metadata={"spec": Spec(name, *row, **options)})
 
 
 def group(kind: type, prefix: str = "") -> Any:
@@ -185,6 +187,10 @@ class OMaMaParameters:
     matcher: str = parameter("", "The matcher's checkpoint; bundled: the one that comes with the "
         "package; empty: the features are compared themselves")
     follow: bool = parameter(False, "Remember how objects look in each target view")
+    text_weights: str = parameter("", "File of how texts and candidates are compared; needed where "
+        "there are texts", path=True)
+    text_encoder: str = parameter("", "Folder of the text model that text_weights are for; empty: "
+        "they are for words themselves", path=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +282,8 @@ class NodeConfig:
     memory: lm.MemoryConfig = group(MemoryParameters)
     candidates: CandidateSettings = group(CandidateParameters)
     omama: OMaMaSettings = group(OMaMaParameters)
+    text: dict[str, str] = parameter("", "What an object looks like, in words; omama takes it into "
+        "account. One parameter for each object that has a text", name=TEXT)
     memory_folder: str = parameter("", "Folder of the files of ~/save_memory and ~/load_memory; "
         "empty: $ROS_HOME/lmeec, which is ~/.ros/lmeec", path=True)
     pairing: PairingParameters = group(PairingParameters)
@@ -312,6 +320,7 @@ class NodeConfig:
         model = {k: v for k, v in vars(self.model).items() if k != "warm_up_steps"}
         return {
             **model, "memory": self.memory, "candidates": self.candidates, "omama": self.omama,
+            "text": self.text,
         }
 
     def changed_settings(self) -> list[str]:
@@ -322,13 +331,14 @@ class NodeConfig:
             if spec.name.startswith(("model.", "memory.", "candidates.", "omama."))
             and spec.name != "model.warm_up_steps"
             and self.values[spec.name] != spec.default
-        ]
+        ] + [TEXT.format(object=name) for name in self.text]
 
 
 def _rows(kind: Any, prefix: str = "") -> Iterator[Spec]:
     for one in fields(kind):
         if "spec" in one.metadata:
-            yield replace(one.metadata["spec"], name=prefix + one.name)
+            spec = one.metadata["spec"]
+            yield replace(spec, name=prefix + (spec.name or one.name))
         elif "group" in one.metadata:
             yield from _rows(one.metadata["group"], one.metadata["prefix"] or f"{one.name}.")
 
