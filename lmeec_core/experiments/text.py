@@ -69,7 +69,7 @@ def scenes_of(path: Path, views: DescribedViews, features: Features, most: int) 
     take = Take.open(path)
     said = take.descriptions
     # How descriptors are compared without a matcher does not depend on the image.
-    plain = features.see([np.zeros((8, 8, 3), np.uint8)], [True])[0].plain
+    plain = features.see([np.zeros((64, 64, 3), np.uint8)], [True])[0].plain
     for direction in DIRECTIONS:
         for query, target in take.pairs(direction):
             frames = annotated_frames(take, query, target)
