@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import lmeec_core as lm
 from lmeec_core.bags.object_rows import read_object_row
 from lmeec_core.errors import InputError
-from lmeec_core.methods import METHODS, method_name
+from lmeec_core.methods import METHODS, has_setting, method_name
 from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_ros.parameters import files as parameter_files
@@ -22,6 +22,7 @@ from lmeec_ros.parameters.table import (
     TABLE,
     TEXT,
     CameraConfig,
+    CandidateMasksConfig,
     CandidateParameters,
     MemoryParameters,
     ModelParameters,
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 NAME = "lmeec"
 """Name of the node."""
+CANDIDATES = "<camera>/candidates"
+"""Topic of a target camera's candidate masks, unless another one is given."""
 
 
 _FOREIGN = re.compile(r"^(use_sim_time|start_type_description_service|qos_overrides\..*)$")
@@ -162,6 +165,7 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             seed=None if checked["model.seed"] < 0 else checked["model.seed"],
         ),
         memory=lm.MemoryConfig(**vars(section(MemoryParameters, "memory.", checked))),
+        candidate_masks=_candidate_masks(targets, checked, resolve),
         candidates=CandidateSettings(**vars(section(CandidateParameters, "candidates.", checked))),
         omama=OMaMaSettings(**vars(section(OMaMaParameters, "omama.", checked))),
         text={name: str(checked[prefix + name]) for name in described},
@@ -180,6 +184,8 @@ def with_full_names(values: Mapping[str, Any], node: str) -> dict[str, Any]:
         f"cameras.{name}.topic": one.other or one.topic for name, one in config.cameras.items()
     }
     found["query_masks.topic"] = config.query_masks.other or config.query_masks.topic
+    if config.candidate_masks:
+        found["candidate_masks.topic"] = config.values["candidate_masks.topic"] or CANDIDATES
     return {**values, **{name: absolute(topic, node) for name, topic in found.items()}}
 
 
@@ -310,6 +316,38 @@ def _query_masks(
     topic, other = _topics(given.topic or f"{topic_token(query)}/{last}", transport)
     address = _resolved(resolve, topic, "query_masks.topic")
     return replace(given, topic=topic, other=other, address=address)
+
+
+def _candidate_masks(
+    targets: Sequence[str], values: Mapping[str, Any], resolve: Callable[[str], str]
+) -> dict[str, CandidateMasksConfig]:
+    """By target camera; none if they do not come on topics."""
+    if values["candidates.source"] != "topic":
+        return {}
+    if not has_setting(_method(str(values["method"])), "candidates"):
+        raise ParameterError(
+            f"candidates.source: 'topic' given with the method {values['method']!r}, which chooses "
+            "among no candidates; omama expected"
+        )
+    for name, wrong in (("query_masks.source", "prompts"), ("output.lazy", True)):
+        if values[name] == wrong:
+            raise ParameterError(
+                f"candidates.source: 'topic' given with {name} {wrong!r}; it needs query masks on "
+                "a topic, and all targets"
+            )
+    given = section(CandidateMasksConfig, "candidate_masks.", values, address="", other="")
+    found: dict[str, CandidateMasksConfig] = {}
+    for name in targets:
+        base = (given.topic or CANDIDATES).replace("<camera>", topic_token(name))
+        topic, other = _topics(base, given.transport)
+        address = _resolved(resolve, topic, "candidate_masks.topic")
+        if any(address == one.address for one in found.values()):
+            raise ParameterError(
+                f"candidate_masks.topic: {given.topic!r} given, with which {len(targets)} target "
+                "cameras have the same; <camera> in it, for the camera's name, expected"
+            )
+        found[name] = replace(given, topic=topic, other=other, address=address)
+    return found
 
 
 def _check_described(described: Sequence[str], objects: Mapping[int, str]) -> None:

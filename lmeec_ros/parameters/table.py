@@ -81,7 +81,7 @@ class QueryMasksConfig:
         "background; mask_array: lmeec/CorrespondenceMaskArray", ("label_image", "mask_array"))
     transport: str = parameter("raw", "Transport of a label image; compressed is PNG", TRANSPORTS)
     qos: str = parameter("auto", "As cameras.<name>.qos", QOS)
-    max_delay: float = parameter(0.0, "How long images wait for late query masks, seconds; the "
+    max_delay: float = parameter(0.0, "How long images wait for late masks, seconds; the "
         "queues grow accordingly. 0: until pairing.queue is full", minimum=0.0, maximum=60.0,
         live=True)
 
@@ -168,12 +168,27 @@ class CandidateParameters:
 
     source: str = parameter("auto", "Where omama's candidate masks come from: regions of even "
         "colour; sam2, SAM 2.1's automatic masks, with a network that takes points; auto: what "
-        "suits the network", ("auto", "regions", "sam2"))
+        "suits the network; topic: label images of another program, see candidate_masks.topic",
+        ("auto", "regions", "sam2", "topic"))
     most: int = parameter(100, "Candidates of an image", minimum=1, maximum=1000)
     min_area: float = parameter(0.0003, "Smallest candidate, share of the image", minimum=0.0,
         maximum=1.0)
     max_area: float = parameter(0.5, "Largest candidate, share of the image", minimum=0.0,
         maximum=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateMasksConfig:
+    """The input of a target camera's candidate masks, with its topics as for the cameras."""
+
+    address: str
+    other: str
+    topic: str = parameter("", "With candidates.source topic: topic of label images, as those of "
+        "query_masks, in which each label is a candidate, one message for each target image, with "
+        "its stamp; <camera> in it stands for the target camera's name. Empty: "
+        "<camera>/candidates")
+    transport: str = parameter("raw", "Their transport; compressed is PNG", TRANSPORTS)
+    qos: str = parameter("auto", "As cameras.<name>.qos", QOS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -281,6 +296,7 @@ class NodeConfig:
     model: ModelParameters = group(ModelParameters)
     memory: lm.MemoryConfig = group(MemoryParameters)
     candidates: CandidateSettings = group(CandidateParameters)
+    candidate_masks: dict[str, CandidateMasksConfig] = group(CandidateMasksConfig)
     omama: OMaMaSettings = group(OMaMaParameters)
     text: dict[str, str] = parameter("", "What an object looks like, in words; omama takes it into "
         "account. One parameter for each object that has a text", name=TEXT)
