@@ -280,6 +280,11 @@ def show(
         "accuracy (IoU > 0.5). The paper's rows: Table 1, EgoExo4D test split.",
         highlight=False,
     )
+    intervals = {title: one.iou_interval for title, one in rows.items()}
+    told = [f"{title} {percent(i[0])} to {percent(i[1])}" for title, i in intervals.items() if i]
+    if told:
+        intervals_text = escape("; ".join(told))
+        console.print(f"IoU %, 95 % over takes: {intervals_text}", highlight=False, soft_wrap=True)
     masks, takes = len(scores.ious), len(evaluation.takes)
     console.print(
         f"{scores.frames} frames of {takes} takes scored, {masks} of them with a true mask; "

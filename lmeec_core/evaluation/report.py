@@ -79,6 +79,7 @@ class Report:
         strips = self.strips.get(evaluation.direction, [])
         return {
             "overall": evaluation.scores.summary(),
+            "iou_interval_over_takes": evaluation.iou_interval,
             "published": [row._asdict() for row in TABLE_1[evaluation.direction]],
             "by": {
                 kind: {name: scores.summary() for name, scores in group.items()}

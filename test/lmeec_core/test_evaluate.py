@@ -409,3 +409,27 @@ def test_several_result_files_are_rows_of_one_table(tmp_path: Path) -> None:
     assert result.exit_code == 1 and "shifted.json:" in result.output
     result = wide.invoke(app, ["evaluate", str(paths[0]), str(paths[0]), str(take.path), *command])
     assert result.exit_code == 1 and "given twice" in result.output
+
+
+def test_several_takes_have_an_interval_of_their_iou(tmp_path: Path) -> None:
+    shifts = {"a": 0, "b": 5, "c": 10}
+    results = Results("ego-exo")
+    for name, shift in shifts.items():
+        with TakeWriter(tmp_path / "data" / name) as take:
+            for camera in ("aria01", "cam01"):
+                take.image(camera, 0, np.zeros((48, 64, 3), np.uint8))
+                take.mask("cup", camera, 0, square(3))
+        results.add(name, "cup", "aria01", "cam01", 0, square(3 + shift), 1)
+    results.write(tmp_path / "masks.json")
+    command = ["evaluate", str(tmp_path / "masks.json"), "--worst", "0", "--out", str(tmp_path)]
+    result = runner.invoke(app, [*command, str(tmp_path / "data")])
+    assert result.exit_code == 0, result.output
+    # Some draws have one take three times, so that the interval reaches from the worst to the best.
+    assert re.search(r"95 % over takes: .* 33\.\d\d to 100\.00", result.output), result.output
+    overall = json.loads((tmp_path / "report.json").read_text())["directions"]["ego-exo"]
+    low, high = overall["iou_interval_over_takes"]
+    assert low == pytest.approx(1 / 3, abs=0.01) and high == pytest.approx(1)
+    result = runner.invoke(app, [*command, str(tmp_path / "data" / "a")])
+    assert "over takes" not in result.output
+    one = json.loads((tmp_path / "report.json").read_text())["directions"]["ego-exo"]
+    assert one["iou_interval_over_takes"] is None
