@@ -96,9 +96,10 @@ def dataset_command(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Calibration file of the cameras: adds points in space.",
+            help="Calibration file of the cameras, for points in space.",
             rich_help_panel=_CONTENT,
-            show_default="none",
+            show_default="each recording's own: calibration.yaml of a take, geometry.calibration "
+            "of a bag's parameters",
         ),
     ] = None,
     hand: Annotated[
