@@ -25,8 +25,12 @@ from lmeec_core.cli.options import (
     PromptPreset,
     Seed,
     Split,
+    Text,
+    TextEncoder,
+    TextWeights,
     Videos,
     candidate_options,
+    text_options,
 )
 
 _OUT = "Outputs"
@@ -103,6 +107,9 @@ def track_command(
     max_candidates: MaxCandidates = None,
     matcher: Matcher = None,
     follow: Follow = False,
+    text: Text = None,
+    text_weights: TextWeights = None,
+    text_encoder: TextEncoder = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -239,6 +246,7 @@ def track_command(
         **candidate_options(candidates, max_candidates),
         "omama.matcher": matcher,
         "omama.follow": follow or None,
+        **text_options(text, text_weights, text_encoder),
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = TrackOptions(

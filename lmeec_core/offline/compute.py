@@ -77,7 +77,7 @@ def method_of(settings: Settings) -> Method:
 
 _ARGUMENTS = (
     "preset", "checkpoint", "device", "precision", "seed", "require_mv_moe", "memory",
-    "candidates", "omama",
+    "candidates", "omama", "text",
 )  # fmt: skip
 
 

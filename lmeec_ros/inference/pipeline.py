@@ -19,11 +19,13 @@ from lmeec_core.correspondence import CorrespondenceLike, Method, Tracker
 from lmeec_core.engine import Improvement, engines_in_use
 from lmeec_core.errors import InputError
 from lmeec_core.methods import load_with, without_effect
+from lmeec_core.methods.candidates.given import TakesCandidates
 from lmeec_core.prompts import Prompt, PromptedTracker, ViewTracker, view_tracker
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_ros.inference.marks import Marks
 from lmeec_ros.io import images, messages
 from lmeec_ros.io.reading import image_readers as image_readers
+from lmeec_ros.io.reading import read_candidates
 from lmeec_ros.io.reading import read_image as read_image
 from lmeec_ros.io.reading import read_query_masks as read_query_masks
 from lmeec_ros.io.synchronizer import stamp_of
@@ -134,6 +136,7 @@ class SetProcessor:
                 pictures[name] = None
         if self.marks is None:
             self.query_masks = read_query_masks(config, self.table, given.masks)
+            self._offer(pictures, given, refused)
         if self._improvement is not None:
             self._improvement.take()
         started = time.monotonic()
@@ -247,6 +250,30 @@ class SetProcessor:
         )
         self.marks.settle(self.config)
         return self.tracker.find()
+
+    def _offer(
+        self,
+        pictures: dict[str, images.Array | None],
+        given: ImageSet[Any],
+        refused: Callable[[str, InputError], object],
+    ) -> None:
+        """Give the tracker the candidates that came; an image whose own are bad is left out."""
+        if not isinstance(self.tracker, TakesCandidates) or not self.config.candidate_masks:
+            return
+        found = {}
+        for name in self.config.target_cameras:
+            picture = pictures[name]
+            if picture is None:
+                continue
+            try:
+                size = (picture.shape[0], picture.shape[1])
+                found[name] = read_candidates(self.config, name, given.candidates[name], size)
+            except InputError as error:
+                if not (self.several and self.config.pairing.partial):
+                    raise
+                refused(name, error)
+                pictures[name] = None
+        self.tracker.offer(found)
 
     def _read(self, camera: str, msg: Any) -> images.Array:
         return read_image(self.config, camera, msg, self._readers[camera])

@@ -46,7 +46,7 @@ class BagSource:
         plan = bag_units.plan_bag(options.source, config, options.direction, prompts)
         settings = bag_units.settings_of(config, options.threads)
         settings = settings.model_copy(update={"cycle_check": options.cycle_check, "prompts": how})
-        notes = method_notes(config.method, config.changed_settings())
+        notes = method_notes(settings, config.changed_settings())
         return Work(self, settings, [plan], notes)
 
     def track(

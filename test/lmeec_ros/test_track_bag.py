@@ -253,7 +253,9 @@ def test_the_nodes_recorded_output_of_the_same_bag_scores_the_same(
 
 def test_what_omama_is_told_counts_for_a_bag() -> None:
     plain = bag_units.settings_of(parameters.load({"method": "omama"}), 1)
-    told = {"method": "omama", "candidates.most": 7, "omama.follow": True}
+    told = {"method": "omama", "candidates.most": 7, "omama.follow": True, "text.cup": "a mug",
+            "objects": ["1:cup"]}  # fmt: skip
     settings = bag_units.settings_of(parameters.load(told), 1)
     assert settings.candidates.most == 7 and settings.omama.follow
+    assert settings.text == {"cup": "a mug"}
     assert settings.identity() != plain.identity()

@@ -16,8 +16,8 @@ from lmeec_core.methods.candidates.limits import CandidateLimits
 from lmeec_core.methods.candidates.regions import Regions
 from lmeec_core.model import LMEEC
 
-Source = Literal["auto", "regions", "sam2", "files"]
-SOURCES: tuple[Source, ...] = ("auto", "regions", "sam2", "files")
+Source = Literal["auto", "regions", "sam2", "files", "topic"]
+SOURCES: tuple[Source, ...] = ("auto", "regions", "sam2", "files", "topic")
 
 
 class CandidateSettings(CandidateLimits):
@@ -25,8 +25,8 @@ class CandidateSettings(CandidateLimits):
 
     Attributes:
         source: "regions" of even colour; "sam2", SAM 2.1's automatic mask generation, with a
-            network that takes points; "files", masks made by another program; "auto", regions with
-            a compact network, sam2 with another.
+            network that takes points; "files", masks made by another program; "topic", the same on
+            topics of the node; "auto", regions with a compact network, sam2 with another.
         file: of the masks, see :mod:`lmeec_core.methods.candidates.files`.
     """
 
@@ -50,7 +50,7 @@ class CandidateSettings(CandidateLimits):
                 f"candidates.source {self.source!r} and candidates.file {self.file!r} given; a "
                 "file with 'files', and none with other sources, expected"
             )
-        if self.source == "files":
+        if self.source in ("files", "topic"):
             return None
         compact = isinstance(model, CompactLMEEC)
         if self.source == "regions" or (self.source == "auto" and compact):

@@ -37,7 +37,7 @@ def _build(place: Path) -> None:
     build, install = place / "build", place / "install"
     options = [
         f"-DCMAKE_INSTALL_PREFIX={install}", f"-DCMAKE_INSTALL_RPATH={install}/lib",
-        f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF", "-DCMAKE_CXX_FLAGS=-O0",
+        f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF", "-DCMAKE_CXX_FLAGS=-O0 -w",
     ]  # fmt: skip
     for command in (
         ["cmake", "-S", str(SOURCE), "-B", str(build), *options],
