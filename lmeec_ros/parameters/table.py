@@ -176,6 +176,9 @@ class CandidateParameters:
         maximum=1.0)
     max_area: float = parameter(0.5, "Largest candidate, share of the image", minimum=0.0,
         maximum=1.0)
+    crop_layers: int = parameter(0, "With sam2: layers of overlapping crops, in which smaller "
+        "objects are found; layer n has 2^n x 2^n, each of which takes as long as the image",
+        minimum=0, maximum=3)
 
 
 @dataclass(frozen=True, kw_only=True)
