@@ -319,6 +319,8 @@ def load_processor(config: NodeConfig) -> SetProcessor:
     method = load_with(config.method, config.method_settings())
     if unused := without_effect(config.method, config.changed_settings()):
         logger.warning(unused)
+    for note in getattr(method, "notes", ()):
+        logger.warning(note)
     tracker: Tracker | PromptedTracker
     if config.prompted:
         tracker = prompted_tracker(method, config)
