@@ -51,9 +51,10 @@ class CameraConfig:
         "sensor_msgs/CompressedImage with JPEG or PNG", TRANSPORTS)
     qos: str = parameter("auto", "auto: what the publishers offer; sensor_data: best effort; "
         "reliable", QOS)
-    time_offset: float = parameter(0.0, "Added to the camera's stamps for pairing, seconds: -0.167 "
-        "for images that show what happened five frames of 30 Hz before their stamps. `lmeec info "
-        "--offsets` estimates it (policy nearest)", minimum=-60.0, maximum=60.0)
+    time_offset: float = parameter(0.0, "Added to the camera's stamps for pairing, and to look up "
+        "its pose in tf, seconds: -0.167 for images that show what happened five frames of 30 Hz "
+        "before their stamps. `lmeec info --offsets` estimates it (policy nearest)",
+        minimum=-60.0, maximum=60.0)
     camera_info: str = parameter("", "Topic of the camera's sensor_msgs/CameraInfo, read if "
         "output.points is set and the calibration file lacks its lens; empty: camera_info beside "
         "the image topic")
