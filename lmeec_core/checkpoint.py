@@ -24,7 +24,7 @@ from lmeec_core.config import (
     preset,
 )
 from lmeec_core.engine import choose_precision, use_engine
-from lmeec_core.errors import InputError
+from lmeec_core.errors import EngineError, InputError
 from lmeec_core.model.stages import Stage
 from lmeec_core.networks import LMEEC, build_model, seeded_model
 
@@ -269,7 +269,7 @@ def load_model(
     config = preset(model) if isinstance(model, str) else model
     target = resolve_device(device)
     if precision == "fp16" and target.type == "cpu":
-        raise InputError(
+        raise EngineError(
             "precision: fp16 given with device cpu, which has no fast products in it; choose fp32 "
             "or bf16, or a GPU"
         )

@@ -13,9 +13,9 @@ from typer.testing import CliRunner
 import lmeec_core as lm
 from lmeec_core.cli.app import app
 from lmeec_core.config import Precision
+from lmeec_core.engine import EngineError
 from lmeec_core.engine.graph_engine import split_batch
 from lmeec_core.engine.graphs import GraphStore
-from lmeec_core.errors import InputError
 
 onnx = pytest.importorskip("onnx")
 onnxruntime = pytest.importorskip("onnxruntime")
@@ -148,7 +148,7 @@ def test_what_float16_cannot_hold_is_infinite() -> None:
 
 
 def test_fp16_is_for_gpus(mini: lm.LMEEC, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="precision: fp16 given with device cpu"):
+    with pytest.raises(EngineError, match="precision: fp16 given with device cpu"):
         lm.load_model("mini", seed=0, device="cpu", precision="fp16")
     model = copy.copy(mini)
     model.compute_in("fp16")
