@@ -185,13 +185,29 @@ def text_options(
     return found
 
 
-def candidate_options(given: str | None, most: int | None) -> dict[str, object]:
+CropLayers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=3,
+        help="For omama's candidates by sam2: layers of overlapping crops, in which smaller "
+        "objects are found.",
+        show_default="0",
+        rich_help_panel=HOW,
+    ),
+]
+
+
+def candidate_options(
+    given: str | None, most: int | None, crop_layers: int | None
+) -> dict[str, object]:
     """The node's parameters of these options; None where nothing is given."""
     named = given in ("auto", "regions", "sam2")
     return {
         "candidates.source": given if named or given is None else "files",
         "candidates.file": None if named or given is None else str(Path(given).resolve()),
         "candidates.most": most,
+        "candidates.crop_layers": crop_layers,
     }
 
 

@@ -13,6 +13,7 @@ from lmeec_core.cli.options import (
     WHAT,
     Candidates,
     Checkpoint,
+    CropLayers,
     Direction,
     Follow,
     Matcher,
@@ -105,6 +106,7 @@ def track_command(
     method: MethodName = None,
     candidates: Candidates = None,
     max_candidates: MaxCandidates = None,
+    crop_layers: CropLayers = None,
     matcher: Matcher = None,
     follow: Follow = False,
     text: Text = None,
@@ -124,7 +126,7 @@ def track_command(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32 or bf16.", show_default="fp32", rich_help_panel=HOW),
+        typer.Option(help="fp32, bf16 or fp16.", show_default="fp32", rich_help_panel=HOW),
     ] = None,
     engine: Annotated[
         str | None,
@@ -243,7 +245,7 @@ def track_command(
         "model.engine": engine,
         "memory.compression": compression,
         "memory.capacity": capacity,
-        **candidate_options(candidates, max_candidates),
+        **candidate_options(candidates, max_candidates, crop_layers),
         "omama.matcher": matcher,
         "omama.follow": follow or None,
         **text_options(text, text_weights, text_encoder),

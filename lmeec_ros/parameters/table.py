@@ -140,7 +140,8 @@ class ModelParameters:
         "that come with the preset, if any", path=True)
     device: str = parameter("auto", "auto, cpu or cuda (cuda:1, ...)")
     precision: PrecisionName = parameter("auto", "Number format of the network; auto: bf16 where "
-        "that is faster here and finds the same masks, else fp32 (offline always fp32)",
+        "that is faster here and finds the same masks, else fp32 (offline always fp32); fp16: for "
+        "GPUs without bf16",
         get_args(PrecisionName))
     engine: EngineName = parameter("auto", "The backend that runs the network's stages; auto "
         "measures them once and takes the fastest", ENGINES)
@@ -176,6 +177,9 @@ class CandidateParameters:
         maximum=1.0)
     max_area: float = parameter(0.5, "Largest candidate, share of the image", minimum=0.0,
         maximum=1.0)
+    crop_layers: int = parameter(0, "With sam2: layers of overlapping crops, in which smaller "
+        "objects are found; layer n has 2^n x 2^n, each of which takes as long as the image",
+        minimum=0, maximum=3)
 
 
 @dataclass(frozen=True, kw_only=True)
