@@ -69,9 +69,10 @@ format:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m ruff format .; python -m ruff check --fix .
 
-# A worker each for two cores; what belongs to one file stays in one worker.
+# A worker each for two cores; what belongs to one file stays in one worker. The longest files come
+# first (test/conftest.py); xdist would begin with those that have the most tests.
 test: lint
-	@$(ENTER); $(PYTEST) test -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	@$(ENTER); $(PYTEST) test -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 test-slow:
 	@.ci/setup.sh dev

@@ -43,7 +43,7 @@ def bench_command(
         list[str] | None,
         _several("auto, eager, cuda_graph, onnxruntime, openvino or tensorrt", "auto"),
     ] = None,
-    precision: Annotated[list[str] | None, _several("fp32 or bf16", "fp32, bf16")] = None,
+    precision: Annotated[list[str] | None, _several("fp32, bf16 or fp16", "fp32, bf16")] = None,
     objects: Annotated[list[int] | None, _several("Number of objects (N)", "1", min=1)] = None,
     targets: Annotated[list[int] | None, _several("Number of target views (K)", "1", min=1)] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured per case.")] = 10,

@@ -103,9 +103,7 @@ def test_a_text_needs_weights() -> None:
     assert without_effect("lmeec", ["text.cup"]) == ("method lmeec: it has no text.cup; no effect")
 
 
-def test_a_text_decides_which_candidate_is_chosen(
-    write: Write, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_text_decides_which_candidate_is_chosen(write: Write) -> None:
     """Of two candidates the text chooses the other one; the presence stays that of the looks."""
     image = np.full((96, 96, 3), 60, np.uint8)
     image[10:40, 10:40], image[50:80, 50:80] = (220, 30, 30), (30, 30, 220)
@@ -117,7 +115,7 @@ def test_a_text_decides_which_candidate_is_chosen(
         "omama", device="cpu", candidates=lambda _: masks, omama=settings,
         text={"cup": "a blue mug, big"}, text_encoder=HashedWords(16, KNOWN),
     )  # fmt: skip
-    assert "'big': not among the words" in caplog.text
+    assert "'big': not among the words" in "".join(method.notes)
     assert isinstance(method.texts, ObjectTexts)
     views, asked = {"ego": image, "exo": image}, {"cup": masks[0], "pan": masks[0]}
     plain = method.tracker("ego", ["exo"])

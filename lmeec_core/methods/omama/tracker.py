@@ -6,7 +6,6 @@ download. The published features are DINOv2's, the published matcher reads a che
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,8 +30,6 @@ from lmeec_core.methods.omama.weights import BUNDLED, LoadedMatcher, read_facts,
 from lmeec_core.methods.pairs import FoundMask, Image, PairTracker
 from lmeec_core.model import LMEEC
 from lmeec_core.takes import is_ego
-
-logger = logging.getLogger(__name__)
 
 Candidates = Callable[[Image], Mask]
 """Makes candidates bool (N, h, w) of an image uint8 (H, W, 3); h and w may be smaller than the
@@ -225,6 +222,8 @@ class OMaMaMethod:
     candidates: Candidates | None
     follow: bool = False
     texts: ObjectTexts | None = None
+    notes: tuple[str, ...] = ()
+    """What to say of settings that have no effect."""
 
     def tracker(
         self,
@@ -298,9 +297,9 @@ def load(
     matcher = None
     if settings.matcher:
         matcher = read_matcher(settings.matcher, features, model.device)
-    texts = None
+    texts, note = None, None
     if text:
         texts = read_texts(text, settings, features, model.device, text_encoder)
-        if note := text_note(text, settings):
-            logger.warning(note)
-    return OMaMaMethod(model, features, matcher, made, settings.follow, texts)
+        note = text_note(text, settings)
+    notes = (note,) if note else ()
+    return OMaMaMethod(model, features, matcher, made, settings.follow, texts, notes)
