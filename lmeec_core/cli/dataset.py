@@ -56,6 +56,15 @@ def dataset_command(
         bool, typer.Option("--overwrite", help="Replace a dataset that this command made.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with an episode.")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on a Ray cluster instead: its address, auto (the one this machine belongs "
+            "to), or local (start one). Its nodes must see the recordings and OUT's folder under "
+            "the same path.",
+            show_default="none",
+        ),
+    ] = None,
     fps: Annotated[
         int | None,
         typer.Option(
@@ -96,9 +105,10 @@ def dataset_command(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Calibration file of the cameras: adds points in space.",
+            help="Calibration file of the cameras, for points in space.",
             rich_help_panel=_CONTENT,
-            show_default="none",
+            show_default="each recording's own: calibration.yaml of a take, geometry.calibration "
+            "of a bag's parameters",
         ),
     ] = None,
     hand: Annotated[
@@ -182,7 +192,9 @@ def dataset_command(
                 )  # fmt: skip
         options = DatasetOptions(tuple(views), rate, slots, threshold, task, calibration, hand)
         readers = [source_of(view.source) for view in views]
-        return run(options, readers, find_predictions, kind, out, workers, overwrite, Console())
+        return run(
+            options, readers, find_predictions, kind, out, workers, overwrite, Console(), cluster
+        )
 
     run_command(work)
 

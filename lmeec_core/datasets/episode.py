@@ -18,6 +18,7 @@ from lmeec_core.datasets.frames import (
     Plan,
     Tick,
     object_spans,
+    pose_rows,
     positions,
     rows_of,
     touches,
@@ -100,7 +101,8 @@ class Part(NamedTuple):
         episode: which one.
         folder: its files.
         facts: "length" in ticks, "objects" (first and last tick and number of ticks by object and
-            camera), "written" (what the writer returned), "problems", "notes".
+            camera), "poses" (by camera that moves, of each tick), "written" (what the writer
+            returned), "problems", "notes".
     """
 
     episode: Episode
@@ -140,15 +142,23 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def work(job: Job) -> None:
-    """What worker processes run: :func:`make`, with a note of progress."""
+def work(job: Job) -> str | None:
+    """What worker processes and cluster nodes run: :func:`make`, with a note of progress.
+
+    Returns:
+        Why the recording could not be read; None if the episode was made.
+    """
 
     def report(done: int) -> None:
         if job.progress is not None:
             with suppress(OSError):  # failing to note progress must not fail the episode
                 write_text(job.progress, str(done))
 
-    make(job, report)
+    try:
+        make(job, report)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def make(job: Job, report: Report) -> None:
@@ -184,11 +194,14 @@ def make(job: Job, report: Report) -> None:
 
 def _write(job: Job, ticks: Iterator[Tick], folder: Path) -> dict[str, Any]:
     spans: dict[str, dict[str, list[int]]] = {}
+    poses: dict[str, list[list[float] | None]] = {}
     writer, length, done = job.format.writer(folder, job.plan, job.episode), 0, False
     try:
         for tick in ticks:
             writer.add(tick)
             object_spans(spans, tick, job.plan.slots)
+            for camera, row in pose_rows(job.episode.calibration, tick.frame).items():
+                poses.setdefault(camera, []).append(row)
             length += 1
         if not length:
             raise InputError(f"{job.episode.name}: no frame could be read")
@@ -197,7 +210,7 @@ def _write(job: Job, ticks: Iterator[Tick], folder: Path) -> dict[str, Any]:
     finally:
         if not done:
             writer.abort()
-    return {"length": length, "objects": spans, "written": written}
+    return {"length": length, "objects": spans, "poses": poses, "written": written}
 
 
 class _Reader:
@@ -273,7 +286,8 @@ class _Reader:
     def _tick(self, number: int, moment: Moment) -> Tick:
         views = {view.camera: view for view in (moment.query, *moment.targets)}
         cameras = {name: self._camera(name, views.get(name)) for name in self.plan.cameras}
-        objects = positions(cameras, self.plan) | touches(cameras, self.plan, self._interaction)
+        objects = positions(cameras, self.plan, self.episode.calibration, moment.frame)
+        objects |= touches(cameras, self.plan, self._interaction)
         return Tick(number, moment.frame, cameras, objects)
 
     def _camera(self, name: str, view: View | None) -> CameraTick:
