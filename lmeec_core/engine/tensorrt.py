@@ -99,6 +99,27 @@ def keep_engine(graph: Path, plan: bytes, record: dict[str, Any]) -> None:
     write_text(path.with_suffix(".engine.json"), json.dumps(record, indent=1) + "\n")
 
 
+def read_graph(library: Library, graph: Path) -> tuple[Any, Any, Any]:
+    """TensorRT's builder, strongly typed network and parser of an ONNX file. The network is
+    valid as long as the other two are there.
+
+    Raises:
+        EngineError: TensorRT does not take the graph; with its own words.
+    """
+    trt, log = library.module, library.log
+    log.take()
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(graph)):
+        told = [_told(parser.get_error(i)) for i in range(parser.num_errors)] or log.take()
+        raise EngineError(
+            f"engine tensorrt: {library.name} does not take {graph.name}: {'; '.join(told)}; "
+            "choose another engine for this network"
+        )
+    return builder, network, parser
+
+
 def build_engine(library: Library, graph: Path, targets: Sequence[str] = ()) -> tuple[bytes, int]:
     """Build a strongly typed engine from an ONNX file: it computes in the graph's own types.
 
@@ -113,16 +134,7 @@ def build_engine(library: Library, graph: Path, targets: Sequence[str] = ()) -> 
         EngineError: TensorRT does not take the graph, or fails to build it; with its own words.
     """
     trt, log = library.module, library.log
-    log.take()
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    if not parser.parse_from_file(str(graph)):
-        told = [_told(parser.get_error(i)) for i in range(parser.num_errors)] or log.take()
-        raise EngineError(
-            f"engine tensorrt: {library.name} does not take {graph.name}: {'; '.join(told)}; "
-            "choose another engine for this network"
-        )
+    builder, network, _parser = read_graph(library, graph)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
     config.clear_flag(trt.BuilderFlag.TF32)

@@ -11,6 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 import lmeec_core as lm
+from lmeec_core.bench.graph_sizes import Size, table
 from lmeec_core.cli.app import app
 from lmeec_core.config import Precision
 from lmeec_core.engine import EngineError
@@ -157,3 +158,12 @@ def test_fp16_is_for_gpus(mini: lm.LMEEC, tmp_path: Path) -> None:
     call = lm.engine.step_calls(model)[0].for_graph(1)
     assert gpu.path(call).name == "fp16_few_image_encoder_b1.onnx"
     assert cpu.path(call).name == "image_encoder_b1.onnx" and gpu.folder == cpu.folder
+
+
+def test_the_table_of_sizes_shows_what_has_changed() -> None:
+    same, few = Size(10, 2, 30), Size(1500, 90, 1200)
+    shown = table({"decoder_b1": (same, same), "image_encoder_b1": (Size(2337, 2, 9769), few)})
+    assert shown.splitlines()[2:] == [
+        "| decoder_b1 | 10 | 2 | 30 |",
+        "| image_encoder_b1 | 2,337 -> 1,500 | 2 -> 90 | 9,769 -> 1,200 |",
+    ]

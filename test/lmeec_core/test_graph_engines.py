@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.bench import graph_sizes
 from lmeec_core.bench.filled import filled_tracker
 from lmeec_core.config import Precision
 from lmeec_core.engine import (
@@ -159,6 +160,11 @@ def test_tensorrt_takes_every_graph_of_mini(network: lm.LMEEC, cache: Path) -> N
     few, many = (GraphStore(network, for_gpus=gpu) for gpu in (True, False))
     call = step_calls(network)[0].for_graph(1)
     assert few.path(call) != many.path(call) and few.batches(call) == [1]
+    found = graph_sizes.sizes(network, cache, load_tensorrt())
+    assert {name: after.layers for name, (_, after) in found.items()} == layers
+    before, after = found.pop("image_encoder_b1")
+    assert before.layers > 1.5 * after.layers and before.reshapes > after.reshapes > 0
+    assert all(one == other for one, other in found.values())
 
 
 @pytest.mark.timeout(900)
