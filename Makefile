@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow test-lerobot lint format docs build clean distclean
+.PHONY: help demo test test-slow test-lerobot lint format docs pictures build clean distclean
 
 export PYTHON TORCH_INDEX
 
@@ -31,6 +31,7 @@ help:
 	@echo "make test-lerobot  a dataset is loaded by LeRobot, which trains one step on it (installs it first)"
 	@echo "make lint       format, lint and type checks alone;  make format  repairs format and imports"
 	@echo "make docs       the Python interface of lmeec_core as HTML; results in out/docs/"
+	@echo "make pictures   a picture of every topic of the node, in docs/images/"
 	@echo "make build      set-up and colcon build; afterwards: source .ci/env.sh && lmeec --help"
 	@echo "make clean      removes build/ install/ log/ out/;  make distclean  .venv too"
 	@echo
@@ -59,13 +60,19 @@ docs:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m pdoc -o out/docs -d google lmeec_core lmeec_core.takes lmeec_core.evaluation lmeec_core.overlay; echo "out/docs/index.html"
 
+# Of every topic of the node, from a real run.
+pictures:
+	@.ci/setup.sh dev
+	@$(ENTER); export MUJOCO_GL=$${MUJOCO_GL:-osmesa}; python .ci/pictures.py
+
 format:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m ruff format .; python -m ruff check --fix .
 
-# A worker each for two cores; what belongs to one file stays in one worker.
+# A worker each for two cores; what belongs to one file stays in one worker. The longest files come
+# first (test/conftest.py); xdist would begin with those that have the most tests.
 test: lint
-	@$(ENTER); $(PYTEST) test -n $(WORKERS) --dist loadfile -m "not slow" $(PYTEST_ARGS)
+	@$(ENTER); $(PYTEST) test -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 
 test-slow:
 	@.ci/setup.sh dev

@@ -35,7 +35,7 @@ EXTRAS_REQUIRE = {
     "openvino": ["openvino>=2026.4", "onnx>=1.23", "onnxscript>=0.7", "onnxruntime>=1.31"],
     # lmeec export --tensorrt, and the engine: TensorRT for RTX. NVIDIA's own licence: not in "all".
     "tensorrt": ["tensorrt-rtx-cu12-libs==1.7.1.116", "tensorrt-rtx-cu12-bindings==1.7.1.116"],
-    "ray": ["ray>=2.40"],  # lmeec track --cluster; a cluster's version has to be ours
+    "ray": ["ray>=2.40"],  # lmeec track, dataset --cluster; a cluster's version has to be ours
     "transformers": ["transformers>=5.20,<6"],  # the published features of the method omama
     "rerun": ["rerun-sdk==0.41.0"],  # lmeec view --rerun; its interface changes between versions
     "mark": ["nicegui==3.18.0"],  # lmeec mark; brings fastapi and uvicorn

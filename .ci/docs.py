@@ -87,7 +87,7 @@ def with_parameters(content: str) -> str:
         bounds = ""
         if spec.minimum is not None and spec.maximum is not None:
             bounds = f" ({spec.minimum:.10g} to {spec.maximum:.10g})"
-        name = spec.name.replace("{camera}", "<name>")
+        name = spec.name.replace("{camera}", "<name>").replace("{object}", "<id>")
         text = f"{spec.description}{choices or bounds}".replace("|", "\\|").replace("<", "&lt;")
         default = spec.default if not isinstance(spec.default, bool) else str(spec.default).lower()
         shown = f"`{default}`" if default not in ("", [""]) else ""

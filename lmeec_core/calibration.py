@@ -31,7 +31,17 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from scipy.spatial.transform import Rotation
 
 from lmeec_core.errors import InputError
-from lmeec_core.geometry import GeometryError, Intrinsics, Pose, Vector
+from lmeec_core.geometry import (
+    MAX_ERROR,
+    MIN_ANGLE,
+    GeometryError,
+    Intrinsics,
+    Pose,
+    Triangulation,
+    Vector,
+    View,
+    triangulate,
+)
 
 MAX_BYTES = 1_000_000
 _LENS = ("width", "height", "k")
@@ -91,6 +101,26 @@ class Calibration:
         lens = self.lenses.get(camera)
         return None if lens is None or pose is None else (lens, pose)
 
+    def triangulate(
+        self, frame: int, pixels: Mapping[str, tuple[Vector, tuple[int, int]]]
+    ) -> Triangulation:
+        """The point in space that cameras see at pixels, with the node's default limits.
+
+        Args:
+            frame: number in the take, for the cameras that move.
+            pixels: by camera, a pixel (2,), and (width, height) of the image or mask that it is
+                one of. Cameras without lens or pose are not used.
+
+        Raises:
+            GeometryError: there is no such point; see :func:`~lmeec_core.geometry.triangulate`.
+        """
+        views = []
+        for camera, (pixel, size) in pixels.items():
+            placed = self.at(camera, frame)
+            if placed is not None:
+                views.append(View(*placed, placed[0].scaled(pixel, size)))
+        return triangulate(views, MAX_ERROR, MIN_ANGLE)
+
 
 def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     """Read a calibration file.
@@ -146,15 +176,15 @@ def calibration_text(calibration: Calibration) -> str:
             "k": lens.matrix.ravel().tolist(), "d": lens.distortion.tolist(),
         }  # fmt: skip
     for name, pose in calibration.poses.items():
-        row = _row(pose)
+        row = pose_row(pose)
         cameras.setdefault(name, {}).update(position=row[:3], orientation=row[3:])
     for name, by_frame in calibration.moving.items():
-        cameras.setdefault(name, {})["poses"] = {n: _row(pose) for n, pose in by_frame.items()}
+        cameras.setdefault(name, {})["poses"] = {n: pose_row(pose) for n, pose in by_frame.items()}
     content = {"frame": calibration.frame, "cameras": cameras}
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=None, width=1000)
 
 
-def _row(pose: Pose) -> list[float]:
+def pose_row(pose: Pose) -> list[float]:
     """x, y, z and the quaternion x, y, z, w: a micrometre, and a millionth of a radian."""
     place, turn = pose.position, Rotation.from_matrix(pose.rotation).as_quat()
     return [round(float(v), 6) for v in place] + [round(float(v), 7) for v in turn]

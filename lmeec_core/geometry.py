@@ -25,6 +25,10 @@ MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 """Lens models of sensor_msgs/CameraInfo; equidistant is OpenCV's fisheye model."""
 COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8), "equidistant": (0, 4)}
 ASPECT_TOLERANCE = 0.01
+MAX_ERROR = 10.0
+"""Largest reprojection error of a point in space, pixels; the node's default."""
+MIN_ANGLE = 3.0
+"""Smallest angle between two cameras' rays to a point, degrees; the node's default."""
 
 
 def centroid(mask: npt.NDArray[np.bool_], x: int = 0, y: int = 0) -> tuple[float, float]:
@@ -133,6 +137,18 @@ class Intrinsics:
         factor = np.array([width / w, height / h])
         moved: Vector = (np.asarray(pixel, np.float64) + 0.5) * factor - 0.5
         return moved
+
+    def matrix_for(self, size: tuple[int, int]) -> Vector:
+        """The camera matrix (3, 3) of an image of another (width, height).
+
+        Raises:
+            GeometryError: if the two sizes do not have the same shape.
+        """
+        self.scaled(np.zeros(2), size)  # refuses other shapes
+        x, y = size[0] / self.size[0], size[1] / self.size[1]
+        stretch = np.array([[x, 0, x / 2 - 0.5], [0, y, y / 2 - 0.5], [0, 0, 1]])
+        matrix: Vector = stretch @ self.matrix
+        return matrix
 
 
 @dataclass(frozen=True)

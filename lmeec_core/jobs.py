@@ -1,13 +1,15 @@
-"""Runs jobs on worker processes; a job that fails, crashes or hangs does not stop the others."""
+"""Runs jobs on worker processes or a Ray cluster; one that fails does not stop the others."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import os
 import signal
+import socket
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
@@ -16,6 +18,12 @@ from lmeec_core.errors import InputError
 
 START_SECONDS = 180.0
 """Seconds allowed for a worker process to start, on top of a job's time."""
+
+
+ATTEMPTS = 3
+"""Number of attempts for a job whose worker dies, where it is tried again."""
+DIED = "worker died"
+RAY_HINT = "--cluster needs Ray: pip install 'lmeec[ray]'"
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,86 @@ def _collect(worker: _Worker, timeout: float) -> JobResult | None:
             worker.since = time.monotonic()
     except (EOFError, OSError):
         worker.process.join(5)
-        return JobResult(worker.job, error=f"worker died, exit code {worker.process.exitcode}")
+        return JobResult(worker.job, error=f"{DIED}, exit code {worker.process.exitcode}")
     if not worker.process.is_alive():
-        return JobResult(worker.job, error=f"worker died, exit code {worker.process.exitcode}")
+        return JobResult(worker.job, error=f"{DIED}, exit code {worker.process.exitcode}")
     if time.monotonic() - worker.since > timeout:
         return JobResult(worker.job, error=f"timeout: longer than {timeout:g} s")
     return None
+
+
+def run_on_ray(
+    function: Callable[[Any], Any], jobs: Sequence[Any], address: str, cpus: int = 1, gpus: int = 0
+) -> Iterator[JobResult]:
+    """Run `function(job)` for every job on a Ray cluster; results come in order of completion.
+
+    A job whose worker dies is tried again.
+
+    Args:
+        function: importable on the nodes.
+        jobs: what they read and write must be there under the same paths.
+        address: of a cluster, as ray.init takes it; "auto": the one that RAY_ADDRESS or this
+            machine has; "local": start a temporary one here.
+        cpus, gpus: that a job takes.
+
+    Raises:
+        InputError: Ray is not installed, or there is no such cluster.
+    """
+    ray = _import_ray()
+    _check_address(address)
+    try:
+        ray.init(
+            address=address,
+            log_to_driver=False,
+            logging_level="ERROR",
+            **({"include_dashboard": False} if address == "local" else {}),
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise InputError(f"--cluster {address}: no Ray cluster there: {error}") from error
+    try:
+        given = {"num_cpus": cpus, "num_gpus": gpus, "max_retries": ATTEMPTS - 1}
+        remote = ray.remote(**given)(function)
+        pending = {remote.remote(job): job for job in jobs}
+        while pending:
+            done, _ = ray.wait(list(pending), num_returns=1)
+            job = pending.pop(done[0])
+            try:
+                yield JobResult(job, ray.get(done[0]))
+            except ray.exceptions.RayTaskError as error:
+                yield JobResult(job, error=error_text(error.cause))
+            except ray.exceptions.RayError as error:
+                first = str(error).strip().splitlines()[0]
+                yield JobResult(job, error=f"{DIED}: {first} ({ATTEMPTS} attempts)")
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Whether a server listens at host:port; Ray itself would retry for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise InputError(f"--cluster {address}: no Ray cluster there: {error}") from error
+
+
+def _import_ray() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # A GPU is used where one is requested; without this Ray warns about units that request none.
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        import ray
+    except ImportError as error:
+        raise InputError(f"{RAY_HINT} ({error})") from error
+    return ray
+
+
+def error_text(error: BaseException) -> str:
+    """An error in one line; unexpected ones with the place in the code."""
+    text = f"{type(error).__name__}: {error}"
+    if isinstance(error, ValueError | OSError):
+        return text
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{text} ({os.path.basename(place.filename)}, line {place.lineno})"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -26,12 +27,14 @@ class Viewed:
         count: maximum number of moments.
         name: of the recording, for the video's file name.
         truth: whether true masks are drawn too.
+        calibration: the file of the cameras' lenses and poses, if the recording has one.
     """
 
     moments: Iterable[Moment]
     count: int
     name: str
     truth: bool
+    calibration: Path | None = None
 
 
 class RecordingSource(Protocol):

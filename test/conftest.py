@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -21,12 +22,23 @@ settings.load_profile("quick")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
+LONGEST = (
+    "graph_engines", "node_process", "parity", "standard_outputs", "soak", "installation",
+    "killed_processes", "lifecycle_cycles", "overload", "weights_download", "failures", "bundled",
+    "mark_page", "node_cameras", "status", "improvement", "demo", "play_node", "play_record",
+    "teardown", "train_command", "track_bag_prompts", "prepared_engines", "offline", "partial_bags",
+)  # fmt: skip
+"""Files that take longest, the first one most. They run first, so that all workers end together."""
+
 
 def pytest_configure() -> None:
     """A DDS domain of each worker's own, the package's Fast DDS profile, one thread of torch each.
 
-    Before any test module is imported: torch and DDS read the environment only once.
+    Before any test module is imported: torch and DDS read the environment only once. Ctrl-C is
+    heard: a shell starts what it puts into the background with SIGINT ignored, and processes
+    inherit that, so those of the tests would never see the signal that is sent to them.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     given = int(os.environ.get("ROS_DOMAIN_ID", os.getpid()))
     # 24 domains each, the first twelve for this; beyond 101 their ports are not free on Linux.
@@ -36,6 +48,12 @@ def pytest_configure() -> None:
         os.environ.setdefault(name, str(REPOSITORY / "config" / "fastdds.xml"))
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.environ.setdefault("LMEEC_MAKE_ENGINES", "0")  # tests of just that switch it on
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that take longest first; the others stay in their order."""
+    places = {f"test_{name}": place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
 
 
 @pytest.fixture

@@ -20,7 +20,10 @@ FORBIDDEN_CALLS = {
     "yaml.unsafe_load", "yaml.load_all", "tempfile.mktemp", "runpy.run_path",
 }  # fmt: skip
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
-ALLOWED = {".ci/missing.py": {"calls runpy.run_path"}}  # this project's own setup.py
+ALLOWED = {
+    ".ci/missing.py": {"calls runpy.run_path"},  # this project's own setup.py
+    ".ci/pictures.py": {"calls runpy.run_path"},  # the tests' own vision_msgs/build.py
+}
 IMPORTERS = {
     "lmeec_core/__init__.py": "names of the package's own modules",
     "lmeec_core/engine/registry.py": "names of the package's own modules",

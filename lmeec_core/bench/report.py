@@ -48,6 +48,25 @@ def show(results: list[Result], console: Console) -> None:
     console.print(stages)
 
 
+def show_methods(results: list[Result], console: Console) -> None:
+    """Print each case of :mod:`lmeec_core.bench.methods`, with the parts of its step."""
+    parts = list(dict.fromkeys(name for r in results for name in r.get("part_ms", ())))
+    table = Table(title="One step, milliseconds: median (95th percentile)")
+    table.add_column("method (N x K)")
+    for name in ("step", *parts, "candidates an image"):
+        table.add_column(name, justify="right")
+    for r in results:
+        own = r.get("part_ms", {})
+        name = f"{r['method']} {r.get('preset', '')}".rstrip()
+        table.add_row(
+            f"{name} {r['objects']}x{r['targets']}",
+            _times(r["step_ms"]),
+            *(_times(own[name]) if name in own else "-" for name in parts),
+            f"{r['candidates']:g}" if "candidates" in r else "-",
+        )
+    console.print(table)
+
+
 def _peak(r: Result) -> str:
     peak = r["memory"].get("peak_mb")
     return "-" if peak is None else f"{peak:.0f}"

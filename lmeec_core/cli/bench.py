@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from lmeec_core.errors import InputError
+from lmeec_core.methods import METHODS
 
 if TYPE_CHECKING:
     from lmeec_core.bench.measure import Case
@@ -21,7 +22,22 @@ def _several(text: str, default: str, **limits: Any) -> Any:
 
 
 def bench_command(
-    preset: Annotated[list[str] | None, _several("The network", "base_plus")] = None,
+    preset: Annotated[
+        list[str] | None, _several("The network", "base_plus; nano with --method")
+    ] = None,
+    method: Annotated[
+        list[str] | None,
+        _several(
+            f"Measure these methods ({', '.join(METHODS)}) on drawn images", "lmeec's network"
+        ),
+    ] = None,
+    candidates: Annotated[
+        str | None,
+        typer.Option(
+            help="For --method omama: regions or sam2.",
+            show_default="regions, or sam2 with a network that takes points",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
     engine: Annotated[
         list[str] | None,
@@ -78,12 +94,14 @@ def bench_command(
     """Measure the time of a step in the steady state (full memory), with random images and memory.
 
     All combinations of preset, engine, precision, N and K are measured. Presets without bundled
-    weights get random ones; times do not depend on them.
+    weights get random ones; times do not depend on them. With --method, each method is measured
+    with its own memory as it fills, and for omama what its candidates take of the step.
 
     **Examples**
 
     - `lmeec bench --preset nano --objects 1 --objects 8 --plot cost.png`
     - `lmeec bench --precision bf16 --reference --json out/bench.json`
+    - `lmeec bench --method omama --method lmeec --objects 4`
     - `lmeec bench --node`
     - `lmeec bench --all --json out/bench_all.json`
     - `lmeec bench --all --cuda --json out/bench_cuda.json`: all that a borrowed GPU should show
@@ -102,7 +120,16 @@ def bench_command(
             torch.set_num_threads(threads)
         console = Console()
         kind = resolve_device(device).type
-        presets, engines = _known(preset or ["base_plus"], engine or ["auto"])
+        presets, engines = _known(preset or ["nano" if method else "base_plus"], engine or ["auto"])
+        if method:
+            unused = {"--engine": engine, "--precision": precision, "--frames": frames,
+                      "--reference": reference, "--node": node, "--all": everything,
+                      "--cuda": cuda, "--plot": plot}  # fmt: skip
+            _refuse([name for name, value in unused.items() if value])
+            counts = list(product(objects or [1], targets or [1]))
+            return _methods(method, presets, kind, counts, steps, candidates, json_file, console)
+        if candidates is not None:
+            raise InputError("--candidates given without --method omama, which it belongs to")
         if cuda and not everything:
             raise InputError("--cuda given without --all, which it belongs to")
         if cuda:
@@ -140,6 +167,38 @@ def bench_command(
         return int(any(check["passed"] is False for check in checks))
 
     run_command(work)
+
+
+def _refuse(given: list[str]) -> None:
+    if given:
+        raise InputError(f"{', '.join(given)} given with --method, where they have no effect")
+
+
+def _methods(
+    names: list[str], presets: list[str], device: str, counts: list[tuple[int, int]], steps: int,
+    candidates: str | None, json_file: Path | None, console: Console,
+) -> int:  # fmt: skip
+    """`--method`; 0."""
+    from lmeec_core.bench import report
+    from lmeec_core.bench.methods import MethodCase, measure_method
+    from lmeec_core.methods import has_setting, method_name
+    from lmeec_core.methods.candidates import CandidateSettings
+
+    known = [method_name(name) for name in names]
+    if candidates not in (None, "regions", "sam2"):
+        raise InputError(f"--candidates {candidates!r} given, regions or sam2 expected")
+    if candidates and not any(has_setting(name, "candidates") for name in known):
+        raise InputError("--candidates given, and none of the methods chooses among candidates")
+    source: Any = candidates or "auto"
+    results = []
+    for name, own, (n, k) in product(known, presets, counts):
+        console.print(f"measuring {name}, {own}, {device}, N={n} K={k}, {steps} steps")
+        case = MethodCase(name, own, device, n, k, steps, CandidateSettings(source=source))
+        results.append(measure_method(case))
+        if json_file is not None:
+            report.write(json_file, results, [], None)
+    report.show_methods(results, console)
+    return 0
 
 
 def _on_a_gpu(

@@ -20,6 +20,12 @@ WITH_FIELDS = ("lerobot", "hdf5", "webdataset")
 """Formats that hold more of an object than its masks."""
 
 
+class Anonymise(StrEnum):
+    """What is made unrecognisable."""
+
+    faces = "faces"
+
+
 class FormatName(StrEnum):
     """Formats of datasets."""
 
@@ -56,6 +62,15 @@ def dataset_command(
         bool, typer.Option("--overwrite", help="Replace a dataset that this command made.")
     ] = False,
     workers: Annotated[int, typer.Option(min=1, help="Processes, each with an episode.")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            help="Run on a Ray cluster instead: its address, auto (the one this machine belongs "
+            "to), or local (start one). Its nodes must see the recordings and OUT's folder under "
+            "the same path.",
+            show_default="none",
+        ),
+    ] = None,
     fps: Annotated[
         int | None,
         typer.Option(
@@ -96,15 +111,33 @@ def dataset_command(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Calibration file of the cameras: adds points in space.",
+            help="Calibration file of the cameras, for points in space.",
             rich_help_panel=_CONTENT,
-            show_default="none",
+            show_default="each recording's own: calibration.yaml of a take, geometry.calibration "
+            "of a bag's parameters",
         ),
     ] = None,
     hand: Annotated[
         str | None,
         typer.Option(
             help="The object that is a hand: adds what it touches and what moves.",
+            rich_help_panel=_CONTENT,
+            show_default="none",
+        ),
+    ] = None,
+    anonymise: Annotated[
+        Anonymise | None,
+        typer.Option(
+            help="Blur the faces that OpenCV's detector finds in the images of all cameras; with "
+            "--face-model.",
+            rich_help_panel=_CONTENT,
+            show_default="nothing",
+        ),
+    ] = None,
+    face_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="YuNet model (.onnx) of OpenCV's model zoo.",
             rich_help_panel=_CONTENT,
             show_default="none",
         ),
@@ -163,6 +196,7 @@ def dataset_command(
     from lmeec_core.viewing.options import ViewOptions
 
     def work() -> int:
+        _check_faces(anonymise, face_model, enrich)
         recordings, predictions = _sorted(sources)
         kind, rate = _format(format_name, enrich, fps)
         if hand is not None and format_name.value not in WITH_FIELDS:
@@ -180,11 +214,27 @@ def dataset_command(
                         params=params, node=node, objects=tuple(object_name or ()),
                     )
                 )  # fmt: skip
-        options = DatasetOptions(tuple(views), rate, slots, threshold, task, calibration, hand)
+        options = DatasetOptions(
+            tuple(views), rate, slots, threshold, task, calibration, hand, face_model
+        )
         readers = [source_of(view.source) for view in views]
-        return run(options, readers, find_predictions, kind, out, workers, overwrite, Console())
+        return run(
+            options, readers, find_predictions, kind, out, workers, overwrite, Console(), cluster
+        )
 
     run_command(work)
+
+
+def _check_faces(what: Anonymise | None, model: Path | None, enrich: Path | None) -> None:
+    if what is not None and model is None:
+        raise InputError(
+            "--anonymise faces: --face-model FILE expected, a YuNet model such as "
+            "face_detection_yunet_2023mar.onnx of OpenCV's model zoo"
+        )
+    if what is None and model is not None:
+        raise InputError(f"--face-model {model}: is for --anonymise faces, which is not given")
+    if what is not None and enrich is not None:
+        raise InputError(f"--anonymise faces: the videos of {enrich} are not touched by --enrich")
 
 
 def _format(name: FormatName, enrich: Path | None, fps: int | None) -> tuple[Format, int | None]:

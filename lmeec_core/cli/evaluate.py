@@ -14,7 +14,10 @@ from rich.markup import escape
 from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from lmeec_core.evaluation.evaluate import Evaluation
+    from lmeec_core.evaluation.strips import Scored, Strip
     from lmeec_core.evaluation.truth import ResultsTruths
     from lmeec_core.evaluation.validation import Problem
     from lmeec_core.takes import Results, TakeError, Takes
@@ -40,8 +43,8 @@ def evaluate_command(
     predictions: Annotated[
         list[Path],
         typer.Argument(
-            help="Result file (JSON) of any method; several are rows of one table. The report and "
-            "its pictures are of the first."
+            help="Result file (JSON) of any method; several are rows of one table, and the report "
+            "compares them frame by frame. Its groups and problems are the first's."
         ),
     ],
     truth: Annotated[
@@ -71,7 +74,12 @@ def evaluate_command(
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("out/evaluate"),
     worst: Annotated[
-        int, typer.Option(min=0, help="Number of worst takes to show pictures of.")
+        int,
+        typer.Option(
+            min=0,
+            help="Number of takes to show pictures of: the worst, or, with several files, those in "
+            "which they differ most.",
+        ),
     ] = 6,
     allow_missing: Annotated[
         bool,
@@ -107,9 +115,10 @@ def evaluate_command(
     **What is written**
 
     - `report.html`: one page with the scores next to the paper's, scores by object size, scenario
-      and take length, plots, and pictures of the worst takes
+      and take length, plots, and pictures of the worst takes; with several files their scores,
+      pictures and the IoU of each frame beside each other
     - `report.json`: all of its numbers; `scores.csv`: one line per group; `frames.csv`: one line
-      per scored frame
+      per scored frame; the last two name the result file in each line
     """
     from lmeec_core.cli.exit_codes import run_command
 
@@ -117,85 +126,86 @@ def evaluate_command(
         twice = [path for path in predictions if predictions.count(path) > 1]
         if twice:
             raise InputError(f"{twice[0]}: given twice; different result files expected")
-        found = _evaluate(
-            predictions[0], truth, protocol.value, direction, split, videos, out, worst,
-            predictions[1:],
-        )  # fmt: skip
+        found = _evaluate(predictions, truth, protocol.value, direction, split, videos, out, worst)
         return max(_code(evaluation, allow_missing) for evaluation in found)
 
     run_command(work)
 
 
 def _evaluate(
-    predictions: Path, truth: Path, protocol: str, direction: Direction | None, split: str | None,
-    videos: Path | None, out: Path, worst: int, others: list[Path],
+    paths: list[Path], truth: Path, protocol: str, direction: Direction | None, split: str | None,
+    videos: Path | None, out: Path, worst: int,
 ) -> list[Evaluation]:  # fmt: skip
-    """Score, print and write; the evaluations of the other files are behind those of the first."""
+    """Score, print and write; the first file names the directions."""
     from lmeec_core.evaluation.report import Report
     from lmeec_core.evaluation.truth import open_truth
-    from lmeec_core.takes import DIRECTIONS, Results, TakeError
 
-    parts = Results.read_all(predictions)
-    if direction is not None:
-        if direction.value not in parts:
-            raise TakeError(
-                predictions, f"no results for direction {direction.value}; it has {list(parts)}"
-            )
-        parts = {direction.value: parts[direction.value]}
     console, errors = Console(), Console(stderr=True)
-    if direction is None:
-        for name in DIRECTIONS:
-            if name not in parts:
-                text = f"{escape(str(predictions))}: no part {name}; that direction is not scored"
-                console.print(text, highlight=False, soft_wrap=True)
-    report, found = Report(str(predictions), str(truth), protocol, []), []
-    compared: list[Evaluation] = []
+    parts = _read(paths, direction, console)
+    first = str(paths[0])
+    report, done = Report(first, str(truth), protocol, []), []
 
     def tell(error: TakeError) -> None:
         errors.print(f"[bold red]skipped:[/] {escape(str(error))}", soft_wrap=True)
 
-    for name, results in parts.items():
-        takes = open_truth(truth, name, split=split, videos=videos, on_error=tell)
-        evaluation, strips = _one(results, takes, protocol, worst, console)
-        found.append(evaluation)
-        report.strips[name] = strips
-        beside: dict[str, Evaluation] = {}
-        for path in others:
-            known = open_truth(truth, name, split=split, videos=videos, on_error=lambda _: None)
-            beside[str(path)] = _other(path, name, known, protocol, console)
-        if evaluation.void is None:
-            rows = {path: one for path, one in beside.items() if one.void is None}
-            show(evaluation, console, str(predictions) if others else None, rows)
-        for title, one in {str(predictions): evaluation, **beside}.items():
-            if others and one.problems:
-                console.print(f"[bold]{escape(title)}[/]:", highlight=False, soft_wrap=True)
-            show_problems(one, console)
-            if one.void is not None:
-                text = f"{escape(title)}, {name}: no score: {escape(one.void)}"
+    for name in parts[first]:
+        scored: dict[str, Scored] = {}
+        for title, own in parts.items():  # broken takes are named once
+            named = tell if title == first else _silent
+            takes = open_truth(truth, name, split=split, videos=videos, on_error=named)
+            scored[title] = _scored(own[name], takes, protocol, console)
+        rows = {title: one for title, one in scored.items() if one.evaluation.void is None}
+        if first in rows:
+            report.strips[name] = _draw(rows, worst, console)
+        evaluations = {title: one.evaluation for title, one in rows.items()}
+        if evaluations:
+            show(evaluations, console)
+        told: set[str] = set()
+        for title, one in scored.items():
+            evaluation = one.evaluation
+            show_problems(evaluation, console, told, title if len(scored) > 1 else None)
+            if evaluation.void is not None:
+                text = f"{escape(title)}, {name}: no score: {escape(evaluation.void)}"
                 errors.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
-        compared += beside.values()
-    report.evaluations = [evaluation for evaluation in found if evaluation.void is None]
-    report.void = {e.direction: e.void for e in found if e.void is not None}
+                report.void[name if title == first else f"{name}, {title}"] = evaluation.void
+            done.append(evaluation)
+        if (mine := evaluations.pop(first, None)) is not None:
+            report.evaluations = [*report.evaluations, mine]
+            report.others[name] = evaluations
     if report.evaluations:
         files = report.write(out)
         console.print(f"report: {files['report.html']}", highlight=False, soft_wrap=True)
-    return found + compared
+    return done
 
 
-def _other(
-    path: Path, direction: str, takes: Takes | ResultsTruths, protocol: str, console: Console
-) -> Evaluation:
-    """The scores of a further result file in one direction.
+def _silent(_: TakeError) -> None:
+    pass
+
+
+def _read(
+    paths: list[Path], direction: Direction | None, console: Console
+) -> dict[str, dict[str, Results]]:
+    """All files by path, and of each the results by direction; names what will not be scored.
 
     Raises:
-        TakeError: it cannot be read, or has no such direction.
+        TakeError: one cannot be read, or lacks a direction that is asked for.
     """
-    from lmeec_core.takes import Results, TakeError
+    from lmeec_core.takes import DIRECTIONS, Results, TakeError
 
-    parts = Results.read_all(path)
-    if direction not in parts:
-        raise TakeError(path, f"no results for direction {direction}; it has {list(parts)}")
-    return _one(parts[direction], takes, protocol, 0, console)[0]
+    found = {str(path): Results.read_all(path) for path in paths}
+    wanted = list(found[str(paths[0])]) if direction is None else [direction.value]
+    for path in paths:
+        own = found[str(path)]
+        for name in wanted:
+            if name not in own:
+                raise TakeError(path, f"no results for direction {name}; it has {list(own)}")
+        if direction is None:
+            for name in DIRECTIONS:
+                if (name in own) != (name in wanted) or (name not in own and path == paths[0]):
+                    lack = "not in the first file" if name in own else f"no part {name}"
+                    text = f"{escape(str(path))}: {lack}; that direction is not scored"
+                    console.print(text, highlight=False, soft_wrap=True)
+    return {title: {name: own[name] for name in wanted} for title, own in found.items()}
 
 
 def _code(evaluation: Evaluation, allow_missing: bool) -> int:
@@ -208,18 +218,21 @@ def _code(evaluation: Evaluation, allow_missing: bool) -> int:
     return int(wrong or bool(evaluation.skipped) or void)
 
 
-def _one(
-    results: Results, takes: Takes | ResultsTruths, protocol: str, worst: int, console: Console
-) -> tuple[Evaluation, list]:
-    """Scores of one direction and pictures of its worst takes, under a progress bar."""
+def _progress(console: Console) -> Progress:
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-    from lmeec_core.evaluation.evaluate import evaluate
-    from lmeec_core.evaluation.strips import draw_strip, worst_takes
-    from lmeec_core.takes import TakeError
-
     columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    return Progress(*columns, console=console, transient=True)
+
+
+def _scored(
+    results: Results, takes: Takes | ResultsTruths, protocol: str, console: Console
+) -> Scored:
+    """Scores of one direction of a file, under a progress bar."""
+    from lmeec_core.evaluation.evaluate import evaluate
+    from lmeec_core.evaluation.strips import Scored
+
+    with _progress(console) as progress:
         task = progress.add_task(results.direction, total=1.0)
 
         def advance(take: str, share: float) -> None:
@@ -227,32 +240,41 @@ def _one(
                 task, completed=share, description=f"{results.direction} {escape(take[:40])}"
             )
 
-        evaluation = evaluate(results, takes, protocol, advance)
-        chosen = worst_takes(evaluation, 0 if evaluation.void else worst)
+        return Scored(results, takes, evaluate(results, takes, protocol, advance))
+
+
+def _draw(scored: dict[str, Scored], worst: int, console: Console) -> list[Strip]:
+    """Pictures of a file's worst takes, or of where several files differ most."""
+    from lmeec_core.evaluation.strips import differing_takes, draw_strip, worst_takes
+    from lmeec_core.takes import TakeError
+
+    first = next(iter(scored.values()))
+    evaluations = [one.evaluation for one in scored.values()]
+    several = len(evaluations) > 1
+    chosen = (
+        differing_takes(evaluations, worst) if several else worst_takes(first.evaluation, worst)
+    )
+    strips = []
+    with _progress(console) as progress:
         task = progress.add_task("pictures", total=len(chosen))
-        strips = []
         for take, pair in chosen:
-            truth = takes.open(take.records[0].take)
-            strips.append(draw_strip(results, truth, take, pair))
+            truth = first.takes.open(take.records[0].take)
+            strips.append(draw_strip(scored, truth, take, pair))
             if strips[-1].error is not None:
-                takes.report(TakeError(truth.path, strips[-1].error))
+                first.takes.report(TakeError(truth.path, strips[-1].error))
             progress.advance(task)
-    evaluation.skipped = list(takes.broken)
-    return evaluation, strips
+    first.evaluation.skipped = list(first.takes.broken)
+    return strips
 
 
-def show(
-    evaluation: Evaluation,
-    console: Console,
-    name: str | None = None,
-    others: Mapping[str, Evaluation] | None = None,
-) -> None:
-    """Print the table: the result file, other files by their names, and the paper's rows."""
+def show(evaluations: Mapping[str, Evaluation], console: Console) -> None:
+    """Print the table: result files of one direction by path, and the paper's rows."""
     from rich.table import Table
 
     from lmeec_core.evaluation.published import TABLE_1
     from lmeec_core.evaluation.report import TITLES, number, percent
 
+    evaluation = next(iter(evaluations.values()))
     scores, protocol = evaluation.scores, evaluation.scores.protocol
     table = Table(
         title=f"{TITLES[evaluation.direction]}, protocol {protocol}", title_justify="left"
@@ -260,7 +282,8 @@ def show(
     table.add_column("method", no_wrap=True)
     for column in ("IoU %", "LE", "CA", "BA %", "AA %"):
         table.add_column(column, justify="right")
-    rows = {name or f"this result file ({protocol})": evaluation, **(others or {})}
+    alone = {f"this result file ({protocol})": evaluation}
+    rows = evaluations if len(evaluations) > 1 else alone
     for i, (title, one) in enumerate(rows.items(), start=1):
         own = one.scores
         table.add_row(
@@ -280,6 +303,11 @@ def show(
         "accuracy (IoU > 0.5). The paper's rows: Table 1, EgoExo4D test split.",
         highlight=False,
     )
+    intervals = {title: one.iou_interval for title, one in rows.items()}
+    told = [f"{title} {percent(i[0])} to {percent(i[1])}" for title, i in intervals.items() if i]
+    if told:
+        intervals_text = escape("; ".join(told))
+        console.print(f"IoU %, 95 % over takes: {intervals_text}", highlight=False, soft_wrap=True)
     masks, takes = len(scores.ious), len(evaluation.takes)
     console.print(
         f"{scores.frames} frames of {takes} takes scored, {masks} of them with a true mask; "
@@ -298,11 +326,25 @@ def show(
         console.print("No scored frame has a true mask: IoU, LE, CA and AA have no value.")
 
 
-def show_problems(evaluation: Evaluation, console: Console) -> None:
-    """Print what is missing, broken or ignored: some of each kind, and how many more."""
+def show_problems(
+    evaluation: Evaluation, console: Console, told: set[str], name: str | None = None
+) -> None:
+    """Print what is missing, broken or ignored: some of each kind, and how many more.
+
+    Args:
+        evaluation: of one file.
+        console: where to print.
+        told: notes that other files had as well; they are not printed again, and new ones are
+            added.
+        name: of the file, where there are several.
+    """
     kinds: dict[str, list[Problem]] = {}
     for problem in evaluation.problems:
         kinds.setdefault(problem.kind, []).append(problem)
+    notes = [text for text in evaluation.notes if text not in told]
+    told.update(notes)
+    if name is not None and (kinds or notes):
+        console.print(f"[bold]{escape(name)}[/]:", highlight=False, soft_wrap=True)
     if evaluation.missing or "take unknown" in kinds or "object unknown" in kinds:
         console.print(
             f"[bold yellow]incomplete:[/] {evaluation.missing} predictions are missing or broken; "
@@ -313,7 +355,7 @@ def show_problems(evaluation: Evaluation, console: Console) -> None:
             console.print(f"  {escape(str(problem))}", highlight=False, soft_wrap=True)
         if len(problems) > LISTED:
             console.print(f"  {kind}: and {len(problems) - LISTED} more, see report.json")
-    for text in evaluation.notes[:LISTED]:
+    for text in notes[:LISTED]:
         console.print(f"  not scored: {escape(text)}", highlight=False, soft_wrap=True)
-    if len(evaluation.notes) > LISTED:
-        console.print(f"  not scored: and {len(evaluation.notes) - LISTED} more, see report.json")
+    if len(notes) > LISTED:
+        console.print(f"  not scored: and {len(notes) - LISTED} more, see report.json")

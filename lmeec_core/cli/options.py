@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -132,13 +133,81 @@ Follow = Annotated[
 ]
 
 
-def candidate_options(given: str | None, most: int | None) -> dict[str, object]:
+Text = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="OBJECT=TEXT",
+        help='For omama: what an object looks like, as cup="a blue mug with a handle"; may be '
+        "repeated. Needs --text-weights.",
+        show_default="none",
+        rich_help_panel=HOW,
+    ),
+]
+TextWeights = Annotated[
+    Path | None,
+    typer.Option(
+        help="For omama: how texts and candidates are compared (docs/training.md).",
+        show_default="none",
+        rich_help_panel=HOW,
+    ),
+]
+TextEncoder = Annotated[
+    Path | None,
+    typer.Option(
+        help="For omama: folder of the text model that --text-weights are for.",
+        show_default="they are for words themselves",
+        rich_help_panel=HOW,
+    ),
+]
+
+
+def text_options(
+    texts: Sequence[str] | None, weights: Path | None, encoder: Path | None
+) -> dict[str, object]:
+    """The node's parameters of these options; None where nothing is given.
+
+    Raises:
+        typer.BadParameter: a text that is not of an object.
+    """
+    found: dict[str, object] = {
+        "omama.text_weights": None if weights is None else str(weights.resolve()),
+        "omama.text_encoder": None if encoder is None else str(encoder.resolve()),
+    }
+    for one in texts or ():
+        name, is_given, text = one.partition("=")
+        if not is_given or not name.strip():
+            raise typer.BadParameter(
+                f'--text {one!r} given, OBJECT=TEXT expected, as cup="a blue mug with a handle"'
+            )
+        if f"text.{name.strip()}" in found:
+            raise typer.BadParameter(f"--text: {name.strip()!r} has two texts")
+        found[f"text.{name.strip()}"] = text
+    return found
+
+
+CropLayers = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        max=3,
+        help="For omama's candidates by sam2: layers of overlapping crops, in which smaller "
+        "objects are found.",
+        show_default="0",
+        rich_help_panel=HOW,
+    ),
+]
+
+
+def candidate_options(
+    given: str | None, most: int | None, crop_layers: int | None
+) -> dict[str, object]:
     """The node's parameters of these options; None where nothing is given."""
     named = given in ("auto", "regions", "sam2")
     return {
         "candidates.source": given if named or given is None else "files",
         "candidates.file": None if named or given is None else str(Path(given).resolve()),
         "candidates.most": most,
+        "candidates.crop_layers": crop_layers,
     }
 
 

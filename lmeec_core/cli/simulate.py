@@ -109,8 +109,8 @@ def simulate_command(
 
     - `out/sim/train/sim_train_000000/aria01/0.jpg`, `30.jpg`, ...: the wearer's camera
     - `out/sim/train/sim_train_000000/cam01/0.jpg`, ...: fixed cameras
-    - `out/sim/train/sim_train_000000/annotation.json`: masks, seed, kinds, moved objects; the true
-      centre of each object and what the hand holds, by frame
+    - `out/sim/train/sim_train_000000/annotation.json`: masks, descriptions, seed, kinds, moved
+      objects; the true centre of each object and what the hand holds, by frame
     - `out/sim/train/sim_train_000000/calibration.yaml`: lenses and poses
     - with `--depth`, `.../aria01/depth/0.png`, ...: exact depth, 16 bits, millimetres
     - `out/sim/split.json`, `out/sim/manifest.json`: takes per split; seeds and options

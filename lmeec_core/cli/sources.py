@@ -95,7 +95,7 @@ def find_predictions(
     results = _results(path, direction, (state.st_mtime_ns, state.st_size))
     found = ResultPredictions(results, take, path, problems.append)
     for name in found.objects:
-        if objects is not None and name not in objects:
+        if objects is not None and name not in objects and not found.tracked:
             alike = look_alike(name, objects)
             problems.append(f"{path}: object {name!r}, which the take does not have{alike}")
     return found

@@ -13,6 +13,7 @@ from lmeec_core.cli.options import (
     WHAT,
     Candidates,
     Checkpoint,
+    CropLayers,
     Direction,
     Follow,
     Matcher,
@@ -25,8 +26,12 @@ from lmeec_core.cli.options import (
     PromptPreset,
     Seed,
     Split,
+    Text,
+    TextEncoder,
+    TextWeights,
     Videos,
     candidate_options,
+    text_options,
 )
 
 _OUT = "Outputs"
@@ -101,8 +106,12 @@ def track_command(
     method: MethodName = None,
     candidates: Candidates = None,
     max_candidates: MaxCandidates = None,
+    crop_layers: CropLayers = None,
     matcher: Matcher = None,
     follow: Follow = False,
+    text: Text = None,
+    text_weights: TextWeights = None,
+    text_encoder: TextEncoder = None,
     preset: Annotated[
         str | None,
         typer.Option(
@@ -236,9 +245,10 @@ def track_command(
         "model.engine": engine,
         "memory.compression": compression,
         "memory.capacity": capacity,
-        **candidate_options(candidates, max_candidates),
+        **candidate_options(candidates, max_candidates, crop_layers),
         "omama.matcher": matcher,
         "omama.follow": follow or None,
+        **text_options(text, text_weights, text_encoder),
     }
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     options = TrackOptions(

@@ -18,6 +18,7 @@ from lmeec_core.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from lmeec_core.calibration import Calibration
     from lmeec_core.recordings import Viewed
     from lmeec_core.viewing.moments import Moment, MomentWriter, Predictions
     from lmeec_core.viewing.options import ViewOptions
@@ -49,7 +50,8 @@ def view_command(
     rerun: Annotated[
         Path | None,
         typer.Option(
-            help="Also a Rerun recording (.rrd): images, masks, presence and scores over time."
+            help="Also a Rerun recording (.rrd): images, masks, presence and scores over time, and "
+            "with a calibration the cameras and objects in space."
         ),
     ] = None,
     html: Annotated[
@@ -57,6 +59,14 @@ def view_command(
         typer.Option(
             help="Also a page (.html) that plays in a browser, from disk: move in time, switch "
             "objects on and off, curves of presence and IoU, the worst frames first."
+        ),
+    ] = None,
+    calibration: Annotated[
+        Path | None,
+        typer.Option(
+            help="Calibration file of the cameras, for --rerun.",
+            show_default="the recording's own: calibration.yaml of a take, geometry.calibration of "
+            "a bag's parameters",
         ),
     ] = None,
     direction: Annotated[
@@ -112,6 +122,7 @@ def view_command(
         out=out,
         rerun=rerun,
         html=html,
+        calibration=calibration,
         direction=direction.one,
         query=query,
         take=take,
@@ -123,7 +134,16 @@ def view_command(
         height=height,
         fps=fps,
     )
-    run_command(lambda: run(options, Console()))
+
+    def work() -> int:
+        if calibration is not None and rerun is None:
+            raise InputError(
+                f"--calibration {calibration}: is for the scene in space of a Rerun recording; "
+                "--rerun FILE.rrd expected as well"
+            )
+        return run(options, Console())
+
+    run_command(work)
 
 
 def run(options: ViewOptions, console: Console) -> int:
@@ -162,7 +182,9 @@ def run(options: ViewOptions, console: Console) -> int:
     with contextlib.ExitStack() as stack:
         writers: list[MomentWriter] = []
         if options.rerun is not None:
-            writers.append(stack.enter_context(RerunWriter(options.rerun, colours)))
+            known = _calibration(options, viewed, problems, notes)
+            scene = RerunWriter(options.rerun, colours, known, problems.append, notes.append)
+            writers.append(stack.enter_context(scene))
         if options.html is not None:
             page = HtmlWriter(options.html, colours, options.height, title)
             writers.append(stack.enter_context(page))
@@ -173,17 +195,47 @@ def run(options: ViewOptions, console: Console) -> int:
     if options.html is not None:
         console.print(f"{options.html} (open it in a browser)", highlight=False)
         notes += filter(None, [page.too_large])
+    _say(console, notes, problems)
+    return 1 if problems else 0
+
+
+def _say(console: Console, notes: list[str], problems: list[str]) -> None:
     for what, texts in (("note", notes), ("left out", problems)):
         texts = list(dict.fromkeys(texts))
         for text in texts[:SHOWN]:
             console.print(f"{what}: {text}", style="yellow", markup=False, soft_wrap=True)
         if len(texts) > SHOWN:
             console.print(f"{what}: and {len(texts) - SHOWN} more", style="yellow")
-    return 1 if problems else 0
 
 
 def _files(options: ViewOptions) -> list[Path]:
     return [path for path in (options.predictions, *options.beside) if path is not None]
+
+
+def _calibration(
+    options: ViewOptions, viewed: Viewed, problems: list[str], notes: list[str]
+) -> Calibration | None:
+    """Of the cameras in the scene of the Rerun recording; None, and a text, if there is none.
+
+    Raises:
+        CalibrationError: the file that was given cannot be used.
+    """
+    from lmeec_core.calibration import CalibrationError, read_calibration
+
+    if options.calibration is not None:
+        return read_calibration(options.calibration)
+    without = f"{options.rerun} shows images and curves, but no cameras and objects in space"
+    if viewed.calibration is None:
+        notes.append(
+            f"{options.source} has no calibration: {without}; --calibration names a file of lenses "
+            "and poses"
+        )
+        return None
+    try:
+        return read_calibration(viewed.calibration)
+    except CalibrationError as error:
+        problems.append(f"{error}; {without}")
+        return None
 
 
 def _open(options: ViewOptions, problems: list[str], notes: list[str]) -> Viewed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,12 +13,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lmeec_core.datasets.clock import Tally, resample
+from lmeec_core.datasets.faces import Faces
 from lmeec_core.datasets.frames import (
     CameraTick,
     Episode,
     Plan,
     Tick,
     object_spans,
+    pose_rows,
     positions,
     rows_of,
     touches,
@@ -100,7 +103,8 @@ class Part(NamedTuple):
         episode: which one.
         folder: its files.
         facts: "length" in ticks, "objects" (first and last tick and number of ticks by object and
-            camera), "written" (what the writer returned), "problems", "notes".
+            camera), "poses" (by camera that moves, of each tick), "written" (what the writer
+            returned), "problems", "notes".
     """
 
     episode: Episode
@@ -140,15 +144,23 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def work(job: Job) -> None:
-    """What worker processes run: :func:`make`, with a note of progress."""
+def work(job: Job) -> str | None:
+    """What worker processes and cluster nodes run: :func:`make`, with a note of progress.
+
+    Returns:
+        Why the recording could not be read; None if the episode was made.
+    """
 
     def report(done: int) -> None:
         if job.progress is not None:
             with suppress(OSError):  # failing to note progress must not fail the episode
                 write_text(job.progress, str(done))
 
-    make(job, report)
+    try:
+        make(job, report)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def make(job: Job, report: Report) -> None:
@@ -184,11 +196,14 @@ def make(job: Job, report: Report) -> None:
 
 def _write(job: Job, ticks: Iterator[Tick], folder: Path) -> dict[str, Any]:
     spans: dict[str, dict[str, list[int]]] = {}
+    poses: dict[str, list[list[float] | None]] = {}
     writer, length, done = job.format.writer(folder, job.plan, job.episode), 0, False
     try:
         for tick in ticks:
             writer.add(tick)
             object_spans(spans, tick, job.plan.slots)
+            for camera, row in pose_rows(job.episode.calibration, tick.frame).items():
+                poses.setdefault(camera, []).append(row)
             length += 1
         if not length:
             raise InputError(f"{job.episode.name}: no frame could be read")
@@ -197,7 +212,7 @@ def _write(job: Job, ticks: Iterator[Tick], folder: Path) -> dict[str, Any]:
     finally:
         if not done:
             writer.abort()
-    return {"length": length, "objects": spans, "written": written}
+    return {"length": length, "objects": spans, "poses": poses, "written": written}
 
 
 class _Reader:
@@ -217,6 +232,8 @@ class _Reader:
         self._notes, self._ticks = notes, 0
         self._unknown = dict.fromkeys(self.plan.cameras, 0)
         self._interaction = Interaction()
+        self._faces = None if self.plan.faces is None else Faces(self.plan.faces)
+        self._images, self._with_faces = Counter[str](), Counter[str]()
         self._expected = {*self.plan.slots, *self.plan.beyond}
         self._asked = options.objects
         self._beyond: dict[str, None] = {}
@@ -247,6 +264,9 @@ class _Reader:
                     f"{name}: {count} frames without an image of camera {camera}: black in the "
                     "dataset, with the stamp -1"
                 )
+        for camera in plan.cameras if self._faces is not None else ():
+            text = f"{self._with_faces[camera]} of {self._images[camera]} images of camera {camera}"
+            self._notes.append(f"{name}: faces were found and blurred in {text}")
         for camera, size in self._odd.items():
             height, width = plan.sizes[camera]
             self.problems.append(
@@ -273,7 +293,8 @@ class _Reader:
     def _tick(self, number: int, moment: Moment) -> Tick:
         views = {view.camera: view for view in (moment.query, *moment.targets)}
         cameras = {name: self._camera(name, views.get(name)) for name in self.plan.cameras}
-        objects = positions(cameras, self.plan) | touches(cameras, self.plan, self._interaction)
+        objects = positions(cameras, self.plan, self.episode.calibration, moment.frame)
+        objects |= touches(cameras, self.plan, self._interaction)
         return Tick(number, moment.frame, cameras, objects)
 
     def _camera(self, name: str, view: View | None) -> CameraTick:
@@ -292,4 +313,8 @@ class _Reader:
         if image is None:
             self._missing[name] += 1
             return CameraTick(np.zeros((*size, 3), np.uint8), -1, rows)
+        if self._faces is not None:
+            image, count = self._faces.blurred(image)
+            self._images[name] += 1
+            self._with_faces[name] += count > 0
         return CameraTick(image, -1 if view.stamp_ns is None else view.stamp_ns, rows)

@@ -6,25 +6,20 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmeec_core.calibration import Calibration
+from lmeec_core.calibration import Calibration, calibration_text, pose_row
+from lmeec_core.datasets.faces import FaceModel
 from lmeec_core.datasets.interaction import Interaction
-from lmeec_core.geometry import GeometryError, centroid, triangulate
-from lmeec_core.geometry import View as Sight
+from lmeec_core.geometry import GeometryError, centroid
 from lmeec_core.takes import encode_mask
-from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.rle import Rle
 from lmeec_core.viewing.moments import Mask, View
 from lmeec_core.viewing.options import ViewOptions
-
-MAX_ERROR = 10.0
-"""Largest reprojection error of a point in space, pixels: as in the node."""
-MIN_ANGLE = 3.0
-"""Smallest angle between two cameras' rays to a point, degrees: as in the node."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +36,10 @@ class Plan:
         beyond: objects that have no slot, because there are too few.
         threshold: probability from which a predicted object counts as visible, 0 to 1.
         predicted: whether the target cameras' masks are predictions; else annotations.
-        calibration: lenses and poses; empty where none was given.
+        located: whether there are points in space: in some recording, two cameras have a lens and
+            a pose.
         hand: the object that is a hand, so that what it touches and moves is told; empty: none.
+        faces: the detector of the faces to blur; None: the images as they are.
     """
 
     fps: int
@@ -54,8 +51,9 @@ class Plan:
     beyond: tuple[str, ...]
     threshold: float
     predicted: bool
-    calibration: Calibration = field(default_factory=Calibration)
+    located: bool = False
     hand: str = ""
+    faces: FaceModel | None = None
 
     @property
     def object_fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -67,16 +65,9 @@ class Plan:
             fields |= {"moves": ("bool", ()), "contact": ("bool", ())}
         return fields
 
-    @property
-    def located(self) -> bool:
-        """Whether two cameras have a lens and a pose, so that there are points in space."""
-        known = set(self.calibration.lenses) & set(self.calibration.poses)
-        return len(known.intersection(self.cameras)) >= 2
-
     def identity(self) -> dict[str, Any]:
         """All that the episodes' files depend on, as JSON returns it."""
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        content["calibration"] = repr(self.calibration)
         found: dict[str, Any] = json.loads(json.dumps(content))
         return found
 
@@ -92,6 +83,8 @@ class Episode:
         task: the sentence that says what is done in it.
         frames: largest number of moments, for the progress bar.
         inputs: a fingerprint of its files.
+        calibration: lenses and poses of the plan's cameras; empty where none are known.
+        calibrated_by: the file that they are from.
     """
 
     options: ViewOptions
@@ -100,6 +93,8 @@ class Episode:
     task: str
     frames: int
     inputs: str
+    calibration: Calibration = field(default_factory=Calibration)
+    calibrated_by: Path | None = None
 
     @property
     def key(self) -> str:
@@ -109,7 +104,9 @@ class Episode:
 
     def identity(self) -> dict[str, Any]:
         """All that its files depend on besides the plan."""
-        return {"name": self.name, "label": self.label, "task": self.task, "inputs": self.inputs}
+        known = hashlib.sha256(calibration_text(self.calibration).encode()).hexdigest()
+        return {"name": self.name, "label": self.label, "task": self.task, "inputs": self.inputs,
+                "calibration": known}  # fmt: skip
 
 
 class Rows(NamedTuple):
@@ -210,8 +207,16 @@ def _place(mask: Mask, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDAr
     return corners.reshape(4), middle
 
 
-def positions(cameras: Mapping[str, CameraTick], plan: Plan) -> dict[str, NDArray[Any]]:
+def positions(
+    cameras: Mapping[str, CameraTick], plan: Plan, calibration: Calibration, frame: int
+) -> dict[str, NDArray[Any]]:
     """Points in space of the objects that two or more calibrated cameras see, from centroids.
+
+    Args:
+        cameras: of one tick.
+        plan: of the dataset.
+        calibration: of the recording.
+        frame: number of the recording's frame, for cameras that move.
 
     Returns:
         "position" and "position_valid"; nothing if the plan has none.
@@ -220,13 +225,14 @@ def positions(cameras: Mapping[str, CameraTick], plan: Plan) -> dict[str, NDArra
     points, valid = np.zeros((count, 3), np.float32), np.zeros(count, bool)
     if not plan.located:
         return {}
-    lenses, poses = plan.calibration.lenses, plan.calibration.poses
-    names = [name for name in cameras if name in lenses and name in poses]
     for slot in range(count):
+        pixels = {
+            name: (np.asarray(one.rows.centroid[slot], np.float64), plan.sizes[name][::-1])
+            for name, one in cameras.items()
+            if one.rows.visible[slot]
+        }
         try:
-            sights = [_sight(plan, name, cameras[name].rows.centroid[slot]) for name in names
-                      if cameras[name].rows.visible[slot]]  # fmt: skip
-            found = triangulate(sights, MAX_ERROR, MIN_ANGLE)
+            found = calibration.triangulate(frame, pixels)
         except GeometryError:  # that there is no point is what position_valid says
             continue
         points[slot], valid[slot] = found.point, True
@@ -258,41 +264,13 @@ def touches(
     return {"moves": moves, "contact": contact}
 
 
-def _sight(plan: Plan, camera: str, pixel: NDArray[np.float32]) -> Sight:
-    lens = plan.calibration.lenses[camera]
-    height, width = plan.sizes[camera]
-    moved = lens.scaled(np.asarray(pixel, np.float64), (width, height))
-    return Sight(lens, plan.calibration.poses[camera], moved)
-
-
-def usable(
-    given: Calibration, cameras: Sequence[str], sizes: Mapping[str, tuple[int, int]]
-) -> tuple[Calibration, list[str], list[str]]:
-    """The part of a calibration that belongs to a dataset's cameras.
-
-    Returns:
-        That part; problems: cameras that are unknown or have other images; notes: cameras without
-        a lens or a pose.
-    """
-    lenses, poses, problems, notes = {}, {}, [], []
-    for name in sorted((set(given.lenses) | set(given.poses)) - set(cameras)):
-        alike = look_alike(name, cameras)
-        problems.append(f"calibration: no camera {name!r} among {list(cameras)}{alike}")
-    for name in cameras:
-        known = {"lens": name in given.lenses, "pose": name in given.poses}
-        missing = [what for what, there in known.items() if not there]
-        if missing and (given.lenses or given.poses):
-            notes.append(f"calibration: camera {name!r} has no {' and no '.join(missing)}")
-        try:
-            if known["lens"]:
-                height, width = sizes[name]
-                given.lenses[name].scaled(np.zeros(2), (width, height))
-                lenses[name] = given.lenses[name]
-            if known["pose"]:
-                poses[name] = given.poses[name]
-        except GeometryError as error:
-            problems.append(f"calibration: camera {name!r}: {error}")
-    return Calibration(given.frame, lenses, poses), problems, notes
+def pose_rows(calibration: Calibration, frame: int) -> dict[str, list[float] | None]:
+    """Where the cameras that move are in a frame, x, y, z and the quaternion x, y, z, w."""
+    found: dict[str, list[float] | None] = {}
+    for name, by_frame in calibration.moving.items():
+        pose = by_frame.get(frame)
+        found[name] = None if pose is None else pose_row(pose)
+    return found
 
 
 def object_spans(spans: dict[str, dict[str, list[int]]], tick: Tick, slots: Sequence[str]) -> None:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lmeec_core.calibration import Calibration, read_calibration
+from lmeec_core.calibration import Calibration
+from lmeec_core.datasets import cameras as calibrated
 from lmeec_core.datasets.clock import rate_of
 from lmeec_core.datasets.episode import FindMasks
-from lmeec_core.datasets.frames import Episode, Plan, usable
+from lmeec_core.datasets.faces import FaceModel
+from lmeec_core.datasets.frames import Episode, Plan
 from lmeec_core.datasets.images import file_name
 from lmeec_core.errors import InputError
 from lmeec_core.offline.notices import collected
@@ -32,6 +34,8 @@ class DatasetOptions:
         views: how to open each recording.
         fps, slots: None for as many as the recordings have.
         task: None for the recordings' names.
+        calibration: file for all recordings; None for each one's own.
+        faces: YuNet model, to blur faces; None for none.
     """
 
     views: tuple[ViewOptions, ...]
@@ -41,6 +45,7 @@ class DatasetOptions:
     task: str | None = None
     calibration: Path | None = None
     hand: str | None = None
+    faces: Path | None = None
 
 
 @dataclass
@@ -54,6 +59,7 @@ class Seen:
     sizes: dict[str, tuple[int, int] | None]
     objects: list[str]
     fps: int
+    calibration: Path | None
 
 
 @dataclass
@@ -96,12 +102,8 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
     if slower and options.fps is None:
         text = ", ".join(f"{one.name} {one.fps} Hz" for one in slower[:3])
         notes.append(f"the clock has {fps} Hz, the fastest recording's; others: {text}")
-    calibration = Calibration()
-    if options.calibration is not None:
-        given = read_calibration(options.calibration)
-        calibration, wrong, said = usable(given, cameras, sizes)
-        problems += wrong
-        notes += said
+    names = _labels(kept)
+    calibrations = _calibrations(options, kept, names, sizes, (problems, notes))
     if options.hand is not None and options.hand not in slots:
         raise InputError(
             f"--hand {options.hand}: no such object among {list(slots)}"
@@ -118,17 +120,14 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
         beyond=beyond,
         threshold=options.threshold,
         predicted=predicted,
-        calibration=calibration,
+        located=any(len(one.placed) >= 2 for one in calibrations),
         hand=options.hand or "",
+        faces=None if options.faces is None else FaceModel.of(options.faces),
     )
-    if options.calibration is not None and not plan.located:
-        problems.append(
-            f"{options.calibration}: fewer than two of the cameras {list(cameras)} have a lens and "
-            "a pose: no points in space"
-        )
-    episodes: list[Episode] = []
-    for one in kept:
-        episodes.append(_episode(one, options.task, [other.label for other in episodes]))
+    episodes = [
+        _episode(one, label, options, known)
+        for one, label, known in zip(kept, names, calibrations, strict=True)
+    ]
     return Work(plan, episodes, problems, notes)
 
 
@@ -165,7 +164,8 @@ def _look(view: ViewOptions, source: RecordingSource, find: FindMasks) -> Seen:
             listed += [*one.masks, *(one.truth or ())]
     wanted = [name for name in dict.fromkeys(listed) if not view.objects or name in view.objects]
     query = first[0].query.camera
-    return Seen(view, viewed.name, viewed.count, query, sizes, wanted, rate_of(first))
+    rate, calibration = rate_of(first), viewed.calibration
+    return Seen(view, viewed.name, viewed.count, query, sizes, wanted, rate, calibration)
 
 
 def _common(
@@ -224,7 +224,33 @@ def _slots(
     return tuple(names[:count] + free), tuple(names[count:])
 
 
-def _episode(seen: Seen, task: str | None, taken: Collection[str]) -> Episode:
+def _calibrations(
+    options: DatasetOptions,
+    kept: Sequence[Seen],
+    names: Sequence[str],
+    sizes: Mapping[str, tuple[int, int]],
+    told: tuple[list[str], list[str]],
+) -> list[Calibration]:
+    """Of each recording: what was given for all, or its own; ``told`` takes problems and notes."""
+    if options.calibration is not None:
+        one = calibrated.given(options.calibration, list(sizes), sizes, *told)
+        return [one] * len(kept)
+    paths = {name: seen.calibration for name, seen in zip(names, kept, strict=True)}
+    found = calibrated.own(paths, sizes, *told)
+    return [found[name] for name in names]
+
+
+def _labels(kept: Sequence[Seen]) -> list[str]:
+    """The recordings' names as those of files, each unlike the others."""
+    labels: list[str] = []
+    for seen in kept:
+        name = file_name(seen.name)
+        tries = (name, *(f"{name}_{number}" for number in range(2, len(labels) + 3)))
+        labels.append(next(one for one in tries if one not in labels))
+    return labels
+
+
+def _episode(seen: Seen, label: str, given: DatasetOptions, calibration: Calibration) -> Episode:
     options = seen.options
     inputs = [fingerprint(options.source)]
     if options.predictions is not None:
@@ -232,10 +258,10 @@ def _episode(seen: Seen, task: str | None, taken: Collection[str]) -> Episode:
     if options.params is not None:
         inputs.append(fingerprint(options.params))
     inputs.append(repr((options.take, options.direction, options.query, options.objects)))
-    name = file_name(seen.name)
-    labels = (name, *(f"{name}_{number}" for number in range(2, len(taken) + 3)))
-    label = next(one for one in labels if one not in taken)
-    return Episode(options, seen.name, label, task or seen.name, seen.frames, "; ".join(inputs))
+    return Episode(
+        options, seen.name, label, given.task or seen.name, seen.frames, "; ".join(inputs),
+        calibration, given.calibration or seen.calibration,
+    )  # fmt: skip
 
 
 def fingerprint(path: Path) -> str:

@@ -12,8 +12,11 @@ from typing import Any
 
 from lmeec_core import __version__
 from lmeec_core.datasets import interaction
+from lmeec_core.datasets.cameras import cameras_file
 from lmeec_core.datasets.episode import Part
-from lmeec_core.datasets.frames import MAX_ERROR, MIN_ANGLE, Plan
+from lmeec_core.datasets.faces import CELLS, MARGIN, SCORE
+from lmeec_core.datasets.frames import Plan
+from lmeec_core.geometry import MAX_ERROR, MIN_ANGLE
 
 SIDE = ("meta/provenance.json", "provenance.json")
 """Where a dataset has the file by which this command knows its own."""
@@ -34,7 +37,7 @@ def side_files(
     """
     return {
         "objects": _objects(plan, parts),
-        "cameras": _cameras(plan),
+        "cameras": cameras_file(plan, parts),
         "provenance": _provenance(kind, plan, parts, problems),
     }
 
@@ -53,27 +56,6 @@ def _objects(plan: Plan, parts: Sequence[Part]) -> list[dict[str, Any]]:
         }
         listed.append({"slot": slot, "id": name, "query": plan.query, "episodes": episodes})
     return listed
-
-
-def _cameras(plan: Plan) -> dict[str, Any]:
-    """Role and size of each camera; lens and pose where they are known."""
-    found: dict[str, Any] = {"frame": plan.calibration.frame or None, "cameras": {}}
-    for name in plan.cameras:
-        height, width = plan.sizes[name]
-        lens, pose = plan.calibration.lenses.get(name), plan.calibration.poses.get(name)
-        found["cameras"][name] = {
-            "role": "query" if name == plan.query else "target",
-            "width": width,
-            "height": height,
-            "lens": None if lens is None else {
-                "model": lens.model, "width": lens.size[0], "height": lens.size[1],
-                "K": lens.matrix.tolist(), "D": lens.distortion.tolist(),
-            },
-            "pose": None if pose is None else {
-                "rotation": pose.rotation.tolist(), "position": pose.position.tolist(),
-            },
-        }  # fmt: skip
-    return found
 
 
 QUERY = "query masks of the recording, or those that the predictions tracked from prompts"
@@ -103,11 +85,15 @@ def _provenance(
         },
         **({"hand": {"object": plan.hand, "rule": inspect.getdoc(interaction)}}
            if plan.hand else {}),
+        **({"faces": {"blurred": f"to {CELLS} x {CELLS} mean colours", "score from": SCORE,
+                      "margin": MARGIN, "model sha256": plan.faces.sha256}}
+           if plan.faces else {}),
         "clock": {"rate, Hz": plan.fps, "rule": "nearest frame of the query camera to each tick"},
         "predictions": [_predictions(path) for path in files],
         "recordings": [
             {"episode": number, "name": part.episode.name, "ticks": part.facts["length"],
-             "source": str(part.episode.options.source)}
+             "source": str(part.episode.options.source),
+             "calibration": part.episode.calibrated_by and str(part.episode.calibrated_by)}
             for number, part in enumerate(parts)
         ],
         "left out": list(problems),

@@ -6,6 +6,7 @@ import fcntl
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,7 +15,7 @@ from lmeec_core.datasets.plan import DatasetOptions, Work, make_plan
 from lmeec_core.datasets.provenance import SIDE, side_files
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.files import NewFolder
-from lmeec_core.jobs import run_jobs
+from lmeec_core.jobs import run_jobs, run_on_ray
 from lmeec_core.offline.monitor import TrackMonitor
 from lmeec_core.recordings import RecordingSource
 
@@ -46,6 +47,7 @@ def run(
     workers: int,
     overwrite: bool,
     console: Console,
+    cluster: str | None = None,
 ) -> int:
     """Make a dataset and return the exit code: 0 if nothing had to be left out.
 
@@ -60,6 +62,7 @@ def run(
         workers: number of processes.
         overwrite: replace a dataset that is there.
         console: for reports.
+        cluster: address of a Ray cluster to run on, in place of processes.
 
     Raises:
         InputError, OSError: what the user can mend; finished episodes are kept.
@@ -79,7 +82,7 @@ def run(
                 folder / f"{one.key}.progress")
             for one in planned.episodes
         ]  # fmt: skip
-        failed = _make_all(jobs, workers, console)
+        failed = _make_all(jobs, workers, console, cluster)
         parts = [part for part in map(_part, jobs) if part is not None]
         problems = [*planned.problems, *failed]
         notes = list(planned.notes)
@@ -129,7 +132,9 @@ def _finish(
         new.discard()
 
 
-def _make_all(jobs: Sequence[Job], workers: int, console: Console) -> list[str]:
+def _make_all(
+    jobs: Sequence[Job], workers: int, console: Console, cluster: str | None
+) -> list[str]:
     """Make the episodes that are not finished yet; returns why some could not be made."""
     missing = []
     for job in jobs:
@@ -155,8 +160,13 @@ def _make_all(jobs: Sequence[Job], workers: int, console: Console) -> list[str]:
     with TrackMonitor(console, progress_file, units, "episodes") as monitor:
         at = {job.episode.key: unit for job, unit in zip(missing, units, strict=True)}
         for job, error in _outcomes(
-            missing, workers, lambda job, n: monitor.at(at[job.episode.key], n)
+            missing, workers, cluster, lambda job, n: monitor.at(at[job.episode.key], n)
         ):
+            if error is None and _part(job) is None:
+                error = (
+                    f"was made, but not into {job.folder.parent.resolve()} of this machine: a "
+                    "folder that the nodes of the cluster see under the same path expected"
+                )
             if error is not None:
                 failed.append(f"{job.episode.name}: left out: {error}")
             monitor.done(at[job.episode.key])
@@ -164,27 +174,43 @@ def _make_all(jobs: Sequence[Job], workers: int, console: Console) -> list[str]:
 
 
 def _outcomes(
-    jobs: Sequence[Job], workers: int, progress: Callable[[Job, int], None]
+    jobs: Sequence[Job], workers: int, cluster: str | None, progress: Callable[[Job, int], None]
 ) -> Iterator[tuple[Job, str | None]]:
     """Each job and why it failed, in order of completion."""
-    if min(workers, len(jobs)) > 1:
-        for result in run_jobs(work, jobs, min(workers, len(jobs)), timeout=float("inf")):
-            error = result.error
-            if error is not None and not error.startswith(_OF_INPUT):
-                raise ExplainedError(f"{result.job.episode.name}: {error}; the finished episodes "
-                                     "are kept: the same command goes on")  # fmt: skip
-            yield result.job, error
+    workers = min(workers, len(jobs))
+    if cluster is not None:
+        by_key = {job.episode.key: job for job in jobs}
+        results = run_on_ray(work, [_anywhere(job) for job in jobs], cluster)
+        results = (replace(one, job=by_key[one.job.episode.key]) for one in results)
+    elif workers > 1:
+        results = run_jobs(work, jobs, workers, timeout=float("inf"))
+    else:
+        for job in jobs:
+            try:
+                make(job, lambda done, job=job: progress(job, done))  # type: ignore[misc]
+            except InputError as error:
+                yield job, str(error)
+            else:
+                yield job, None
         return
-    for job in jobs:
-        try:
-            make(job, lambda done, job=job: progress(job, done))  # type: ignore[misc]
-        except InputError as error:
-            yield job, str(error)
-        else:
-            yield job, None
+    for result in results:
+        if result.error is not None:
+            raise ExplainedError(f"{result.job.episode.name}: {result.error}; the finished "
+                                 "episodes are kept: the same command goes on")  # fmt: skip
+        yield result.job, result.value
 
 
-_OF_INPUT = ("InputError", "TakeError", "BagError", "ImageError")
+def _anywhere(job: Job) -> Job:
+    """A job with absolute paths, since a cluster's node runs in a folder of its own."""
+    paths = ("source", "predictions", "videos", "params")
+    given = {name: getattr(job.episode.options, name) for name in paths}
+    options = replace(
+        job.episode.options, **{name: path and path.resolve() for name, path in given.items()}
+    )
+    return job._replace(
+        episode=replace(job.episode, options=options), folder=job.folder.resolve(),
+        progress=job.progress and job.progress.resolve(),
+    )  # fmt: skip
 
 
 def _part(job: Job) -> Part | None:

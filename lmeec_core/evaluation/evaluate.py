@@ -10,6 +10,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.evaluation.metrics import iou
 from lmeec_core.evaluation.protocol import benchmark_size, score
 from lmeec_core.evaluation.scores import Scores
+from lmeec_core.evaluation.statistics import estimate
 from lmeec_core.evaluation.truth import Pair, ResultsTruth, ResultsTruths, Truth, named, pairs_of
 from lmeec_core.evaluation.validation import (
     Problem,
@@ -91,6 +92,13 @@ class Evaluation:
             return f"{text} The truth has none of them."
         mean = 100 * sum(ious) / len(ious)
         return f"{text} Their own IoU with the true ones is {mean:.2f} % ({len(ious)} masks)."
+
+    @property
+    def iou_interval(self) -> tuple[float, float] | None:
+        """95 % interval of the IoU over takes (bootstrap, fixed seed); None with fewer than two."""
+        groups = self.scores.by(lambda r: None if r.iou is None else r.take)
+        found = estimate({str(t): (sum(one.ious), len(one.ious)) for t, one in groups.items()})
+        return None if found is None or found.takes < 2 else (found.low, found.high)
 
     @property
     def missing(self) -> int:

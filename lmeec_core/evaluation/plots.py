@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
@@ -13,6 +13,10 @@ WIDTH, HEIGHT = 360, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 10, 10, 42
 INK, GRID, FILL, LINE = "#5b6470", "#e4e7eb", "#3b6fb6", "#c8553d"
 PARTS = 10
+COLOURS = (
+    "#c8553d", "#3b6fb6", "#2e8b57", "#b8860b", "#7b4fa3", "#5b6470", "#d16ba5", "#17a2b8",
+)  # fmt: skip
+"""Of the lines of several result files, in the order of the files; the ninth begins again."""
 
 
 def histogram(scores: Scores) -> Markup:
@@ -55,6 +59,29 @@ def over_time(scores: Scores) -> Markup:
                            "</circle>").format(x, y, LINE, tip)  # fmt: skip
     line = Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="2"/>')
     return _svg(body + line.format(" ".join(points), LINE), "Mean IoU over the course of the takes")
+
+
+def by_frame(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
+    """IoU of every frame, a line for each result file; see :data:`COLOURS`.
+
+    Args:
+        curves: (frame, IoU) by the file's path.
+    """
+    frames = [frame for curve in curves.values() for frame, _ in curve]
+    first, last = min(frames, default=0), max(frames, default=0)
+    names = [f"{first + (last - first) * n / 4:.0f}" for n in range(5)]
+    body = _axes(100, "IoU, %", names, "frame")
+    step = (WIDTH - LEFT - RIGHT) / max(1, last - first)
+    for number, (name, curve) in enumerate(curves.items()):
+        colour = COLOURS[number % len(COLOURS)]
+        points = [(LEFT + (frame - first) * step, _y(iou)) for frame, iou in curve]
+        line = Markup('<polyline points="{}" fill="none" stroke="{}" stroke-width="2"/>')
+        body += line.format(" ".join(f"{x:.1f},{y:.1f}" for x, y in points), colour)
+        for (x, y), (frame, iou) in zip(points, curve, strict=True):
+            tip = f"{name}, frame {frame}: IoU {100 * iou:.1f}"
+            body += Markup('<circle cx="{:.1f}" cy="{:.1f}" r="2.5" fill="{}"><title>{}</title>'
+                           "</circle>").format(x, y, colour, tip)  # fmt: skip
+    return _svg(body, "IoU by frame")
 
 
 def by_name(groups: dict[str, Scores], what: str) -> Markup:

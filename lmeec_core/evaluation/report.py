@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Report:
         evaluations: one for each direction.
         strips: pictures of the worst takes, by direction.
         void: why there are no scores, by direction, of those that have none.
+        others: evaluations of further result files on the same truth, by direction and path.
     """
 
     predictions: str
@@ -48,6 +49,16 @@ class Report:
     evaluations: Sequence[Evaluation]
     strips: dict[str, list[Strip]] = field(default_factory=dict)
     void: dict[str, str] = field(default_factory=dict)
+    others: dict[str, Mapping[str, Evaluation]] = field(default_factory=dict)
+
+    def files(self, evaluation: Evaluation) -> dict[str, Evaluation]:
+        """All result files of an evaluation's direction by path, the first one first."""
+        return {self.predictions: evaluation, **self.others.get(evaluation.direction, {})}
+
+    @property
+    def compared(self) -> list[str]:
+        """Paths of the further result files."""
+        return list(dict.fromkeys(path for own in self.others.values() for path in own))
 
     def write(self, folder: Path) -> dict[str, Path]:
         """Write report.json, scores.csv, frames.csv and report.html, each atomically."""
@@ -79,6 +90,16 @@ class Report:
         strips = self.strips.get(evaluation.direction, [])
         return {
             "overall": evaluation.scores.summary(),
+            "iou_interval_over_takes": evaluation.iou_interval,
+            "other_result_files": {
+                path: {
+                    "overall": one.scores.summary(),
+                    "iou_interval_over_takes": one.iou_interval,
+                    "problems": [problem._asdict() for problem in one.problems],
+                    "not_scored": one.notes,
+                }
+                for path, one in self.others.get(evaluation.direction, {}).items()
+            },
             "published": [row._asdict() for row in TABLE_1[evaluation.direction]],
             "by": {
                 kind: {name: scores.summary() for name, scores in group.items()}
@@ -100,30 +121,35 @@ class Report:
         }  # fmt: skip
 
     def scores_csv(self) -> str:
-        """One line per direction and group, "all" first."""
+        """One line per direction, result file and group, "all" first."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["direction", "protocol", "group", "name", "frames", "missing", *MEASURES])
-        for evaluation in self.evaluations:
+        head = ["direction", "protocol", "group", "name", "frames", "missing"]
+        writer.writerow([*head, *MEASURES, "predictions"])
+        for path, evaluation in self._all():
             groups = {"all": {"all": evaluation.scores}, **evaluation.groups()}
             for kind, group in groups.items():
                 for name, scores in group.items():
                     summary = scores.summary()
                     head = [evaluation.direction, self.protocol, kind, name]
                     counts = [summary["frames"], summary["frames_missing"]]
-                    writer.writerow([*head, *counts, *(summary[m] for m in MEASURES)])
+                    writer.writerow([*head, *counts, *(summary[m] for m in MEASURES), path])
         return out.getvalue()
 
     def frames_csv(self) -> str:
-        """One line per scored frame."""
+        """One line per scored frame of each result file."""
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(["direction", "protocol", *FrameScore._fields])
-        for evaluation in self.evaluations:
+        writer.writerow(["direction", "protocol", *FrameScore._fields, "predictions"])
+        for path, evaluation in self._all():
             for record in evaluation.scores.records:
                 cells = [int(v) if isinstance(v, bool) else v for v in record]
-                writer.writerow([evaluation.direction, self.protocol, *cells])
+                writer.writerow([evaluation.direction, self.protocol, *cells, path])
         return out.getvalue()
+
+    def _all(self) -> Iterator[tuple[str, Evaluation]]:
+        for evaluation in self.evaluations:
+            yield from self.files(evaluation).items()
 
     def html(self) -> str:
         """The page."""
@@ -133,10 +159,15 @@ class Report:
             loader=PackageLoader("lmeec_core.evaluation", ""), autoescape=True, trim_blocks=True,
             lstrip_blocks=True,
         )  # fmt: skip
-        pages.filters.update(percent=percent, number=number)
+        pages.filters.update(percent=percent, number=number, by_frame=plots.by_frame)
         sections = [self._section(evaluation) for evaluation in self.evaluations]
         return pages.get_template("report.html").render(
-            report=self, sections=sections, skipped=self._skipped(), source=SOURCE, table_7=TABLE_7
+            report=self,
+            sections=sections,
+            skipped=self._skipped(),
+            source=SOURCE,
+            table_7=TABLE_7,
+            colours=plots.COLOURS,
         )
 
     def _section(self, evaluation: Evaluation) -> dict[str, Any]:
@@ -146,6 +177,7 @@ class Report:
             "direction": evaluation.direction,
             "title": TITLES[evaluation.direction],
             "scores": evaluation.scores,
+            "files": self.files(evaluation),
             "published": TABLE_1[evaluation.direction],
             "groups": {kind: groups[kind] for kind in kinds},
             "takes": evaluation.takes,

@@ -1,9 +1,10 @@
-"""Pictures of the worst takes: the query above, truth and prediction below."""
+"""Pictures of chosen takes: the query above, truth and the prediction of each file below."""
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cv2
@@ -13,9 +14,9 @@ from numpy.typing import NDArray
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation.evaluate import Evaluation
 from lmeec_core.evaluation.scores import FrameScore, Scores
-from lmeec_core.evaluation.truth import ResultsTruth, Truth
+from lmeec_core.evaluation.truth import ResultsTruth, ResultsTruths, Truth
 from lmeec_core.overlay import draw_masks
-from lmeec_core.takes import Results, TakeError, decode_mask, encode_jpeg, resize_mask
+from lmeec_core.takes import Results, TakeError, Takes, decode_mask, encode_jpeg, resize_mask
 
 TILES = 5
 TILE = (360, 480)  # height, width; shown at half of it
@@ -30,23 +31,38 @@ Mask = NDArray[np.bool_]
 Window = tuple[float, float, float, float]
 
 
+class Scored(NamedTuple):
+    """A result file in one direction: its predictions, the truth's takes and the scores."""
+
+    results: Results
+    takes: Takes | ResultsTruths
+    evaluation: Evaluation
+
+
+class Target(NamedTuple):
+    """What one file has in a tile: a picture as a data address, and its IoU; None: not scored."""
+
+    picture: str
+    iou: float | None
+
+
 class Tile(NamedTuple):
-    """One frame: pictures as data addresses, and what it scored."""
+    """One frame: the query as a data address, and the target by the file's path."""
 
     frame: int
-    iou: float
     query: str | None
-    target: str
+    targets: dict[str, Target]
 
 
 class Strip(NamedTuple):
-    """The worst object of one of the worst takes.
+    """One object of a take in a pair of cameras.
 
     Attributes:
         take, object_name, query, target: what is shown.
         take_iou, iou: mean IoU of the take, and of this object in this pair of cameras.
         tiles: some frames.
         error: why there are no pictures, if so.
+        curves: IoU of every scored frame with a true mask, by the file's path.
     """
 
     take: str
@@ -57,6 +73,12 @@ class Strip(NamedTuple):
     iou: float
     tiles: tuple[Tile, ...]
     error: str | None = None
+    curves: Mapping[str, list[tuple[int, float]]] = MappingProxyType({})
+
+    def mean(self, path: str) -> float | None:
+        """Mean IoU of one file on what is shown."""
+        ious = [iou for _, iou in self.curves.get(path, [])]
+        return sum(ious) / len(ious) if ious else None
 
 
 def worst_takes(evaluation: Evaluation, count: int) -> list[tuple[Scores, Scores]]:
@@ -69,34 +91,80 @@ def worst_takes(evaluation: Evaluation, count: int) -> list[tuple[Scores, Scores
     return chosen
 
 
-def draw_strip(results: Results, truth: Truth, take: Scores, pair: Scores) -> Strip:
-    """Draw one of :func:`worst_takes`; if an image cannot be read, the error is kept instead."""
+def differing_takes(evaluations: Sequence[Evaluation], count: int) -> list[tuple[Scores, Scores]]:
+    """Where several files differ most in mean IoU: the first file's scores of the takes, each with
+    those of the object and pair of cameras with the largest difference between two files."""
+    first, means = evaluations[0].scores, []
+    for evaluation in evaluations:
+        pairs = evaluation.scores.by(lambda r: r[:4])
+        means.append({place: scores.iou for place, scores in pairs.items() if scores.ious})
+    own = first.by(lambda r: r[:4])
+    apart = {
+        place: max(found) - min(found)
+        for place in means[0] if (found := [m[place] for m in means if place in m])
+    }  # fmt: skip
+    takes = first.by(lambda r: r.take)
+    chosen: dict[str, tuple[Scores, Scores]] = {}
+    for place in sorted(apart, key=lambda place: -apart[place]):
+        take = own[place].records[0].take
+        chosen.setdefault(take, (takes[take], own[place]))
+    return list(chosen.values())[:count]
+
+
+def draw_strip(scored: Mapping[str, Scored], truth: Truth, take: Scores, pair: Scores) -> Strip:
+    """Draw what :func:`worst_takes` or :func:`differing_takes` chose, with what every file has.
+
+    If an image cannot be read, the error is kept instead of the pictures.
+
+    Args:
+        scored: the files by path, the first one first.
+        truth: of the take.
+        take, pair: the first file's scores of the take, and of the object in a pair of cameras.
+    """
     records = [r for r in pair.records if r.iou is not None]
     places = np.linspace(0, len(records) - 1, min(TILES, len(records))).round().astype(int)
     picked = [records[i] for i in places]
     first = picked[0]
-    strip = Strip(first.take, first.object_name, first.query, first.target, take.iou, pair.iou, ())
+    curves = {path: _curve(one.evaluation.scores, first) for path, one in scored.items()}
+    strip = Strip(
+        first.take, first.object_name, first.query, first.target, take.iou, pair.iou, (),
+        curves=curves,
+    )  # fmt: skip
+    results = {path: one.results for path, one in scored.items()}
     try:
-        return strip._replace(tiles=tuple(_tiles(results, truth, picked)))
+        return strip._replace(tiles=tuple(_tiles(results, curves, truth, picked)))
     except TakeError as error:
         return strip._replace(error=str(error))
 
 
-def _tiles(results: Results, truth: Truth, records: Sequence[FrameScore]) -> list[Tile]:
-    found = [_predicted(results, record) for record in records]
+def _curve(scores: Scores, place: FrameScore) -> list[tuple[int, float]]:
+    return sorted(
+        (r.frame, r.iou) for r in scores.records if r.iou is not None and r[:4] == place[:4]
+    )
+
+
+def _tiles(
+    results: Mapping[str, Results], curves: Mapping[str, list[tuple[int, float]]], truth: Truth,
+    records: Sequence[FrameScore],
+) -> list[Tile]:  # fmt: skip
+    found = {path: [_predicted(own, record) for record in records] for path, own in results.items()}
+    ious = {path: dict(curve) for path, curve in curves.items()}
     true = [truth.mask(r.object_name, r.target, r.frame) for r in records]
-    asked = [_asked(results, truth, record) for record in records]
-    windows = _windows(list(zip(found, true, strict=True)))
+    asked = [_asked(next(iter(results.values())), truth, record) for record in records]
+    windows = _windows(list(zip(*found.values(), true, strict=True)))
     query_windows = _windows([(mask,) for mask in asked])
     tiles = []
     for n, record in enumerate(records):
         image = _image(truth, record.target, record.frame, true[n])
-        masks = [(found[n], PREDICTION, 0.5), (true[n], TRUTH, 0.0)]
-        target, above, query = _draw(image, windows[n], masks), None, asked[n]
+        targets = {}
+        for path, masks in found.items():
+            picture = _draw(image, windows[n], [(masks[n], PREDICTION, 0.5), (true[n], TRUTH, 0.0)])
+            targets[path] = Target(picture, ious[path].get(record.frame))
+        above, query = None, asked[n]
         if query is not None:
             image = _image(truth, record.query, record.frame, query)
             above = _draw(image, query_windows[n], [(query, QUERY, 0.4)])
-        tiles.append(Tile(record.frame, record.iou or 0.0, above, target))
+        tiles.append(Tile(record.frame, above, targets))
     return tiles
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -79,7 +77,7 @@ def method_of(settings: Settings) -> Method:
 
 _ARGUMENTS = (
     "preset", "checkpoint", "device", "precision", "seed", "require_mv_moe", "memory",
-    "candidates", "omama",
+    "candidates", "omama", "text",
 )  # fmt: skip
 
 
@@ -282,15 +280,6 @@ class Recorder:
             for label, name in enumerate(objects, start=1)
         ]
         return FrameRecord(frame, size, empty, image=False, tracked=tracked)
-
-
-def error_text(error: BaseException) -> str:
-    """An error in one line; unexpected ones with the place in the code."""
-    text = f"{type(error).__name__}: {error}"
-    if isinstance(error, ValueError | OSError):
-        return text
-    place = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{text} ({os.path.basename(place.filename)}, line {place.lineno})"
 
 
 def _size(take: Take, camera: str) -> tuple[int, int] | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from lmeec_core.errors import InputError
 from lmeec_core.methods import has_setting
 from lmeec_core.methods.candidates.files import CandidateFile
+from lmeec_core.methods.candidates.given import TakesCandidates
 from lmeec_core.offline.units import Settings, Unit
 from lmeec_core.takes import Take, TakeError
 
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
     from lmeec_core.model import LMEEC
 
 Size = tuple[int, int]
-
-
-@runtime_checkable
-class TakesCandidates(Protocol):
-    """A tracker that chooses among given masks."""
-
-    def offer(self, candidates: Mapping[str, NDArray[np.bool_]]) -> None:
-        """The candidates (N, h, w) of the next step's targets, by camera."""
 
 
 class Step(NamedTuple):

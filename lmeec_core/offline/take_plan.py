@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmeec_core.errors import InputError
-from lmeec_core.methods import method_name, without_effect
+from lmeec_core.methods import has_setting, method_name, without_effect
 from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_core.offline.prompt_plan import Usable, read_given, usable_prompts
@@ -60,18 +60,34 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
     missing = [name for name in options.objects if name not in known]
     if missing:
         raise TakeError(options.source, f"no object {missing[0]!r} in any take")
-    return Work(source, settings, plans, method_notes(settings.method, options.changes))
+    unknown = [name for name in settings.text if name not in known]
+    if unknown:
+        raise TakeError(
+            options.source,
+            f"text of {unknown[0]!r}: no such object is looked for in any take"
+            f"{look_alike(unknown[0], sorted(known))}",
+        )
+    return Work(source, settings, plans, method_notes(settings, options.changes))
 
 
-def method_notes(method: str, given: Iterable[str]) -> tuple[str, ...]:
-    """What to say of the node's parameters that were given and that the method does not have."""
+def method_notes(settings: Settings, given: Iterable[str]) -> tuple[str, ...]:
+    """What to say of the node's parameters that were given and that the method does not have, and
+    of texts about objects that it cannot take into account.
+
+    Raises:
+        InputError: texts that cannot be used at all.
+    """
     own = [
         name
         for name in given
-        if name.partition(".")[0] in ("model", "memory", "candidates", "omama")
+        if name.partition(".")[0] in ("model", "memory", "candidates", "omama", "text")
     ]
-    text = without_effect(method, own)
-    return (text,) if text else ()
+    notes = [without_effect(settings.method, own)]
+    if settings.text and has_setting(settings.method, "text"):
+        from lmeec_core.methods.omama.texts import text_note
+
+        notes.append(text_note(settings.text, settings.omama))
+    return tuple(note for note in notes if note)
 
 
 def take_settings(
@@ -93,7 +109,7 @@ def take_settings(
     groups = {
         group: {k.removeprefix(f"{group}."): v for k, v in changes.items()
                 if k.startswith(f"{group}.")}
-        for group in ("candidates", "omama")
+        for group in ("candidates", "omama", "text")
     }  # fmt: skip
     candidates = CandidateSettings(**groups["candidates"])
     omama = OMaMaSettings(**groups["omama"])
@@ -117,17 +133,22 @@ def take_settings(
         prompts=prompts,
         candidates=candidates,
         omama=omama,
+        text=groups["text"],
     )
 
 
 def more_digests(candidates: CandidateSettings, omama: OMaMaSettings) -> str:
-    """Fingerprints of a matcher and of a file of candidates, so that other ones count as changed.
+    """Fingerprints of a matcher, of weights for texts and of a file of candidates, so that other
+    ones count as changed.
 
     Raises:
         InputError: no such file.
     """
     found = ""
-    for name, given in (("omama.matcher", omama.matcher), ("candidates.file", candidates.file)):
+    for name, given in (
+        ("omama.matcher", omama.matcher), ("omama.text_weights", omama.text_weights),
+        ("candidates.file", candidates.file),
+    ):  # fmt: skip
         path = Path(given or "bundled")
         if path.is_dir() or str(path) == "bundled":
             continue

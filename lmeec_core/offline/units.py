@@ -71,6 +71,7 @@ class Settings(BaseModel):
         node: the node's parameters, for a bag.
         prompts: None where query masks are given.
         candidates, omama: of the method omama.
+        text: what objects look like, in words, by object.
         version: of this package.
     """
 
@@ -97,6 +98,7 @@ class Settings(BaseModel):
     prompts: PromptSettings | None = None
     candidates: CandidateSettings = CandidateSettings()
     omama: OMaMaSettings = OMaMaSettings()
+    text: dict[str, str] = {}
     version: str = __version__
 
     @field_validator("precision", mode="before")
@@ -107,7 +109,8 @@ class Settings(BaseModel):
 
     def identity(self) -> dict[str, Any]:
         """All that the masks depend on, flat: name to value, as JSON returns it."""
-        others = {"checkpoint", "node", "memory", "prompts", "cycle_check", "candidates", "omama"}
+        others = {"checkpoint", "node", "memory", "prompts", "cycle_check"}
+        others |= {"candidates", "omama", "text"}
         content = self.model_dump(mode="json", exclude=others)
         content |= {"cycle_check": True} if self.cycle_check else {}
         content |= {f"memory.{k}": v for k, v in self.memory.model_dump(mode="json").items()}
@@ -115,6 +118,7 @@ class Settings(BaseModel):
         for name, own in (("candidates", self.candidates), ("omama", self.omama)):
             changed = own.model_dump(mode="json", exclude_defaults=True)
             content |= {f"{name}.{k}": v for k, v in changed.items()}
+        content |= {f"text.{k}": v for k, v in self.text.items()}
         node = json.loads(json.dumps(self.node or {}))
         content |= {k: v for k, v in node.items() if k not in PATHS}
         return content

@@ -18,6 +18,7 @@ from lmeec_core.files import write_text
 from lmeec_core.jobs import JobResult, run_jobs
 from lmeec_core.simulation.backend import choose_backend
 from lmeec_core.simulation.config import SPLITS, SimulationConfig
+from lmeec_core.simulation.descriptions import describe
 from lmeec_core.simulation.render import shots
 from lmeec_core.simulation.scene import PERSON, Scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
@@ -68,7 +69,8 @@ def write_take(job: TakeJob) -> dict[str, Any]:
         "kinds": {o.name: o.kind for o in scene.objects},
         "moved": [o.name for o in scene.objects[: scene.moved]],
     }
-    extra = {"simulated": True, "scenario": f"simulated {scene.layout.kind}", "simulation": facts}
+    extra = {"simulated": True, "scenario": f"simulated {scene.layout.kind}", "simulation": facts,
+             "descriptions": {o.name: describe(o) for o in scene.objects}}  # fmt: skip
     with TakeWriter(job.path, quality=job.quality, extra=extra) as take:
         for spec in scene.objects:
             take.add_object(spec.name)

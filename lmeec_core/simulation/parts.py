@@ -80,8 +80,8 @@ def handle(
     return [rod(radius, a, b, paint), rod(radius, b, c, paint), rod(radius, c, d, paint)]
 
 
-def _extent(part: Part) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Corners (low, high) of a box around the part; rotated boxes get their sphere's box."""
+def extent(part: Part) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Corners (low, high), in metres, of a box around the part as it is turned."""
     if part.primitive == "lathe":
         radius = max(r for r, _ in part.profile)
         heights = [z for _, z in part.profile]
@@ -108,7 +108,7 @@ def rotation(euler: Vector) -> NDArray[np.float64]:
 
 def settle(parts: Sequence[Part]) -> tuple[list[Part], float, float]:
     """Move parts so that they stand on z = 0, centred; returns (parts, radius, height)."""
-    corners = [_extent(p) for p in parts]
+    corners = [extent(p) for p in parts]
     low = np.min([c[0] for c in corners], axis=0)
     high = np.max([c[1] for c in corners], axis=0)
     has_lathe = any(p.primitive == "lathe" for p in parts)  # a lathe stays on the axis

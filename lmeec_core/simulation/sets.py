@@ -17,6 +17,7 @@ from lmeec_core.errors import InputError
 SetName = Literal[
     "training", "fitting_presence", "fitting", "development", "sealed",
     "ablation", "ablation_training", "prompts", "click_training",
+    "methods", "space_time", "space_time_training",
 ]  # fmt: skip
 
 
@@ -51,6 +52,9 @@ SETS: dict[SetName, SceneSet] = {
     "ablation_training": SceneSet("train", 30_000_000, 10_000_000),
     "prompts": SceneSet("test", 30_000_000, 10_000_000),
     "click_training": SceneSet("train", 40_000_000, 10_000_000),
+    "space_time": SceneSet("test", 50_000_000, 10_000_000),
+    "space_time_training": SceneSet("train", 50_000_000, 10_000_000),
+    "methods": SceneSet("test", 70_000_000, 10_000_000),  # beside each other, docs/results.md
 }
 
 PROTOTYPE_SEEDS = 9000

@@ -162,6 +162,25 @@ class Take:
         return None if scenario is None else str(scenario)
 
     @property
+    def descriptions(self) -> dict[str, str]:
+        """What objects look like, in words, by object, as far as the file says it.
+
+        Raises:
+            TakeError: the entry is not {object: text}, or of an object that is not annotated.
+        """
+        given = self.annotation.get("descriptions", {})
+        if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
+            raise TakeError(self._annotation_path, 'descriptions: {object: "text"} was expected')
+        unknown = [name for name in given if name not in self.annotation["masks"]]
+        if unknown:
+            raise TakeError(
+                self._annotation_path,
+                f"descriptions: no object {unknown[0]!r} is annotated"
+                f"{look_alike(unknown[0], self.objects)}",
+            )
+        return given
+
+    @property
     def length(self) -> int:
         """Number of frames: as the file lists them, or of the camera with the most images."""
         listed = len(self.subsample_idx)

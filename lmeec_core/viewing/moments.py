@@ -15,13 +15,11 @@ from lmeec_core.evaluation import benchmark_size, iou
 from lmeec_core.evaluation.truth import named
 from lmeec_core.evaluation.validation import look_through
 from lmeec_core.takes import (
-    DIRECTIONS,
     Prediction,
     Results,
     Take,
     TakeError,
     decode_mask,
-    is_ego,
     resize_mask,
 )
 from lmeec_core.takes.keys import look_alike
@@ -115,9 +113,22 @@ class Predictions(Protocol):
             query, target: the cameras.
         """
 
-    def query_masks(self, frame: int, query: str) -> Mapping[str, Mask | None] | None:
-        """The masks in a take's query image, by object, where they were tracked from prompts; None:
-        the take's own."""
+    @property
+    def objects(self) -> Sequence[str]:
+        """The objects that it tells of."""
+
+    @property
+    def tracked(self) -> bool:
+        """Whether the query masks were tracked from prompts, and are here."""
+
+    def query_masks(self, frame: int, stamp_ns: int, query: Camera) -> Mapping[str, Mask | None]:
+        """The masks in a query image, by object, where they were tracked from prompts.
+
+        Args:
+            frame: number in the result file.
+            stamp_ns: the image's stamp.
+            query: the camera.
+        """
 
 
 class ResultPredictions:
@@ -173,17 +184,20 @@ class ResultPredictions:
                 self._report(f"{self._path}: {where}: {error}")
         return shown
 
-    def query_masks(self, frame: int, query: str) -> Mapping[str, Mask | None] | None:
+    @property
+    def tracked(self) -> bool:
         """See :class:`Predictions`."""
-        if not self._results.tracked(self._take):
-            return None
+        return self._results.tracked(self._take)
+
+    def query_masks(self, frame: int, stamp_ns: int, query: Camera) -> Mapping[str, Mask | None]:
+        """See :class:`Predictions`."""
         masks: dict[str, Mask | None] = {}
         for name in self.objects:
             try:
-                rle = self._results.query_rle(self._take, name, query, frame)
+                rle = self._results.query_rle(self._take, name, query.name, frame)
                 masks[name] = None if rle is None else decode_mask(rle)
             except InputError as error:
-                where = f"object {name!r}, query mask in {query}, frame {frame}"
+                where = f"object {name!r}, query mask in {query.name}, frame {frame}"
                 self._report(f"{self._path}: {where}: {error}")
         return masks
 
@@ -214,13 +228,16 @@ class ResultPredictions:
 class NoPredictions:
     """Only the query masks, and the truth."""
 
+    objects: Sequence[str] = ()
+    tracked = False
+
     def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
         """Nothing."""
         return {}
 
-    def query_masks(self, frame: int, query: str) -> Mapping[str, Mask | None] | None:
-        """The take's own."""
-        return None
+    def query_masks(self, frame: int, stamp_ns: int, query: Camera) -> Mapping[str, Mask | None]:
+        """Nothing."""
+        return {}
 
 
 def true_iou(mask: Mask | None, truth: Mask | None) -> float | None:
@@ -280,24 +297,6 @@ def fitting(
     return kept
 
 
-def choose_query(take: Take, direction: str, query: str | None) -> tuple[str, list[str]]:
-    """Query camera and target cameras of a take.
-
-    Raises:
-        TakeError: no such camera.
-    """
-    if query is not None and query not in take.cameras:
-        raise TakeError(
-            take.path,
-            f"no camera {query!r}; the take has {list(take.cameras)}"
-            f"{look_alike(query, take.cameras)}",
-        )
-    if query is not None:
-        direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]
-    pairs = [pair for pair in take.pairs(direction) if query in (None, pair.query)]
-    return pairs[0].query, [pair.target for pair in pairs if pair.query == pairs[0].query]
-
-
 def take_moments(
     take: Take,
     query: str,
@@ -320,6 +319,7 @@ def take_moments(
     if not take.has_images or not frames:
         raise TakeError(take.image_path(query, 0), f"no images of camera {query!r}")
     shown = {target: _frames(take, target, report) for target in targets}
+    known = [name for name in objects if name in take.objects]  # others were marked
     told = take.left_out
     for text in told:
         report(text)
@@ -331,14 +331,14 @@ def take_moments(
             image = _image(take, target, frame, report) if frame in shown[target] else None
             where = f"{take.path}: frame {frame}, prediction for {target}"
             found = fitting({n: found[n] for n in found if n in objects}, image, where, report)
-            truth = {name: _mask(take, name, target, frame, image, report) for name in objects}
+            truth = {name: _mask(take, name, target, frame, image, report) for name in known}
             views.append(target_view(target, image, objects, found, truth, stamp))
         picture = _image(take, query, frame, report)
-        asked = predictions.query_masks(frame, query)
-        if asked is None:
-            asked = {name: _mask(take, name, query, frame, picture, report) for name in objects}
+        if predictions.tracked:
+            there = predictions.query_masks(frame, stamp, source)
+            asked = {name: there.get(name) for name in objects}
         else:
-            asked = {name: asked.get(name) for name in objects}
+            asked = {name: _mask(take, name, query, frame, picture, report) for name in objects}
         seconds = (frame - frames[0]) / FRAMES_PER_SECOND
         view = View(query, picture, asked, stamp_ns=None if picture is None else stamp)
         yield Moment(frame, seconds, view, views)

@@ -16,6 +16,7 @@ class ViewOptions:
     out: Path | None = None
     rerun: Path | None = None
     html: Path | None = None
+    calibration: Path | None = None
     direction: str | None = None
     query: str | None = None
     take: str | None = None

@@ -1,20 +1,22 @@
-"""Moments as a Rerun recording (.rrd): images, masks, presence and scores over time."""
+"""Moments as a Rerun recording (.rrd): images, masks, presence and scores, and the 3-D scene."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmeec_core.calibration import Calibration
 from lmeec_core.errors import InputError
 from lmeec_core.files import WholeOrNothing
 from lmeec_core.overlay import Colour
 from lmeec_core.takes import resize_mask
 from lmeec_core.viewing.moments import Mask, Moment, View, true_iou
+from lmeec_core.viewing.rerun_scene import ROOT, SceneWriter
 
 HINT = "--rerun needs the Rerun SDK: pip install 'lmeec[rerun]'"
 QUALITY = 80
@@ -39,17 +41,28 @@ class RerunWriter(WholeOrNothing):
 
     Entities: /query/<camera> and /target/<camera> with image, masks and (targets) truth, and
     /presence, /score and /iou with a curve for each camera and object. Timelines: "time" and
-    "frame".
+    "frame". With a calibration, also those of
+    :class:`~lmeec_core.viewing.rerun_scene.SceneWriter`.
 
     Args:
         path: the file.
         colours: by object; class ids are given in the order in which objects come, from 1.
+        calibration: of the cameras; None for no scene.
+        problem: told what is wrong with the calibration.
+        note: told other remarks for the user.
 
     Raises:
         ValueError: the Rerun SDK is not installed.
     """
 
-    def __init__(self, path: Path, colours: Mapping[str, Colour]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        colours: Mapping[str, Colour],
+        calibration: Calibration | None,
+        problem: Callable[[str], None],
+        note: Callable[[str], None],
+    ) -> None:
         self._rr = import_rerun()
         self.path = path
         self.classes: dict[str, int] = {}
@@ -60,6 +73,10 @@ class RerunWriter(WholeOrNothing):
         self._partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         self._stream = self._rr.RecordingStream(APPLICATION, recording_id=path.stem)
         self._stream.save(str(self._partial))
+        self._scene: SceneWriter | None = None
+        if calibration is not None:
+            given = self._rr, self._stream, calibration, colours
+            self._scene = SceneWriter(*given, problem, note)
         for name in colours:
             self._class(name)
 
@@ -74,9 +91,13 @@ class RerunWriter(WholeOrNothing):
             self._view("target", view)
             for name in view.masks:
                 self._curves(view, name)
+        if self._scene is not None:
+            self._scene.add(moment)
 
     def close(self) -> None:
         """Finish the file and give it its name."""
+        if self._scene is not None:
+            self._scene.finish()
         self._stream.disconnect()
         os.replace(self._partial, self.path)
 
@@ -86,7 +107,7 @@ class RerunWriter(WholeOrNothing):
         self._partial.unlink(missing_ok=True)
 
     def _lay_out(self, moment: Moment) -> None:
-        """The viewer's layout: cameras beside each other, curves below."""
+        """The viewer's layout: the scene, cameras beside each other, curves below."""
         import rerun.blueprint as layout
 
         views = [("query", moment.query), *(("target", view) for view in moment.targets)]
@@ -100,9 +121,12 @@ class RerunWriter(WholeOrNothing):
             layout.TimeSeriesView(origin=f"/{kind}", name=kind)
             for kind in ("presence", "score", "iou")
         ]
-        rows = layout.Vertical(
-            layout.Horizontal(*cameras), layout.Horizontal(*curves), row_shares=[2, 1]
-        )
+        images = layout.Horizontal(*cameras)
+        if self._scene is not None:
+            shown = ["+ /query/**", "+ /target/**", f"+ /{ROOT}/**"]
+            space = layout.Spatial3DView(origin="/", contents=shown, name="scene")
+            images = layout.Horizontal(space, images)
+        rows = layout.Vertical(images, layout.Horizontal(*curves), row_shares=[2, 1])
         self._stream.send_blueprint(layout.Blueprint(rows))
         self._laid_out = True
 

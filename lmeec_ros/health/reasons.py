@@ -280,7 +280,9 @@ def of_recording(
         None if at least half of the possible sets came about: as many as the input with the
         fewest messages has.
     """
-    needed = ImageSet(inputs.query, inputs.masks, {target: inputs.targets[target]})
+    needed = ImageSet(
+        inputs.query, inputs.masks, {target: inputs.targets[target]}, inputs.candidates
+    )
     for one in sorted(needed, key=lambda one: one.name != QUERY_MASKS):
         if not stats.streams[one.name].received:
             return silent(one, None)

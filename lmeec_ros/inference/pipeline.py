@@ -18,12 +18,14 @@ from lmeec_core.bags.mask_messages import label_image
 from lmeec_core.correspondence import CorrespondenceLike, Method, Tracker
 from lmeec_core.engine import Improvement, engines_in_use
 from lmeec_core.errors import InputError
-from lmeec_core.methods import load_with, without_effect
+from lmeec_core.methods import has_setting, load_with, without_effect
+from lmeec_core.methods.candidates.given import TakesCandidates
 from lmeec_core.prompts import Prompt, PromptedTracker, ViewTracker, view_tracker
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_ros.inference.marks import Marks
 from lmeec_ros.io import images, messages
 from lmeec_ros.io.reading import image_readers as image_readers
+from lmeec_ros.io.reading import read_candidates
 from lmeec_ros.io.reading import read_image as read_image
 from lmeec_ros.io.reading import read_query_masks as read_query_masks
 from lmeec_ros.io.synchronizer import stamp_of
@@ -32,6 +34,8 @@ from lmeec_ros.parameters.config import NodeConfig
 logger = logging.getLogger(__name__)
 
 WARM_UP_SIZE = (480, 640)
+LATE = 100
+"""Sets after which objects that have a text and never came are named."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ class SetProcessor:
 
     Attributes:
         marks: takes the prompts; None where query masks come on a topic.
+        missed: objects that have a text, to be named if they do not come in :data:`LATE` sets.
     """
 
     def __init__(
@@ -100,6 +105,8 @@ class SetProcessor:
         self.step_seconds = 0.0
         """Time that the tracker's last step took."""
         self._improvement: Improvement | None = None
+        self.missed: set[str] = set()
+        self._sets = 0
 
     def process(
         self,
@@ -134,6 +141,7 @@ class SetProcessor:
                 pictures[name] = None
         if self.marks is None:
             self.query_masks = read_query_masks(config, self.table, given.masks)
+            self._offer(pictures, given, refused)
         if self._improvement is not None:
             self._improvement.take()
         started = time.monotonic()
@@ -142,6 +150,7 @@ class SetProcessor:
         except InputError as error:
             raise InputError(f"set at {_seconds(given.query)}: {error}") from error
         self.step_seconds = time.monotonic() - started
+        self._name_missed()
         if self._improvement is not None:
             self._improvement.stepped(self.step_seconds, self.objects_seen)
         return {
@@ -248,6 +257,45 @@ class SetProcessor:
         self.marks.settle(self.config)
         return self.tracker.find()
 
+    def _name_missed(self) -> None:
+        """Warn once of texts about objects that never came."""
+        if not self.missed:
+            return
+        asked = self.query_masks if self.marks is None else self.marked
+        self.missed -= asked.keys()
+        self._sets += 1
+        if self._sets >= LATE and self.missed:
+            logger.warning(
+                f"text: {', '.join(map(repr, sorted(self.missed)))}: not among the objects of the "
+                f"first {LATE} sets ({', '.join(map(repr, sorted(asked))) or 'none'} in the last); "
+                "the texts have no effect unless they come"
+            )
+            self.missed = set()
+
+    def _offer(
+        self,
+        pictures: dict[str, images.Array | None],
+        given: ImageSet[Any],
+        refused: Callable[[str, InputError], object],
+    ) -> None:
+        """Give the tracker the candidates that came; an image whose own are bad is left out."""
+        if not isinstance(self.tracker, TakesCandidates) or not self.config.candidate_masks:
+            return
+        found = {}
+        for name in self.config.target_cameras:
+            picture = pictures[name]
+            if picture is None:
+                continue
+            try:
+                size = (picture.shape[0], picture.shape[1])
+                found[name] = read_candidates(self.config, name, given.candidates[name], size)
+            except InputError as error:
+                if not (self.several and self.config.pairing.partial):
+                    raise
+                refused(name, error)
+                pictures[name] = None
+        self.tracker.offer(found)
+
     def _read(self, camera: str, msg: Any) -> images.Array:
         return read_image(self.config, camera, msg, self._readers[camera])
 
@@ -292,6 +340,8 @@ def load_processor(config: NodeConfig) -> SetProcessor:
     method = load_with(config.method, config.method_settings())
     if unused := without_effect(config.method, config.changed_settings()):
         logger.warning(unused)
+    for note in getattr(method, "notes", ()):
+        logger.warning(note)
     tracker: Tracker | PromptedTracker
     if config.prompted:
         tracker = prompted_tracker(method, config)
@@ -302,6 +352,8 @@ def load_processor(config: NodeConfig) -> SetProcessor:
     table = messages.LabelTable(config.objects, config.ignore_labels, logger.warning)
     network = getattr(method, "model", None)
     processor = SetProcessor(tracker, config, table, network=network)
+    if has_setting(config.method, "text"):
+        processor.missed = set(config.text)
     processor.warm_up()
     processor.improve()
     return processor

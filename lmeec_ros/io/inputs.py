@@ -15,7 +15,7 @@ from rclpy.qos import QoSProfile, ReliabilityPolicy, qos_policy_name_from_kind
 from sensor_msgs.msg import CompressedImage, Image
 
 from lmeec_core.sync.image_set import QUERY_MASKS as QUERY_MASKS
-from lmeec_core.sync.image_set import ImageSet
+from lmeec_core.sync.image_set import ImageSet, candidates_of
 from lmeec_core.sync.stream_monitor import StreamMonitor
 from lmeec_ros.io.synchronizer import Synchronizer, stamp_of, subscribe
 from lmeec_ros.parameters import video
@@ -34,7 +34,7 @@ class Input:
     """One of the streams that are paired, as the configuration has it.
 
     Attributes:
-        name: of the camera, or QUERY_MASKS.
+        name: of the camera, QUERY_MASKS, or the name of its candidates.
         topic: as given (the node's remappings apply).
         other: one that is taken instead while only that has messages of the type; "": none.
         kind: message class.
@@ -77,6 +77,12 @@ def inputs_of(config: NodeConfig) -> ImageSet[Input]:
         kind = Image if given.transport == "raw" else CompressedImage
         return Input(name, given.topic, given.other, kind, given.qos, f"cameras.{name}.")
 
+    def candidates(name: str) -> Input:
+        given = config.candidate_masks[name]
+        kind = Image if given.transport == "raw" else CompressedImage
+        stream = candidates_of(name)
+        return Input(stream, given.topic, given.other, kind, given.qos, "candidate_masks.")
+
     masks = config.query_masks
     kind: Any = Image if masks.transport == "raw" else CompressedImage
     if masks.type == "mask_array":
@@ -87,6 +93,7 @@ def inputs_of(config: NodeConfig) -> ImageSet[Input]:
         if config.prompted
         else Input(QUERY_MASKS, masks.topic, masks.other, kind, masks.qos, "query_masks."),
         {name: camera(name) for name in config.target_cameras},
+        {name: candidates(name) for name in config.candidate_masks},
     )
 
 

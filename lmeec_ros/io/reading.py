@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lmeec_core.errors import InputError
+from lmeec_core.methods.candidates.given import label_masks
 from lmeec_core.takes.images import ImageReader
 from lmeec_ros.io import images, messages
 from lmeec_ros.parameters.config import NodeConfig
@@ -42,6 +43,25 @@ def read_image(
         return read(msg, config.max_image_pixels, reader)
     except images.ImageError as error:
         raise InputError(f"camera {camera!r} ({given.address}): {error}") from error
+
+
+def read_candidates(
+    config: NodeConfig, camera: str, msg: Any, image: tuple[int, int]
+) -> messages.Mask:
+    """The candidate masks (N, h, w) of a target image of the size (height, width).
+
+    Raises:
+        InputError: as :func:`read_image`, or :func:`lmeec_core.methods.candidates.label_masks`.
+    """
+    if isinstance(msg, InputError):
+        raise msg
+    given = config.candidate_masks[camera]
+    read = images.to_labels if given.transport == "raw" else images.compressed_to_labels
+    try:
+        labels = read(msg, config.max_image_pixels)
+        return label_masks(labels, image, config.candidates.limits)
+    except InputError as error:
+        raise InputError(f"candidates of {camera!r} ({given.address}): {error}") from error
 
 
 def read_query_masks(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
-from lmeec_core.sync.image_set import QUERY_MASKS, ImageSet
+from lmeec_core.sync.image_set import QUERY_MASKS, ImageSet, candidates_of
 from lmeec_core.sync.pairing import (
     MIN_JUMP_NS,
     MatchedSet,
@@ -39,17 +39,28 @@ def nanoseconds(stamp: Any) -> int:
 
 
 def streams_of(config: NodeConfig) -> tuple[str, ...]:
-    """The streams that are paired: the query camera, the query masks if they come, the targets."""
+    """The streams that are paired: the query camera, the query masks if they come, the targets, and
+    their candidates if these come."""
     masks = () if config.prompted else (QUERY_MASKS,)
-    return (config.query_camera, *masks, *config.target_cameras)
+    candidates = tuple(candidates_of(name) for name in config.candidate_masks)
+    return (config.query_camera, *masks, *config.target_cameras, *candidates)
+
+
+def set_of(items: Mapping[str, Any], config: NodeConfig) -> ImageSet[Any]:
+    """The set of a stream's item each."""
+    targets = {name: items[name] for name in config.target_cameras if name in items}
+    candidates = {name: items[own] for name in config.candidate_masks
+                  if (own := candidates_of(name)) in items}  # fmt: skip
+    return ImageSet(items[config.query_camera], items.get(QUERY_MASKS), targets, candidates)
 
 
 def offset_of(config: NodeConfig, name: str) -> int:
     """What is added to a stream's stamps for pairing, nanoseconds.
 
-    Query masks have the stamps of the query camera's images.
+    Masks have the stamps of their camera's images.
     """
-    camera = config.query_camera if name == QUERY_MASKS else name
+    own = {candidates_of(camera): camera for camera in config.candidate_masks}
+    camera = config.query_camera if name == QUERY_MASKS else own.get(name, name)
     return round(config.cameras[camera].time_offset * 1e9)
 
 
@@ -92,6 +103,7 @@ class NearestSynchronizer:
             config.pairing.queue,
             config.target_cameras,
         )
+        self._config = config
         self.take_parameters(config)
         self._offsets = {name: offset_of(config, name) for name in streams_of(config)}
         self._on_set, self._on_jump = on_set, on_jump
@@ -130,9 +142,7 @@ class NearestSynchronizer:
 
     def _post(self, found: Sequence[MatchedSet[Any]]) -> None:
         for one in found:
-            targets = {name: one.items[name] for name in self.core.targets if name in one.items}
-            images = ImageSet(one.items[self.core.anchor], one.items.get(QUERY_MASKS), targets)
-            self._outbox.append(partial(self._on_set, images))
+            self._outbox.append(partial(self._on_set, set_of(one.items, self._config)))
 
     def _deliver(self) -> None:
         # One thread at a time delivers, also what others post meanwhile: that keeps the order
@@ -172,7 +182,7 @@ class StockSynchronizer:
                 f"pairing.policy: {policy!r} given, which needs the ROS package message_filters "
                 "(not installed); 'nearest' needs nothing"
             )
-        self._on_set, self._on_jump = on_set, on_jump
+        self._on_set, self._on_jump, self._config = on_set, on_jump, config
         self._names = names = streams_of(config)
         self._filters = {name: message_filters.SimpleFilter() for name in names}
         self._newest: dict[str, int] = {}
@@ -221,8 +231,7 @@ class StockSynchronizer:
         stamps = [stamp_of(msg) for msg in messages]
         self._skew = max(abs(stamp - stamps[0]) for stamp in stamps)
         found = dict(zip(self._names, messages, strict=True))
-        query, masks = found.pop(self._names[0]), found.pop(QUERY_MASKS, None)
-        self._on_set(ImageSet(query, masks, found))
+        self._on_set(set_of(found, self._config))
 
 
 def make_synchronizer(config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> Synchronizer:

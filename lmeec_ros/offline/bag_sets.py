@@ -245,11 +245,16 @@ def raw_stamp(data: bytes) -> Time | None:
 
 
 def _decode_set(found: ImageSet[Recorded], inputs: ImageSet[Input]) -> ImageSet[Any]:
-    targets = {name: _decode(one, inputs.targets[name]) for name, one in found.targets.items()}
+    targets, candidates = (
+        {name: _decode(one, own[name]) for name, one in each.items()}
+        for each, own in (
+            (found.targets, inputs.targets), (found.candidates, inputs.candidates),
+        )
+    )  # fmt: skip
     masks = None
     if found.masks is not None and inputs.masks is not None:
         masks = _decode(found.masks, inputs.masks)
-    return ImageSet(_decode(found.query, inputs.query), masks, targets)
+    return ImageSet(_decode(found.query, inputs.query), masks, targets, candidates)
 
 
 def _decode(message: Recorded, one: Input) -> Any:

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 from lmeec_core.errors import InputError
 from lmeec_core.offline.compute import finder_of
 from lmeec_core.offline.prompt_plan import read_given
 from lmeec_core.offline.records import FrameRecord
 from lmeec_core.offline.take_plan import method_notes
-from lmeec_core.offline.units import Settings, TrackOptions, Unit, Work
+from lmeec_core.offline.units import Plan, Settings, TrackOptions, Unit, Work
 from lmeec_core.recordings import FindPredictions, Viewed
+from lmeec_core.viewing.moments import Predictions
 from lmeec_core.viewing.options import ViewOptions
 from lmeec_ros.offline import bag_units, bag_view
 from lmeec_ros.offline.bag_prompts import track_prompted_bag
+from lmeec_ros.parameters.config import NodeConfig
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class BagSource:
         plan = bag_units.plan_bag(options.source, config, options.direction, prompts)
         settings = bag_units.settings_of(config, options.threads)
         settings = settings.model_copy(update={"cycle_check": options.cycle_check, "prompts": how})
-        notes = method_notes(config.method, config.changed_settings())
+        notes = method_notes(settings, config.changed_settings())
         return Work(self, settings, [plan], notes)
 
     def track(
@@ -65,14 +68,45 @@ class BagSource:
             raise InputError(
                 f"{options.source} is a bag: --take, --split and --videos belong to takes"
             )
-        # The network is not loaded, so weights do not matter here.
-        config = bag_units.read_config(
-            options.source, options.params, {"max_objects": 1024}, options.node
-        )
-        plan = bag_units.plan_bag(options.source, config, options.direction)
-        assert plan.recording is not None
+        config, plan, found = _opened(options, predictions)
         problems += plan.problems
         notes += plan.notes
-        found = predictions(plan.units[0].direction, plan.recording.name, None)
         moments = bag_view.bag_moments(options.source, config, found, problems.append, notes.append)
-        return Viewed(moments, plan.units[0].frames, options.source.resolve().name, False)
+        file = Path(config.geometry.calibration) if config.geometry.calibration else None
+        name = options.source.resolve().name
+        return Viewed(moments, plan.units[0].frames, name, False, file)
+
+
+def _opened(options: ViewOptions, find: FindPredictions) -> tuple[NodeConfig, Plan, Predictions]:
+    """A bag's configuration, plan and predictions.
+
+    If objects were marked, the query masks are the predictions' own, and the sets are those that
+    were tracked, without query masks of the bag.
+    """
+
+    def plan(prompted: bool) -> tuple[NodeConfig, Plan]:
+        # The network is not loaded, so weights do not matter here.
+        changes = {"max_objects": 1024}
+        config = bag_units.read_config(
+            options.source, options.params, changes, options.node, prompted
+        )
+        return config, bag_units.plan_bag(options.source, config, options.direction)
+
+    def found(planned: Plan) -> Predictions:
+        assert planned.recording is not None
+        return find(planned.units[0].direction, planned.recording.name, None)
+
+    try:
+        config, planned = plan(prompted=False)
+    except InputError:  # maybe because it has no query masks, and needs none
+        if options.predictions is None:
+            raise
+        config, planned = plan(prompted=True)
+        predictions = found(planned)
+        if not predictions.tracked:
+            raise
+        return config, planned, predictions
+    predictions = found(planned)
+    if predictions.tracked:
+        config, planned = plan(prompted=True)
+    return config, planned, predictions

@@ -111,6 +111,7 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
         threads=threads,
         candidates=config.candidates,
         omama=config.omama,
+        text=config.text,
         node=dict(config.values),
     )
 
@@ -219,19 +220,19 @@ def track_bag(
 
 
 def _never_asked_for(searched: Set[str], config: NodeConfig) -> list[str]:
-    """What to say if the query masks hold no object, or not all that `objects` names."""
+    """What to say if the query masks hold no object, or not all that the parameters name."""
     topic = config.query_masks.address
     if not searched:
         return [
             f"the query masks ({topic}) hold no object in any set, so nothing was searched; masks "
             "of the objects expected (label images: the value of a pixel is the label)"
         ]
-    absent = sorted(set(config.objects.values()) - searched)
-    if not absent:
-        return []
+    named = {"objects names": set(config.objects.values()), "text describes": set(config.text)}
     return [
-        f"the query masks ({topic}) never hold {', '.join(map(repr, absent))}, which the parameter "
-        "objects names; see which labels they have"
+        f"the query masks ({topic}) never hold {', '.join(map(repr, sorted(absent)))}, which the "
+        f"parameter {what}; see which labels they have"
+        for what, names in named.items()
+        if (absent := names - searched)
     ]
 
 

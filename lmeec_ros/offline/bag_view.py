@@ -14,6 +14,7 @@ from lmeec_core.preprocessing import check_mask
 from lmeec_core.takes import decode_mask, encode_mask
 from lmeec_core.viewing.moments import (
     Camera,
+    Mask,
     Moment,
     Predictions,
     Shown,
@@ -62,8 +63,19 @@ class MaskBagPredictions:
             rle = None if mask is None else encode_mask(mask)
             kept[entry.object_id] = (rle, float(entry.presence), float(entry.score))
 
-    def query_masks(self, frame: int, query: str) -> None:
-        """See :class:`lmeec_core.viewing.moments.Predictions`: a bag has none."""
+    @property
+    def objects(self) -> list[str]:
+        """See :class:`lmeec_core.viewing.moments.Predictions`."""
+        return list(dict.fromkeys(name for found in self._found.values() for name in found))
+
+    @property
+    def tracked(self) -> bool:
+        """See :class:`lmeec_core.viewing.moments.Predictions`."""
+        return any(query == target for _, query, target in self._found)
+
+    def query_masks(self, frame: int, stamp_ns: int, query: Camera) -> dict[str, Mask | None]:
+        """See :class:`lmeec_core.viewing.moments.Predictions`."""
+        return {name: one.mask for name, one in self.find(frame, stamp_ns, query, query).items()}
 
     def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
         """See :class:`lmeec_core.viewing.moments.Predictions`."""
@@ -85,7 +97,8 @@ def bag_moments(
 
     Args:
         path: the bag.
-        config: topics and cameras.
+        config: topics and cameras. If it takes prompts, the query masks are those of the
+            predictions, too.
         predictions: what is shown on the target cameras.
         problem: called with sets that cannot be shown, and with why there are so few.
         note: called with what else is in no set.
@@ -111,7 +124,7 @@ def bag_moments(
             if broken:
                 raise broken[0]
             image = read(query.message_name, given.query)
-            masks = read_query_masks(config, table, given.masks)
+            masks = {} if config.prompted else read_query_masks(config, table, given.masks)
             for name, mask in masks.items():
                 if mask is not None:
                     check_mask(name, mask, image.shape[:2])  # as the node does
@@ -122,6 +135,8 @@ def bag_moments(
         stamp = stamp_of(given.query)
         first = stamp if first is None else first
         frame = take_bags.frame_of(stamp) if info else stamp
+        if config.prompted:
+            masks = dict(predictions.query_masks(frame, stamp, query))
         views = []
         for camera in targets:
             found, name, own = {}, camera.message_name, None

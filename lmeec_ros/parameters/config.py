@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import lmeec_core as lm
 from lmeec_core.bags.object_rows import read_object_row
 from lmeec_core.errors import InputError
-from lmeec_core.methods import METHODS, method_name
+from lmeec_core.methods import METHODS, has_setting, method_name
 from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_ros.parameters import files as parameter_files
@@ -20,7 +20,9 @@ from lmeec_ros.parameters.files import ParameterError as ParameterError
 from lmeec_ros.parameters.spec import Spec, Value, suggestion
 from lmeec_ros.parameters.table import (
     TABLE,
+    TEXT,
     CameraConfig,
+    CandidateMasksConfig,
     CandidateParameters,
     MemoryParameters,
     ModelParameters,
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 NAME = "lmeec"
 """Name of the node."""
+CANDIDATES = "<camera>/candidates"
+"""Topic of a target camera's candidate masks, unless another one is given."""
 
 
 _FOREIGN = re.compile(r"^(use_sim_time|start_type_description_service|qos_overrides\..*)$")
@@ -48,13 +52,17 @@ def topic_token(name: str) -> str:
     return name.replace("-", "_")
 
 
-def table_for(cameras: Sequence[str]) -> dict[str, Spec]:
-    """Return the table with the rows of a camera repeated for each camera."""
+def table_for(cameras: Sequence[str], described: Iterable[str] = ()) -> dict[str, Spec]:
+    """Return the table with the rows of a camera, and of a described object, repeated for each."""
     rows: dict[str, Spec] = {}
     for spec in TABLE:
-        for camera in cameras if "{camera}" in spec.name else ("",):
-            name = spec.name.replace("{camera}", camera)
-            rows[name] = replace(spec, name=name)
+        for mark, each in (("{camera}", cameras), ("{object}", described)):
+            if mark in spec.name:
+                names = [spec.name.replace(mark, one) for one in each]
+                break
+        else:
+            names = [spec.name]
+        rows |= {name: replace(spec, name=name) for name in names}
     return rows
 
 
@@ -78,7 +86,9 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
         ParameterError: for the first value that is wrong, or name that is not known.
     """
     cameras = _camera_names(values)
-    table = table_for(cameras)
+    prefix = TEXT.format(object="")
+    described = [n.removeprefix(prefix) for n in values if n.startswith(prefix) and n != prefix]
+    table = table_for(cameras, described)
     for name in values:
         if name not in table and not _FOREIGN.match(name):
             raise ParameterError(_unknown(name, cameras, table))
@@ -128,6 +138,9 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             f"prompts.checkpoint: {checked['prompts.checkpoint']!r} given; prompts.preset, the "
             "network that it belongs to, is expected as well"
         )
+    objects = _objects(checked["objects"])
+    if not prompted and checked["query_masks.type"] == "label_image":
+        _check_described(described, objects)
     return section(
         NodeConfig,
         "",
@@ -142,7 +155,7 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             checked,
             checkpoint=checked["prompts.checkpoint"] or None,
         ),
-        objects=_objects(checked["objects"]),
+        objects=objects,
         method=_method(str(checked["method"])),
         model=section(
             ModelParameters,
@@ -152,8 +165,10 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
             seed=None if checked["model.seed"] < 0 else checked["model.seed"],
         ),
         memory=lm.MemoryConfig(**vars(section(MemoryParameters, "memory.", checked))),
+        candidate_masks=_candidate_masks(targets, checked, resolve),
         candidates=CandidateSettings(**vars(section(CandidateParameters, "candidates.", checked))),
         omama=OMaMaSettings(**vars(section(OMaMaParameters, "omama.", checked))),
+        text={name: str(checked[prefix + name]) for name in described},
         values=checked,
     )
 
@@ -169,6 +184,8 @@ def with_full_names(values: Mapping[str, Any], node: str) -> dict[str, Any]:
         f"cameras.{name}.topic": one.other or one.topic for name, one in config.cameras.items()
     }
     found["query_masks.topic"] = config.query_masks.other or config.query_masks.topic
+    if config.candidate_masks:
+        found["candidate_masks.topic"] = config.values["candidate_masks.topic"] or CANDIDATES
     return {**values, **{name: absolute(topic, node) for name, topic in found.items()}}
 
 
@@ -212,7 +229,7 @@ def declare(node: Node) -> NodeConfig:
     overrides: dict[str, Parameter] = node._parameter_overrides
     given = {name: parameter.value for name, parameter in overrides.items()}
     config = load(given, node.resolve_topic_name)
-    for name, spec in table_for(list(config.cameras)).items():
+    for name, spec in table_for(list(config.cameras), config.text).items():
         # An empty list has no type of its own, so it is declared as one empty text, or a 0.
         value = config.values[name]
         if isinstance(spec.default, list):
@@ -299,6 +316,50 @@ def _query_masks(
     topic, other = _topics(given.topic or f"{topic_token(query)}/{last}", transport)
     address = _resolved(resolve, topic, "query_masks.topic")
     return replace(given, topic=topic, other=other, address=address)
+
+
+def _candidate_masks(
+    targets: Sequence[str], values: Mapping[str, Any], resolve: Callable[[str], str]
+) -> dict[str, CandidateMasksConfig]:
+    """By target camera; none if they do not come on topics."""
+    if values["candidates.source"] != "topic":
+        return {}
+    if not has_setting(_method(str(values["method"])), "candidates"):
+        raise ParameterError(
+            f"candidates.source: 'topic' given with the method {values['method']!r}, which chooses "
+            "among no candidates; omama expected"
+        )
+    for name, wrong in (("query_masks.source", "prompts"), ("output.lazy", True)):
+        if values[name] == wrong:
+            raise ParameterError(
+                f"candidates.source: 'topic' given with {name} {wrong!r}; it needs query masks on "
+                "a topic, and all targets"
+            )
+    given = section(CandidateMasksConfig, "candidate_masks.", values, address="", other="")
+    found: dict[str, CandidateMasksConfig] = {}
+    for name in targets:
+        base = (given.topic or CANDIDATES).replace("<camera>", topic_token(name))
+        topic, other = _topics(base, given.transport)
+        address = _resolved(resolve, topic, "candidate_masks.topic")
+        if any(address == one.address for one in found.values()):
+            raise ParameterError(
+                f"candidate_masks.topic: {given.topic!r} given, with which {len(targets)} target "
+                "cameras have the same; <camera> in it, for the camera's name, expected"
+            )
+        found[name] = replace(given, topic=topic, other=other, address=address)
+    return found
+
+
+def _check_described(described: Sequence[str], objects: Mapping[int, str]) -> None:
+    """Refuse texts about objects that label images cannot have."""
+    known = list(objects.values())
+    for name in described:
+        if name not in known and not re.fullmatch(r"object_[1-9][0-9]{0,4}", name):
+            raise ParameterError(
+                f"{TEXT.format(object=name)}: there is no object {name!r} in objects "
+                f"({', '.join(known) or 'none is named'}); one of them, or object_<label>, "
+                f"expected{suggestion(name, known)}"
+            )
 
 
 def _objects(rows: Value) -> dict[int, str]:

@@ -20,7 +20,8 @@ Value = bool | int | float | str | list[str] | list[int]
 
 @dataclass(frozen=True)
 class Spec:
-    """A row of the table. `{camera}` in a name or default stands for each camera's name.
+    """A row of the table. `{camera}` in a name or default stands for each camera's name,
+    `{object}` for the id of each object that the parameter is given for.
 
     Attributes:
         name: full name of the parameter.

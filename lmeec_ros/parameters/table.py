@@ -15,13 +15,15 @@ from lmeec_ros.parameters.spec import Spec
 
 QOS = ("auto", "sensor_data", "reliable")
 TRANSPORTS = ("raw", "compressed")
+TEXT = "text.{object}"
+"""Name of the parameter of each object that has a text."""
 
 C = TypeVar("C")
 
 
-def parameter(*row: Any, **options: Any) -> Any:
-    """A field for a parameter; the arguments are those of Spec, without the name."""
-    return field(metadata={"spec": Spec("", *row, **options)})
+def parameter(*row: Any, name: str = "", **options: Any) -> Any:
+    """A field for a parameter; the arguments are those of Spec, the name is the field's."""
+    return field(metadata={"spec": Spec(name, *row, **options)})
 
 
 def group(kind: type, prefix: str = "") -> Any:
@@ -49,9 +51,10 @@ class CameraConfig:
         "sensor_msgs/CompressedImage with JPEG or PNG", TRANSPORTS)
     qos: str = parameter("auto", "auto: what the publishers offer; sensor_data: best effort; "
         "reliable", QOS)
-    time_offset: float = parameter(0.0, "Added to the camera's stamps for pairing, seconds: -0.167 "
-        "for images that show what happened five frames of 30 Hz before their stamps. `lmeec info "
-        "--offsets` estimates it (policy nearest)", minimum=-60.0, maximum=60.0)
+    time_offset: float = parameter(0.0, "Added to the camera's stamps for pairing, and to look up "
+        "its pose in tf, seconds: -0.167 for images that show what happened five frames of 30 Hz "
+        "before their stamps. `lmeec info --offsets` estimates it (policy nearest)",
+        minimum=-60.0, maximum=60.0)
     camera_info: str = parameter("", "Topic of the camera's sensor_msgs/CameraInfo, read if "
         "output.points is set and the calibration file lacks its lens; empty: camera_info beside "
         "the image topic")
@@ -79,7 +82,7 @@ class QueryMasksConfig:
         "background; mask_array: lmeec/CorrespondenceMaskArray", ("label_image", "mask_array"))
     transport: str = parameter("raw", "Transport of a label image; compressed is PNG", TRANSPORTS)
     qos: str = parameter("auto", "As cameras.<name>.qos", QOS)
-    max_delay: float = parameter(0.0, "How long images wait for late query masks, seconds; the "
+    max_delay: float = parameter(0.0, "How long images wait for late masks, seconds; the "
         "queues grow accordingly. 0: until pairing.queue is full", minimum=0.0, maximum=60.0,
         live=True)
 
@@ -167,12 +170,30 @@ class CandidateParameters:
 
     source: str = parameter("auto", "Where omama's candidate masks come from: regions of even "
         "colour; sam2, SAM 2.1's automatic masks, with a network that takes points; auto: what "
-        "suits the network", ("auto", "regions", "sam2"))
+        "suits the network; topic: label images of another program, see candidate_masks.topic",
+        ("auto", "regions", "sam2", "topic"))
     most: int = parameter(100, "Candidates of an image", minimum=1, maximum=1000)
     min_area: float = parameter(0.0003, "Smallest candidate, share of the image", minimum=0.0,
         maximum=1.0)
     max_area: float = parameter(0.5, "Largest candidate, share of the image", minimum=0.0,
         maximum=1.0)
+    crop_layers: int = parameter(0, "With sam2: layers of overlapping crops, in which smaller "
+        "objects are found; layer n has 2^n x 2^n, each of which takes as long as the image",
+        minimum=0, maximum=3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateMasksConfig:
+    """The input of a target camera's candidate masks, with its topics as for the cameras."""
+
+    address: str
+    other: str
+    topic: str = parameter("", "With candidates.source topic: topic of label images, as those of "
+        "query_masks, in which each label is a candidate, one message for each target image, with "
+        "its stamp; <camera> in it stands for the target camera's name. Empty: "
+        "<camera>/candidates")
+    transport: str = parameter("raw", "Their transport; compressed is PNG", TRANSPORTS)
+    qos: str = parameter("auto", "As cameras.<name>.qos", QOS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,6 +207,10 @@ class OMaMaParameters:
     matcher: str = parameter("", "The matcher's checkpoint; bundled: the one that comes with the "
         "package; empty: the features are compared themselves")
     follow: bool = parameter(False, "Remember how objects look in each target view")
+    text_weights: str = parameter("", "File of how texts and candidates are compared; needed where "
+        "there are texts", path=True)
+    text_encoder: str = parameter("", "Folder of the text model that text_weights are for; empty: "
+        "they are for words themselves", path=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,7 +301,10 @@ class NodeConfig:
     model: ModelParameters = group(ModelParameters)
     memory: lm.MemoryConfig = group(MemoryParameters)
     candidates: CandidateSettings = group(CandidateParameters)
+    candidate_masks: dict[str, CandidateMasksConfig] = group(CandidateMasksConfig)
     omama: OMaMaSettings = group(OMaMaParameters)
+    text: dict[str, str] = parameter("", "What an object looks like, in words; omama takes it into "
+        "account. One parameter for each object that has a text", name=TEXT)
     memory_folder: str = parameter("", "Folder of the files of ~/save_memory and ~/load_memory; "
         "empty: $ROS_HOME/lmeec, which is ~/.ros/lmeec", path=True)
     pairing: PairingParameters = group(PairingParameters)
@@ -313,6 +341,7 @@ class NodeConfig:
         model = {k: v for k, v in vars(self.model).items() if k != "warm_up_steps"}
         return {
             **model, "memory": self.memory, "candidates": self.candidates, "omama": self.omama,
+            "text": self.text,
         }
 
     def changed_settings(self) -> list[str]:
@@ -323,13 +352,14 @@ class NodeConfig:
             if spec.name.startswith(("model.", "memory.", "candidates.", "omama."))
             and spec.name != "model.warm_up_steps"
             and self.values[spec.name] != spec.default
-        ]
+        ] + [TEXT.format(object=name) for name in self.text]
 
 
 def _rows(kind: Any, prefix: str = "") -> Iterator[Spec]:
     for one in fields(kind):
         if "spec" in one.metadata:
-            yield replace(one.metadata["spec"], name=prefix + one.name)
+            spec = one.metadata["spec"]
+            yield replace(spec, name=prefix + (spec.name or one.name))
         elif "group" in one.metadata:
             yield from _rows(one.metadata["group"], one.metadata["prefix"] or f"{one.name}.")
 

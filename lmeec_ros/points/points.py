@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from builtin_interfaces.msg import Time
 from geometry_msgs.msg import PointStamped
 from lmeec.msg import CorrespondenceMaskArray, ObjectPoint, ObjectPointArray
 from rclpy.node import Node
@@ -29,6 +30,7 @@ from lmeec_ros.io import standard
 from lmeec_ros.io.camera_infos import CameraInfos
 from lmeec_ros.io.messages import LabelTable, Mask
 from lmeec_ros.io.publishers import destroy_publisher, make_publisher
+from lmeec_ros.io.synchronizer import nanoseconds, offset_of
 from lmeec_ros.parameters.config import NodeConfig, ParameterError
 from lmeec_ros.points.camera_info import centre_of as centre_of
 from lmeec_ros.points.camera_info import lens_of as lens_of
@@ -248,7 +250,7 @@ class Points:
         if camera in self._calibration.poses:
             return self._calibration.poses[camera]
         assert self._poses is not None
-        pose = self._poses.at(header)
+        pose = self._poses.at(_in_common_time(header, offset_of(config, camera)))
         info = None if camera in self._calibration.lenses else self._infos.get(camera)
         if info is not None:  # the file's pose is the camera's own, tf's is its header's
             centre = centre_of(info, config.cameras[camera].rectified)
@@ -291,6 +293,23 @@ def _headers(
     """The header of each camera's image."""
     headers = {config.query_camera: query_header}
     return headers | {camera: output.header for camera, output in found.items()}
+
+
+def _in_common_time(header: Header, offset: int) -> Header:
+    """A camera's header with the stamp that the pairing uses, for a look at tf.
+
+    Raises:
+        GeometryError: that would be before 0.
+    """
+    stamp = nanoseconds(header.stamp) + offset
+    if stamp < 0:
+        raise GeometryError(
+            "transform",
+            f"the image's stamp, {nanoseconds(header.stamp) / 1e9:.3f} s, and the camera's "
+            f"time_offset, {offset / 1e9:.3f} s, are a time before 0",
+        )
+    seconds, rest = divmod(stamp, 1_000_000_000)
+    return Header(stamp=Time(sec=seconds, nanosec=rest), frame_id=header.frame_id)
 
 
 Centroids = dict[str, tuple[Any, tuple[int, int]]]

@@ -86,7 +86,7 @@ def small(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
     return golden_model(lm.preset("mini").model_copy(update=narrow), 0.0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def scene() -> Callable[..., tuple[dict, dict]]:
     """Images and query masks of a random scene: scene(seed, cameras, objects, size)."""
 

@@ -95,6 +95,11 @@ def test_sources_and_limits(golden_model: Callable[..., Any]) -> None:
     assert isinstance(CandidateSettings(source="regions").generator(other), Regions)
     assert isinstance(CandidateSettings().generator(other), AutomaticMasks)
     assert CandidateSettings(source="files", file="x").generator(nano) is None
+    crops = CandidateSettings(source="sam2", crop_layers=2).generator(other)
+    assert isinstance(crops, AutomaticMasks) and crops.crop_layers == 2
+    for source, text in (("auto", "is regions with this network"), ("topic", "'topic' given")):
+        with pytest.raises(InputError, match=f"crop_layers 2 given, which only sam2 .*{text}"):
+            CandidateSettings(source=source, crop_layers=2).generator(nano)
     for settings, message in [
         ({"source": "sam2"}, "takes no points"), ({"source": "files"}, "a file with 'files'"),
         ({"file": "x"}, "none with other sources"),

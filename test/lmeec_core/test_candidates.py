@@ -133,6 +133,36 @@ def test_parity_with_sam_2(
     assert len(kept(image)) == 2
 
 
+@pytest.mark.parametrize("case", ["one", "two"])
+def test_crops_are_searched_as_by_sam_2(case: str, golden_model: Callable[..., lm.LMEEC]) -> None:
+    """Masks of the image and of its crops, without those that are cut off or found twice."""
+    with np.load(GOLDEN / "automatic_crops.npz") as file:
+        recorded = dict(file)
+    given = json.loads(str(recorded[f"{case}_settings"]))
+    generator = AutomaticMasks(
+        golden_model("mini", 0.75),
+        points_per_side=given["points_per_side"],
+        points_per_batch=given.get("points_per_batch", 64),
+        predicted_iou=given["pred_iou_thresh"],
+        stability=given["stability_score_thresh"],
+        box_nms=given["box_nms_thresh"],
+        mask_threshold=given["mask_threshold"],
+        stability_offset=given["stability_score_offset"],
+        crop_layers=given["crop_n_layers"],
+    )
+    image = recorded["image"]
+    found, iou_of = generator.generate(image), recorded[f"{case}_iou"]
+    shape = (len(iou_of), *image.shape[:2])
+    masks = np.unpackbits(recorded[f"{case}_masks"], count=int(np.prod(shape))).reshape(shape)
+    assert found.masks.shape == shape
+    assert difference(found.predicted_iou, iou_of) < 1e-4
+    # An empty mask's is not a number in both.
+    np.testing.assert_allclose(found.stability, recorded[f"{case}_stability"], atol=1e-2)
+    assert np.mean(found.masks != masks.astype(bool)) < 1e-4
+    whole = dataclasses.replace(generator, crop_layers=0).generate(image)
+    assert set(map(bytes, found.masks)) - set(map(bytes, whole.masks))
+
+
 def test_crops_are_sam_2s(recorded: dict[str, np.ndarray]) -> None:
     for k in range(3):
         height, width, layers = recorded[f"crops_{k}_of"].tolist()

@@ -1,10 +1,11 @@
-"""The comparison that the exporter and the tests trust: nothing that is no number passes."""
+"""The comparison that the exporter and the tests trust: nothing that is no number passes.
+
+That the exporter uses it is tested where there is a graph, in test_graph_engines.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +13,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import lmeec_core as lm
-from lmeec_core.engine import EngineError, step_calls
-from lmeec_core.engine import onnx_export as exporter
 from lmeec_core.engine.compare import difference, largest
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=8)
@@ -45,24 +43,3 @@ def test_relative_to_the_reference_or_to_what_is_small() -> None:
     for pair in (([1.0], [1.0, 2.0]), ([], [])):
         with pytest.raises(ValueError, match="shapes"):
             difference(*pair)
-
-
-def test_the_exporter_refuses_a_graph_whose_output_is_no_number(
-    mini: lm.LMEEC, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Here the last of four, which `max` passes over."""
-    pytest.importorskip("onnxscript")
-    import onnxruntime
-
-    run: Callable = onnxruntime.InferenceSession.run
-
-    def broken(self: object, *args: object) -> list[np.ndarray]:
-        results = run(self, *args)
-        results[-1].flat[0] = np.nan
-        return results
-
-    call = next(c for c in step_calls(mini) if c.stage == "decoder")
-    monkeypatch.setattr(onnxruntime.InferenceSession, "run", broken)
-    with pytest.raises(EngineError, match="differs from eager torch by inf"):
-        exporter.export_graph(mini, call.for_graph(1), tmp_path / "decoder.onnx")
-    assert not list(tmp_path.iterdir())

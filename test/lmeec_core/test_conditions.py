@@ -21,8 +21,10 @@ from lmeec_core.methods.conditions import (
     TextEncoder,
     TextFuse,
     TextModel,
+    TextScorer,
     cross_view_align,
 )
+from lmeec_core.methods.conditions.text import TextVectors
 from lmeec_core.model import MVMoE
 
 DIM = 16
@@ -194,3 +196,53 @@ def _again(height: int, width: int, memory: Tensor, view: Tensor) -> Tensor:
     torch.manual_seed(height * width)
     fused: Tensor = MVMoE(DIM)(memory[:1], view[:1])
     return fused
+
+
+def texts_of(*texts: str | None) -> list[TextVectors | None]:
+    encoder = HashedWords(DIM)
+    return [None if text is None else encoder.encode([text])[0] for text in texts]
+
+
+def trained(form: str, dim: int = 6) -> TextScorer:
+    """Weights as if after training; fresh ones add nothing."""
+    torch.manual_seed(3)
+    scorer = TextScorer(form, dim, DIM, 8).eval()  # type: ignore[arg-type]
+    for parameter in scorer.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return scorer
+
+
+@pytest.mark.parametrize("form", ["none", "mcfuse", "words"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_text_counts_where_the_equations_say_so(form: str, count: int) -> None:
+    """A fresh scorer changes no score. Then with MCFuse the text of a single object has no effect,
+    and with the words as keys and values it has, on the described object alone."""
+    objects, candidates, scores = rows(count, 1, 6), rows(5, 2, 6), rows(count, 3, 5)
+    blue, red, nothing = (
+        texts_of(text, *[None] * (count - 1)) for text in ("a blue mug", "a red pan", None)
+    )
+    fresh = TextScorer(form, 6, DIM)  # type: ignore[arg-type]
+    torch.testing.assert_close(fresh(scores, objects, candidates, blue), scores)
+    scorer = trained(form)
+    told, other, silent = (scorer(scores, objects, candidates, t) for t in (blue, red, nothing))
+    assert told.shape == scores.shape
+    changed = (told - other).abs().amax(dim=1) > 1e-3
+    want = {"none": [False] * count, "mcfuse": [count > 1] * count,
+            "words": [True] + [False] * (count - 1)}  # fmt: skip
+    assert changed.tolist() == want[form]
+    torch.testing.assert_close(told[1:] if form == "words" else told[:0],
+                               silent[1:] if form == "words" else silent[:0])  # fmt: skip
+
+
+def test_wrong_forms_and_counts_are_named() -> None:
+    with pytest.raises(InputError, match="form 'both' given, one of none, mcfuse, words"):
+        TextScorer("both", 6, DIM)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="2 texts given for 1 objects"):
+        trained("words")(rows(1, 1, 5), rows(1, 1, 6), rows(5, 1, 6), texts_of(None, None))
+
+
+def test_words_that_are_not_known_are_left_out() -> None:
+    every, some = HashedWords(DIM), HashedWords(DIM, known=["blue", "mug"])
+    given, short = every.encode(["blue mug"])[0], some.encode(["A Blue mug with a handle"])[0]
+    torch.testing.assert_close(given.words, short.words)
+    assert not len(some.encode(["a pan"])[0].words) and every.fingerprint == some.fingerprint

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
+import pickle
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,9 +24,11 @@ from typer.testing import CliRunner
 
 from lmeec_core.cli.app import app
 from lmeec_core.datasets import episode as episodes
+from lmeec_core.datasets import run as dataset_run
 from lmeec_core.datasets.clock import Tally, rate_of, resample
 from lmeec_core.datasets.provenance import QUERY
 from lmeec_core.datasets.stats import QUANTILES, ImageStats, column_stats, merged
+from lmeec_core.jobs import JobResult
 from lmeec_core.takes import Results, TakeWriter, write_results
 from lmeec_core.viewing.moments import Moment, View
 
@@ -312,6 +317,71 @@ def test_a_killed_run_goes_on_where_it_was(
     assert "exists already" in export(*command, "--out", tmp_path / "a", code=1)
     export(take, found, "--out", tmp_path / "a", "--overwrite")
     assert len(contents(tmp_path / "a")) == 7 + 1 + 3
+
+
+def test_a_cluster_gets_jobs_that_work_in_any_folder(
+    take: Path, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its nodes are played by this process, in another folder, with jobs that were serialised."""
+    asked: list[str] = []
+    other = tmp_path / "other"
+    other.mkdir()
+
+    def nodes(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
+        asked.append(address)
+        for job in jobs:
+            there = pickle.loads(pickle.dumps(job))
+            with contextlib.chdir(other):
+                value = pickle.loads(pickle.dumps(work))(there)
+            yield JobResult(there, value)
+
+    monkeypatch.setattr(dataset_run, "run_on_ray", nodes)
+    shutil.copytree(take, tmp_path / "take_7")
+    shutil.copy(found, tmp_path / "found.json")
+    export(take, found, "--out", tmp_path / "here")
+    with contextlib.chdir(tmp_path):
+        export("take_7", "found.json", "--out", "there", "--cluster", "auto")
+    here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
+    del here["meta/provenance.json"], there["meta/provenance.json"]  # has the paths given
+    assert here == there and asked == ["auto"] and not list(other.iterdir())
+
+
+def test_what_a_cluster_fails_at_is_named(
+    take: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = make_take(tmp_path / "take_8")
+
+    def nodes(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
+        for job in jobs:
+            broken = job.episode.name == "take_8"
+            yield JobResult(job, "frame 30 is broken" if broken else work(job))
+
+    monkeypatch.setattr(dataset_run, "run_on_ray", nodes)
+    said = export(take, other, "--out", tmp_path / "set", "--cluster", "auto", code=1)
+    assert "take_8: left out: frame 30 is broken" in said and "1 episodes" in said
+
+    def elsewhere(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
+        yield from (JobResult(job) for job in jobs)  # made, on a disk of its own
+
+    monkeypatch.setattr(dataset_run, "run_on_ray", elsewhere)
+    said = export(take, "--out", tmp_path / "x", "--cluster", "auto", code=1)
+    assert f"take_7: left out: was made, but not into {tmp_path / 'x.work'}" in said
+
+    def died(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
+        yield JobResult(jobs[0], error="worker died")
+
+    monkeypatch.setattr(dataset_run, "run_on_ray", died)
+    said = export(take, "--out", tmp_path / "y", "--cluster", "auto", code=1)
+    assert "take_7: worker died; the finished episodes are kept" in said
+
+
+@pytest.mark.slow
+def test_a_ray_cluster_makes_the_same_dataset(take: Path, found: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="the extra ray is not installed")
+    command = (take, make_take(tmp_path / "take_8"), found)
+    export(*command, "--out", tmp_path / "a")
+    export(*command, "--out", tmp_path / "b", "--cluster", "local")
+    assert contents(tmp_path / "a") == contents(tmp_path / "b")
 
 
 def test_points_in_space_where_two_cameras_are_calibrated(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import time
 from contextlib import nullcontext
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,25 +49,20 @@ class Counting(EagerEngine):
         return super().build(call)
 
 
-@pytest.fixture(scope="module")
-def mini() -> lm.LMEEC:
-    return lm.load_model("mini", seed=0, device="cpu")
-
-
 def masks_of(model: lm.LMEEC, steps: int = 1) -> list[Tensor]:
     state = filled_tracker(model, 2, 2)
     found = [state.tracker.step(state.images, state.masks) for _ in range(steps)]
     return [c.logits for one in found for entries in one.values() for c in entries.values()]
 
 
-def test_an_engine_takes_its_stages_once_per_shape_and_eager_the_rest(mini: lm.LMEEC) -> None:
-    expected = masks_of(mini, 3)
-    engine = Counting(mini, {"image_encoder", "memory_attention"})
-    mini.runner = Runner(mini, {stage: engine for stage in STAGES})
+def test_an_engine_takes_its_stages_once_per_shape_and_eager_the_rest(small: lm.LMEEC) -> None:
+    expected = masks_of(small, 3)
+    engine = Counting(small, {"image_encoder", "memory_attention"})
+    small.runner = Runner(small, {stage: engine for stage in STAGES})
     try:
-        found = masks_of(mini, 3)
+        found = masks_of(small, 3)
     finally:
-        mini.runner = None
+        small.runner = None
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=0, atol=0)
     kinds = [(call.stage, call.options) for call in engine.built]
@@ -139,9 +135,9 @@ def test_the_table_tells_the_calls_that_a_tracker_makes(
     assert calls == step_calls(model, objects, targets, memory)
 
 
-def test_a_position_of_each_memory_has_a_batch(mini: lm.LMEEC) -> None:
+def test_a_position_of_each_memory_has_a_batch(small: lm.LMEEC) -> None:
     """As the tracker of prompts gives it: the batch of a CUDA graph is filled up in all inputs."""
-    call = step_calls(mini, 5)[4]
+    call = step_calls(small, 5)[4]
     shared, own = call.shapes[2], (5, *call.shapes[2])
     each = replace(call, shapes=(*call.shapes[:2], own))
     assert not call.has_batch(2) and each.has_batch(2)
@@ -163,9 +159,9 @@ class Slow(EagerEngine):
         return run
 
 
-def test_auto_measures_each_stage_and_keeps_the_faster_engine(mini: lm.LMEEC) -> None:
-    engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
-    times = auto_engine.measure(mini, engines, step_calls(mini))  # type: ignore[arg-type]
+def test_auto_measures_each_stage_and_keeps_the_faster_engine(small: lm.LMEEC) -> None:
+    engines = {"eager": make_engine(small, "eager"), "onnxruntime": Slow(small)}
+    times = auto_engine.measure(small, engines, step_calls(small))  # type: ignore[arg-type]
     assert set(times) == set(STAGES)
     for stage, entry in times.items():
         assert entry["onnxruntime"] >= 50 * (2 if stage.startswith("memory") else 1)
@@ -176,42 +172,42 @@ def test_auto_measures_each_stage_and_keeps_the_faster_engine(mini: lm.LMEEC) ->
 
 
 def test_auto_remembers_by_machine_and_survives_a_damaged_file(
-    mini: lm.LMEEC,
+    small: lm.LMEEC,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setenv("LMEEC_CACHE", str(tmp_path / "cache"))
-    engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
+    engines = {"eager": make_engine(small, "eager"), "onnxruntime": Slow(small)}
     monkeypatch.setattr(auto_engine, "candidates", lambda model: engines)
-    path = tmp_path / "cache" / auto_engine.cache_name(mini, ["eager", "onnxruntime"])
+    path = tmp_path / "cache" / auto_engine.cache_name(small, ["eager", "onnxruntime"])
     path.parent.mkdir()
     path.write_text("{ damaged")
     with caplog.at_level("INFO", logger="lmeec_core"):
-        assert {e.name for e in auto_engine.choose(mini).values()} == {"eager"}
+        assert {e.name for e in auto_engine.choose(small).values()} == {"eager"}
     assert len([r for r in caplog.records if "engine auto: image_encoder eager" in r.message]) == 1
     path.write_text(json.dumps({"decoder": {"eager": 2.0, "onnxruntime": 1.0}}))
-    chosen = auto_engine.choose(mini)
+    chosen = auto_engine.choose(small)
     assert chosen["decoder"].name == "onnxruntime" and chosen["image_encoder"].name == "eager"
 
 
 def test_auto_measures_anew_with_another_library_or_memory(
-    mini: lm.LMEEC, monkeypatch: pytest.MonkeyPatch
+    small: lm.LMEEC, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engines: list[EngineName] = ["eager", "onnxruntime"]
-    names = {auto_engine.cache_name(mini, engines), auto_engine.cache_name(mini, ["eager"])}
-    names.add(auto_engine.cache_name(mini, engines, lm.MemoryConfig(fusion="add")))
-    names.add(auto_engine.cache_name(mini, engines, None, ["decoder_b1.onnx"]))
-    assert auto_engine.cache_name(mini, engines, lm.MemoryConfig()) in names
+    names = {auto_engine.cache_name(small, engines), auto_engine.cache_name(small, ["eager"])}
+    names.add(auto_engine.cache_name(small, engines, lm.MemoryConfig(fusion="add")))
+    names.add(auto_engine.cache_name(small, engines, None, ["decoder_b1.onnx"]))
+    assert auto_engine.cache_name(small, engines, lm.MemoryConfig()) in names
     monkeypatch.setattr(auto_engine.metadata, "version", lambda name: "0.0.1")
-    names.add(auto_engine.cache_name(mini, engines))
+    names.add(auto_engine.cache_name(small, engines))
     assert len(names) == 5
 
 
 @pytest.mark.parametrize("home", ["none", "absent", "read-only", "full"])
 def test_auto_starts_without_a_cache(
     home: str,
-    mini: lm.LMEEC,
+    small: lm.LMEEC,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -225,7 +221,7 @@ def test_auto_starts_without_a_cache(
 
     for name in ("LMEEC_CACHE", "XDG_CACHE_HOME", "HOME"):
         monkeypatch.delenv(name, raising=False)
-    engines = {"eager": make_engine(mini, "eager"), "onnxruntime": Slow(mini)}
+    engines = {"eager": make_engine(small, "eager"), "onnxruntime": Slow(small)}
     monkeypatch.setattr(auto_engine, "candidates", lambda model: engines)
     monkeypatch.setattr(auto_engine, "measure", measure)
     monkeypatch.setattr(auto_engine, "_measured", {})
@@ -243,27 +239,27 @@ def test_auto_starts_without_a_cache(
 
         monkeypatch.setattr(auto_engine, "write_text", full)
     for _ in range(2):
-        assert {e.name for e in auto_engine.choose(mini).values()} == {"eager"}
+        assert {e.name for e in auto_engine.choose(small).values()} == {"eager"}
     assert measured == [1]
     (said,) = [r.message for r in caplog.records if r.levelname == "WARNING"]
     assert "what was measured is not kept" in said
     assert {"none": "no home folder", "full": "No space"}.get(home, "/") in said
 
 
-def test_cuda_graphs_are_shared_by_the_batches_of_a_bucket(mini: lm.LMEEC) -> None:
-    call = step_calls(mini, 5)[4]
+def test_cuda_graphs_are_shared_by_the_batches_of_a_bucket(small: lm.LMEEC) -> None:
+    call = step_calls(small, 5)[4]
     assert call.options == MemoryAttentionOptions(num_pointer_tokens=60)
     full = filled(call)
     assert full.shapes[0][0] == full.shapes[1][0] == bucket(5) == 6
     assert full.shapes[2] == call.shapes[2]  # the position has no batch
-    (decode,) = (c for c in step_calls(mini, 5) if c.stage == "decoder")
+    (decode,) = (c for c in step_calls(small, 5) if c.stage == "decoder")
     assert {shape[0] for shape in filled(decode).shapes} == {6}
     assert filled(full, 5) == call
 
 
 @pytest.mark.parametrize("room", [10_000, 9])
 def test_no_step_captures_a_cuda_graph(
-    mini: lm.LMEEC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, room: int
+    small: lm.LMEEC, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, room: int
 ) -> None:
     """With a stand-in for the capture: all is captured while preparing, as far as memory goes."""
     captured: list[StageCall] = []
@@ -278,7 +274,7 @@ def test_no_step_captures_a_cuda_graph(
         def replay(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
             return self.compute(inputs)
 
-    model, expected = lm.load_model("mini", seed=0, device="cpu"), masks_of(mini, 8)
+    model, expected = deepcopy(small), masks_of(small, 8)
     monkeypatch.setattr(cuda_graph, "_Graph", Capture)
     monkeypatch.setattr(torch.cuda, "graph_pool_handle", lambda: None)
     monkeypatch.setattr(torch.cuda, "device", lambda _: nullcontext())

@@ -377,35 +377,3 @@ def test_evaluation_without_any_scored_frame(tmp_path: Path, raw: Take) -> None:
     files = Report("p", "t", "official", [empty]).write(tmp_path / "out")
     assert "–" in files["report.html"].read_text()
     assert json.loads(files["report.json"].read_text())["directions"]["ego-exo"]["by"]["take"] == {}
-
-
-def test_several_result_files_are_rows_of_one_table(tmp_path: Path) -> None:
-    """What a further file lacks is named and counts; the report is the first file's."""
-    sample = Take.open(SAMPLE)
-    with TakeWriter(tmp_path / "short") as writer:
-        for camera in sample.cameras[:2]:
-            for frame in (0, 30):
-                writer.image(camera, frame, sample.image(camera, frame))
-                for name in sample.objects[:2]:
-                    mask = sample.mask(name, camera, frame)
-                    if mask is not None:
-                        writer.mask(name, camera, frame, mask)
-    take = Take.open(tmp_path / "short")
-    paths = [tmp_path / "good.json", tmp_path / "shifted.json"]
-    for path, shift in zip(paths, (0, 9), strict=True):
-        perfect(take, "ego-exo", shift=shift).write(path)
-    command = ["--out", str(tmp_path / "out"), "--worst", "0", "--direction", "ego-exo"]
-    wide = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
-    result = wide.invoke(app, ["evaluate", *map(str, paths), str(take.path), *command])
-    assert result.exit_code == 0, result.output
-    rows = [line for line in result.output.splitlines() if ".json" in line and "│" in line]
-    values = [float(row.split("│")[2]) for row in rows]
-    assert len(rows) == 2 and values[0] == 100 > values[1] > 0
-    content = json.loads(paths[1].read_text())
-    masks = content["ego-exo"]["results"]["short"]["masks"]
-    masks.pop(next(iter(masks)))
-    paths[1].write_text(json.dumps(content))
-    result = wide.invoke(app, ["evaluate", *map(str, paths), str(take.path), *command])
-    assert result.exit_code == 1 and "shifted.json:" in result.output
-    result = wide.invoke(app, ["evaluate", str(paths[0]), str(paths[0]), str(take.path), *command])
-    assert result.exit_code == 1 and "given twice" in result.output

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import copy
 import json
+import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -22,6 +25,7 @@ from lmeec_core.engine import (
     step_calls,
     use_engine,
 )
+from lmeec_core.engine import onnx_export as exporter
 from lmeec_core.engine.calls import StageCall
 from lmeec_core.engine.compare import difference, mean_difference
 from lmeec_core.engine.graph_engine import Program
@@ -365,6 +369,30 @@ def test_graphs_are_written_once_and_mended(network: lm.LMEEC, cache: Path) -> N
     assert store.get(call).stat().st_mtime_ns != before and store.is_valid(call)
     assert not list(store.folder.glob(".*"))
     assert store.batches(call) == [1]
+
+
+def test_the_exporter_refuses_a_graph_whose_output_is_no_number(
+    network: lm.LMEEC, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Here the last of four, which `max` passes over. The graph is the one that is there."""
+    import onnxruntime
+
+    run: Callable = onnxruntime.InferenceSession.run
+
+    def broken(self: object, *args: object) -> list[np.ndarray]:
+        results = run(self, *args)
+        results[-1].flat[0] = np.nan
+        return results
+
+    call = next(c for c in step_calls(network) if c.stage == "decoder").for_graph(1)
+    made = SimpleNamespace(save=partial(shutil.copy, GraphStore(network).get(call)))
+    monkeypatch.setattr(exporter, "_trace", lambda *_: made)
+    exporter.export_graph(network, call, tmp_path / "decoder.onnx")
+    (tmp_path / "decoder.onnx").unlink()
+    monkeypatch.setattr(onnxruntime.InferenceSession, "run", broken)
+    with pytest.raises(EngineError, match="differs from eager torch by inf"):
+        exporter.export_graph(network, call, tmp_path / "decoder.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch, network: lm.LMEEC) -> None:

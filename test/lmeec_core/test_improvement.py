@@ -268,12 +268,12 @@ def test_a_broken_cache_is_mended_by_a_process_that_ends_with_its_parent(
     assert improvement.lacking(model) == ["onnxruntime", "openvino"]
     one = begin(model)
     until(lambda: store.is_valid(call))
-    own = psutil.Process().children()
-    (child,) = (one for one in own if one.cmdline()[-1:] == ["lmeec_core.engine.making"])
-    assert child.nice() == 1
-    assert model.runner is None and one.state.startswith("making ")
     process = one._maker._process
     assert process is not None and process.stdin is not None
+    child = psutil.Process(process.pid)
+    assert child.ppid() == os.getpid() and child.cmdline()[-1] == "lmeec_core.engine.making"
+    assert child.nice() == 1
+    assert model.runner is None and one.state.startswith("making ")
     process.stdin.close()  # as when this process dies
     until(lambda: one.state.startswith("nothing better was made"), 20)
     assert process.returncode == 1

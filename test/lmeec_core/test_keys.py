@@ -34,7 +34,7 @@ from lmeec_core.takes import (
 )
 from lmeec_core.takes.keys import by_frame, frame_number, frame_numbers
 from lmeec_core.training.take_clips import TakeClips
-from lmeec_core.viewing.moments import choose_query
+from lmeec_core.viewing.take_view import choose_query
 
 EGO, EXO = "aria01", "cam01"
 IMAGE = np.full((12, 16, 3), 90, np.uint8)

@@ -23,26 +23,40 @@ def tracker(model: lm.LMEEC, **memory: object) -> lm.CorrespondenceTracker:
     return lm.CorrespondenceTracker(model, "ego", TARGETS, lm.MemoryConfig(**memory))  # type: ignore[arg-type]
 
 
+def fill(one: lm.CorrespondenceTracker, scene: Callable) -> lm.CorrespondenceTracker:
+    """Some frames, one object later than the other."""
+    for step in range(5):
+        one.step(*scene(step, CAMERAS, OBJECTS[: 1 + (step > 2)]))
+    return one
+
+
+@pytest.fixture(scope="module")
+def written(small: lm.LMEEC, scene: Callable, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a filled tracker's memory."""
+    path = tmp_path_factory.mktemp("memory") / "memory.safetensors"
+    lm.save_memory(fill(tracker(small, capacity=3), scene), path, {"labels": {"cup": 3}})
+    return path.read_bytes()
+
+
 @pytest.fixture
 def filled(
-    mini: lm.LMEEC, scene: Callable, tmp_path: Path
+    small: lm.LMEEC, written: bytes, tmp_path: Path
 ) -> tuple[lm.CorrespondenceTracker, Path]:
-    """A tracker after some frames, one object later than the other, and its memory's file."""
-    one = tracker(mini, capacity=3)
-    for step in range(5):
-        images, masks = scene(step, CAMERAS, OBJECTS[: 1 + (step > 2)])
-        one.step(images, masks)
+    """A tracker with that memory, and its file."""
     path = tmp_path / "memory.safetensors"
-    lm.save_memory(one, path, {"labels": {"cup": 3}})
+    path.write_bytes(written)
+    one = tracker(small, capacity=3)
+    lm.load_memory(one, path)
     return one, path
 
 
 def test_a_restarted_tracker_goes_on_exactly(
-    filled: tuple, mini: lm.LMEEC, scene: Callable, tmp_path: Path
+    small: lm.LMEEC, scene: Callable, tmp_path: Path
 ) -> None:
-    one, path = filled
+    one, path = fill(tracker(small, capacity=3), scene), tmp_path / "memory.safetensors"
+    lm.save_memory(one, path, {"labels": {"cup": 3}})
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
-    other = tracker(mini, capacity=3)
+    other = tracker(small, capacity=3)
     other.step(*scene(9, CAMERAS, ("something else",)))
     assert lm.load_memory(other, path) == {"labels": {"cup": 3}}
     assert other.objects == one.objects == OBJECTS
@@ -59,15 +73,15 @@ def test_a_restarted_tracker_goes_on_exactly(
                 )
 
 
-def test_an_empty_memory_can_be_kept(mini: lm.LMEEC, tmp_path: Path) -> None:
-    lm.save_memory(tracker(mini), tmp_path / "empty")
-    other = tracker(mini)
+def test_an_empty_memory_can_be_kept(small: lm.LMEEC, tmp_path: Path) -> None:
+    lm.save_memory(tracker(small), tmp_path / "empty")
+    other = tracker(small)
     lm.load_memory(other, tmp_path / "empty")
     assert other.objects == ()
 
 
 def test_files_of_something_else_are_refused(
-    filled: tuple, mini: lm.LMEEC, golden_model: Callable, tmp_path: Path
+    filled: tuple, small: lm.LMEEC, golden_model: Callable, tmp_path: Path
 ) -> None:
     one, path = filled
     save_file({"a": torch.zeros(1)}, tmp_path / "weights.safetensors")
@@ -83,21 +97,20 @@ def test_files_of_something_else_are_refused(
     for name, text in wrong.items():
         with pytest.raises(lm.MemoryFileError, match=f"{name}: .*{text}"):
             lm.load_memory(one, tmp_path / name)
-    other_weights = golden_model("mini", 0.75, "other")
+    other_weights = golden_model(small.config, 0.0, "other")
     cases = [
         (tracker(other_weights, capacity=3), "another network or weights"),
-        (tracker(mini, capacity=4), "another memory settings"),
-        (lm.CorrespondenceTracker(mini, "ego", ["exo"]), "another target cameras"),
-        (lm.CorrespondenceTracker(mini, "exo_left", ["ego"]), "another query camera"),
+        (tracker(small, capacity=4), "another memory settings"),
+        (lm.CorrespondenceTracker(small, "ego", ["exo"]), "another target cameras"),
+        (lm.CorrespondenceTracker(small, "exo_left", ["ego"]), "another query camera"),
     ]
     for other, text in cases:
         with pytest.raises(lm.MemoryFileError, match=text):
             lm.load_memory(other, path)
-    small = lm.CorrespondenceTracker(
-        mini, "ego", TARGETS, lm.MemoryConfig(capacity=3), max_objects=1
-    )
+    memory = lm.MemoryConfig(capacity=3)
+    one_object = lm.CorrespondenceTracker(small, "ego", TARGETS, memory, max_objects=1)
     with pytest.raises(lm.MemoryFileError, match="2 objects, at most 1 expected"):
-        lm.load_memory(small, path)
+        lm.load_memory(one_object, path)
     after = one.memory_state()
     assert after.keys() == before.keys()
     assert all(torch.equal(after[o][k], before[o][k]) for o in after for k in after[o])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -86,8 +86,9 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model() -> lm.LMEEC:
-    return lm.load_model("mini", seed=0, device="cpu")
+def model(small: lm.LMEEC) -> Iterator[lm.LMEEC]:
+    yield small
+    use_engine(small, "eager")
 
 
 def run(model: lm.LMEEC, memory: lm.MemoryConfig, scene, steps: int = 17) -> list[Tensor]:  # type: ignore[no-untyped-def]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +15,13 @@ from typer.testing import CliRunner
 from lmeec_core.cli.simulate import simulate_command
 from lmeec_core.jobs import run_jobs
 from lmeec_core.simulation import level, training_config
+from lmeec_core.simulation.descriptions import COLOURS, describe
 from lmeec_core.simulation.generate import generate_takes, take_name
+from lmeec_core.simulation.objects import draw_object
 from lmeec_core.simulation.render import render_scene
 from lmeec_core.simulation.shapes import TRAINING_KINDS, kinds
 from lmeec_core.simulation.shards import read_shard, render_many, shard_path
-from lmeec_core.takes import Take, read_split
+from lmeec_core.takes import Take, TakeError, read_split
 
 CONFIG = level("easy")
 
@@ -49,6 +53,43 @@ def test_a_dataset_has_the_layout_of_the_benchmark(dataset: Path) -> None:
                     shown += 1
         assert shown > 10
         assert take.image("cam02", 90).shape == (96, 96, 3)
+
+
+def test_a_take_says_what_its_objects_look_like(dataset: Path, tmp_path: Path) -> None:
+    take = Take.open(dataset / "val" / take_name("val", 4))
+    found = take.descriptions
+    facts = take.annotation["simulation"]
+    assert set(found) == set(facts["kinds"])
+    for name, text in found.items():
+        kind = facts["kinds"][name]
+        assert kind in text.split() or kind == "turned"
+        assert set(text.split()) & set(COLOURS) and text.split()[0] in ("a", "an")
+    given = dict(take.annotation)
+    for wrong, message in (
+        ({"mugg": "a mug"}, "no object 'mugg' is annotated"),
+        ({next(iter(found)): 3}, '{object: "text"} was expected'),
+        (["a mug"], '{object: "text"} was expected'),
+    ):
+        (tmp_path / "annotation.json").write_text(json.dumps({**given, "descriptions": wrong}))
+        with pytest.raises(TakeError, match=message):
+            _ = Take.open(tmp_path).descriptions
+
+
+@pytest.mark.parametrize(
+    ("family", "rgb", "text"),
+    [
+        ("plain", [(220, 20, 20), (220, 20, 20)], "a red mug"),
+        ("plain", [(250, 250, 250), (250, 250, 250)], "a white mug"),
+        ("checker", [(10, 10, 10), (30, 60, 230)], "a (black and blue|blue and black) chequered"),
+        ("stripes", [(240, 150, 20), (240, 150, 20)], "an orange striped mug"),
+    ],
+)
+def test_a_description_names_the_colours_that_one_sees(
+    family: str, rgb: list[tuple[int, int, int]], text: str
+) -> None:
+    drawn = draw_object(np.random.default_rng(0), "mug", "train")
+    colours = np.array([*rgb, rgb[0], rgb[1]], float)
+    assert re.match(text, describe(replace(drawn, family=family, colours=colours)))
 
 
 def test_masks_on_disk_are_the_rendered_ones_and_do_not_overlap(dataset: Path) -> None:

@@ -163,6 +163,7 @@ def test_a_rerun_recording_has_images_masks_and_curves(
     result = runner.invoke(app, command)
     assert result.exit_code == 0, result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.mp4", "x.rrd"]
+    assert "has no calibration" in result.output and "--calibration" in result.output
     tool = [sys.executable, "-P", "-m", "rerun", "rrd"]
     subprocess.run([*tool, "verify", str(rrd)], check=True, capture_output=True)
     print_ = subprocess.run([*tool, "print", str(rrd)], check=True, capture_output=True, text=True)
@@ -181,6 +182,7 @@ def test_a_rerun_recording_has_images_masks_and_curves(
         (r"/iou/cam-1/cup\/red Scalars", count),
     ):
         assert rows[path] == number, (path, rows)
+    assert not any(path.startswith("/space") or "Pinhole" in path for path in rows)
     assert not any(path.startswith("/score") for path in rows)  # a result file has none
 
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import importlib.util
-import subprocess
+import runpy
 import sys
 import threading
 import time
@@ -291,19 +289,11 @@ def vision_msgs() -> Any:
     That takes about half a minute, once: it stays in build/ until its definitions change.
     """
     if importlib.util.find_spec("vision_msgs") is None:
-        source = Path(__file__).parent / "vision_msgs"
-        files = sorted(one for one in source.rglob("*") if one.is_file())
-        content = b"".join(one.read_bytes() for one in files) + sys.prefix.encode()
-        place = REPOSITORY / "build" / f"vision_msgs_{hashlib.sha256(content).hexdigest()[:12]}"
-        place.mkdir(parents=True, exist_ok=True)
-        with (place / "lock").open("w") as lock:  # processes that share the tests
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            if not (place / "done").exists():
-                _build(source, place)
-                (place / "done").touch()
-        sys.path.append(str(next((place / "install").rglob("site-packages"))))
+        build = runpy.run_path(str(Path(__file__).parent / "vision_msgs" / "build.py"))
+        install = build["installed"]()
+        sys.path.append(str(build["modules"](install)))
         # The loader's search path is fixed by now.
-        left = sorted((place / "install" / "lib").glob("lib*.so"))
+        left = sorted((install / "lib").glob("lib*.so"))
         for _ in range(len(left)):
             left = [one for one in left if not _loaded(one)]
         assert not left
@@ -318,17 +308,3 @@ def _loaded(library: Path) -> bool:
     except OSError:  # needs one that is not loaded yet
         return False
     return True
-
-
-def _build(source: Path, place: Path) -> None:
-    build, install = place / "build", place / "install"
-    options = [
-        f"-DCMAKE_INSTALL_PREFIX={install}", f"-DCMAKE_INSTALL_RPATH={install}/lib",
-        f"-DPython3_EXECUTABLE={sys.executable}", "-DBUILD_TESTING=OFF", "-DCMAKE_CXX_FLAGS=-O0",
-    ]  # fmt: skip
-    for command in (
-        ["cmake", "-S", str(source), "-B", str(build), *options],
-        ["cmake", "--build", str(build), "--target", "install", "--parallel", "2"],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout[-3000:]}{done.stderr[-3000:]}"

@@ -48,7 +48,7 @@ KEYS = st.sampled_from([*NAMES, "use_sim_time", "cameras.x.topic", "cameras..", 
 
 def check(config: NodeConfig) -> None:
     """What every configuration that was taken keeps to."""
-    table = parameters.table_for(list(config.cameras))
+    table = parameters.table_for(list(config.cameras), config.text)
     assert set(config.values) == set(table)
     assert config.query_camera not in config.target_cameras
     assert {config.query_camera, *config.target_cameras} <= set(config.cameras)

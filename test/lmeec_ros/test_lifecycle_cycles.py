@@ -92,12 +92,12 @@ def test_rounds_cost_no_memory_and_no_threads(
 
 
 def test_error_recovery_again_and_again(make_node: Any, rig: Any, tools: Any) -> None:
-    """Three failed steps end the work; configure and activate begin it anew, ten times."""
+    """Three failed steps end the work; configure and activate begin it anew, six times."""
     for topic in TOPICS:
         rig.advertise(topic, Image)
     node = make_node(**{"autostart": False, "model.warm_up_steps": 0})
     threads, sent = [], 0
-    for _ in range(10):
+    for _ in range(6):
         assert change(rig, Transition.TRANSITION_CONFIGURE)
         assert change(rig, Transition.TRANSITION_ACTIVATE)
         rig.wait_heard()

@@ -13,15 +13,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.torch import save_file
 from std_msgs.msg import Header
 from typer.testing import CliRunner
 
 import lmeec_core as lm
 from lmeec_core import methods
 from lmeec_core.cli.app import app
+from lmeec_core.methods.conditions import HashedWords, TextScorer
+from lmeec_core.methods.omama.features import EncoderFeatures
+from lmeec_core.methods.omama.texts import text_facts
 from lmeec_core.methods.pairs import PairMethod, same_place
 from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.takes import Take, TakeWriter
+from lmeec_ros.inference import pipeline
 from lmeec_ros.inference.pipeline import TargetOutput, load_processor
 from lmeec_ros.io.messages import MESSAGES
 from lmeec_ros.parameters import config as parameters
@@ -191,3 +196,31 @@ def test_an_overlap_of_masks_without_logits_goes_to_the_higher_score() -> None:
         "as low, but smaller": [2, 3],
         "absent": [],
     }
+
+
+def test_the_node_takes_texts_about_objects(
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    take: Take,
+    tmp_path: Path,
+) -> None:
+    """They reach the tracker; words that have no effect and objects that never come are named."""
+    monkeypatch.setattr(pipeline, "LATE", 2)
+    features = EncoderFeatures(lm.load_model("nano", device="cpu"))
+    scorer = TextScorer("words", features.layout(True).dim, 64)
+    facts = text_facts(scorer, features.fingerprint, HashedWords(known=["blue", "pot"]))
+    save_file(dict(scorer.state_dict()), tmp_path / "texts.safetensors", facts)
+    told = {
+        "text": {"teapot_1": "a blue pot", "object_7": "blue"},
+        "omama": {"text_weights": str(tmp_path / "texts.safetensors")},
+        "model": {"warm_up_steps": 0},
+    }
+    with caplog.at_level(logging.WARNING):
+        processor = load_processor(config("omama", **parameters.flatten(told)))
+    assert "text: 'a': not among the words that" in caplog.text
+    tracker: Any = processor.tracker
+    assert set(tracker._texts.texts) == {"teapot_1", "object_7"}
+    missing = "text: 'object_7': not among the objects of the first 2 sets ('pail_1', 'teapot_1' in"
+    for k, count in ((0, 0), (1, 1), (2, 1)):
+        check(processor.process(image_set(take, 30 * (k % 2)))["exo"], take)
+        assert caplog.text.count(missing) == count

@@ -211,7 +211,7 @@ def test_every_parameter_that_is_a_path_is_marked() -> None:
     marked = {spec.name for spec in parameters.TABLE if spec.path}
     said = {s.name for s in parameters.TABLE if s.description.startswith(("File of", "Folder of"))}
     expected = {"model.checkpoint", "memory_folder", "geometry.calibration", "prompts.checkpoint"}
-    expected.add("omama.weights")
+    expected |= {f"omama.{name}" for name in ("weights", "text_weights", "text_encoder")}
     assert marked == said == expected
 
 

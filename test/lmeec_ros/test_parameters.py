@@ -82,12 +82,27 @@ def test_a_full_configuration() -> None:
         ({"objects": ["70000:cup"]}, "label from 1 to 65535"),
         ({"objects": ["1:cup", "1:knife"]}, "occurs before"),
         ({"objects": ["1:cup", "2:cup"]}, "occurs before"),
+        ({"text.cup": "a mug", "objects": ["1:cip"]}, "text.cup: .*objects .cip.*mean 'cip'"),
+        ({"text.cup": 3, "objects": ["1:cup"]}, "text.cup: 3 given, a text expected"),
+        ({"text": "a mug"}, "text: there is no such parameter"),
         ({"query_masks.type": "mask_array", "query_masks.transport": "compressed"}, "only label"),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, Any], text: str) -> None:
     with pytest.raises(ParameterError, match=text):
         load(values)
+
+
+def test_texts_about_objects_are_given_by_their_ids() -> None:
+    tree = {"method": "omama", "text": {"cup": "a blue mug", "object_7": "a pan"},
+            "objects": ["1:cup"]}  # fmt: skip
+    config = load(parameters.flatten(tree))
+    assert config.text == {"cup": "a blue mug", "object_7": "a pan"}
+    assert config.method_settings()["text"] == config.text
+    assert {"text.cup", "text.object_7"} <= set(config.changed_settings())
+    # Which ids such messages have is not known beforehand.
+    assert load({"text.any.id": "x", "query_masks.type": "mask_array"}).text == {"any.id": "x"}
+    assert load({}).text == {} and "text.{object}" not in load({}).values
 
 
 def test_the_table_is_sound() -> None:

@@ -168,6 +168,35 @@ def test_where_the_second_camera_stands(make_node: Any, tmp_path: Any) -> None:
     points.destroy()
 
 
+class MovingPoses(LatePoses):
+    """Stands in for tf: exo goes a metre along x every second."""
+
+    def at(self, header: Header) -> Pose:
+        stamp = header.stamp.sec + header.stamp.nanosec / 1e9
+        return Pose(pose("exo").rotation, pose("exo").position + [stamp, 0, 0])
+
+
+@pytest.mark.parametrize("offset", [-0.167, 0.0, 2.25])
+def test_a_camera_with_a_time_offset_stands_where_it_was_when_it_saw_the_image(
+    make_node: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch, offset: float
+) -> None:
+    monkeypatch.setattr(geometry, "Poses", MovingPoses)
+    node = make_node(autostart=False)
+    values = {"geometry.calibration": calibration(tmp_path, exo=dict(LENS)), "output.points": True}
+    config = parameters.load({**values, "cameras.exo.time_offset": offset})
+    points = geometry.Points(node, config, CameraInfos(node, config))
+    header = Header(frame_id="exo_optical")
+    header.stamp.sec, header.stamp.nanosec = 3, 900_000_000
+    found = points._pose(config, "exo", header)
+    np.testing.assert_allclose(found.position, pose("exo").position + [3.9 + offset, 0, 0])
+    assert header.stamp.sec == 3 and header.stamp.nanosec == 900_000_000
+    header.stamp.sec, header.stamp.nanosec = 0, 100_000_000
+    if offset < 0:
+        with pytest.raises(GeometryError, match="0.100 s, and .* -0.167 s, are a time before 0"):
+            points._pose(config, "exo", header)
+    points.destroy()
+
+
 def test_where_camera_info_is_looked_for() -> None:
     values = {"cameras.ego.topic": "/head/image_raw", "cameras.exo.topic": "side/image/compressed"}
     values["cameras.exo.transport"] = "compressed"

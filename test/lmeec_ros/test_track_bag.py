@@ -253,7 +253,12 @@ def test_the_nodes_recorded_output_of_the_same_bag_scores_the_same(
 
 def test_what_omama_is_told_counts_for_a_bag() -> None:
     plain = bag_units.settings_of(parameters.load({"method": "omama"}), 1)
-    told = {"method": "omama", "candidates.most": 7, "omama.follow": True}
+    told = {"method": "omama", "candidates.most": 7, "omama.follow": True, "text.cup": "a mug",
+            "objects": ["1:cup"]}  # fmt: skip
     settings = bag_units.settings_of(parameters.load(told), 1)
     assert settings.candidates.most == 7 and settings.omama.follow
+    assert settings.text == {"cup": "a mug"}
+    absent = bag_units._never_asked_for({"pan"}, parameters.load({**told, "text.object_7": "x"}))
+    assert len(absent) == 2 and "never hold 'cup', which the parameter objects names" in absent[0]
+    assert "never hold 'cup', 'object_7', which the parameter text describes" in absent[1]
     assert settings.identity() != plain.identity()

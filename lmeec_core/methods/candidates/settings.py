@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 from lmeec_core.compact import CompactLMEEC
 from lmeec_core.correspondence import Mask
@@ -16,8 +17,8 @@ from lmeec_core.methods.candidates.limits import CandidateLimits
 from lmeec_core.methods.candidates.regions import Regions
 from lmeec_core.model import LMEEC
 
-Source = Literal["auto", "regions", "sam2", "files"]
-SOURCES: tuple[Source, ...] = ("auto", "regions", "sam2", "files")
+Source = Literal["auto", "regions", "sam2", "files", "topic"]
+SOURCES: tuple[Source, ...] = ("auto", "regions", "sam2", "files", "topic")
 
 
 class CandidateSettings(CandidateLimits):
@@ -25,13 +26,16 @@ class CandidateSettings(CandidateLimits):
 
     Attributes:
         source: "regions" of even colour; "sam2", SAM 2.1's automatic mask generation, with a
-            network that takes points; "files", masks made by another program; "auto", regions with
-            a compact network, sam2 with another.
+            network that takes points; "files", masks made by another program; "topic", the same on
+            topics of the node; "auto", regions with a compact network, sam2 with another.
+        crop_layers: of sam2: layer n adds 2^n x 2^n overlapping crops of the image, in which
+            smaller objects are found; each crop takes as long as the image. 0: none.
         file: of the masks, see :mod:`lmeec_core.methods.candidates.files`.
     """
 
     source: Source = "auto"
     file: str = ""
+    crop_layers: int = Field(0, ge=0, le=3)
 
     @property
     def limits(self) -> CandidateLimits:
@@ -42,17 +46,24 @@ class CandidateSettings(CandidateLimits):
         """What makes candidates of an image; None where they are given with each step.
 
         Raises:
-            InputError: SAM 2's generator with a network that takes no points, or files without a
-                name.
+            InputError: SAM 2's generator with a network that takes no points, files without a
+                name, or crops of another source.
         """
         if (self.source == "files") != bool(self.file):
             raise InputError(
                 f"candidates.source {self.source!r} and candidates.file {self.file!r} given; a "
                 "file with 'files', and none with other sources, expected"
             )
-        if self.source == "files":
-            return None
         compact = isinstance(model, CompactLMEEC)
-        if self.source == "regions" or (self.source == "auto" and compact):
+        sam2 = self.source == "sam2" or (self.source == "auto" and not compact)
+        if self.crop_layers and not sam2:
+            raise InputError(
+                f"candidates.crop_layers {self.crop_layers} given, which only sam2 has; "
+                f"candidates.source {self.source!r}"
+                + (" is regions with this network" if self.source == "auto" else " given")
+            )
+        if self.source in ("files", "topic"):
+            return None
+        if not sam2:
             return Regions(self.limits)
-        return AutomaticMasks(model, self.limits)
+        return AutomaticMasks(model, self.limits, crop_layers=self.crop_layers)

@@ -11,6 +11,7 @@ from lmeec_core.methods.conditions.fusion import (
     TextFuse,
     cross_view_align,
 )
+from lmeec_core.methods.conditions.scoring import TextScorer
 from lmeec_core.methods.conditions.text import HashedWords, TextEncoder, TextModel, TextVectors
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "TextEncoder",
     "TextFuse",
     "TextModel",
+    "TextScorer",
     "TextVectors",
     "cross_view_align",
 ]

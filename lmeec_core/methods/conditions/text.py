@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +33,10 @@ class TextEncoder(Protocol):
     def dim(self) -> int:
         """C, the size of the vectors."""
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes with anything that changes the vectors."""
+
     def encode(self, texts: Sequence[str]) -> list[TextVectors]:
         """Vectors of texts, float32, without gradients."""
 
@@ -39,21 +44,28 @@ class TextEncoder(Protocol):
 class HashedWords:
     """Each word is a random unit vector that depends on its letters only.
 
-    Words that mean the same have nothing in common. For tests, and for texts of a small, fixed
-    vocabulary.
+    Words that mean the same have nothing in common, so what learns from texts knows the words that
+    it has seen, and no others. For texts of a small, fixed vocabulary, and for tests.
 
     Args:
         dim: size of the vectors.
+        known: words, in lower case, that are encoded; others are left out. None: all are.
     """
 
-    def __init__(self, dim: int = 64) -> None:
+    def __init__(self, dim: int = 64, known: Iterable[str] | None = None) -> None:
         self.dim = dim
+        self.known = None if known is None else frozenset(known)
+
+    @property
+    def fingerprint(self) -> str:
+        """See :class:`TextEncoder`; which words are known makes no difference."""
+        return f"hashed words, {self.dim}"
 
     def encode(self, texts: Sequence[str]) -> list[TextVectors]:
         """See :class:`TextEncoder`; the whole text is the mean of its words."""
         found = []
         for text in texts:
-            words = [self._word(word) for word in re.findall(r"\w+", text.casefold())]
+            words = [self._word(w) for w in words_of(text) if self.known is None or w in self.known]
             rows = torch.stack(words) if words else torch.zeros(0, self.dim)
             found.append(TextVectors(rows.sum(dim=0) / max(1, len(rows)), rows))
         return found
@@ -62,6 +74,11 @@ class HashedWords:
         seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "little")
         vector = np.random.Generator(np.random.PCG64(seed)).standard_normal(self.dim)
         return torch.from_numpy((vector / np.linalg.norm(vector)).astype(np.float32))
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in lower case and in order."""
+    return re.findall(r"\w+", text.casefold())
 
 
 class TextModel:
@@ -108,7 +125,15 @@ class TextModel:
         self._model.to(device).eval()
         self.dim = int(self._model.config.hidden_size)
 
-    @torch.inference_mode()
+    @cached_property
+    def fingerprint(self) -> str:
+        """See :class:`TextEncoder`."""
+        digest = hashlib.sha256(b"text model, 1")
+        for name, value in sorted(self._model.state_dict().items()):
+            digest.update(name.encode() + value.float().cpu().numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    @torch.no_grad()
     def encode(self, texts: Sequence[str]) -> list[TextVectors]:
         """See :class:`TextEncoder`. The whole text is CLIP's last token, or the mean of all tokens
         of another model. What is longer than the model allows is cut off."""

@@ -18,6 +18,10 @@ class OMaMaSettings(BaseModel):
             themselves, "bundled" is the one that comes with the package for nano.
         follow: whether an object's look in a target view is remembered, see
             :class:`lmeec_core.methods.omama.tracker.OMaMaTracker`.
+        text_weights: how texts about objects and candidates are compared, a file; needed where
+            there are texts, see :mod:`lmeec_core.methods.omama.texts`.
+        text_encoder: folder of the text model that those weights were trained with; "" where they
+            were trained with the words themselves.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -26,3 +30,5 @@ class OMaMaSettings(BaseModel):
     weights: str = ""
     matcher: str = ""
     follow: bool = False
+    text_weights: str = ""
+    text_encoder: str = ""

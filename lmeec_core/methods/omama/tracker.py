@@ -20,10 +20,12 @@ from lmeec_core.checkpoint import CheckpointError, load_model
 from lmeec_core.config import PrecisionName
 from lmeec_core.correspondence import Mask
 from lmeec_core.methods.candidates import CandidateSettings
+from lmeec_core.methods.conditions import TextEncoder
 from lmeec_core.methods.omama.features import EncoderFeatures, Features, SeenView
 from lmeec_core.methods.omama.match import embed_asked, embed_given
 from lmeec_core.methods.omama.network import OMaMa
 from lmeec_core.methods.omama.settings import OMaMaSettings
+from lmeec_core.methods.omama.texts import ObjectTexts, read_texts, text_note
 from lmeec_core.methods.omama.weights import BUNDLED, LoadedMatcher, read_facts, read_matcher
 from lmeec_core.methods.pairs import FoundMask, Image, PairTracker
 from lmeec_core.model import LMEEC
@@ -81,7 +83,8 @@ class OMaMaTracker(PairTracker):
     With ``follow`` the look of an object in a target view, the mean embedding of the candidates
     that were chosen for it in frames with a presence of :data:`CONFIDENT` or more, counts as much
     as its look in the query view. The presence is that of the query view alone. Without it each
-    step stands for itself.
+    step stands for itself. With texts about objects, the choice depends on what they say, too; the
+    presence does not.
 
     Args:
         features: describe images.
@@ -89,6 +92,7 @@ class OMaMaTracker(PairTracker):
         candidates: makes the candidates of a target image; None if :meth:`offer` gives them.
         query, targets, max_objects: see :class:`lmeec_core.CorrespondenceTracker`.
         follow: see above.
+        texts: about objects; None: none.
 
     Raises:
         CheckpointError: the matcher is for the other direction.
@@ -103,12 +107,14 @@ class OMaMaTracker(PairTracker):
         targets: Sequence[str],
         max_objects: int = 32,
         follow: bool = False,
+        texts: ObjectTexts | None = None,
     ) -> None:
         super().__init__(None, query, targets, max_objects)
         if matcher is not None:
             matcher.check_direction(query)
         self._features, self._matcher, self._candidates = features, matcher, candidates
         self._follow, self._offered = follow, dict[str, Mask]()
+        self._texts = texts
         self._looks: dict[tuple[str, str], tuple[Tensor, int]] = {}
         """By target and object: the mean embedding, and of how many frames."""
 
@@ -156,9 +162,13 @@ class OMaMaTracker(PairTracker):
         size = (image.shape[0], image.shape[1])
         if not len(given):
             return dict.fromkeys(names, ChosenMask(np.zeros(size, bool), None, -1.0, curve))
-        ours, theirs = self._embedded(asked, own, view.describe(given), view)
+        described = view.describe(given)
+        ours, theirs = self._embedded(asked, own, described, view)
         similarity = ours @ theirs.T
-        best = self._with_looks(target, names, similarity, theirs).argmax(dim=1).tolist()
+        scores = self._with_looks(target, names, similarity, theirs)
+        if self._texts is not None:
+            scores = self._texts.scores(names, curve[0] * scores, asked, described)
+        best = scores.argmax(dim=1).tolist()
         found: dict[str, FoundMask] = {}
         for row, (name, i) in enumerate(zip(names, best, strict=True)):
             one = ChosenMask(enlarge(given[i], size), None, float(similarity[row, i]), curve)
@@ -211,6 +221,9 @@ class OMaMaMethod:
     matcher: LoadedMatcher | None
     candidates: Candidates | None
     follow: bool = False
+    texts: ObjectTexts | None = None
+    notes: tuple[str, ...] = ()
+    """What to say of settings that have no effect."""
 
     def tracker(
         self,
@@ -221,8 +234,9 @@ class OMaMaMethod:
     ) -> OMaMaTracker:
         """A tracker; the number of frames makes no difference."""
         return OMaMaTracker(
-            self.features, self.matcher, self.candidates, query, targets, max_objects, self.follow
-        )
+            self.features, self.matcher, self.candidates, query, targets, max_objects, self.follow,
+            self.texts,
+        )  # fmt: skip
 
 
 def needs_dinov2(settings: OMaMaSettings) -> bool:
@@ -246,6 +260,8 @@ def load(
     require_mv_moe: bool = True,
     candidates: Candidates | CandidateSettings | None = None,
     omama: OMaMaSettings | None = None,
+    text: Mapping[str, str] | None = None,
+    text_encoder: TextEncoder | None = None,
 ) -> OMaMaMethod:
     """Load the method.
 
@@ -254,9 +270,12 @@ def load(
             are used, and which makes the candidates, see :func:`lmeec_core.load_model`.
         candidates: makes the candidate masks, or says what does; None are the default settings.
         omama: features and matcher; None are the defaults.
+        text: what objects look like, in words, by object; conditions which candidate is chosen.
+        text_encoder: makes vectors of the texts; None is that of the settings.
 
     Raises:
         CheckpointError: weights that cannot be used, or a matcher for other features.
+        InputError: texts that cannot be used, see :func:`read_texts`.
     """
     settings = omama or OMaMaSettings()
     model = load_model(preset, checkpoint, device, precision, seed, require_mv_moe)
@@ -278,4 +297,9 @@ def load(
     matcher = None
     if settings.matcher:
         matcher = read_matcher(settings.matcher, features, model.device)
-    return OMaMaMethod(model, features, matcher, made, settings.follow)
+    texts, note = None, None
+    if text:
+        texts = read_texts(text, settings, features, model.device, text_encoder)
+        note = text_note(text, settings)
+    notes = (note,) if note else ()
+    return OMaMaMethod(model, features, matcher, made, settings.follow, texts, notes)
