@@ -15,6 +15,7 @@ import torch
 import lmeec_core as lm
 from lmeec_core.encoded import encode_views
 from lmeec_core.errors import InputError
+from lmeec_core.methods.cycle import CycleChecked
 from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.prompts import Prompt, PromptedTracker, view_tracker
 
@@ -82,6 +83,30 @@ def test_each_image_is_encoded_once(model: lm.LMEEC) -> None:
                 other = without[camera][name]
                 assert one.presence == pytest.approx(other.presence, abs=1e-3)
                 assert (one.mask() == other.mask()).mean() > 0.99
+
+
+@pytest.mark.parametrize(
+    ("queries", "checked"),
+    [(("left", "ego", "right"), False), (("left", "ego", "right"), True), (("ego", "ego"), True)],
+)
+def test_no_camera_is_encoded_twice_for_one_stamp(
+    small: lm.LMEEC, queries: tuple[str, ...], checked: bool
+) -> None:
+    """Whatever the number of query cameras, of objects in each, and of looks back."""
+    mask = np.zeros((60, 80), bool)
+    mask[10:50, 20:60] = True
+    method: Any = LmEec(small)
+    encode = method.encode
+    if checked:
+        method = CycleChecked(method, encode)
+    tracker = PromptedTracker(CAMERAS, method, lambda: view_tracker(small), encode=encode)
+    marked = [(camera, Prompt(f"{i}", mask=mask)) for i, camera in enumerate(queries)]
+    with counted(small) as calls:
+        for number in range(2):
+            before = sum(calls)
+            found = tracker.step(frame(number), marked)
+            assert sum(calls) - before == len(CAMERAS), number
+            assert all(found[camera].keys() == {*"0", *"012"[: len(queries)]} for camera in found)
 
 
 def test_an_image_that_is_prompted_late_is_not_encoded_again(model: lm.LMEEC) -> None:
