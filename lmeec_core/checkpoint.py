@@ -24,7 +24,7 @@ from lmeec_core.config import (
     preset,
 )
 from lmeec_core.engine import choose_precision, use_engine
-from lmeec_core.errors import InputError
+from lmeec_core.errors import EngineError, InputError
 from lmeec_core.model.stages import Stage
 from lmeec_core.networks import LMEEC, build_model, seeded_model
 
@@ -248,9 +248,9 @@ def load_model(
             released network.
         checkpoint: ``.pt`` or ``.safetensors``; None takes the weights bundled for the preset.
         device: auto, cpu, cuda or cuda:<index>.
-        precision: fp32, or bf16 (normalisation, rotary tables and logits stay in float32), or auto:
-            bf16 where the device is faster with it and it finds the same masks
-            (:func:`lmeec_core.engine.choose_precision`).
+        precision: fp32; bf16 (normalisation, rotary tables and logits stay in float32); fp16, the
+            same in float16, for GPUs without bfloat16; or auto: bf16 where the device is faster
+            with it and it finds the same masks (:func:`lmeec_core.engine.choose_precision`).
         seed: if given and there is no checkpoint and none is bundled: random weights from this
             seed. The masks are then meaningless; use this only to test a set-up.
         require_mv_moe: see :func:`load_weights`.
@@ -265,9 +265,14 @@ def load_model(
         lmeec_core.engine.EngineError: unknown engine, or one that cannot be used here.
     """
     if precision not in get_args(PrecisionName):
-        raise InputError(f"precision: {precision!r} given, auto, fp32 or bf16 expected")
+        raise InputError(f"precision: {precision!r} given, auto, fp32, bf16 or fp16 expected")
     config = preset(model) if isinstance(model, str) else model
     target = resolve_device(device)
+    if precision == "fp16" and target.type == "cpu":
+        raise EngineError(
+            "precision: fp16 given with device cpu, which has no fast products in it; choose fp32 "
+            "or bf16, or a GPU"
+        )
     path = Path(checkpoint) if checkpoint else None
     if path is None and isinstance(model, str):
         path = bundled_weights(model)
@@ -286,7 +291,6 @@ def load_model(
     network.to(target)
     if precision == "auto":
         precision = choose_precision(network, trained=path is not None)
-    if precision == "bf16":
-        network.cast_weights()
+    network.compute_in(precision)
     use_engine(network, engine, memory)
     return network

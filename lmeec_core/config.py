@@ -15,8 +15,8 @@ from lmeec_core.errors import InputError
 
 Compression = Literal["average", "keep_first", "fifo", "iou", "cluster"]
 Fusion = Literal["mv_moe", "add", "none"]
-Precision = Literal["fp32", "bf16"]
-PrecisionName = Literal["auto", "fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
+PrecisionName = Literal["auto", "fp32", "bf16", "fp16"]
 EngineName = Literal["auto", "eager", "cuda_graph", "onnxruntime", "openvino", "tensorrt"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 """The backends that can run the network's stages, see :mod:`lmeec_core.engine`."""

@@ -128,9 +128,8 @@ class CorrespondenceTracker:
         """
         if len(state) > self.max_objects:
             raise InputError(f"{len(state)} objects, at most {self.max_objects} expected")
-        config, half = self.model.config, self.model.precision == "bf16"
-        dtype = torch.bfloat16 if half else torch.float32
-        like = torch.empty(0, device=self.model.device, dtype=dtype)
+        config = self.model.config
+        like = torch.empty(0, device=self.model.device, dtype=self.model.computed)
         after = self._empty()
         after.restore(state, config.stored_shape, config.hidden_dim, like)
         self._tracks = after

@@ -48,10 +48,9 @@ def filled_tracker(
     tracker = CorrespondenceTracker(
         model, "query", cameras, memory, max_objects=objects, runner=runner
     )
-    dtype = torch.float32 if model.precision == "fp32" else torch.bfloat16
 
     def random(*shape: int) -> Tensor:
-        return torch.randn(shape, generator=rng).to(model.device, dtype)
+        return torch.randn(shape, generator=rng).to(model.device, model.computed)
 
     parts = ["query"] * memory.query_bank + [str(k) for k in range(targets)] * memory.target_bank
     tracker.restore(

@@ -29,9 +29,9 @@ from lmeec_core.engine.compare import difference, largest
 Result = dict[str, Any]
 Outcome = Literal["passed", "failed", "not run"]
 
-BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.01}
+BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.01, "fp16": 0.01}
 """How far outputs may be from float32 in eager torch on the CPU, relative to the largest: with
-fp32 all of them, with bf16 their median."""
+fp32 all of them, with the half types their median."""
 FRAMES = {"cuda": 5000, "cpu": 10}
 """Steps over which memory must not grow."""
 _STEPS = 3
@@ -69,10 +69,11 @@ def plan(
         small: the presets whose results are checked.
     """
     graph: EngineName = "cuda_graph"
+    common: tuple[Precision, ...] = ("fp32", "bf16")
     checked: list[tuple[str, EngineName, Precision]] = [
-        *((p, "eager", kind) for p in small for kind in BOUNDS),
-        *((p, graph, kind) for p in small for kind in BOUNDS),
-        *((p, "tensorrt", "fp32") for p in small[:1]),
+        *((p, "eager", kind) for p in small for kind in common),
+        *((p, graph, kind) for p in small for kind in common),
+        *((p, "tensorrt", kind) for p in small[:1] for kind in BOUNDS),
     ]
     trials = [
         Trial(f"right: {p} {engine} {kind}", compare_with_cpu, (p, device, engine, kind), 120)

@@ -20,6 +20,7 @@ from lmeec_core.bench.reference import ReferenceStep
 from lmeec_core.checkpoint import load_model
 from lmeec_core.config import EngineName, Precision
 from lmeec_core.engine import chosen_engines
+from lmeec_core.model.precision import TYPES
 from lmeec_core.model.stages import Outputs, Stage, StageOptions, StageRunner
 
 if TYPE_CHECKING:
@@ -208,8 +209,7 @@ def _work(case: Case, model: LMEEC) -> float:
 def peak_gflops(device: torch.device, precision: Precision) -> float:
     """GFLOP/s of a product of large square matrices, from which the floor is computed."""
     side = 8192 if device.type == "cuda" else 2048
-    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
-    a = torch.randn(side, side, device=device, dtype=dtype)
+    a = torch.randn(side, side, device=device, dtype=TYPES[precision])
     best = min(_seconds(device, lambda: a @ a) for _ in range(8))
     return 2 * side**3 / best / 1e9
 

@@ -43,7 +43,7 @@ def bench_command(
         list[str] | None,
         _several("auto, eager, cuda_graph, onnxruntime, openvino or tensorrt", "auto"),
     ] = None,
-    precision: Annotated[list[str] | None, _several("fp32 or bf16", "fp32, bf16")] = None,
+    precision: Annotated[list[str] | None, _several("fp32, bf16 or fp16", "fp32, bf16")] = None,
     objects: Annotated[list[int] | None, _several("Number of objects (N)", "1", min=1)] = None,
     targets: Annotated[list[int] | None, _several("Number of target views (K)", "1", min=1)] = None,
     steps: Annotated[int, typer.Option(min=1, help="Steps measured per case.")] = 10,
@@ -135,7 +135,9 @@ def bench_command(
         if cuda:
             return _on_a_gpu(kind, presets[0], steps, minutes * 60, json_file, console)
         if everything:
-            cases = suite.cases(kind, _engines(engine, presets[0], kind), presets[0], steps)
+            cases = suite.cases(
+                kind, _engines(engine, presets[0], kind, console), presets[0], steps
+            )
         elif node and not (preset or engine or objects or targets):
             cases = []
         else:
@@ -252,14 +254,26 @@ def _known(presets: list[str], engines: list[str]) -> tuple[list[str], list[Engi
     return presets, cast("list[EngineName]", engines)
 
 
-def _engines(asked: list[str] | None, preset: str, device: str) -> list[EngineName]:
-    """The engines of --all: those asked for, or all that are available here."""
+def _engines(
+    asked: list[str] | None, preset: str, device: str, console: Console
+) -> list[EngineName]:
+    """The engines of --all: those asked for, or all whose libraries are here; each makes what it
+    lacks when it is loaded, `auto` comes last and finds it."""
     if asked:
         return cast("list[EngineName]", asked)
     from lmeec_core.checkpoint import load_model
-    from lmeec_core.engine.auto import candidates
+    from lmeec_core.engine.auto import ENGINES_OF
+    from lmeec_core.engine.registry import make_engine
+    from lmeec_core.errors import EngineError
 
-    usable = candidates(load_model(preset, device=device, precision="bf16", seed=0))
+    model = load_model(preset, device=device, precision="bf16", seed=0)
+    usable: list[EngineName] = ["eager"]
+    for name in ENGINES_OF[device]:
+        try:
+            make_engine(model, name)
+            usable.append(name)
+        except (EngineError, ImportError) as error:
+            console.print(f"not measured: {error}", highlight=False, markup=False)
     return [*usable, "auto"]
 
 

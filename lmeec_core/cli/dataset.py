@@ -20,6 +20,12 @@ WITH_FIELDS = ("lerobot", "hdf5", "webdataset")
 """Formats that hold more of an object than its masks."""
 
 
+class Anonymise(StrEnum):
+    """What is made unrecognisable."""
+
+    faces = "faces"
+
+
 class FormatName(StrEnum):
     """Formats of datasets."""
 
@@ -119,6 +125,23 @@ def dataset_command(
             show_default="none",
         ),
     ] = None,
+    anonymise: Annotated[
+        Anonymise | None,
+        typer.Option(
+            help="Blur the faces that OpenCV's detector finds in the images of all cameras; with "
+            "--face-model.",
+            rich_help_panel=_CONTENT,
+            show_default="nothing",
+        ),
+    ] = None,
+    face_model: Annotated[
+        Path | None,
+        typer.Option(
+            help="YuNet model (.onnx) of OpenCV's model zoo.",
+            rich_help_panel=_CONTENT,
+            show_default="none",
+        ),
+    ] = None,
     direction: Annotated[
         Direction,
         typer.Option(
@@ -173,6 +196,7 @@ def dataset_command(
     from lmeec_core.viewing.options import ViewOptions
 
     def work() -> int:
+        _check_faces(anonymise, face_model, enrich)
         recordings, predictions = _sorted(sources)
         kind, rate = _format(format_name, enrich, fps)
         if hand is not None and format_name.value not in WITH_FIELDS:
@@ -190,13 +214,27 @@ def dataset_command(
                         params=params, node=node, objects=tuple(object_name or ()),
                     )
                 )  # fmt: skip
-        options = DatasetOptions(tuple(views), rate, slots, threshold, task, calibration, hand)
+        options = DatasetOptions(
+            tuple(views), rate, slots, threshold, task, calibration, hand, face_model
+        )
         readers = [source_of(view.source) for view in views]
         return run(
             options, readers, find_predictions, kind, out, workers, overwrite, Console(), cluster
         )
 
     run_command(work)
+
+
+def _check_faces(what: Anonymise | None, model: Path | None, enrich: Path | None) -> None:
+    if what is not None and model is None:
+        raise InputError(
+            "--anonymise faces: --face-model FILE expected, a YuNet model such as "
+            "face_detection_yunet_2023mar.onnx of OpenCV's model zoo"
+        )
+    if what is None and model is not None:
+        raise InputError(f"--face-model {model}: is for --anonymise faces, which is not given")
+    if what is not None and enrich is not None:
+        raise InputError(f"--anonymise faces: the videos of {enrich} are not touched by --enrich")
 
 
 def _format(name: FormatName, enrich: Path | None, fps: int | None) -> tuple[Format, int | None]:

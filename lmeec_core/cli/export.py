@@ -53,8 +53,8 @@ def export_command(
     precision: Annotated[
         str,
         typer.Option(
-            help="Precision that the engine will use: fp32 or bf16. With bf16 the weights are "
-            "rounded to bf16; the graphs themselves are in float32.",
+            help="Precision that the engine will use: fp32, bf16 or fp16. TensorRT's graphs have "
+            "their products in it; those for CPUs are in float32, with bf16 of rounded weights.",
             rich_help_panel=_WHAT,
         ),
     ] = "fp32",
@@ -144,7 +144,9 @@ def export_command(
             library = load_tensorrt()  # what is amiss is said before the work, not after
             kinds = library.targets([name for name in re.split(r"[,\s]+", gpus) if name])
             library.facts(torch.device("cuda") if torch.cuda.is_available() else None)
-        model = load_model(preset, checkpoint, "cpu", cast("Precision", precision), seed)
+        here = "fp32" if precision == "fp16" else precision  # nothing is computed in it here
+        model = load_model(preset, checkpoint, "cpu", cast("Precision", here), seed)
+        model.precision = "fp16" if precision == "fp16" else model.precision
         folder = out or cache_folder()
         if folder is None:
             raise InputError("there is no home folder for the graphs; --out DIR names one for them")
@@ -153,7 +155,7 @@ def export_command(
         console = Console()
         _write(store, calls, console)
         if tensorrt:
-            own = GraphStore(model, folder, few_operations=True)
+            own = GraphStore(model, folder, for_gpus=True)
             _build(own, calls, library, kinds, console)
 
     run_command(work)
@@ -192,12 +194,12 @@ def _build(
     store: GraphStore, calls: list[StageCall], library: Library, kinds: list[str], console: Console
 ) -> None:
     from lmeec_core.engine.records import graph_name
-    from lmeec_core.engine.tensorrt import engine_path, make_engine_file, rounding
+    from lmeec_core.engine.tensorrt import engine_path, make_engine_file
 
     def work(call: StageCall) -> str:
         started = time.monotonic()
         graph = store.get(call)
-        record = make_engine_file(library, graph, rounding(store.model), kinds)
+        record = make_engine_file(library, graph, store.model.precision, kinds)
         name = engine_path(graph).name
         if record is None:
             return f"{name}  was there"

@@ -126,7 +126,7 @@ def track_command(
     ] = None,
     precision: Annotated[
         str | None,
-        typer.Option(help="fp32 or bf16.", show_default="fp32", rich_help_panel=HOW),
+        typer.Option(help="fp32, bf16 or fp16.", show_default="fp32", rich_help_panel=HOW),
     ] = None,
     engine: Annotated[
         str | None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from lmeec_core.datasets.clock import Tally, resample
+from lmeec_core.datasets.faces import Faces
 from lmeec_core.datasets.frames import (
     CameraTick,
     Episode,
@@ -230,6 +232,8 @@ class _Reader:
         self._notes, self._ticks = notes, 0
         self._unknown = dict.fromkeys(self.plan.cameras, 0)
         self._interaction = Interaction()
+        self._faces = None if self.plan.faces is None else Faces(self.plan.faces)
+        self._images, self._with_faces = Counter[str](), Counter[str]()
         self._expected = {*self.plan.slots, *self.plan.beyond}
         self._asked = options.objects
         self._beyond: dict[str, None] = {}
@@ -260,6 +264,9 @@ class _Reader:
                     f"{name}: {count} frames without an image of camera {camera}: black in the "
                     "dataset, with the stamp -1"
                 )
+        for camera in plan.cameras if self._faces is not None else ():
+            text = f"{self._with_faces[camera]} of {self._images[camera]} images of camera {camera}"
+            self._notes.append(f"{name}: faces were found and blurred in {text}")
         for camera, size in self._odd.items():
             height, width = plan.sizes[camera]
             self.problems.append(
@@ -306,4 +313,8 @@ class _Reader:
         if image is None:
             self._missing[name] += 1
             return CameraTick(np.zeros((*size, 3), np.uint8), -1, rows)
+        if self._faces is not None:
+            image, count = self._faces.blurred(image)
+            self._images[name] += 1
+            self._with_faces[name] += count > 0
         return CameraTick(image, -1 if view.stamp_ns is None else view.stamp_ns, rows)

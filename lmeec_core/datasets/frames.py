@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.calibration import Calibration, calibration_text, pose_row
+from lmeec_core.datasets.faces import FaceModel
 from lmeec_core.datasets.interaction import Interaction
 from lmeec_core.geometry import GeometryError, centroid
 from lmeec_core.takes import encode_mask
@@ -38,6 +39,7 @@ class Plan:
         located: whether there are points in space: in some recording, two cameras have a lens and
             a pose.
         hand: the object that is a hand, so that what it touches and moves is told; empty: none.
+        faces: the detector of the faces to blur; None: the images as they are.
     """
 
     fps: int
@@ -51,6 +53,7 @@ class Plan:
     predicted: bool
     located: bool = False
     hand: str = ""
+    faces: FaceModel | None = None
 
     @property
     def object_fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -12,6 +12,7 @@ from lmeec_core.calibration import Calibration
 from lmeec_core.datasets import cameras as calibrated
 from lmeec_core.datasets.clock import rate_of
 from lmeec_core.datasets.episode import FindMasks
+from lmeec_core.datasets.faces import FaceModel
 from lmeec_core.datasets.frames import Episode, Plan
 from lmeec_core.datasets.images import file_name
 from lmeec_core.errors import InputError
@@ -34,6 +35,7 @@ class DatasetOptions:
         fps, slots: None for as many as the recordings have.
         task: None for the recordings' names.
         calibration: file for all recordings; None for each one's own.
+        faces: YuNet model, to blur faces; None for none.
     """
 
     views: tuple[ViewOptions, ...]
@@ -43,6 +45,7 @@ class DatasetOptions:
     task: str | None = None
     calibration: Path | None = None
     hand: str | None = None
+    faces: Path | None = None
 
 
 @dataclass
@@ -119,6 +122,7 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
         predicted=predicted,
         located=any(len(one.placed) >= 2 for one in calibrations),
         hand=options.hand or "",
+        faces=None if options.faces is None else FaceModel.of(options.faces),
     )
     episodes = [
         _episode(one, label, options, known)

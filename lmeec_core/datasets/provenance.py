@@ -14,6 +14,7 @@ from lmeec_core import __version__
 from lmeec_core.datasets import interaction
 from lmeec_core.datasets.cameras import cameras_file
 from lmeec_core.datasets.episode import Part
+from lmeec_core.datasets.faces import CELLS, MARGIN, SCORE
 from lmeec_core.datasets.frames import Plan
 from lmeec_core.geometry import MAX_ERROR, MIN_ANGLE
 
@@ -84,6 +85,9 @@ def _provenance(
         },
         **({"hand": {"object": plan.hand, "rule": inspect.getdoc(interaction)}}
            if plan.hand else {}),
+        **({"faces": {"blurred": f"to {CELLS} x {CELLS} mean colours", "score from": SCORE,
+                      "margin": MARGIN, "model sha256": plan.faces.sha256}}
+           if plan.faces else {}),
         "clock": {"rate, Hz": plan.fps, "rule": "nearest frame of the query camera to each tick"},
         "predictions": [_predictions(path) for path in files],
         "recordings": [

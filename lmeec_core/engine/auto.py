@@ -31,6 +31,12 @@ _WARM_UP, _REPEATS = 3, 5
 _MARGIN = 0.95
 """Another engine must take less than this share of eager's time: each change of engine costs."""
 
+ENGINES_OF: dict[str, tuple[EngineName, ...]] = {
+    "cpu": ("onnxruntime", "openvino"),
+    "cuda": ("cuda_graph", "tensorrt"),
+}
+"""The engines that a device may have besides eager."""
+
 Times = dict[str, dict[str, float]]
 """Stage to engine to milliseconds of a step's calls."""
 
@@ -101,11 +107,8 @@ def possible(model: LMEEC, root: Path | None = None) -> dict[EngineName, Engine]
         model: the network.
         root: see :class:`Engine`.
     """
-    names: tuple[EngineName, ...] = (
-        ("cuda_graph", "tensorrt") if model.device.type == "cuda" else ("onnxruntime", "openvino")
-    )
     engines: dict[EngineName, Engine] = {"eager": make_engine(model, "eager")}
-    for name in names:
+    for name in ENGINES_OF["cuda" if model.device.type == "cuda" else "cpu"]:
         try:
             engines[name] = make_engine(model, name, root)
         except (EngineError, ImportError) as error:

@@ -115,8 +115,7 @@ def step_calls(
     ]
     if memory.target_bank:
         uses.append(("memory_encoder", pairs, StageOptions(), {"m": config.mask_size}))
-    computed = torch.float32 if model.precision == "fp32" else torch.bfloat16
-    kinds = {"float32": torch.float32, "bool": torch.bool, "computed": computed}
+    kinds = {"float32": torch.float32, "bool": torch.bool, "computed": model.computed}
     calls = []
     for stage, batch, options, own in uses:
         spec = model.stages[stage]

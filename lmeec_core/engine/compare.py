@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["difference", "largest"]
+__all__ = ["difference", "largest", "mean_difference"]
 
 
 def difference(ours: Any, reference: Any, small: float = 0.0) -> float:
@@ -24,13 +25,24 @@ def difference(ours: Any, reference: Any, small: float = 0.0) -> float:
     Raises:
         ValueError: their shapes differ, or there are no numbers.
     """
+    return _relative(ours, reference, small, lambda x: float(np.abs(x).max()))
+
+
+def mean_difference(ours: Any, reference: Any, small: float = 0.0) -> float:
+    """As :func:`difference`, of root mean squares: for results that were rounded on the way, of
+    which single numbers may be far apart."""
+    return _relative(ours, reference, small, lambda x: float(np.sqrt(np.mean(x**2))))
+
+
+def _relative(
+    ours: Any, reference: Any, small: float, size: Callable[[NDArray[np.float64]], float]
+) -> float:
     a, b = np.asarray(ours, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if a.shape != b.shape or not a.size:
         raise ValueError(f"shapes {a.shape} and {b.shape} given, equal ones with numbers expected")
     if not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.inf
-    apart = float(np.abs(a - b).max())
-    scale = max(float(np.abs(b).max()), small)
+    apart, scale = size(a - b), max(size(b), small)
     if not apart:
         return 0.0
     return apart / scale if scale else math.inf

@@ -104,6 +104,7 @@ class _Graph:
 
 def _without_cache(model: LMEEC) -> torch.autocast:
     """Autocast that casts weights anew: a cast remembered from a capture would dangle."""
+    half = model.precision != "fp32"
     return torch.autocast(
-        "cuda", torch.bfloat16, enabled=model.precision == "bf16", cache_enabled=False
+        "cuda", model.computed if half else None, enabled=half, cache_enabled=False
     )

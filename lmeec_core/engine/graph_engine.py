@@ -63,8 +63,8 @@ class GraphEngine(Engine):
 
     device = "cpu"
     suffix = ".onnx"
-    few_operations = False
-    """Whether graphs are those for GPUs, see :class:`GraphStore`."""
+    for_gpus = False
+    """Which graphs it takes, see :class:`GraphStore`."""
     sizes: tuple[int, ...] = (1,)
     """Batches of the graphs that are made unasked. One CPU gains nothing by larger ones."""
 
@@ -75,7 +75,7 @@ class GraphEngine(Engine):
                 f"engine {self.name}: the network is on {model.device.type}, {self.device} "
                 "expected; choose that device or another engine"
             )
-        self.store = GraphStore(model, root, self.few_operations)
+        self.store = GraphStore(model, root, self.for_gpus)
         self._programs: dict[StageCall, dict[int, Program]] = {}  # by the call of a batch of one
 
     def is_ready(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 import torch
 
 from lmeec_core.cache import cache_folder, stand_in
-from lmeec_core.config import PRESETS
+from lmeec_core.config import PRESETS, Precision
 from lmeec_core.engine import onnx_export
 from lmeec_core.engine.calls import StageCall
 from lmeec_core.engine.records import describe_inputs, file_hash, graph_name, read_record
@@ -29,7 +30,7 @@ def _code_hash(folders: frozenset[Path]) -> bytes:
     """Of the code that makes the graphs: others are made when it changes."""
     files = [
         *(file for folder in sorted(folders) for file in sorted(folder.glob("*.py"))),
-        Path(onnx_export.__file__),
+        *(Path(__file__).with_name(name) for name in ("onnx_export.py", "half_graph.py")),
     ]
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).digest()
 
@@ -71,15 +72,14 @@ class GraphStore:
     Args:
         model: the network, with its final weights.
         root: the folder of all networks, which has to be writable; None is the cache.
-        few_operations: graphs for GPUs: fewer operations, more to compute. Where they are others,
-            their names say so.
+        for_gpus: graphs for GPUs: products in the network's precision (otherwise in float32), and
+            fewer operations, which have more to compute. Where they are others, their names say so.
     """
 
-    def __init__(
-        self, model: LMEEC, root: Path | None = None, few_operations: bool = False
-    ) -> None:
+    def __init__(self, model: LMEEC, root: Path | None = None, for_gpus: bool = False) -> None:
         self.model = model
-        self._few = few_operations and model.image_encoder.trunk.cuts_windows
+        self._precision: Precision = model.precision if for_gpus else "fp32"
+        self._few = for_gpus and model.image_encoder.trunk.cuts_windows
         self.network = network_hash(model)
         preset = next((n for n, c in PRESETS.items() if c == model.config), "network")
         self.preset = preset
@@ -100,8 +100,9 @@ class GraphStore:
         self._replaceable = False
 
     def _file(self, call: StageCall) -> str:
-        few = self._few and call.stage == "image_encoder"
-        return f"few_{graph_name(call)}.onnx" if few else f"{graph_name(call)}.onnx"
+        parts: list[str] = [] if self._precision == "fp32" else [self._precision]
+        parts += ["few"] if self._few and call.stage == "image_encoder" else []
+        return "_".join([*parts, f"{graph_name(call)}.onnx"])
 
     def path(self, call: StageCall) -> Path:
         """Where a call's graph is, or would be."""
@@ -139,7 +140,14 @@ class GraphStore:
         path = folder / self._file(call)
         probe(folder)
         logger.info("making the graph %s (once; it is kept)", path)
-        record = onnx_export.export_graph(self.model, call, path, self._few)
+        if self._precision == "fp32":
+            record = onnx_export.export_graph(self.model, call, path, self._few)
+        else:
+            exact = copy.copy(self)
+            exact._precision = "fp32"
+            record = onnx_export.export_half(
+                self.model, call, exact.get(call), path, self._precision
+            )
         record |= {"preset": self.preset, "network": self.network}
         write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
         return path

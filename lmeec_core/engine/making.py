@@ -101,8 +101,7 @@ def receive(stream: IO[bytes]) -> tuple[LMEEC, MemoryConfig]:
     order = Order.model_validate_json(stream.readline())
     torch.set_num_threads(order.threads)
     model = build_model(order.config).requires_grad_(False)
-    if order.precision == "bf16":
-        model.cast_weights()
+    model.compute_in(order.precision)
     state = {}
     for name, dtype, shape in order.tensors:
         kind: torch.dtype = getattr(torch, dtype)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from lmeec_core.config import Precision
 from lmeec_core.engine.calls import StageCall
-from lmeec_core.engine.compare import difference, largest
+from lmeec_core.engine.compare import difference, largest, mean_difference
 from lmeec_core.engine.records import describe_inputs, file_hash
 from lmeec_core.errors import EngineError
 from lmeec_core.files import replacing
@@ -35,8 +36,15 @@ TOLERANCE = 1e-3
 largest value of an output or to :data:`SMALL`."""
 SMALL = 1e-2
 """An output as small as this is compared with it: a predicted IoU may well be nearly 0."""
+HALF_TOLERANCES: dict[Precision, float] = {"bf16": 0.03, "fp16": 0.01}
+"""Largest allowed difference between a graph with products in a half type, its rounding emulated
+in float32, and eager torch in float32: root mean squares, relative to those of an output."""
+_SMALL_SUM = 1.0
+"""With this a predicted IoU or presence logit of a half type is compared, if it is smaller."""
 _SEEDS = 16
 """Examples that are tried of a stage that tells whether objects are present."""
+_SURE = 0.05
+"""Presence logits as far from 0 as this are looked for: rounding does not turn them."""
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
 
@@ -61,11 +69,10 @@ def export_graph(
     require("onnx", "onnxscript", "onnxruntime")
     import onnx
 
-    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+    with _in_float32():
         plain = _plain(model)
         examples = _examples(plain, call)
-        inputs, expected = examples[0]
-        program = _trace(plain, call, inputs, few_operations)
+        program = _trace(plain, call, examples[0][0], few_operations)
         with replacing(path) as partial:
             program.save(str(partial))
             proto = onnx.load(str(partial))
@@ -73,25 +80,76 @@ def export_graph(
             problems = unwanted(proto)
             if problems:
                 raise EngineError(f"graph {path.name}: {'; '.join(problems)}")
-            apart = _largest_difference(partial, examples)
+            apart = _apart(partial, examples, difference)
             if not apart <= TOLERANCE:
                 raise EngineError(
                     f"graph {path.name}: differs from eager torch by {apart:.1e}, at most "
                     f"{TOLERANCE} expected; please report it with the versions of torch "
                     f"({torch.__version__}) and onnx ({onnx.__version__})"
                 )
+    return _record(call, examples[0][1], path) | {"opset": OPSET, "difference": apart}
+
+
+def export_half(
+    model: LMEEC, call: StageCall, exact: Path, path: Path, precision: Precision
+) -> dict[str, Any]:
+    """Write the graph of a call with its products in a half type, and check it.
+
+    Args:
+        model, call, path: see :func:`export_graph`.
+        exact: the same graph in float32.
+        precision: the half type.
+
+    Returns:
+        see :func:`export_graph`; ``difference`` is that of root mean squares.
+
+    Raises:
+        EngineError: rounding changes the results too much, in this type.
+        OSError: it cannot be written.
+    """
+    import onnx
+
+    from lmeec_core.engine import half_graph
+
+    proto = half_graph.with_half_products(onnx.load(str(exact)), precision, model.exact_modules)
+    onnx.checker.check_model(proto, full_check=True)
+    with _in_float32():
+        examples = _examples(_plain(model), call)
+    emulated = half_graph.emulated(proto).SerializeToString()
+    apart, bound = _apart(emulated, examples, _rounding), HALF_TOLERANCES[precision]
+    if not apart <= bound:
+        raise EngineError(
+            f"graph {path.name}: differs from float32 by {apart:.1e} (root mean squares), at most "
+            f"{bound} expected: {precision} is too coarse for these weights; choose another "
+            "precision"
+        )
+    with replacing(path) as partial:
+        onnx.save(proto, str(partial))
+    opset = half_graph.OPSET
+    return _record(call, examples[0][1], path) | {
+        "opset": opset, "difference": apart, "precision": precision
+    }  # fmt: skip
+
+
+@contextmanager
+def _in_float32() -> Iterator[None]:
+    with torch.inference_mode(False), torch.no_grad(), torch.autocast("cpu", enabled=False):
+        yield
+
+
+def _record(call: StageCall, outputs: Outputs, path: Path) -> dict[str, Any]:
+    import onnx
+
     return {
         "stage": call.stage,
         "options": dict(vars(call.options)),
         "inputs": describe_inputs(call),
         "outputs": [
             {"name": spec.name, "shape": list(value.shape), "dtype": "float32"}
-            for spec, value in zip(call.spec.outputs, expected, strict=True)
+            for spec, value in zip(call.spec.outputs, outputs, strict=True)
         ],
         "sha256": file_hash(path),
         "bytes": path.stat().st_size,
-        "difference": apart,
-        "opset": OPSET,
         "torch": torch.__version__,
         "onnx": onnx.__version__,
     }
@@ -99,7 +157,7 @@ def export_graph(
 
 def _plain(model: LMEEC) -> LMEEC:
     """The network on the CPU, with weights in float32."""
-    if model.device.type == "cpu" and model.precision == "fp32":
+    if model.device.type == "cpu" and model.precision != "bf16":
         return model
     plain = seeded_model(model.config, 0)
     plain.load_state_dict({name: value.float() for name, value in model.state_dict().items()})
@@ -197,23 +255,38 @@ def _examples(model: LMEEC, call: StageCall) -> list[tuple[Outputs, Outputs]]:
     module = StageModule(model, call.stage, call.options)
     presence = [i for i, spec in enumerate(call.spec.outputs) if spec.name == "presence_logit"]
     found: dict[bool, tuple[Outputs, Outputs]] = {}
+    sure: dict[bool, float] = {}
     for seed in range(_SEEDS if presence else 1):
         inputs = call.example(torch.device("cpu"), seed)
         outputs = module(*inputs)
         present = any(bool((outputs[i] > 0).all()) for i in presence)
-        found.setdefault(present, (inputs, outputs))
-        if len(found) == 2:
+        distance = min((float(outputs[i].abs().min()) for i in presence), default=0.0)
+        if distance >= sure.get(present, 0.0):
+            found[present], sure[present] = (inputs, outputs), distance
+        if len(found) == 2 and min(sure.values()) > _SURE:
             break
     return list(found.values())
 
 
-def _largest_difference(path: Path, examples: list[tuple[Outputs, Outputs]]) -> float:
+def _rounding(ours: Any, reference: Any, small: float) -> float:
+    """A single number may be a small sum of large ones, to which rounding is relative."""
+    single = reference.size == len(reference)
+    return mean_difference(ours, reference, _SMALL_SUM if single else small)
+
+
+def _apart(
+    graph: Path | bytes,
+    examples: list[tuple[Outputs, Outputs]],
+    measure: Callable[[Any, Any, float], float],
+) -> float:
+    """How far a graph in ONNX Runtime is from what is expected: the farthest output counts."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    content = graph if isinstance(graph, bytes) else str(graph)
+    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     names = [value.name for value in session.get_inputs()]
     return largest(
-        difference(result, wanted.numpy(), SMALL)
+        measure(result, wanted.numpy(), SMALL)
         for inputs, expected in examples
         for result, wanted in zip(
             session.run(None, {n: x.numpy() for n, x in zip(names, inputs, strict=True)}),

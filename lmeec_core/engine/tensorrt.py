@@ -1,9 +1,10 @@
 """TensorRT: strongly typed engines built from the network's ONNX graphs.
 
 Whichever of NVIDIA's two libraries is installed is used; what sets them apart is in
-:mod:`lmeec_core.engine.tensorrt_library`. The graphs are in float32; with precision bf16 products
-round to TF32. Building, records and messages are tested with TensorRT for RTX, which needs no GPU
-for them; loading and running an engine were not tried.
+:mod:`lmeec_core.engine.tensorrt_library`. An engine computes in its graph's types: products are in
+bfloat16 or float16 with these precisions; with fp32 nothing rounds to TF32. Building, records and
+messages are tested with TensorRT for RTX, which needs no GPU for them; loading and running an
+engine were not tried.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ import json
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from lmeec_core.config import Precision
 from lmeec_core.engine.calls import StageCall
 from lmeec_core.engine.graph_engine import GraphEngine, Program
 from lmeec_core.engine.records import file_hash, read_record
@@ -29,14 +31,6 @@ logger = logging.getLogger(__name__)
 
 WORKSPACE_BYTES = 4 << 30
 """Most device memory that a layer may take for itself while TensorRT chooses."""
-
-Rounding = Literal["fp32", "tf32"]
-"""tf32 lets products of float32 round to TF32, TensorRT's own default."""
-
-
-def rounding(model: LMEEC) -> Rounding:
-    """How an engine of a model computes products."""
-    return "fp32" if model.precision == "fp32" else "tf32"
 
 
 def validity(graph: Path, version: str, facts: dict[str, Any], precision: str) -> dict[str, Any]:
@@ -105,20 +99,12 @@ def keep_engine(graph: Path, plan: bytes, record: dict[str, Any]) -> None:
     write_text(path.with_suffix(".engine.json"), json.dumps(record, indent=1) + "\n")
 
 
-def build_engine(
-    library: Library, graph: Path, precision: Rounding, targets: Sequence[str] = ()
-) -> tuple[bytes, int]:
-    """Build a strongly typed engine from an ONNX file: it computes in the graph's own types.
-
-    Args:
-        library: that is installed. graph: the ONNX file. precision: of products.
-        targets: kinds of GPU, see :meth:`Library.targets`.
-
-    Returns:
-        the engine, and the number of layers of its network.
+def read_graph(library: Library, graph: Path) -> tuple[Any, Any, Any]:
+    """TensorRT's builder, strongly typed network and parser of an ONNX file. The network is
+    valid as long as the other two are there.
 
     Raises:
-        EngineError: TensorRT does not take the graph, or fails to build it; with its own words.
+        EngineError: TensorRT does not take the graph; with its own words.
     """
     trt, log = library.module, library.log
     log.take()
@@ -131,10 +117,27 @@ def build_engine(
             f"engine tensorrt: {library.name} does not take {graph.name}: {'; '.join(told)}; "
             "choose another engine for this network"
         )
+    return builder, network, parser
+
+
+def build_engine(library: Library, graph: Path, targets: Sequence[str] = ()) -> tuple[bytes, int]:
+    """Build a strongly typed engine from an ONNX file: it computes in the graph's own types.
+
+    Args:
+        library: that is installed. graph: the ONNX file.
+        targets: kinds of GPU, see :meth:`Library.targets`.
+
+    Returns:
+        the engine, and the number of layers of its network.
+
+    Raises:
+        EngineError: TensorRT does not take the graph, or fails to build it; with its own words.
+    """
+    trt, log = library.module, library.log
+    builder, network, _parser = read_graph(library, graph)
     config = builder.create_builder_config()
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, WORKSPACE_BYTES)
-    if precision == "fp32":
-        config.clear_flag(trt.BuilderFlag.TF32)
+    config.clear_flag(trt.BuilderFlag.TF32)
     library.set_targets(config, targets)
     library.read_timings(config, graph.parent)
     logger.info("building the TensorRT engine of %s (once; it is kept)", graph.name)
@@ -155,12 +158,12 @@ def _told(error: Any) -> str:
 
 
 def make_engine_file(
-    library: Library, graph: Path, precision: Rounding, targets: Sequence[str] = ()
+    library: Library, graph: Path, precision: Precision, targets: Sequence[str] = ()
 ) -> dict[str, Any] | None:
     """Build a graph's engine ahead of time, for machines with these targets, and keep it.
 
     Args:
-        library: that is installed. graph: the ONNX file. precision: of products.
+        library: that is installed. graph: the ONNX file. precision: of its products.
         targets: kinds of GPU, see :meth:`Library.targets`.
 
     Returns:
@@ -175,7 +178,7 @@ def make_engine_file(
     wanted = validity(graph, library.name, facts, precision)
     if stored_engine(graph, wanted) is not None:
         return None
-    plan, layers = build_engine(library, graph, precision, targets)
+    plan, layers = build_engine(library, graph, targets)
     keep_engine(graph, plan, wanted | {"layers": layers})
     return read_record(engine_path(graph).with_suffix(".engine.json"))
 
@@ -186,7 +189,7 @@ class TensorRtEngine(GraphEngine):
     name = "tensorrt"
     device = "cuda"
     suffix = ".engine"
-    few_operations = True
+    for_gpus = True
     sizes = (1, 2, 4, 8)
 
     def __init__(self, model: LMEEC, root: Path | None = None) -> None:
@@ -196,7 +199,7 @@ class TensorRtEngine(GraphEngine):
 
     def _wanted(self, path: Path) -> dict[str, Any]:
         facts = self._library.facts(self.model.device)
-        return validity(path, self._library.name, facts, rounding(self.model))
+        return validity(path, self._library.name, facts, self.model.precision)
 
     def _stored(self, path: Path) -> Path | None:
         def refusal(file: Path) -> str | None:
@@ -215,7 +218,7 @@ class TensorRtEngine(GraphEngine):
         if engine is None and not make:
             raise EngineError(f"engine tensorrt: none of {path.name} can be loaded")
         if engine is None:  # none is kept, it does not fit, or TensorRT refuses it
-            plan, layers = build_engine(self._library, path, rounding(self.model))
+            plan, layers = build_engine(self._library, path)
             try:
                 keep_engine(path, plan, self._wanted(path) | {"targets": [], "layers": layers})
             except OSError as error:

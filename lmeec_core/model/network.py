@@ -17,7 +17,7 @@ from lmeec_core.model.mask_decoder import Decoded, MaskDecoder, PromptEncoder
 from lmeec_core.model.memory_attention import MemoryAttention
 from lmeec_core.model.memory_encoder import MemoryEncoder
 from lmeec_core.model.mv_moe import MVMoE
-from lmeec_core.model.precision import exact_convolutions
+from lmeec_core.model.precision import TYPES, exact_convolutions
 from lmeec_core.model.results import NO_OBJECT_LOGIT, Prediction
 from lmeec_core.model.stages import (
     RELEASED_STAGES,
@@ -40,12 +40,12 @@ def sine_tokens(grid: int, channels: int) -> Tensor:
 class Network(nn.Module):
     """The modules and the stages; names and shapes of the state dict are the released ones.
 
-    ``precision`` ("fp32" or "bf16") sets how the stages compute; bf16 keeps normalisation, rotary
-    tables, mask and presence logits in float32.
+    ``precision`` ("fp32", "bf16" or "fp16") sets how the stages compute; the half types keep
+    normalisation, rotary tables, mask and presence logits in float32.
 
     Attributes:
         stages: what each stage takes and gives.
-        exact_modules: parts that stay in float32 with bf16, by their names.
+        exact_modules: parts that stay in float32 in any precision, by their names.
     """
 
     stages: ClassVar[Mapping[Stage, StageSpec]] = RELEASED_STAGES
@@ -111,10 +111,25 @@ class Network(nn.Module):
         The first one in float32 on a GPU switches TF32 off in cuDNN, for the whole process and for
         good (:func:`exact_convolutions`).
         """
-        half = self.precision == "bf16"
+        half = self.precision != "fp32"
         if not half and self.device.type == "cuda":
             exact_convolutions()
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=half)
+        dtype = self.computed if half else None
+        return torch.autocast(self.device.type, dtype=dtype, enabled=half)
+
+    @property
+    def computed(self) -> torch.dtype:
+        """The type of products at :attr:`precision`."""
+        return TYPES[self.precision]
+
+    def compute_in(self, precision: Precision) -> None:
+        """Compute in a precision from now on; not for training.
+
+        With fp16 the weights stay as they are: it is for engines, which have weights of their own.
+        """
+        if precision == "bf16":
+            self.cast_weights()
+        self.precision = precision
 
     def cast_weights(self) -> None:
         """Compute in bfloat16 from now on, and hold the weights of linear maps so once and for

@@ -1,10 +1,19 @@
-"""How float32 is computed on a GPU."""
+"""The precisions, and how float32 is computed on a GPU."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
+
+from lmeec_core.config import Precision
+
+TYPES: dict[Precision, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+"""The type of products in each precision."""
 
 
 def exact_convolutions() -> None:

@@ -69,7 +69,7 @@ class TensorSpec:
         shape: sizes behind the batch, by the names above.
         batched: whether the batch is in front. What is not batched is shared by the batch, unless
             a call gives it one dimension more.
-        dtype: float32 or bool; "computed" is float32, or bfloat16 where the network computes so
+        dtype: float32 or bool; "computed" is float32, or the half type of the network's precision
             (normalised features and residual sums stay in float32).
         in_range: brings numbers of a normal distribution to such as may occur.
     """

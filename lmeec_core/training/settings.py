@@ -39,7 +39,8 @@ class TrainConfig(Settings):
     recipe: Literal["simulation"] = "simulation"
     minutes: float = Field(ge=0)
     steps: int | None = Field(None, ge=1)
-    stages: Literal["auto", "gpu", "gpu_more", "cpu", "cpu_more"] = "auto"
+    stages: Literal["auto", "gpu", "gpu_more", "cpu", "cpu_more", "cpu_clips"] = "auto"
+    rate: float | None = Field(None, gt=0)
     start: str | None = None
     seed: int = Field(0, ge=0)
     device: str = "auto"

@@ -31,6 +31,8 @@ class Stage:
         fixed_norms: batch normalisation keeps its statistics, for batches with too few scenes.
         encoder_rate: factor on the image encoder's learning rate; 0 freezes it, which saves its
             backward pass.
+        fixed_views: with ``encoder_rate`` 0, what the network computes of a view alone stays as it
+            is, so that a head for clicks that was trained on it still fits.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Stage:
     positive_share: float = 0.57
     fixed_norms: bool = False
     encoder_rate: float = 1.0
+    fixed_views: bool = False
 
 
 @dataclass(frozen=True)
@@ -131,11 +134,15 @@ CPU_MORE_STAGES = (
 )
 """For two CPU cores that go on from trained weights."""
 
+CPU_CLIPS_STAGES = (replace(_CPU_CLIPS, share=1.0, contrast=0.0, fixed_views=True),)
+"""For two CPU cores that fine-tune trained weights: what follows the encoding of a view."""
+
 STAGES = {
     "gpu": GPU_STAGES,
     "gpu_more": GPU_MORE_STAGES,
     "cpu": CPU_STAGES,
     "cpu_more": CPU_MORE_STAGES,
+    "cpu_clips": CPU_CLIPS_STAGES,
 }
 """Curricula by their names in the settings."""
 

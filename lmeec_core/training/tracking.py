@@ -103,8 +103,7 @@ def _apart(work: Callable[[LMEEC, Job], T], precision: Precision, job: Job) -> T
 def _loaded(weights: Path, device: str, config: ModelConfig, precision: Precision) -> LMEEC:
     model = build_model(config)
     model.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
-    if precision == "bf16":
-        model.cast_weights()
+    model.compute_in(precision)
     return model.requires_grad_(False).to(device)
 
 

@@ -140,7 +140,8 @@ class ModelParameters:
         "that come with the preset, if any", path=True)
     device: str = parameter("auto", "auto, cpu or cuda (cuda:1, ...)")
     precision: PrecisionName = parameter("auto", "Number format of the network; auto: bf16 where "
-        "that is faster here and finds the same masks, else fp32 (offline always fp32)",
+        "that is faster here and finds the same masks, else fp32 (offline always fp32); fp16: for "
+        "GPUs without bf16",
         get_args(PrecisionName))
     engine: EngineName = parameter("auto", "The backend that runs the network's stages; auto "
         "measures them once and takes the fastest", ENGINES)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from typer.testing import CliRunner
 
 import lmeec_core as lm
@@ -18,6 +21,7 @@ from lmeec_core.bench.measure import spread
 from lmeec_core.bench.memory import peak_of
 from lmeec_core.bench.reference import ReferenceStep
 from lmeec_core.cli.app import app
+from lmeec_core.cli.bench import _engines
 from lmeec_core.model.stages import STAGES
 
 
@@ -143,3 +147,21 @@ def test_what_must_be_reached() -> None:
     assert checks[suite.ROS_EDGE.name]["passed"] is False
     assert checks[suite.AUTO.name]["value"] == 1.125  # 90 ms against openvino's 80
     assert checks[suite.AUTO.name]["passed"] is False
+
+
+def test_all_engines_whose_libraries_are_here_are_measured_and_the_others_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, small: lm.LMEEC
+) -> None:
+    """Also where nothing was exported before; auto, which finds what they made, comes last."""
+    there = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "openvino" else there(name)
+    )
+    monkeypatch.setattr("lmeec_core.checkpoint.load_model", lambda *_, **__: small)
+    monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
+    told = io.StringIO()
+    assert _engines(None, "mini", "cpu", Console(file=told, width=200)) == [
+        "eager", "onnxruntime", "auto",
+    ]  # fmt: skip
+    assert "not measured: engine openvino: not installed" in told.getvalue()
+    assert _engines(["eager"], "mini", "cpu", Console(file=told)) == ["eager"]

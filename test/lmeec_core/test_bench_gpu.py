@@ -46,11 +46,11 @@ def test_work_in_a_process_ends_whatever_it_does() -> None:
 def test_right_results_come_first_then_times_then_memory() -> None:
     trials = gpu.plan("cuda", "base_plus", 10)
     kinds = [trial.name.partition(":")[0] for trial in trials]
-    assert kinds[:9] == ["right"] * 9 and set(kinds[9:]) == {"time", "memory"}
+    assert kinds[:11] == ["right"] * 11 and set(kinds[11:]) == {"time", "memory"}
     assert [t.arguments[2:] for t in trials[:2]] == [("eager", "fp32"), ("eager", "bf16")]
     (memory,) = (t.arguments[0] for t in trials if t.name.startswith("memory"))
     assert memory.frames == 5000 and memory.engine == "cuda_graph"
-    assert {t.arguments[0].engine for t in trials[9:]} == {
+    assert {t.arguments[0].engine for t in trials[11:]} == {
         "eager", "cuda_graph", "auto", "tensorrt"
     }  # fmt: skip
 

@@ -87,7 +87,7 @@ def test_an_engine_is_kept_with_its_record(graph: Path) -> None:
         ("11.0.0", FACTS, "fp32", "tensorrt"),
         ("10.9.0", FACTS | {"compute_capability": "8.9"}, "fp32", "compute_capability"),
         ("10.9.0", FACTS | {"device": "NVIDIA L4"}, "fp32", "device"),
-        ("10.9.0", FACTS, "tf32", "precision"),
+        ("10.9.0", FACTS, "bf16", "precision"),
     ],
 )
 def test_an_engine_of_elsewhere_is_not_used(
@@ -144,11 +144,11 @@ def test_engines_are_built_ahead_of_time_and_once(rtx: RtxLibrary, tmp_path: Pat
     assert record["bytes"] == engine_path(graph).stat().st_size > 0
     assert make_engine_file(rtx, graph, "fp32", ["sm86", "sm120"]) is None
     assert make_engine_file(rtx, graph, "fp32", ["sm86"]) is not None  # for others
-    assert make_engine_file(rtx, graph, "tf32", ["sm86"]) is not None
+    assert make_engine_file(rtx, graph, "bf16", ["sm86"]) is not None
     write_graph(graph, "Relu", "Abs")
-    assert make_engine_file(rtx, graph, "tf32", ["sm86"]) is not None  # of another graph
+    assert make_engine_file(rtx, graph, "bf16", ["sm86"]) is not None  # of another graph
     # A machine that loads it takes it whatever its targets are: its header tells whether it fits.
-    assert stored_engine(graph, validity(graph, rtx.name, rtx.facts(None), "tf32")) is not None
+    assert stored_engine(graph, validity(graph, rtx.name, rtx.facts(None), "bf16")) is not None
     assert not list(tmp_path.glob("timing.cache"))
 
 
@@ -157,7 +157,7 @@ def test_the_targets_reach_tensorrt(rtx: RtxLibrary, tmp_path: Path) -> None:
     graph = write_graph(tmp_path / "small_b1.onnx", "Softmax")
     ampere, both = ["sm86"], ["sm86", "sm120"]
     first, again, other = (
-        build_engine(rtx, graph, "fp32", kinds)[0][:64] for kinds in (ampere, ampere, both)
+        build_engine(rtx, graph, kinds)[0][:64] for kinds in (ampere, ampere, both)
     )
     assert first == again != other
 

@@ -252,6 +252,10 @@ def test_settings_reach_the_run(tmp_path: Path) -> None:
     assert {name: store.capacity for name, store in run.stores.items()} == {
         "train": 4000, "val": 24, "test": 60, "presence": 400,
     }  # fmt: skip
+    gentle = read_config(find_config("nano_sim"), ["stages=cpu_clips", "rate=3e-5"])
+    assert isinstance(gentle, TrainConfig)
+    run = nano.SceneRun(gentle, tmp_path, tmp_path, torch.device("cpu"), Monitor())
+    assert (run.schedule.rate, run.schedule.bf16) == (3e-5, False)
     exact = read_config(find_config("nano_sim"), ["steps=30"])
     assert isinstance(exact, TrainConfig)
     assert (
@@ -270,6 +274,7 @@ def test_the_file_names_every_setting() -> None:
         ("minuts=3", "minuts: Extra inputs are not permitted"),
         ("frames=3", "frames: .*greater than or equal to 4.*3 given"),
         ("stages=fast", "stages: .*'gpu'"),
+        ("rate=0", "rate: .*greater than 0"),
         ("minutes", "--set minutes: expected name=value"),
         ("keep=9", "keep: there is no such setting any more: the scenes now stay on the disk"),
     ],
@@ -306,6 +311,7 @@ def test_the_mask_bias_with_the_best_iou_is_found(tmp_path: Path) -> None:
     best = best_mask_bias(model, store, 1, step=2)
     assert score(best) == pytest.approx(max(score(b / 5) for b in range(-2, 8)), abs=1e-4)
     assert score(best) > min(score(-0.4), score(1.4))
+    assert best_mask_bias(model, store, 0) == 0  # nothing tells
 
 
 def test_weights_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

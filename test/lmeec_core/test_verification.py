@@ -122,11 +122,12 @@ def test_the_verdict_depends_on_few_figures_within_their_bounds() -> None:
         wild = seen.clone()
         wild[:, [i for i in range(EVIDENCE_SIZE) if i not in presence.FIGURES]] = 1e4
         assert torch.equal(one(wild, logit), before)
-        low, high = (torch.quantile(rows[:, 0], q) for q in (0.005, 0.995))
-        for far, bound in ((-1e4, low), (1e4, high)):
-            wild, edge = seen.clone(), seen.clone()
-            wild[:, 0], edge[:, 0] = far, bound
-            torch.testing.assert_close(one(wild, logit), one(edge, logit), atol=0.05, rtol=0.01)
+        for column in presence.FIGURES:
+            low, high = (torch.quantile(rows[:, column], q) for q in (0.005, 0.995))
+            for far, bound in ((-1e4, low), (1e4, high)):
+                wild, edge = seen.clone(), seen.clone()
+                wild[:, column], edge[:, column] = far, bound
+                torch.testing.assert_close(one(wild, logit), one(edge, logit), atol=0.05, rtol=0.01)
 
 
 def test_the_verdict_is_fitted_to_full_banks(

@@ -147,6 +147,9 @@ class NanoRecipe(NetworkRecipe):
         """See :class:`Recipe`."""
         model = self.loss.sized(stage.size).train()  # type: ignore[operator]
         model.image_encoder.requires_grad_(stage.encoder_rate > 0)
+        matching, decoder = model.matching, model.sam_mask_decoder
+        for layer in (matching.embed_middle, matching.embed_top, decoder.conv_s0, decoder.conv_s1):
+            layer.requires_grad_(not stage.fixed_views)
         if stage.fixed_norms:
             frozen_norms(model)
         warmup = self.schedule.warmup
@@ -191,11 +194,12 @@ class SceneRun(NanoRecipe):
         if name == "auto":
             name = ("cpu" if device.type == "cpu" else "gpu") + ("" if start is None else "_more")
         # Small batches on weights that are good already: a smaller rate. Fewer steps: a shorter
-        # mean.
+        # mean. On a CPU the backward pass of long clips' attention is slower in bfloat16.
         schedule = Schedule(
-            STAGES[name], settings.minutes, 1e-3 if name == "cpu_more" else 1.5e-3,
-            ema={"gpu": 0.998, "gpu_more": 0.99}.get(name, 0.995), seed=settings.seed,
-            steps=settings.steps,
+            STAGES[name], settings.minutes,
+            settings.rate or {"cpu_more": 1e-3, "cpu_clips": 2e-4}.get(name, 1.5e-3),
+            ema={"gpu": 0.998, "gpu_more": 0.99, "cpu_clips": 0.98}.get(name, 0.995),
+            bf16=name != "cpu_clips", seed=settings.seed, steps=settings.steps,
         )  # fmt: skip
         counts = {"train": settings.scenes, "val": settings.val_scenes,
                   "test": settings.test_scenes, PRESENCE: settings.presence_scenes}  # fmt: skip
