@@ -19,6 +19,7 @@ INSTALL_REQUIRES = [
     "safetensors>=0.4.3",
     "pycocotools>=2.0.7",
     "scipy>=1.11",
+    "simplejpeg>=1.8",  # notices damage that OpenCV decodes without a word
     "Jinja2>=3.1",  # also a requirement of torch
 ]
 

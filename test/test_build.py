@@ -29,6 +29,7 @@ VENV_SHARE = Path(sys.prefix) / "share"
 OWN = {"lmeec", "lmeec_core", "lmeec_ros"}
 # Python packages that rosdep cannot give; package.xml says so in a comment that names each.
 BY_PIP = {"torch", "pydantic", "typer", "safetensors", "pycocotools", "rosbags", "lz4", "av"}
+BY_PIP |= {"simplejpeg"}
 MODULE_TO_KEY = {"cv2": "python3-opencv", "PIL": "python3-pil", "tf2_ros": "tf2_ros_py"}
 
 

@@ -190,7 +190,7 @@ def test_every_package_that_may_be_missing_has_a_remedy() -> None:
     imports = runpy.run_path(str(ROOT / "test" / "test_build.py"))["imports"]
     names = imports(ROOT / "lmeec_core") | imports(ROOT / "lmeec_ros")
     always = {"PIL", "cv2", "jinja2", "markupsafe", "numpy", "pycocotools", "pydantic", "rich"}
-    always |= {"platformdirs", "safetensors", "scipy", "torch", "typer", "yaml"}
+    always |= {"platformdirs", "safetensors", "scipy", "simplejpeg", "torch", "typer", "yaml"}
     guarded = {"tensorrt", "tensorrt_rtx"}  # found or not when engines are listed
     told = set(lacking.ROS) | set(lacking.EXTRAS)
     assert names - always - guarded - {"lmeec_core", "lmeec_ros"} <= told

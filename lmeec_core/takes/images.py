@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 import struct
 from typing import Any
 
 import cv2
 import numpy as np
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -28,6 +30,10 @@ ORIENTATION = 0x112
 """The EXIF tag that tells viewers how to turn an image: 1 as it is, 2 to 8 turned or mirrored."""
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _log = logging.getLogger(__name__)
+_DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
+_LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker (0x\w+)")
+_FEW_BYTES = 16
+"""Webcams leave as many over before a marker."""
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # JPEG markers without a length
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
@@ -160,12 +166,40 @@ def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]
     return ImageReader("image").decode(data, max_pixels)
 
 
+def _is_padding(data: bytes, count: int, marker: str) -> bool:
+    """Whether bytes left over before a marker are few, or fill the space before the end."""
+    end = data.rfind(b"\xff\xd9")
+    return count <= _FEW_BYTES or (marker == "0xd9" and len(set(data[end - count : end])) == 1)
+
+
+def _check_jpeg(data: bytes) -> None:
+    """Refuse a JPEG in which something is missing or overwritten.
+
+    OpenCV paints the rest grey or shifted and only prints a warning. Here libjpeg decodes an eighth
+    of the size, which takes a fifth of the time, and its warnings are errors.
+
+    Raises:
+        InputError: says what libjpeg says.
+    """
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
+    except ValueError as error:
+        said = str(error)
+        left = _LEFT_OVER.search(said)
+        if left and _is_padding(data, int(left[1]), left[2]):
+            return
+        if said.startswith(_DAMAGE):  # whatever else, OpenCV tells or can read, such as CMYK
+            raise InputError(f"JPEG of {len(data)} bytes is damaged: {said}") from error
+
+
 def decode_stream(data: bytes, flags: int) -> NDArray[Any]:
     """Decode data that :func:`check_stream` accepted, with OpenCV's flags.
 
     Raises:
         InputError: if they are damaged.
     """
+    if not is_png(data):
+        _check_jpeg(data)
     try:
         decoded = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flags)
     except cv2.error as error:

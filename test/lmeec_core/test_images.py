@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -106,6 +107,54 @@ def test_the_bits_only_grow(highest: list[int]) -> None:
     assert all("read as" in text for text in said)
     if 8 < used < 16:
         assert said[-1].split(" (")[0].endswith(f"read as {used}-bit")
+
+
+PHOTO = Image.open(Path(__file__).parents[1] / "data" / "sample_take" / "aria01" / "0.jpg").convert(
+    "RGB"
+)
+
+
+def jpeg(image: Image.Image = PHOTO, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=90, **options)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", [{}, {"restart_marker_rows": 2}])
+@pytest.mark.parametrize("filling", [b"", b"\0"], ids=["left out", "zeros"])
+def test_a_jpeg_damaged_in_its_middle_is_refused(kind: dict[str, Any], filling: bytes) -> None:
+    """OpenCV decodes nearly all of these; what follows the damage is grey, or in another place.
+
+    JPEG has no checksum: by chance the decoder ends where the data do.
+    """
+    chance, whole = np.random.default_rng(0), jpeg(**kind)
+    wrong = refused = 0
+    for _ in range(60):
+        begin, count = int(chance.uniform(0.4, 0.9) * len(whole)), int(chance.integers(600, 1500))
+        data = whole[:begin] + filling * count + whole[begin + count :]
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        if decoded is None:
+            continue
+        apart = np.abs(decoded[..., ::-1].astype(int) - np.asarray(PHOTO)).max(axis=2)
+        if (apart > 90).mean() > 0.02:
+            wrong += 1
+            try:
+                decode_image(data)
+            except InputError as error:
+                assert f"JPEG of {len(data)} bytes is damaged: " in str(error)
+                refused += 1
+    assert wrong > 20 and refused >= 0.9 * wrong, (refused, wrong)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("extra", [b"", bytes(60)], ids=["whole", "bytes left over"])
+def test_whole_jpegs_of_all_kinds_are_read(mode: str, extra: bytes) -> None:
+    """Also with the bytes that some cameras leave between the pixels and the end marker."""
+    whole = jpeg(PHOTO.convert(mode), progressive=bool(extra))
+    data = whole[:-2] + extra + whole[-2:]
+    wanted = cv2.imdecode(np.frombuffer(whole, np.uint8), cv2.IMREAD_COLOR)[..., ::-1]
+    assert np.array_equal(decode_image(data), wanted)
+    assert np.array_equal(decode_image(data + b"after the end"), wanted)
 
 
 def test_one_image_alone_is_decoded_alike() -> None:

@@ -229,6 +229,7 @@ def bomb_jpeg() -> bytes:
         (b"", "begin with nothing"),
         (b"GIF89a" + b"\0" * 50, "JPEG or PNG image expected"),
         (encoded(RGB, ".jpg")[:-40], "JPEG of .* bytes is truncated"),
+        (encoded(RGB, ".jpg")[:-80] + b"\xff\xd9", "JPEG of .* bytes is damaged: .*premature end"),
         (encoded(RGB, ".png")[:-20], "PNG of .* bytes is truncated"),
         (encoded(RGB, ".png")[:20], "PNG of .* bytes is truncated"),
         (b"\xff\xd8\xff" + b"\0" * 300 + b"\xff\xd9", "header is corrupt"),
