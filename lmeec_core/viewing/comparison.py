@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
+from lmeec_core.errors import InputError
 from lmeec_core.viewing.moments import Moment, View
 
 
@@ -30,10 +32,20 @@ def side_by_side(
         sources: by method, the same moments with its predictions.
         report: told where the methods were given different query masks; those of the first are
             shown.
+
+    Raises:
+        InputError: they have other frames, as where one was given masks and another prompts.
     """
     methods, told = list(sources), False
-    for moments in zip(*sources.values(), strict=True):
+    for moments in zip_longest(*sources.values()):
         first = moments[0]
+        for name, one in zip(methods[1:], moments[1:], strict=True):
+            if one is None or first is None or one.frame != first.frame:
+                had, has = (f"frame {m.frame}" if m else "no more frame" for m in (first, one))
+                raise InputError(
+                    f"{name}: {has} where {methods[0]} has {had}: their query masks come from "
+                    "different sources, so that different frames were paired; view them one by one"
+                )
         targets = [
             replace(one.targets[i], image=view.image, method=name)
             for i, view in enumerate(first.targets)

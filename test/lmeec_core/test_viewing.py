@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 
 from lmeec_core import overlay
 from lmeec_core.cli.app import app
+from lmeec_core.errors import InputError
 from lmeec_core.evaluation import score_pair
 from lmeec_core.takes import Results, Take, TakeWriter, write_results
 from lmeec_core.viewing.comparison import labels, side_by_side
@@ -275,6 +277,10 @@ def test_it_is_said_where_the_methods_had_other_query_masks() -> None:
     assert [view.title for view in moment.targets] == ["cam, one", "cam, two"]
     assert len(said) == 1 and "two" in said[0] and "frame 3" in said[0]
     list(side_by_side({"one": moments(1), "two": moments(1)}, said.append))
+    (moment,) = moments(1)
+    for other in ([], [moment, moment], [replace(moment, frame=7)]):
+        with pytest.raises(InputError, match="two: (no more )?frame.* view them one by one"):
+            list(side_by_side({"one": [moment], "two": other}, said.append))
     assert len(said) == 1
 
 
