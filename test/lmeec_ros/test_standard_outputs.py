@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from lmeec.msg import CorrespondenceMaskArray, ObjectPoint, ObjectPointArray
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 from std_msgs.msg import Header
 
 from lmeec_core import overlay
@@ -24,8 +24,10 @@ from lmeec_core.bags.take_bags import bag_from_take, node_parameters
 from lmeec_core.takes import Take
 from lmeec_ros.io import messages, prompts, standard
 from lmeec_ros.parameters import config as parameters
+from lmeec_ros.points import depth
 
-K = [70.0, 0.0, 39.5, 0.0, 70.0, 29.5, 0.0, 0.0, 1.0]
+K = [280.0, 0.0, 159.5, 0.0, 280.0, 159.5, 0.0, 0.0, 1.0]
+"""For 320 x 320 pixels, as the images of the sample take are."""
 
 
 def array_of(masks: Mapping[str, np.ndarray], header: Header) -> CorrespondenceMaskArray:
@@ -114,7 +116,7 @@ def test_packages_that_are_missing_are_named_once(monkeypatch: pytest.MonkeyPatc
 
 
 def calibration(tmp_path: Any, names: Any) -> str:
-    lens = {"width": 80, "height": 60, "k": K, "orientation": [0.0, 0.0, 0.0, 1.0]}
+    lens = {"width": 320, "height": 320, "k": K, "orientation": [0.0, 0.0, 0.0, 1.0]}
     cameras = {name: {**lens, "position": [0.4 * i, 0.0, 0.0]} for i, name in enumerate(names)}
     path = tmp_path / "calibration.yaml"
     path.write_text(yaml.safe_dump({"frame": "table", "cameras": cameras}))
@@ -133,7 +135,9 @@ def test_the_sample_take_in_standard_messages(
     ego, exo = info.query, "cam01"
     values |= {
         "output.points": True, "geometry.calibration": calibration(tmp_path, (ego, exo)),
-        "geometry.max_error": 1000.0, "geometry.min_angle": 0.0, "presence_threshold": 0.0,
+        "geometry.max_error": 1000.0, "geometry.min_angle": 0.0,
+        "geometry.max_disagreement": 1000.0, "presence_threshold": 0.0,
+        f"cameras.{ego}.depth": "/ego/depth",
     }  # fmt: skip
     base = f"/lmeec/{exo}"
     heard = {
@@ -143,11 +147,14 @@ def test_the_sample_take_in_standard_messages(
         "points": rig.listen("/lmeec/points", ObjectPointArray),
         "markers": rig.listen("/lmeec/points/markers", MarkerArray),
         "places": rig.listen("/lmeec/points/detections", vision_msgs.Detection3DArray),
+        "clouds": rig.listen("/lmeec/clouds", PointCloud2),
     }
     types = {"/label_image": Image, "/compressed": CompressedImage}
     node = make_node(**values)
     with BagReader(tmp_path / "bag") as bag:
         sent = [(topic, data) for topic, _, data in bag.messages()]
+        images = (bag.decode(t, data) for t, data in sent if t == info.image_topics[ego])
+        stamps = [tools.stamp_ns(image) for image in images]
     for topic in {topic for topic, _ in sent}:
         rig.advertise(topic, next(kind for end, kind in types.items() if topic.endswith(end)))
     tools.wait_until(lambda: node.state == "active", "the node to be active")
@@ -156,31 +163,41 @@ def test_the_sample_take_in_standard_messages(
     tools.wait_until(lens.get_subscription_count, "the subscription of CameraInfo")
 
     def came() -> bool:
-        lens.publish(tools.stamped(CameraInfo(width=80, height=60, k=K), 5, "lens"))
+        lens.publish(tools.stamped(CameraInfo(width=320, height=320, k=K), 5, "lens"))
         return node._outputs._infos.get(exo) is not None
 
     tools.wait_until(came, "a CameraInfo")
+    deep = rig.advertise("/ego/depth", Image, reliable=False)
+    tools.wait_until(deep.get_subscription_count, "the subscription to depth")
+    wall = np.full((160, 160), 2000, np.uint16)  # millimetres
+    for stamp in stamps:
+        rig.publish("/ego/depth", tools.image_msg(wall, "16UC1", stamp))
     for topic, data in sent:
         rig.publish(topic, data)
     for name, got in heard.items():
         tools.wait_until(lambda got=got: got, name)
-    stamps = {tools.stamp_ns(one): one for one in heard["masks"]}
+    given = {tools.stamp_ns(one): one for one in heard["masks"]}
     for name in ("detections", "camera_info"):
-        tools.wait_until(lambda name=name: len(heard[name]) >= len(stamps), name)
+        tools.wait_until(lambda name=name: len(heard[name]) >= len(given), name)
         for one in heard[name]:
-            masks = stamps[tools.stamp_ns(one)]
+            masks = given[tools.stamp_ns(one)]
             assert one.header == masks.header and one.header.frame_id, name
     for one in heard["detections"]:
-        seen = [e.object_id for e in stamps[tools.stamp_ns(one)].masks if e.visible]
+        seen = [e.object_id for e in given[tools.stamp_ns(one)].masks if e.visible]
         assert [detection.id for detection in one.detections] == seen
     assert all(list(one.k) == K for one in heard["camera_info"])
-    queries = {tools.stamp_ns(SimpleNamespace(header=one.query_header)) for one in stamps.values()}
-    for name in ("points", "places"):
+    queries = {tools.stamp_ns(SimpleNamespace(header=one.query_header)) for one in given.values()}
+    for name in ("points", "places", "clouds"):
         assert {tools.stamp_ns(one) for one in heard[name]} <= queries, name
         assert {one.header.frame_id for one in heard[name]} == {"table"}, name
     for one in heard["markers"]:
         assert {m.header.frame_id for m in one.markers} == {"table"}
         assert {tools.stamp_ns(m) for m in one.markers} <= queries
+    for name, kind in (("points", "points"), ("places", "detections"), ("clouds", "data")):
+        assert any(getattr(one, kind) for one in heard[name]), name
+    for one in heard["clouds"]:
+        surface = np.frombuffer(bytes(one.data), depth.POINT)
+        assert len(surface) == one.width and set(surface["z"]) <= {np.float32(2.0)}  # the wall
     # Latched: whoever comes later learns the names of the labels, too.
     names = rig.listen(f"{base}/label_info", vision_msgs.LabelInfo, latched=True)
     tools.wait_until(lambda: names, "the names of the labels")
