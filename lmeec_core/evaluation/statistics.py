@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,14 @@ class Estimate:
     high: float
     takes: int
     frames: int
+
+
+def record_of(found: Estimate | None) -> dict[str, float | None] | None:
+    """An estimate for JSON, which has no NaN: None where there is no interval."""
+    if found is None:
+        return None
+    numbers = asdict(found).items()
+    return {name: None if np.isnan(value) else value for name, value in numbers}
 
 
 def interval(

@@ -14,7 +14,6 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,7 @@ from lmeec_core.correspondence import CorrespondenceLike
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.evaluation.metrics import iou
 from lmeec_core.evaluation.scenes import MIN_AREA
-from lmeec_core.evaluation.statistics import estimate
+from lmeec_core.evaluation.statistics import estimate, record_of
 from lmeec_core.experiments.ablation.units import sought_objects
 from lmeec_core.files import write_text
 from lmeec_core.methods.lm_eec import LmEec
@@ -128,14 +127,13 @@ def excursions(rows: Sequence[Row]) -> Iterator[bool]:
         away = 0
 
 
-def _estimate(values: Iterable[tuple[str, float]]) -> dict[str, float] | None:
+def _estimate(values: Iterable[tuple[str, float]]) -> dict[str, float | None] | None:
     """Mean and interval of a measure's values by take."""
     sums: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for take, value in values:
         total, count = sums[take]
         sums[take] = (total + value, count + 1)
-    found = estimate(dict(sums)) if sums else None
-    return None if found is None else asdict(found)
+    return record_of(estimate(dict(sums)))
 
 
 def summary(takes: dict[str, list[Row]]) -> dict[str, Any]:

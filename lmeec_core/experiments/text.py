@@ -13,7 +13,6 @@ import argparse
 import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lmeec_core.evaluation.statistics import Sums, difference, estimate
+from lmeec_core.evaluation.statistics import Sums, difference, estimate, record_of
 from lmeec_core.files import write_text
 from lmeec_core.methods.candidates import Regions
 from lmeec_core.methods.conditions import HashedWords, TextEncoder, TextModel, TextScorer
@@ -192,12 +191,11 @@ def row_of(runs: Sequence[Sums], reference: Sequence[Sums]) -> dict[str, Any]:
     apart = [difference(*pair) for pair in zip(runs, reference, strict=True)]
     means = [one.mean for one in by_seed if one is not None]
     overall, gap = estimate(mean_of(runs)), difference(mean_of(runs), mean_of(reference))
-    assert overall is not None and gap is not None
     return {
-        "iou": asdict(overall),
+        "iou": record_of(overall),
         "seeds": means,
         "seeds sd": float(np.std(means, ddof=1)) if len(means) > 1 else None,
-        "difference": asdict(gap),
+        "difference": record_of(gap),
         "difference by seed": [one.mean for one in apart if one is not None],
     }
 
@@ -206,7 +204,10 @@ def compare(
     held_out: Mapping[str, Sequence[Scene]], scorers: Mapping[Form, Sequence[TextScorer]],
     texts: Texts,
 ) -> dict[str, Any]:  # fmt: skip
-    """Rows by split and direction; differences are to the form without text, seed by seed."""
+    """Rows by split and direction; differences are to the form without text, seed by seed.
+
+    A single take has no rows with the texts of another one.
+    """
     found: dict[str, Any] = {}
     for split, every in held_out.items():
         for direction in DIRECTIONS:
@@ -218,7 +219,7 @@ def compare(
             }
             for form, own in scorers.items():
                 rows[form] = [overlaps(s, scenes, texts) for s in own]
-                if form != "none":
+                if form != "none" and len({one.take for one in scenes}) > 1:
                     name = f"{form}, wrong texts"
                     rows[name] = [overlaps(s, scenes, texts, wrong=True) for s in own]
             found[f"{split} {direction}"] = {k: row_of(v, rows["none"]) for k, v in rows.items()}
@@ -241,12 +242,17 @@ def table(found: Mapping[str, Any]) -> str:
                 continue
             iou, gap, spread = row["iou"], row["difference"], row["seeds sd"]
             own = "" if spread is None or name == ALONE else f"{spread:.3f}"
-            apart = f"{gap['mean']:+.3f} ({gap['low']:+.3f} to {gap['high']:+.3f})"
+            apart = "" if name == "none" else _cell(gap, "+.3f")
             lines.append(
-                f"| {split} | {direction} | {name} | {iou['mean']:.3f} ({iou['low']:.3f} to "
-                f"{iou['high']:.3f}) | {own} | {'' if name == 'none' else apart} |"
+                f"| {split} | {direction} | {name} | {_cell(iou, '.3f')} | {own} | {apart} |"
             )
     return "\n".join(lines)
+
+
+def _cell(found: Mapping[str, Any], form: str) -> str:
+    """A mean with its interval, which a single take does not have."""
+    mean, low, high = (found[name] for name in ("mean", "low", "high"))
+    return f"{mean:{form}}" + ("" if low is None else f" ({low:{form}} to {high:{form}})")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

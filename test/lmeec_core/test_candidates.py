@@ -18,7 +18,7 @@ from lmeec_core.engine.compare import difference
 from lmeec_core.evaluation import iou
 from lmeec_core.methods import load_method
 from lmeec_core.methods.candidates import AutomaticMasks, CandidateLimits, Regions
-from lmeec_core.methods.candidates.automatic import _cut_off, crop_boxes, suppressed
+from lmeec_core.methods.candidates.automatic import Generated, _cut_off, crop_boxes, suppressed
 from lmeec_core.methods.omama.features import EncoderView
 from lmeec_core.takes import resize_mask
 
@@ -101,64 +101,58 @@ def test_an_object_smaller_than_a_place_is_described() -> None:
 @pytest.fixture(scope="module")
 def recorded() -> dict[str, np.ndarray]:
     """What SAM 2's own generator finds, see test/data/golden/README.md."""
-    with np.load(GOLDEN / "automatic_masks.npz") as file:
-        return dict(file)
+    found: dict[str, np.ndarray] = {}
+    for name in ("automatic_masks", "automatic_crops"):
+        with np.load(GOLDEN / f"{name}.npz") as file:
+            found |= {key: file[key] for key in file if key != "image"}
+            found[name] = file["image"]
+    return found
+
+
+def as_recorded(
+    model: lm.LMEEC, recorded: dict[str, np.ndarray], case: str, image: np.ndarray
+) -> tuple[AutomaticMasks, Generated]:
+    """A generator with a case's settings, and what it finds, which is what SAM 2 found."""
+    given = json.loads(str(recorded[f"{case}_settings"]))
+    generator = AutomaticMasks(
+        model,
+        points_per_side=given["points_per_side"],
+        points_per_batch=given.get("points_per_batch", 64),
+        predicted_iou=given["pred_iou_thresh"],
+        stability=given["stability_score_thresh"],
+        box_nms=given["box_nms_thresh"],
+        mask_threshold=given["mask_threshold"],
+        stability_offset=given["stability_score_offset"],
+        crop_layers=given.get("crop_n_layers", 0),
+    )
+    found, iou = generator.generate(image), recorded[f"{case}_iou"]
+    shape = (len(iou), *image.shape[:2])
+    masks = np.unpackbits(recorded[f"{case}_masks"], count=int(np.prod(shape))).reshape(shape)
+    assert found.masks.shape == shape and len(iou) > 2, len(iou)
+    assert difference(found.predicted_iou, iou) < 1e-4
+    # A pixel of a hundred; an empty mask's is not a number in both.
+    np.testing.assert_allclose(found.stability, recorded[f"{case}_stability"], atol=1e-2)
+    assert np.mean(found.masks != masks.astype(bool)) < 1e-4
+    return generator, found
 
 
 @pytest.mark.parametrize("case", ["plain", "strict", "lenient"])
 def test_parity_with_sam_2(
     case: str, recorded: dict[str, np.ndarray], golden_model: Callable[..., lm.LMEEC]
 ) -> None:
-    given = json.loads(str(recorded[f"{case}_settings"]))
-    generator = AutomaticMasks(
-        golden_model("mini", 0.75),
-        points_per_side=given["points_per_side"],
-        points_per_batch=given.get("points_per_batch", 64),
-        predicted_iou=given["pred_iou_thresh"],
-        stability=given["stability_score_thresh"],
-        box_nms=given["box_nms_thresh"],
-        mask_threshold=given["mask_threshold"],
-        stability_offset=given["stability_score_offset"],
-    )
-    image = recorded["image"]
-    found = generator.generate(image)
-    count = len(recorded[f"{case}_iou"])
-    shape = (count, *image.shape[:2])
-    masks = np.unpackbits(recorded[f"{case}_masks"], count=int(np.prod(shape))).reshape(shape)
-    assert found.masks.shape == shape and count > 2, count
-    assert difference(found.predicted_iou, recorded[f"{case}_iou"]) < 1e-4
-    assert difference(found.stability, recorded[f"{case}_stability"]) < 1e-2  # a pixel of a hundred
-    assert np.mean(found.masks != masks.astype(bool)) < 1e-4
+    image = recorded["automatic_masks"]
+    generator, _ = as_recorded(golden_model("mini", 0.75), recorded, case, image)
     kept = dataclasses.replace(generator, limits=CandidateLimits(most=2, min_area=0, max_area=1))
     assert len(kept(image)) == 2
 
 
 @pytest.mark.parametrize("case", ["one", "two"])
-def test_crops_are_searched_as_by_sam_2(case: str, golden_model: Callable[..., lm.LMEEC]) -> None:
+def test_crops_are_searched_as_by_sam_2(
+    case: str, recorded: dict[str, np.ndarray], golden_model: Callable[..., lm.LMEEC]
+) -> None:
     """Masks of the image and of its crops, without those that are cut off or found twice."""
-    with np.load(GOLDEN / "automatic_crops.npz") as file:
-        recorded = dict(file)
-    given = json.loads(str(recorded[f"{case}_settings"]))
-    generator = AutomaticMasks(
-        golden_model("mini", 0.75),
-        points_per_side=given["points_per_side"],
-        points_per_batch=given.get("points_per_batch", 64),
-        predicted_iou=given["pred_iou_thresh"],
-        stability=given["stability_score_thresh"],
-        box_nms=given["box_nms_thresh"],
-        mask_threshold=given["mask_threshold"],
-        stability_offset=given["stability_score_offset"],
-        crop_layers=given["crop_n_layers"],
-    )
-    image = recorded["image"]
-    found, iou_of = generator.generate(image), recorded[f"{case}_iou"]
-    shape = (len(iou_of), *image.shape[:2])
-    masks = np.unpackbits(recorded[f"{case}_masks"], count=int(np.prod(shape))).reshape(shape)
-    assert found.masks.shape == shape
-    assert difference(found.predicted_iou, iou_of) < 1e-4
-    # An empty mask's is not a number in both.
-    np.testing.assert_allclose(found.stability, recorded[f"{case}_stability"], atol=1e-2)
-    assert np.mean(found.masks != masks.astype(bool)) < 1e-4
+    image = recorded["automatic_crops"]
+    generator, found = as_recorded(golden_model("mini", 0.75), recorded, case, image)
     whole = dataclasses.replace(generator, crop_layers=0).generate(image)
     assert set(map(bytes, found.masks)) - set(map(bytes, whole.masks))
 

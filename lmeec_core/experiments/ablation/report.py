@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from lmeec_core.evaluation.evaluate import LENGTHS, length_group
 from lmeec_core.evaluation.published import TABLE_7
-from lmeec_core.evaluation.statistics import Estimate
+from lmeec_core.evaluation.statistics import Estimate, record_of
 from lmeec_core.experiments.ablation.statistics import difference, estimate, seed_spread
 from lmeec_core.experiments.ablation.variants import LINES, METRICS, PAPER_TABLE, Line, Table
 from lmeec_core.files import replacing, write_text
@@ -63,12 +62,12 @@ def line_results(table: Table, units: Units, line: Line) -> dict[str, Any]:
     numbers: dict[str, Any] = {}
     for metric in METRICS:
         found = estimate(mine, metric)
-        numbers[metric] = found and asdict(found)
+        numbers[metric] = record_of(found)
     apart = difference(mine, base, "iou") if line.variant.name != BASE[table] else None
-    numbers["iou difference"] = apart and asdict(apart)
+    numbers["iou difference"] = record_of(apart)
     for name, ego in (("ego to exo", True), ("exo to ego", False)):
         found = estimate([u for u in mine if is_ego(u["query"]) == ego], "iou")
-        numbers[f"iou, {name}"] = found and asdict(found)
+        numbers[f"iou, {name}"] = record_of(found)
     spread = seed_spread(mine, "iou")
     numbers["iou by training seed"] = spread and {"low": spread[0], "high": spread[1]}
     return {"setting": line.label, "paper": line.paper, "ours": numbers}
@@ -216,7 +215,7 @@ def write(results: dict[Table, Units], facts: dict[str, Any], folder: Path) -> l
     }
     if "length" in results:
         content["association accuracy by length"] = {
-            label: {name: one and asdict(one) for name, one in found.items()}
+            label: {name: record_of(one) for name, one in found.items()}
             for label, found in by_length(results["length"]).items()
         }
     texts = {"ablation.json": json.dumps(content, indent=1),

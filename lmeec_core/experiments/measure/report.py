@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import asdict
 from typing import Any
 
 from lmeec_core.evaluation import FrameScore, Scores
 from lmeec_core.evaluation.statistics import (
     Counts,
-    Estimate,
     Sums,
     balanced_estimate,
     difference,
     estimate,
+    record_of,
 )
 
 Key = Callable[[FrameScore], str]
@@ -37,15 +35,6 @@ def _counts(scores: Scores) -> Counts:
     return result
 
 
-def _told(found: Estimate | None) -> dict[str, Any] | None:
-    """For JSON, which knows no NaN."""
-    if found is None:
-        return None
-    return {
-        k: None if isinstance(v, float) and math.isnan(v) else v for k, v in asdict(found).items()
-    }
-
-
 def auroc(scores: Scores) -> float | None:
     """Probability that a present object has a higher presence than an absent one; None where one
     of the two does not occur."""
@@ -62,8 +51,8 @@ def summary(scores: Scores) -> dict[str, Any]:
     95 % interval over takes or pictures; and how well presence orders present before absent."""
     existing = scores.existing
     return {
-        "iou": _told(estimate(_sums(scores))),
-        "existence": _told(balanced_estimate(_counts(scores))),
+        "iou": record_of(estimate(_sums(scores))),
+        "existence": record_of(balanced_estimate(_counts(scores))),
         "presence AUROC": auroc(scores),
         "present": sum(existing),
         "absent": len(existing) - sum(existing),
@@ -88,6 +77,6 @@ def change(scores: Scores, reference: Scores) -> dict[str, Any]:
         }  # fmt: skip
 
     return {
-        "iou": _told(difference(_sums(scores), _sums(reference))),
-        "right on presence": _told(difference(right(scores), right(reference))),
+        "iou": record_of(difference(_sums(scores), _sums(reference))),
+        "right on presence": record_of(difference(right(scores), right(reference))),
     }

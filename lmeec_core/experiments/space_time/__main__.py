@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from lmeec_core.checkpoint import load_model
 from lmeec_core.config import Fusion
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.evaluation.scenes import DIRECTIONS
-from lmeec_core.evaluation.statistics import Counts, Estimate, balanced_estimate
+from lmeec_core.evaluation.statistics import Counts, Estimate, balanced_estimate, record_of
 from lmeec_core.experiments.ablation.statistics import difference, estimate
 from lmeec_core.experiments.ablation.variants import METRICS
 from lmeec_core.experiments.space_time.training import Run, score, train
@@ -88,14 +87,9 @@ def summary(units: Mapping[Fusion, Sequence[dict[str, Any]]]) -> dict[str, Any]:
             each = [estimate([u for u in own if u["seed"] == seed], "iou") for seed in seeds]
             result[name][fusion] = {
                 "iou by seed": [None if one is None else one.mean for one in each],
-                **{metric: None if one is None else _json(one) for metric, one in found.items()},
+                **{metric: record_of(one) for metric, one in found.items()},
             }
     return result
-
-
-def _json(found: Estimate) -> dict[str, Any]:
-    """For JSON, which has no NaN: without an interval where there is none."""
-    return {k: v for k, v in asdict(found).items() if v == v}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -57,6 +57,9 @@ def test_only_words_as_keys_and_values_tell_a_single_object_apart(
     assert len(rows["words"]["seeds"]) == 2 and rows["words"]["seeds sd"] < 0.05
     shown = experiment.table(found)
     assert shown.count("\n") == 2 + len(rows) - 1 and "| val | ego-exo | words | " in shown
+    one = experiment.compare({"val": held["val"][:1]}, scorers, texts)
+    assert one["val ego-exo"]["words"]["iou"]["low"] is None  # a single take has no interval
+    assert "nan" not in experiment.table(one)
 
 
 def test_scenes_are_of_both_directions_and_know_the_true_masks(tmp_path: Path) -> None:
