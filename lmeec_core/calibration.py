@@ -28,7 +28,6 @@ from typing import Annotated, Any
 import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from scipy.spatial.transform import Rotation
 
 from lmeec_core.errors import InputError
 from lmeec_core.geometry import (
@@ -186,6 +185,8 @@ def calibration_text(calibration: Calibration) -> str:
 
 def pose_row(pose: Pose) -> list[float]:
     """x, y, z and the quaternion x, y, z, w: a micrometre, and a millionth of a radian."""
+    from scipy.spatial.transform import Rotation
+
     place, turn = pose.position, Rotation.from_matrix(pose.rotation).as_quat()
     return [round(float(v), 6) for v in place] + [round(float(v), 7) for v in turn]
 

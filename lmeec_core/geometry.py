@@ -14,8 +14,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares
-from scipy.spatial.transform import Rotation
 
 from lmeec_core.errors import InputError
 
@@ -179,6 +177,8 @@ class Pose:
                 f"position {place.tolist()} and orientation {turn.tolist()} given; three numbers, "
                 "and a quaternion (x, y, z, w) of length 1, expected",
             )
+        from scipy.spatial.transform import Rotation  # costs a third of a second
+
         return cls(Rotation.from_quat(turn).as_matrix(), place)
 
     def to_camera(self, points: Vector) -> Vector:
@@ -281,6 +281,8 @@ def _linear(views: Sequence[View], rays: Sequence[Vector]) -> Vector:
 
 def _refined(views: Sequence[View], start: Vector) -> Vector:
     """The point of least squares in the images; steps that make it worse are damped."""
+    from scipy.optimize import least_squares  # costs a second
+
     unit = max(abs(view.depth(start)) for view in views)  # makes the steps independent of the unit
 
     def misses(moved: Vector) -> Vector:

@@ -16,7 +16,7 @@ import torch
 from lmeec_core.bench.measure import SEED, device_name, spread
 from lmeec_core.correspondence import Mask
 from lmeec_core.methods import has_setting, load_with
-from lmeec_core.methods.candidates import CandidateSettings
+from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.features import Features, SeenView
 from lmeec_core.methods.omama.network import Layout
 from lmeec_core.methods.omama.tracker import OMaMaMethod

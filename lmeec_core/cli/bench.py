@@ -182,7 +182,7 @@ def _methods(
     from lmeec_core.bench import report
     from lmeec_core.bench.methods import MethodCase, measure_method
     from lmeec_core.methods import has_setting, method_name
-    from lmeec_core.methods.candidates import CandidateSettings
+    from lmeec_core.methods.candidates.settings import CandidateSettings
 
     known = [method_name(name) for name in names]
     if candidates not in (None, "regions", "sam2"):

@@ -21,6 +21,7 @@ from lmeec_core.config import Precision
 from lmeec_core.engine.calls import StageCall
 from lmeec_core.engine.compare import difference, largest, mean_difference
 from lmeec_core.engine.records import describe_inputs, file_hash
+from lmeec_core.engine.used_part import used_part
 from lmeec_core.errors import EngineError
 from lmeec_core.files import replacing
 from lmeec_core.model import LMEEC
@@ -182,7 +183,7 @@ def _trace(model: LMEEC, call: StageCall, inputs: tuple[Tensor, ...], few_operat
     module = StageModule(model, call.stage, call.options).eval()
     trunk, side = model.image_encoder.trunk, model.config.mask_size
     with trunk.exportable(side, few_operations), _quiet():
-        traced = torch.export.export(module, inputs, strict=False)
+        traced = torch.export.export(used_part(module, inputs), inputs, strict=False)
         return torch.onnx.export(
             traced,
             dynamo=True,

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from lmeec_core.evaluation.statistics import Sums, difference, estimate, record_of
 from lmeec_core.files import write_text
-from lmeec_core.methods.candidates import Regions
+from lmeec_core.methods.candidates.regions import Regions
 from lmeec_core.methods.conditions import HashedWords, TextEncoder, TextModel, TextScorer
 from lmeec_core.methods.conditions.scoring import FORMS, Form
 from lmeec_core.methods.conditions.text import TextVectors, words_of

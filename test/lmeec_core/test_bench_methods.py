@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from lmeec_core.bench import methods
 from lmeec_core.bench.methods import MethodCase, measure_method, picture
 from lmeec_core.cli.app import app
-from lmeec_core.methods.candidates import Regions
+from lmeec_core.methods.candidates.regions import Regions
 
 runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
 

@@ -18,15 +18,13 @@ from lmeec_core.checkpoint import CheckpointError, load_model
 from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
 from lmeec_core.methods import load_method, without_effect
-from lmeec_core.methods.candidates import (
-    AutomaticMasks,
-    CandidateLimits,
-    CandidateSettings,
-    Regions,
-)
+from lmeec_core.methods.candidates.automatic import AutomaticMasks
 from lmeec_core.methods.candidates.files import CandidateFile
-from lmeec_core.methods.omama import build
+from lmeec_core.methods.candidates.limits import CandidateLimits
+from lmeec_core.methods.candidates.regions import Regions
+from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.features import EncoderFeatures
+from lmeec_core.methods.omama.match import build
 from lmeec_core.methods.omama.network import OMaMa
 from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_core.methods.omama.weights import read_matcher

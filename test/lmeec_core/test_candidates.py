@@ -17,8 +17,15 @@ import lmeec_core as lm
 from lmeec_core.engine.compare import difference
 from lmeec_core.evaluation import iou
 from lmeec_core.methods import load_method
-from lmeec_core.methods.candidates import AutomaticMasks, CandidateLimits, Regions
-from lmeec_core.methods.candidates.automatic import Generated, _cut_off, crop_boxes, suppressed
+from lmeec_core.methods.candidates.automatic import (
+    AutomaticMasks,
+    Generated,
+    _cut_off,
+    crop_boxes,
+    suppressed,
+)
+from lmeec_core.methods.candidates.limits import CandidateLimits
+from lmeec_core.methods.candidates.regions import Regions
 from lmeec_core.methods.omama.features import EncoderView
 from lmeec_core.takes import resize_mask
 

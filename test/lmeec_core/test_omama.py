@@ -18,16 +18,12 @@ from safetensors.torch import save_file
 from lmeec_core.checkpoint import CheckpointError
 from lmeec_core.engine.compare import difference
 from lmeec_core.errors import InputError
-from lmeec_core.methods.omama import (
-    build,
-    contrastive_loss,
-    load_matcher,
-    match,
-    training_candidates,
-)
 from lmeec_core.methods.omama.descriptors import bounding_boxes, describe
-from lmeec_core.methods.omama.negatives import neighbours
+from lmeec_core.methods.omama.loss import contrastive_loss
+from lmeec_core.methods.omama.match import build, match
+from lmeec_core.methods.omama.negatives import neighbours, training_candidates
 from lmeec_core.methods.omama.network import OMaMa
+from lmeec_core.methods.omama.weights import load_matcher
 
 GOLDEN = Path(__file__).parents[1] / "data" / "golden"
 TOLERANCE = 1e-4

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 from lmeec_core.bags.bag import BagWriter
 from lmeec_core.cli.app import app
 from lmeec_core.errors import InputError
-from lmeec_core.methods.candidates import CandidateLimits
 from lmeec_core.methods.candidates.given import label_masks
+from lmeec_core.methods.candidates.limits import CandidateLimits
 from lmeec_core.sync.image_set import ImageSet, candidates_of
 from lmeec_core.takes import Results, resize_mask
 from lmeec_ros.inference.pipeline import load_processor

@@ -19,7 +19,7 @@ from torch import Tensor
 from lmeec_core.checkpoint import CheckpointError, load_model
 from lmeec_core.config import PrecisionName
 from lmeec_core.correspondence import Mask
-from lmeec_core.methods.candidates import CandidateSettings
+from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.conditions import TextEncoder
 from lmeec_core.methods.omama.features import EncoderFeatures, Features, SeenView
 from lmeec_core.methods.omama.match import embed_asked, embed_given

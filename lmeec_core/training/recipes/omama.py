@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lmeec_core.checkpoint import check_weights, read_state_dict
 from lmeec_core.errors import InputError
-from lmeec_core.methods.candidates import Regions
+from lmeec_core.methods.candidates.regions import Regions
 from lmeec_core.methods.omama.features import Features
 from lmeec_core.methods.omama.network import OMaMa
 from lmeec_core.methods.omama.sources import load_features
