@@ -28,8 +28,8 @@ LONGEST = (
     "graph_engines", "node_process", "parity", "standard_outputs", "soak", "installation",
     "killed_processes", "lifecycle_cycles", "overload", "weights_download", "failures", "bundled",
     "mark_page", "node_cameras", "status", "improvement", "demo", "play_node", "play_record",
-    "node_start", "teardown", "train_command", "track_bag_prompts", "prepared_engines", "offline_workers",
-    "offline", "partial_bags",
+    "node_start", "teardown", "train_command", "track_bag_prompts", "prepared_engines",
+    "offline_workers", "offline", "partial_bags",
 )  # fmt: skip
 """Files that take longest, the first one most. They run first, so that all workers end together."""
 
