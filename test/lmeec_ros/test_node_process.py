@@ -16,6 +16,7 @@ from sensor_msgs.msg import CompressedImage, Image
 import lmeec_core as lm
 
 LEFT, RIGHT = (48, 64), (90, 120)  # sizes of the target images
+OFFSETS = {"left": 3_000_000, "right": -2_000_000}  # of their stamps, in nanoseconds
 MASKS = {name: f"/lmeec/{name}/masks" for name in ("exo", "left", "right")}
 
 
@@ -51,6 +52,24 @@ def full_mask(entry: Any, size: tuple[int, int]) -> np.ndarray:
     return full > 0
 
 
+def check_masks(
+    msg: Any, target: str, size: tuple[int, int], expected: dict[str, lm.Correspondence]
+) -> None:
+    """A message has the tracker's results of a target camera, and says whose they are."""
+    assert msg.header.frame_id == f"{target}_optical"
+    assert msg.query_header.frame_id == "ego_optical"
+    assert (msg.query_camera, msg.target_camera) == ("ego", target)
+    assert (msg.height, msg.width) == size
+    assert msg.processing_time.sec + msg.processing_time.nanosec > 0
+    assert [(m.object_id, m.label) for m in msg.masks] == [("cup", 1), ("knife", 2)]
+    for entry in msg.masks:
+        truth = expected[entry.object_id]
+        np.testing.assert_array_equal(full_mask(entry, size), truth.mask())
+        assert entry.visible == truth.visible() and entry.area == truth.mask().sum()
+        assert entry.presence == pytest.approx(truth.presence, abs=1e-5)
+        assert entry.score == pytest.approx(truth.predicted_iou, abs=1e-5)
+
+
 def test_masks_over_dds_equal_the_trackers(start_node: Any, rig: Any, tools: Any) -> None:
     """Two objects, two targets, one object absent on some frames."""
     for topic in ("/ego/image_raw", "/l/image", "/right/image_raw", "/ego/label_image"):
@@ -79,42 +98,24 @@ def test_masks_over_dds_equal_the_trackers(start_node: Any, rig: Any, tools: Any
         frame = tools.label_frame(k, knife)
         query = {"cup": frame == 1, "knife": frame == 2 if knife else None}
         expected.append(tracker.step({"ego": ego, "left": left, "right": right}, query))
-        now = stamp(tools, k)
-        rig.publish("/l/image", tools.image_msg(left, "rgb8", now + 3_000_000, "left_optical"))
-        rig.publish(
-            "/right/image_raw",
-            tools.image_msg(
-                np.ascontiguousarray(right[..., ::-1]), "bgr8", now - 2_000_000, "right_optical"
-            ),
-        )
-        rig.publish("/ego/image_raw", tools.image_msg(ego, "rgb8", now, "ego_optical"))
-        rig.publish(
-            "/ego/label_image",
-            tools.image_msg(frame.astype(np.uint16), "16UC1", now, "ego_optical"),
-        )
+        now, turned = stamp(tools, k), np.ascontiguousarray(right[..., ::-1])
+        for topic, pixels, encoding, offset, optical in (
+            ("/l/image", left, "rgb8", OFFSETS["left"], "left_optical"),
+            ("/right/image_raw", turned, "bgr8", OFFSETS["right"], "right_optical"),
+            ("/ego/image_raw", ego, "rgb8", 0, "ego_optical"),
+            ("/ego/label_image", frame.astype(np.uint16), "16UC1", 0, "ego_optical"),
+        ):
+            rig.publish(topic, tools.image_msg(pixels, encoding, now + offset, optical))
         for name, received in masks.items():
             tools.wait_until(lambda r=received, n=k: len(r) > n, f"masks {k} of {name}")
     tools.wait_until(lambda: len(labels) == 6 and len(overlays) == 6, "label images and overlays")
 
-    for name, offset, size in (("left", 3_000_000, LEFT), ("right", -2_000_000, RIGHT)):
+    for name, size in (("left", LEFT), ("right", RIGHT)):
         stamps = [tools.stamp_ns(m) for m in masks[name]]
-        assert stamps == [stamp(tools, k) + offset for k in range(6)], "one message per set"
+        assert stamps == [stamp(tools, k) + OFFSETS[name] for k in range(6)], "one message per set"
         for k, msg in enumerate(masks[name]):
-            assert (msg.header.frame_id, msg.query_header.frame_id) == (
-                f"{name}_optical",
-                "ego_optical",
-            )
             assert msg.query_header.stamp.nanosec == stamp(tools, k) % 1_000_000_000
-            assert (msg.query_camera, msg.target_camera) == ("ego", name)
-            assert (msg.height, msg.width) == size
-            assert msg.processing_time.sec + msg.processing_time.nanosec > 0
-            assert [(m.object_id, m.label) for m in msg.masks] == [("cup", 1), ("knife", 2)]
-            for entry in msg.masks:
-                truth = expected[k][name][entry.object_id]
-                np.testing.assert_array_equal(full_mask(entry, size), truth.mask())
-                assert entry.visible == truth.visible() and entry.area == truth.mask().sum()
-                assert entry.presence == pytest.approx(truth.presence, abs=1e-5)
-                assert entry.score == pytest.approx(truth.predicted_iou, abs=1e-5)
+            check_masks(msg, name, size, expected[k][name])
     hidden = masks["left"][3].masks[1]
     assert not hidden.visible and hidden.presence == 0
     assert sum(m.visible for msg in masks["left"] for m in msg.masks) >= 8, "the test sees masks"
