@@ -282,11 +282,7 @@ def load_model(
     elif seed is not None:
         network = seeded_model(config, seed)
     else:
-        raise CheckpointError(
-            f"no checkpoint given, and no weights are bundled for {model!r} (bundled: "
-            f"{[name for name in PRESETS if bundled_weights(name)] or 'none'}); give a checkpoint, "
-            f"or a seed for random weights whose masks mean nothing"
-        )
+        raise _no_weights(model)
     network.requires_grad_(False)
     network.to(target)
     if precision == "auto":
@@ -294,3 +290,11 @@ def load_model(
     network.compute_in(precision)
     use_engine(network, engine, memory)
     return network
+
+
+def _no_weights(model: str | ModelConfig) -> CheckpointError:
+    bundled = [name for name in PRESETS if bundled_weights(name)] or "none"
+    return CheckpointError(
+        f"no checkpoint given, and no weights are bundled for {model!r} (bundled: {bundled}); give "
+        "a checkpoint, or a seed for random weights whose masks mean nothing"
+    )

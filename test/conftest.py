@@ -21,12 +21,15 @@ settings.register_profile("thorough", COMMON, max_examples=800)
 settings.load_profile("quick")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
+HELPERS = (path.stem for path in (REPOSITORY / "test" / "helpers").glob("*.py"))
+pytest.register_assert_rewrite(*HELPERS)  # so that a failed assertion in one shows its values
 
 LONGEST = (
     "graph_engines", "node_process", "parity", "standard_outputs", "soak", "installation",
     "killed_processes", "lifecycle_cycles", "overload", "weights_download", "failures", "bundled",
     "mark_page", "node_cameras", "status", "improvement", "demo", "play_node", "play_record",
-    "teardown", "train_command", "track_bag_prompts", "prepared_engines", "offline", "partial_bags",
+    "node_start", "teardown", "train_command", "track_bag_prompts", "prepared_engines",
+    "offline_workers", "offline", "partial_bags",
 )  # fmt: skip
 """Files that take longest, the first one most. They run first, so that all workers end together."""
 

@@ -71,3 +71,12 @@ def test_the_way_of_a_frame_leads_through_short_files_that_are_there() -> None:
     assert 5 <= len(files) <= 7
     for name in files:
         assert len((ROOT / name).read_text(encoding="utf-8").splitlines()) < 400, name
+
+
+def test_files_can_be_read_at_a_sitting() -> None:
+    """Longer ones have several subjects: give each a file whose name a stranger would look for."""
+    folders = ("lmeec_core", "lmeec_ros", "launch", "test", ".ci")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    lengths = {path: len(path.read_bytes().splitlines()) for path in files}
+    assert {str(path): length for path, length in lengths.items() if length > 400} == {}
+    assert len(files) > 500

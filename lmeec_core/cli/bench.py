@@ -113,7 +113,7 @@ def bench_command(
         import torch
 
         from lmeec_core.bench import report, suite
-        from lmeec_core.bench.measure import Case, measure
+        from lmeec_core.bench.measure import Case
         from lmeec_core.checkpoint import resolve_device
 
         if threads:
@@ -148,14 +148,7 @@ def bench_command(
                     presets, engines, precision or ["fp32", "bf16"], objects or [1], targets or [1]
                 )
             ]  # fmt: skip
-        results = []
-        for case in cases:
-            console.print(f"measuring {_text(case)}", highlight=False)
-            results.append(measure(case))
-            if json_file is not None:  # a run that is stopped keeps its results
-                report.write(json_file, results, [], None)
-        if results:
-            report.show(results, console)
+        results = _measured(cases, json_file, console)
         edge = provider("bench_node").bench_node(console) if node or everything else None
         checks = suite.checks(results, edge) if everything else []
         if checks:
@@ -167,6 +160,22 @@ def bench_command(
         return int(any(check["passed"] is False for check in checks))
 
     run_command(work)
+
+
+def _measured(cases: list[Case], json_file: Path | None, console: Console) -> list[dict[str, Any]]:
+    """Measure, and show what was found; a run that is stopped keeps its results in the file."""
+    from lmeec_core.bench import report
+    from lmeec_core.bench.measure import measure
+
+    results = []
+    for case in cases:
+        console.print(f"measuring {_text(case)}", highlight=False)
+        results.append(measure(case))
+        if json_file is not None:
+            report.write(json_file, results, [], None)
+    if results:
+        report.show(results, console)
+    return results
 
 
 def _refuse(given: list[str]) -> None:

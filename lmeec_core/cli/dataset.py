@@ -272,7 +272,7 @@ def _sorted(sources: list[Path]) -> tuple[list[Path], Path | None]:
 def _holds_masks_only(path: Path) -> bool:
     """Whether a path is a result file, or a bag with masks and no images."""
     from lmeec_core.cli.sources import is_bag
-    from lmeec_core.takes.relations import top_level
+    from lmeec_core.takes.json_scan import top_level
     from lmeec_core.takes.results import DIRECTIONS
 
     if path.is_file() and not is_bag(path):

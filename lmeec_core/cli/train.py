@@ -102,6 +102,6 @@ def _run(work: Path, config: Path, changes: list[str], out: Path) -> bool:
             "MuJoCo is not installed, which renders the scenes: pip install 'lmeec[simulation]', "
             "or --set render=false with scenes in the run's folder"
         )
-    from lmeec_core.training.recipes import nano
+    from lmeec_core.training.recipes import nano_run
 
-    return nano.train(settings, work, out)
+    return nano_run.train(settings, work, out)

@@ -22,7 +22,7 @@ from lmeec_core.takes import (
     open_takes,
 )
 from lmeec_core.takes.collection import unknown_take
-from lmeec_core.takes.relations import top_level
+from lmeec_core.takes.json_scan import top_level
 from lmeec_core.takes.rle import Rle, Size
 
 

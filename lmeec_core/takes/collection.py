@@ -6,12 +6,13 @@ import os
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
+from lmeec_core.takes.annotation import ANNOTATION
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.folders import looks_like_take
 from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.relations import RelationsFile
 from lmeec_core.takes.splits import read_split, split_names
-from lmeec_core.takes.take import ANNOTATION, Take
+from lmeec_core.takes.take import Take
 
 SPLIT_FILE = "split.json"
 

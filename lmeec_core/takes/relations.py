@@ -15,13 +15,10 @@ memory, so one pass finds the position of each take, and a take is parsed when i
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import mmap
 import os
-import re
-from collections.abc import Container, Generator
-from contextlib import closing, suppress
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -36,7 +33,8 @@ from lmeec_core.takes.cameras import ego_first, is_ego
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import encode_jpeg
 from lmeec_core.takes.json_file import parse_json, refuse_gzip
-from lmeec_core.takes.keys import check_text, look_alike
+from lmeec_core.takes.json_scan import second_level
+from lmeec_core.takes.keys import look_alike
 from lmeec_core.takes.rle import Rle
 from lmeec_core.takes.take import Take
 from lmeec_core.takes.video import Video
@@ -48,7 +46,6 @@ FULL_HEIGHT = 1408
 """From this height on the benchmark's preprocessing shrinks images, ego by 2, exo by 4."""
 
 VIDEO_FOLDERS = ("frame_aligned_videos", "frame_aligned_videos/downscaled/448", "")
-_TOKEN = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")(\s*+:)?+|[{}\[\]]', re.DOTALL)
 _log = logging.getLogger(__name__)
 
 
@@ -123,7 +120,7 @@ class RelationsFile:
                 raise TakeError(self.path, "is empty (0 bytes)")
             with (
                 mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-                closing(_values(data)) as values,
+                closing(second_level(data)) as values,
             ):
                 refuse_gzip(self.path, data[:2])
                 for keys, start, end in values:
@@ -347,55 +344,3 @@ def _annotation(content: dict[str, Any], path: Path, name: str) -> dict[str, Any
         masks[object_name] = {c: e.get("annotation") or {} for c, e in (cameras or {}).items()}
     rest = {key: value for key, value in content.items() if key != "object_masks"}
     return {**rest, "masks": masks, "annotated_frames": annotated}
-
-
-def top_level(path: str | os.PathLike[str], names: Container[str]) -> str | None:
-    """The first of the given names that a JSON file has on its top level, without parsing it all.
-
-    Raises:
-        OSError: if it cannot be read.
-    """
-    with open(path, "rb") as file:
-        if not file.seek(0, os.SEEK_END):
-            return None
-        with (
-            mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
-            closing(_values(data)) as values,
-            suppress(ValueError),
-        ):
-            for keys, _, _ in values:
-                if keys[0] in names:
-                    return keys[0]
-    return None
-
-
-def _values(data: mmap.mmap) -> Generator[tuple[tuple[str, str], int, int | None], None, None]:
-    """Places of the values at the second level, (keys, start, end).
-
-    Instead of the end, None where the file is cut off, and 0 for values that are no dictionaries.
-    """
-    depth = start = 0
-    keys, waiting = ["", ""], False
-    for match in _TOKEN.finditer(data):
-        if match[1]:
-            if match[2] and depth in (1, 2):  # a key
-                if waiting:
-                    yield (keys[0], keys[1]), 0, 0
-                keys[depth - 1] = json.loads(match[1].decode())  # its escapes undone
-                check_text(keys[depth - 1])
-                waiting = depth == 2
-        elif match[0] in b"{[":
-            depth += 1
-            if depth == 2 and match[0] == b"[":
-                keys[0] = ""  # what a list holds has no name
-            elif depth == 3:
-                start, waiting = match.start(), False
-        else:
-            depth -= 1
-            if depth == 2:
-                yield (keys[0], keys[1]), start, match.end()
-            elif depth == 1 and waiting:
-                yield (keys[0], keys[1]), 0, 0
-                waiting = False
-    if depth:
-        yield (keys[0], keys[1]), start, None

@@ -1,8 +1,7 @@
 """Lazy reader of one take in the EgoExo4D processed layout.
 
     <take>/<camera>/<frame>.jpg
-    <take>/annotation.json = {"masks": {object: {camera: {frame: RLE or null}}},
-                              "subsample_idx": [frame, ...]}
+    <take>/annotation.json: see :mod:`lmeec_core.takes.annotation`
     <take>/<camera>/depth/<frame>.png, <take>/calibration.yaml: where they are known
 
 The name of an ego camera contains ``aria``; every other camera is exo. Images and masks of a
@@ -17,27 +16,24 @@ import os
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.errors import InputError
 from lmeec_core.takes import folders
+from lmeec_core.takes.annotation import ANNOTATION, Annotated
 from lmeec_core.takes.cameras import CameraPair, camera_pairs, ego_first, is_ego
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import ImageReader
-from lmeec_core.takes.json_file import read_json
-from lmeec_core.takes.keys import by_frame, check_text, frame_numbers, look_alike
-from lmeec_core.takes.rle import Rle, Size, decode_mask
+from lmeec_core.takes.keys import check_text, look_alike
 
-ANNOTATION = "annotation.json"
 CALIBRATION = "calibration.yaml"
 DEPTH = "depth"
 """Folder in a camera's folder: PNG, 16 bits, millimetres, 0 where there is no value."""
 
 
-class Take:
+class Take(Annotated):
     """One recording: cameras with numbered frames, and masks of objects in them.
 
     The folder is listed and ``annotation.json`` parsed once, at first use; images and masks are
@@ -52,11 +48,10 @@ class Take:
     videos: Path | None = None
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self.path = Path(path)
-        self.name = self.path.resolve().name
+        folder = Path(path)
+        super().__init__(folder, folder.resolve().name)
         self._frames: dict[str, tuple[int, ...]] = {}
         self._listed: dict[str, folders.Images] = {}
-        self._by_frame: dict[tuple[str, str], dict[int, Any]] = {}
         self._readers: dict[str, ImageReader] = {}
 
     @classmethod
@@ -150,36 +145,6 @@ class Take:
         """Whether there are images; annotations whose videos are missing have none."""
         return True
 
-    @cached_property
-    def subsample_idx(self) -> tuple[int, ...]:
-        """The annotated frame numbers as the file lists them; () if it does not."""
-        return self._numbers(self.annotation.get("subsample_idx"), "subsample_idx")
-
-    @property
-    def scenario(self) -> str | None:
-        """What is done in the take (EgoExo4D: Cooking, Basketball, ...), if the file says it."""
-        scenario = self.annotation.get("scenario")
-        return None if scenario is None else str(scenario)
-
-    @property
-    def descriptions(self) -> dict[str, str]:
-        """What objects look like, in words, by object, as far as the file says it.
-
-        Raises:
-            TakeError: the entry is not {object: text}, or of an object that is not annotated.
-        """
-        given = self.annotation.get("descriptions", {})
-        if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
-            raise TakeError(self._annotation_path, 'descriptions: {object: "text"} was expected')
-        unknown = [name for name in given if name not in self.annotation["masks"]]
-        if unknown:
-            raise TakeError(
-                self._annotation_path,
-                f"descriptions: no object {unknown[0]!r} is annotated"
-                f"{look_alike(unknown[0], self.objects)}",
-            )
-        return given
-
     @property
     def length(self) -> int:
         """Number of frames: as the file lists them, or of the camera with the most images."""
@@ -249,53 +214,6 @@ class Take:
         except ValueError as error:
             raise TakeError(self.image_path(camera, frame), str(error)) from error
 
-    # -- masks ---------------------------------------------------------------------------------
-
-    @cached_property
-    def annotation(self) -> dict[str, Any]:
-        """The parsed annotation.json, with ``masks`` checked to be a dictionary.
-
-        Raises:
-            TakeError: if the file is missing, is no JSON, or has another shape.
-        """
-        path = self.path / ANNOTATION
-        content = read_json(path)
-        if not isinstance(content.get("masks"), dict):
-            raise TakeError(path, 'expected {"masks": {object: {camera: {frame: mask}}}, ...}')
-        return content
-
-    @property
-    def objects(self) -> tuple[str, ...]:
-        """Names of the annotated objects, in the file's order."""
-        return tuple(self.annotation["masks"])
-
-    def mask_frames(self, object_name: str, camera: str) -> tuple[int, ...]:
-        """Frames for which the file has an entry (a mask or null) of the object, increasing.
-
-        In a target view the benchmark takes the object as present in these frames.
-        """
-        return tuple(sorted(self._entries(object_name, camera)))
-
-    def annotated(self, object_name: str, camera: str, frame: int) -> bool:
-        """Whether the file has an entry (a mask or null) of the object in this image."""
-        return frame in self._entries(object_name, camera)
-
-    def annotated_frames(self, object_name: str, camera: str) -> frozenset[int] | None:
-        """Frames in which the object was looked for in a camera, whether it is there or not.
-
-        EgoExo4D's raw files and the benchmark's truth file list them; the processed layout does
-        not, and gives None.
-        """
-        listed = self.annotation.get("annotated_frames")
-        for key in (object_name, camera):
-            listed = listed.get(key) if isinstance(listed, dict) else None
-        where = f"annotated_frames of object {object_name!r}, camera {camera!r}"
-        return None if listed is None else frozenset(self._numbers(listed, where))
-
-    def mask_cameras(self, object_name: str) -> tuple[str, ...]:
-        """Cameras that the file lists for the object, even without a mask; ego cameras first."""
-        return ego_first(self._cameras_of(object_name))
-
     @property
     def left_out(self) -> tuple[str, ...]:
         """What is not read, one text each: images that are not frames, cameras without folder."""
@@ -312,54 +230,7 @@ class Take:
                 texts.append(f"{self._annotation_path}: {text}")
         return tuple(texts)
 
-    def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
-        """The stored run lengths of a mask, or None where there is no mask or it is null.
-
-        Raises:
-            TakeError: if the object is unknown or its mask is broken.
-        """
-        entry = self._entries(object_name, camera).get(frame)
-        try:
-            return entry if entry is None else self._rle(entry)
-        except ValueError as error:
-            raise self._broken(object_name, camera, frame, str(error)) from error
-
-    def mask(
-        self, object_name: str, camera: str, frame: int, size: Size | None = None,
-        image: tuple[int, int] | None = None,
-    ) -> NDArray[np.bool_] | None:  # fmt: skip
-        """The mask of an object, bool (H, W); None where there is none or it is null.
-
-        Args:
-            object_name, camera, frame: where.
-            size, image: see :func:`lmeec_core.takes.decode_mask`.
-
-        Raises:
-            TakeError: if the object is unknown, or its mask is broken or of another image.
-        """
-        try:
-            rle = self.rle(object_name, camera, frame)
-            return None if rle is None else decode_mask(rle, size, image=image)
-        except TakeError:
-            raise
-        except ValueError as error:
-            raise self._broken(object_name, camera, frame, str(error)) from error
-
     # -- internal ------------------------------------------------------------------------------
-
-    @property
-    def _annotation_path(self) -> Path:
-        return self.path / ANNOTATION
-
-    def _rle(self, entry: Any) -> Rle:
-        """Run lengths of a mask as the file stores it.
-
-        Raises:
-            ValueError: if it is broken.
-        """
-        if not isinstance(entry, dict):
-            raise ValueError(f"a mask is {type(entry).__name__}, expected size and counts")
-        return dict(entry)
 
     def _images(self, camera: str) -> folders.Images:
         """What a camera's folder holds, listed once.
@@ -375,47 +246,6 @@ class Take:
             except (InputError, OSError) as error:
                 raise TakeError(folder, f"cannot be listed: {error}") from error
         return self._listed[camera]
-
-    def _numbers(self, values: Any, where: str) -> tuple[int, ...]:
-        """Frame numbers as the file lists them, numbers or text; () for null."""
-        try:
-            return frame_numbers(values)
-        except InputError as error:
-            raise TakeError(self._annotation_path, f"take {self.name}, {where}: {error}") from error
-
-    def _cameras_of(self, object_name: str) -> dict[str, Any]:
-        masks = self.annotation["masks"]
-        if object_name not in masks:
-            known = ", ".join(repr(name) for name in list(masks)[:12])
-            alike = look_alike(object_name, masks)
-            raise TakeError(
-                self._annotation_path,
-                f"no object {object_name!r}; take {self.name} has {known}{alike}",
-            )
-        cameras = masks[object_name] or {}
-        if not isinstance(cameras, dict):
-            raise TakeError(
-                self._annotation_path,
-                f"masks of object {object_name!r} are no dictionary by camera",
-            )
-        return cameras
-
-    def _entries(self, object_name: str, camera: str) -> dict[int, Any]:
-        """The entries of an object in a camera by frame number, looked through once."""
-        key = object_name, camera
-        if key not in self._by_frame:
-            try:
-                self._by_frame[key] = by_frame(self._cameras_of(object_name).get(camera))
-            except InputError as error:
-                if isinstance(error, TakeError):
-                    raise
-                where = f"take {self.name}, masks of object {object_name!r}, camera {camera!r}"
-                raise TakeError(self._annotation_path, f"{where}: {error}") from error
-        return self._by_frame[key]
-
-    def _broken(self, object_name: str, camera: str, frame: int, reason: str) -> TakeError:
-        where = f"take {self.name}, object {object_name!r}, camera {camera!r}, frame {frame}"
-        return TakeError(self._annotation_path, f"{where}: {reason}")
 
     def _check_camera(self, camera: str) -> None:
         if camera not in self.cameras:

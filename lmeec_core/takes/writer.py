@@ -11,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmeec_core.files import NewFolder, WholeOrNothing
+from lmeec_core.takes.annotation import ANNOTATION
 from lmeec_core.takes.errors import TakeError
 from lmeec_core.takes.images import encode_jpeg
 from lmeec_core.takes.keys import frame_number
 from lmeec_core.takes.rle import Rle, encode_mask
-from lmeec_core.takes.take import ANNOTATION, CALIBRATION, DEPTH
+from lmeec_core.takes.take import CALIBRATION, DEPTH
 
 
 class TakeWriter(WholeOrNothing):

@@ -22,7 +22,7 @@ from lmeec_core.methods.lm_eec import LmEec
 from lmeec_core.simulation.sets import SETS, SetName
 from lmeec_core.takes import Take
 from lmeec_core.training.output import METRICS, read_header, run_header, write_json
-from lmeec_core.training.recipes.nano import DONE, WEIGHTS
+from lmeec_core.training.recipes.nano_run import DONE, WEIGHTS
 
 PACKAGE = Path(__file__).resolve().parents[1]
 FOLDER = PACKAGE / "weights"

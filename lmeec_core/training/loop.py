@@ -17,18 +17,16 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
-from lmeec_core.errors import ExplainedError, InputError
-from lmeec_core.files import SUFFIX, replacing
+from lmeec_core.errors import ExplainedError
+from lmeec_core.training.checkpoints import CHECKPOINT, read_checkpoint, write_checkpoint
 from lmeec_core.training.clips import Clip, Drawn
 from lmeec_core.training.distributed import Processes
 from lmeec_core.training.monitor import Monitor
+from lmeec_core.training.optimizer import running_mean
 from lmeec_core.training.recipe import Recipe, StageLike
 
 logger = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.pt"
-FORMAT = 2
-"""Of checkpoints; raised when older ones cannot be resumed any more."""
 LEAST_DRAWS = 100
 """Clips that the share of unreadable ones is taken of at least, so that one early one is none."""
 LOST_STEPS, LOST_SHARE = 10, 0.02
@@ -69,7 +67,7 @@ class Trainer:
         self.average: AveragedModel | None = None
         if recipe.average is not None:
             self.average = AveragedModel(
-                self.model, multi_avg_fn=_average(recipe.average), use_buffers=True
+                self.model, multi_avg_fn=running_mean(recipe.average), use_buffers=True
             )
             self.average.module.eval().requires_grad_(False)
         self.step, self.spent = 0, 0.0
@@ -324,26 +322,22 @@ class Trainer:
         if not self.processes.first:
             return
         content = {
-            "format": FORMAT, "facts": self.recipe.facts(self.processes.world),
+            "facts": self.recipe.facts(self.processes.world),
             "model": self.model.state_dict(), "loss": _others(self.recipe.loss),
             "average": self.average.state_dict() if self.average else None,
             "optimizer": self.optimizer.state_dict(), "step": self.step, "next": self._next,
             "split": self._split, "lost": self.lost, "spent": self.spent,
             "history": self.history, "sums": sums,
         }  # fmt: skip
-        with replacing(self.folder / CHECKPOINT) as partial:
-            torch.save(content, partial)
+        write_checkpoint(self.folder, content)
 
     def _resume(self) -> None:
         """Continue from rank 0's checkpoint, if it has one."""
-        path, content = self.folder / CHECKPOINT, None
-        if self.processes.first:
-            for partial in self.folder.glob(f".{CHECKPOINT}.*{SUFFIX}"):
-                partial.unlink()  # of a kill while it was written
-            content = read_checkpoint(path) if path.is_file() else None
+        content = read_checkpoint(self.folder) if self.processes.first else None
         content = self.processes.from_first(content)
         if content is None:
             return
+        path = self.folder / CHECKPOINT
         self.recipe.check_facts(content["facts"], path, self.processes.world)
         self.model.load_state_dict(content["model"])
         self.recipe.loss.load_state_dict(content["loss"], strict=False)
@@ -361,46 +355,9 @@ class Trainer:
         logger.info("continued at step %d, %.2f minutes", self.step, self.spent / 60)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """What a run saved; nothing in the file is executed.
-
-    Raises:
-        InputError: it cannot be read, or is of an older version.
-    """
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's are of many kinds
-        first = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        raise InputError(f"{path}: unreadable ({first}); remove it to begin anew") from error
-    found = content.get("format", 1) if isinstance(content, dict) else "none"
-    if found != FORMAT:
-        raise InputError(
-            f"{path}: a checkpoint of format {found}, {FORMAT} expected: a run of an older (or "
-            "newer) version cannot be resumed; finish it with that version, or start another one "
-            "in a new folder from its weights in out/ (--set start=FILE on simulated scenes, "
-            "--set checkpoint=FILE on takes)"
-        )
-    return content
-
-
 def _others(loss: nn.Module) -> dict[str, Tensor]:
     """What trains beside the network."""
     return {n: v for n, v in loss.state_dict().items() if not n.startswith("model.")}
-
-
-def _average(decay: float) -> Any:
-    """For :class:`AveragedModel`: an exponential mean, over fewer steps while there are few."""
-
-    @torch.no_grad()
-    def update(mean: list[Tensor], now: list[Tensor], count: Tensor) -> None:
-        if not mean[0].is_floating_point():  # counts of batches
-            for old, new in zip(mean, now, strict=True):
-                old.copy_(new)
-            return
-        steps = int(count) + 1
-        torch._foreach_lerp_(mean, now, 1 - min(decay, (1 + steps) / (10 + steps)))
-
-    return update
 
 
 def _one_thread(_: int) -> None:

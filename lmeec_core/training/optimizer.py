@@ -1,12 +1,13 @@
-"""AdamW as SAM 2.1 is fine-tuned: a lower rate for the image encoder, falling towards its input."""
+"""AdamW as SAM 2.1 is fine-tuned, with a lower rate for the image encoder; the weights' average."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmeec_core.config import Fusion
 from lmeec_core.model import LMEEC
@@ -90,3 +91,18 @@ def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
     """Set every group's rate to a share of its largest one."""
     for group in optimizer.param_groups:
         group["lr"] = group["top"] * factor
+
+
+def running_mean(decay: float) -> Any:
+    """For :class:`AveragedModel`: an exponential mean, over fewer steps while there are few."""
+
+    @torch.no_grad()
+    def update(mean: list[Tensor], now: list[Tensor], count: Tensor) -> None:
+        if not mean[0].is_floating_point():  # counts of batches
+            for old, new in zip(mean, now, strict=True):
+                old.copy_(new)
+            return
+        steps = int(count) + 1
+        torch._foreach_lerp_(mean, now, 1 - min(decay, (1 + steps) / (10 + steps)))
+
+    return update

@@ -11,6 +11,7 @@ from lmeec_core.bags.bag import MASKS_TYPE, BagError, BagReader
 from lmeec_core.bags.take_bags import RecordingInfo
 from lmeec_core.errors import InputError
 from lmeec_core.preprocessing import check_mask
+from lmeec_core.sync.image_set import ImageSet
 from lmeec_core.takes import decode_mask, encode_mask
 from lmeec_core.viewing.moments import (
     Camera,
@@ -120,15 +121,7 @@ def bag_moments(
     sets = RecordedSets(path, config)
     for _, given in sets:
         try:
-            broken = [one for one in given if isinstance(one, InputError)]
-            if broken:
-                raise broken[0]
-            image = read(query.message_name, given.query)
-            masks = {} if config.prompted else read_query_masks(config, table, given.masks)
-            for name, mask in masks.items():
-                if mask is not None:
-                    check_mask(name, mask, image.shape[:2])  # as the node does
-            pictures = {name: read(name, message) for name, message in given.targets.items()}
+            image, masks, pictures = _decoded(given, config, table, read)
         except InputError as error:
             problem(f"{path}: {error}")
             continue
@@ -149,11 +142,43 @@ def bag_moments(
             views.append(target_view(camera.name, picture, list(masks), found, stamp_ns=own))
         asked = View(query.name, image, masks, stamp_ns=stamp)
         yield Moment(frame, (stamp - first) / 1e9, asked, views)
+    _tell_left_out(sets, config, problem, note)
+    for text in table.ignored_text():
+        note(f"{path}: {text}")
+
+
+def _decoded(
+    given: ImageSet[Any],
+    config: NodeConfig,
+    table: LabelTable,
+    read: Callable[[str, Any], images.Array],
+) -> tuple[images.Array, dict[str, Any], dict[str, images.Array]]:
+    """The query image, the query masks as far as they are on a topic, and the target images.
+
+    Raises:
+        InputError: a message of the set cannot be used.
+    """
+    broken = [one for one in given if isinstance(one, InputError)]
+    if broken:
+        raise broken[0]
+    image = read(config.query_camera, given.query)
+    masks = {} if config.prompted else read_query_masks(config, table, given.masks)
+    for name, mask in masks.items():
+        if mask is not None:
+            check_mask(name, mask, image.shape[:2])  # as the node does
+    return image, masks, {name: read(name, message) for name, message in given.targets.items()}
+
+
+def _tell_left_out(
+    sets: RecordedSets,
+    config: NodeConfig,
+    problem: Callable[[str], None],
+    note: Callable[[str], None],
+) -> None:
+    """Say what of the bag is in no set."""
     for text in sets.lost:
         problem(text)
     for name in config.target_cameras:
         for text, tell in ((sets.problem(name), problem), (sets.account(name), note)):
             if text:
                 tell(text)
-    for text in table.ignored_text():
-        note(f"{path}: {text}")

@@ -14,8 +14,8 @@ from lmeec_core.errors import InputError
 from lmeec_core.methods import METHODS, has_setting, method_name
 from lmeec_core.methods.candidates.settings import CandidateSettings
 from lmeec_core.methods.omama.settings import OMaMaSettings
+from lmeec_ros.parameters import combinations, video
 from lmeec_ros.parameters import files as parameter_files
-from lmeec_ros.parameters import video
 from lmeec_ros.parameters.files import ParameterError as ParameterError
 from lmeec_ros.parameters.spec import Spec, Value, suggestion
 from lmeec_ros.parameters.table import (
@@ -89,58 +89,16 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
     prefix = TEXT.format(object="")
     described = [n.removeprefix(prefix) for n in values if n.startswith(prefix) and n != prefix]
     table = table_for(cameras, described)
-    for name in values:
-        if name not in table and not _FOREIGN.match(name):
-            raise ParameterError(_unknown(name, cameras, table))
-    for name, value in values.items():
-        if name.endswith(".transport") and video.is_video(str(value)):
-            prefix = name.removesuffix("transport")
-            topic = str(values.get(f"{prefix}topic") or "<topic>")
-            raise ParameterError(
-                f"{name}: {value!r} given; {video.remedy(topic, prefix, str(value))}"
-            )
+    _check_names(values, cameras, table)
     checked: dict[str, Any] = {
         name: spec.check(values.get(name, spec.default)) for name, spec in table.items()
     }
     query, targets = str(checked["query_camera"]), tuple(_texts(checked["target_cameras"]))
-    for parameter, names in (("query_camera", (query,)), ("target_cameras", targets)):
-        for name in names:
-            if name not in cameras:
-                raise ParameterError(
-                    f"{parameter}: {name!r} given, one of camera_names ({', '.join(cameras)}) "
-                    f"expected{suggestion(name, cameras)}"
-                )
-    if not targets or query in targets or len(set(targets)) < len(targets):
-        raise ParameterError(
-            f"target_cameras: {list(targets)} given, cameras other than the query camera "
-            f"{query!r}, at least one and each once, expected"
-        )
-    if checked["output.lazy"] and checked["pairing.policy"] != "nearest":
-        raise ParameterError(
-            f"output.lazy: true given with pairing.policy {checked['pairing.policy']!r}, which "
-            "needs every target; 'nearest' expected"
-        )
-    shifted = [name for name in cameras if checked[f"cameras.{name}.time_offset"]]
-    if shifted and checked["pairing.policy"] != "nearest":
-        raise ParameterError(
-            f"cameras.{shifted[0]}.time_offset: given with pairing.policy "
-            f"{checked['pairing.policy']!r}, which pairs by the stamps as they are; 'nearest' "
-            "expected"
-        )
-    prompted = checked["query_masks.source"] == "prompts"
-    if checked["output.lazy"] and prompted:
-        raise ParameterError(
-            "output.lazy: true given with query_masks.source 'prompts', where an object may be "
-            "tracked in any camera; false expected"
-        )
-    if checked["prompts.checkpoint"] and checked["prompts.preset"] == "same":
-        raise ParameterError(
-            f"prompts.checkpoint: {checked['prompts.checkpoint']!r} given; prompts.preset, the "
-            "network that it belongs to, is expected as well"
-        )
+    combinations.check_cameras(query, targets, cameras)
+    combinations.check_settings(checked, cameras)
     objects = _objects(checked["objects"])
-    if not prompted and checked["query_masks.type"] == "label_image":
-        _check_described(described, objects)
+    if checked["query_masks.source"] != "prompts" and checked["query_masks.type"] == "label_image":
+        combinations.check_described(described, objects)
     return section(
         NodeConfig,
         "",
@@ -257,6 +215,22 @@ def _camera_names(values: Mapping[str, Any]) -> list[str]:
     return names
 
 
+def _check_names(
+    values: Mapping[str, Any], cameras: Sequence[str], table: Mapping[str, Spec]
+) -> None:
+    """Refuse unknown names, and transports that are videos."""
+    for name in values:
+        if name not in table and not _FOREIGN.match(name):
+            raise ParameterError(_unknown(name, cameras, table))
+    for name, value in values.items():
+        if name.endswith(".transport") and video.is_video(str(value)):
+            prefix = name.removesuffix("transport")
+            topic = str(values.get(f"{prefix}topic") or "<topic>")
+            raise ParameterError(
+                f"{name}: {value!r} given; {video.remedy(topic, prefix, str(value))}"
+            )
+
+
 def _unknown(name: str, cameras: Sequence[str], table: Mapping[str, Spec]) -> str:
     parts = name.split(".")
     if parts[0] == "cameras" and len(parts) == 3 and parts[1] not in cameras:
@@ -348,18 +322,6 @@ def _candidate_masks(
             )
         found[name] = replace(given, topic=topic, other=other, address=address)
     return found
-
-
-def _check_described(described: Sequence[str], objects: Mapping[int, str]) -> None:
-    """Refuse texts about objects that label images cannot have."""
-    known = list(objects.values())
-    for name in described:
-        if name not in known and not re.fullmatch(r"object_[1-9][0-9]{0,4}", name):
-            raise ParameterError(
-                f"{TEXT.format(object=name)}: there is no object {name!r} in objects "
-                f"({', '.join(known) or 'none is named'}); one of them, or object_<label>, "
-                f"expected{suggestion(name, known)}"
-            )
 
 
 def _objects(rows: Value) -> dict[int, str]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
-import pickle
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,94 +12,23 @@ import av
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco
-from typer.testing import CliRunner
 
-from lmeec_core.cli.app import app
-from lmeec_core.datasets import episode as episodes
-from lmeec_core.datasets import run as dataset_run
-from lmeec_core.datasets.clock import Tally, rate_of, resample
+from dataset_takes import (
+    FRAMES,
+    OBJECTS,
+    SIZES,
+    blob,
+    contents,
+    export,
+    hash_of,
+    make_results,
+    make_take,
+    predicted,
+)
 from lmeec_core.datasets.provenance import QUERY
-from lmeec_core.datasets.stats import QUANTILES, ImageStats, column_stats, merged
-from lmeec_core.jobs import JobResult
-from lmeec_core.takes import Results, TakeWriter, write_results
-from lmeec_core.viewing.moments import Moment, View
-
-runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
-OBJECTS = ("cup/red", "knife", "bowl")
-SIZES = {"aria01": (48, 64), "cam-1": (48, 64), "cam-2": (33, 41)}
-FRAMES = range(0, 6 * 3, 3)  # 10 Hz
-STEP = 3
-RNG = np.random.default_rng(5)
-
-
-def blob(seed: int, size: tuple[int, int]) -> np.ndarray:
-    """A mask of no regular shape."""
-    rng = np.random.default_rng(seed)
-    rows, columns = np.ogrid[: size[0], : size[1]]
-    middle = rng.uniform(0.3, 0.7, 2) * size
-    turn = np.arctan2(rows - middle[0], columns - middle[1])
-    radius = 0.15 * min(size) * (1.3 + np.sin(3 * turn + rng.uniform(0, 6)))
-    return np.hypot(rows - middle[0], columns - middle[1]) < radius
-
-
-def picture(seed: int, size: tuple[int, int]) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    scale = np.ones((-(-size[0] // 4), -(-size[1] // 4), 1), np.uint8)
-    return np.kron(coarse, scale)[: size[0], : size[1]]
-
-
-def make_take(path: Path, frames: Any = FRAMES, lacking: tuple[str, int] | None = None) -> Path:
-    """A take with three cameras; the bowl is only annotated in the target cameras."""
-    with TakeWriter(path) as writer:
-        for name in OBJECTS:
-            writer.add_object(name)
-        for frame in frames:
-            for number, (camera, size) in enumerate(SIZES.items()):
-                if (camera, frame) != lacking:
-                    writer.image(camera, frame, picture(frame + number, size))
-                for name in OBJECTS:
-                    if (name == "bowl") != (camera == "aria01") and (frame + number) % 4:
-                        writer.mask(name, camera, frame, blob(hash_of(name, camera, frame), size))
-    return path
-
-
-def hash_of(*what: Any) -> int:
-    return int.from_bytes(hashlib.sha256(repr(what).encode()).digest()[:4], "big")
-
-
-def predicted(name: str, camera: str, frame: int) -> tuple[np.ndarray, float]:
-    """The prediction of an object: at the half size, sometimes empty, sometimes improbable."""
-    height, width = SIZES[camera]
-    seed = hash_of("p", name, camera, frame)
-    mask = blob(seed, (height // 2 + height % 2, width // 2 + width % 2))
-    if seed % 5 == 0:
-        mask = np.zeros_like(mask)
-    return mask, seed % 100 / 100
-
-
-def make_results(path: Path, *takes: str, cameras: tuple[str, ...] = ("cam-1", "cam-2")) -> Path:
-    found = Results("ego-exo")
-    for take in takes:
-        for name in OBJECTS:
-            found.add_object(take, name)
-        for name in OBJECTS[:2]:
-            for camera in cameras:
-                for frame in FRAMES:
-                    mask, presence = predicted(name, camera, frame)
-                    found.add(take, name, "aria01", camera, frame, mask, presence)
-    write_results(path, found)
-    return path
-
-
-def export(*arguments: Any, code: int = 0) -> str:
-    result = runner.invoke(app, ["dataset", *map(str, arguments)])
-    assert result.exit_code == code, result.output
-    return result.output
+from lmeec_core.takes import TakeWriter
 
 
 @pytest.fixture(scope="module")
@@ -283,107 +208,6 @@ def test_inputs_that_make_no_dataset(take: Path, found: Path, tmp_path: Path) ->
     assert (out / "mine.txt").read_text() == "mine" and sorted(tmp_path.iterdir())[-1] == out
 
 
-def contents(folder: Path) -> dict[str, bytes]:
-    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
-
-
-def test_a_killed_run_goes_on_where_it_was(
-    take: Path, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = make_take(tmp_path / "take_8")
-    command = (take, other, found, "--task", "tidy up")
-    made: list[str] = []
-    make = episodes._write
-
-    def stop(job: episodes.Job, ticks: Iterator[Any], folder: Path) -> dict[str, Any]:
-        if job.episode.name == "take_8" and len(made) < 2:
-            for _ in range(3):
-                next(ticks)
-            raise KeyboardInterrupt
-        made.append(job.episode.name)
-        return make(job, ticks, folder)
-
-    monkeypatch.setattr(episodes, "_write", stop)
-    result = runner.invoke(app, ["dataset", *map(str, command), "--out", str(tmp_path / "a")])
-    assert result.exit_code != 0 and not (tmp_path / "a").exists() and made == ["take_7"]
-    monkeypatch.setattr(episodes, "_write", make)
-    said = export(*command, "--out", tmp_path / "a")
-    assert "1 of 2 episodes were finished before" in said
-    assert not (tmp_path / "a.work").exists()
-    export(*command, "--out", tmp_path / "b", "--workers", 2)
-    a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
-    assert a == b and len(a) == 7 + 2 + 6
-    assert "exists already" in export(*command, "--out", tmp_path / "a", code=1)
-    export(take, found, "--out", tmp_path / "a", "--overwrite")
-    assert len(contents(tmp_path / "a")) == 7 + 1 + 3
-
-
-def test_a_cluster_gets_jobs_that_work_in_any_folder(
-    take: Path, found: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its nodes are played by this process, in another folder, with jobs that were serialised."""
-    asked: list[str] = []
-    other = tmp_path / "other"
-    other.mkdir()
-
-    def nodes(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
-        asked.append(address)
-        for job in jobs:
-            there = pickle.loads(pickle.dumps(job))
-            with contextlib.chdir(other):
-                value = pickle.loads(pickle.dumps(work))(there)
-            yield JobResult(there, value)
-
-    monkeypatch.setattr(dataset_run, "run_on_ray", nodes)
-    shutil.copytree(take, tmp_path / "take_7")
-    shutil.copy(found, tmp_path / "found.json")
-    export(take, found, "--out", tmp_path / "here")
-    with contextlib.chdir(tmp_path):
-        export("take_7", "found.json", "--out", "there", "--cluster", "auto")
-    here, there = contents(tmp_path / "here"), contents(tmp_path / "there")
-    del here["meta/provenance.json"], there["meta/provenance.json"]  # has the paths given
-    assert here == there and asked == ["auto"] and not list(other.iterdir())
-
-
-def test_what_a_cluster_fails_at_is_named(
-    take: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    other = make_take(tmp_path / "take_8")
-
-    def nodes(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
-        for job in jobs:
-            broken = job.episode.name == "take_8"
-            yield JobResult(job, "frame 30 is broken" if broken else work(job))
-
-    monkeypatch.setattr(dataset_run, "run_on_ray", nodes)
-    said = export(take, other, "--out", tmp_path / "set", "--cluster", "auto", code=1)
-    assert "take_8: left out: frame 30 is broken" in said and "1 episodes" in said
-
-    def elsewhere(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
-        yield from (JobResult(job) for job in jobs)  # made, on a disk of its own
-
-    monkeypatch.setattr(dataset_run, "run_on_ray", elsewhere)
-    said = export(take, "--out", tmp_path / "x", "--cluster", "auto", code=1)
-    assert f"take_7: left out: was made, but not into {tmp_path / 'x.work'}" in said
-
-    def died(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
-        yield JobResult(jobs[0], error="worker died")
-
-    monkeypatch.setattr(dataset_run, "run_on_ray", died)
-    said = export(take, "--out", tmp_path / "y", "--cluster", "auto", code=1)
-    assert "take_7: worker died; the finished episodes are kept" in said
-
-
-@pytest.mark.slow
-def test_a_ray_cluster_makes_the_same_dataset(take: Path, found: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    command = (take, make_take(tmp_path / "take_8"), found)
-    export(*command, "--out", tmp_path / "a")
-    export(*command, "--out", tmp_path / "b", "--cluster", "local")
-    assert contents(tmp_path / "a") == contents(tmp_path / "b")
-
-
 def test_points_in_space_where_two_cameras_are_calibrated(tmp_path: Path) -> None:
     from lmeec_core.calibration import read_calibration
 
@@ -420,55 +244,6 @@ cameras:
     assert cameras["frame"] == "table"
     assert cameras["cameras"]["cam-1"]["pose"]["position"] == [2, 0, 0]
     assert cameras["cameras"]["cam-1"]["lens"]["K"][0] == [100, 0, 63.5]
-
-
-def moment(number: int, seconds: float) -> Moment:
-    return Moment(number, seconds, View("ego", None, {}), [])
-
-
-@given(st.lists(st.floats(0.001, 0.4), min_size=0, max_size=40), st.integers(1, 60), st.booleans())
-def test_every_tick_shows_the_nearest_moment(steps: list[float], fps: int, back: bool) -> None:
-    times = [0.0, *np.cumsum(steps)]
-    given_ = [moment(i, s) for i, s in enumerate(times)]
-    if back and len(given_) > 2:
-        given_.insert(2, moment(99, 0.0))  # a clock that jumps back
-    tally = Tally()
-    shown = list(resample(given_, fps, tally))
-    assert [tick for tick, _ in shown] == list(range(len(shown))) and tally.ticks == len(shown)
-    assert len(shown) - 1 <= times[-1] * fps + 0.5 and len(shown) > times[-1] * fps - 0.5
-    for tick, one in shown:
-        assert abs(one.seconds - tick / fps) <= min(abs(s - tick / fps) for s in times) + 1e-9
-    used = {one.frame for _, one in shown}
-    assert tally.moments == len(given_) == len(used) + tally.unused
-    assert tally.ticks == len(used) + tally.repeated
-    problems, notes = tally.texts(fps, given=False)
-    assert bool(problems or notes) == bool(tally.unused or tally.repeated)
-    assert bool(tally.texts(fps, given=True)[0]) == (tally.longest > max(1.0, 2 / fps))
-
-
-def test_the_rate_is_the_median_steps() -> None:
-    assert rate_of([moment(i, s) for i, s in enumerate((0, 0.033, 0.067, 0.5, 0.533))]) == 30
-    assert rate_of([moment(0, 0), moment(1, 7.0)]) == 1 == rate_of([moment(0, 0)])
-
-
-def test_statistics_are_numpys() -> None:
-    values = RNG.normal(size=(50, 3, 4))
-    found = column_stats(values)
-    for name, share in QUANTILES.items():
-        assert np.allclose(found[name], np.quantile(values, share, axis=0))
-    parts = [column_stats(values[:20]), column_stats(values[20:])]
-    whole = merged(parts)
-    for name in ("min", "max", "mean", "std", "count"):
-        assert np.allclose(whole[name], found[name]), name
-    images = RNG.integers(0, 256, (5, 16, 12, 3), dtype=np.uint8)
-    counted = ImageStats()
-    for image in images:
-        counted.add(image)
-    some = images[:, ::4, ::4] / 255.0
-    result = counted.result()
-    assert np.allclose(np.ravel(result["mean"]), some.mean(axis=(0, 1, 2)))
-    assert np.allclose(np.ravel(result["std"]), some.std(axis=(0, 1, 2)))
-    assert np.allclose(np.ravel(result["q50"]), np.quantile(some, 0.5, axis=(0, 1, 2)), atol=0.05)
 
 
 def recorded_by_others(source: Path, out: Path) -> Path:

@@ -14,7 +14,7 @@ import lmeec_core as lm
 from lmeec_core.bench.graph_sizes import Size, table
 from lmeec_core.cli.app import app
 from lmeec_core.config import Precision
-from lmeec_core.engine import EngineError
+from lmeec_core.engine import EngineError, make_engine
 from lmeec_core.engine.graph_engine import split_batch
 from lmeec_core.engine.graphs import GraphStore
 
@@ -33,6 +33,13 @@ def test_command_explains_itself(tmp_path: Path) -> None:
     wrong = runner.invoke(app, ["export", "--preset", "mini", "--out", str(tmp_path)])
     assert wrong.exit_code == 1 and "seed" in wrong.output
     assert not list(tmp_path.iterdir())
+
+
+def test_a_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch, mini: lm.LMEEC) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    for name in ("onnxruntime", "openvino"):
+        with pytest.raises(EngineError, match=f"engine {name}: not installed; `pip install"):
+            make_engine(mini, name)
 
 
 def test_other_weights_have_other_graphs(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import lmeec_core as lm
+from graph_checks import check_graph, check_halves
 from lmeec_core.bench import graph_sizes
 from lmeec_core.bench.filled import filled_tracker
 from lmeec_core.config import Precision
@@ -32,7 +33,7 @@ from lmeec_core.engine.graph_engine import Program
 from lmeec_core.engine.graphs import GraphStore
 from lmeec_core.engine.onnx_export import HALF_TOLERANCES, SMALL, TOLERANCE
 from lmeec_core.engine.onnxruntime import OnnxRuntimeEngine
-from lmeec_core.engine.records import graph_name, read_record
+from lmeec_core.engine.records import graph_name
 from lmeec_core.engine.tensorrt import make_engine_file
 from lmeec_core.engine.tensorrt_library import load_tensorrt
 from lmeec_core.model.stages import STAGES
@@ -90,25 +91,6 @@ def parity(model: lm.LMEEC, stages: set[str], objects: int, targets: int) -> Non
             graph = onnx.load(str(engines[0].store.path(call.for_graph(1))))
             check_graph(graph)
     assert compared == stages
-
-
-def check_graph(graph: object) -> None:
-    """What the graphs promise to every back end, read off the node list."""
-    nodes = graph.graph.node
-    assert len(nodes) > 5
-    assert next(o.version for o in graph.opset_import if not o.domain) >= 18
-    assert not {n.op_type for n in nodes} & {"If", "Loop", "Scan"}
-    assert {n.domain for n in nodes} == {""}
-    for node in nodes:
-        values = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-        if node.op_type == "Resize":
-            assert values["mode"] != b"cubic" and not values.get("antialias")
-    kinds = {t.data_type for t in graph.graph.initializer} | {
-        v.type.tensor_type.elem_type for v in graph.graph.value_info
-    }
-    assert not kinds & {onnx.TensorProto.COMPLEX64, onnx.TensorProto.COMPLEX128}
-    for value in (*graph.graph.input, *graph.graph.output):
-        assert all(dim.dim_value > 0 for dim in value.type.tensor_type.shape.dim)
 
 
 def test_mini_in_both_runtimes_is_eager(network: lm.LMEEC, cache: Path) -> None:
@@ -199,45 +181,6 @@ def test_tensorrt_takes_every_graph_of(preset: str, precision: Precision, cache:
     assert len(build_engines(model, step_calls(model), again=True)) == 7
     if precision != "fp32":
         check_halves(model, step_calls(model))
-
-
-def check_halves(model: lm.LMEEC, calls: list[StageCall]) -> None:
-    """Graphs with products in a half type, and all else in float32."""
-    store, bound = GraphStore(model, for_gpus=True), HALF_TOLERANCES[model.precision]
-    for call in dict.fromkeys(call.for_graph(1) for call in calls):
-        path = store.path(call)
-        record = read_record(path.with_suffix(".json"))
-        assert path.name.startswith(f"{model.precision}_") and 0 < record["difference"] <= bound
-        graph = onnx.shape_inference.infer_shapes(onnx.load(str(path)), strict_mode=True).graph
-        halves = half_tensors(graph)
-        rounded, exact = [], []
-        for node in graph.node:
-            used = {*node.input, *node.output} & halves
-            if node.op_type in {"MatMul", "Gemm", "Conv"}:
-                (rounded if used else exact).append(node)
-            elif node.op_type not in {*CARRIERS, "Cast"}:
-                assert not used, (path.name, node.op_type, node.name)
-        assert len(rounded) > len(exact)
-        assert not halves & {value.name for value in (*graph.input, *graph.output)}
-        scopes = [p.value for n in rounded for p in n.metadata_props if "scope" in p.key]
-        assert scopes and not [s for s in scopes if any(m in s for m in model.exact_modules)]
-        if call.stage == "decoder":
-            assert any("pred_obj_score_head" in str(n.metadata_props) for n in exact)
-
-
-CARRIERS = {
-    "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Relu", "Reshape",
-    "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
-}  # fmt: skip
-"""Operators that do not compute: what they give is as exact as what they are given."""
-
-
-def half_tensors(graph: object) -> set[str]:
-    kinds = (onnx.TensorProto.BFLOAT16, onnx.TensorProto.FLOAT16)
-    values = (*graph.input, *graph.output, *graph.value_info)
-    return {v.name for v in values if v.type.tensor_type.elem_type in kinds} | {
-        t.name for t in graph.initializer if t.data_type in kinds
-    }
 
 
 class Emulated(OnnxRuntimeEngine):
@@ -393,13 +336,6 @@ def test_the_exporter_refuses_a_graph_whose_output_is_no_number(
     with pytest.raises(EngineError, match="differs from eager torch by inf"):
         exporter.export_graph(network, call, tmp_path / "decoder.onnx")
     assert not list(tmp_path.iterdir())
-
-
-def test_a_missing_runtime_is_named(monkeypatch: pytest.MonkeyPatch, network: lm.LMEEC) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    for name in RUNTIMES:
-        with pytest.raises(EngineError, match=f"engine {name}: not installed; `pip install"):
-            make_engine(network, name)
 
 
 def test_a_half_type_that_is_too_coarse_is_refused(

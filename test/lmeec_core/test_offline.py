@@ -1,78 +1,34 @@
-"""Takes tracked offline: results, resumption after a kill, worker processes, a Ray cluster."""
+"""Takes tracked offline: results, resumption after a kill, the choice of engines, errors."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
 import signal
 import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
-import psutil
 import pytest
-from typer.testing import CliRunner
 
 import lmeec_core as lm
-from lmeec_core.cli.app import app
-from lmeec_core.cli.sources import TakeSource
 from lmeec_core.engine import chosen_engines, make_engine
 from lmeec_core.engine.eager import EagerEngine
 from lmeec_core.evaluation import benchmark_size
 from lmeec_core.model.stages import STAGES
-from lmeec_core.offline import compute, pool
+from lmeec_core.offline import compute
 from lmeec_core.offline.records import parse
 from lmeec_core.offline.store import UnitStore, engines_before
 from lmeec_core.offline.take_plan import plan_take
-from lmeec_core.offline.units import Job, Settings, Unit
-from lmeec_core.takes import Results, Take, TakeWriter, resize_mask
-
-runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
-SETTINGS = Settings(preset="mini", seed=0, weights="seed:0")
-MINI = ["--preset", "mini", "--seed", "0", "--device", "cpu"]
-
-
-def picture(number: int, height: int, width: int) -> np.ndarray:
-    coarse = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def square(left: int, height: int = 48, width: int = 64) -> np.ndarray:
-    mask = np.zeros((height, width), bool)
-    mask[8:40, left : left + 30] = True
-    return mask
-
-
-def write_take(path: Path, frames: tuple[int, ...] = (0, 30, 60)) -> Take:
-    """Two exo cameras, one of them portrait; cam-2 lacks frame 30, the knife is null at 60."""
-    with TakeWriter(path) as take:
-        take.add_object("never asked")
-        for frame in frames:
-            take.image("aria01", frame, picture(frame, 96, 128))
-            take.image("cam-1", frame, picture(frame + 1, 60, 80))
-            if frame != 30:
-                take.image("cam-2", frame, picture(frame + 2, 80, 60))
-            take.mask("cup/red", "aria01", frame, square(frame % 30))
-            take.mask("cup/red", "cam-1", frame, square(5))
-            take.mask("knife", "aria01", frame, None if frame == 60 else square(20))
-        take.mask("knife", "cam-2", 0, square(10, 64, 48))
-    return Take.open(path)
+from lmeec_core.offline.units import Settings
+from lmeec_core.takes import Results, Take, resize_mask
+from tracked_takes import MINI, SETTINGS, command, track, write_take
 
 
 @pytest.fixture
 def take(tmp_path: Path) -> Take:
     return write_take(tmp_path / "take_7")
-
-
-def track(source: Path, out: Path, *more: str) -> Any:
-    arguments = ["track", str(source), "--out", str(out), *more]
-    return runner.invoke(app, [*arguments, *([] if "--workers" in more else ["--workers", "1"])])
 
 
 def test_predictions_are_the_trackers_with_an_entry_for_every_query_mask(
@@ -198,9 +154,9 @@ def test_only_one_process_works_in_a_folder_and_foreign_files_are_not_replaced(
 def test_killed_at_once_and_resumed_the_file_is_the_same(take: Take, tmp_path: Path) -> None:
     whole, out = tmp_path / "whole.json", tmp_path / "killed.json"
     assert track(take.path, whole, *MINI).exit_code == 0
-    command = [sys.executable, "-P", "-m", "lmeec_core.cli", "track", str(take.path)]
-    command += ["--out", str(out), "--workers", "1", *MINI]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(take, out, "--workers", "1"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     work = tmp_path / "killed.json.work"
     end = time.monotonic() + 200
     while not list(work.glob("*.jsonl")) and process.poll() is None and time.monotonic() < end:
@@ -297,118 +253,3 @@ def test_a_checkpoint_that_does_not_fit_stops_at_once(take: Take, tmp_path: Path
     file.write_bytes(b"nothing")
     result = track(take.path, tmp_path / "x.json", "--preset", "mini", "--checkpoint", str(file))
     assert result.exit_code == 1 and result.output.count("broken.safetensors") == 1
-
-
-def jobs_of(take: Take, folder: Path | None = None) -> list[Job]:
-    units = plan_take(take, ["ego-exo"], (), 32).units
-    return [Job(TakeSource(), u, SETTINGS, str(folder / u.key) if folder else None) for u in units]
-
-
-def test_worker_processes_give_the_same_bytes_and_a_killed_one_is_replaced(
-    take: Take, tmp_path: Path
-) -> None:
-    expected = {o.unit.key: o.data for o in pool.here(jobs_of(take), lambda *_: None)}
-    assert all(expected.values())
-    mine = {child.pid for child in psutil.Process().children()}
-
-    def kill_one() -> None:
-        end = time.monotonic() + 200
-        while time.monotonic() < end:
-            for child in psutil.Process().children():
-                spawned = child.pid not in mine and "spawn_main" in " ".join(child.cmdline())
-                if spawned and child.cpu_times().user > 0.5:  # at work or loading
-                    os.kill(child.pid, signal.SIGKILL)
-                    return
-            time.sleep(0.01)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    retried: list[tuple[Unit, str]] = []
-    outcomes = list(
-        pool.on_processes(jobs_of(take, tmp_path), 2, lambda *what: retried.append(what))
-    )
-    killer.join()
-    assert [reason for _, reason in retried] == ["worker died, exit code -9"]
-    assert {o.unit.key: o.data for o in outcomes} == expected
-    assert (tmp_path / outcomes[0].unit.key).read_text() == "3"  # frames done
-
-
-def test_a_worker_that_always_dies_is_reported_and_nothing_is_written(
-    take: Take, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "deadly.py").write_text("import os\n\ndef work(job):\n    os._exit(7)\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(pool, "work", importlib.import_module("deadly").work)
-    out = tmp_path / "x.json"
-    result = track(take.path, out, *MINI, "--workers", "2", "--direction", "ego-exo")
-    assert result.exit_code == 1 and not out.exists()
-    assert result.output.count("tried again") == 4
-    assert "2 units: worker died, exit code 7 (3 attempts)" in result.output
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_killed_at_random_moments_with_worker_processes(take: Take, tmp_path: Path) -> None:
-    def command(name: str) -> list[str]:
-        folder = tmp_path / name
-        return [
-            *(sys.executable, "-P", "-m", "lmeec_core.cli", "track", str(take.path), *MINI),
-            *("--out", str(folder / "x.json"), "--bag", str(folder / "masks"), "--workers", "2"),
-        ]
-
-    def files(name: str) -> tuple[bytes, bytes]:
-        folder = tmp_path / name
-        return (folder / "x.json").read_bytes(), (folder / "masks" / "masks.mcap").read_bytes()
-
-    begin = time.monotonic()
-    subprocess.run(command("whole"), check=True, stdout=subprocess.DEVNULL)
-    duration = time.monotonic() - begin
-    rng, killed = np.random.default_rng(time.time_ns()), 0
-    for attempt in range(4):
-        patience = float(rng.uniform(0.3, 1.2)) * duration if attempt < 3 else None
-        process = subprocess.Popen(command("killed"), stdout=subprocess.DEVNULL)
-        try:
-            process.wait(patience)
-            break
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            killed += 1
-    assert process.returncode == 0
-    assert files("killed") == files("whole"), f"after {killed} kills"
-
-
-@pytest.mark.slow
-def test_scaling_compares_the_bytes(take: Take, tmp_path: Path) -> None:
-    result = track(take.path, tmp_path / "x.json", *MINI, "--scaling", "1,2")
-    assert result.exit_code == 0, result.output
-    assert "times the first" in result.output and result.output.count("the same") == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["take_7"]
-
-
-@pytest.mark.slow
-def test_a_ray_cluster_gives_the_same_file_also_when_a_worker_is_killed(
-    take: Take, tmp_path: Path
-) -> None:
-    pytest.importorskip("ray", reason="the extra ray is not installed")
-    here, there = tmp_path / "here.json", tmp_path / "there.json"
-    assert track(take.path, here, *MINI).exit_code == 0
-    killed: list[int] = []
-
-    def kill_one() -> None:
-        end = time.monotonic() + 250
-        while not killed and time.monotonic() < end:
-            for child in psutil.Process().children(recursive=True):
-                with_name = " ".join(child.cmdline()) if child.is_running() else ""
-                if with_name.startswith("ray::work"):
-                    os.kill(child.pid, signal.SIGKILL)
-                    killed.append(child.pid)
-                    return
-            time.sleep(0.005)
-
-    killer = threading.Thread(target=kill_one)
-    killer.start()
-    result = track(take.path, there, *MINI, "--cluster", "local")
-    killer.join()
-    assert result.exit_code == 0, result.output
-    assert killed and there.read_bytes() == here.read_bytes()

@@ -28,7 +28,8 @@ from lmeec_core.training.evaluate import best_mask_bias, evaluate_pairs, shift_m
 from lmeec_core.training.monitor import Monitor, RunMonitor, example_sheet, results_table
 from lmeec_core.training.output import export
 from lmeec_core.training.recipe import Budget
-from lmeec_core.training.recipes import nano
+from lmeec_core.training.recipes import nano_run
+from lmeec_core.training.recipes.nano import NanoRecipe
 from lmeec_core.training.settings import CONFIGS, TrainConfig, find_config, read_config, remember
 from lmeec_core.training.stages import CPU_MORE_STAGES, Schedule
 from lmeec_core.training.store import SceneStore
@@ -154,8 +155,8 @@ def test_without_minutes_the_weights_are_only_shifted_and_scored(work: Path) -> 
     assert result.exit_code == 0, result.output
     metrics = json.loads((work / "out" / "metrics.json").read_text())
     assert metrics["steps"] == 0 and metrics["results"]["test tracker"]["all"]
-    before = nano.start_weights("bundled")
-    after = nano.start_weights(str(work / "out" / "nano.safetensors"))
+    before = nano_run.start_weights("bundled")
+    after = nano_run.start_weights(str(work / "out" / "nano.safetensors"))
     assert before is not None and after is not None
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     bias, head = "sam_mask_decoder.mask_bias", "matching.verification.mlp.layers.2.bias"
@@ -246,7 +247,7 @@ def test_table() -> None:
 def test_settings_reach_the_run(tmp_path: Path) -> None:
     config = read_config(find_config("nano_sim"), ["start=bundled", "minutes=7.5", "seed=9"])
     assert isinstance(config, TrainConfig)
-    run = nano.SceneRun(config, tmp_path, tmp_path / "out", torch.device("cpu"), Monitor())
+    run = nano_run.SceneRun(config, tmp_path, tmp_path / "out", torch.device("cpu"), Monitor())
     assert (run.budget, run.seed, run.clips.seed) == (Budget(None, 7.5), 9, 9)
     assert run.schedule.stages == CPU_MORE_STAGES and run.schedule.rate == 1e-3
     assert {name: store.capacity for name, store in run.stores.items()} == {
@@ -254,13 +255,12 @@ def test_settings_reach_the_run(tmp_path: Path) -> None:
     }  # fmt: skip
     gentle = read_config(find_config("nano_sim"), ["stages=cpu_clips", "rate=3e-5"])
     assert isinstance(gentle, TrainConfig)
-    run = nano.SceneRun(gentle, tmp_path, tmp_path, torch.device("cpu"), Monitor())
+    run = nano_run.SceneRun(gentle, tmp_path, tmp_path, torch.device("cpu"), Monitor())
     assert (run.schedule.rate, run.schedule.bf16) == (3e-5, False)
     exact = read_config(find_config("nano_sim"), ["steps=30"])
     assert isinstance(exact, TrainConfig)
-    assert (
-        nano.SceneRun(exact, tmp_path, tmp_path, torch.device("cpu"), Monitor()).budget.steps == 30
-    )
+    run = nano_run.SceneRun(exact, tmp_path, tmp_path, torch.device("cpu"), Monitor())
+    assert run.budget.steps == 30
 
 
 def test_the_file_names_every_setting() -> None:
@@ -317,20 +317,20 @@ def test_the_mask_bias_with_the_best_iou_is_found(tmp_path: Path) -> None:
 def test_weights_to_begin_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = seeded_model(lm.preset("nano"), 3)
     export(model, tmp_path / "half.safetensors", {})
-    start = nano.start_weights(str(tmp_path / "half.safetensors"))
+    start = nano_run.start_weights(str(tmp_path / "half.safetensors"))
     assert start is not None
-    recipe = nano.NanoRecipe(
+    recipe = NanoRecipe(
         lm.preset("nano"), Schedule(CPU_MORE_STAGES, 1.0), SceneStore(tmp_path / "none", 1),
         torch.device("cpu"), start,
     )  # fmt: skip
     for name, value in recipe.model.state_dict().items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-3)
-    assert nano.start_weights(None) is None
+    assert nano_run.start_weights(None) is None
     with pytest.raises(lm.CheckpointError, match="absent.*no such file"):
-        nano.start_weights(str(tmp_path / "absent"))
-    monkeypatch.setattr(nano, "bundled_weights", lambda name: None)
+        nano_run.start_weights(str(tmp_path / "absent"))
+    monkeypatch.setattr(nano_run, "bundled_weights", lambda name: None)
     with pytest.raises(lm.CheckpointError, match="no weights come with this package"):
-        nano.start_weights("bundled")
+        nano_run.start_weights("bundled")
 
 
 def test_bad_files(tmp_path: Path) -> None:
@@ -367,7 +367,7 @@ def test_several_processes_are_refused(work: Path, monkeypatch: pytest.MonkeyPat
     def two(device: str) -> Iterator[Processes]:
         yield Processes(0, 2, torch.device("cpu"))
 
-    monkeypatch.setattr(nano, "processes", two)
+    monkeypatch.setattr(nano_run, "processes", two)
     result = _run(work, tensorboard=False)
     assert result.exit_code == 2 and "without torchrun" in result.output
     assert not (work / "train.yaml").exists()

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 import lmeec_core as lm
+from lmeec_core.training.checkpoints import CHECKPOINT, FORMAT
 from lmeec_core.training.distributed import Processes
-from lmeec_core.training.loop import CHECKPOINT, FORMAT, Trainer
+from lmeec_core.training.loop import Trainer
 from lmeec_core.training.recipes.nano import NanoRecipe
 from lmeec_core.training.stages import CPU_STAGES, Schedule
 from lmeec_core.training.store import SceneStore

@@ -1,178 +1,45 @@
-"""Bags by another maker (the rosbags library): storage, compression, encodings, rates, disorder."""
+"""Bags by another maker (the rosbags library): storage, compression, rates, disorder, content."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import yaml
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2 import CompressionMode, StoragePlugin, Writer
 from rosbags.typesys import Stores, get_types_from_msg, get_typestore
-from typer.testing import CliRunner
 
+from foreign_bags import (
+    EGO,
+    EXO,
+    IMAGE,
+    LABELS,
+    MS,
+    PERIOD,
+    START,
+    STORE,
+    Message,
+    found,
+    header,
+    labels,
+    one_set,
+    pairs,
+    picture,
+    raw,
+    runner,
+    steady,
+    track,
+    values,
+    write,
+)
 from lmeec_core.bags.bag import BagReader, is_bag
 from lmeec_core.cli.app import app
-from lmeec_core.takes import Results
-from lmeec_ros.inference.pipeline import InputError, read_image, read_query_masks
-from lmeec_ros.io.synchronizer import stamp_of
+from lmeec_ros.inference.pipeline import InputError
 from lmeec_ros.offline import bag_units
 from lmeec_ros.parameters import config as parameters
-
-runner = CliRunner(env={"COLUMNS": "250", "NO_COLOR": "1", "TERM": "dumb"})
-STORE = get_typestore(Stores.ROS2_JAZZY)
-TYPES = STORE.types
-IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-START = 1_700_000_000_000_000_000
-MS = 1_000_000
-PERIOD = 100 * MS
-EGO, EXO, LABELS = "/head/image", "/wall/image", "/head/labels"
-
-
-@dataclasses.dataclass
-class Message:
-    """A message for a bag: recorded at `log`, its header says `stamp` (both ns after START)."""
-
-    topic: str
-    stamp: int
-    content: Any
-    log: int | None = None
-
-
-def picture(number: int, height: int = 60, width: int = 80) -> np.ndarray:
-    coarse = np.random.default_rng(number).integers(0, 255, (6, 8, 3), dtype=np.uint8)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def labels(number: int) -> np.ndarray:
-    image = np.zeros((60, 80), np.uint8)
-    image[10:40, 10 + 2 * number : 45 + 2 * number] = 1
-    return image
-
-
-def header(stamp: int) -> Any:
-    sec, nanosec = divmod(START + stamp, 10**9)
-    time = TYPES["builtin_interfaces/msg/Time"](sec=sec, nanosec=nanosec)
-    return TYPES["std_msgs/msg/Header"](stamp=time, frame_id="camera")
-
-
-def raw(pixels: np.ndarray, encoding: str, pad: int = 0, big: bool = False) -> Callable[[int], Any]:
-    """sensor_msgs/Image; `pad` bytes after every row."""
-    rows = np.ascontiguousarray(pixels.astype(pixels.dtype.newbyteorder(">" if big else "<")))
-    rows = rows.view(np.uint8).reshape(pixels.shape[0], -1)
-    rows = np.pad(rows, ((0, 0), (0, pad)), constant_values=77)
-
-    def make(stamp: int) -> Any:
-        return TYPES[IMAGE](
-            header=header(stamp),
-            height=pixels.shape[0],
-            width=pixels.shape[1],
-            encoding=encoding,
-            is_bigendian=int(big),
-            step=rows.shape[1],
-            data=rows.reshape(-1),
-        )
-
-    return make
-
-
-def compressed(pixels: np.ndarray, suffix: str) -> Callable[[int], Any]:
-    """sensor_msgs/CompressedImage of RGB or single-channel pixels."""
-    stored = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if pixels.ndim == 3 else pixels
-    data = cv2.imencode(suffix, stored, [cv2.IMWRITE_JPEG_QUALITY, 95])[1]
-
-    def make(stamp: int) -> Any:
-        name = "jpeg" if suffix == ".jpg" else f"{pixels.dtype}; png compressed"
-        return TYPES[COMPRESSED](header=header(stamp), format=name, data=data.reshape(-1))
-
-    return make
-
-
-def write(
-    path: Path,
-    messages: Iterable[Message],
-    storage: StoragePlugin = StoragePlugin.MCAP,
-    compression: CompressionMode | None = None,
-    version: Any = 9,
-) -> Path:
-    writer = Writer(path, version=version, storage_plugin=storage)
-    if compression is not None:
-        writer.set_compression(compression, CompressionFormat.ZSTD)
-    with writer:
-        connections: dict[str, Any] = {}
-        for message in messages:
-            content = message.content(message.stamp)
-            kind = content.__msgtype__
-            if message.topic not in connections:
-                connections[message.topic] = writer.add_connection(
-                    message.topic, kind, typestore=STORE
-                )
-            log = message.stamp if message.log is None else message.log
-            data = STORE.serialize_cdr(content, kind)
-            writer.write(connections[message.topic], START + log, data)
-    return path
-
-
-def steady(count: int = 2) -> list[Message]:
-    """Three streams in step, raw images."""
-    return [
-        message
-        for k in range(count)
-        for message in (
-            Message(EGO, k * PERIOD, raw(picture(k), "rgb8")),
-            Message(LABELS, k * PERIOD, raw(labels(k), "mono8")),
-            Message(EXO, k * PERIOD, raw(picture(k + 50), "rgb8")),
-        )
-    ]
-
-
-def values(**changes: Any) -> dict[str, Any]:
-    """The node's parameters for these bags; names with "__" for dots."""
-    given = {
-        "cameras.ego.topic": EGO,
-        "cameras.exo.topic": EXO,
-        "query_masks.topic": LABELS,
-        "objects": ["1:cup"],
-        "model.preset": "mini",
-        "model.seed": 0,
-        "model.device": "cpu",
-    }
-    return given | {name.replace("__", "."): value for name, value in changes.items()}
-
-
-def track(path: Path, out: Path, **changes: Any) -> Any:
-    file = out.with_suffix(".yaml")
-    content: dict[str, Any] = {}
-    for name, value in values(**changes).items():
-        *folders, last = name.split(".")
-        place = content
-        for folder in folders:
-            place = place.setdefault(folder, {})
-        place[last] = value
-    file.write_text(yaml.safe_dump({"/**": {"ros__parameters": content}}))
-    command = ["track", str(path), "--params", str(file), "--out", str(out), "--workers", "1"]
-    return runner.invoke(app, command)
-
-
-def found(out: Path) -> list[Any]:
-    """Masks and confidences of a result file, whatever the recording is called."""
-    return [
-        (p.object_name, p.pair, p.frame, p.rle, p.confidence)
-        for p in Results.read(out).predictions()
-    ]
-
-
-def pairs(path: Path, **changes: Any) -> list[tuple[int, ...]]:
-    """Stamps (ns after START) of the sets: query image, query masks, target image."""
-    config = parameters.load(values(**changes))
-    return [
-        tuple(stamp_of(message) - START for message in messages)
-        for _, messages in bag_units.RecordedSets(path, config)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -222,107 +89,6 @@ def test_every_storage_and_compression(
     with BagReader(file) as alone, BagReader(bag) as whole:
         assert list(alone.messages()) == list(whole.messages())
         assert alone.topics.keys() == whole.topics.keys()
-
-
-GREY = cv2.cvtColor(picture(50), cv2.COLOR_RGB2GRAY)
-DEEP = (GREY.astype(np.uint16) << 8) | 0x5A
-RGB = picture(50)
-ALPHA = np.dstack([RGB, np.full(RGB.shape[:2], 9, np.uint8)])
-COLOUR = {
-    "rgb8": raw(RGB, "rgb8"),
-    "rgb8, padded rows": raw(RGB, "rgb8", pad=5),
-    "bgr8": raw(RGB[:, :, ::-1], "bgr8"),
-    "8UC3": raw(RGB[:, :, ::-1], "8UC3"),
-    "rgba8": raw(ALPHA, "rgba8"),
-    "bgra8": raw(ALPHA[:, :, [2, 1, 0, 3]], "bgra8"),
-    "PNG": compressed(RGB, ".png"),
-}
-MONO = {
-    "mono8": raw(GREY, "mono8", pad=3),
-    "8UC1": raw(GREY, "8UC1"),
-    "mono16": raw(DEEP, "mono16"),
-    "mono16, big endian": raw(DEEP, "mono16", big=True),
-    "16UC1": raw(DEEP, "16UC1", pad=2),
-    "grey PNG": compressed(GREY, ".png"),
-    "16 bit PNG": compressed(DEEP, ".png"),
-}
-
-
-@pytest.mark.parametrize("name", [*COLOUR, *MONO, "JPEG"])
-def test_images_of_every_encoding(tmp_path: Path, name: str) -> None:
-    make = {**COLOUR, **MONO, "JPEG": compressed(RGB, ".jpg")}[name]
-    bag = write(
-        tmp_path / "bag",
-        [
-            Message(EGO, 0, raw(picture(0), "rgb8")),
-            Message(LABELS, 0, raw(labels(0), "mono8")),
-            Message(EXO, 0, make),
-        ],
-    )
-    transport = "compressed" if make(0).__msgtype__ == COMPRESSED else "raw"
-    config = parameters.load(values(cameras__exo__transport=transport))
-    ((_, messages),) = bag_units.RecordedSets(bag, config)
-    expected = RGB if name not in MONO else np.repeat(GREY[:, :, None], 3, axis=2)
-    image = read_image(config, "exo", messages.targets["exo"])
-    assert image.shape == (60, 80, 3) and image.dtype == np.uint8
-    assert np.abs(image.astype(int) - expected).max() <= (24 if name == "JPEG" else 0)
-
-
-@pytest.mark.parametrize("name", ["bgra8", "PNG", "16UC1", "JPEG"])
-def test_tracking_sees_the_same_pixels(tmp_path: Path, name: str) -> None:
-    make = {**COLOUR, **MONO, "JPEG": compressed(RGB, ".jpg")}[name]
-    transport = "compressed" if make(0).__msgtype__ == COMPRESSED else "raw"
-    results = []
-    for number, (content, kind) in enumerate(((make, transport), (None, "raw"))):
-        if content is None:  # the pixels as they have to be read, as plain rgb8
-            config = parameters.load(values(cameras__exo__transport=transport))
-            content = raw(read_image(config, "exo", make(0)), "rgb8")
-        bag = write(
-            tmp_path / f"bag{number}",
-            [
-                Message(EGO, 0, raw(picture(0), "rgb8")),
-                Message(LABELS, 0, raw(labels(0), "mono8")),
-                Message(EXO, 0, content),
-            ],
-        )
-        out = tmp_path / f"{number}.json"
-        result = track(bag, out, cameras__exo__transport=kind)
-        assert result.exit_code == 0, result.output
-        results.append(found(out))
-    assert results[0] == results[1] and len(results[0]) == 1
-
-
-WIDE = labels(0).astype(np.uint16) * 300
-
-
-@pytest.mark.parametrize(
-    ("make", "label"),
-    [
-        (raw(labels(0), "8UC1", pad=7), 1),
-        (raw(labels(0), "mono8"), 1),
-        (raw(WIDE, "16UC1"), 300),
-        (raw(WIDE, "mono16", big=True), 300),
-        (compressed(labels(0), ".png"), 1),
-        (compressed(WIDE, ".png"), 300),
-    ],
-)
-def test_query_masks_of_every_encoding(tmp_path: Path, make: Any, label: int) -> None:
-    bag = write(
-        tmp_path / "bag",
-        [
-            Message(EGO, 0, raw(picture(0), "rgb8")),
-            Message(LABELS, 0, make),
-            Message(EXO, 0, raw(picture(50), "rgb8")),
-        ],
-    )
-    transport = "compressed" if make(0).__msgtype__ == COMPRESSED else "raw"
-    config = parameters.load(
-        values(query_masks__transport=transport, objects=[f"{label}:cup", "9:knife"])
-    )
-    ((_, messages),) = bag_units.RecordedSets(bag, config)
-    masks = read_query_masks(config, bag_units.LabelTable(config.objects), messages.masks)
-    assert masks["knife"] is None and list(masks) == ["cup", "knife"]
-    np.testing.assert_array_equal(masks["cup"], labels(0) == 1)
 
 
 def test_cameras_of_other_rates_and_clocks_that_differ(tmp_path: Path) -> None:
@@ -404,7 +170,7 @@ def test_messages_that_cannot_be_read_are_left_out_and_named(tmp_path: Path) -> 
 
 def compressed_as_raw(stamp: int) -> Any:
     """An image whose buffer is too short."""
-    return dataclasses.replace(raw(RGB, "rgb8")(stamp), data=np.zeros(100, np.uint8))
+    return dataclasses.replace(raw(picture(50), "rgb8")(stamp), data=np.zeros(100, np.uint8))
 
 
 def test_bytes_that_are_no_message(tmp_path: Path) -> None:
@@ -472,14 +238,8 @@ def test_a_bag_in_several_files(tmp_path: Path) -> None:
 
 def valued(path: Path, values: list[int]) -> Path:
     """A bag with a set for each value, which is that of the object's pixels."""
-    messages = []
-    for k, value in enumerate(values):
-        messages += [
-            Message(EGO, k * PERIOD, raw(picture(k), "rgb8")),
-            Message(LABELS, k * PERIOD, raw((labels(k) * value).astype(np.uint8), "mono8")),
-            Message(EXO, k * PERIOD, raw(picture(k + 50), "rgb8")),
-        ]
-    return write(path, messages)
+    images = [raw((labels(k) * value).astype(np.uint8), "mono8") for k, value in enumerate(values)]
+    return write(path, [one for k, masks in enumerate(images) for one in one_set(k, masks)])
 
 
 @pytest.mark.parametrize("value", [0, 255])

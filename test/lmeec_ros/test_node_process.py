@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from typing import Any
@@ -14,14 +10,13 @@ import cv2
 import numpy as np
 import pytest
 from diagnostic_msgs.msg import DiagnosticArray
-from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState, GetState
 from lmeec.msg import CorrespondenceMaskArray
 from sensor_msgs.msg import CompressedImage, Image
 
 import lmeec_core as lm
 
 LEFT, RIGHT = (48, 64), (90, 120)  # sizes of the target images
+OFFSETS = {"left": 3_000_000, "right": -2_000_000}  # of their stamps, in nanoseconds
 MASKS = {name: f"/lmeec/{name}/masks" for name in ("exo", "left", "right")}
 
 
@@ -57,6 +52,24 @@ def full_mask(entry: Any, size: tuple[int, int]) -> np.ndarray:
     return full > 0
 
 
+def check_masks(
+    msg: Any, target: str, size: tuple[int, int], expected: dict[str, lm.Correspondence]
+) -> None:
+    """A message has the tracker's results of a target camera, and says whose they are."""
+    assert msg.header.frame_id == f"{target}_optical"
+    assert msg.query_header.frame_id == "ego_optical"
+    assert (msg.query_camera, msg.target_camera) == ("ego", target)
+    assert (msg.height, msg.width) == size
+    assert msg.processing_time.sec + msg.processing_time.nanosec > 0
+    assert [(m.object_id, m.label) for m in msg.masks] == [("cup", 1), ("knife", 2)]
+    for entry in msg.masks:
+        truth = expected[entry.object_id]
+        np.testing.assert_array_equal(full_mask(entry, size), truth.mask())
+        assert entry.visible == truth.visible() and entry.area == truth.mask().sum()
+        assert entry.presence == pytest.approx(truth.presence, abs=1e-5)
+        assert entry.score == pytest.approx(truth.predicted_iou, abs=1e-5)
+
+
 def test_masks_over_dds_equal_the_trackers(start_node: Any, rig: Any, tools: Any) -> None:
     """Two objects, two targets, one object absent on some frames."""
     for topic in ("/ego/image_raw", "/l/image", "/right/image_raw", "/ego/label_image"):
@@ -85,42 +98,24 @@ def test_masks_over_dds_equal_the_trackers(start_node: Any, rig: Any, tools: Any
         frame = tools.label_frame(k, knife)
         query = {"cup": frame == 1, "knife": frame == 2 if knife else None}
         expected.append(tracker.step({"ego": ego, "left": left, "right": right}, query))
-        now = stamp(tools, k)
-        rig.publish("/l/image", tools.image_msg(left, "rgb8", now + 3_000_000, "left_optical"))
-        rig.publish(
-            "/right/image_raw",
-            tools.image_msg(
-                np.ascontiguousarray(right[..., ::-1]), "bgr8", now - 2_000_000, "right_optical"
-            ),
-        )
-        rig.publish("/ego/image_raw", tools.image_msg(ego, "rgb8", now, "ego_optical"))
-        rig.publish(
-            "/ego/label_image",
-            tools.image_msg(frame.astype(np.uint16), "16UC1", now, "ego_optical"),
-        )
+        now, turned = stamp(tools, k), np.ascontiguousarray(right[..., ::-1])
+        for topic, pixels, encoding, offset, optical in (
+            ("/l/image", left, "rgb8", OFFSETS["left"], "left_optical"),
+            ("/right/image_raw", turned, "bgr8", OFFSETS["right"], "right_optical"),
+            ("/ego/image_raw", ego, "rgb8", 0, "ego_optical"),
+            ("/ego/label_image", frame.astype(np.uint16), "16UC1", 0, "ego_optical"),
+        ):
+            rig.publish(topic, tools.image_msg(pixels, encoding, now + offset, optical))
         for name, received in masks.items():
             tools.wait_until(lambda r=received, n=k: len(r) > n, f"masks {k} of {name}")
     tools.wait_until(lambda: len(labels) == 6 and len(overlays) == 6, "label images and overlays")
 
-    for name, offset, size in (("left", 3_000_000, LEFT), ("right", -2_000_000, RIGHT)):
+    for name, size in (("left", LEFT), ("right", RIGHT)):
         stamps = [tools.stamp_ns(m) for m in masks[name]]
-        assert stamps == [stamp(tools, k) + offset for k in range(6)], "one message per set"
+        assert stamps == [stamp(tools, k) + OFFSETS[name] for k in range(6)], "one message per set"
         for k, msg in enumerate(masks[name]):
-            assert (msg.header.frame_id, msg.query_header.frame_id) == (
-                f"{name}_optical",
-                "ego_optical",
-            )
             assert msg.query_header.stamp.nanosec == stamp(tools, k) % 1_000_000_000
-            assert (msg.query_camera, msg.target_camera) == ("ego", name)
-            assert (msg.height, msg.width) == size
-            assert msg.processing_time.sec + msg.processing_time.nanosec > 0
-            assert [(m.object_id, m.label) for m in msg.masks] == [("cup", 1), ("knife", 2)]
-            for entry in msg.masks:
-                truth = expected[k][name][entry.object_id]
-                np.testing.assert_array_equal(full_mask(entry, size), truth.mask())
-                assert entry.visible == truth.visible() and entry.area == truth.mask().sum()
-                assert entry.presence == pytest.approx(truth.presence, abs=1e-5)
-                assert entry.score == pytest.approx(truth.predicted_iou, abs=1e-5)
+            check_masks(msg, name, size, expected[k][name])
     hidden = masks["left"][3].masks[1]
     assert not hidden.visible and hidden.presence == 0
     assert sum(m.visible for msg in masks["left"] for m in msg.masks) >= 8, "the test sees masks"
@@ -327,51 +322,6 @@ def test_mask_arrays_as_query(start_node: Any, rig: Any, tools: Any, logged: Any
     assert len(found) == 2
 
 
-def test_a_bad_checkpoint_leaves_it_unconfigured(
-    start_node: Any, rig: Any, tools: Any, logged: Any, tmp_path: Any
-) -> None:
-    from safetensors.torch import save_file
-
-    def change(transition: int) -> bool:
-        request = ChangeState.Request(transition=Transition(id=transition))
-        return bool(rig.call(ChangeState, "/lmeec/change_state", request).success)
-
-    path = tmp_path / "weights.safetensors"
-    node = start_node(values(**{"model.checkpoint": str(path)}))
-    logged(node, f"configure failed: checkpoint {path}: no such file")
-    logged(node, "the node stays unconfigured and can be configured again")
-    path.write_bytes(b"not a checkpoint")
-    assert not change(Transition.TRANSITION_CONFIGURE)
-    logged(node, f"configure failed: checkpoint {path}", 2)
-    request = GetState.Request()
-    assert rig.call(GetState, "/lmeec/get_state", request).current_state.label == "unconfigured"
-    assert node.alive and "Traceback" not in node.log.read_text()
-    model = lm.load_model("mini", seed=tools.SEED, device="cpu")
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    assert change(Transition.TRANSITION_CONFIGURE) and change(Transition.TRANSITION_ACTIVATE)
-
-
-def test_a_misspelt_parameter_ends_with_a_suggestion(start_node: Any, logged: Any) -> None:
-    node = start_node(values(presence_treshold=0.4))
-    logged(node, "not started: presence_treshold: there is no such parameter; did you mean")
-    assert node.process.wait(30) == 2
-    assert "Traceback" not in node.log.read_text()
-
-
-@pytest.mark.parametrize(
-    ("number", "moment"),
-    [(signal.SIGINT, "loading preset"), (signal.SIGTERM, "activate: done")],
-)
-def test_signals_end_it_quickly_and_quietly(
-    start_node: Any, logged: Any, number: signal.Signals, moment: str
-) -> None:
-    node = start_node(values())
-    logged(node, moment)
-    node.process.send_signal(number)
-    assert node.process.wait(20) == 0
-    assert "Traceback" not in node.log.read_text()
-
-
 def test_too_many_frames_are_dropped_and_counted(
     start_node: Any, rig: Any, tools: Any, logged: Any
 ) -> None:
@@ -404,33 +354,3 @@ def test_too_many_frames_are_dropped_and_counted(
     stamps = [tools.stamp_ns(m) for m in feed.found]
     assert stamps == sorted(stamps) and max(Counter(stamps).values()) == 1
     assert int(one["published"]) == len(stamps)
-
-
-def test_without_a_folder_for_logs_it_says_what_to_do(
-    start_node: Any, tools: Any, tmp_path: Any
-) -> None:
-    (tmp_path / "file").write_text("no folder")
-    node = start_node(values(), environment={"ROS_LOG_DIR": str(tmp_path / "file" / "log")})
-    tools.wait_until(lambda: not node.alive, "the end of the process")
-    assert node.process.returncode == 2
-    assert "set ROS_LOG_DIR to a folder that can be written" in node.tail(1)
-
-
-@pytest.mark.parametrize("module", ["lmeec_ros.runtime.arena", "rclpy", "torch"])
-def test_an_interrupt_during_imports_ends_the_node_quietly(module: str) -> None:
-    script = shutil.which("lmeec_node")
-    assert script is not None
-    code = f"""
-import os, runpy, signal, sys
-
-class Interrupting:
-    def find_spec(self, name, path=None, target=None):
-        if name == {module!r}:
-            os.kill(os.getpid(), signal.SIGINT)
-
-sys.meta_path.insert(0, Interrupting())
-runpy.run_path({script!r}, run_name="__main__")
-"""
-    command = [sys.executable, "-P", "-c", code]
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")

@@ -123,12 +123,57 @@ def calibration(tmp_path: Any, names: Any) -> str:
     return str(path)
 
 
+def listen(rig: Any, base: str, vision_msgs: Any) -> dict[str, list[Any]]:
+    """The lists that take what the node publishes about a target camera and about places."""
+    from visualization_msgs.msg import MarkerArray
+
+    return {
+        "masks": rig.listen(f"{base}/masks", CorrespondenceMaskArray),
+        "detections": rig.listen(f"{base}/detections", vision_msgs.Detection2DArray),
+        "camera_info": rig.listen(f"{base}/camera_info", CameraInfo),
+        "points": rig.listen("/lmeec/points", ObjectPointArray),
+        "markers": rig.listen("/lmeec/points/markers", MarkerArray),
+        "places": rig.listen("/lmeec/points/detections", vision_msgs.Detection3DArray),
+        "clouds": rig.listen("/lmeec/clouds", PointCloud2),
+    }
+
+
+def check_image_messages(
+    tools: Any, heard: Mapping[str, list[Any]], given: Mapping[int, Any]
+) -> None:
+    """What is about a target image has its header, and is about the objects seen in it."""
+    for name in ("detections", "camera_info"):
+        for one in heard[name]:
+            masks = given[tools.stamp_ns(one)]
+            assert one.header == masks.header and one.header.frame_id, name
+    for one in heard["detections"]:
+        seen = [e.object_id for e in given[tools.stamp_ns(one)].masks if e.visible]
+        assert [detection.id for detection in one.detections] == seen
+    assert all(list(one.k) == K for one in heard["camera_info"])
+
+
+def check_space_messages(
+    tools: Any, heard: Mapping[str, list[Any]], given: Mapping[int, Any]
+) -> None:
+    """What is about places has the query image's stamp and the calibration's frame."""
+    queries = {tools.stamp_ns(SimpleNamespace(header=one.query_header)) for one in given.values()}
+    for name in ("points", "places", "clouds"):
+        assert {tools.stamp_ns(one) for one in heard[name]} <= queries, name
+        assert {one.header.frame_id for one in heard[name]} == {"table"}, name
+    for one in heard["markers"]:
+        assert {m.header.frame_id for m in one.markers} == {"table"}
+        assert {tools.stamp_ns(m) for m in one.markers} <= queries
+    for name, kind in (("points", "points"), ("places", "detections"), ("clouds", "data")):
+        assert any(getattr(one, kind) for one in heard[name]), name
+    for one in heard["clouds"]:
+        surface = np.frombuffer(bytes(one.data), depth.POINT)
+        assert len(surface) == one.width and set(surface["z"]) <= {np.float32(2.0)}  # the wall
+
+
 def test_the_sample_take_in_standard_messages(
     make_node: Any, rig: Any, tools: Any, tmp_path: Any, vision_msgs: Any
 ) -> None:
     """Played to the node: each message has the stamp and the frame of the masks beside it."""
-    from visualization_msgs.msg import MarkerArray
-
     take = Take.open(tools.REPOSITORY / "test" / "data" / "sample_take")
     info = bag_from_take(take, tmp_path / "bag", targets=["cam01"])
     values = parameters.flatten(node_parameters(info))
@@ -139,16 +184,7 @@ def test_the_sample_take_in_standard_messages(
         "geometry.max_disagreement": 1000.0, "presence_threshold": 0.0,
         f"cameras.{ego}.depth": "/ego/depth",
     }  # fmt: skip
-    base = f"/lmeec/{exo}"
-    heard = {
-        "masks": rig.listen(f"{base}/masks", CorrespondenceMaskArray),
-        "detections": rig.listen(f"{base}/detections", vision_msgs.Detection2DArray),
-        "camera_info": rig.listen(f"{base}/camera_info", CameraInfo),
-        "points": rig.listen("/lmeec/points", ObjectPointArray),
-        "markers": rig.listen("/lmeec/points/markers", MarkerArray),
-        "places": rig.listen("/lmeec/points/detections", vision_msgs.Detection3DArray),
-        "clouds": rig.listen("/lmeec/clouds", PointCloud2),
-    }
+    heard = listen(rig, f"/lmeec/{exo}", vision_msgs)
     types = {"/label_image": Image, "/compressed": CompressedImage}
     node = make_node(**values)
     with BagReader(tmp_path / "bag") as bag:
@@ -179,27 +215,10 @@ def test_the_sample_take_in_standard_messages(
     given = {tools.stamp_ns(one): one for one in heard["masks"]}
     for name in ("detections", "camera_info"):
         tools.wait_until(lambda name=name: len(heard[name]) >= len(given), name)
-        for one in heard[name]:
-            masks = given[tools.stamp_ns(one)]
-            assert one.header == masks.header and one.header.frame_id, name
-    for one in heard["detections"]:
-        seen = [e.object_id for e in given[tools.stamp_ns(one)].masks if e.visible]
-        assert [detection.id for detection in one.detections] == seen
-    assert all(list(one.k) == K for one in heard["camera_info"])
-    queries = {tools.stamp_ns(SimpleNamespace(header=one.query_header)) for one in given.values()}
-    for name in ("points", "places", "clouds"):
-        assert {tools.stamp_ns(one) for one in heard[name]} <= queries, name
-        assert {one.header.frame_id for one in heard[name]} == {"table"}, name
-    for one in heard["markers"]:
-        assert {m.header.frame_id for m in one.markers} == {"table"}
-        assert {tools.stamp_ns(m) for m in one.markers} <= queries
-    for name, kind in (("points", "points"), ("places", "detections"), ("clouds", "data")):
-        assert any(getattr(one, kind) for one in heard[name]), name
-    for one in heard["clouds"]:
-        surface = np.frombuffer(bytes(one.data), depth.POINT)
-        assert len(surface) == one.width and set(surface["z"]) <= {np.float32(2.0)}  # the wall
+    check_image_messages(tools, heard, given)
+    check_space_messages(tools, heard, given)
     # Latched: whoever comes later learns the names of the labels, too.
-    names = rig.listen(f"{base}/label_info", vision_msgs.LabelInfo, latched=True)
+    names = rig.listen(f"/lmeec/{exo}/label_info", vision_msgs.LabelInfo, latched=True)
     tools.wait_until(lambda: names, "the names of the labels")
     known = {one.class_id: one.class_name for one in names[-1].class_map}
     assert known == info.objects and names[-1].header.frame_id

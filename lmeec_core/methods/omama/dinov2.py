@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -146,7 +146,6 @@ def load_dinov2(
         loaded: Any = Dinov2WithRegistersModel.from_pretrained(
             name, output_loading_info=True, ignore_mismatched_sizes=True, **how
         )
-        model, told = loaded
     except (OSError, ValueError, RuntimeError) as error:
         where = str(path) if path else "this machine's caches (Hugging Face, torch.hub)"
         raise CheckpointError(
@@ -155,6 +154,16 @@ def load_dinov2(
             f"file such as {HUB_FILE} or a folder"
         ) from error
     model, told = loaded
+    _check_loaded(told, path)
+    return DinoFeatures(model, found)
+
+
+def _check_loaded(told: Mapping[str, Any], path: Path | None) -> None:
+    """Refuse weights that transformers only loaded in part.
+
+    Raises:
+        CheckpointError: names the first that are missing, unexpected or of other shapes.
+    """
     wrong = {
         kind: sorted(map(str, told.get(f"{kind}_keys") or ()))
         for kind in ("missing", "unexpected", "mismatched")
@@ -166,7 +175,6 @@ def load_dinov2(
         raise CheckpointError(
             f"features {path or NAME}: not weights of DINOv2 ViT-B/14 with registers; {listed}"
         )
-    return DinoFeatures(model, found)
 
 
 def transformers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -19,8 +19,8 @@ from lmeec_core.methods.omama.features import EncoderFeatures, PatchView
 from lmeec_core.methods.omama.match import embed_asked, embed_given
 from lmeec_core.methods.omama.network import Layout
 from lmeec_core.takes import Take, TakeWriter
+from lmeec_core.training.checkpoints import CHECKPOINT
 from lmeec_core.training.distributed import Processes
-from lmeec_core.training.loop import CHECKPOINT
 from lmeec_core.training.match_clips import MatchClips, sought, stack_matches, unstack_matches
 from lmeec_core.training.match_loss import choices
 from lmeec_core.training.match_views import DescribedViews

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 import lmeec_core as lm
 from lmeec_core.training.augment import crop_image, crop_labels, crop_matrix
+from lmeec_core.training.checkpoints import CHECKPOINT
 from lmeec_core.training.clips import Clip, stack
 from lmeec_core.training.distributed import Processes
-from lmeec_core.training.loop import CHECKPOINT, Trainer
+from lmeec_core.training.loop import Trainer
 from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.recipe import Every
 from lmeec_core.training.recipes.nano import NanoRecipe

@@ -18,8 +18,9 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
+from lmeec_core.training.checkpoints import CHECKPOINT
 from lmeec_core.training.distributed import Processes
-from lmeec_core.training.loop import CHECKPOINT, Trainer
+from lmeec_core.training.loop import Trainer
 from lmeec_core.training.monitor import Monitor
 from lmeec_core.training.recipes.egoexo4d import TakeRecipe, start_model
 from lmeec_core.training.settings import TakeTrainConfig

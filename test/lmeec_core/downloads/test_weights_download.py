@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
 import signal
@@ -10,141 +9,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-import lmeec_core as lm
-from lmeec_core.checkpoint import MV_MOE_PREFIX, seeded_model
 from lmeec_core.cli.app import app
-from lmeec_core.config import PRESETS
 from lmeec_core.downloads import http
-from lmeec_core.downloads.catalogue import CATALOGUE, Released
-
-Behave = Callable[["Handler"], bool]
-"""Answers a request in its own way, or returns False for the usual one."""
-
-
-@dataclass
-class Served:
-    """The server's file, what it does, and what it was asked."""
-
-    content: bytes
-    etag: str | None = '"one"'
-    ranges: bool = True
-    length: bool = True
-    behave: Behave | None = None
-    cuts: list[int] = field(default_factory=list)  # bytes before each connection is cut
-    asked: list[dict[str, str]] = field(default_factory=list)
-    base: str = ""
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Any
-
-    def do_GET(self) -> None:
-        served: Served = self.server.served
-        served.asked.append({"path": self.path, **dict(self.headers.items())})
-        if served.behave and served.behave(self):
-            return
-        begin = 0
-        found = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
-        if served.ranges and found and self.headers.get("If-Range") in (None, served.etag):
-            begin = int(found[1])
-            if begin >= len(served.content):
-                return self.send_error(416)
-        rest = served.content[begin:]
-        self.send_response(206 if begin else 200)
-        self.send_header("Content-Type", "application/octet-stream")
-        if served.length:
-            self.send_header("Content-Length", str(len(rest)))
-        if served.etag:
-            self.send_header("ETag", served.etag)
-        if begin:
-            end = len(served.content)
-            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{end}")
-        self.end_headers()
-        self.wfile.write(rest[: served.cuts.pop(0)] if served.cuts else rest)
-
-    def log_message(self, *args: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="session")
-def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Files of a small network as they are released: plain SAM 2.1, and with the MV-MoE."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    state = seeded_model(PRESETS["mini"], 0).state_dict()
-    plain = {name: value for name, value in state.items() if not name.startswith(MV_MOE_PREFIX)}
-    files = {}
-    for name, content in (("plain", plain), ("moe", state)):
-        path = folder / f"{name}.pt"
-        torch.save({"model": content}, path)
-        files[name] = path.read_bytes()
-    return files
-
-
-@pytest.fixture
-def served(checkpoints: dict[str, bytes]) -> Iterator[Served]:
-    """The server's state; `served.base` is its address."""
-    server: Any = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.served = Served(checkpoints["plain"])
-    server.served.base = f"http://127.0.0.1:{server.server_address[1]}/mirror"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server.served
-    server.shutdown()
-    server.server_close()
-    thread.join()
-
-
-@pytest.fixture
-def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, checkpoints: dict[str, bytes]) -> Path:
-    """The cache's folder of weights; weights called `small`, `open` and `moe` are known."""
-    monkeypatch.setenv("LMEEC_CACHE", str(tmp_path))
-    monkeypatch.setattr(http, "PAUSE", 0.0)
-    for name in ("LMEEC_WEIGHTS_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    plain, nobody = checkpoints["plain"], "http://127.0.0.1:1/nobody"
-    known = {"source": nobody, "size": len(plain), "sha256": sha(plain)}
-    moe = {"source": "http://drive.invalid/x", "direct": False, "mv_moe": True}
-    common = {"preset": "mini", "page": "http://authors.invalid", "licence": "Apache-2.0"}
-    for one in (
-        Released("small", file="small.pt", **common, **known),
-        Released("open", file="open.pt", source=nobody, **common),
-        Released("moe", file="moe.pt", **common, **moe),
-    ):
-        monkeypatch.setitem(CATALOGUE, one.name, one)
-    return tmp_path / "weights"
-
-
-def sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def weights(*arguments: object) -> tuple[int, str]:
-    """Run `lmeec weights`; its exit code and what it said, in one line."""
-    result = CliRunner().invoke(app, ["weights", *map(str, arguments)], env={"COLUMNS": "200"})
-    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-    return result.exit_code, " ".join(result.output.split())
-
-
-def get(served: Served, name: str = "small") -> tuple[int, str]:
-    return weights("get", name, "--url-base", served.base)
-
-
-def names(folder: Path) -> set[str]:
-    """The files of a folder, locks apart."""
-    return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
+from weights_server import Behave, Handler, Served, get, names, sha, weights
 
 
 def test_a_whole_download(served: Served, folder: Path) -> None:
@@ -163,31 +37,6 @@ def umask() -> int:
     old = os.umask(0)
     os.umask(old)
     return old
-
-
-def test_the_lines_that_it_prints_work(
-    served: Served, folder: Path, checkpoints: dict[str, bytes]
-) -> None:
-    result = CliRunner().invoke(app, ["weights", "get", "small", "--url-base", served.base])
-    block = re.search(r"parameter file:\n((?:  .*\n)+)", result.output)
-    assert block
-    model = yaml.safe_load(block[1])
-    network = lm.load_model(
-        model["model.preset"],
-        model["model.checkpoint"],
-        require_mv_moe=model["model.require_mv_moe"],
-    )
-    python = re.search(r"In Python:\n((?:  .*\n)+)", result.output)
-    assert python
-    assert python[1].split("\n")[0] == (
-        f"  model = lm.load_model('mini', '{folder / 'small.pt'}', require_mv_moe=False)"
-    )
-    lm.PromptTracker(network)
-    served.content = checkpoints["moe"]
-    code, said = get(served, "moe")
-    assert code == 0 and "require_mv_moe" not in said
-    assert f"lmeec track RECORDING --preset mini --checkpoint {folder / 'moe.pt'}" in said
-    lm.load_model("mini", folder / "moe.pt")
 
 
 def test_a_connection_that_is_cut_goes_on_where_it_was(served: Served, folder: Path) -> None:
@@ -309,33 +158,6 @@ def test_a_file_of_another_size_is_refused_before_it_is_downloaded(
     assert f"a file of {len(checkpoints['moe']):,} bytes" in said
 
 
-def test_without_a_known_checksum_the_first_one_is_recorded(served: Served, folder: Path) -> None:
-    code, said = get(served, "open")
-    assert code == 0 and f"SHA-256 {sha(served.content)} (recorded now: nobody has" in said
-    assert names(folder) == {"open.pt", "open.pt.sha256"}
-    done = subprocess.run(["sha256sum", "-c", "open.pt.sha256"], cwd=folder, capture_output=True)
-    assert done.returncode == 0
-    path = folder / "open.pt"
-    path.write_bytes(path.read_bytes()[:-1])
-    code, said = get(served, "open")  # the file on the disk was damaged
-    assert code == 0 and "is not what it was" in said and path.read_bytes() == served.content
-    path.unlink()
-    served.content = served.content[:-1]
-    code, said = get(served, "open")
-    assert code == 1 and "the checksum is wrong" in said and not path.exists()
-
-
-def test_what_is_no_checkpoint_of_the_preset_is_not_kept(
-    served: Served, folder: Path, checkpoints: dict[str, bytes]
-) -> None:
-    code, said = get(served, "moe")  # without the MV-MoE
-    assert code == 1 and "does not fit the model" in said and "MV_MoE" in said
-    served.content = checkpoints["moe"][:-5000]  # whole as the server has it, but broken
-    code, said = get(served, "moe")
-    assert code == 1 and "not a zip archive" in said
-    assert names(folder) == set()
-
-
 def page(handler: Handler) -> bool:
     body = b"<!DOCTYPE html><html><title>Log in to this network</title></html>"
     handler.send_response(200)
@@ -411,73 +233,6 @@ def test_no_length(served: Served, folder: Path) -> None:
     code, said = get(served)
     assert code == 0, said
     assert (folder / "small.pt").read_bytes() == served.content and len(served.asked) == 2
-
-
-def test_a_mirror_by_the_environment(
-    served: Served, folder: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: dict[str, bytes]
-) -> None:
-    monkeypatch.setenv("LMEEC_WEIGHTS_URL", served.base + "/")
-    assert weights("get", "small")[0] == 0
-    served.content = checkpoints["moe"]
-    assert weights("get", "moe")[0] == 0
-    assert [one["path"] for one in served.asked] == ["/mirror/small.pt", "/mirror/moe.pt"]
-    monkeypatch.setenv("LMEEC_WEIGHTS_URL", "ftp://mirror")
-    code, said = weights("get", "open")
-    assert code == 1 and "LMEEC_WEIGHTS_URL: 'ftp://mirror' given, the address of a folder" in said
-
-
-def test_what_only_a_browser_gets(folder: Path, tmp_path: Path, checkpoints: dict) -> None:
-    code, said = weights("get", "moe")
-    assert code == 1 and "http://drive.invalid/x" in said
-    assert "lmeec weights get moe --file" in said and not folder.exists()
-    file = tmp_path / "checkpoint (1).pt"
-    code, said = weights("get", "moe", "--file", file)
-    assert code == 1 and f"--file {file}: no such file" in said
-    file.write_bytes(checkpoints["plain"])
-    code, said = weights("get", "moe", "--file", file)
-    assert code == 1 and "does not fit" in said and not folder.exists()
-    file.write_bytes(checkpoints["moe"])
-    code, said = weights("get", "moe", "--file", file)
-    assert code == 0 and f"SHA-256 {sha(checkpoints['moe'])} (recorded now" in said
-    assert (folder / "moe.pt").read_bytes() == checkpoints["moe"] and file.exists()
-    assert weights("get", "moe")[0] == 0  # it is there
-    code, said = weights("get", "small", "--file", file)
-    assert code == 1 and "its SHA-256 is" in said and not (folder / "small.pt").exists()
-
-
-def test_the_list(served: Served, folder: Path) -> None:
-    get(served)
-    (folder / "sam2.1_hiera_tiny.pt").write_bytes(b"PK")
-    result = CliRunner().invoke(app, ["weights", "list"])
-    rows = {line.split()[0]: line for line in result.output.splitlines() if line.strip()}
-    assert result.exit_code == 0 and set(CATALOGUE) <= set(rows)
-    assert "  small.pt  " in rows["small"] and f"The cache: {folder} " in result.output
-    assert "sam2.1_hiera_tiny.pt, another file (2 bytes)" in rows["sam2_tiny"]
-    assert "898 MB     Apache-2.0  no " in rows["sam2_large"] and "none given" in rows["lm_eec"]
-    assert "/092824/sam2.1_hiera_base_plus.pt" in rows["sam2_base_plus"]
-
-
-def test_the_catalogue() -> None:
-    for weights in CATALOGUE.values():
-        config = PRESETS[weights.preset]
-        assert weights.direct == (weights.sha256 is not None) == (weights.size is not None)
-        if weights.size is not None:  # what the network of that preset takes, in float32
-            with torch.device("meta"):
-                state = lm.build_model(config).state_dict()
-            own = sum(v.nbytes for n, v in state.items() if not n.startswith(MV_MOE_PREFIX))
-            assert own < weights.size < own * 1.01 + 1_000_000
-    code, said = weights_of_no_name()
-    assert code == 1 and "'sam2' given, one of ['sam2_tiny'" in said
-
-
-def weights_of_no_name() -> tuple[int, str]:
-    return weights("get", "sam2")
-
-
-def test_a_folder_that_cannot_be_written(served: Served, folder: Path) -> None:
-    folder.parent.joinpath("weights").write_text("a file")
-    code, said = get(served)
-    assert code == 1 and str(folder) in said and "Traceback" not in said
 
 
 def test_two_at_once(served: Served, folder: Path) -> None:
