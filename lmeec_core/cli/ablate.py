@@ -20,7 +20,7 @@ def _size(text: str, **limits: Any) -> Any:
 
 
 def ablate_command(
-    work: Annotated[Path, typer.Argument(help="Folder of takes, weights, results; resumed.")],
+    work: Annotated[Path, typer.Argument(help="Folder for takes, weights and results; resumed.")],
     checkpoint: Annotated[
         Path | None,
         typer.Option(help="Weights of the preset nano.", show_default="the bundled ones"),
@@ -28,7 +28,7 @@ def ablate_command(
     table: Annotated[
         list[str] | None,
         typer.Option(
-            help=f"What to compare; may be repeated: {', '.join(TABLES)}.", show_default="all"
+            help=f"Table to make; may be repeated: {', '.join(TABLES)}.", show_default="all"
         ),
     ] = None,
     takes: Annotated[int, _size("Number of takes (of each length).", min=1)] = 8,
@@ -58,13 +58,13 @@ def ablate_command(
 
     **Examples**
 
-    - `lmeec ablate runs/ablate`: all tables; about a day on two cores, most of it for the lengths.
-      A GPU is used where there is one
+    - `lmeec ablate runs/ablate`: all tables; about a day on two cores, most of it for the length
+      table. A GPU is used if there is one
     - `lmeec ablate runs/ablate --table stores --table size --table compression`: no training
     - `lmeec ablate runs/try --takes 2 --frames 10 --table stores`: a short test of a few minutes
 
     Results: WORK/ablation.md (tables next to the paper's), ablation.png (plots), ablation.json.
-    Finished parts are kept: run the same command again to resume. Other tables use the same
+    Finished parts are kept: run the same command again to resume. Tables added later use the same
     takes. Needs MuJoCo and Matplotlib: pip install 'lmeec[simulation,evaluation]'.
     """
     from lmeec_core.cli.exit_codes import run_command
@@ -87,7 +87,7 @@ def _tables(given: list[str] | None) -> tuple[Table, ...]:
     """The tables asked for, in the paper's order.
 
     Raises:
-        InputError: an unknown name.
+        InputError: a name is unknown.
     """
     unknown = sorted(set(given or ()) - set(TABLES))
     if unknown:
@@ -99,7 +99,7 @@ def _weights(given: Path | None) -> Path:
     """The checkpoint to start from.
 
     Raises:
-        InputError: none is given and none is bundled, or it is not there.
+        InputError: none is given and none is bundled, or the file does not exist.
     """
     from lmeec_core.checkpoint import bundled_weights
 
@@ -114,7 +114,7 @@ def _weights(given: Path | None) -> Path:
 def _run(
     work: Path, checkpoint: Path | None, table: list[str] | None, size: dict[str, Any]
 ) -> None:
-    """Run under a progress bar and say where the results are."""
+    """Run with a progress bar and print where the results are."""
     tables, weights = _tables(table), _weights(checkpoint)
     for module, extra in (("mujoco", "simulation"), ("matplotlib", "evaluation")):
         if importlib.util.find_spec(module) is None:
@@ -151,8 +151,7 @@ def _run(
     if "fusion" in tables:
         facts["fusion"] = (
             f"{settings.seeds} seeds, {settings.steps} steps of {BATCH[device.type]} clips each, "
-            "from the same weights "
-            "with an untrained MV-MoE, image encoder fixed"
+            "from the same weights with an untrained MV-MoE, image encoder frozen"
         )
     written = report.write(results, facts, settings.work)
     console.print(Markdown((settings.work / "ablation.md").read_text()))

@@ -37,14 +37,14 @@ app = typer.Typer(
     help="Correspondence masks between ego and exo cameras: given masks of objects in the query "
     "view, find the same objects in the target views.\n\n"
     "First steps, in two terminals (`lmeec COMMAND --help` shows more examples):\n\n"
-    "- `lmeec info take_7`: what a take or a bag holds\n"
-    "- `lmeec bag take_7 take_7_bag`: make a ROS 2 bag of a take\n"
+    "- `lmeec info take_7`: show what a take or a bag contains\n"
+    "- `lmeec bag take_7 take_7_bag`: convert a take to a ROS 2 bag\n"
     "- `lmeec play take_7_bag --wait 30`: publish it; a running node answers with masks\n"
-    "- `lmeec record masks_bag`: record the masks meanwhile\n"
-    "- `lmeec demo --take take_7`: all of this in one command, with the node\n"
-    "- `lmeec track take_7`: masks for a whole recording, offline\n"
+    "- `lmeec record masks_bag`: record the node's masks while it plays\n"
+    "- `lmeec demo --take take_7`: all of this in one command, including the node\n"
+    "- `lmeec track take_7`: find the masks for a whole recording, offline\n"
     "- `lmeec mark take_7`: mark objects by clicks on a web page\n"
-    "- `lmeec view take_7 take_7_predictions.json`: a video of them\n"
+    "- `lmeec view take_7 take_7_predictions.json`: make a video of the masks\n"
     "- `lmeec dataset take_7 take_7_predictions.json --out set`: a dataset for robot learning\n"
     "- `lmeec simulate takes --train 3`: make simulated takes\n"
     "- `lmeec train runs/nano`: train the small network that comes with the package\n"
@@ -53,7 +53,7 @@ app = typer.Typer(
     "- `lmeec soak`: run the node under random faults for half an hour\n"
     "- `lmeec bench`: measure the time of a step\n"
     "- `lmeec export`: export the network as ONNX graphs, for other engines\n"
-    "- `lmeec weights list`: released checkpoints, and how to get them",
+    "- `lmeec weights list`: list the released checkpoints and how to get them",
 )
 
 
@@ -77,12 +77,12 @@ def info(
         bool,
         typer.Option(
             "--offsets",
-            help="Of a bag: estimate how far the cameras' clocks are apart, from the motion that "
-            "they see in its first minute (parameter cameras.<name>.time_offset).",
+            help="For a bag: estimate the offsets between the cameras' clocks from the motion seen "
+            "in its first minute (parameter `cameras.<name>.time_offset`).",
         ),
     ] = False,
 ) -> None:
-    """Print what takes or a bag hold. The exit code is 1 if any of them is broken."""
+    """Print the contents of takes or of a bag. The exit code is 1 if anything in them is broken."""
     from lmeec_core.cli import info as inspection
 
     run_command(lambda: inspection.show(path, Console(), offsets))
@@ -103,13 +103,13 @@ def bag(
         ),
     ] = None,
     raw: Annotated[
-        bool, typer.Option("--raw", help="Decoded rgb8 images instead of the take's JPEG files.")
+        bool, typer.Option("--raw", help="Write decoded rgb8 images, not the take's JPEG files.")
     ] = False,
     masks: Annotated[
         Masks,
         typer.Option(
-            help="Query masks as label images, or as lmeec/CorrespondenceMaskArray, which also "
-            "keeps overlapping masks."
+            help="Write query masks as label images, or as lmeec/CorrespondenceMaskArray, which "
+            "also keeps overlapping masks."
         ),
     ] = Masks.image,
     overwrite: Overwrite = False,
@@ -150,8 +150,8 @@ def bag(
         console.print(f"  objects {objects}", highlight=False, markup=False)
         if made.overlaps:
             console.print(
-                f"  note: {made.overlaps} mask pixels belong to several objects and went to the "
-                "highest label; --masks array keeps them all"
+                f"  note: {made.overlaps} mask pixels belong to several objects and were given to "
+                "the highest label; --masks array keeps all of them"
             )
         for text in opened.left_out:
             console.print(f"left out: {text}", style="yellow", markup=False, soft_wrap=True)

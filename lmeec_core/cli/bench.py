@@ -28,14 +28,14 @@ def bench_command(
     method: Annotated[
         list[str] | None,
         _several(
-            f"Measure these methods ({', '.join(METHODS)}) on drawn images", "lmeec's network"
+            f"Method to measure ({', '.join(METHODS)}) on synthetic images", "lmeec's network"
         ),
     ] = None,
     candidates: Annotated[
         str | None,
         typer.Option(
             help="For --method omama: regions or sam2.",
-            show_default="regions, or sam2 with a network that takes points",
+            show_default="sam2 if the network accepts points, else regions",
         ),
     ] = None,
     device: Annotated[str, typer.Option(help="cpu, cuda or auto.")] = "auto",
@@ -65,21 +65,23 @@ def bench_command(
         bool,
         typer.Option(
             "--all",
-            help="Measure every case that this machine supports and compare with the required "
-            "values. Of the other options only --preset, --device, --engine and --steps apply.",
+            help="Measure every case that this machine supports, and compare the results with the "
+            "required values. Of the options that choose cases, only --preset, --device, --engine "
+            "and --steps apply.",
         ),
     ] = False,
     cuda: Annotated[
         bool,
         typer.Option(
             "--cuda",
-            help="With --all, on a GPU that is lent for minutes: first whether results are right, "
-            "then times, then memory; each is written to the --json file at once. Without a GPU "
-            "the CPU does what it can, and the rest is named as not run.",
+            help="With --all, for a GPU that is available only for minutes: check results first, "
+            "then measure times, then memory; each outcome is written to the --json file at once. "
+            "Without a GPU, only the checks that a CPU can do are run; the others are listed as "
+            "not run.",
         ),
     ] = False,
     minutes: Annotated[
-        float, typer.Option(min=0.1, help="With --cuda: it ends after so many minutes.")
+        float, typer.Option(min=0.1, help="With --cuda: stop after this many minutes.")
     ] = 9.5,
     threads: Annotated[int, typer.Option(min=0, help="Threads of torch; 0: torch's default.")] = (
         0
@@ -95,7 +97,7 @@ def bench_command(
 
     All combinations of preset, engine, precision, N and K are measured. Presets without bundled
     weights get random ones; times do not depend on them. With --method, each method is measured
-    with its own memory as it fills, and for omama what its candidates take of the step.
+    with its own memory as it fills; for omama, the time spent on candidates is shown as well.
 
     **Examples**
 
@@ -104,7 +106,7 @@ def bench_command(
     - `lmeec bench --method omama --method lmeec --objects 4`
     - `lmeec bench --node`
     - `lmeec bench --all --json out/bench_all.json`
-    - `lmeec bench --all --cuda --json out/bench_cuda.json`: all that a borrowed GPU should show
+    - `lmeec bench --all --cuda --json out/bench_cuda.json`: all GPU checks, in ten minutes
     """
     from lmeec_core.cli.exit_codes import run_command
     from lmeec_core.cli.plugins import provider
@@ -187,7 +189,7 @@ def _methods(
     names: list[str], presets: list[str], device: str, counts: list[tuple[int, int]], steps: int,
     candidates: str | None, json_file: Path | None, console: Console,
 ) -> int:  # fmt: skip
-    """`--method`; 0."""
+    """Measure whole methods (`--method`); returns exit code 0."""
     from lmeec_core.bench import report
     from lmeec_core.bench.methods import MethodCase, measure_method
     from lmeec_core.methods import has_setting, method_name
@@ -197,7 +199,7 @@ def _methods(
     if candidates not in (None, "regions", "sam2"):
         raise InputError(f"--candidates {candidates!r} given, regions or sam2 expected")
     if candidates and not any(has_setting(name, "candidates") for name in known):
-        raise InputError("--candidates given, and none of the methods chooses among candidates")
+        raise InputError("--candidates given, but none of the methods chooses among candidates")
     source: Any = candidates or "auto"
     results = []
     for name, own, (n, k) in product(known, presets, counts):
@@ -213,18 +215,18 @@ def _methods(
 def _on_a_gpu(
     device: str, preset: str, steps: int, seconds: float, json_file: Path | None, console: Console
 ) -> int:
-    """`--all --cuda`; 0 if everything was run and passed."""
+    """Run `--all --cuda`; returns 0 if everything was run and passed."""
     from lmeec_core.bench import gpu, report, suite
 
     if device != "cuda":
-        console.print("no CUDA device: the CPU does what it can, the rest is not run")
-    told: list[dict[str, Any]] = []
+        console.print("no CUDA device: checks that need one are not run")
+    outcomes: list[dict[str, Any]] = []
 
     def results() -> list[dict[str, Any]]:
-        return [outcome["result"] for outcome in told if "result" in outcome]
+        return [outcome["result"] for outcome in outcomes if "result" in outcome]
 
-    def tell(outcome: dict[str, Any]) -> None:
-        told.append(outcome)
+    def record(outcome: dict[str, Any]) -> None:
+        outcomes.append(outcome)
         value = f", {outcome['value']:.1e} apart" if "value" in outcome else ""
         step = outcome.get("result", {}).get("step_ms")
         value += f", {step['median']} ms a step" if step else ""
@@ -232,25 +234,25 @@ def _on_a_gpu(
         line = f"{outcome['name']}: {outcome['outcome']}{value}{why} [{outcome['seconds']} s]"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
         if json_file is not None:
-            report.write(json_file, results(), checks(), None, told)
+            report.write(json_file, results(), checks(), None, outcomes)
 
     def checks() -> list[dict[str, Any]]:
         rows = suite.checks(results(), None)
         return [row for row in rows if row["name"].startswith(("CUDA", "auto"))]
 
-    gpu.run(gpu.plan(device, preset, steps), seconds, tell)
+    gpu.run(gpu.plan(device, preset, steps), seconds, record)
     if results():
         report.show(results(), console)
     report.show_checks(checks(), console)
-    passed = all(outcome["outcome"] == "passed" for outcome in told)
+    passed = all(outcome["outcome"] == "passed" for outcome in outcomes)
     return int(not passed or any(check["passed"] is False for check in checks()))
 
 
 def _known(presets: list[str], engines: list[str]) -> tuple[list[str], list[EngineName]]:
-    """The names, if all of them are known.
+    """The presets and engines, unchanged.
 
     Raises:
-        InputError: an unknown one.
+        InputError: a name is unknown.
     """
     from lmeec_core.config import ENGINES
     from lmeec_core.config import preset as known
@@ -266,8 +268,10 @@ def _known(presets: list[str], engines: list[str]) -> tuple[list[str], list[Engi
 def _engines(
     asked: list[str] | None, preset: str, device: str, console: Console
 ) -> list[EngineName]:
-    """The engines of --all: those asked for, or all whose libraries are here; each makes what it
-    lacks when it is loaded, `auto` comes last and finds it."""
+    """The engines of --all: those asked for, or all whose libraries are installed.
+
+    Each engine builds its files when it is loaded; `auto` comes last, so that it finds them.
+    """
     if asked:
         return cast("list[EngineName]", asked)
     from lmeec_core.checkpoint import load_model

@@ -1,4 +1,4 @@
-"""The options of `lmeec dataset`."""
+"""`lmeec dataset`: make a dataset for robot learning from recordings and their masks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from lmeec_core.cli.options import WHAT, Direction, NodeName, Objects, Parameters, Split, Videos
+from lmeec_core.cli.options import (
+    RECORDING_PANEL,
+    Direction,
+    NodeName,
+    Objects,
+    Parameters,
+    Split,
+    Videos,
+)
 from lmeec_core.errors import InputError
 
 if TYPE_CHECKING:
@@ -17,11 +25,11 @@ if TYPE_CHECKING:
 
 _CONTENT = "What the dataset holds"
 WITH_FIELDS = ("lerobot", "hdf5", "webdataset")
-"""Formats that hold more of an object than its masks."""
+"""Formats with fields for more than an object's masks."""
 
 
 class Anonymise(StrEnum):
-    """What is made unrecognisable."""
+    """What `--anonymise` can blur."""
 
     faces = "faces"
 
@@ -42,31 +50,31 @@ def dataset_command(
         list[Path],
         typer.Argument(
             metavar="SOURCE...",
-            help="Takes, folders or datasets of takes, relations_{split}.json, or bags; and, at "
-            "most one, a result file or a bag of masks, with the masks of the target cameras.",
+            help="Takes, folders or datasets of takes, relations_{split}.json files, or bags; plus "
+            "at most one result file or bag of masks with the target cameras' masks.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new dataset.")],
     format_name: Annotated[
-        FormatName, typer.Option("--format", help="Which programs it is for.")
+        FormatName, typer.Option("--format", help="Format of the dataset.")
     ] = FormatName.lerobot,
     enrich: Annotated[
         Path | None,
         typer.Option(
-            help="A LeRobot dataset whose episodes are these recordings, in this order: the new "
-            "one is a copy with the objects added; its videos are not touched.",
+            help="A LeRobot dataset whose episodes are these recordings, in this order. The new "
+            "dataset is a copy with the objects added; the videos are unchanged.",
             show_default="none",
         ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace a dataset that this command made.")
     ] = False,
-    workers: Annotated[int, typer.Option(min=1, help="Processes, each with an episode.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Episodes made in parallel.")] = 1,
     cluster: Annotated[
         str | None,
         typer.Option(
             help="Run on a Ray cluster instead: its address, auto (the one this machine belongs "
-            "to), or local (start one). Its nodes must see the recordings and OUT's folder under "
+            "to), or local (start one). Its machines must see the recordings and OUT's folder at "
             "the same path.",
             show_default="none",
         ),
@@ -78,7 +86,7 @@ def dataset_command(
             max=240,
             help="Rate of the common clock, Hz.",
             rich_help_panel=_CONTENT,
-            show_default="the fastest recording's",
+            show_default="that of the fastest recording",
         ),
     ] = None,
     slots: Annotated[
@@ -88,7 +96,7 @@ def dataset_command(
             max=1024,
             help="Number of object slots.",
             rich_help_panel=_CONTENT,
-            show_default="as many as there are objects",
+            show_default="the number of objects",
         ),
     ] = None,
     threshold: Annotated[
@@ -97,13 +105,13 @@ def dataset_command(
             min=0,
             max=1,
             rich_help_panel=_CONTENT,
-            help="Probability from which a predicted object counts as visible.",
+            help="Minimum presence probability of a predicted object that counts as visible.",
         ),
     ] = 0.5,
     task: Annotated[
         str | None,
         typer.Option(
-            help="A sentence that says what is done.",
+            help="A sentence that describes the task.",
             rich_help_panel=_CONTENT,
             show_default="the recording's name",
         ),
@@ -111,7 +119,7 @@ def dataset_command(
     calibration: Annotated[
         Path | None,
         typer.Option(
-            help="Calibration file of the cameras, for points in space.",
+            help="Calibration file of the cameras, for 3D points.",
             rich_help_panel=_CONTENT,
             show_default="each recording's own: calibration.yaml of a take, geometry.calibration "
             "of a bag's parameters",
@@ -120,7 +128,7 @@ def dataset_command(
     hand: Annotated[
         str | None,
         typer.Option(
-            help="The object that is a hand: adds what it touches and what moves.",
+            help="Name of the object that is a hand; adds which objects it touches and which move.",
             rich_help_panel=_CONTENT,
             show_default="none",
         ),
@@ -128,7 +136,7 @@ def dataset_command(
     anonymise: Annotated[
         Anonymise | None,
         typer.Option(
-            help="Blur the faces that OpenCV's detector finds in the images of all cameras; with "
+            help="Blur the faces that OpenCV's detector finds in the images of all cameras; needs "
             "--face-model.",
             rich_help_panel=_CONTENT,
             show_default="nothing",
@@ -145,7 +153,8 @@ def dataset_command(
     direction: Annotated[
         Direction,
         typer.Option(
-            help="both: the direction of the predictions, else ego-exo.", rich_help_panel=WHAT
+            help="both: the direction of the predictions; without any, ego-exo.",
+            rich_help_panel=RECORDING_PANEL,
         ),
     ] = Direction.both,
     query: Annotated[
@@ -153,13 +162,15 @@ def dataset_command(
         typer.Option(
             help="Query camera of takes.",
             show_default="the direction's first",
-            rich_help_panel=WHAT,
+            rich_help_panel=RECORDING_PANEL,
         ),
     ] = None,
     take: Annotated[
         list[str] | None,
         typer.Option(
-            help="Only this take; may be repeated.", show_default="all", rich_help_panel=WHAT
+            help="Only this take; may be repeated.",
+            show_default="all",
+            rich_help_panel=RECORDING_PANEL,
         ),
     ] = None,
     split: Split = None,
@@ -168,24 +179,24 @@ def dataset_command(
     params: Parameters = None,
     node: NodeName = None,
 ) -> None:
-    """Make a dataset of recordings with their masks, for programs that train robots.
+    """Make a dataset for robot learning from recordings and their masks.
 
-    Every recording is an episode on a clock of constant rate. Masks of the query camera are the
-    recording's own; those of the target cameras are the predictions, or without any, the take's
-    annotations. Which ones, and with which checkpoint, is in the dataset's provenance.json.
+    Every recording becomes an episode with a constant frame rate. The query camera's masks are the
+    recording's own. The target cameras' masks are the predictions or, without predictions, the
+    take's annotations; provenance.json in the dataset records which, and the checkpoint used.
 
     Finished episodes are kept in OUT.work until the dataset is complete: after Ctrl-C or a kill,
-    run the same command again. Exit code 1 if a part of the recordings is not in the dataset; it
-    is named.
+    run the same command again to resume. The exit code is 1 if any part of the recordings is not in
+    the dataset; each missing part is named.
 
     **Examples**
 
     - `lmeec dataset take_7 take_7_predictions.json --out set`: LeRobot, one episode
     - `lmeec dataset takes found.json --split train --workers 4 --task "set the table" --out set`
     - `lmeec dataset robot_bag masks_bag --params my.yaml --calibration cameras.yaml --out set`
-    - `lmeec dataset bags/* found.json --params my.yaml --enrich recorded --out set`: a dataset that
-      LeRobot has recorded gets masks
-    - `lmeec dataset take_7 --out truth`: masks of all cameras from the annotations
+    - `lmeec dataset bags/* found.json --params my.yaml --enrich recorded --out set`: add masks to
+      a dataset recorded with LeRobot
+    - `lmeec dataset take_7 --out truth`: take the masks of all cameras from the annotations
     """
     from rich.console import Console
 
@@ -197,11 +208,11 @@ def dataset_command(
 
     def work() -> int:
         _check_faces(anonymise, face_model, enrich)
-        recordings, predictions = _sorted(sources)
+        recordings, predictions = _separate(sources)
         kind, rate = _format(format_name, enrich, fps)
         if hand is not None and format_name.value not in WITH_FIELDS:
             raise InputError(
-                f"--hand {hand}: --format {format_name.value} has no place for what it touches; "
+                f"--hand {hand}: --format {format_name.value} cannot store what a hand touches; "
                 f"one of {', '.join(WITH_FIELDS)} expected"
             )
         views: list[ViewOptions] = []
@@ -209,9 +220,9 @@ def dataset_command(
             for name in _takes(path, split, tuple(take or ()), videos):
                 views.append(
                     ViewOptions(
-                        source=path, predictions=predictions, direction=direction.one, query=query,
-                        take=name, split=None if name is None else split, videos=videos,
-                        params=params, node=node, objects=tuple(object_name or ()),
+                        source=path, predictions=predictions, direction=direction.single,
+                        query=query, take=name, split=None if name is None else split,
+                        videos=videos, params=params, node=node, objects=tuple(object_name or ()),
                     )
                 )  # fmt: skip
         options = DatasetOptions(
@@ -234,11 +245,14 @@ def _check_faces(what: Anonymise | None, model: Path | None, enrich: Path | None
     if what is None and model is not None:
         raise InputError(f"--face-model {model}: is for --anonymise faces, which is not given")
     if what is not None and enrich is not None:
-        raise InputError(f"--anonymise faces: the videos of {enrich} are not touched by --enrich")
+        raise InputError(
+            f"--anonymise faces: cannot be combined with --enrich {enrich}, which copies the "
+            "videos unchanged"
+        )
 
 
 def _format(name: FormatName, enrich: Path | None, fps: int | None) -> tuple[Format, int | None]:
-    """The format, and the rate of its clock; None where it is open."""
+    """The format, and its frame rate; None if the recordings decide."""
     from lmeec_core.datasets.enrich import Enrichment
     from lmeec_core.datasets.formats import format_named
 
@@ -246,15 +260,15 @@ def _format(name: FormatName, enrich: Path | None, fps: int | None) -> tuple[For
         return format_named(name.value), fps
     if name is not FormatName.lerobot or fps is not None:
         raise InputError(
-            f"--enrich {enrich}: is for --format lerobot, and without --fps: the rate is that of "
+            f"--enrich {enrich}: needs --format lerobot and no --fps; the frame rate is that of "
             "the dataset"
         )
     made = Enrichment.of(enrich)
     return made, made.fps
 
 
-def _sorted(sources: list[Path]) -> tuple[list[Path], Path | None]:
-    """The recordings, and the predictions among what was given."""
+def _separate(sources: list[Path]) -> tuple[list[Path], Path | None]:
+    """The recordings, and the predictions if one of the sources is that."""
     masks = [path for path in sources if _holds_masks_only(path)]
     if len(masks) > 1:
         raise InputError(
@@ -295,5 +309,5 @@ def _takes(
     from lmeec_core.takes import open_takes
 
     if is_bag(path):
-        return [names[0]] if names else [None]  # which the bag's source refuses
+        return [names[0]] if names else [None]  # the bag source rejects a name
     return list(open_takes(path, split, names=names, videos=videos).names)

@@ -20,12 +20,12 @@ def main() -> int:
         interrupted = True
         raise KeyboardInterrupt
 
-    heeded = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # as of a shell's background job
-    if heeded:  # nothing is under way yet, and imports turn exceptions into others
+    handled = signal.getsignal(signal.SIGINT) is not signal.SIG_IGN  # ignored in background jobs
+    if handled:  # exit at once: modules being imported may turn KeyboardInterrupt into other errors
         signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
     from lmeec_core.cli import app
 
-    if heeded:
+    if handled:
         signal.signal(signal.SIGINT, interrupt)
     try:
         return app.main()

@@ -26,7 +26,7 @@ LISTED = 5
 
 
 class ProtocolName(StrEnum):
-    """Rules of scoring."""
+    """Scoring rules."""
 
     official = "official"
     lm_eec = "lm_eec"
@@ -43,24 +43,25 @@ def evaluate_command(
     predictions: Annotated[
         list[Path],
         typer.Argument(
-            help="Result file (JSON) of any method; several are rows of one table, and the report "
-            "compares them frame by frame. Its groups and problems are the first's."
+            help="Result file (JSON) of any method. Several files become rows of one table, and "
+            "the report compares them frame by frame; its groups and problems are those of the "
+            "first file."
         ),
     ],
     truth: Annotated[
         Path,
         typer.Argument(
             help="A take, a dataset folder, EgoExo4D's relations_{split}.json or its folder, the "
-            "benchmark's truth file, or, for lm_eec, a truth in the result file's format."
+            "benchmark's truth file or, for lm_eec, a truth file in the format of a result file."
         ),
     ],
     protocol: Annotated[
         ProtocolName,
-        typer.Option(help="Rules of scoring; scores of different protocols are not comparable."),
+        typer.Option(help="Scoring rules; scores of different protocols are not comparable."),
     ] = ProtocolName.official,
     direction: Annotated[
         Direction | None,
-        typer.Option(help="Which view holds the query.", show_default="all that the file has"),
+        typer.Option(help="Direction to score.", show_default="every direction in the file"),
     ] = None,
     split: Annotated[
         str | None, typer.Option(help="Split of the dataset folder.", show_default="all takes")
@@ -77,25 +78,26 @@ def evaluate_command(
         int,
         typer.Option(
             min=0,
-            help="Number of takes to show pictures of: the worst, or, with several files, those in "
-            "which they differ most.",
+            help="Number of takes to show pictures of: the worst or, with several files, those on "
+            "which the files differ most.",
         ),
     ] = 6,
     allow_missing: Annotated[
         bool,
         typer.Option(
             "--allow-missing",
-            help="Exit with 0 if predictions are missing, as long as none is broken or unknown.",
+            help="Exit with 0 even if predictions are missing, as long as none is broken or for an "
+            "unknown take or object.",
         ),
     ] = False,
 ) -> None:
     """Score a result file: IoU, location error, contour accuracy, existence, association accuracy.
 
     The file may come from any method. It is first checked as in the benchmark: the same takes, the
-    same objects, a prediction for every frame with a query mask. What is missing or cannot be read
-    is named and counts as an empty mask, and the exit code is 1. Broken takes are named and
-    skipped, and the exit code is 1. If most predictions cannot be read, or none matches the truth,
-    the reason is printed instead of a score, and the exit code is 1.
+    same objects, a prediction for every frame with a query mask. Missing or unreadable predictions
+    are named and count as empty masks; broken takes are named and skipped. If most predictions
+    cannot be read, or none matches the truth, the reason is printed instead of a score. In each of
+    these cases the exit code is 1.
 
     **Protocols**
 
@@ -115,10 +117,10 @@ def evaluate_command(
     **What is written**
 
     - `report.html`: one page with the scores next to the paper's, scores by object size, scenario
-      and take length, plots, and pictures of the worst takes; with several files their scores,
-      pictures and the IoU of each frame beside each other
-    - `report.json`: all of its numbers; `scores.csv`: one line per group; `frames.csv`: one line
-      per scored frame; the last two name the result file in each line
+      and take length, plots, and pictures of the worst takes; with several files, their scores,
+      pictures and per-frame IoU side by side
+    - `report.json`: all numbers of the report; `scores.csv`: one line per group; `frames.csv`: one
+      line per scored frame; the last two name the result file in each line
     """
     from lmeec_core.cli.exit_codes import run_command
 
@@ -136,7 +138,7 @@ def _evaluate(
     paths: list[Path], truth: Path, protocol: str, direction: Direction | None, split: str | None,
     videos: Path | None, out: Path, worst: int,
 ) -> list[Evaluation]:  # fmt: skip
-    """Score, print and write; the first file names the directions."""
+    """Score, print and write the report; the first file determines the directions."""
     from lmeec_core.evaluation.report import Report
     from lmeec_core.evaluation.truth import open_truth
 
@@ -145,13 +147,13 @@ def _evaluate(
     first = str(paths[0])
     report, done = Report(first, str(truth), protocol, []), []
 
-    def tell(error: TakeError) -> None:
+    def report_skipped(error: TakeError) -> None:
         errors.print(f"[bold red]skipped:[/] {escape(str(error))}", soft_wrap=True)
 
     for name in parts[first]:
         scored: dict[str, Scored] = {}
         for title, own in parts.items():  # broken takes are named once
-            named = tell if title == first else _silent
+            named = report_skipped if title == first else _silent
             takes = open_truth(truth, name, split=split, videos=videos, on_error=named)
             scored[title] = _scored(own[name], takes, protocol, console)
         rows = {title: one for title, one in scored.items() if one.evaluation.void is None}
@@ -160,10 +162,10 @@ def _evaluate(
         evaluations = {title: one.evaluation for title, one in rows.items()}
         if evaluations:
             show(evaluations, console)
-        told: set[str] = set()
+        printed: set[str] = set()
         for title, one in scored.items():
             evaluation = one.evaluation
-            show_problems(evaluation, console, told, title if len(scored) > 1 else None)
+            show_problems(evaluation, console, printed, title if len(scored) > 1 else None)
             if evaluation.void is not None:
                 text = f"{escape(title)}, {name}: no score: {escape(evaluation.void)}"
                 errors.print(f"[bold red]error:[/] {text}", highlight=False, soft_wrap=True)
@@ -185,10 +187,10 @@ def _silent(_: TakeError) -> None:
 def _read(
     paths: list[Path], direction: Direction | None, console: Console
 ) -> dict[str, dict[str, Results]]:
-    """All files by path, and of each the results by direction; names what will not be scored.
+    """The results by file path and direction; prints which directions will not be scored.
 
     Raises:
-        TakeError: one cannot be read, or lacks a direction that is asked for.
+        TakeError: a file cannot be read, or lacks a direction to be scored.
     """
     from lmeec_core.takes import DIRECTIONS, Results, TakeError
 
@@ -209,7 +211,7 @@ def _read(
 
 
 def _code(evaluation: Evaluation, allow_missing: bool) -> int:
-    """The exit code: 0 if everything was scored, or only lacks predictions that may be missing."""
+    """The exit code: 0 if everything was scored, apart from predictions that may be missing."""
     from lmeec_core.evaluation.validation import MISSING
 
     allowed = MISSING if allow_missing else ()
@@ -244,7 +246,7 @@ def _scored(
 
 
 def _draw(scored: dict[str, Scored], worst: int, console: Console) -> list[Strip]:
-    """Pictures of a file's worst takes, or of where several files differ most."""
+    """Pictures of the worst takes, or of the takes on which several files differ most."""
     from lmeec_core.evaluation.strips import differing_takes, draw_strip, worst_takes
     from lmeec_core.takes import TakeError
 
@@ -304,9 +306,9 @@ def show(evaluations: Mapping[str, Evaluation], console: Console) -> None:
         highlight=False,
     )
     intervals = {title: one.iou_interval for title, one in rows.items()}
-    told = [f"{title} {percent(i[0])} to {percent(i[1])}" for title, i in intervals.items() if i]
-    if told:
-        intervals_text = escape("; ".join(told))
+    texts = [f"{title} {percent(i[0])} to {percent(i[1])}" for title, i in intervals.items() if i]
+    if texts:
+        intervals_text = escape("; ".join(texts))
         console.print(f"IoU %, 95 % over takes: {intervals_text}", highlight=False, soft_wrap=True)
     masks, takes = len(scores.ious), len(evaluation.takes)
     console.print(
@@ -327,28 +329,27 @@ def show(evaluations: Mapping[str, Evaluation], console: Console) -> None:
 
 
 def show_problems(
-    evaluation: Evaluation, console: Console, told: set[str], name: str | None = None
+    evaluation: Evaluation, console: Console, printed: set[str], name: str | None = None
 ) -> None:
     """Print what is missing, broken or ignored: some of each kind, and how many more.
 
     Args:
-        evaluation: of one file.
+        evaluation: the evaluation of one file.
         console: where to print.
-        told: notes that other files had as well; they are not printed again, and new ones are
-            added.
-        name: of the file, where there are several.
+        printed: notes already printed for other files; they are skipped, and new ones are added.
+        name: the file's name if there are several files.
     """
     kinds: dict[str, list[Problem]] = {}
     for problem in evaluation.problems:
         kinds.setdefault(problem.kind, []).append(problem)
-    notes = [text for text in evaluation.notes if text not in told]
-    told.update(notes)
+    notes = [text for text in evaluation.notes if text not in printed]
+    printed.update(notes)
     if name is not None and (kinds or notes):
         console.print(f"[bold]{escape(name)}[/]:", highlight=False, soft_wrap=True)
     if evaluation.missing or "take unknown" in kinds or "object unknown" in kinds:
         console.print(
             f"[bold yellow]incomplete:[/] {evaluation.missing} predictions are missing or broken; "
-            "the benchmark would refuse this file"
+            "the benchmark would reject this file"
         )
     for kind, problems in kinds.items():
         for problem in problems[:LISTED]:

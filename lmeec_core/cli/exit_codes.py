@@ -15,18 +15,16 @@ from lmeec_core.errors import ExplainedError, InputError
 
 __all__ = ["REPORT", "run_command"]
 
-REPORT = (
-    "This is a fault of lmeec, not of what it was given: please report it, with all lines above."
-)
-_OF_THE_MACHINE = {
+REPORT = "This is a bug in lmeec, not in its input. Please report it, with all the lines above."
+_SYSTEM_ERRORS = {
     errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOSPC,
     errno.EROFS,
 }  # fmt: skip
-"""Errors that say enough without the name of a file."""
+"""Errors of the machine, which a user can fix even without the name of a file."""
 
 
 def run_command(work: Callable[[], Any], error_code: int = 1) -> None:
-    """Run a command; an error that a user can fix is one line on stderr, others are a traceback.
+    """Run a command; errors that a user can fix are one line on stderr, others a traceback.
 
     Args:
         work: the command; returns the exit code, or None for 0.
@@ -37,7 +35,7 @@ def run_command(work: Callable[[], Any], error_code: int = 1) -> None:
     except (InputError, ExplainedError) as error:
         _fail(str(error), error_code, error)
     except OSError as error:
-        if error.filename is None and error.errno not in _OF_THE_MACHINE:
+        if error.filename is None and error.errno not in _SYSTEM_ERRORS:
             error.add_note(REPORT)
             raise
         _fail(str(error), error_code, error)

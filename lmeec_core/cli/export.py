@@ -1,4 +1,4 @@
-"""`lmeec export`: the network's ONNX graphs and TensorRT engines from the command line."""
+"""`lmeec export`: write the network as ONNX graphs, and build TensorRT engines from them."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def export_command(
     seed: Annotated[
         int | None,
         typer.Option(
-            help="Without other weights: random weights from this seed, for tests.",
+            help="Without other weights: use random weights from this seed, for tests.",
             show_default="none",
             rich_help_panel=_WHAT,
         ),
@@ -53,8 +53,8 @@ def export_command(
     precision: Annotated[
         str,
         typer.Option(
-            help="Precision that the engine will use: fp32, bf16 or fp16. TensorRT's graphs have "
-            "their products in it; those for CPUs are in float32, with bf16 of rounded weights.",
+            help="Precision that the engine will use: fp32, bf16 or fp16. TensorRT graphs compute "
+            "matrix products in it; CPU graphs compute in float32, for bf16 with rounded weights.",
             rich_help_panel=_WHAT,
         ),
     ] = "fp32",
@@ -63,7 +63,7 @@ def export_command(
         typer.Option(
             min=1,
             help="Objects per step. Without --objects and --targets the graphs have a batch size "
-            "of one, which works for any number, one after another.",
+            "of one; they work for any number of objects and targets, one after another.",
             show_default="any number",
             rich_help_panel=_SHAPES,
         ),
@@ -95,7 +95,7 @@ def export_command(
         str,
         typer.Option(
             "--for",
-            help="With TensorRT for RTX: the kinds of GPU that an engine serves, as in "
+            help="With TensorRT for RTX: the GPU architectures to build for, for example "
             "sm86,sm89,sm120. Full TensorRT builds for this machine's GPU.",
             show_default="Ampere (sm80) and later",
             rich_help_panel=_TRT,
@@ -105,18 +105,19 @@ def export_command(
     """Write the network as ONNX graphs, and check each against eager torch.
 
     The graphs are those of a step with a full memory: image encoder, target tokens, memory
-    attention (view-specific, and full memory), fusion with decoder, and memory encoder (of given
-    and of predicted masks). All shapes are fixed. Beside each graph lies a record (JSON): shapes,
+    attention (view-specific, and full memory), fusion with decoder, and memory encoder (for given
+    and for predicted masks). All shapes are fixed. A JSON record next to each graph holds shapes,
     hashes, versions, and the largest difference from eager torch.
 
-    The engines onnxruntime, openvino and tensorrt make what they need at first use, which takes
-    minutes; for the engine auto a node makes it in the background. This command does it before.
+    The engines onnxruntime, openvino and tensorrt build the files they need at first use, which
+    takes minutes; with the engine auto, a node builds them in the background. This command builds
+    them in advance.
 
     **Examples**
 
     - `lmeec export`: the bundled network, for the engines on this machine
     - `lmeec export --preset base_plus --checkpoint weights.pt --out graphs`
-    - `LMEEC_CACHE=graphs lmeec demo`: the engines find graphs that were written elsewhere
+    - `LMEEC_CACHE=graphs lmeec demo`: let the engines use the graphs in that folder
     - `lmeec export --objects 4 --targets 2 --tensorrt`: engines for whole steps of that size
     - `lmeec export --tensorrt --for sm86,sm120 --out graphs`: engines for GPUs of other machines
     """
@@ -141,15 +142,17 @@ def export_command(
         if tensorrt:
             from lmeec_core.engine.tensorrt_library import load_tensorrt
 
-            library = load_tensorrt()  # what is amiss is said before the work, not after
+            library = load_tensorrt()  # checked before the long export, not after
             kinds = library.targets([name for name in re.split(r"[,\s]+", gpus) if name])
             library.facts(torch.device("cuda") if torch.cuda.is_available() else None)
-        here = "fp32" if precision == "fp16" else precision  # nothing is computed in it here
+        here = "fp32" if precision == "fp16" else precision  # this command computes nothing in fp16
         model = load_model(preset, checkpoint, "cpu", cast("Precision", here), seed)
         model.precision = "fp16" if precision == "fp16" else model.precision
         folder = out or cache_folder()
         if folder is None:
-            raise InputError("there is no home folder for the graphs; --out DIR names one for them")
+            raise InputError(
+                "there is no home folder to keep the graphs in; choose a folder with --out"
+            )
         store = GraphStore(model, folder)
         calls = _calls(model, objects, targets, memory)
         console = Console()
@@ -164,7 +167,7 @@ def export_command(
 def _calls(
     model: LMEEC, objects: int | None, targets: int | None, memory: MemoryConfig
 ) -> list[StageCall]:
-    """The calls of a step with a full memory, each once."""
+    """The stage calls of a step with a full memory, without duplicates."""
     from lmeec_core.engine import step_calls
 
     whole = objects is not None or targets is not None
@@ -180,7 +183,7 @@ def _write(store: GraphStore, calls: list[StageCall], console: Console) -> None:
         there = store.is_valid(call)
         path = store.get(call)
         record = read_record(path.with_suffix(".json"))
-        made = "was there" if there else f"{time.monotonic() - started:.1f} s"
+        made = "kept" if there else f"{time.monotonic() - started:.1f} s"
         return (
             f"{path.name}  {record['bytes'] / 1e6:.1f} MB, differs from eager torch by "
             f"{record['difference']:.1e} ({made})"
@@ -202,7 +205,7 @@ def _build(
         record = make_engine_file(library, graph, store.model.precision, kinds)
         name = engine_path(graph).name
         if record is None:
-            return f"{name}  was there"
+            return f"{name}  (kept)"
         return (
             f"{name}  {record['layers']} layers, {record['bytes'] / 1e6:.1f} MB "
             f"({time.monotonic() - started:.1f} s)"
@@ -219,7 +222,7 @@ def _each(
     work: Callable[[StageCall], str],
     console: Console,
 ) -> None:
-    """Work on each call behind a bar; print the line that tells what was made of it."""
+    """Work on each call, with a progress bar; print the line that ``work`` returns."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
 
     columns = ("{task.description}", BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

@@ -1,4 +1,4 @@
-"""What `lmeec info` prints about takes or a bag."""
+"""`lmeec info`: print the contents of takes or of a bag."""
 
 from __future__ import annotations
 
@@ -21,25 +21,26 @@ LISTED = 20
 
 
 def show(path: Path, console: Console, offsets: bool = False) -> int:
-    """Print what takes of any kind, or a rosbag2 recording, hold.
+    """Print the contents of takes of any kind, or of a rosbag2 recording.
 
     Args:
-        path: of them.
+        path: a take, a folder or dataset of takes, a relations file, or a bag.
         console: where to print.
-        offsets: of a bag, estimate how far the cameras' clocks are apart.
+        offsets: for a bag, also estimate the offsets between the cameras' clocks.
 
     Returns:
-        The exit code: 1 if a take, a part of one or a part of a bag turned out to be broken.
+        The exit code: 1 if a take, a part of a take or a part of a bag is broken.
 
     Raises:
-        TakeError, BagError: if it is neither, or a single take is broken.
+        TakeError, BagError: the path holds neither takes nor a bag, or a single, broken take.
+        InputError: ``offsets`` for takes.
     """
     if is_bag(path):
         code = _show_bag(path, console)
         return max(code, _show_offsets(path, console)) if offsets else code
     if offsets:
         raise InputError(
-            f"--offsets: given for {path}, which is no bag; the frames of takes have no clocks"
+            f"--offsets given for {path}, which is not a bag; the frames of takes have no clocks"
         )
     try:
         takes = open_takes(path)
@@ -57,7 +58,7 @@ def show(path: Path, console: Console, offsets: bool = False) -> int:
 
 
 def _show_takes(takes: Takes, console: Console) -> list[str]:
-    """Print what the first takes hold; returns what could not be read, one text each."""
+    """Print the contents of the first takes; returns a text for each part that is broken."""
     console.print(f"{takes.kind} {escape(str(takes.path))}: {len(takes)} takes")
     table = Table("take", "scenario", "cameras", "objects", "frames", "images")
     left_out: list[str] = []
@@ -85,11 +86,11 @@ def _show_takes(takes: Takes, console: Console) -> list[str]:
 
 
 def _show_take(take: Take, console: Console) -> list[str]:
-    """Print what a take holds; returns what could not be read, one text each."""
+    """Print the contents of a take; returns a text for each part that is broken."""
     problems: list[str] = []
     table = Table("camera", "view", "frames", "image size")
     for camera in take.cameras:
-        numbers, size = _look_at(take, camera, problems)
+        numbers, size = _frames_and_size(take, camera, problems)
         table.add_row(escape(camera), "ego" if is_ego(camera) else "exo", str(numbers), size)
     try:
         common = str(len(take.common_frames()))
@@ -106,13 +107,13 @@ def _show_take(take: Take, console: Console) -> list[str]:
         table.add_row(escape(name), *(counts[name, camera] for camera in take.cameras))
     console.print(table)
     problems += [text for text in _cut_off(take, console) if text not in problems]
-    return [*take.left_out, *problems]  # last: problems of videos and masks are known only now
+    return [*take.left_out, *problems]  # left_out is complete only after videos and masks are read
 
 
 def _cut_off(take: Take, console: Console) -> list[str]:
-    """Files that are truncated or not images, one text each; they are read, not decoded.
+    """A text for each file that is truncated or not an image; files are read, not decoded.
 
-    Videos are left out: opening them already reports what is lost.
+    Videos are not checked here: opening them already reports lost frames.
     """
     if isinstance(take, RelationsTake):
         return []
@@ -131,8 +132,8 @@ def _cut_off(take: Take, console: Console) -> list[str]:
     return problems
 
 
-def _look_at(take: Take, camera: str, problems: list[str]) -> tuple[str, str]:
-    """Number of a camera's frames, and the size of the first that can be read."""
+def _frames_and_size(take: Take, camera: str, problems: list[str]) -> tuple[str, str]:
+    """Number of a camera's frames, and the size of its first image; "-" if unreadable."""
     try:
         numbers = take.frames(camera)
         if not numbers:
@@ -146,14 +147,14 @@ def _look_at(take: Take, camera: str, problems: list[str]) -> tuple[str, str]:
 
 
 def _count_masks(take: Take, problems: list[str], console: Console) -> dict[tuple[str, str], str]:
-    """Number of every object's masks in every camera, all of them read once."""
+    """Number of each object's masks in each camera; reads every mask once to check it."""
     places = [(name, camera) for name in take.objects for camera in take.cameras]
     shown = track(places, f"masks of {escape(take.name)}", console=console, transient=True)
     return {place: _masks(take, *place, problems) for place in shown}
 
 
 def _masks(take: Take, name: str, camera: str, problems: list[str]) -> str:
-    """Number of an object's masks in a camera, null ones included; broken ones are a problem."""
+    """Number of an object's masks in a camera, null ones included; broken ones are reported."""
     try:
         frames = take.mask_frames(name, camera)
     except TakeError as error:
@@ -196,22 +197,22 @@ def _show_bag(path: Path, console: Console) -> int:
 
 
 def _show_offsets(path: Path, console: Console) -> int:
-    """Print the clocks of the cameras against the first one's; 1 if an image cannot be read."""
+    """Print each camera's clock offset from the first camera; 1 if an image cannot be read."""
     from lmeec_core.cli.plugins import provider
     from lmeec_core.sync.offsets import estimate_offset
 
     problems: list[str] = []
     motions = provider("bag_motion").bag_motion(path, problems)
     if len(motions) < 2:
-        console.print(f"offsets: {len(motions)} cameras with images; two or more are compared")
+        console.print(f"offsets: {len(motions)} cameras with images; at least two are needed")
     first, *others = sorted(motions) or [""]
     for topic in others:
         found = estimate_offset(motions[first], motions[topic])
         text = f"offset of {escape(topic)} from {escape(first)}: "
         if found is None:
-            text += "not known (less than 3 s in common, or nothing moves)"
+            text += "unknown (less than 3 s in common, or nothing moves)"
         elif found.doubt:
-            text += f"not known; {found.seconds:+.3f} s would be best, but {found.doubt}"
+            text += f"unknown; {found.seconds:+.3f} s fits best, but {found.doubt}"
         else:
             text += (
                 f"time_offset: {found.seconds:.3f} (correlation of the motion "

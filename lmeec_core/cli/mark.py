@@ -1,4 +1,4 @@
-"""`lmeec mark`: a web page to mark objects on, and to see them in all views."""
+"""`lmeec mark`: a web page for marking objects and seeing their masks in all views."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from rich.console import Console
 
 from lmeec_core.cli.exit_codes import run_command
 from lmeec_core.cli.options import (
-    HOW,
-    WHAT,
+    METHOD_PANEL,
+    RECORDING_PANEL,
     Checkpoint,
     PromptCheckpoint,
     PromptPreset,
@@ -26,7 +26,7 @@ from lmeec_core.errors import InputError
 if TYPE_CHECKING:
     from lmeec_core.marking.source import MarkSource
 
-_WHERE = "Where the page is"
+_SERVER = "Where the page is served"
 LOOPBACK = "127.0.0.1"
 
 
@@ -46,70 +46,75 @@ def mark_command(
     source: Annotated[
         Path | None,
         typer.Argument(
-            help="A take, or one of a dataset or of EgoExo4D's relations_{split}.json.",
+            help="A take; or a dataset or EgoExo4D's relations_{split}.json, with --take.",
             show_default="with --live: none",
         ),
     ] = None,
     live: Annotated[
-        bool, typer.Option("--live", help="The cameras of a running node (needs ROS).")
+        bool, typer.Option("--live", help="Use the cameras of a running node (needs ROS).")
     ] = False,
     node: Annotated[str, typer.Option(help="With --live: the node's full name.")] = "/lmeec",
     prompts: Annotated[
         Path,
         typer.Option(
-            help="The file that Save writes. If it is there, its prompts are shown first.",
-            rich_help_panel=WHAT,
+            help="The file that Save writes. If it exists, its prompts are loaded at the start.",
+            rich_help_panel=RECORDING_PANEL,
         ),
     ] = Path("prompts.json"),
     take: Annotated[
         str | None,
         typer.Option(
-            help="Which take, where there are several.",
+            help="Which take, if there are several.",
             show_default="the only one",
-            rich_help_panel=WHAT,
+            rich_help_panel=RECORDING_PANEL,
         ),
     ] = None,
     split: Split = None,
     videos: Videos = None,
     preset: Annotated[
-        str, typer.Option(help="The network: nano, base_plus.", rich_help_panel=HOW)
+        str, typer.Option(help="The network: nano, base_plus.", rich_help_panel=METHOD_PANEL)
     ] = "nano",
     checkpoint: Checkpoint = None,
     prompt_preset: PromptPreset = None,
     prompt_checkpoint: PromptCheckpoint = None,
     seed: Seed = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda or auto.", rich_help_panel=HOW)] = "auto",
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda or auto.", rich_help_panel=METHOD_PANEL)
+    ] = "auto",
     engine: Annotated[
         str,
         typer.Option(
             help="The backend: eager, auto, cuda_graph, onnxruntime, openvino, tensorrt.",
-            rich_help_panel=HOW,
+            rich_help_panel=METHOD_PANEL,
         ),
     ] = "eager",
     host: Annotated[
         str,
         typer.Option(
-            help="The address to be reached at; 0.0.0.0 is every one of this machine's.",
-            rich_help_panel=_WHERE,
+            help="Address to listen on; 0.0.0.0: all addresses of this machine.",
+            rich_help_panel=_SERVER,
         ),
     ] = LOOPBACK,
     port: Annotated[
-        int, typer.Option(min=0, max=65535, help="0: any free one.", rich_help_panel=_WHERE)
+        int,
+        typer.Option(min=0, max=65535, help="Port; 0: any free port.", rich_help_panel=_SERVER),
     ] = 8080,
     browser: Annotated[
-        bool, typer.Option("--browser", help="Open it in a browser.", rich_help_panel=_WHERE)
+        bool,
+        typer.Option("--browser", help="Open the page in a browser.", rich_help_panel=_SERVER),
     ] = False,
 ) -> None:
     """Mark objects by clicks and boxes on a web page; their masks appear in all views.
 
-    A click is on the object, a Shift or right click is not on it, a drag is a box. A recording has
-    a time line: mark objects on any frame, correct them on others, let it be tracked, and save the
-    prompts for `lmeec track --prompts`. With --live, the prompts go to the running node.
+    Click on an object, Shift-click or right-click on what does not belong to it, or drag a box
+    around it. For a recording, the page has a timeline: mark objects on any frame, correct them on
+    others, track them, and save the prompts for `lmeec track --prompts`. With --live, the prompts
+    go to the running node.
 
-    The page is served on this machine only (127.0.0.1). It answers no other web pages (the headers
-    Host and Origin are checked). With --host and another address, everybody who can reach the
-    address and knows the token in the printed URL can use it; the connection is not encrypted, so
-    in other than your own networks use `ssh -L 8080:127.0.0.1:8080` instead.
+    The page is served on this machine only (127.0.0.1), and requests from other web pages are
+    rejected (the Host and Origin headers are checked). With --host and another address, anyone who
+    can reach that address and knows the token in the printed URL can use the page. The connection
+    is not encrypted: outside your own network, use `ssh -L 8080:127.0.0.1:8080` instead.
 
     **Examples**
 
@@ -126,7 +131,7 @@ def mark_command(
         if live == (source is not None):
             raise InputError(
                 f"{'both a recording and --live' if live else 'neither a recording nor --live'} "
-                "given, one of them expected"
+                "given, exactly one of them expected"
             )
         marked: MarkSource
         if source is None:
@@ -146,13 +151,13 @@ def mark_command(
 
         def say(address: str) -> None:
             console.print(f"{marked.title}: {address}", highlight=False, soft_wrap=True)
-            console.print("Ctrl-C ends it.", highlight=False)
+            console.print("Press Ctrl-C to stop.", highlight=False)
             if browser:
                 typer.launch(address)
 
         serve(marked, host, port, say)
         if marked.unsaved:
-            console.print("The prompts that were not saved are lost.", style="yellow")
+            console.print("Unsaved prompts are lost.", style="yellow")
 
     run_command(work)
 
@@ -173,11 +178,11 @@ def _recording(
 
     if is_bag(source):
         raise InputError(
-            f"{source}: is a bag, a take expected. Play it to a node (lmeec play {source}), and "
-            "mark there (lmeec mark --live)"
+            f"{source}: is a bag, a take expected. Play the bag to a node (lmeec play {source}), "
+            "and mark objects there (lmeec mark --live)"
         )
     if network.prompt_checkpoint is not None and network.prompt_preset is None:
-        raise InputError("--prompt-checkpoint given without --prompt-preset; name its network, too")
+        raise InputError("--prompt-checkpoint given without --prompt-preset; give both")
     opened = open_one(source, split, take, videos)
     settings: dict[str, Any] = {
         name: getattr(network, name) for name in ("device", "seed", "engine")

@@ -11,12 +11,9 @@ import typer
 
 from lmeec_core.methods import METHODS
 
-WHAT = "Which recording"
-"""Title of these options in --help."""
-
-
-HOW = "Method, network and memory"
-"""Likewise."""
+RECORDING_PANEL = "Which recording"
+METHOD_PANEL = "Method, network and memory"
+"""Titles of the groups of options in --help."""
 
 
 class Direction(StrEnum):
@@ -27,15 +24,17 @@ class Direction(StrEnum):
     exo_ego = "exo-ego"
 
     @property
-    def one(self) -> str | None:
-        """The direction; None for both."""
+    def single(self) -> str | None:
+        """The direction's name; None for both."""
         return None if self is Direction.both else self.value
 
 
 Split = Annotated[
     str | None,
     typer.Option(
-        help="Split of a dataset, for example test.", show_default="all", rich_help_panel=WHAT
+        help="Split of a dataset, for example test.",
+        show_default="all",
+        rich_help_panel=RECORDING_PANEL,
     ),
 ]
 Videos = Annotated[
@@ -43,7 +42,7 @@ Videos = Annotated[
     typer.Option(
         help="For a relations file: the folder of the takes' videos.",
         show_default="takes/ beside or above the file",
-        rich_help_panel=WHAT,
+        rich_help_panel=RECORDING_PANEL,
     ),
 ]
 Objects = Annotated[
@@ -52,7 +51,7 @@ Objects = Annotated[
         "--object",
         help="Only this object; may be repeated (not for bags).",
         show_default="all",
-        rich_help_panel=WHAT,
+        rich_help_panel=RECORDING_PANEL,
     ),
 ]
 Parameters = Annotated[
@@ -60,7 +59,7 @@ Parameters = Annotated[
     typer.Option(
         help="For a bag: the node's parameter file, with topics and cameras.",
         show_default="read from the bag if `lmeec bag` made it",
-        rich_help_panel=WHAT,
+        rich_help_panel=RECORDING_PANEL,
     ),
 ]
 NodeName = Annotated[
@@ -68,67 +67,80 @@ NodeName = Annotated[
     typer.Option(
         help="The node whose parameters in the file apply, for example /robot1/lmeec.",
         show_default="the file's node called lmeec",
-        rich_help_panel=WHAT,
+        rich_help_panel=RECORDING_PANEL,
     ),
 ]
 MethodName = Annotated[
     str | None,
     typer.Option(
-        help=f"The method: {', '.join(METHODS)}.", show_default="lmeec", rich_help_panel=HOW
+        help=f"The method: {', '.join(METHODS)}.",
+        show_default="lmeec",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 Checkpoint = Annotated[
     Path | None,
-    typer.Option(help="Weights.", show_default="the preset's own", rich_help_panel=HOW),
+    typer.Option(
+        help="File of weights.", show_default="the preset's own", rich_help_panel=METHOD_PANEL
+    ),
 ]
 PromptPreset = Annotated[
     str | None,
     typer.Option(
-        help="The network that tracks objects where they were marked: nano, sam2_tiny, ...",
-        show_default="the one that finds them in the other views",
-        rich_help_panel=HOW,
+        help="The network that tracks objects in the view in which they were marked: nano, "
+        "sam2_tiny, ...",
+        show_default="the network of --preset",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 PromptCheckpoint = Annotated[
     Path | None,
     typer.Option(
-        help="Weights of that network.", show_default="the preset's own", rich_help_panel=HOW
+        help="Weights of the --prompt-preset network.",
+        show_default="the preset's own",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 Seed = Annotated[
     int | None,
     typer.Option(
-        min=0, help="Random weights from this seed, to test a set-up.", rich_help_panel=HOW
+        min=0,
+        help="Use random weights from this seed, to test a setup.",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 Candidates = Annotated[
     str | None,
     typer.Option(
-        help="For omama: regions, sam2, or a file with masks of another program (a folder of such "
-        "files for several takes).",
-        show_default="regions, or sam2 with a network that takes points",
-        rich_help_panel=HOW,
+        help="For omama: where candidate masks come from: regions, sam2, or a file of masks from "
+        "another program (for several takes, a folder of these files).",
+        show_default="sam2 if the network accepts points, else regions",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 MaxCandidates = Annotated[
     int | None,
     typer.Option(
-        min=1, help="For omama: candidates of an image.", show_default="100", rich_help_panel=HOW
+        min=1,
+        help="For omama: maximum number of candidates per image.",
+        show_default="100",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 Matcher = Annotated[
     str | None,
     typer.Option(
-        help="For omama: the matcher's checkpoint; with one that was released, the features are "
-        "DINOv2's.",
-        show_default="the features are compared themselves",
-        rich_help_panel=HOW,
+        help="For omama: the matcher's checkpoint; the released ones use DINOv2 features.",
+        show_default="none: features are compared directly",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 Follow = Annotated[
     bool,
     typer.Option(
-        "--follow", help="For omama: remember how objects look in each view.", rich_help_panel=HOW
+        "--follow",
+        help="For omama: keep a memory of each object's appearance in each view.",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 
@@ -137,26 +149,26 @@ Text = Annotated[
     list[str] | None,
     typer.Option(
         metavar="OBJECT=TEXT",
-        help='For omama: what an object looks like, as cup="a blue mug with a handle"; may be '
-        "repeated. Needs --text-weights.",
+        help="For omama: a description of an object's appearance, for example "
+        'cup="a blue mug with a handle"; may be repeated. Needs --text-weights.',
         show_default="none",
-        rich_help_panel=HOW,
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 TextWeights = Annotated[
     Path | None,
     typer.Option(
-        help="For omama: how texts and candidates are compared (docs/training.md).",
+        help="For omama: weights for comparing descriptions with candidates (docs/training.md).",
         show_default="none",
-        rich_help_panel=HOW,
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 TextEncoder = Annotated[
     Path | None,
     typer.Option(
-        help="For omama: folder of the text model that --text-weights are for.",
-        show_default="they are for words themselves",
-        rich_help_panel=HOW,
+        help="For omama: folder of the text model that --text-weights were trained with.",
+        show_default="weights trained on hashed words need none",
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 
@@ -164,10 +176,10 @@ TextEncoder = Annotated[
 def text_options(
     texts: Sequence[str] | None, weights: Path | None, encoder: Path | None
 ) -> dict[str, object]:
-    """The node's parameters of these options; None where nothing is given.
+    """The node parameters that the text options set; None for an option that is not given.
 
     Raises:
-        typer.BadParameter: a text that is not of an object.
+        typer.BadParameter: a text names no object, or two texts name the same one.
     """
     found: dict[str, object] = {
         "omama.text_weights": None if weights is None else str(weights.resolve()),
@@ -177,7 +189,8 @@ def text_options(
         name, is_given, text = one.partition("=")
         if not is_given or not name.strip():
             raise typer.BadParameter(
-                f'--text {one!r} given, OBJECT=TEXT expected, as cup="a blue mug with a handle"'
+                f"--text {one!r} given, OBJECT=TEXT expected, for example "
+                'cup="a blue mug with a handle"'
             )
         if f"text.{name.strip()}" in found:
             raise typer.BadParameter(f"--text: {name.strip()!r} has two texts")
@@ -190,23 +203,23 @@ CropLayers = Annotated[
     typer.Option(
         min=0,
         max=3,
-        help="For omama's candidates by sam2: layers of overlapping crops, in which smaller "
-        "objects are found.",
+        help="For omama with --candidates sam2: layers of overlapping crops, to find smaller "
+        "objects.",
         show_default="0",
-        rich_help_panel=HOW,
+        rich_help_panel=METHOD_PANEL,
     ),
 ]
 
 
 def candidate_options(
-    given: str | None, most: int | None, crop_layers: int | None
+    source: str | None, max_candidates: int | None, crop_layers: int | None
 ) -> dict[str, object]:
-    """The node's parameters of these options; None where nothing is given."""
-    named = given in ("auto", "regions", "sam2")
+    """The node parameters that the candidate options set; None for an option that is not given."""
+    named = source in ("auto", "regions", "sam2")
     return {
-        "candidates.source": given if named or given is None else "files",
-        "candidates.file": None if named or given is None else str(Path(given).resolve()),
-        "candidates.most": most,
+        "candidates.source": source if named or source is None else "files",
+        "candidates.file": None if named or source is None else str(Path(source).resolve()),
+        "candidates.most": max_candidates,
         "candidates.crop_layers": crop_layers,
     }
 
@@ -215,7 +228,9 @@ QueryCamera = Annotated[str, typer.Option(help="Query camera: ego, exo (the firs
 TargetCameras = Annotated[
     list[str] | None,
     typer.Option(
-        "--target", help="Target camera; may be repeated.", show_default="all of the other kind"
+        "--target",
+        help="Target camera; may be repeated.",
+        show_default="all cameras of the other kind",
     ),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the bag if it exists.")]

@@ -40,14 +40,14 @@ class Plugin(Protocol):
         """
 
     def bag_predictions(self, path: Path, problems: list[str]) -> Predictions:
-        """The masks that a bag holds; what of it cannot be read goes to ``problems``.
+        """The masks in a bag; parts that cannot be read are described in ``problems``.
 
         Raises:
-            InputError: it holds no masks.
+            InputError: the bag holds no masks.
         """
 
     def bag_motion(self, path: Path, problems: list[str]) -> dict[str, Motion]:
-        """Image topic of a bag to the motion in it; what cannot be read goes to ``problems``.
+        """The motion on each image topic of a bag; unreadable images are added to ``problems``.
 
         Raises:
             BagError: the bag cannot be read.
@@ -93,4 +93,6 @@ def provider(member: str) -> Plugin:
         if hasattr(plugin, member):
             found: Plugin = plugin
             return found
-    raise InputError(f"this needs the node's package, which is not installed (no {member} here)")
+    raise InputError(
+        f"this needs the node's package, which is not installed (no plugin has {member})"
+    )

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-_SCENE = "Contents of a take (default: as the level sets it)"
+_SCENE = "Contents of a take (default: set by --level)"
 _SIZE = "Size of the data"
 
 
@@ -101,7 +101,7 @@ def simulate_command(
     **Examples**
 
     - `lmeec simulate out/sim` (10 takes: 8 train, 1 val, 1 test)
-    - `lmeec simulate out/sim --train 100 --val 10 --test 10` (the 10 are kept)
+    - `lmeec simulate out/sim --train 100 --val 10 --test 10` (keeps those 10)
     - `lmeec simulate out/hard --level hard --exo-cameras 4 --frames 300`
     - `lmeec simulate out/long --train 0 --val 0 --test 5 --frames 900 --size 256`
 
@@ -145,7 +145,7 @@ def _run(
     out: Path, config: Any, counts: dict[str, int], frames: int, size: int, seed: int,
     quality: int, depth: bool, workers: int,
 ) -> int:  # fmt: skip
-    """Make the takes under a progress bar; returns how many failed."""
+    """Make the takes with a progress bar; returns the number that failed."""
     from rich.console import Console
 
     from lmeec_core.cli.progress import counting

@@ -58,7 +58,7 @@ def source_of(path: Path) -> RecordingSource:
     """The source that reads the recording.
 
     Raises:
-        InputError: it is a bag, and the part that reads bags is not installed.
+        InputError: the path is a bag, and the package that reads bags is not installed.
     """
     return provider("bag_source").bag_source() if is_bag(path) else TakeSource()
 
@@ -70,16 +70,16 @@ def find_predictions(
     objects: Collection[str] | None,
     problems: list[str],
 ) -> Predictions:
-    """The predictions for a recording; predictions for unknown objects are reported as a problem.
+    """The predictions for a recording; predictions for unknown objects are reported as problems.
 
     Args:
-        path: a result file of any method, or a bag of masks; None for none.
-        direction, take: the part of the file.
-        objects: the take's; None if they are not known.
+        path: a result file of any method, or a bag of masks; None for no predictions.
+        direction, take: the part of a result file to read.
+        objects: names of the take's objects; None if unknown.
         problems: receives a text for everything that is left out.
 
     Raises:
-        InputError: they cannot be read, or there are none of the take.
+        InputError: the file or bag cannot be read, or has no predictions for the take.
     """
     from lmeec_core.takes.keys import look_alike
     from lmeec_core.viewing.moments import NoPredictions, ResultPredictions
@@ -103,7 +103,7 @@ def find_predictions(
 
 @lru_cache(maxsize=1)
 def _results(path: Path, direction: str, state: tuple[int, int]) -> Results:
-    """A part of a result file; kept, since a dataset's recordings read it one after the other."""
+    """One direction of a result file; cached, because each recording of a dataset reads it."""
     from lmeec_core.takes import Results
 
     return Results.read(path, direction)
@@ -119,6 +119,6 @@ def is_bag(path: Path) -> bool:
 def _check_no_bag(options: TrackOptions | ViewOptions) -> None:
     if options.params is not None or options.node is not None:
         raise InputError(
-            f"{options.source}: is no bag (a folder with metadata.yaml, .mcap or .db3 files, or "
-            "such a file); --params and --node belong to bags: a take has its cameras in folders"
+            f"{options.source}: is not a bag (a .mcap or .db3 file, or a folder with such files or "
+            "metadata.yaml); --params and --node apply only to bags"
         )

@@ -41,15 +41,15 @@ def train_command(
     (DATA/train/TAKE, DATA/val/TAKE), on a CPU, a GPU, or several GPUs and machines under torchrun.
     Broken images and annotations are named, skipped and counted.
 
-    **omama.yaml**: the matcher of the method omama, as published, on takes in the same layout. Its
-    features are frozen: each image is described once, and the descriptions are kept in files.
+    **omama.yaml**: the matcher of the method omama, as published, on takes in the same layout. The
+    feature extractor is frozen: each image's features are computed once and kept in files.
 
     **Examples**
 
     - `lmeec train runs/nano`: a full run with the settings of nano_sim.yaml
     - `lmeec train runs/try --set minutes=10 --set scenes=500 --set test_scenes=10`: a short test
-    - `lmeec train runs/nano --set session_minutes=25`: 25 minutes of a run; exit code 3 while it is
-      not finished
+    - `lmeec train runs/nano --set session_minutes=25`: train for 25 minutes, then stop; the exit
+      code is 3 until the run is finished
     - `lmeec train runs/exact --set steps=2000`: a fixed number of steps on all scenes; the same
       seed gives the same weights (on a CPU with the same number of threads)
     - `tensorboard --logdir runs/nano/tensorboard`: curves and examples, in another terminal
@@ -84,7 +84,7 @@ def train_command(
 
 
 def _run(work: Path, config: Path, changes: list[str], out: Path) -> bool:
-    """Train and show the results; whether all is done."""
+    """Train and show the results; returns whether the run is finished."""
     from lmeec_core.training.settings import MatchTrainConfig, TrainConfig, read_config
 
     settings = read_config(config, changes)
@@ -99,8 +99,8 @@ def _run(work: Path, config: Path, changes: list[str], out: Path) -> bool:
         return egoexo4d.train(settings, work, out)
     if settings.render and importlib.util.find_spec("mujoco") is None:
         raise InputError(
-            "MuJoCo is not installed, which renders the scenes: pip install 'lmeec[simulation]', "
-            "or --set render=false with scenes in the run's folder"
+            "MuJoCo is not installed, and the scenes are rendered with it: pip install "
+            "'lmeec[simulation]', or put scenes into the run's folder and use --set render=false"
         )
     from lmeec_core.training.recipes import nano_run
 

@@ -1,4 +1,4 @@
-"""`lmeec view`: a recording with its masks, as a video and a Rerun recording."""
+"""`lmeec view`: a recording with its masks as a video, a Rerun recording or a web page."""
 
 from __future__ import annotations
 
@@ -23,24 +23,26 @@ if TYPE_CHECKING:
     from lmeec_core.viewing.moments import Moment, MomentWriter, Predictions
     from lmeec_core.viewing.options import ViewOptions
 
-SLOWEST = 4.0
+MIN_FPS = 4.0
 """Minimum frame rate of the video: subsampled takes have one frame per second."""
-LOOKED_AT = 20
+LOOKAHEAD = 20
+"""Moments that are read first, to estimate the frame rate."""
 SHOWN = 5
+"""Maximum number of problems and of notes that are printed."""
 
 
 def view_command(
     source: Annotated[
         Path,
         typer.Argument(
-            help="A take, or one of a dataset or of EgoExo4D's relations_{split}.json; or a bag."
+            help="A take; a dataset or EgoExo4D's relations_{split}.json, with --take; or a bag."
         ),
     ],
     predictions: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="A result file of any method, or a bag of masks: what the node published or "
-            "`lmeec track --bag` wrote. Several are shown beside each other.",
+            help="A result file of any method, or a bag of masks, published by the node or written "
+            "by `lmeec track --bag`. Several are shown side by side.",
             show_default="none: only query masks and truth",
         ),
     ] = None,
@@ -50,15 +52,16 @@ def view_command(
     rerun: Annotated[
         Path | None,
         typer.Option(
-            help="Also a Rerun recording (.rrd): images, masks, presence and scores over time, and "
-            "with a calibration the cameras and objects in space."
+            help="Also write a Rerun recording (.rrd): images, masks, presence and scores over "
+            "time and, with a calibration, the cameras and objects in 3D."
         ),
     ] = None,
     html: Annotated[
         Path | None,
         typer.Option(
-            help="Also a page (.html) that plays in a browser, from disk: move in time, switch "
-            "objects on and off, curves of presence and IoU, the worst frames first."
+            help="Also write a page (.html) that plays in a browser, without a server, with a time "
+            "slider, a switch for each object, curves of presence and IoU, and a list of the worst "
+            "frames."
         ),
     ] = None,
     calibration: Annotated[
@@ -70,7 +73,8 @@ def view_command(
         ),
     ] = None,
     direction: Annotated[
-        Direction, typer.Option(help="both: the direction of the predictions, else ego-exo.")
+        Direction,
+        typer.Option(help="both: the direction of the predictions; without any, ego-exo."),
     ] = Direction.both,
     query: Annotated[
         str | None,
@@ -78,7 +82,7 @@ def view_command(
     ] = None,
     take: Annotated[
         str | None,
-        typer.Option(help="Which take, where there are several.", show_default="the only one"),
+        typer.Option(help="Which take, if there are several.", show_default="the only one"),
     ] = None,
     split: Split = None,
     videos: Videos = None,
@@ -98,7 +102,7 @@ def view_command(
     """Make a video of a recording with its masks: the query view next to each target view.
 
     True masks, where the take has them, are outlined in white. The video is H.264 and plays in
-    browsers. Exit code 1 if a part of the recording is not shown; it is named.
+    browsers. The exit code is 1 if any part of the recording is not shown; each such part is named.
 
     **Examples**
 
@@ -107,7 +111,7 @@ def view_command(
     - `lmeec view relations_val.json found.json --take <uid> --videos takes`
     - `lmeec view robot_bag masks_bag --params my.yaml`: what the node saw and answered
     - `lmeec view take_7 found.json --html take_7.html`: open it in a browser
-    - `lmeec view take_7 lmeec.json omama.json --html both.html`: methods frame by frame
+    - `lmeec view take_7 lmeec.json omama.json --html both.html`: compare methods frame by frame
     - `lmeec view take_7 masks_bag --rerun take_7.rrd`, then `rerun take_7.rrd`
     """
     from rich.console import Console
@@ -123,7 +127,7 @@ def view_command(
         rerun=rerun,
         html=html,
         calibration=calibration,
-        direction=direction.one,
+        direction=direction.single,
         query=query,
         take=take,
         split=split,
@@ -138,7 +142,7 @@ def view_command(
     def work() -> int:
         if calibration is not None and rerun is None:
             raise InputError(
-                f"--calibration {calibration}: is for the scene in space of a Rerun recording; "
+                f"--calibration {calibration}: is used for the 3D scene of a Rerun recording; "
                 "--rerun FILE.rrd expected as well"
             )
         return run(options, Console())
@@ -147,7 +151,7 @@ def view_command(
 
 
 def run(options: ViewOptions, console: Console) -> int:
-    """Write the video and the Rerun recording; return the exit code.
+    """Write the video and the other outputs; return the exit code.
 
     Raises:
         TakeError, BagError, InputError: the source or the predictions cannot be shown.
@@ -164,19 +168,19 @@ def run(options: ViewOptions, console: Console) -> int:
     notes: list[str] = []
     viewed = _open(options, problems, notes)
     moments = viewed.moments
-    said = ", ".join(path.name for path in _files(options)) or "no predictions"
-    said += "; white outline: truth" if viewed.truth else ""
+    legend = ", ".join(path.name for path in _files(options)) or "no predictions"
+    legend += "; white outline: truth" if viewed.truth else ""
     colours = overlay.Colours()
     out = options.out or Path(f"{viewed.name}.mp4")
     out.parent.mkdir(parents=True, exist_ok=True)
     shown = track(moments, "moments", total=viewed.count, console=console, transient=True)
-    first, moments = _ahead(shown, LOOKED_AT)
+    first, moments = _peek(shown, LOOKAHEAD)
     if not first:
         why = "; ".join(dict.fromkeys(problems)) or "no frames, or no sets"
         raise InputError(f"{options.source}: nothing to show: {why}")
     for name in first[0].query.masks:
-        colours[name]  # gives it the next colour
-    title = f"{viewed.name}, {said}"
+        colours[name]  # assigns the next colour
+    title = f"{viewed.name}, {legend}"
     painter = Painter(colours, options.height, title)
     rate = _rate(first, options.fps)
     with contextlib.ExitStack() as stack:
@@ -195,11 +199,11 @@ def run(options: ViewOptions, console: Console) -> int:
     if options.html is not None:
         console.print(f"{options.html} (open it in a browser)", highlight=False)
         notes += filter(None, [page.too_large])
-    _say(console, notes, problems)
+    _print_problems(console, notes, problems)
     return 1 if problems else 0
 
 
-def _say(console: Console, notes: list[str], problems: list[str]) -> None:
+def _print_problems(console: Console, notes: list[str], problems: list[str]) -> None:
     for what, texts in (("note", notes), ("left out", problems)):
         texts = list(dict.fromkeys(texts))
         for text in texts[:SHOWN]:
@@ -215,20 +219,20 @@ def _files(options: ViewOptions) -> list[Path]:
 def _calibration(
     options: ViewOptions, viewed: Viewed, problems: list[str], notes: list[str]
 ) -> Calibration | None:
-    """Of the cameras in the scene of the Rerun recording; None, and a text, if there is none.
+    """The calibration for the Rerun recording; None, and a note or problem, if there is none.
 
     Raises:
-        CalibrationError: the file that was given cannot be used.
+        CalibrationError: the file given with --calibration cannot be used.
     """
     from lmeec_core.calibration import CalibrationError, read_calibration
 
     if options.calibration is not None:
         return read_calibration(options.calibration)
-    without = f"{options.rerun} shows images and curves, but no cameras and objects in space"
+    without = f"{options.rerun} shows images and curves, but no cameras and objects in 3D"
     if viewed.calibration is None:
         notes.append(
-            f"{options.source} has no calibration: {without}; --calibration names a file of lenses "
-            "and poses"
+            f"{options.source} has no calibration: {without}; give a file of lenses and poses with "
+            "--calibration"
         )
         return None
     try:
@@ -239,7 +243,7 @@ def _calibration(
 
 
 def _open(options: ViewOptions, problems: list[str], notes: list[str]) -> Viewed:
-    """The recording with the predictions, those of several methods beside each other."""
+    """The recording with the predictions; those of several methods are side by side."""
     from lmeec_core.viewing.comparison import labels, side_by_side
 
     paths = _files(options)
@@ -271,7 +275,7 @@ def _open(options: ViewOptions, problems: list[str], notes: list[str]) -> Viewed
 def _then_unshown(
     moments: Iterable[Moment], predictions: Predictions, problems: list[str]
 ) -> Iterator[Moment]:
-    """The moments; after the last, predictions that were not shown are reported as a problem."""
+    """The moments; after the last one, predictions that were not shown are reported."""
     from lmeec_core.viewing.moments import ResultPredictions
 
     yield from moments
@@ -279,8 +283,8 @@ def _then_unshown(
         problems += predictions.unshown()
 
 
-def _ahead(moments: Iterable[Moment], count: int) -> tuple[list[Moment], Iterator[Moment]]:
-    """The first moments, and all of them."""
+def _peek(moments: Iterable[Moment], count: int) -> tuple[list[Moment], Iterator[Moment]]:
+    """The first ``count`` moments, and an iterator over all moments."""
     iterator = iter(moments)
     first = list(islice(iterator, count))
 
@@ -292,9 +296,9 @@ def _ahead(moments: Iterable[Moment], count: int) -> tuple[list[Moment], Iterato
 
 
 def _rate(first: list[Moment], wanted: float | None) -> float:
-    """Frames per second: as given, else the recording's own."""
+    """Frames per second: as requested, else the recording's own, from MIN_FPS to 60."""
     if wanted is not None:
         return wanted
     steps = [b.seconds - a.seconds for a, b in zip(first, first[1:], strict=False)]
     step = statistics.median(steps) if steps else 0.0
-    return min(60.0, max(SLOWEST, 1 / step if step > 0 else SLOWEST))
+    return min(60.0, max(MIN_FPS, 1 / step if step > 0 else MIN_FPS))

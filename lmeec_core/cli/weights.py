@@ -24,7 +24,7 @@ weights_app = typer.Typer(
 
 @weights_app.command("list")
 def list_command() -> None:
-    """List the checkpoints, their licences and which of them are in the cache."""
+    """List the released checkpoints, their licences, and which of them are in the cache."""
 
     def work() -> None:
         from lmeec_core.downloads.weights import weights_folder
@@ -33,7 +33,7 @@ def list_command() -> None:
         console.print(_table())
         console.print(
             f"The cache: {weights_folder()} (under LMEEC_CACHE, if that is set). The preset nano "
-            f"needs nothing: its weights come with the package.",
+            f"needs no download: its weights come with the package.",
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -44,10 +44,10 @@ def list_command() -> None:
 
 @weights_app.command("get")
 def get_command(
-    name: Annotated[str, typer.Argument(help="One of `lmeec weights list`.")],
+    name: Annotated[str, typer.Argument(help="A name from `lmeec weights list`.")],
     file: Annotated[
         Path | None,
-        typer.Option(help="A file that you have downloaded yourself: check it and copy it."),
+        typer.Option(help="Check and copy this file, which you downloaded yourself."),
     ] = None,
     url_base: Annotated[
         str | None,
@@ -59,18 +59,19 @@ def get_command(
 ) -> None:
     """Download a checkpoint into the cache, check it, and say how to use it.
 
-    An interrupted download is resumed. The file is compared with its known SHA-256. If none is
-    known, that of the first download is recorded, shown, and used for later comparisons. Then the
-    file is loaded and must match its preset.
+    An interrupted download is resumed. The file's SHA-256 is compared with the known one; if none
+    is known, that of the first download is recorded, shown, and used for later comparisons. The
+    file is then loaded, and must match its preset.
 
     **Examples**
 
     - `lmeec weights get sam2_tiny`: 156 MB
-    - `lmeec weights get lm_eec`: shows the page to download it from with a browser
-    - `lmeec weights get lm_eec --file ~/Downloads/checkpoint.pt`: uses that downloaded file
+    - `lmeec weights get lm_eec`: show the page from which a browser can download it
+    - `lmeec weights get lm_eec --file ~/Downloads/checkpoint.pt`: use the downloaded file
     - `lmeec weights get sam2_large --url-base http://mirror.local/sam2`: from another server
 
-    Exit code 1 if it is not in the cache afterwards: the message says why and what to do.
+    The exit code is 1 if the checkpoint is not in the cache afterwards; the message says why, and
+    what to do.
     """
 
     def work() -> None:
@@ -86,7 +87,7 @@ def get_command(
 
 def _console() -> Console:
     console = Console()
-    return console if console.is_terminal else Console(width=200)  # addresses in one piece
+    return console if console.is_terminal else Console(width=200)  # so that URLs are not wrapped
 
 
 def _table() -> Table:
@@ -98,7 +99,7 @@ def _table() -> Table:
     for column in table.columns[4:]:
         column.overflow = "fold"
     for weights in CATALOGUE.values():
-        size = "not known" if weights.size is None else _megabytes(weights.size)
+        size = "unknown" if weights.size is None else _megabytes(weights.size)
         source = weights.url() or f"{weights.source} (with a browser)"
         table.add_row(
             weights.name, weights.preset, size, weights.licence, _in_the_cache(weights), source
@@ -114,7 +115,7 @@ def _in_the_cache(weights: Released) -> str:
         if weights.size not in (None, there.size):
             return f"{there.path.name}, another file ({there.size:,} bytes)"
         return there.path.name
-    return f"{_megabytes(there.partial)} of it, `get` goes on" if there.partial else "no"
+    return f"{_megabytes(there.partial)} of it, `get` resumes" if there.partial else "no"
 
 
 def _download(weights: Released, base: str | None, console: Console) -> Kept:
@@ -142,17 +143,17 @@ def _download(weights: Released, base: str | None, console: Console) -> Kept:
         except KeyboardInterrupt:
             left = held(weights).partial
             if left:
-                text = f"stopped: {_megabytes(left)} are kept, the same command goes on from there"
+                text = f"stopped: {_megabytes(left)} kept; run the same command again to resume"
                 progress.console.print(text, markup=False)
             raise
 
 
 def _explain(weights: Released, kept: Kept, console: Console) -> None:
-    """Say what is there, what was checked, and how to use it."""
+    """Print where the checkpoint is, what was checked, and how to use it."""
     checked = (
-        "as it is known"
+        "matches the known one"
         if kept.known
-        else "recorded now: nobody has published one, so this compares later downloads only"
+        else "recorded now: none is published, so only later downloads can be compared with it"
     )
     lines = [
         f"{weights.name}: {kept.path} ({_megabytes(kept.size)})",
@@ -181,8 +182,8 @@ def _explain(weights: Released, kept: Kept, console: Console) -> None:
 
 
 _SAM2 = (
-    "SAM 2.1 follows what is marked in one view. It has no MV-MoE: to find objects in other views "
-    "it has to be trained first, or take lm_eec.",
+    "SAM 2.1 tracks marked objects within one view. It has no MV-MoE, so it cannot find them in "
+    "other views unless it is trained for that; lm_eec can.",
 )
 
 

@@ -53,7 +53,7 @@ class Evaluation:
         direction: "ego-exo" or "exo-ego".
         scores: all scored frames; carries the protocol's name.
         takes: the takes that were scored.
-        problems: what the benchmark would refuse in the result file.
+        problems: what the benchmark would reject in the result file.
         notes: what the protocol ignores of the predictions or the truth.
         broken: scored predictions that cannot be read; they count as missing.
         void: why there is no score and the numbers are meaningless; None if there is one.

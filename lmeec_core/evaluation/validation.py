@@ -26,7 +26,7 @@ Place = tuple[str, str, str, int]
 
 
 class Problem(NamedTuple):
-    """Something the benchmark would refuse, or that makes a score doubtful.
+    """Something the benchmark would reject, or that makes a score doubtful.
 
     Attributes:
         kind: of :data:`MISSING`, or "take unknown", "object unknown", "prediction broken",

@@ -71,7 +71,7 @@ def read_marks(path: Path, recording: str) -> Marks:
     marks: Marks = {}
     for one in file.prompts:
         if one.frame is None:
-            raise TakeError(path, f"{one}: a frame expected, a stamp belongs to a bag")
+            raise TakeError(path, f"{one}: a frame expected, a stamp is only for bags")
         on_frame = marks.setdefault(one.frame, {})
         if one.prompt.object_id in {name for _, name in on_frame}:
             raise TakeError(path, f"{one}: it has one there already; one expected, as the page has")

@@ -27,21 +27,20 @@ if TYPE_CHECKING:
 Report = Callable[[int], None]
 """Called with the number of frames done."""
 
-_LOADED: dict[str, Method] = {}  # the last one: a worker's units share it
-_VIEW_MODELS: dict[str, LMEEC] = {}  # likewise
-_TAKES: dict[tuple[object, ...], Takes] = {}  # likewise
+# Caches of one entry, shared by the units that a worker process computes.
+_LOADED: dict[str, Method] = {}
+_VIEW_MODELS: dict[str, LMEEC] = {}
+_TAKES: dict[tuple[object, ...], Takes] = {}
 
 
 def work(job: Job) -> bytes:
-    """What worker processes and cluster nodes run: :func:`compute`, with a note of progress."""
+    """:func:`compute` for worker processes and cluster nodes; writes progress to a file."""
     if job.progress is None:
         return compute(job, lambda _: None)
     path = Path(job.progress)
 
     def report(done: int) -> None:
-        with suppress(
-            OSError
-        ):  # failing to note progress must not fail the unit (no shared folder, say)
+        with suppress(OSError):  # without a shared folder, for example; the unit must not fail
             write_text(path, str(done))
 
     return compute(job, report)
@@ -50,9 +49,10 @@ def work(job: Job) -> bytes:
 def compute(job: Job, report: Report) -> bytes:
     """Track a unit and return the bytes of its file (:mod:`lmeec_core.offline.records`).
 
+    Single frames that cannot be read are left out and listed in the file.
+
     Raises:
-        TakeError, BagError: the recording cannot be read at all. Single frames that cannot are
-            left out, and listed in the file.
+        TakeError, BagError: the recording cannot be read at all.
     """
     unit, settings = job.unit, job.settings
     problems: list[str] = []
@@ -63,7 +63,7 @@ def compute(job: Job, report: Report) -> bytes:
 
 
 def method_of(settings: Settings) -> Method:
-    """The method of the settings, loaded; kept until another one is requested."""
+    """The loaded method of the settings; cached until another one is requested."""
     from lmeec_core.methods import load_with
 
     key = _key(settings)
@@ -87,7 +87,7 @@ def _key(settings: Settings) -> str:
 
 
 def finder_of(settings: Settings) -> Method:
-    """The method of the settings, which checks its results if they say so."""
+    """The method of the settings, with the cycle check if the settings ask for it."""
     from lmeec_core.methods.cycle import CycleChecked
 
     method = method_of(settings)
@@ -95,14 +95,14 @@ def finder_of(settings: Settings) -> Method:
 
 
 def _encode_of(method: Method) -> Encode | None:
-    """Encodes views for all trackers of a method that has a network."""
+    """The function that encodes views for all trackers of a method; None without a network."""
     return getattr(method, "encode", None)
 
 
 def view_model_of(settings: Settings) -> LMEEC:
-    """The network that tracks marked objects in their query view; kept until another is requested.
+    """The network that tracks marked objects in their query view; cached.
 
-    It is the one that finds correspondences unless the settings name another.
+    It is the network that finds correspondences, unless the settings name another one.
     """
     from lmeec_core.checkpoint import load_model
 
@@ -112,7 +112,7 @@ def view_model_of(settings: Settings) -> LMEEC:
         network: Any = method_of(settings)
         return cast("LMEEC", network.model)
     same = {name: getattr(settings, name) for name in ("device", "precision", "seed")}
-    # A choice by measurement could come out differently in each process.
+    # "auto" measures, and could choose differently in each process.
     engine: Any = "eager" if settings.engine == "auto" else settings.engine
     key = json.dumps([view.preset, view.weights, view.checkpoint, engine, same])
     if key not in _VIEW_MODELS:
@@ -129,14 +129,14 @@ def with_engines(
     steps: int = 0,
     listener: Callable[[str], None] = lambda _: None,
 ) -> Settings:
-    """The settings with the choice of engine ``auto``, for all processes and for a later run.
+    """The settings with the engines that ``auto`` chooses, for all processes and later runs.
 
     Args:
-        settings: any; those of another engine, or of a method without, are returned as they are.
-        before: what an earlier run has chosen with the same settings, which is kept.
-        steps: that each process will compute. Where they take long, what ``auto`` lacks is made
-            first; the engines do not change while work is under way.
-        listener: called with what is made meanwhile, in words.
+        settings: returned unchanged if the engine is not ``auto``, or the method has no engine.
+        before: the engines that an earlier run chose with the same settings; they are kept.
+        steps: number of steps that each process will compute. If there are many, missing engine
+            files are built first, because engines do not change during the run.
+        listener: called with a text about the file being built.
     """
     from lmeec_core.engine import chosen_engines, make_first
     from lmeec_core.methods import has_setting
@@ -161,10 +161,10 @@ def forget_method() -> None:
 
 
 def open_take(unit: Unit) -> Take:
-    """The take of a unit; the places of takes in a large file are looked up once per process.
+    """The take of a unit; a large file is indexed only once per process.
 
     Raises:
-        TakeError: it cannot be opened.
+        TakeError: the take cannot be opened.
     """
     path = Path(unit.source)
     try:
@@ -179,10 +179,10 @@ def open_take(unit: Unit) -> Take:
 
 
 def track_take(unit: Unit, settings: Settings, problems: list[str]) -> Iterator[FrameRecord]:
-    """Track a take, frame by frame of the query camera.
+    """Track a take over the frames of the query camera.
 
-    A query frame whose target image is missing or damaged gives a record without image; the
-    tracker's memory is unchanged.
+    A query frame whose target image is missing or damaged gives a record without an image, and
+    does not change the tracker's memory.
     """
     take, method, finder = open_take(unit), method_of(settings), finder_of(settings)
     queries: Queries
@@ -229,9 +229,9 @@ class Recorder:
         Args:
             frame: number of the frame.
             size: (height, width) of the target image.
-            objects: all of the unit; labels are their places, from 1.
-            found: object to its result; one that is not there is absent.
-            asked: objects with an entry in the query view.
+            objects: all objects of the unit; their labels are their positions, from 1.
+            found: results by object; an object without a result is absent.
+            asked: objects with an annotation in the query view.
             tracked: see :meth:`tracked`.
         """
         records = []
@@ -243,7 +243,7 @@ class Recorder:
         return FrameRecord(frame, size, records, tracked=tracked)
 
     def tracked(self, found: Mapping[str, CorrespondenceLike]) -> list[QueryRecord]:
-        """The records of objects that are tracked in the query view."""
+        """The records of objects that are tracked from prompts in the query view."""
         return [
             QueryRecord(name, one.presence, self._small.of(one.mask(self.threshold), one.size))
             for name, one in found.items()
@@ -299,7 +299,7 @@ def _counted(frames: Iterator[FrameRecord], report: Report) -> Iterator[FrameRec
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Use this number of threads in the network, whatever the machine has."""
+    """Use this number of torch threads within the `with` statement."""
     import torch
 
     before: Any = torch.get_num_threads()

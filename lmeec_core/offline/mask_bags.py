@@ -27,23 +27,23 @@ MADE_KEY = "lmeec_track"
 def write_mask_bag(
     path: Path, units: Sequence[Unit], store: UnitStore, *, overwrite: bool = False
 ) -> int:
-    """Write the masks of one recording as the node publishes them.
+    """Write the masks of one recording as the messages that the node publishes.
 
-    Topics are /lmeec/<target>/masks; every message is stored at, and carries, the stamp and frame
-    id of its target image. The processing time is 0: the same units give the same bytes.
+    Topics are /lmeec/<target>/masks. Every message has the stamp and frame id of its target image,
+    and is stored at that time. The processing time is 0, so the same units give the same bytes.
 
     Args:
         path: folder of the bag.
-        units: of one recording.
-        store: where they are kept.
-        overwrite: replace a bag that is there.
+        units: the units of one recording.
+        store: holds the finished units.
+        overwrite: replace an existing bag.
 
     Returns:
         The number of messages.
 
     Raises:
-        BagError: something else lies at the path.
-        ValueError: a unit is not there.
+        BagError: something other than a bag is at the path.
+        InputError: a unit is missing or cannot be read.
     """
     merged: dict[tuple[int, str, str], list[FrameRecord]] = {}
     for unit in units:
@@ -71,17 +71,17 @@ def is_mask_bag(path: Path) -> bool:
 
 
 def names_of(unit: Unit) -> tuple[str, str]:
-    """(query, target) as messages name them."""
+    """Names of the (query, target) cameras in messages."""
     return unit.names or (topic_name(unit.query), topic_name(unit.target))
 
 
 def topic_of(target: str) -> str:
-    """The node's topic of a target camera's masks."""
+    """The node's topic for the masks of a target camera."""
     return f"/{NODE}/{target.replace('-', '_')}/masks"
 
 
 def mask_message(frames: Sequence[FrameRecord], query: str, target: str) -> Any:
-    """The CorrespondenceMaskArray of a target image, all sets of objects together."""
+    """The CorrespondenceMaskArray of a target image, with all sets of objects."""
     first = frames[0]
     stamp = first.stamp or Stamp(stamp_of_frame(first.frame), target)
     query_stamp = first.query_stamp or Stamp(stamp_of_frame(first.frame), query)
@@ -90,7 +90,7 @@ def mask_message(frames: Sequence[FrameRecord], query: str, target: str) -> Any:
     entries = []
     for frame in frames:
         for entry in frame.objects:
-            # Sets of objects of one take are numbered each from 1.
+            # Each set of objects of a take is numbered from 1.
             label = entry.label if entry.label not in taken else max(taken) + 1
             taken.add(label)
             mask = decode_mask(entry.mask) if entry.mask is not None else None

@@ -23,7 +23,7 @@ from rich.text import Text
 if TYPE_CHECKING:
     from rich.console import Console
 
-LOOK_SECONDS = 0.5
+POLL_SECONDS = 0.5
 
 
 class Counted(Protocol):
@@ -31,11 +31,11 @@ class Counted(Protocol):
 
     @property
     def key(self) -> str:
-        """Unlike that of any other."""
+        """A unique name."""
 
     @property
     def frames(self) -> int:
-        """How many there are at most."""
+        """Maximum number of frames."""
 
 
 T = TypeVar("T", bound=Counted)
@@ -56,10 +56,10 @@ class TrackMonitor(Generic[T]):
     Worker processes write their progress to files; a thread reads them.
 
     Args:
-        console: where the bar is shown; it is not shown if this is not a terminal.
-        progress_file: the file to which a worker process writes the frames done of a unit.
-        units: those to compute.
-        what: the units' name.
+        console: where the bar is shown, if it is a terminal.
+        progress_file: the file to which a worker process writes the number of frames done.
+        units: the units to compute.
+        what: what to call the units.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class TrackMonitor(Generic[T]):
             "track", total=sum(unit.frames for unit in units), units=self._text()
         )
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._poll, daemon=True)
 
     def at(self, unit: T, frames: int) -> None:
         """Set the number of frames done in a unit."""
@@ -92,14 +92,14 @@ class TrackMonitor(Generic[T]):
         self._show()
 
     def done(self, unit: T) -> None:
-        """A unit has ended, successfully or not."""
+        """Count a unit as finished, successfully or not."""
         self._counts[unit.key] = unit.frames
         self._finished += 1
         self._show()
 
     def retried(self, unit: T, reason: str) -> None:
-        """A unit is tried again."""
-        self._console.print(f"[yellow]tried again:[/] {unit}: {reason}", highlight=False)
+        """Print that a unit is being retried, and why."""
+        self._console.print(f"[yellow]retrying:[/] {unit}: {reason}", highlight=False)
 
     def _text(self) -> str:
         return f"{self._finished} of {len(self._units)} {self._what}"
@@ -107,8 +107,8 @@ class TrackMonitor(Generic[T]):
     def _show(self) -> None:
         self._bar.update(self._task, completed=sum(self._counts.values()), units=self._text())
 
-    def _look(self) -> None:
-        while not self._stop.wait(LOOK_SECONDS):
+    def _poll(self) -> None:
+        while not self._stop.wait(POLL_SECONDS):
             for unit in list(self._units.values()):
                 with suppress(OSError, ValueError):
                     done = int(self._progress_file(unit).read_text())

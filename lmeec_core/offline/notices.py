@@ -1,4 +1,4 @@
-"""Collects the log messages of the readers of recordings."""
+"""Collects the warnings that are logged while recordings are read."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 READERS = "lmeec_core.takes"
-"""The logger of everything that reads images, videos and annotations."""
+"""The logger of the code that reads images, videos and annotations."""
 
 
 @contextmanager
 def collected() -> Iterator[list[str]]:
-    """The readers' warnings within the `with` statement, each once, not printed.
+    """Collect the readers' warnings within the `with` statement, each once, and do not log them.
 
-    The list grows as they come. Worker processes and cluster nodes have no console, so a unit's
-    warnings are returned with its result.
+    The list grows as warnings arrive. Worker processes and cluster nodes have no console, so a
+    unit's warnings are returned with its result. If an exception is raised, they are logged.
     """
     texts: list[str] = []
 
@@ -35,5 +35,5 @@ def collected() -> Iterator[list[str]]:
     finally:
         logger.removeHandler(handler)
         logger.propagate = propagated
-        for text in () if done else texts:  # nobody will read the list
+        for text in () if done else texts:  # after an exception, nobody will read the list
             logger.warning("%s", text)

@@ -1,4 +1,4 @@
-"""The result file, put together from finished units."""
+"""Writes the result file from finished units."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def write_predictions(
     """Write the benchmark's result file; the same units give the same bytes.
 
     Args:
-        path: the file; replaced in one step.
-        recordings: all of them, in order.
-        units: all of them, in order.
-        store: where they are kept.
+        path: the file; replaced atomically.
+        recordings: all recordings, in order.
+        units: all units, in order.
+        store: holds the finished units.
 
     Returns:
-        What was left out, and what was unusual; each text once.
+        Texts about what was left out, and about what was unusual; each text once.
 
     Raises:
-        ValueError: a unit is not there; names its file.
+        InputError: a unit is missing or cannot be read; names its file.
     """
     wanted = {name for recording in recordings for name in recording.frames}
     results = {name: Results(name) for name in DIRECTIONS if name in wanted}

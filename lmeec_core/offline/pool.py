@@ -24,12 +24,12 @@ def here(jobs: Sequence[Job], progress: Callable[[Unit, int], None]) -> Iterator
 
     Args:
         jobs: the units.
-        progress: called with the unit under way and its frames done.
+        progress: called with the current unit and its number of frames done.
     """
     for job in jobs:
         try:
             data = compute(job, partial(progress, job.unit))
-        except Exception as error:  # as from a worker process: the other units go on
+        except Exception as error:  # as with worker processes, the other units continue
             yield Outcome(job.unit, None, error_text(error))
             continue
         yield Outcome(job.unit, data)
@@ -38,12 +38,12 @@ def here(jobs: Sequence[Job], progress: Callable[[Unit, int], None]) -> Iterator
 def on_processes(
     jobs: Sequence[Job], workers: int, retried: Callable[[Unit, str], None]
 ) -> Iterator[Outcome]:
-    """Units over worker processes of this machine, in order of completion.
+    """Run the units in worker processes on this machine; yields in order of completion.
 
     Args:
         jobs: the units.
         workers: number of processes.
-        retried: called when a unit is tried again, with the reason.
+        retried: called with a unit that is being retried, and the reason.
     """
     waiting = list(jobs)
     for attempt in range(1, ATTEMPTS + 1):
@@ -62,10 +62,10 @@ def on_processes(
 
 
 def on_ray(jobs: Sequence[Job], address: str) -> Iterator[Outcome]:
-    """Units over a Ray cluster, in order of completion; every node must see the recordings.
+    """Run the units on a Ray cluster; yields in order of completion.
 
     Args:
-        jobs: the units, all of the same settings.
+        jobs: the units, all with the same settings. Every machine must see the recordings.
         address: see :func:`~lmeec_core.jobs.run_on_ray`.
 
     Raises:

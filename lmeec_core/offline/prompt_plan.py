@@ -1,4 +1,4 @@
-"""Prompts in place of query masks: which of them a take can use, and their settings."""
+"""Prompts instead of query masks: which of them a take can use, and their settings."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class Usable(NamedTuple):
-    """What a recording can use of the prompts."""
+    """The prompts that a recording can use."""
 
     prompts: tuple[PlacedPrompt, ...]
     problems: tuple[str, ...]
-    """Those that cannot be used, and why."""
+    """A text for each prompt that cannot be used."""
     notes: tuple[str, ...]
 
     def objects(self, camera: str) -> list[str]:
-        """Those that are marked in a camera."""
+        """The objects that are marked in a camera."""
         names = (one.prompt.object_id for one in self.prompts if one.camera == camera)
         return list(dict.fromkeys(names))
 
@@ -34,10 +34,10 @@ class Usable(NamedTuple):
 
 
 def read_given(options: TrackOptions) -> tuple[Prompts | None, PromptSettings | None]:
-    """The prompts that were given as an option, and their settings.
+    """The prompts of the option --prompts, and their settings.
 
     Raises:
-        TakeError, CheckpointError, InputError: they cannot be used.
+        TakeError, CheckpointError, InputError: the prompts or their network cannot be used.
     """
     from lmeec_core.config import preset
     from lmeec_core.prompts import read_prompts
@@ -46,8 +46,8 @@ def read_given(options: TrackOptions) -> tuple[Prompts | None, PromptSettings | 
     if options.prompts is None:
         if name is not None or checkpoint is not None:
             raise InputError(
-                "--prompt-preset and --prompt-checkpoint belong to --prompts FILE, which is not "
-                "given"
+                "--prompt-preset and --prompt-checkpoint are used only with --prompts FILE, which "
+                "is not given"
             )
         return None, None
     prompts = read_prompts(options.prompts)
@@ -55,7 +55,7 @@ def read_given(options: TrackOptions) -> tuple[Prompts | None, PromptSettings | 
         raise InputError(f"{options.prompts}: no prompts in it; at least one expected")
     if name is None:
         if checkpoint is not None:
-            raise InputError("--prompt-checkpoint: of which network? Give --prompt-preset, too")
+            raise InputError("--prompt-checkpoint given without --prompt-preset; give both")
         if has_setting(options.changes.get("method", "lmeec"), "preset"):
             return prompts, PromptSettings(digest=prompts.digest)
         name = "nano"  # the method has no network to track with
@@ -72,13 +72,13 @@ def read_given(options: TrackOptions) -> tuple[Prompts | None, PromptSettings | 
 def usable_prompts(
     take: Take, prompts: Prompts, objects: Sequence[str], shown: dict[str, tuple[int, ...]]
 ) -> Usable:
-    """Look at each prompt whether the take has its image, and the image its place.
+    """Check for each prompt that the take has its image, and that it lies inside the image.
 
     Args:
         take: the recording.
-        prompts: all of them.
-        objects: only these; all if empty.
-        shown: the frames of the cameras that have images.
+        prompts: all prompts.
+        objects: only use the prompts for these objects; all if empty.
+        shown: the frames of each camera that has images.
     """
     usable: list[PlacedPrompt] = []
     problems: list[str] = []
@@ -105,7 +105,7 @@ def _check(take: Take, one: PlacedPrompt, shown: dict[str, tuple[int, ...]]) -> 
     from lmeec_core.prompts.checks import check_prompt
 
     if one.frame is None:
-        raise InputError("a stamp belongs to a bag; the number of a frame expected")
+        raise InputError("a stamp is only for bags; a frame number expected")
     if one.camera not in shown:
         raise InputError(
             f"no images of this camera; {', '.join(map(repr, shown))} expected"

@@ -1,4 +1,4 @@
-"""Where the query masks of a take's unit come from: the take, or prompts that are tracked."""
+"""The query masks of a take's unit: the take's annotations, or objects tracked from prompts."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ Size = tuple[int, int]
 
 
 class Step(NamedTuple):
-    """What a frame gave."""
+    """The results for one frame."""
 
     size: Size | None = None
     """(height, width) of the target image; None if there is none."""
     found: Mapping[str, CorrespondenceLike] = {}
     """Objects in the target image."""
     tracked: Mapping[str, CorrespondenceLike] = {}
-    """Objects in the query image, where they are tracked there."""
+    """Objects in the query image, if they are tracked from prompts."""
 
 
 class Queries(Protocol):
-    """Goes through the frames of a unit.
+    """Tracks a unit frame by frame.
 
     Attributes:
-        frames: their numbers, increasing.
+        frames: the frame numbers, in increasing order.
     """
 
     frames: list[int]
@@ -53,15 +53,15 @@ class Queries(Protocol):
         """
 
     def asked(self, frame: int) -> set[str]:
-        """Objects for which the result file has an entry of the frame last stepped."""
+        """Objects that need a prediction for this frame, the last one passed to ``step``."""
 
 
 class GivenMasks:
-    """Query masks as the take has them.
+    """Query masks from the take's annotations.
 
     Arguments:
         take, unit, settings: what to track, and how.
-        method: finds the objects in the target view.
+        method: the method that finds the objects in the target view.
         problems: receives a text for everything that is left out.
     """
 
@@ -82,7 +82,7 @@ class GivenMasks:
         self.frames = sorted(self._shown[unit.query].union(*self._asked.values()))
 
     def asked(self, frame: int) -> set[str]:
-        """Those with an entry in the query view; see :class:`Queries`."""
+        """Objects with an annotation in the query view; see :class:`Queries`."""
         return {name for name, frames in self._asked.items() if frame in frames}
 
     def step(self, frame: int) -> Step:
@@ -127,13 +127,13 @@ class GivenMasks:
 class MarkedObjects:
     """Query masks tracked from the unit's prompts.
 
-    Of an object that is marked in another camera later, this unit has nothing from there on: it is
-    followed from that camera.
+    If an object is later marked in another camera, this unit drops it from then on: it is tracked
+    from that camera instead.
 
     Arguments:
-        take, unit, settings, method, problems: as of :class:`GivenMasks`.
-        model: tracks the objects in the query view.
-        encode: encodes its views, if it is the method's network, too.
+        take, unit, settings, method, problems: as in :class:`GivenMasks`.
+        model: the network that tracks the objects in the query view.
+        encode: encodes its views if it is also the method's network; else None.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class MarkedObjects:
         )
         self._prompts: dict[int, list[PlacedPrompt]] = defaultdict(list)
         for one in unit.prompts:
-            assert one.frame is not None  # the plan has seen to it
+            assert one.frame is not None  # checked by usable_prompts
             self._prompts[one.frame].append(one)
         listed = (name for name in unit.objects if name in take.objects)
         self._listed = {name: set(take.mask_frames(name, unit.query)) for name in listed}
@@ -170,7 +170,7 @@ class MarkedObjects:
         self.frames = sorted(frames.union(*self._listed.values()))
 
     def asked(self, frame: int) -> set[str]:
-        """Those that are followed, and those with an entry in the query view, for scoring; see
+        """Tracked objects and, for scoring, those with an annotation in the query view; see
         :class:`Queries`."""
         listed = {name for name, frames in self._listed.items() if frame in frames}
         return listed | self._tracker.objects.keys()
@@ -216,6 +216,6 @@ def read_image(
 
 
 def _length(unit: Unit, settings: Settings) -> int | None:
-    """What trackers are told: a node does not know how long it will run, and a take has to score
-    as its bag does."""
+    """The number of frames if the tracker may know it. By default it does not: a node cannot know
+    how long it will run, and a take must give the same masks as its bag."""
     return unit.frames if settings.num_frames == "take" else None

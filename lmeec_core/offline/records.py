@@ -1,4 +1,4 @@
-"""The file of a unit of work: one line of JSON per frame, with a first and a last line.
+"""The file of a unit of work: one line of JSON per frame, between a header and a footer.
 
 First line: the unit and the settings it was computed with. Then one line per frame. Last line: the
 number of frames, the problems met, and notices. A file without its last line is incomplete and
@@ -27,13 +27,13 @@ class ObjectRecord:
     Attributes:
         object_id: the object.
         label: its value in label images, from 1.
-        asked: whether the query view has an entry of it on this frame, so that the benchmark
-            expects a prediction.
-        visible: whether it is judged to be there.
-        presence: probability that it is there, 0 to 1.
+        asked: whether the benchmark expects a prediction, because the query view has an annotation
+            of the object on this frame.
+        visible: whether the object is judged to be in the target view.
+        presence: probability that the object is in the target view, 0 to 1.
         score: predicted IoU, 0 to 1.
         small: the mask at the benchmark's size.
-        mask: the mask at the target image's size; None where not visible.
+        mask: the mask at the target image's size; None if not visible.
     """
 
     object_id: str
@@ -48,11 +48,11 @@ class ObjectRecord:
 
 @dataclass(frozen=True)
 class QueryRecord:
-    """One object in the query image, where its mask is tracked from prompts and not given.
+    """One object in the query image, if its mask is tracked from prompts.
 
     Attributes:
         object_id: the object.
-        presence: probability that it is there, 0 to 1.
+        presence: probability that the object is in the query view, 0 to 1.
         small: the mask at the benchmark's size.
     """
 
@@ -77,9 +77,9 @@ class FrameRecord:
         frame: the frame's number in the result file.
         size: (height, width) of the target image, pixels.
         objects: in the order of the unit's objects.
-        image: whether there is an image; without one every object is absent.
+        image: whether there is a target image; without one every object is absent.
         stamp, query_stamp: headers of the target and of the query image, for bags.
-        tracked: objects in the query image, where they are tracked from prompts.
+        tracked: objects in the query image, if they are tracked from prompts.
     """
 
     frame: int
@@ -103,7 +103,7 @@ class UnitData(NamedTuple):
 
 @dataclass
 class Small:
-    """Run lengths of empty masks, made once per size."""
+    """Encodes masks at the benchmark's size; empty masks are encoded once per size."""
 
     _empty: dict[tuple[int, int], Rle] = field(default_factory=dict)
 
@@ -133,14 +133,14 @@ def dump(
 
 def frame_count(data: bytes) -> int:
     """The number of frames with a target image in a unit's file."""
-    return data.count(b'"image":true')  # in a text the quotes would be escaped
+    return data.count(b'"image":true')  # inside strings, the quotes would be escaped
 
 
 def parse(data: bytes) -> UnitData:
     """Read a unit's file.
 
     Raises:
-        ValueError: if it is not whole, or no such file.
+        ValueError: the file is incomplete, or of another version.
     """
     lines = data.split(b"\n")
     if len(lines) < 3 or lines[-1]:

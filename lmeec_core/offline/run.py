@@ -1,4 +1,4 @@
-"""`lmeec track`: a take, a dataset or a bag in, the benchmark's result file out."""
+"""`lmeec track`: track a take, a dataset or a bag, and write the benchmark's result file."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 WORK = ".work"
 """Suffix of the work folder, after the result file's name."""
 SHOWN = 5
+"""Maximum number of problems, notes and errors that are printed."""
 
 
 def run(source: RecordingSource, options: TrackOptions, console: Console) -> int:
     """Track, write the results, and return the exit code: 0 if nothing had to be left out.
 
     Raises:
-        InputError, OSError: what the user can mend; finished units are kept.
+        InputError, OSError: an error that the user can fix; finished units are kept.
     """
     folder = options.out.with_name(options.out.name + WORK)
     _check_outputs(options, folder)
-    with console.status(f"looking at {_escape(str(options.source))}"), collected() as seen:
+    with console.status(f"reading {_escape(str(options.source))}"), collected() as seen:
         work = source.plan(options)
     _introduce(work, options, console)
     work = settled(work, folder, options, console)
@@ -44,8 +45,8 @@ def run(source: RecordingSource, options: TrackOptions, console: Console) -> int
         if failed:
             _say(console, [f"{n} units: {text}" for text, n in failed.most_common()], "failed")
             console.print(
-                f"{sum(failed.values())} units failed and nothing was written; the finished ones "
-                f"are kept in {folder}: the same command goes on with the others",
+                f"{sum(failed.values())} units failed and nothing was written; finished units are "
+                f"kept in {folder}: run the same command again to compute the others",
                 highlight=False,
             )
             return 1
@@ -56,7 +57,7 @@ def run(source: RecordingSource, options: TrackOptions, console: Console) -> int
         if options.bag is not None:
             _write_bags(work, store, options, console)
     console.print(
-        f"{folder}: finished units, for other outputs of the same settings; delete it at will",
+        f"{folder}: finished units, reused for other outputs of the same settings; can be deleted",
         highlight=False,
     )
     _say(console, notes, "note")
@@ -67,13 +68,13 @@ def run(source: RecordingSource, options: TrackOptions, console: Console) -> int
 def settled(work: Work, folder: Path, options: TrackOptions, console: Console) -> Work:
     """Add the engines that ``auto`` chooses, once for all processes and later runs.
 
-    If the work is long, what they need is made before.
+    If the run is long, missing engine files are built first.
 
     Args:
         work: units and settings.
-        folder: the work folder; an earlier run's choice there is kept.
+        folder: the work folder; the choice of an earlier run in it is kept.
         options: the number of processes.
-        console: shows what is made.
+        console: shows which file is being built.
     """
     from lmeec_core.offline import compute
 
@@ -88,22 +89,22 @@ def settled(work: Work, folder: Path, options: TrackOptions, console: Console) -
         settings = compute.with_engines(work.settings, before, steps, show)
     several = workers > 1
     if several or options.cluster is not None:
-        compute.forget_method()  # the processes that need it load their own
+        compute.forget_method()  # each worker process loads its own
     return dataclasses.replace(work, settings=settings)
 
 
 def compute_all(
     work: Work, store: UnitStore, options: TrackOptions, console: Console
 ) -> Counter[str]:
-    """Compute the units that are not finished yet; returns errors by their text."""
+    """Compute the units that are not finished yet; returns how often each error occurred."""
     units = work.units
     missing = [unit for unit in units if not store.has(unit)]
     for reason, count in store.changed.items():
         console.print(
-            f"[yellow]{count} kept units are not used:[/] {_escape(reason)}", soft_wrap=True
+            f"[yellow]{count} stored units are not reused:[/] {_escape(reason)}", soft_wrap=True
         )
     if len(missing) < len(units):
-        console.print(f"{len(units) - len(missing)} of {len(units)} units were finished before")
+        console.print(f"{len(units) - len(missing)} of {len(units)} units were already finished")
     failed: Counter[str] = Counter()
     if not missing:
         return failed
@@ -117,7 +118,7 @@ def compute_all(
                 text = outcome.error or "no result"
                 failed[text] += 1
                 if text.startswith("CheckpointError"):
-                    raise InputError(text.partition(": ")[2])  # every unit would say the same
+                    raise InputError(text.partition(": ")[2])  # the same for every unit
             monitor.done(outcome.unit)
     seconds = time.monotonic() - begin
     console.print(
@@ -160,14 +161,14 @@ def worker_count(wanted: int, units: int, settings: Settings) -> int:
 
 
 def _check_outputs(options: TrackOptions, folder: Path) -> None:
-    """Refuse to replace anything that this command did not make."""
+    """Refuse to replace any file that this command did not make."""
     out = options.out
     if out.is_dir():
         raise InputError(f"{out}: is a folder; a file for the predictions is expected")
     if out.exists() and not folder.exists() and not options.overwrite:
         raise InputError(
-            f"{out}: is there, and not from a run that could be resumed (no {folder}); "
-            "--overwrite replaces it, --out names another file"
+            f"{out}: exists, but not from a run that can be resumed (no {folder}); replace it with "
+            "--overwrite, or choose another file with --out"
         )
     if options.bag is not None and options.bag.exists() and not options.overwrite:
         from lmeec_core.offline.mask_bags import is_mask_bag
@@ -175,8 +176,8 @@ def _check_outputs(options: TrackOptions, folder: Path) -> None:
         bags = list(options.bag.iterdir()) if options.bag.is_dir() else []
         if not (is_mask_bag(options.bag) or (bags and all(map(is_mask_bag, bags)))):
             raise InputError(
-                f"{options.bag}: is there, and not made by this command; --overwrite replaces it, "
-                "if it is a bag"
+                f"{options.bag}: exists, and was not made by this command; if it is a bag, "
+                "--overwrite replaces it"
             )
 
 
@@ -193,7 +194,7 @@ def _introduce(work: Work, options: TrackOptions, console: Console) -> None:
         soft_wrap=True,
     )
     if settings.weights.startswith("seed:"):
-        console.print("[bold yellow]The weights are random (seeded): the masks mean nothing.[/]")
+        console.print("[bold yellow]The weights are random (--seed): the masks are meaningless.[/]")
     _say(console, [*work.notes, *(text for plan in work.plans for text in plan.notes)], "note")
     _say(console, work.problems, "cannot be read")
     if not units:
@@ -202,7 +203,7 @@ def _introduce(work: Work, options: TrackOptions, console: Console) -> None:
 
 
 def _write_bags(work: Work, store: UnitStore, options: TrackOptions, console: Console) -> None:
-    """One bag, or for several recordings a folder of them."""
+    """Write one bag or, for several recordings, a folder of bags."""
     from lmeec_core.offline.mask_bags import write_mask_bag
 
     assert options.bag is not None
@@ -210,7 +211,7 @@ def _write_bags(work: Work, store: UnitStore, options: TrackOptions, console: Co
         if plan.recording is None or not plan.units:
             continue
         name = plan.recording.name
-        if name in ("", ".", "..") or "/" in name or "\0" in name:  # of a relations file
+        if name in ("", ".", "..") or "/" in name or "\0" in name:  # possible in a relations file
             raise InputError(
                 f"{options.source}: take {name!r} cannot be the name of a bag's folder"
             )

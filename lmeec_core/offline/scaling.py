@@ -33,23 +33,24 @@ def run(
 
     Args:
         source: the kind of recording.
-        options: as for tracking; ``workers``, ``out`` and ``bag`` are not used.
+        options: as for tracking; ``workers`` and ``bag`` are not used, and nothing is written to
+            ``out``.
         counts: numbers of workers, each at least 1.
 
     Returns:
-        0 if all result files were the same, byte by byte.
+        0 if all result files were identical, byte by byte; else 1.
 
     Raises:
-        InputError: no number of workers, or a unit failed.
+        InputError: no valid number of workers, or a unit failed.
     """
     from rich.table import Table
 
     if not counts or min(counts) < 1:
-        raise InputError("--scaling: numbers of workers expected, as 1,2,4")
+        raise InputError("--scaling: numbers of workers expected, for example 1,2,4")
     folder = options.out.with_name(options.out.name + WORK)
     work = settled(source.plan(options), folder, options, console)
     frames = sum(unit.frames for unit in work.units)
-    table = Table("workers", "seconds", "frames/s", "times the first", "bytes")
+    table = Table("workers", "seconds", "frames/s", "speed-up", "bytes")
     table.title = f"{len(work.units)} units, {frames} frames, {cores()} cores"
     first: tuple[float, str] | None = None
     same = True
@@ -59,10 +60,10 @@ def run(
         same = same and digest == first[1]
         table.add_row(
             str(count), f"{seconds:.1f}", f"{frames / seconds:.2f}", f"{first[0] / seconds:.2f}",
-            "the same" if digest == first[1] else "[red]others[/]",
+            "the same" if digest == first[1] else "[red]different[/]",
         )  # fmt: skip
     console.print(table)
-    console.print("The time includes the start of the processes and the loading of the weights.")
+    console.print("The times include starting the processes and loading the weights.")
     return 0 if same else 1
 
 

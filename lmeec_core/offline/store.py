@@ -16,28 +16,28 @@ from lmeec_core.offline.records import UnitData, parse
 from lmeec_core.offline.units import Settings, Unit
 
 SUFFIX = ".jsonl"
-_MANY = 120
+_MAX_TEXT = 120
 
 
 class UnitStore:
     """Finished units in a folder. Use it in a with statement; one process at a time.
 
-    A file is written under another name and renamed when it is on disk, so a process or a machine
-    that stops leaves only complete files; other files are never read.
+    A file is written under a temporary name and renamed once it is on disk, so a process or a
+    machine that stops leaves only complete files; partial files are never read.
 
     Args:
         folder: the work folder; created if it does not exist.
-        settings: units of other settings are not used.
+        settings: units computed with other settings are not used.
 
     Raises:
-        InputError: if another process works in the folder.
+        InputError: another process is using the folder.
     """
 
     def __init__(self, folder: Path, settings: Settings) -> None:
         self.folder = folder
         self.settings = settings.identity()
         self.changed: Counter[str] = Counter()
-        """Why kept units could not be used, and how many: shown to the user."""
+        """Why stored units could not be used, with the number of units; shown to the user."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "progress").mkdir(exist_ok=True)
         self._lock = (folder / "lock").open("ab")
@@ -46,17 +46,17 @@ class UnitStore:
         except OSError as error:
             self._lock.close()
             raise InputError(
-                f"{folder}: another process works there; wait for it, or give another --out"
+                f"{folder}: in use by another process; wait for it, or choose another --out"
             ) from error
         for left in (*folder.glob("*.partial"), *(folder / "progress").iterdir()):
-            left.unlink(missing_ok=True)  # of a process that was stopped
+            left.unlink(missing_ok=True)  # from a process that was stopped
 
     def head(self, unit: Unit) -> dict[str, Any]:
         """The first line of the unit's file."""
         return {"unit": unit.identity(), "settings": self.settings}
 
     def has(self, unit: Unit) -> bool:
-        """Whether the unit was finished with these settings and this input; else counts why not."""
+        """Whether the unit was finished with these settings and inputs; else counts the reason."""
         path = self._path(unit)
         try:
             with path.open("rb") as file:
@@ -76,7 +76,7 @@ class UnitStore:
         """A finished unit.
 
         Raises:
-            InputError: not there, damaged, or of other settings; names the file.
+            InputError: the file is missing, damaged, or from other settings; names the file.
         """
         path = self._path(unit)
         try:
@@ -89,7 +89,7 @@ class UnitStore:
         return data
 
     def put(self, unit: Unit, data: bytes) -> None:
-        """Keep a finished unit."""
+        """Store a finished unit."""
         with replacing(self._path(unit)) as partial, partial.open("wb") as file:
             file.write(data)
             file.flush()
@@ -118,10 +118,10 @@ def engines_before(folder: Path, settings: Settings) -> dict[Any, Any] | None:
 
     Args:
         folder: the work folder; may not exist.
-        settings: the current ones, without a choice of engines.
+        settings: the current settings, without a choice of engines.
 
     Returns:
-        Stage to engine; None if no unit has the same settings otherwise.
+        The engine of each stage; None if no stored unit has these settings.
     """
     now = {k: v for k, v in settings.identity().items() if k != "engines"}
     for path in sorted(folder.glob(f"*{SUFFIX}")):
@@ -135,12 +135,12 @@ def engines_before(folder: Path, settings: Settings) -> dict[Any, Any] | None:
 
 
 def _difference(found: Any, wanted: dict[str, Any]) -> str:
-    """Why a kept unit cannot be used, as text; "" if it can."""
+    """Why a stored unit cannot be used, as text; "" if it can."""
     if not isinstance(found, dict) or not isinstance(found.get("settings"), dict):
-        return "of another version"
+        return "from another version"
     before, now = found["settings"], wanted["settings"]
     changes = [
-        f"{name} was {_short(before.get(name))}, is {_short(now.get(name))}"
+        f"{name} was {_short(before.get(name))}, is now {_short(now.get(name))}"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     ]
@@ -153,4 +153,4 @@ def _difference(found: Any, wanted: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     text = repr(value)
-    return text if len(text) <= _MANY else f"{text[:_MANY]}..."
+    return text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}..."

@@ -36,21 +36,22 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
     """Inspect the takes and divide them into units.
 
     Raises:
-        TakeError, CheckpointError, InputError: what was given cannot be used.
+        TakeError, CheckpointError, InputError: the takes or the options cannot be used.
     """
     prompts, how = read_given(options)
     takes = open_takes(options.source, options.split, names=options.takes, videos=options.videos)
     if prompts is not None:
-        _only_theirs(takes, prompts, options)
+        _select_marked_take(takes, prompts, options)
     settings = take_settings(options.changes, options.threads, options.num_frames, how)
     settings = settings.model_copy(update={"cycle_check": options.cycle_check})
     if settings.candidates.file and (prompts is not None or settings.cycle_check):
         raise InputError(
-            "candidates from a file, with prompts or a cycle check, given; they are of target "
-            "views with the take's own query masks alone: other candidates (regions, sam2) expected"
+            "candidates from a file cannot be combined with prompts or a cycle check, because they "
+            "cover only the target views for the take's own query masks; --candidates regions or "
+            "sam2 expected"
         )
     directions = [options.direction] if options.direction else list(DIRECTIONS)
-    # One annotation in memory at a time.
+    # Takes are opened one by one: only one annotation is in memory at a time.
     plans = [
         plan_take(take, directions, options.objects, settings.max_objects, prompts)
         for take in takes
@@ -64,18 +65,18 @@ def plan_takes(source: RecordingSource, options: TrackOptions) -> Work:
     if unknown:
         raise TakeError(
             options.source,
-            f"text of {unknown[0]!r}: no such object is looked for in any take"
+            f"text of {unknown[0]!r}: no such object is tracked in any take"
             f"{look_alike(unknown[0], sorted(known))}",
         )
     return Work(source, settings, plans, method_notes(settings, options.changes))
 
 
 def method_notes(settings: Settings, given: Iterable[str]) -> tuple[str, ...]:
-    """What to say of the node's parameters that were given and that the method does not have, and
-    of texts about objects that it cannot take into account.
+    """Remarks about options that have no effect: parameters that the method does not have, and
+    descriptions of objects that it cannot take into account.
 
     Raises:
-        InputError: texts that cannot be used at all.
+        InputError: the descriptions cannot be used at all.
     """
     own = [
         name
@@ -96,10 +97,10 @@ def take_settings(
     num_frames: NumFrames = "stream",
     prompts: PromptSettings | None = None,
 ) -> Settings:
-    """Settings for takes from the node's parameters that were given.
+    """Settings for takes, from the node parameters set by options.
 
     Raises:
-        InputError: no weights, or a value that is wrong.
+        InputError: there are no weights, or a value is wrong.
     """
     from lmeec_core.checkpoint import resolve_device
     from lmeec_core.config import MemoryConfig, preset
@@ -138,11 +139,10 @@ def take_settings(
 
 
 def more_digests(candidates: CandidateSettings, omama: OMaMaSettings) -> str:
-    """Fingerprints of a matcher, of weights for texts and of a file of candidates, so that other
-    ones count as changed.
+    """Fingerprints of the matcher, the text weights and the candidate file, to detect changes.
 
     Raises:
-        InputError: no such file.
+        InputError: a file does not exist.
     """
     found = ""
     for name, given in (
@@ -158,24 +158,24 @@ def more_digests(candidates: CandidateSettings, omama: OMaMaSettings) -> str:
     return found
 
 
-def _only_theirs(takes: Takes, prompts: Prompts, options: TrackOptions) -> None:
-    """Of several takes leave the one that the prompts are of.
+def _select_marked_take(takes: Takes, prompts: Prompts, options: TrackOptions) -> None:
+    """Reduce several takes to the one in which the prompts were placed.
 
     Raises:
-        TakeError: it is not there, or not said.
+        TakeError: the prompts' take does not exist, or the prompts do not name it.
     """
     name, there = prompts.recording, ", ".join(map(repr, takes.names[:5]))
     there += ", ..." if len(takes) > 5 else ""
     if name is None and len(takes) > 1:
         raise TakeError(
             options.prompts or "",
-            f"does not say of which recording it is; name one of {there} there "
+            f"does not name its recording; name one of {there} in the file "
             '("recording": ...) or with --take',
         )
     if name is not None and name not in takes.names:
         raise TakeError(
             options.prompts or "",
-            f"is of the recording {name!r}; {options.source} has {there}"
+            f"is for the recording {name!r}; {options.source} has {there}"
             + look_alike(name, takes.names),
         )
     if name is not None:
@@ -191,17 +191,17 @@ def plan_take(
 ) -> Plan:
     """Divide a take into units.
 
-    A take that cannot be read gives a plan with a problem and no units; a camera without images,
-    or whose video is broken, a problem and no units of this camera. A prompt that cannot be used
+    A take that cannot be read gives a plan with a problem and no units. A camera without images, or
+    with a broken video, gives a problem and no units for this camera. A prompt that cannot be used
     gives a problem.
 
     Args:
         take: the recording.
-        directions: of :data:`lmeec_core.takes.DIRECTIONS`; with prompts those of them that have
-            an object.
-        objects: only these; all if empty. Those that the take does not have are ignored.
+        directions: from :data:`lmeec_core.takes.DIRECTIONS`; with prompts, directions in which no
+            object is marked are skipped.
+        objects: only track these; all if empty. Objects that the take does not have are ignored.
         max_objects: maximum number of objects in a unit.
-        prompts: in place of the take's query masks.
+        prompts: used instead of the take's query masks.
     """
     try:
         known = take.objects if prompts is None else prompts.objects
@@ -232,7 +232,7 @@ def plan_take(
     except (TakeError, AttributeError, TypeError, ValueError, KeyError) as error:
         text = str(error)
         if not isinstance(error, TakeError):
-            text = f"{take.path}: take {take.name}: not as expected: {error!r}"
+            text = f"{take.path}: take {take.name}: unexpected content: {error!r}"
         return Plan(None, [], (text,))
     finally:
         take.close()
@@ -243,21 +243,21 @@ def plan_take(
 
 
 def _asked(take: Take, names: Sequence[str], usable: Usable | None, camera: str) -> list[str]:
-    """Objects that have a mask, or a prompt, in a query camera."""
+    """Objects that have masks, or prompts, in a query camera."""
     if usable is None:
         return [name for name in names if take.mask_frames(name, camera)]
     return usable.objects(camera)
 
 
 def _frames(take: Take) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
-    """Frames of the cameras that have images, and what is wrong with the others."""
+    """Frames of the cameras that have images, and a text for each problem with the others."""
     shown: dict[str, tuple[int, ...]] = {}
     problems: list[str] = []
     if not take.has_images:
         raise TakeError(
             take.path,
-            f"take {take.name}: no videos, as {take.image_path(take.cameras[0], 0)}; name the "
-            "folder of the takes (--videos)",
+            f"take {take.name}: no videos (expected {take.image_path(take.cameras[0], 0)}, for "
+            "example); give the folder of the takes with --videos",
         )
     for camera in take.cameras:
         try:
@@ -269,6 +269,6 @@ def _frames(take: Take) -> tuple[dict[str, tuple[int, ...]], tuple[str, ...]]:
             shown[camera] = frames
         else:
             problems.append(
-                f"{take.image_path(camera, 0)}: missing, as all images of camera {camera!r}"
+                f"{take.image_path(camera, 0)}: missing, like all images of camera {camera!r}"
             )
     return shown, tuple(dict.fromkeys((*problems, *take.left_out)))

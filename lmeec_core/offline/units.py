@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from lmeec_core.prompts import PlacedPrompt
 
 PATHS = ("model.checkpoint", "model.device", "prompts.checkpoint")
-"""Parameters of the node that the masks do not depend on: digests stand for files."""
+"""Node parameters that are not part of a unit's identity; files are compared by digest instead."""
 NumFrames = Literal["stream", "take"]
 
 
 class PromptSettings(BaseModel):
-    """How marked objects are tracked in the view that they were marked in.
+    """How marked objects are tracked in the view in which they were marked.
 
     Attributes:
-        digest: of the prompts.
-        preset: the network that tracks them; None is the one that finds correspondences.
+        digest: digest of the prompts.
+        preset: the network that tracks them; None: the network that finds correspondences.
         checkpoint, weights: of that network, as in :class:`Settings`.
     """
 
@@ -42,7 +42,7 @@ class PromptSettings(BaseModel):
     weights: str | None = None
 
     def identity(self) -> dict[str, Any]:
-        """All that the masks depend on."""
+        """Everything that the masks depend on."""
         return {f"prompts.{k}": v for k, v in self.model_dump(exclude={"checkpoint"}).items()}
 
 
@@ -52,27 +52,28 @@ class Settings(BaseModel):
     Attributes:
         method: see :func:`lmeec_core.methods.load_method`.
         preset, checkpoint, device, precision, engine, seed, require_mv_moe: see
-            :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto"). A method takes those
-            that it has.
-        engines: the engines that ``auto`` chose, by stage: the same for every unit and process,
-            because each measurement may give another choice. None: nothing is chosen yet.
+            :func:`lmeec_core.load_model`; ``device`` is resolved (not "auto"). A method ignores
+            those that do not apply to it.
+        engines: the engines that ``auto`` chose, by stage. All units and processes use the same
+            ones, because each measurement may give another choice. None: nothing is chosen yet.
         weights: digest of the weights, compared instead of ``checkpoint``.
         memory: the tracker's memory.
-        presence_threshold: probability from which an object is visible, 0 to 1.
-        exclusive: each pixel belongs to one object only, the most likely.
-        max_objects: objects tracked together; a take with more has several sets of objects.
-        num_frames: what the tracker is told about a recording's length. "stream": nothing, as in
-            the node. "take": the take's number of frames, as in the release; the masks of takes of
-            fewer than 16 frames differ (:class:`lmeec_core.CorrespondenceTracker`).
-        cycle_check: whether what is found is looked for again in the query view
+        presence_threshold: minimum presence probability of a visible object, 0 to 1.
+        exclusive: each pixel belongs to at most one object, the most likely one.
+        max_objects: maximum number of objects tracked together; a take with more is tracked in
+            several sets of objects.
+        num_frames: whether the tracker knows the number of frames in advance. "stream": no, as in
+            the node. "take": yes, as in the release; the masks differ only for takes of fewer than
+            16 frames (:class:`lmeec_core.CorrespondenceTracker`).
+        cycle_check: whether each mask found is searched for again in the query view
             (:mod:`lmeec_core.methods.cycle`).
-        threads: threads of the network. The number may change single pixels of the masks, so it
-            belongs to the settings and not to the machine.
+        threads: threads of the network. Their number may change a few pixels of the masks, so it
+            is a setting and does not depend on the machine.
         node: the node's parameters, for a bag.
-        prompts: None where query masks are given.
-        candidates, omama: of the method omama.
-        text: what objects look like, in words, by object.
-        version: of this package.
+        prompts: settings for prompts; None if the recording's query masks are used.
+        candidates, omama: settings of the method omama.
+        text: descriptions of the objects' appearance, by object.
+        version: version of this package.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -104,11 +105,11 @@ class Settings(BaseModel):
     @field_validator("precision", mode="before")
     @classmethod
     def _same_everywhere(cls, given: Any) -> Any:
-        """What ``auto`` means offline: it does not depend on the machine."""
+        """Offline, ``auto`` is always fp32, so that results do not depend on the machine."""
         return "fp32" if given == "auto" else given
 
     def identity(self) -> dict[str, Any]:
-        """All that the masks depend on, flat: name to value, as JSON returns it."""
+        """Everything that the masks depend on: a flat mapping of names to JSON values."""
         others = {"checkpoint", "node", "memory", "prompts", "cycle_check"}
         others |= {"candidates", "omama", "text"}
         content = self.model_dump(mode="json", exclude=others)
@@ -135,10 +136,11 @@ def weights_digest(
 
     Args:
         preset, checkpoint, seed: see :func:`lmeec_core.load_model`.
-        option: which gives the checkpoint, for the message.
+        method: name of the method.
+        option: the option that sets the checkpoint, for the message.
 
     Raises:
-        InputError: no such checkpoint, or no weights at all.
+        CheckpointError: there is no such checkpoint, or no weights at all.
     """
     from lmeec_core.checkpoint import CheckpointError, bundled_weights
 
@@ -153,7 +155,7 @@ def weights_digest(
     if seed is None:
         raise CheckpointError(
             f"no checkpoint given, and no weights come with the preset {preset!r}; give "
-            f"{option} FILE, or --seed 0 for random weights whose masks mean nothing"
+            f"{option} FILE, or --seed 0 for random weights, whose masks are meaningless"
         )
     return f"seed:{seed}"
 
@@ -167,13 +169,13 @@ class Unit:
         source: absolute path of the recording, or of the file that contains it.
         take: name of the recording in the result file.
         direction: "ego-exo" or "exo-ego".
-        query, target: cameras, as the result file names them.
+        query, target: names of the cameras in the result file.
         objects: the set of objects, in order.
-        frames: frames to go through, for the progress bar.
+        frames: number of frames to process, for the progress bar.
         inputs: digest of the input data; a unit with other inputs is not reused.
-        names: (query, target) as messages name them, where that differs (bags).
-        videos: absolute path of the folder of videos, where one was given.
-        prompts: of its objects, where there are prompts in place of query masks.
+        names: names of (query, target) in messages, if they differ (bags).
+        videos: absolute path of the folder of videos, if one was given.
+        prompts: prompts for the objects, if used instead of query masks.
     """
 
     kind: str
@@ -191,13 +193,13 @@ class Unit:
 
     @property
     def key(self) -> str:
-        """Name of the unit's file: the same for the same unit of work, whatever the settings."""
+        """Name of the unit's file; it does not depend on the settings."""
         what = (self.kind, self.take, self.direction, self.query, self.target, self.objects)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
 
     def identity(self) -> dict[str, Any]:
-        """All but the paths, as JSON gives it back: a recording may be moved. The prompts' digest
-        is in the settings."""
+        """The fields as JSON values, without paths, because a recording may be moved, and without
+        prompts, whose digest is in the settings."""
         left = ("source", "videos", "frames", "prompts")
         content = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left}
         content["names"] = list(self.names) if self.names else None
@@ -208,22 +210,22 @@ class Unit:
 
 
 class Job(NamedTuple):
-    """A unit to compute; goes to worker processes and other machines."""
+    """A unit to compute; sent to worker processes and other machines."""
 
     source: RecordingSource
     unit: Unit
     settings: Settings
     progress: str | None = None
-    """File that takes the number of frames done, for the progress bar; None for none."""
+    """File to write the number of frames done to, for the progress bar; None: no such file."""
 
 
 class Recording(NamedTuple):
-    """What the result file holds for a recording besides masks.
+    """The contents of the result file for a recording, apart from masks.
 
     Attributes:
-        name: of the take.
-        objects: all objects asked for, in order; those without any query mask too.
-        frames: by direction, the frames gone through; where the list is empty, those of the units.
+        name: name of the take.
+        objects: all requested objects, in order, including those without any query mask.
+        frames: the frames processed, by direction; if a list is empty, the frames of the units.
     """
 
     name: str
@@ -237,9 +239,9 @@ class Plan(NamedTuple):
     recording: Recording | None
     units: list[Unit]
     problems: tuple[str, ...] = ()
-    """What cannot be read: the recording, or single cameras or files of it."""
+    """Texts about what cannot be read: the recording, or single cameras or files."""
     notes: tuple[str, ...] = ()
-    """Remarks about what is unusual but can be read."""
+    """Remarks about unusual but readable content."""
 
 
 @dataclass(frozen=True)
@@ -258,7 +260,7 @@ class TrackOptions:
     videos: Path | None = None
     objects: tuple[str, ...] = ()
     changes: dict[str, Any] = field(default_factory=dict)
-    """The node's parameters, by full name, that were given as options."""
+    """Node parameters set by options, by full name."""
     num_frames: NumFrames = "stream"
     cycle_check: bool = False
     threads: int = 1
@@ -266,7 +268,7 @@ class TrackOptions:
     cluster: str | None = None
     overwrite: bool = False
     prompts: Path | None = None
-    """The file of prompts that stand in place of query masks."""
+    """The file of prompts that are used instead of query masks."""
     prompt_preset: str | None = None
     prompt_checkpoint: Path | None = None
 
@@ -283,12 +285,12 @@ class Work:
 
     @property
     def units(self) -> list[Unit]:
-        """In the order of the result file."""
+        """All units, in the order of the result file."""
         return [unit for plan in self.plans for unit in plan.units]
 
     @property
     def recordings(self) -> list[Recording]:
-        """Those that can be read."""
+        """The recordings that can be read."""
         return [plan.recording for plan in self.plans if plan.recording is not None]
 
     @property

@@ -1,1 +1,1 @@
-"""Recordings with masks on them: videos, and Rerun recordings."""
+"""Recordings shown with their masks: videos, web pages and Rerun recordings."""

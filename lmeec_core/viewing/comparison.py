@@ -1,4 +1,4 @@
-"""The predictions of several methods for one recording, beside each other."""
+"""The predictions of several methods for one recording, side by side."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from lmeec_core.viewing.moments import Moment, View
 
 
 def labels(paths: Sequence[Path]) -> list[str]:
-    """A short name for each of some files: as much of the path's end as tells them apart."""
+    """A short, unique name for each file: the shortest ends of the paths that are different."""
     parts = [path.with_suffix("").parts for path in paths]
     for count in range(1, max(map(len, parts), default=1) + 1):
         names = ["/".join(own[-count:]) for own in parts]
         if len(set(names)) == len(names):
             return names
-    return [str(path) for path in paths]  # they differ in the suffix only
+    return [str(path) for path in paths]  # the paths differ only in their suffixes
 
 
 def side_by_side(
@@ -29,22 +29,23 @@ def side_by_side(
     """One recording's moments, with a view of each target camera for each method.
 
     Args:
-        sources: by method, the same moments with its predictions.
-        report: told where the methods were given different query masks; those of the first are
-            shown.
+        sources: the recording's moments with the predictions of each method, by method.
+        report: called once with a text if the methods used different query masks; those of the
+            first method are shown.
 
     Raises:
-        InputError: they have other frames, as where one was given masks and another prompts.
+        InputError: the methods have different frames, for example if one was given masks and
+            another prompts.
     """
-    methods, told = list(sources), False
+    methods, reported = list(sources), False
     for moments in zip_longest(*sources.values()):
         first = moments[0]
         for name, one in zip(methods[1:], moments[1:], strict=True):
             if one is None or first is None or one.frame != first.frame:
-                had, has = (f"frame {m.frame}" if m else "no more frame" for m in (first, one))
+                had, has = (f"frame {m.frame}" if m else "no more frames" for m in (first, one))
                 raise InputError(
                     f"{name}: {has} where {methods[0]} has {had}: their query masks come from "
-                    "different sources, so that different frames were paired; view them one by one"
+                    "different sources, so different frames were paired; view them one by one"
                 )
         targets = [
             replace(one.targets[i], image=view.image, method=name)
@@ -55,8 +56,8 @@ def side_by_side(
             (n for n, m in zip(methods, moments, strict=True) if not _same(m.query, first.query)),
             None,
         )
-        if other is not None and not told:
-            told = True
+        if other is not None and not reported:
+            reported = True
             report(
                 f"{other}: its query masks differ from those of {methods[0]} (frame "
                 f"{first.frame}), which are shown"

@@ -1,4 +1,4 @@
-"""Moments as one HTML file that plays in a browser, from disk and without a network."""
+"""Moments as a single HTML file that plays in a browser, from disk and offline."""
 
 from __future__ import annotations
 
@@ -21,23 +21,24 @@ from lmeec_core.viewing.moments import Mask, Moment, View, ViewName, true_iou
 
 TEMPLATE = Path(__file__).with_name("player.html")
 PLACE = "<!-- moments -->\n"
-"""Where in the template the moments go."""
+"""Marks where the moments are inserted into the template."""
 QUALITY = 80
 LARGE = 200_000_000
-"""Bytes from which browsers become slow."""
+"""Size in bytes above which browsers become slow."""
 
 
 class HtmlWriter(WholeOrNothing):
     """Write moments into a page that appears under its name only once it is complete.
 
-    Images are JPEG, masks polygons, each moment a line; one is in memory at a time. Where several
-    methods are shown (:func:`lmeec_core.viewing.comparison.side_by_side`), the page compares them.
+    Images are stored as JPEG and masks as polygons, one moment per line; only one moment is in
+    memory at a time. If several methods are shown
+    (:func:`lmeec_core.viewing.comparison.side_by_side`), the page compares them.
 
     Args:
         path: the file.
-        colours: by object; objects get theirs in the order in which they come.
-        height: of each view, pixels.
-        title: of the page.
+        colours: by object; colours are assigned in the order in which objects appear.
+        height: height of each view, pixels.
+        title: title of the page.
     """
 
     def __init__(self, path: Path, colours: Mapping[str, Colour], height: int, title: str) -> None:
@@ -58,7 +59,7 @@ class HtmlWriter(WholeOrNothing):
         views = [moment.query, *moment.targets]
         self._names = self._names or [view.name for view in views]
         asked = {name for name, mask in moment.query.masks.items() if mask is not None}
-        first: dict[str, int] = {}  # views with their own image and truth
+        first: dict[str, int] = {}  # camera -> the view that holds its image and truth
         shown = {}
         for view in views:
             place = self._names.index(view.name)
@@ -97,15 +98,15 @@ class HtmlWriter(WholeOrNothing):
 
     @property
     def too_large(self) -> str | None:
-        """A remark on a finished file that browsers open slowly; None for others."""
+        """A remark if the finished file is so large that browsers open it slowly; else None."""
         size = self.path.stat().st_size
         if size < LARGE:
             return None
-        return f"{self.path}: {size / 1e6:.0f} MB, which is slow in a browser; see --height"
+        return f"{self.path}: {size / 1e6:.0f} MB, slow in a browser; reduce --height"
 
     def _view(self, view: View, asked: Collection[str], source: int | None) -> dict[str, Any]:
-        """A view; one of a camera that another view is of as well refers to that one's number
-        instead of repeating the image and the truth."""
+        """A view's content. If ``source``, the number of an earlier view of the same camera, is
+        given, the view refers to it instead of repeating the image and the truth."""
         picture, size = None, self._sizes.get(view.camera)
         if view.image is not None:
             height, width = view.image.shape[:2]
@@ -136,7 +137,7 @@ _NOTHING: dict[str, Any] = {"i": None, "m": {}, "u": {}, "p": {}, "q": {}}
 
 
 def _jpeg(image: NDArray[np.uint8], size: tuple[int, int]) -> str:
-    """An image at a size (width, height), as a data address."""
+    """An image resized to (width, height), as a data URL."""
     small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     data = encode_jpeg(np.asarray(small, np.uint8), QUALITY)
     return "data:image/jpeg;base64," + base64.b64encode(data).decode("ascii")
@@ -147,7 +148,7 @@ def _hex(colour: Colour) -> str:
 
 
 def _json(content: Any) -> str:
-    """JSON inside a script: names may hold what would end it."""
+    """JSON for use inside a script element; characters that could end the element are escaped."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
     for mark in "<>&\u2028\u2029":
         text = text.replace(mark, f"\\u{ord(mark):04x}")

@@ -30,7 +30,7 @@ Mask = NDArray[np.bool_]
 
 
 class ViewName(NamedTuple):
-    """A camera, and what its masks are from where several methods are shown."""
+    """A camera and, if several methods are shown, the method that its masks are from."""
 
     camera: str
     method: str | None
@@ -41,14 +41,14 @@ class View:
     """One camera at one moment.
 
     Attributes:
-        camera: its name.
-        image: RGB uint8 (H, W, 3); None where there is none.
-        masks: by object; the query masks, or the predicted ones. None: none or not visible.
-        truth: by object, the true masks, where they are known (target cameras).
-        presence: by object, the predicted probability that it is there.
-        score: by object, the predicted IoU, where it is known.
-        stamp_ns: the image's stamp; None where there is no image.
-        method: what the masks are from, where several methods are shown beside each other.
+        camera: the camera's name.
+        image: RGB uint8 (H, W, 3); None if there is no image.
+        masks: query masks or predicted masks, by object; None for an object without a mask.
+        truth: true masks, by object, for target cameras; None if unknown.
+        presence: predicted presence probability, by object.
+        score: predicted IoU, by object, if known.
+        stamp_ns: the image's stamp; None if there is no image.
+        method: the method that the masks are from, if several methods are shown.
     """
 
     camera: str
@@ -62,12 +62,12 @@ class View:
 
     @property
     def name(self) -> ViewName:
-        """Different for every view of a moment."""
+        """Unique among the views of a moment."""
         return ViewName(self.camera, self.method)
 
     @property
     def title(self) -> str:
-        """The camera, and the method where there are several."""
+        """The camera and, if there are several methods, the method."""
         return self.camera if self.method is None else f"{self.camera}, {self.method}"
 
 
@@ -115,14 +115,14 @@ class Predictions(Protocol):
 
     @property
     def objects(self) -> Sequence[str]:
-        """The objects that it tells of."""
+        """The objects with predictions."""
 
     @property
     def tracked(self) -> bool:
-        """Whether the query masks were tracked from prompts, and are here."""
+        """Whether the query masks were tracked from prompts and are part of the predictions."""
 
     def query_masks(self, frame: int, stamp_ns: int, query: Camera) -> Mapping[str, Mask | None]:
-        """The masks in a query image, by object, where they were tracked from prompts.
+        """The masks in a query image, by object, if they were tracked from prompts.
 
         Args:
             frame: number in the result file.
@@ -132,19 +132,19 @@ class Predictions(Protocol):
 
 
 class ResultPredictions:
-    """Predictions of a result file; those that cannot be read are left out and reported.
+    """Predictions from a result file; those that cannot be read are left out and reported.
 
     Args:
-        results: the file's part for one direction.
-        take: the recording's name in it.
+        results: the file's content for one direction.
+        take: the recording's name in the file.
         path: the file.
-        report: told what is left out.
+        report: called with a text for everything that is left out.
 
     Attributes:
-        objects: all that the file lists for the take, also those without predictions.
+        objects: all objects that the file lists for the take, even without predictions.
 
     Raises:
-        TakeError: it has no such take, or most of its predictions cannot be read.
+        TakeError: the file has no such take, or most of its predictions cannot be read.
     """
 
     def __init__(
@@ -202,26 +202,27 @@ class ResultPredictions:
         return masks
 
     def unshown(self) -> list[str]:
-        """Predictions that were never requested, one text each.
+        """A text about predictions that were never requested; an empty list if there are none.
 
-        Those of other cameras are not mentioned, unless none of the file's cameras was requested.
+        Predictions for other cameras are ignored, unless none of the file's cameras was requested.
         """
         if not self._by_image:
-            return [f"{self._path}: no predictions of this take"]
+            return [f"{self._path}: no predictions for this take"]
         asked = list(dict.fromkeys(pair for _, pair in self._asked))
         there = list(dict.fromkeys(pair for _, pair in self._by_image))
         if not set(asked) & set(there):
             alike = next(filter(None, (look_alike(pair, there) for pair in asked)), "")
             return [
-                f"{self._path}: no predictions of {asked}, the cameras shown; it has {there}{alike}"
+                f"{self._path}: no predictions for {asked}, the cameras shown; the file has "
+                f"{there}{alike}"
             ]
         beside = sorted(place for place in self._by_image.keys() - self._asked if place[1] in asked)
         if not beside:
             return []
         frame, pair = beside[0]
         return [
-            f"{self._path}: predictions of {len(beside)} frames that the recording does not have, "
-            f"as frame {frame} of {pair}"
+            f"{self._path}: predictions for {len(beside)} frames that the recording does not have, "
+            f"for example frame {frame} of {pair}"
         ]
 
 
@@ -232,11 +233,11 @@ class NoPredictions:
     tracked = False
 
     def find(self, frame: int, stamp_ns: int, query: Camera, target: Camera) -> dict[str, Shown]:
-        """Nothing."""
+        """No predictions."""
         return {}
 
     def query_masks(self, frame: int, stamp_ns: int, query: Camera) -> Mapping[str, Mask | None]:
-        """Nothing."""
+        """No masks."""
         return {}
 
 
@@ -271,19 +272,19 @@ def target_view(
     )
 
 
-def fitting(
+def drop_misshapen(
     found: Mapping[str, Shown],
     image: NDArray[np.uint8] | None,
     where: str,
     report: Callable[[str], None],
 ) -> dict[str, Shown]:
-    """Predictions by object, without those whose aspect ratio differs from their image's.
+    """Predictions by object, without those whose aspect ratio differs from the image's.
 
     Args:
-        found: all of one image.
-        image: (H, W, 3); None where there is none.
-        where: the place, for reports.
-        report: told what is left out.
+        found: all predictions for one image.
+        image: (H, W, 3); None if there is no image.
+        where: describes the image in reports.
+        report: called with a text for each prediction that is left out.
     """
     kept = {}
     for name, one in found.items():
@@ -305,23 +306,23 @@ def take_moments(
     predictions: Predictions,
     report: Callable[[str], None],
 ) -> Iterator[Moment]:
-    """The moments of a take: the frames of the query camera.
+    """The moments of a take, one per frame of the query camera.
 
-    Images that are not there are left dark, damaged ones and masks too and told to ``report``.
+    Missing images are None. Damaged images and masks are None as well, and are reported.
 
     Raises:
-        TakeError: if the take has no images of the query camera.
+        TakeError: the take has no images of the query camera.
     """
-    from lmeec_core.bags.take_bags import stamp_of_frame, topic_name  # rosbags only, no ROS
+    from lmeec_core.bags.take_bags import stamp_of_frame, topic_name  # needs rosbags, not ROS
 
     source = Camera(query, topic_name(query))
     frames = take.frames(query)
     if not take.has_images or not frames:
         raise TakeError(take.image_path(query, 0), f"no images of camera {query!r}")
     shown = {target: _frames(take, target, report) for target in targets}
-    known = [name for name in objects if name in take.objects]  # others were marked
-    told = take.left_out
-    for text in told:
+    known = [name for name in objects if name in take.objects]  # others were marked by prompts
+    reported = take.left_out
+    for text in reported:
         report(text)
     for frame in frames:
         views, stamp = [], stamp_of_frame(frame)
@@ -330,7 +331,8 @@ def take_moments(
             found = predictions.find(frame, stamp, source, camera)
             image = _image(take, target, frame, report) if frame in shown[target] else None
             where = f"{take.path}: frame {frame}, prediction for {target}"
-            found = fitting({n: found[n] for n in found if n in objects}, image, where, report)
+            found = {name: found[name] for name in found if name in objects}
+            found = drop_misshapen(found, image, where, report)
             truth = {name: _mask(take, name, target, frame, image, report) for name in known}
             views.append(target_view(target, image, objects, found, truth, stamp))
         picture = _image(take, query, frame, report)
@@ -342,8 +344,8 @@ def take_moments(
         seconds = (frame - frames[0]) / FRAMES_PER_SECOND
         view = View(query, picture, asked, stamp_ns=None if picture is None else stamp)
         yield Moment(frame, seconds, view, views)
-    for text in take.left_out:  # what the reading has shown since
-        if text not in told:
+    for text in take.left_out:  # found while reading the images
+        if text not in reported:
             report(text)
 
 
@@ -355,7 +357,7 @@ class MomentWriter(Protocol):
 
 
 def tee(moments: Iterable[Moment], writers: Sequence[MomentWriter]) -> Iterator[Moment]:
-    """Pass moments on, and write each."""
+    """Yield the moments, passing each to all writers."""
     for moment in moments:
         for writer in writers:
             writer.add(moment)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class ViewOptions:
-    """See `lmeec view --help`; ``beside`` are predictions of other methods."""
+    """See `lmeec view --help`; ``beside`` are the predictions of further methods."""
 
     source: Path
     predictions: Path | None = None

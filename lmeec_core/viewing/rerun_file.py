@@ -1,4 +1,4 @@
-"""Moments as a Rerun recording (.rrd): images, masks, presence and scores, and the 3-D scene."""
+"""Moments as a Rerun recording (.rrd): images, masks, presence and scores, and the 3D scene."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def import_rerun() -> Any:
     """The Rerun SDK.
 
     Raises:
-        InputError: it is not installed; says how to.
+        InputError: it is not installed; says how to install it.
     """
     try:
         import rerun
@@ -46,13 +46,13 @@ class RerunWriter(WholeOrNothing):
 
     Args:
         path: the file.
-        colours: by object; class ids are given in the order in which objects come, from 1.
-        calibration: of the cameras; None for no scene.
-        problem: told what is wrong with the calibration.
-        note: told other remarks for the user.
+        colours: by object; class ids are assigned in the order in which objects appear, from 1.
+        calibration: of the cameras; None: no scene is written.
+        problem: called with a text about each error in the calibration.
+        note: called with other remarks for the user.
 
     Raises:
-        ValueError: the Rerun SDK is not installed.
+        InputError: the Rerun SDK is not installed.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class RerunWriter(WholeOrNothing):
         self._partial.unlink(missing_ok=True)
 
     def _lay_out(self, moment: Moment) -> None:
-        """The viewer's layout: the scene, cameras beside each other, curves below."""
+        """Send the viewer's layout: the scene and the cameras side by side, curves below."""
         import rerun.blueprint as layout
 
         views = [("query", moment.query), *(("target", view) for view in moment.targets)]

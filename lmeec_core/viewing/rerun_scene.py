@@ -1,4 +1,4 @@
-"""The scene of a Rerun recording: cameras in space, objects where their masks place them."""
+"""The 3D scene of a Rerun recording: cameras, and objects triangulated from their masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmeec_core.viewing.moments import Mask, Moment, View
 
 ROOT = "space"
 POINT = 6.0
-"""Radius of a point, pixels of the screen: the unit of the poses may be anything."""
+"""Radius of a point, in screen pixels, because the unit of the poses is not known."""
 LINE = 1.5
 
 Key = tuple[str, ...]
@@ -26,19 +26,19 @@ Key = tuple[str, ...]
 class SceneWriter:
     """Logs the scene of every moment to a Rerun stream.
 
-    Each camera that has a lens and a pose stands where its images are logged (Transform3D and
-    Pinhole at /query/<camera> and /target/<camera>). Points are at /space/objects/<object>, with
-    several methods at /space/objects/<method>/<object>, and those of the true masks at
-    /space/truth/<object>. /space/tracks/objects/... and /space/tracks/truth/... have each one's
-    way through the whole recording, with a break where it has no place.
+    Each camera with a lens and a pose is logged as Transform3D and Pinhole at the entity of its
+    images (/query/<camera>, /target/<camera>). Points are at /space/objects/<object>, with several
+    methods at /space/objects/<method>/<object>, and those of the true masks at
+    /space/truth/<object>. /space/tracks/objects/... and /space/tracks/truth/... hold each object's
+    track through the whole recording, interrupted while its position is unknown.
 
     Args:
         rr: the Rerun SDK.
-        stream: what to log to.
-        calibration: lenses and poses; cameras that move have a pose for each frame.
+        stream: the recording stream to log to.
+        calibration: lenses and poses; moving cameras have a pose for each frame.
         colours: by object.
-        problem: told what is wrong with the calibration.
-        note: told what it lacks, and how many places were refused.
+        problem: called with a text about each error in the calibration.
+        note: called with texts about what the calibration lacks, and about rejected positions.
     """
 
     def __init__(
@@ -59,11 +59,11 @@ class SceneWriter:
         self._refused: Counter[str] = Counter()
         self._tracks: dict[Key, list[list[Vector]]] = {}
         self._here: set[Key] = set()
-        # ROS's convention (REP 103) for frames that do not move.
+        # The ROS convention (REP 103) for fixed frames.
         stream.log("/", rr.ViewCoordinates.RIGHT_HAND_Z_UP, static=True)
 
     def add(self, moment: Moment) -> None:
-        """Log the cameras and the objects of a moment; the stream's time is set."""
+        """Log the cameras and the objects of a moment. The stream's time must be set."""
         for kind, views in (("query", [moment.query]), ("target", moment.targets)):
             for view in views:
                 self._camera([kind, view.title], view, moment.frame)
@@ -86,7 +86,7 @@ class SceneWriter:
         self._here = set(placed)
 
     def finish(self) -> None:
-        """Log the tracks, and tell what was left out."""
+        """Log the tracks, and report what was left out."""
         for key, strips in self._tracks.items():
             lines = [np.array(strip) for strip in strips if len(strip) > 1]
             if lines:
@@ -100,14 +100,14 @@ class SceneWriter:
             self._note(f"calibration: camera {camera!r} has no pose in {count} frames")
         if self._refused:
             kinds = ", ".join(f"{kind} {count}" for kind, count in self._refused.most_common())
-            self._note(f"{self._refused.total()} places in space refused ({kinds})")
+            self._note(f"{self._refused.total()} positions rejected ({kinds})")
         if sum(self._usable.values()) < 2:
             named = [name for name, usable in self._usable.items() if usable]
-            self._note(f"calibration: it places {named} of the cameras shown; points in space need "
-                       "two or more")  # fmt: skip
+            self._note(f"calibration: of the cameras shown, only {named} have a lens and a pose; "
+                       "3D points need at least two")  # fmt: skip
 
     def _camera(self, path: list[str], view: View, frame: int) -> None:
-        """Where a camera stands: said once if it does not move."""
+        """Log a camera's pose and lens; only once if it does not move."""
         if view.camera not in self._usable and view.image is not None:
             self._usable[view.camera] = self._check(view)
         title = "/".join(path)
@@ -119,12 +119,12 @@ class SceneWriter:
             return
         still = view.camera in self._calibration.poses
         height, width = view.image.shape[:2]
-        for one in self._standing(*placed, (width, height)):
+        for one in self._archetypes(*placed, (width, height)):
             self._stream.log(path, one, static=still)
         if still:
             self._still.add(title)
 
-    def _standing(self, lens: Intrinsics, pose: Pose, size: tuple[int, int]) -> Iterator[Any]:
+    def _archetypes(self, lens: Intrinsics, pose: Pose, size: tuple[int, int]) -> Iterator[Any]:
         rr = self._rr
         yield rr.Transform3D(translation=pose.position, mat3x3=pose.rotation)
         yield rr.Pinhole(
@@ -133,7 +133,7 @@ class SceneWriter:
         )  # fmt: skip
 
     def _check(self, view: View) -> bool:
-        """Whether the calibration places a camera; says what is missing or wrong."""
+        """Whether the calibration has a usable lens and pose for a camera; reports if not."""
         camera, given = view.camera, self._calibration
         missing = [] if camera in given.lenses else ["lens"]
         missing += [] if camera in given.poses or given.moving.get(camera) else ["pose"]
@@ -150,7 +150,7 @@ class SceneWriter:
         return True
 
     def _places(self, moment: Moment) -> Iterator[tuple[Key, Vector]]:
-        """The places of a moment's objects, by the masks of each method, and by the true ones."""
+        """The objects' positions, from the masks of each method and from the true masks."""
         several = any(view.method is not None for view in moment.targets)
         for method in dict.fromkeys(view.method for view in moment.targets):
             found = {v.camera: v.masks for v in moment.targets if v.method == method}
@@ -174,7 +174,7 @@ class SceneWriter:
             try:
                 yield (*above, name), self._calibration.triangulate(moment.frame, pixels).point
             except GeometryError as error:
-                if error.kind != "views":  # that few cameras see an object is normal
+                if error.kind != "views":  # an object is often seen by too few cameras
                     self._refused[error.kind] += 1
 
     def _colour(self, key: Key) -> Colour:

@@ -21,14 +21,14 @@ def open_take_view(
     query, targets = choose_query(take, direction, options.query)
     direction = DIRECTIONS[0] if is_ego(query) else DIRECTIONS[1]
     found = predictions(direction, take.name, take.objects)
-    # Objects that were marked need no annotation.
+    # Marked objects need no annotation.
     names = list(dict.fromkeys((*take.objects, *(found.objects if found.tracked else ()))))
     for name in options.objects:
         if name not in names:
-            take.mask_cameras(name)  # says that there is no such object
+            take.mask_cameras(name)  # raises: there is no such object
     objects = [name for name in names if not options.objects or name in options.objects]
     moments = take_moments(take, query, targets, objects, found, problems.append)
-    # A name of a relations file may be anything.
+    # In a relations file, a take's name can be any text.
     name = take.name.replace("/", "_").replace("\0", "_")
     file = take.calibration_path if take.calibration_path.is_file() else None
     return Viewed(moments, len(take.frames(query)), name, True, file)
@@ -38,7 +38,7 @@ def choose_query(take: Take, direction: str, query: str | None) -> tuple[str, li
     """Query camera and target cameras of a take.
 
     Raises:
-        TakeError: no such camera.
+        TakeError: the take has no such camera.
     """
     if query is not None and query not in take.cameras:
         raise TakeError(
@@ -53,10 +53,10 @@ def choose_query(take: Take, direction: str, query: str | None) -> tuple[str, li
 
 
 def _direction_of(path: Path | None) -> str | None:
-    """The direction of a result file with only one."""
+    """The direction of a result file that has only one; else None."""
     if path is None or not path.is_file():
         return None
     try:
         return Results.read(path).direction
-    except TakeError:  # both, or nothing that can be read, which is said later
+    except TakeError:  # it has both, or cannot be read, which is reported later
         return None

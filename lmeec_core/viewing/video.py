@@ -13,7 +13,7 @@ from lmeec_core.viewing.moments import Moment, View, true_iou
 LISTED = 10
 """Maximum number of objects named on a view; the others are drawn without a name."""
 TITLE_HEIGHT = 26
-BESIDE = 3
+MAX_COLUMNS = 3
 """Maximum number of views in one row; more are spread over two rows."""
 
 
@@ -22,7 +22,7 @@ class Painter:
 
     Args:
         colours: by object.
-        height: of a view, pixels.
+        height: height of a view, pixels.
         title: text above the views.
     """
 
@@ -37,7 +37,7 @@ class Painter:
         panels = [self._panel(moment.query, self._query_lines(moment))]
         for view in moment.targets:
             panels.append(self._panel(view, [view.title, *self._lines(view)]))
-        columns = len(panels) if len(panels) <= BESIDE else -(-len(panels) // 2)
+        columns = len(panels) if len(panels) <= MAX_COLUMNS else -(-len(panels) // 2)
         rows = [
             overlay.side_by_side(panels[start : start + columns], self.height)
             for start in range(0, len(panels), columns)
@@ -47,7 +47,7 @@ class Painter:
         return np.concatenate([self._head(moment, width), *rows], axis=0)
 
     def fit_sizes(self, moment: Moment) -> None:
-        """Learn the cameras' shapes from their images, before the first picture."""
+        """Set the width of each camera's view from its first image. Call before drawing."""
         for view in (moment.query, *moment.targets):
             if view.image is not None and view.camera not in self._widths:
                 ratio = view.image.shape[1] / view.image.shape[0]
@@ -73,7 +73,7 @@ class Painter:
 
     def _query_lines(self, moment: Moment) -> list[str]:
         names = [
-            name if mask is not None else f"{name} (not asked)"
+            name if mask is not None else f"{name} (no mask)"
             for name, mask in moment.query.masks.items()
         ]
         return [f"{moment.query.camera} (query)", *names[:LISTED], *_more(names)]
@@ -94,7 +94,7 @@ class Painter:
 
 
 def pictures(moments: Iterable[Moment], painter: Painter) -> Iterator[overlay.Image]:
-    """Draw moments; cameras without an image in the first ones get their shape from later ones."""
+    """Draw moments; up to 30 moments are read ahead to find the image size of every camera."""
     waiting: list[Moment] = []
     for moment in moments:
         painter.fit_sizes(moment)

@@ -20,7 +20,7 @@ from lmeec_core.viewing.moments import (
     Predictions,
     Shown,
     View,
-    fitting,
+    drop_misshapen,
     target_view,
 )
 from lmeec_ros.inference.pipeline import image_readers, read_image, read_query_masks
@@ -138,7 +138,7 @@ def bag_moments(
                 own = stamp_of(given.targets[name])
                 found = predictions.find(frame, own, query, camera)
                 where = f"{path}: frame {frame}, prediction for {camera.name}"
-                found = fitting(found, picture, where, problem)
+                found = drop_misshapen(found, picture, where, problem)
             views.append(target_view(camera.name, picture, list(masks), found, stamp_ns=own))
         asked = View(query.name, image, masks, stamp_ns=stamp)
         yield Moment(frame, (stamp - first) / 1e9, asked, views)

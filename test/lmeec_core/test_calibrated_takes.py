@@ -187,7 +187,7 @@ def test_a_calibration_that_cannot_be_used(take: Take, tmp_path: Path, of_the_ta
     result = runner.invoke(app, command)
     assert result.exit_code == 1 and f"{wrong}: cameras: Field required" in result.output
     assert rrd.exists() == of_the_take
-    assert ("no cameras and objects in space" in result.output) == of_the_take
+    assert ("no cameras and objects in 3D" in result.output) == of_the_take
 
 
 def test_a_calibration_without_a_scene_is_refused(take: Take, tmp_path: Path) -> None:
@@ -220,7 +220,7 @@ def test_methods_beside_each_other_have_their_own_points() -> None:
     scene.finish()
     assert ("space", "objects", "one", "cup") in log.paths
     assert ("space", "objects", "other", "cup") not in log.paths  # the rays do not meet
-    assert notes == ["1 places in space refused (error 1)"]
+    assert notes == ["1 positions rejected (error 1)"]
     assert len(problems) == 1 and "camera 'cam02'" in problems[0] and "160 x 90" in problems[0]
     assert {("target", "cam01, one"), ("target", "cam01, other")} <= {*log.paths}
     assert ("target", "cam02, one") not in log.paths
@@ -236,7 +236,8 @@ def test_one_placed_camera_has_no_points() -> None:
     scene.finish()
     assert notes == [
         "calibration: camera 'aria01' has no lens and no pose",
-        "calibration: it places ['cam01'] of the cameras shown; points in space need two or more",
+        "calibration: of the cameras shown, only ['cam01'] have a lens and a pose; 3D points need "
+        "at least two",
     ]
 
 

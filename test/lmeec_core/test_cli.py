@@ -1,5 +1,6 @@
 """The `lmeec` command: help that teaches, one-line errors, exit codes."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,9 @@ def test_help_of_a_command(name: str) -> None:
     assert (command.help or "").split("\n")[0].split(".")[0] in result.output
     options = [max(p.opts, key=len) for p in command.params if p.param_type_name == "option"]
     assert [option for option in options if option not in result.output] == []
+    texts = [command.help or "", *(getattr(param, "help", None) or "" for param in command.params)]
+    placeholders = re.findall(r"<\w+>", " ".join(texts))  # lost outside of backticks
+    assert [word for word in placeholders if word not in result.output] == []
 
 
 def test_the_walk_of_the_help_names_every_command() -> None:

@@ -162,7 +162,10 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     [
         (["--anonymise", "faces"], "--face-model FILE expected"),
         (["--face-model", "x.onnx"], "is for --anonymise faces"),
-        (["--anonymise", "faces", "--face-model", "x.onnx", "--enrich", "d"], "are not touched"),
+        (
+            ["--anonymise", "faces", "--face-model", "x.onnx", "--enrich", "d"],
+            "copies the videos unchanged",
+        ),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, arguments: list[str], text: str) -> None:

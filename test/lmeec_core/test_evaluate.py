@@ -303,8 +303,8 @@ def test_missing_predictions_and_the_exit_code(tmp_path: Path, raw: Take) -> Non
     arguments = ["evaluate", str(tmp_path / "masks.json"), str(raw.path), "--out", str(tmp_path)]
     result = runner.invoke(app, arguments)
     assert result.exit_code == 1
-    assert "2 of 3 frames (30, 60)" in result.output and "would refuse" in result.output
-    assert "would refuse" in (tmp_path / "report.html").read_text()
+    assert "2 of 3 frames (30, 60)" in result.output and "would reject" in result.output
+    assert "would reject" in (tmp_path / "report.html").read_text()
     assert "no video" not in result.output  # masks without images are drawn on plain ground
     assert runner.invoke(app, [*arguments, "--allow-missing"]).exit_code == 0
     result = runner.invoke(app, [*arguments, "--protocol", "lm_eec"])

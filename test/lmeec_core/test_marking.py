@@ -346,7 +346,7 @@ def test_saved_prompts_are_shown_the_next_time(
     [
         ('"recording": "take_8", "prompts": []', "of 'take_8' given, of 'take_7' expected"),
         ('"prompts": [{"camera": "aria01", "object": "cup", "stamp": 5, "points": [[1, 1]]}]',
-         "a stamp belongs to a bag"),
+         "a stamp is only for bags"),
         ('"prompts": [{"camera": "aria01", "object": "cup", "frame": 0, "points": [[1, 1]]}, '
          '{"camera": "cam01", "object": "cup", "frame": 0, "points": [[1, 1]]}]',
          "it has one there already"),
@@ -376,7 +376,7 @@ def test_a_file_that_is_none(tmp_path: Path) -> None:
     [
         ([], "neither a recording nor --live given"),
         (["take_7", "--live"], "both a recording and --live given"),
-        (["bag"], "is a bag, a take expected. Play it to a node"),
+        (["bag"], "is a bag, a take expected. Play the bag to a node"),
         (["take_8"], "there is no such file or folder of takes"),
         (["take_7", "--prompt-checkpoint", "x.pt"], "without --prompt-preset"),
         (["take_7", "--preset", "nanno"], "nanno"),

@@ -100,11 +100,11 @@ def test_finished_units_are_kept_and_other_settings_are_noticed(take: Take, tmp_
     assert track(take.path, out, *MINI, "--direction", "ego-exo").exit_code == 0
     first, files = out.read_bytes(), {f: f.stat().st_mtime_ns for f in work.glob("*.jsonl")}
     again = track(take.path, out, *MINI, "--direction", "ego-exo")
-    assert "2 of 2 units were finished before" in again.output
+    assert "2 of 2 units were already finished" in again.output
     assert out.read_bytes() == first
     assert {f: f.stat().st_mtime_ns for f in work.glob("*.jsonl")} == files
     other = track(take.path, out, *MINI, "--direction", "ego-exo", "--compression", "fifo")
-    assert "2 kept units are not used: memory.compression was 'keep_first', is 'fifo'" in (
+    assert "2 stored units are not reused: memory.compression was 'keep_first', is now 'fifo'" in (
         other.output
     )
     other = track(take.path, out, "--preset", "mini", "--seed", "1", "--direction", "ego-exo")
@@ -235,7 +235,7 @@ def test_datasets_and_folders_of_takes(tmp_path: Path) -> None:
         (["--preset", "nano_"], "nano_"),
         (["--preset", "mini"], "--seed 0"),
         (["--checkpoint", "nowhere.pt"], "nowhere.pt"),
-        ([*MINI, "--params", "x.yaml"], "belong to bags"),
+        ([*MINI, "--params", "x.yaml"], "apply only to bags"),
         ([*MINI, "--threads", "0"], "--threads"),
         ([*MINI, "--cluster", "127.0.0.1:1"], "--cluster 127.0.0.1:1"),
     ],

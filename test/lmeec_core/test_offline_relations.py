@@ -120,7 +120,7 @@ def test_a_raw_take_is_resumed_unless_its_own_annotation_or_video_changed(
     relations(raw, {"other": {"masks": {}}, "take_7": both.entry})
     moved = (*track, "--take", "take_7", "--videos", tmp_path / "elsewhere")
     again = command(*moved)
-    assert again.exit_code == 0 and "1 of 1 units were finished before" in again.output
+    assert again.exit_code == 0 and "1 of 1 units were already finished" in again.output
     assert out.read_bytes() == first
     content = json.loads(raw.read_text())
     del content["annotations"]["take_7"]["object_masks"]["goblet_1"][EXO]["annotation"]["30"]
@@ -150,7 +150,7 @@ def test_broken_takes_and_videos_are_named_and_left_out(
     assert result.exit_code == 1
     for named in (
         f"{raw}: take t0: is not valid JSON",
-        f"{raw}: take t1: no videos, as ",
+        f"{raw}: take t1: no videos (expected ",
         f"{videos / third}.mp4: ",
         f"{raw}: take t3: no cameras",
     ):

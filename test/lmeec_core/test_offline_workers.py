@@ -125,7 +125,7 @@ def test_killed_at_random_moments_with_worker_processes(take: Take, tmp_path: Pa
 def test_scaling_compares_the_bytes(take: Take, tmp_path: Path) -> None:
     result = track(take.path, tmp_path / "x.json", *MINI, "--scaling", "1,2")
     assert result.exit_code == 0, result.output
-    assert "times the first" in result.output and result.output.count("the same") == 2
+    assert "speed-up" in result.output and result.output.count("the same") == 2
     assert [p.name for p in tmp_path.iterdir()] == ["take_7"]
 
 

@@ -147,7 +147,7 @@ def test_track_takes_texts_and_names_what_is_not_there(write: Write, tmp_path: P
         return " ".join(done.output.split())
 
     absent = told("--text", f"{name[:-1]}9=a mug", code=1)
-    assert f"text of '{name[:-1]}9': no such object is looked for in any take" in absent
+    assert f"text of '{name[:-1]}9': no such object is tracked in any take" in absent
     assert "OBJECT=TEXT expected" in told("--text", "a mug")
     assert "two texts" in told("--text", "cup=a mug", "--text", "cup=a red mug")
     assert "know none of its words" in told("--text", f"{name}=eine Tasse", code=1)

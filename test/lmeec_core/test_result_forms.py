@@ -354,12 +354,12 @@ def test_the_viewer_names_what_is_of_something_else(take: Path, tmp_path: Path) 
     code, output = view(take, tmp_path, renamed(predictions(), "object", "Cup"))
     assert code == 1 and "object 'Cup', which the take does not have; 'cup' is there" in output
     code, output = view(take, tmp_path, renamed(predictions(), "pair", "aria01_Cam01"))
-    assert code == 1 and "no predictions of ['aria01_cam01']" in output
+    assert code == 1 and "no predictions for ['aria01_cam01']" in output
     content = predictions()
     frames = content["ego-exo"]["results"]["küche_1"]["masks"]["cup"][PAIR]
     frames["45"] = frames["30"]
     code, output = view(take, tmp_path, content)
-    assert code == 1 and "predictions of 1 frames that the recording does not have" in output
+    assert code == 1 and "predictions for 1 frames that the recording does not have" in output
     code, output = view(take, tmp_path, predictions(BROKEN[0][0]))
     assert code == 1 and "10 of 10 predictions cannot be read" in output
 

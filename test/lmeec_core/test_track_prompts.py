@@ -121,10 +121,10 @@ def test_finished_units_are_kept_until_the_prompts_change(take: Take, tmp_path: 
     first = out.read_bytes()
     prompts.write_text(prompts.read_text().replace(", ", ",  "))  # written another way
     again = track(take, out, prompts)
-    assert "1 of 1 units were finished before" in again.output and out.read_bytes() == first
+    assert "1 of 1 units were already finished" in again.output and out.read_bytes() == first
     file_of(prompts, MARKED[0], PlacedPrompt(EGO, Prompt("mug", ((41.0, 50.0),), (1,)), frame=30))
     changed = track(take, out, prompts)
-    assert "kept units are not used: prompts.digest was" in changed.output
+    assert "stored units are not reused: prompts.digest was" in changed.output
     assert out.read_bytes() != first
 
 
@@ -150,7 +150,7 @@ def test_an_object_that_is_marked_in_another_view_is_followed_from_there(
         (PlacedPrompt("Cam-1", CUP, frame=30), "'cam-1' is there, not 'Cam-1'"),
         (PlacedPrompt(EXO, CUP, frame=60), "no such image; one of the camera's 3 frames from 0"),
         (PlacedPrompt(EGO, CUP, frame=31), "no such image; one of the camera's 4 frames from 0"),
-        (PlacedPrompt(EGO, CUP, stamp=30), "a stamp belongs to a bag"),
+        (PlacedPrompt(EGO, CUP, stamp=30), "a stamp is only for bags"),
         (PlacedPrompt(EGO, Prompt("cup", ((128.5, 3),)), frame=30), "within the image of 128 x 96"),
         (PlacedPrompt(EXO, Prompt("cup", box=(70, 3, 90, 9)), frame=30), "within the image of 80"),
         (PlacedPrompt(EXO, Prompt("cup", mask=np.ones((9, 40), bool)), frame=30), "aspect"),
@@ -184,7 +184,7 @@ def test_what_does_not_go_together_is_refused(take: Take, tmp_path: Path) -> Non
         result = track(take, tmp_path / "x.json", prompts, *more)
         assert result.exit_code == 1 and text in result.output, result.output
     result = runner.invoke(app, ["track", str(take.path), "--prompt-preset", "nano", *MINI])
-    assert result.exit_code == 1 and "belong to --prompts FILE" in result.output
+    assert result.exit_code == 1 and "used only with --prompts FILE" in result.output
     assert not (tmp_path / "x.json").exists()
 
 

@@ -121,7 +121,7 @@ def test_the_other_direction_and_no_predictions(
     [
         (["--query", "cam-9"], "cam-9"),
         (["--object", "spoon"], "spoon"),
-        (["--params", "x.yaml"], "belong to bags"),
+        (["--params", "x.yaml"], "apply only to bags"),
     ],
 )
 def test_names_that_are_not_there(

@@ -165,7 +165,7 @@ def test_info_estimates_the_offset_of_a_bag(tmp_path: Any, tools: Any) -> None:
     refused = CliRunner().invoke(
         app, ["info", str(tools.REPOSITORY / "test/data/sample_take"), "--offsets"]
     )
-    assert refused.exit_code != 0 and "which is no bag" in refused.output
+    assert refused.exit_code != 0 and "which is not a bag" in refused.output
 
 
 COMMAND = (

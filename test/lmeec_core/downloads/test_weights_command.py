@@ -46,7 +46,7 @@ def test_the_lines_that_it_prints_work(
 
 def test_without_a_known_checksum_the_first_one_is_recorded(served: Served, folder: Path) -> None:
     code, said = get(served, "open")
-    assert code == 0 and f"SHA-256 {sha(served.content)} (recorded now: nobody has" in said
+    assert code == 0 and f"SHA-256 {sha(served.content)} (recorded now: none is" in said
     assert names(folder) == {"open.pt", "open.pt.sha256"}
     done = subprocess.run(["sha256sum", "-c", "open.pt.sha256"], cwd=folder, capture_output=True)
     assert done.returncode == 0
@@ -111,7 +111,7 @@ def test_the_list(served: Served, folder: Path) -> None:
     assert result.exit_code == 0 and set(CATALOGUE) <= set(rows)
     assert "  small.pt  " in rows["small"] and f"The cache: {folder} " in result.output
     assert "sam2.1_hiera_tiny.pt, another file (2 bytes)" in rows["sam2_tiny"]
-    assert "898 MB     Apache-2.0  no " in rows["sam2_large"] and "none given" in rows["lm_eec"]
+    assert "898 MB   Apache-2.0  no " in rows["sam2_large"] and "none given" in rows["lm_eec"]
     assert "/092824/sam2.1_hiera_base_plus.pt" in rows["sam2_base_plus"]
 
 

@@ -29,7 +29,7 @@ def test_a_whole_download(served: Served, folder: Path) -> None:
     assert oct(path.stat().st_mode & 0o777) == oct(0o666 & ~umask())
     assert [one["path"] for one in served.asked] == ["/mirror/small.pt"]
     assert "Range" not in served.asked[0]
-    assert f"SHA-256 {sha(served.content)} (as it is known)" in said
+    assert f"SHA-256 {sha(served.content)} (matches the known one)" in said
     assert get(served)[0] == 0 and len(served.asked) == 1  # it is there
 
 
@@ -94,7 +94,7 @@ def test_the_part_of_an_earlier_run_is_used(served: Served, folder: Path) -> Non
     assert code == 1 and not (folder / "small.pt").exists()
     assert f"the first {kept:,} bytes are kept ({partial})" in said
     assert 0 < kept <= 200_000 and partial.read_bytes() == served.content[:kept]
-    assert "kB of it, `get` goes on" in weights("list")[1]
+    assert "kB of it, `get` resumes" in weights("list")[1]
     served.cuts, before = [], len(served.asked)
     code, said = get(served)
     assert code == 0, said
@@ -301,7 +301,7 @@ def test_a_full_disk_and_a_stop(served: Served, tmp_path: Path) -> None:
     said = " ".join(stopped.communicate(timeout=60)[0].split())
     served.cuts = [1]  # lets the server's threads go
     assert stopped.returncode not in (0, None) and "Traceback" not in said, said
-    assert re.search("stopped: 1 MB are kept, the same command goes on from there", said), said
+    assert re.search("stopped: 1 MB kept; run the same command again to resume", said), said
     assert served.asked[-1]["Range"] == "bytes=300000-"
     assert names(folder) == {partial.name, partial.name + ".json"}
     assert "1 MB of it" in " ".join(listed(tmp_path).split())
