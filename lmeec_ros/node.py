@@ -366,7 +366,7 @@ class LmeecNode(ManagedNode):
             self._prompts.settle()
             if self._watchdog is not None and self.state == "active":
                 with self._reporting("watching the inputs"):
-                    self._watchdog.look(self.config)
+                    self._watchdog.check(self.config)
 
     def _give_up(self) -> None:
         """Go to error processing, which frees everything and leaves the node unconfigured."""

@@ -271,7 +271,7 @@ def test_cameras_out_of_step_time_jumps_and_silence(
     keep_sending("exo: silent, no message on /exo/image_raw", left_out=feed.exo)
     logged(node, "/rig offers sensor_msgs/msg/Image, reliable")
     feed.good()
-    logged(node, "exo: messages come again on /exo/image_raw")
+    logged(node, "exo: messages arrive again on /exo/image_raw")
     keep_sending("query masks: silent, no message on /ego/label_image", left_out=feed.labels)
     logged(node, "without query masks nothing is published")
     feed.good()
