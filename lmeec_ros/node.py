@@ -27,7 +27,7 @@ from lmeec_ros.health.measurements import Measurements, Snapshot
 from lmeec_ros.health.watchdog import Watchdog
 from lmeec_ros.inference.pipeline import SetProcessor, load_processor
 from lmeec_ros.inference.worker import NotNowError, Worker, in_a_thread, result_of
-from lmeec_ros.io.inputs import Input, InputStream, inputs_of, look_around, open_inputs
+from lmeec_ros.io.inputs import Input, InputStream, follow_publishers, inputs_of, open_inputs
 from lmeec_ros.io.synchronizer import Synchronizer, make_synchronizer, stamp_of
 from lmeec_ros.outputs import Outputs, PublishError
 from lmeec_ros.parameters import config as parameters
@@ -362,7 +362,7 @@ class LmeecNode(ManagedNode):
                 self._open_inputs()
             with self._reporting("following the publishers"):
                 if self.inputs is not None:
-                    look_around(self.inputs, self._watchdog.silent if self._watchdog else ())
+                    follow_publishers(self.inputs, self._watchdog.silent if self._watchdog else ())
             self._prompts.settle()
             if self._watchdog is not None and self.state == "active":
                 with self._reporting("watching the inputs"):

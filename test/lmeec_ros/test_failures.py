@@ -292,7 +292,7 @@ def test_nothing_is_looked_up_while_all_is_well(
     robot: Robot, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def settled() -> bool:
-        return all(one.due(False) < 0 for one in robot.node.inputs)
+        return all(one.overdue(False) < 0 for one in robot.node.inputs)
 
     robot.send()
     tools.wait_until(settled, "the looks that are due at the start")

@@ -94,7 +94,7 @@ def test_overrides_of_the_quality_of_service_are_taken(
     publisher = rig.node.create_publisher(Image, "/ego/image_raw", 5)
     tools.wait_until(publisher.get_subscription_count, "the subscription")
     before = node.inputs.query._subscription
-    node.inputs.query.look()
+    node.inputs.query.query_graph()
     node.inputs.query.refresh()
     assert node.inputs.query._subscription is before
 

@@ -172,5 +172,5 @@ def test_labels_to_ignore(tmp_path: Path, values: dict[str, Any], objects: list[
     result = runner.invoke(app, command)
     assert result.exit_code == (not objects), result.output  # nothing was searched without any
     assert sorted({p.object_name for p in Results.read(out).predictions()}) == objects
-    said = " 255 in label images marks what is to be ignored" in result.output
+    said = "label 255 in label images is ignored" in result.output
     assert said == ("object_255" not in objects and "rim" not in objects)

@@ -131,7 +131,7 @@ def test_no_query_masks_at_all(make_node: Any, rig: Any, watch: Watcher) -> None
     advertise(rig, "/ego/image_raw", "/exo/image_raw")
     make_node(**QUICK)
     message = watch.wait("no_query_masks", watch.frames).message
-    assert "nobody publishes there" in message and "start the publisher" in message
+    assert "the topic has no publisher" in message and "start the publisher" in message
 
 
 def test_no_image_of_a_camera(make_node: Any, rig: Any, watch: Watcher) -> None:

@@ -38,7 +38,7 @@ class Input:
         self.name, self.topic = name, f"/{name}"
         self.monitor = StreamMonitor(clock=clock)
         self.offers: list[Any] = []
-        self.described = "nobody publishes there"
+        self.described = "the topic has no publisher"
         self.is_open = True
 
     def publishers(self) -> list[Any]:
