@@ -360,7 +360,7 @@ def test_a_start_that_stops_half_way_is_told(make_node: Any, tools: Any, capfd: 
         def told() -> bool:
             nonlocal said
             said += capfd.readouterr().err
-            return "not started; the node stays inactive and can be activated again" in said
+            return "not started; the node stays inactive. To try again: ros2" in said
 
         tools.wait_until(told, lambda: said)
     assert node.state == "inactive" and "Traceback" not in said

@@ -339,7 +339,7 @@ def test_a_bad_checkpoint_leaves_it_unconfigured(
     path = tmp_path / "weights.safetensors"
     node = start_node(values(**{"model.checkpoint": str(path)}))
     logged(node, f"configure failed: checkpoint {path}: no such file")
-    logged(node, "the node stays unconfigured and can be configured again")
+    logged(node, "the node stays unconfigured. To try again: ros2 lifecycle set")
     path.write_bytes(b"not a checkpoint")
     assert not change(Transition.TRANSITION_CONFIGURE)
     logged(node, f"configure failed: checkpoint {path}", 2)
@@ -413,7 +413,7 @@ def test_without_a_folder_for_logs_it_says_what_to_do(
     node = start_node(values(), environment={"ROS_LOG_DIR": str(tmp_path / "file" / "log")})
     tools.wait_until(lambda: not node.alive, "the end of the process")
     assert node.process.returncode == 2
-    assert "set ROS_LOG_DIR to a folder that can be written" in node.tail(1)
+    assert "set ROS_LOG_DIR to a writable folder" in node.tail(1)
 
 
 @pytest.mark.parametrize("module", ["lmeec_ros.runtime.arena", "rclpy", "torch"])
