@@ -353,7 +353,7 @@ def test_a_bad_checkpoint_leaves_it_unconfigured(
 
 def test_a_misspelt_parameter_ends_with_a_suggestion(start_node: Any, logged: Any) -> None:
     node = start_node(values(presence_treshold=0.4))
-    logged(node, "not started: presence_treshold: there is no such parameter; did you mean")
+    logged(node, "not started: presence_treshold: unknown parameter; did you mean")
     assert node.process.wait(30) == 2
     assert "Traceback" not in node.log.read_text()
 
