@@ -1,4 +1,4 @@
-"""The ROS 2 edge of LM-EEC: topics in, tracker, topics out. It holds no tensor arithmetic."""
+"""ROS 2 interface of LM-EEC: subscriptions, tracker, publishers. It contains no tensor code."""
 
 from lmeec_ros.moved import install
 

@@ -1,4 +1,4 @@
-"""The node as a process."""
+"""Entry point of the node's process."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmeec_ros.parameters import config as parameters
 from lmeec_ros.parameters import files as parameter_files
 from lmeec_ros.runtime.executor import make_executor
 
-LOG_HINT = "; set ROS_LOG_DIR to a folder that can be written (ROS's default is ~/.ros/log)"
+LOG_HINT = "; set ROS_LOG_DIR to a writable folder (ROS's default is ~/.ros/log)"
 
 
 def _destroy(node: LmeecNode) -> None:
@@ -23,7 +23,7 @@ def _destroy(node: LmeecNode) -> None:
         node.destroy_node()
     except Exception:
         if rclpy.ok():
-            raise  # after a signal everything is freed already
+            raise  # after a signal, rclpy has freed everything already
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -38,15 +38,15 @@ def main(args: Sequence[str] | None = None) -> int:
         )
     except KeyboardInterrupt:
         return 0
-    except Exception as error:  # wrong arguments, a parameter file that cannot be read, ...
+    except Exception as error:  # wrong arguments, an unreadable parameter file, ...
         if not isinstance(error, parameters.ParameterError):
             traceback.print_exc()
         hint = LOG_HINT if "initialize logging" in str(error) else ""
         print(f"lmeec_node: not started: {error}{hint}", file=sys.stderr, flush=True)
         rclpy.try_shutdown()
         return 2
-    # Three threads beside this one, which takes the inputs: a transition that takes seconds,
-    # services on the memory, parameters.
+    # This thread runs the subscriptions. Three more: for a transition that takes seconds, for the
+    # memory services, and for the parameter services.
     executor = make_executor(3, node.get_logger().warning)
     executor.add_node(node)
     code = 0
@@ -55,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
     except Exception:
-        if rclpy.ok():  # else the end of the process interrupted a call
+        if rclpy.ok():  # else the shutdown interrupted a call
             traceback.print_exc()
             code = 1
     clean = node.close()
@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
         executor.shutdown(timeout_sec=1.0)
         _destroy(node)
     rclpy.try_shutdown()
-    if not clean:  # a step or the loading of a model is under way; do not wait for it
+    if not clean:  # do not wait for a running step or for a model that is being loaded
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

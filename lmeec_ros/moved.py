@@ -1,4 +1,4 @@
-"""Modules that have moved: the old names work for one version, with a DeprecationWarning."""
+"""Modules that have moved. Their old names work for one version, with a DeprecationWarning."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ MOVED = {
 
 
 class _MovedModules(MetaPathFinder, Loader):
-    """Gives the new module under the old name."""
+    """Import finder and loader that provides the new module under the old name."""
 
     def __init__(self) -> None:
         self._specs: dict[int, ModuleSpec | None] = {}
@@ -51,7 +51,7 @@ class _MovedModules(MetaPathFinder, Loader):
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = MOVED[spec.name]
         warnings.warn(
-            f"{spec.name} has moved to {new}; this name goes with the next version",
+            f"{spec.name} has moved to {new}; the old name will be removed in the next version",
             DeprecationWarning,
             stacklevel=2,
         )
@@ -60,10 +60,10 @@ class _MovedModules(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._specs.pop(id(module))  # importlib has put the old name's there
+        module.__spec__ = self._specs.pop(id(module))  # importlib set that of the old name
 
 
 def install() -> None:
-    """Let imports of the old names find the new modules."""
+    """Install the import finder for the old names."""
     if not any(isinstance(one, _MovedModules) for one in sys.meta_path):
         sys.meta_path.append(_MovedModules())

@@ -1,4 +1,4 @@
-"""The ROS 2 node: a lifecycle node that publishes where objects are in the target cameras."""
+"""The ROS 2 node: a lifecycle node that publishes the objects' masks in the target cameras."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lmeec_ros.health.measurements import Measurements, Snapshot
 from lmeec_ros.health.watchdog import Watchdog
 from lmeec_ros.inference.pipeline import SetProcessor, load_processor
 from lmeec_ros.inference.worker import NotNowError, Worker, in_a_thread, result_of
-from lmeec_ros.io.inputs import Input, InputStream, inputs_of, look_around, open_inputs
+from lmeec_ros.io.inputs import Input, InputStream, follow_publishers, inputs_of, open_inputs
 from lmeec_ros.io.synchronizer import Synchronizer, make_synchronizer, stamp_of
 from lmeec_ros.outputs import Outputs, PublishError
 from lmeec_ros.parameters import config as parameters
@@ -40,24 +40,24 @@ from lmeec_ros.services import MemoryServices
 T = TypeVar("T")
 
 STEP_PATIENCE = 60.0
-"""Seconds that deactivation and the memory services wait for the step under way."""
+"""Seconds that deactivation and the memory services wait for the current step."""
 MAX_FAILURES = 3
-"""Failed steps in a row after which the node goes to error processing."""
+"""Consecutive failed steps after which the node goes to error processing."""
 
 
 class LmeecNode(ManagedNode):
     """Finds the objects of the query masks in the target cameras, and publishes their masks.
 
-    configure loads the model and warms it up; activate subscribes and publishes; deactivate stops
-    both and keeps the memory; cleanup frees everything. Callbacks only pass messages on; one
-    worker thread decodes, infers and publishes.
+    configure loads the model and warms it up; activate starts subscribing and publishing;
+    deactivate stops both and keeps the memory; cleanup frees everything. Callbacks only pass
+    messages on; one worker thread decodes, runs the network and publishes.
 
     Args:
         name: name of the node.
         kwargs: further arguments of rclpy.node.Node (context, parameter_overrides, ...).
 
     Raises:
-        lmeec_ros.parameters.config.ParameterError: if a parameter is wrong or not known.
+        lmeec_ros.parameters.config.ParameterError: if a parameter is wrong or unknown.
     """
 
     def __init__(self, name: str = "lmeec", **kwargs: Any) -> None:
@@ -70,12 +70,12 @@ class LmeecNode(ManagedNode):
         self.worker: Worker[ImageSet[Any]] | None = None
         self.synchronizer: Synchronizer | None = None
         self.inputs: ImageSet[InputStream] | None = None
-        self._abandoned: list[threading.Thread] = []  # threads of steps that did not end
+        self._abandoned: list[threading.Thread] = []  # workers whose step did not end in time
         self._outputs: Outputs | None = None
         self._watchdog: Watchdog | None = None
-        self._failures = 0  # steps in a row that failed, not counting wrong input
+        self._failures = 0  # consecutive failed steps, not counting bad input
         self._last_stamp: int | None = None
-        clock = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may stand still
+        clock = Clock(clock_type=ClockType.STEADY_TIME)  # simulated time may be paused
         timer = partial(self.create_timer, callback_group=self._lifecycle_group, clock=clock)
         failed = partial(self._report_error, "diagnostics")
         self._reporter = diagnostics.Reporter(self, self._snapshot, failed)
@@ -104,7 +104,7 @@ class LmeecNode(ManagedNode):
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Unsubscribe and stop the worker; the memory of the objects is kept.
 
-        A step that does not end in time is abandoned, and the node becomes unconfigured.
+        If the current step does not end in time, it is abandoned and the node becomes unconfigured.
         """
 
         def deactivate() -> None:
@@ -113,11 +113,11 @@ class LmeecNode(ManagedNode):
                 raise RuntimeError("a publisher cannot be deactivated")
 
         cause = self.measured.last_error
-        done = self._guarded("deactivate", deactivate, otherwise=Error)  # it cannot stay active
+        done = self._guarded("deactivate", deactivate, otherwise=Error)  # must not stay active
         if self._failures < MAX_FAILURES:
             return done
         self.measured.last_error = f"stopped after {self._failures} failed steps: {cause}"
-        return Error  # rclpy has no other way from active to error processing
+        return Error  # the only way in rclpy from active to error processing
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free the model, the memory and the publishers."""
@@ -130,27 +130,27 @@ class LmeecNode(ManagedNode):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything; the node can be configured again."""
         cause = self.measured.last_error
-        self._guarded("error processing", self._release)  # logs what it could not free
+        self._guarded("error processing", self._release)
         self.measured.last_error = cause or self.measured.last_error
         return Success
 
     def _autostart(self) -> None:
         assert self._start_timer is not None
         self._start_timer.cancel()
-        if self.state != "unconfigured":  # another client was faster
-            self.get_logger().warning(f"autostart: not needed, the node is {self.state}")
+        if self.state != "unconfigured":  # a lifecycle client was faster
+            self.get_logger().warning(f"autostart: skipped, the node is {self.state} already")
             return
         try:
             started = self.trigger_configure() == Success and self.trigger_activate() == Success
-        except Exception:  # after an interrupt rclpy cannot finish a transition
+        except Exception:  # rclpy cannot finish a transition after an interrupt
             if self.context.ok():
                 raise
             return
         if not started and self.context.ok():
             step = "configure" if self.state == "unconfigured" else "activate"
             self.get_logger().error(
-                f"not started; the node stays {self.state} and can be {step}d again "
-                f"(ros2 lifecycle set {self.get_fully_qualified_name()} {step})"
+                f"not started; the node stays {self.state}. To try again: ros2 lifecycle set "
+                f"{self.get_fully_qualified_name()} {step}"
             )
 
     def _configure(self) -> None:
@@ -159,15 +159,15 @@ class LmeecNode(ManagedNode):
             f"loading preset {config.model.preset}, weights "
             f"{config.model.checkpoint or 'of the preset'}, on {config.model.device}"
         )
-        self._outputs = Outputs(self, config)  # first, since it fails fast
+        self._outputs = Outputs(self, config)  # before the slow part, since this may fail
         self.processor = in_a_thread(partial(load_processor, config), "configure")
         gc.collect()
-        gc.freeze()  # else every collection walks the whole network, for 0.1 s
+        gc.freeze()  # else every collection traverses the whole network, which takes 0.1 s
 
     def _activate(self) -> None:
         config, processor, outputs = self.config, self.processor, self._outputs
         if processor is None or outputs is None:
-            raise RuntimeError("there is no network: the node is not configured")
+            raise RuntimeError("no network is loaded: the node is not configured")
         self.measured = Measurements()
         self._throttle.forget()
         self._failures = 0
@@ -192,7 +192,7 @@ class LmeecNode(ManagedNode):
             outputs.follow()
 
     def _stop(self) -> None:
-        """Close the inputs and end the worker; all of it is done, whatever fails."""
+        """Close the inputs and end the worker, completely even if a part fails."""
         inputs, worker = self.inputs, self.worker
         self.inputs = self.worker = self.synchronizer = self._watchdog = None
         self._prompts.end()
@@ -206,17 +206,17 @@ class LmeecNode(ManagedNode):
         if not worker.stop(STEP_PATIENCE):
             self._abandoned.append(worker.thread)
             raise TimeoutError(
-                f"the step under way did not end within {STEP_PATIENCE:g} s; it is "
-                "abandoned, its result is ignored, and configure loads the network again"
+                f"the current step did not end within {STEP_PATIENCE:g} s and was abandoned; its "
+                "result is ignored, and configure loads the network again"
             )
 
     def _release(self) -> None:
-        """Free everything; all of it is done, whatever fails."""
+        """Free everything, completely even if a part fails."""
         outputs, processor = self._outputs, self.processor
         self._prompts.end()
         with ExitStack() as cleanup:  # in reverse order
             cleanup.callback(arena.give_back)
-            cleanup.callback(gc.collect)  # modules refer to each other in circles
+            cleanup.callback(gc.collect)  # modules are in reference cycles
             cleanup.callback(gc.unfreeze)
             if processor is not None:
                 cleanup.callback(processor.close)
@@ -226,7 +226,7 @@ class LmeecNode(ManagedNode):
             self._outputs = self.processor = self._last_stamp = None
 
     def close(self, timeout: float = 2.0) -> bool:
-        """Stop the worker at the end of the process; return whether nothing runs any more."""
+        """Stop the worker at the end of the process; return whether no step or transition runs."""
         worker = self.worker
         stopped = worker is None or worker.stop(timeout)
         if free := self._transition.acquire(timeout=timeout):
@@ -234,11 +234,11 @@ class LmeecNode(ManagedNode):
         return stopped and free and not any(one.is_alive() for one in self._abandoned)
 
     def with_processor(self, function: Callable[[SetProcessor], T]) -> T:
-        """Call a function with the processor while no step is under way, and return its result.
+        """Call a function with the processor between two steps, and return its result.
 
         Raises:
-            NotNowError: the node is not configured, was deactivated meanwhile, or a step took too
-                long; says so. Unless it says otherwise the function was not called.
+            NotNowError: if the node is not configured or in a transition, was deactivated, or the
+                call took too long. The function was not called, unless the text says otherwise.
         """
         with self._between_transitions():
             processor, worker = self.processor, self.worker
@@ -249,7 +249,7 @@ class LmeecNode(ManagedNode):
             future = worker.call(partial(function, processor), discard=False)
         return result_of(future, STEP_PATIENCE, self.get_logger())
 
-    # ---- the way of a frame
+    # ---- processing
 
     def _on_set(self, found: ImageSet[Any]) -> None:
         worker = self.worker
@@ -260,7 +260,7 @@ class LmeecNode(ManagedNode):
     def _on_time_jump(self, name: str, old: int, new: int) -> None:
         self.get_logger().warning(
             f"time jumped back by {(old - new) / 1e9:.3f} s ({name}: {old / 1e9:.3f} to "
-            f"{new / 1e9:.3f}); pairing and memory start afresh"
+            f"{new / 1e9:.3f}); pairing and memory were reset"
         )
         worker, processor, outputs = self.worker, self.processor, self._outputs
         if worker is not None and processor is not None and outputs is not None:
@@ -268,7 +268,7 @@ class LmeecNode(ManagedNode):
             future.add_done_callback(self._on_reset)
 
     def _on_reset(self, future: Future[None]) -> None:
-        # A cancelled reset is not reported: the next set is older than the last and resets, too.
+        # A cancelled reset needs no report: the next set, older than the last, resets as well.
         if not future.cancelled() and isinstance(error := future.exception(), Exception):
             self._report_error("resetting the memory", error)
 
@@ -284,15 +284,15 @@ class LmeecNode(ManagedNode):
         given: ImageSet[Any],
         arrived: float,
     ) -> None:
-        """Process one set and publish what is found (in the worker's thread)."""
+        """Process one set and publish the results (in the worker's thread)."""
         started = time.monotonic()
         stamp = stamp_of(given.query)
         if self._last_stamp is not None and stamp <= self._last_stamp:
-            self.get_logger().warning("the query image is older than the last: memory reset")
+            self.get_logger().warning("the query image is not newer than the last: memory reset")
             self._reset_memory(processor, outputs)
         self._last_stamp = stamp
         found = processor.process(given, self._on_refused_image)
-        if outputs is not self._outputs:  # deactivation has given this step up
+        if outputs is not self._outputs:  # deactivation has abandoned this step
             return
         self._failures = 0
         taken = Duration(seconds=processor.step_seconds).to_msg()
@@ -310,10 +310,10 @@ class LmeecNode(ManagedNode):
 
     def _on_step_error(self, error: Exception) -> None:
         """Count and log why a set failed (in the worker's thread)."""
-        if not self.context.ok():  # shutting down removes what the step still uses
+        if not self.context.ok():  # shutting down destroys entities that the step still uses
             return
         self.measured.last_error = str(error)
-        if isinstance(error, PublishError):  # reported where it happened; the step succeeded
+        if isinstance(error, PublishError):  # logged by Outputs; the step itself succeeded
             return
         text, kind = f"set skipped: {error}", kind_of(error)
         if not isinstance(error, InputError):
@@ -351,7 +351,7 @@ class LmeecNode(ManagedNode):
         for name, value in own.items():
             self.get_logger().info(f"{name} is now {value}")
 
-    # ---- watching
+    # ---- supervision
 
     def _watch(self) -> None:
         with self._transition:
@@ -362,11 +362,11 @@ class LmeecNode(ManagedNode):
                 self._open_inputs()
             with self._reporting("following the publishers"):
                 if self.inputs is not None:
-                    look_around(self.inputs, self._watchdog.silent if self._watchdog else ())
+                    follow_publishers(self.inputs, self._watchdog.silent if self._watchdog else ())
             self._prompts.settle()
             if self._watchdog is not None and self.state == "active":
                 with self._reporting("watching the inputs"):
-                    self._watchdog.look(self.config)
+                    self._watchdog.check(self.config)
 
     def _give_up(self) -> None:
         """Go to error processing, which frees everything and leaves the node unconfigured."""

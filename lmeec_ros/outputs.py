@@ -1,4 +1,4 @@
-"""The node's publishers: what is found in each target camera, and points."""
+"""The node's publishers: the results for each target camera, and the points."""
 
 from __future__ import annotations
 
@@ -29,24 +29,25 @@ STANDARD = {
     "detections": "vision_msgs/Detection2DArray",
     "label_info": "vision_msgs/LabelInfo",
 }
-"""Those that need a package which not everybody has."""
+"""Outputs whose message type is in an optional package."""
 REPEAT = 30.0
+"""Seconds after which the same warning may be logged again."""
 
 
 class PublishError(RuntimeError):
-    """Nothing of a set could be published."""
+    """None of the results of a set could be published."""
 
 
 class Outputs:
     """Lifecycle publishers `~/<target>/masks`, `.../label_image`, `.../overlay`, and others.
 
-    `.../detections` and `.../label_info` are of vision_msgs, where that is installed;
-    `.../camera_info` is the camera's own with stamp and frame of the masks. Where objects are
-    marked by prompts, the query camera has all of them, too.
+    `.../detections` and `.../label_info` are vision_msgs, if that package is installed;
+    `.../camera_info` is the CameraInfo of the camera with the header of the masks. If objects are
+    marked by prompts, the query camera has the same topics.
 
     Args:
-        node: the node; its activation lets them publish.
-        config: target cameras, depth and geometry.
+        node: the node, which publishes only while it is active.
+        config: target cameras, queue depth and geometry.
 
     Raises:
         ValueError: if the points cannot be set up; see :class:`lmeec_ros.points.points.Points`.
@@ -55,7 +56,7 @@ class Outputs:
     def __init__(self, node: LifecycleNode, config: NodeConfig) -> None:
         self._node = node
         self._publishers: dict[tuple[str, str], Any] = {}
-        self._told: dict[str, tuple[object, ...]] = {}  # what was last published as label_info
+        self._last_labels: dict[str, tuple[object, ...]] = {}  # content of the last label_info
         self._throttle = LogThrottle(REPEAT, count=False)
         self._infos = CameraInfos(node, config)
         self.points: Points | None = None
@@ -71,8 +72,8 @@ class Outputs:
         if config.output.standard:
             names = {f"~/<target>/{kind}": kind for kind in STANDARD}
             types = {topic: STANDARD[kind] for topic, kind in names.items()}
-            there = standard.installed(types, self._node.get_logger().info)
-            kinds |= {names[topic]: kind for topic, kind in there.items()}
+            available = standard.installed(types, self._node.get_logger().info)
+            kinds |= {names[topic]: kind for topic, kind in available.items()}
             kinds["camera_info"] = CameraInfo
         for target in config.published:
             for kind, msg_type in kinds.items():
@@ -83,11 +84,11 @@ class Outputs:
                 )
 
     def follow(self) -> None:
-        """Subscribe to the CameraInfo that somebody wants; to be called now and then."""
+        """Subscribe to CameraInfo where it has to be republished. To be called regularly."""
         self._infos.follow([t for (t, kind) in self._publishers if self._relayed(t, kind)])
 
     def _relayed(self, target: str, kind: str) -> bool:
-        return kind == "camera_info" and self._heard(target, kind)
+        return kind == "camera_info" and self._has_subscribers(target, kind)
 
     def publish(
         self,
@@ -96,19 +97,21 @@ class Outputs:
         processor: SetProcessor,
         failed: Callable[[str, Exception], object],
     ) -> list[str]:
-        """Publish a set: each target camera's outputs, and the objects' points in space.
+        """Publish the results of a set: each target camera's outputs, and the points.
 
-        One that fails does not stop the others.
+        A failed output does not stop the others.
 
         Args:
-            query_header, found, processor: the set, and what is found in it.
-            failed: called with what could not be published, and why.
+            query_header: header of the query image.
+            found: target camera to its result.
+            processor: configuration, labels and query masks of the set.
+            failed: called with the output that could not be published, and the exception.
 
         Returns:
-            the target cameras of which everything that is switched on was published.
+            the target cameras whose enabled outputs were all published.
 
         Raises:
-            PublishError: if there are none, although something was found.
+            PublishError: if there is no such camera although there are results.
         """
         done = [name for name in found if self._publish(name, found[name], processor, failed)]
         if self.points is not None:
@@ -117,7 +120,7 @@ class Outputs:
             except Exception as error:
                 failed("publishing the points", error)
         if found and not done:
-            raise PublishError("nothing of the set could be published; the log says why")
+            raise PublishError("no result of the set could be published; the log says why")
         return done
 
     def _publish(
@@ -127,7 +130,7 @@ class Outputs:
         processor: SetProcessor,
         failed: Callable[[str, Exception], object],
     ) -> bool:
-        """Publish what is switched on; label image and overlay only if someone listens."""
+        """Publish the enabled outputs of a target; return whether all succeeded."""
         config, table = processor.config, processor.table
         threshold = config.presence_threshold
         make: dict[str, Callable[[], Any]] = {
@@ -149,7 +152,7 @@ class Outputs:
         return complete
 
     def has_listeners(self, target: str) -> bool:
-        """Whether anybody subscribes to an output of the target, or to the points it gives."""
+        """Return whether an output of the target, or the points, have subscribers."""
         if self.points is not None and self.points.has_listeners():
             return True
         publishers = (one for (name, _), one in self._publishers.items() if name == target)
@@ -160,29 +163,29 @@ class Outputs:
             return False
         if kind == "masks":
             return config.output.masks
-        if kind == "label_info":  # latched: it is for those who come later
+        if kind == "label_info":  # latched, for later subscribers
             return True
         off = {"label_image": not config.output.label_image, "overlay": not config.output.overlay}
-        return not off.get(kind, False) and self._heard(target, kind)
+        return not off.get(kind, False) and self._has_subscribers(target, kind)
 
-    def _heard(self, target: str, kind: str) -> bool:
+    def _has_subscribers(self, target: str, kind: str) -> bool:
         return bool(self._publishers[target, kind].get_subscription_count())
 
     def _label_info(
         self, target: str, header: Header, table: LabelTable, threshold: float
     ) -> Any | None:
-        """The names of the labels; None if they are still those that were published."""
-        told = (table.labels, threshold)
-        if self._told.get(target) == told:
+        """The names of the labels; None if they have not changed since the last message."""
+        current = (table.labels, threshold)
+        if self._last_labels.get(target) == current:
             return None
-        self._told[target] = told
+        self._last_labels[target] = current
         return standard.label_info(header, table.labels, threshold)
 
     def _camera_info(self, target: str, header: Header) -> CameraInfo | None:
-        """The camera's CameraInfo with another header; None if none came."""
+        """The camera's CameraInfo with the header of the masks; None if none has arrived."""
         known = self._infos.get(target)
         if known is None:
-            text = f"~/{topic_token(target)}/camera_info: nothing came on "
+            text = f"~/{topic_token(target)}/camera_info: no message has arrived on "
             if line := self._throttle(target, text + self._infos.topic(target)):
                 self._node.get_logger().warning(line)
             return None
@@ -190,12 +193,12 @@ class Outputs:
         return CameraInfo(**{**fields, "header": header})
 
     def forget(self) -> None:
-        """Forget everything from before a backward jump of time."""
+        """Drop what the points keep from before a backward jump of time."""
         if self.points is not None:
             self.points.forget()
 
     def destroy(self) -> None:
-        """Destroy the publishers, and what belongs to the points."""
+        """Destroy all publishers, the points and the CameraInfo subscriptions."""
         publishers, points = list(self._publishers.values()), self.points
         self._publishers.clear()
         self.points = None

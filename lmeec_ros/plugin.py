@@ -26,14 +26,19 @@ def register(app: typer.Typer) -> None:
 
 
 def bag_source() -> RecordingSource:
-    """What tracks and shows bags."""
+    """Return the source with which `lmeec track` and `lmeec view` read bags."""
     from lmeec_ros.offline.bag_source import BagSource
 
     return BagSource()
 
 
 def bag_predictions(path: Path, problems: list[str]) -> Predictions:
-    """The masks that a bag holds."""
+    """Return the masks in a bag, as predictions.
+
+    Args:
+        path: the bag.
+        problems: receives a text for each thing that could not be read.
+    """
     from lmeec_ros.offline.bag_view import MaskBagPredictions
 
     found = MaskBagPredictions(path)
@@ -42,21 +47,26 @@ def bag_predictions(path: Path, problems: list[str]) -> Predictions:
 
 
 def bag_motion(path: Path, problems: list[str]) -> dict[str, Motion]:
-    """The motion that the cameras of a bag see, for `lmeec info --offsets`."""
+    """Return the image motion of a bag's cameras, for `lmeec info --offsets`.
+
+    Args:
+        path: the bag.
+        problems: receives a text for each thing that could not be read.
+    """
     from lmeec_ros.offline.bag_motion import bag_motion
 
     return bag_motion(path, problems)
 
 
 def live_marking(node: str) -> MarkSource:
-    """The cameras and masks of a running node, for `lmeec mark --live`."""
+    """Return the cameras and masks of a running node, for `lmeec mark --live`."""
     from lmeec_ros.tools.live_marking import open_live
 
     return open_live(node)
 
 
 def bench_node(console: Console) -> dict[str, Any]:
-    """Measure what the node adds to a step, and print it."""
+    """Measure and print the time that the node adds to a step; return the figures."""
     from lmeec_ros.tools.bench import measure_node, show_node
 
     edge = measure_node(console)

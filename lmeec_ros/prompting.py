@@ -1,4 +1,4 @@
-"""Prompts from outside: ~/prompt, ~/mark_object, clicks and boxes of other programs."""
+"""Inputs for prompts: ~/prompt, ~/mark_object, and clicks and boxes of other programs."""
 
 from __future__ import annotations
 
@@ -25,18 +25,16 @@ from lmeec_ros.io.prompts import Marking
 from lmeec_ros.parameters.config import NodeConfig
 
 DEPTH = 200
-"""Prompts that may come at once without one being lost on the way."""
+"""Queue depth of the subscriptions: prompts that may arrive at once without loss."""
 PATIENCE = 60.0
-"""Seconds beyond prompts.wait that ~/mark_object waits for the step under way."""
+"""Seconds beyond prompts.wait that ~/mark_object waits for the current step."""
 QUIET = ("seen",)
-"""Kinds of refusals that are not logged: a detector sends boxes all the time."""
+"""Kinds of refusals that are not logged, because a detector sends boxes continuously."""
 
 
 class Host(Protocol):
-    """What is needed of the node, as it is now; processor and worker are None while there are none.
-
-    There is a worker while the node is active.
-    """
+    """The parts of the node used here. The processor is None while the node is unconfigured, the
+    worker while it is not active."""
 
     config: NodeConfig
     processor: SetProcessor | None
@@ -45,12 +43,12 @@ class Host(Protocol):
 
 
 class PromptInputs:
-    """The topics and the service by which objects are marked.
+    """The subscriptions and the service with which objects are marked.
 
-    The service is always there; the topics are with query_masks.source prompts.
+    The service always exists; the subscriptions only with query_masks.source prompts.
 
     Args:
-        node: makes the subscriptions and the service.
+        node: creates the subscriptions and the service.
         host: the same node.
     """
 
@@ -87,22 +85,23 @@ class PromptInputs:
         return self._host.measured.prompts
 
     def settle(self) -> None:
-        """Let prompts go that have waited too long; to be called now and then."""
+        """Refuse prompts that have waited too long. To be called regularly."""
         processor = self._host.processor
         if processor is not None and processor.marks is not None and processor.marks.waiting:
             self._post(processor, self._host.worker)
 
     @property
     def waiting(self) -> int:
-        """Prompts whose image has not come yet."""
+        """Number of prompts whose image has not arrived yet."""
         processor = self._host.processor
         return 0 if processor is None or processor.marks is None else processor.marks.waiting
 
     def end(self) -> None:
-        """Refuse the prompts that wait: the node does not go on."""
+        """Refuse all waiting prompts when the node is deactivated."""
         processor = self._host.processor
         if processor is not None and processor.marks is not None:
-            processor.marks.refuse_all("inactive", "the node was deactivated meanwhile")
+            text = "the node was deactivated while the prompt was waiting"
+            processor.marks.refuse_all("inactive", text)
 
     def _listen(
         self, kind: Any, topic: str, read: Callable[[NodeConfig, Any], Sequence[Marking]]
@@ -118,14 +117,14 @@ class PromptInputs:
             from vision_msgs.msg import Detection2DArray
         except ImportError:
             self._node.get_logger().error(
-                f"prompts.detections.topic: {topic} is not heard, since the ROS package "
+                f"prompts.detections.topic: not subscribed to {topic}, because the ROS package "
                 "vision_msgs is not installed (apt install ros-jazzy-vision-msgs)"
             )
             return
 
         def read(now: NodeConfig, msg: Any) -> list[Marking]:
-            found, wrong = prompts.read_detections(now, msg)
-            for error in wrong:
+            found, errors = prompts.read_detections(now, msg)
+            for error in errors:
                 self._counts.receive()
                 self._answer(topic, _refused(error))
             return found
@@ -159,13 +158,13 @@ class PromptInputs:
         return future
 
     def _post(self, processor: SetProcessor, worker: Worker[ImageSet[Any]] | None) -> None:
-        """Let the worker look at the prompts, also while no images come."""
+        """Have the worker settle the prompts, even while no images arrive."""
         marks = processor.marks
-        if worker is not None and marks is not None and marks.ask():
+        if worker is not None and marks is not None and marks.request_settle():
             worker.call(lambda: marks.settle(self._host.config), discard=False)
 
     def _answer(self, source: str, future: Future[Used], marking: Marking | None = None) -> None:
-        """Count and log what has become of a prompt (in any thread)."""
+        """Count and log the outcome of a prompt (called in any thread)."""
         counts, error = self._counts, future.exception()
         if error is None:
             counts.use()
@@ -195,7 +194,7 @@ class PromptInputs:
             response.success, response.message = False, str(error)
             return response
         except TimeoutError:
-            response.success, response.message = False, "the step under way takes too long"
+            response.success, response.message = False, "the current step takes too long"
             return response
         response.success = True
         response.message = f"{request.prompt.object_id} is marked in {used.camera}"

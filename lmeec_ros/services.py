@@ -1,4 +1,4 @@
-"""Services on the memory: forget an object, reset, save, load."""
+"""Memory services: forget an object, reset, save, load."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
 def memory_file(folder: str, name: str, namespace: str = "/") -> Path:
-    """The file of a name, always inside the folder.
+    """Return the path of a memory file, which is always inside the folder.
 
     Args:
-        folder: the parameter memory_folder; empty is the default.
-        name: as the caller gave it.
-        namespace: the node's; files of nodes in different ones lie in different folders.
+        folder: the parameter memory_folder; empty for the default.
+        name: name of the file, as given by the caller.
+        namespace: namespace of the node, which becomes a subfolder.
 
     Raises:
-        InputError: not a plain name.
+        InputError: if the name is not a plain file name.
     """
     if not _NAME.fullmatch(name):
         raise InputError(
-            f"name {name!r} given; up to 100 letters, digits, dots, _ and -, the first a letter or "
-            "a digit, expected (a plain name, the folder is the parameter memory_folder)"
+            f"name {name!r} given; up to 100 letters, digits, dots, _ and -, beginning with a "
+            "letter or a digit, expected (no path: the parameter memory_folder sets the folder)"
         )
     home = Path(os.environ.get("ROS_HOME") or Path.home() / ".ros")
     base = Path(folder) if folder else home / "lmeec"
@@ -55,9 +55,9 @@ class MemoryServices:
     """~/forget_object, ~/reset_memory, ~/save_memory and ~/load_memory.
 
     Args:
-        node: the node; its parameter memory_folder says where files lie.
-        with_processor: calls a function with the processor while no step is under way; raises
-            NotNowError if that cannot be.
+        node: the node; its parameter memory_folder is the folder of the files.
+        with_processor: calls a function with the processor between two steps; raises NotNowError
+            if that is not possible.
     """
 
     def __init__(self, node: Node, with_processor: WithProcessor) -> None:
@@ -84,7 +84,7 @@ class MemoryServices:
             except (InputError, OSError, NotNowError) as error:
                 response.success, response.message = False, str(error)
                 self._node.get_logger().warning(f"{name} refused: {error}")
-            except Exception as error:  # would end the executor, and leave the caller waiting
+            except Exception as error:  # would end the executor; the caller would wait forever
                 response.success = False
                 response.message = f"{name} failed: {type(error).__name__}: {error}"
                 self._node.get_logger().error(f"{name} failed:\n{traceback.format_exc()}")
@@ -97,7 +97,7 @@ class MemoryServices:
             known = processor.tracker.objects
             if not processor.tracker.forget(request.object_id):
                 raise InputError(
-                    f"object {request.object_id!r} is not known; known: "
+                    f"object {request.object_id!r} is unknown; known objects: "
                     f"{', '.join(known) or 'none'}"
                 )
             processor.table.forget(request.object_id)
@@ -109,7 +109,7 @@ class MemoryServices:
         def reset(processor: SetProcessor) -> str:
             count = len(processor.tracker.objects)
             processor.reset()
-            return f"the memory of {count} objects is empty"
+            return f"memory reset, {count} objects forgotten"
 
         return reset
 
@@ -130,9 +130,9 @@ class MemoryServices:
                 if error.errno not in _OF_THE_FOLDER:
                     raise
                 raise InputError(
-                    f"memory folder {path.parent}: nothing can be written there "
-                    f"({os.strerror(error.errno)}); let the user whom the node runs as write to "
-                    "it, or set the parameter memory_folder to another folder"
+                    f"memory folder {path.parent}: not writable ({os.strerror(error.errno)}); give "
+                    "the node's user write permission, or set the parameter memory_folder to "
+                    "another folder"
                 ) from error
             return f"{len(processor.tracker.objects)} objects written to {path}"
 
@@ -150,14 +150,14 @@ class MemoryServices:
 
 
 def _of_masks(processor: SetProcessor, done: str) -> Tracker:
-    """The tracker whose memory can be saved and loaded.
+    """The tracker, whose memory can be saved and loaded.
 
     Raises:
-        InputError: objects are marked by prompts.
+        InputError: if objects are marked by prompts.
     """
     if isinstance(processor.tracker, PromptedTracker):
         raise InputError(
-            f"the memory of objects that are marked by prompts cannot be {done} "
-            "(query_masks.source is 'prompts'); mark them again"
+            f"the memory of objects marked by prompts cannot be {done} (query_masks.source is "
+            "'prompts'); mark the objects again"
         )
     return processor.tracker

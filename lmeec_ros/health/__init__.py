@@ -1,1 +1,1 @@
-"""What the node says of itself: diagnostics, the reasons for silence, the watchdog."""
+"""Health of the node: diagnostics, the reason why nothing is published, the watchdog."""

@@ -15,6 +15,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from lmeec_ros.health.measurements import Snapshot
 from lmeec_ros.health.reasons import (
     ERROR,
+    NONE_PAIRED,
     OK,
     STALE,
     WARN,
@@ -27,10 +28,10 @@ LOGGED_ELSEWHERE = (
     *("no_publisher", "wrong_type", "incompatible_qos", "silent", "no_query_masks"),
     *("unpaired", "out_of_step", "no_stamps", "failing", "failed", "slow"),
 )
-"""Kinds of reasons that the watchdog or the node logs itself."""
+"""Kinds of reasons that the watchdog or the node logs already."""
 
 RECENT = 30.0
-"""Seconds for which an error outside of the inference shows in the node's level."""
+"""Seconds for which an error outside inference raises the node's diagnostic level."""
 
 
 def _status(name: str, level: bytes, text: str, values: Mapping[str, object]) -> DiagnosticStatus:
@@ -43,7 +44,7 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 
 def resident_megabytes() -> float:
-    """Return the process's resident memory in MB (0 where /proc is not there)."""
+    """Return the process's resident memory in MB (0 where there is no /proc)."""
     try:
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
@@ -52,7 +53,7 @@ def resident_megabytes() -> float:
 
 
 def device_megabytes(device: str | None) -> float:
-    """Return the memory that tensors take on a CUDA device in MB, 0 on others."""
+    """Return the memory allocated for tensors on a CUDA device in MB; 0 for other devices."""
     if device is None or not device.startswith("cuda"):
         return 0.0
     import torch
@@ -61,7 +62,7 @@ def device_megabytes(device: str | None) -> float:
 
 
 def build(stamp: Time, now: Snapshot, reason: Reason) -> DiagnosticArray:
-    """Return the diagnostics: the node, its output, inference and pairing, and each input."""
+    """Return the diagnostics: one status each for node, output, inference, pairing and inputs."""
     message = DiagnosticArray()
     message.header.stamp = stamp
     message.status = [_node(now), output_status(now, reason), _inference(now), _pairing(now)]
@@ -76,7 +77,7 @@ def _node(now: Snapshot) -> DiagnosticStatus:
     if now.measured.last_error and now.state != "active":
         level, text = ERROR, f"{now.state}: {now.measured.last_error}"
     elif time.monotonic() - now.measured.last_other_time < RECENT:
-        level, text = WARN, f"{now.state}, but: {now.measured.last_other_error}"
+        level, text = WARN, f"{now.state}; recent error: {now.measured.last_other_error}"
     values: dict[str, object] = {
         "state": now.state,
         "method": now.config.method,
@@ -95,7 +96,7 @@ def _node(now: Snapshot) -> DiagnosticStatus:
 
 
 def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
-    """Return what ~/status says: what comes out or why nothing does, latency and drops."""
+    """Return the status on ~/status: output rate or why there is none, latencies, drops."""
     measured, worker = now.measured, now.worker
     values: dict[str, object] = {
         "state": now.state,
@@ -127,14 +128,14 @@ def output_status(now: Snapshot, reason: Reason) -> DiagnosticStatus:
 
 
 class Reporter:
-    """Publishes /diagnostics and ~/status once a second, and logs reasons that last.
+    """Publishes /diagnostics and ~/status once a second, and logs reasons that persist.
 
-    ~/status is latched: a late subscriber gets the last one at once.
+    ~/status is latched: a late subscriber immediately receives the last message.
 
     Args:
         node: the node.
-        snapshot: what is known of it now.
-        on_error: called with what went wrong.
+        snapshot: returns the node's current state.
+        on_error: called with an exception raised while reporting.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Reporter:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._status = node.create_publisher(DiagnosticStatus, "~/status", latched)
-        # Simulated time may stand still.
+        # Steady clock: simulated time may be paused.
         node.create_timer(1.0, self._report, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _report(self) -> None:
@@ -236,7 +237,7 @@ def _pairing(now: Snapshot) -> DiagnosticStatus:
         values[f"{stream}_lag_ms"] = _number(one.lag_ns / 1e6 if one.lag_ns is not None else None)
     received = min((one.received for one in stats.streams.values()), default=0)
     if stats.sets == 0 and received > 20:
-        return _status(name, WARN, "messages come, but none belong together", values)
+        return _status(name, WARN, NONE_PAIRED, values)
     text = f"{stats.sets} sets"
     if now.inputs and now.inputs.masks is not None:
         query, masks = now.inputs.query.name, now.inputs.masks.name
@@ -255,7 +256,7 @@ def _prompts(now: Snapshot) -> DiagnosticStatus:
         "objects": ", ".join(f"{name} in {camera}" for name, camera in measured.marked.items()),
         "last_refusal": measured.prompts.last_refusal,
     }
-    text = f"{len(measured.marked)} objects marked, {measured.objects} of them seen there"
+    text = f"{len(measured.marked)} objects marked, {measured.objects} of them visible"
     return _status(f"{now.name}: prompts", OK, text, values)
 
 
@@ -279,11 +280,11 @@ def _input(now: Snapshot, one: InputStream) -> DiagnosticStatus:
     if one.reliability is None:
         level, text = STALE, "not subscribed"
         if now.state == "active":
-            level, text = OK, "not subscribed: nobody listens to its outputs (output.lazy)"
+            level, text = OK, "not subscribed: its outputs have no subscribers (output.lazy)"
     elif one.name in now.silent:
         level, text = ERROR, f"silent: {one.describe_publishers()}"
     elif health.received == 0:
         level, text = WARN, "no message yet"
     elif health.loss > 0.1:
-        level, text = WARN, f"{health.rate:.1f} Hz, {health.loss:.0%} lost on the way"
+        level, text = WARN, f"{health.rate:.1f} Hz, {health.loss:.0%} lost in transit"
     return _status(f"{now.name}: {one.name}", level, text, values)

@@ -1,4 +1,4 @@
-"""What the node measures of its work, and what is known of it at a moment."""
+"""Measurements of the node's work, and a snapshot of its state."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from lmeec_ros.points.points import Points
 
 MAX_AGE_MS = 3.6e6
-"""Stamps further from the node's clock follow another clock (a bag played without /clock)."""
+"""Milliseconds; a greater age means stamps of another clock (a bag played without /clock)."""
 
 
 class PromptCounts:
-    """Counters of prompts: received = used + all refused + waiting. May be used by any thread.
+    """Counters of prompts: received = used + refused (of all kinds) + waiting. Thread-safe.
 
     Attributes:
-        last_refusal: why the last one was refused that was; empty after one that was used.
+        last_refusal: why the last refused prompt was refused; empty once a later one was used.
     """
 
     def __init__(self) -> None:
@@ -38,24 +38,29 @@ class PromptCounts:
         self._lock = threading.Lock()
 
     def receive(self) -> None:
-        """Count one that has come."""
+        """Count a prompt that has arrived."""
         with self._lock:
             self._received += 1
 
     def use(self) -> None:
-        """Count one that has marked an object."""
+        """Count a prompt that has marked an object."""
         with self._lock:
             self._used += 1
             self.last_refusal = ""
 
     def refuse(self, kind: str, text: str) -> None:
-        """Count one that was refused."""
+        """Count a refused prompt.
+
+        Args:
+            kind: one word, the same for the same cause.
+            text: why it was refused.
+        """
         with self._lock:
             self._refused[kind] += 1
             self.last_refusal = text
 
     def values(self) -> dict[str, int]:
-        """The counters by name."""
+        """Return the counters by name."""
         with self._lock:
             refused = {f"refused_{kind}": count for kind, count in self._refused.items()}
             return {"received": self._received, "used": self._used, **refused}
@@ -63,55 +68,60 @@ class PromptCounts:
 
 @dataclass
 class Measurements:
-    """What the node measures of its own work."""
+    """Measurements since the node was last activated."""
 
     latency: Percentiles = field(default_factory=Percentiles)
     """Milliseconds from the moment a set is complete to its publication."""
     step: Percentiles = field(default_factory=Percentiles)
-    """Milliseconds that a set's processing took."""
+    """Milliseconds that processing and publishing a set took."""
     age: Percentiles = field(default_factory=Percentiles)
-    """Milliseconds from the target image's stamp to the publication, by the node's clock."""
+    """Milliseconds from the target image's stamp to publication, by the node's clock."""
     output: StreamMonitor = field(default_factory=StreamMonitor)
+    """Follows the query stamps of the sets that were published."""
     published: int = 0
+    """Target images whose results were published."""
     objects: int = 0
-    """Objects in the last set's query masks; marked ones that are seen in their query view."""
+    """Objects visible in the last set: in its query masks, or, if objects are marked by prompts,
+    in the camera that each is tracked in."""
     marked: dict[str, str] = field(default_factory=dict)
-    """Marked object to its query camera, after the last set."""
+    """Marked object to the camera that it is tracked in, after the last set."""
     prompts: PromptCounts = field(default_factory=PromptCounts)
     refused: int = 0
     """Target images that could not be used and were left out of their partial sets."""
     refusals: dict[str, str] = field(default_factory=dict)
-    """Target camera to why its last image could not be used; not if it could."""
-    answered: dict[str, float] = field(default_factory=dict)
-    """Target camera to when something of it was published last, `time.monotonic` seconds."""
+    """Target camera to why its last image could not be used; absent if it could."""
+    last_published: dict[str, float] = field(default_factory=dict)
+    """Target camera to when its results were last published, `time.monotonic` seconds."""
     started: float = field(default_factory=time.monotonic)
     last_error: str = ""
+    """Of the last set or lifecycle transition; empty if that succeeded."""
     errors: int = 0
-    """Errors outside of the inference: of diagnostics, watchdog, inputs and publishing."""
+    """Errors outside inference: in diagnostics, watchdog, inputs and publishing."""
     last_other_error: str = ""
+    """The last of these errors."""
     last_other_time: float = -math.inf
-    """When that was, `time.monotonic` seconds."""
+    """When it occurred, `time.monotonic` seconds."""
 
     def add_error(self, text: str) -> None:
-        """Note an error outside of the inference."""
+        """Record an error outside inference."""
         self.errors += 1
         self.last_other_error, self.last_other_time = text, time.monotonic()
 
     def add_refusal(self, camera: str, text: str) -> None:
-        """Note that a target camera's image was left out of its set, and why."""
+        """Record that a target camera's image was left out of its set, and why."""
         self.refused += 1
         self.refusals[camera] = text
 
     def add_set(
         self, stamp_ns: int, started: float, arrived: float, ages: Mapping[str, float]
     ) -> None:
-        """Note a set that was processed and published just now.
+        """Record a set that has just been published.
 
         Args:
             stamp_ns: stamp of the query image.
-            started: when its processing began (`time.monotonic` seconds).
-            arrived: when it was complete, likewise.
-            ages: of each target camera's image, milliseconds.
+            started: when processing of the set began, `time.monotonic` seconds.
+            arrived: when the set was complete, `time.monotonic` seconds.
+            ages: target camera to the age of its image, milliseconds.
         """
         now = time.monotonic()
         self.published += len(ages)
@@ -120,19 +130,19 @@ class Measurements:
         self.latency.add(1e3 * (now - arrived))
         for camera, age in ages.items():
             self.add_age(age)
-            self.answered[camera] = now
+            self.last_published[camera] = now
             self.refusals.pop(camera, None)
         self.last_error = ""
 
     def add_age(self, milliseconds: float) -> None:
-        """Note the age of an image at its publication, unless its stamp is of another clock."""
+        """Record the age of an image at publication, unless its stamp is of another clock."""
         if abs(milliseconds) < MAX_AGE_MS:
             self.age.add(milliseconds)
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What is known of the node at a moment; parts are None while it does not have them."""
+    """The node's state at one moment; a part is None while the node does not have it."""
 
     name: str
     state: str
@@ -143,15 +153,15 @@ class Snapshot:
     worker: WorkerStats | None = None
     inputs: ImageSet[InputStream] | None = None
     silent: Mapping[str, float] = field(default_factory=dict)
-    """Names of the inputs that are silent, and for how many seconds."""
+    """Silent input to the seconds since its last message."""
     unpaired: bool = False
-    """Messages come, but none have belonged together for a while."""
+    """Messages arrive, but none could be paired for a while."""
     points: Points | None = None
     engine: str = ""
-    """The engine of each stage of the network, as it was computed last."""
+    """The engine that last ran each stage of the network."""
     precision: str = ""
     """Of the network, once it is loaded."""
     improving: str = ""
-    """What is made in the background for engine auto."""
+    """State of the engines that are built in the background for engine auto."""
     prompts_waiting: int = 0
-    """Prompts whose image has not come yet."""
+    """Prompts whose image has not arrived yet."""

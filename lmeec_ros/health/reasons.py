@@ -1,4 +1,4 @@
-"""Why is nothing published? One answer at a time, with what to do about it."""
+"""Why is nothing published? One reason at a time, each with a remedy."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ OK, WARN, ERROR, STALE = (
 )
 
 PATIENCE = 5.0
-"""Seconds without an output that need a reason, where silence_warning is 0."""
+"""Seconds without output after which a reason is given, if silence_warning is 0."""
 MANY_SETS = 20
-"""Fewest sets of which the share of dropped ones is judged."""
+"""Sets that must have been received before the share of dropped ones is judged."""
 MAX_DELAY = 60.0
-"""The longest query_masks.max_delay, seconds: what is later has another clock."""
-NONE_TOGETHER = "messages come, but none belong together"
+"""Upper limit of query_masks.max_delay, seconds; a longer lag means stamps of another clock."""
+NONE_PAIRED = "messages arrive, but none can be paired"
 
 
 class Source(Protocol):
-    """What the reasons need of an input: a subscription, or a topic of a recording."""
+    """An input whose silence is explained: a subscription, or a topic of a recording."""
 
     @property
     def name(self) -> str:
@@ -46,32 +46,32 @@ class Source(Protocol):
 
     @property
     def type_name(self) -> str:
-        """The type of its messages as ROS writes it."""
+        """Message type, such as sensor_msgs/msg/Image."""
 
     @property
     def reliability(self) -> ReliabilityPolicy | None:
-        """Of the subscription; None if there is none."""
+        """Reliability of the subscription; None if there is no subscription."""
 
     @property
     def monitor(self) -> StreamMonitor:
-        """Follows its stamps."""
+        """Monitor of the stamps."""
 
     def publishers(self) -> list[Any]:
-        """Who publishes on the topic; each with `topic_type`."""
+        """Return the topic's publishers; each has `topic_type`."""
 
     def describe_publishers(self) -> str:
-        """The same in words, and what to change if it does not fit."""
+        """Describe the publishers, and what to change if they do not fit."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why the node's outputs are as they are.
+    """What the node publishes, or why it publishes nothing.
 
     Attributes:
         kind: one word, the same for the same cause.
         level: OK, WARN, ERROR or STALE of DiagnosticStatus.
-        text: the cause, with its numbers.
-        remedy: what to do; empty if nothing is wrong.
+        text: the cause, with figures.
+        remedy: what to do; empty if nothing needs doing.
     """
 
     kind: str
@@ -84,7 +84,7 @@ class Reason:
 
 
 def why(now: Snapshot) -> Reason:
-    """What is published, or why nothing is."""
+    """Return what is published, or why nothing is."""
     if now.state != "active" or now.worker is None:
         return _not_active(now)
     patience = now.config.silence_warning or PATIENCE
@@ -101,25 +101,26 @@ def why(now: Snapshot) -> Reason:
         return Reason(
             "failing",
             ERROR,
-            f"sets fail ({worker.failed} of {worker.received} so far), the last one with: "
+            f"sets fail ({worker.failed} of {worker.received} so far), the last with: "
             f"{now.measured.last_error}",
-            "fix what the error names",
+            "fix the cause of this error",
         )
     counted = worker.processed + worker.failed + worker.dropped + worker.discarded
     if worker.received > counted + worker.waiting:
         return Reason(
-            "slow", WARN, "no set is done yet, one is in inference", f"wait, or {_faster(now)}"
+            "slow", WARN, "inference of a set has not finished yet", f"wait, or {_faster(now)}"
         )
     if now.unpaired and now.pairing is not None and now.inputs is not None:
         return unpaired(now.inputs, now.pairing, now.config)
     if now.inputs and not any(one.is_open for one in now.inputs.targets.values()):
         return Reason(
-            "no_listener", WARN, "no target camera is subscribed: nobody listens (output.lazy)",
-            f"listen to an output, or ros2 param set {now.name} output.lazy false",
+            "no_listener", WARN,
+            "no target camera is subscribed: the outputs have no subscribers (output.lazy)",
+            f"subscribe to an output, or ros2 param set {now.name} output.lazy false",
         )  # fmt: skip
     missing = [one.name for one in inputs if one.is_open and not one.monitor.health().received]
-    what = f"waiting for the first message of {', '.join(missing)}" if missing else "no set yet"
-    return Reason("waiting", WARN, what)
+    text = f"waiting for the first message of {', '.join(missing)}" if missing else "no set yet"
+    return Reason("waiting", WARN, text)
 
 
 def _not_active(now: Snapshot) -> Reason:
@@ -153,11 +154,11 @@ def _publishing(now: Snapshot) -> Reason:
     for one in now.inputs or ():
         if one.name in now.silent:
             reason = silent(one, now.silent[one.name])
-            text = f"{rate:.1f} Hz, but without {reason.text}"
+            text = f"{rate:.1f} Hz, but an input is missing: {reason.text}"
             return Reason(reason.kind, WARN, text, reason.remedy)
-    if unanswered := _unanswered(now):
-        text = f"{rate:.1f} Hz, but nothing of {unanswered}"
-        return Reason("partial", WARN, text, "fix that; the other targets go on without it")
+    if idle := _idle_targets(now):
+        text = f"{rate:.1f} Hz, but no results for {idle}"
+        return Reason("partial", WARN, text, "fix that; the other targets continue without it")
     if worker and worker.received >= MANY_SETS and worker.dropped * 2 > worker.received:
         step = now.measured.step.get(50)[0] or 0.0
         return Reason(
@@ -173,8 +174,8 @@ def _publishing(now: Snapshot) -> Reason:
 def _no_object(now: Snapshot) -> Reason:
     if not now.config.prompted:
         return Reason(
-            "no_object", WARN, "the query masks come, but no object is in them",
-            "look at their topic: a label image needs values above 0 where the objects are",
+            "no_object", WARN, "query masks arrive, but contain no object",
+            "check their topic: a label image needs values above 0 where the objects are",
         )  # fmt: skip
     prompts, clicks = now.measured.prompts, now.config.prompts.clicks.topic
     clicks = clicks and absolute(clicks, now.name)
@@ -183,25 +184,25 @@ def _no_object(now: Snapshot) -> Reason:
     if marked := now.measured.marked:
         where = ", ".join(f"{name} in {camera}" for name, camera in marked.items())
         return Reason(
-            "lost", WARN, f"no marked object is seen in the view that it is tracked in ({where})",
-            f"wait until it comes back, or {remedy}",
+            "lost", WARN, f"no marked object is visible in the camera it is tracked in ({where})",
+            f"wait until one reappears, or {remedy}",
         )  # fmt: skip
-    text = "images come, but no object is marked yet"
+    text = "images arrive, but no object is marked yet"
     if prompts.last_refusal:
         text += f"; the last prompt was refused: {prompts.last_refusal}"
     return Reason("no_object", WARN, text, remedy)
 
 
-def _unanswered(now: Snapshot) -> str:
-    """The targets that send, but of which nothing has been published, each with the reason."""
+def _idle_targets(now: Snapshot) -> str:
+    """The targets whose images arrive but give no results, each with the cause."""
     measured, pairing, inputs = now.measured, now.pairing, now.inputs
     patience = now.config.silence_warning or PATIENCE
     since = time.monotonic() - max(patience, 3e-3 * (measured.step.get(95)[0] or 0.0))
     texts = []
     for one in inputs.targets.values() if inputs else ():
-        if not one.is_open or measured.answered.get(one.name, measured.started) > since:
+        if not one.is_open or measured.last_published.get(one.name, measured.started) > since:
             continue
-        text = f"{one.name}: no set has an image of it"
+        text = f"{one.name}: no set contains an image of this camera"
         if one.name in measured.refusals:
             text = measured.refusals[one.name]
         elif pairing is not None and inputs is not None:
@@ -213,15 +214,15 @@ def _unanswered(now: Snapshot) -> str:
 
 def _faster(now: Snapshot) -> str:
     gpu = "" if (now.device or "").startswith("cuda") else "a GPU (model.device), "
-    return f"take {gpu}fewer objects or targets, or a smaller model.preset"
+    return f"use {gpu}fewer objects or targets, or a smaller model.preset"
 
 
 def silent(one: Source, quiet: float | None) -> Reason:
-    """Why an input is silent.
+    """Return why an input is silent.
 
     Args:
         one: the input.
-        quiet: seconds without a message; None: a recording has none of it.
+        quiet: seconds without a message; None for a topic without messages in a recording.
     """
     offers = one.publishers()
     time_text = "" if quiet is None else f" for {quiet:.1f} s"
@@ -230,29 +231,30 @@ def silent(one: Source, quiet: float | None) -> Reason:
     live = quiet is not None
     if not offers:
         kind = "no_publisher"
-        remedy = f"{'start the publisher' if live else 'record it'}, or correct the topic's name"
+        remedy = f"{'start the publisher' if live else 'record it'}, or correct the topic name"
     elif all(offer.topic_type != one.type_name for offer in offers):
         kind, remedy = "wrong_type", "correct the topic, its type or its transport"
     elif one.reliability == ReliabilityPolicy.RELIABLE and not any(
         offer.qos_profile.reliability == ReliabilityPolicy.RELIABLE for offer in offers
     ):
-        kind, remedy = "incompatible_qos", "let the node follow the publishers: qos auto"
+        kind, remedy = "incompatible_qos", "set its qos to auto: the node follows the publishers"
     else:
-        look = f"see whether it sends at all: ros2 topic hz {one.topic}"
-        kind, remedy = "silent", look if live else "record it again while its publisher sends"
+        check = f"check whether anything is published: ros2 topic hz {one.topic}"
+        kind = "silent"
+        remedy = check if live else "record it again while its publisher is running"
     if one.name == QUERY_MASKS:
         kind = "no_query_masks" if kind in ("no_publisher", "silent") else kind
         text += f"; without query masks nothing is {'published' if live else 'tracked'}"
         if live and kind == "no_query_masks":
-            remedy += ", or mark the objects by a click each: query_masks.source prompts"
+            remedy += ", or mark each object with a click: query_masks.source prompts"
     return Reason(kind, ERROR, text, remedy)
 
 
 def out_of_step(name: str, stream: StreamStats, anchor: str, tolerance: float) -> str:
-    """How far a stream's stamps are from the anchor's, as a clause; empty within the tolerance.
+    """Return how far a stream's stamps are from the anchor's; empty within the tolerance.
 
     Args:
-        name, stream: the stream.
+        name, stream: name and counters of the stream.
         anchor: name of the query camera.
         tolerance: pairing.tolerance, seconds.
     """
@@ -268,17 +270,17 @@ def out_of_step(name: str, stream: StreamStats, anchor: str, tolerance: float) -
 def of_recording(
     inputs: ImageSet[Source], stats: PairingStats, config: NodeConfig, target: str
 ) -> Reason | None:
-    """Why few or none of the sets that a recording could give have an image of a target.
+    """Return why few or none of a recording's possible sets have an image of a target.
 
     Args:
-        inputs: the recording's.
-        stats: the counters of the pairing after the last message.
+        inputs: inputs of the recording.
+        stats: pairing counters after the last message.
         config: the node's parameters.
         target: name of the target camera.
 
     Returns:
-        None if at least half of the possible sets came about: as many as the input with the
-        fewest messages has.
+        None if at least half of the possible sets were formed. As many are possible as the input
+        with the fewest messages has.
     """
     needed = ImageSet(
         inputs.query, inputs.masks, {target: inputs.targets[target]}, inputs.candidates
@@ -290,7 +292,7 @@ def of_recording(
     paired = stats.streams[target].paired
     if paired * 2 >= possible:
         return None
-    text = f"only {paired} of {possible} possible sets" if paired else NONE_TOGETHER
+    text = f"only {paired} of {possible} possible sets" if paired else NONE_PAIRED
     return unpaired(needed, stats, config, text)
 
 
@@ -298,15 +300,15 @@ def unpaired(
     inputs: ImageSet[Source],
     stats: PairingStats,
     config: NodeConfig,
-    text: str = NONE_TOGETHER,
+    text: str = NONE_PAIRED,
 ) -> Reason:
-    """Why no messages belong together although all inputs have some.
+    """Return why no messages can be paired although every input has some.
 
     Args:
-        inputs: the query camera's, the query masks' and the targets'.
-        stats: the counters of the pairing.
+        inputs: the paired inputs.
+        stats: pairing counters.
         config: the node's parameters.
-        text: how the reason begins.
+        text: beginning of the reason's text.
     """
     tolerance: float = config.pairing.tolerance
     unset = [one.name for one in inputs if one.monitor.newest_ns == 0]
@@ -320,11 +322,11 @@ def unpaired(
             text += clause
     if misses:
         kind = "out_of_step"
-        remedy = "stamp all messages by the same clock (ptp, chrony, use_sim_time)"
+        remedy = "stamp all messages with the same clock (ptp, chrony, use_sim_time)"
         if max(misses) < 1:
             remedy += f", or set pairing.tolerance to {max(misses) * 1.2:.2f}"
     if unset:
-        kind, remedy = "no_stamps", "let the publishers set header.stamp"
+        kind, remedy = "no_stamps", "make the publishers set header.stamp"
         text += f"; the stamps of {', '.join(unset)} are 0 (header.stamp is not set)"
     return Reason(kind, ERROR, text + _dropped(stats), remedy)
 
@@ -332,9 +334,10 @@ def unpaired(
 def _late_masks(
     inputs: ImageSet[Source], stats: PairingStats, config: NodeConfig, text: str
 ) -> Reason | None:
-    """That the masks come later than the queues keep images, if so; arguments as `unpaired`.
+    """The reason if masks arrive after their images have left the queues, else None.
 
-    The queues overflow meanwhile, so how far their images are from each other says nothing.
+    The queues overflow in that case, so the distances between stamps mean nothing. Arguments as
+    in `unpaired`.
     """
     if inputs.masks is None:
         return None
@@ -345,17 +348,17 @@ def _late_masks(
     if not masks.dropped.get("late") or not kept < lag <= MAX_DELAY:
         return None
     text += (
-        f"; {inputs.masks.name} come {lag:.3f} s after their image, and the queues keep images for "
-        f"{kept:.3f} s{_dropped(stats)}"
+        f"; {inputs.masks.name} arrive {lag:.3f} s after their image, but the queues keep images "
+        f"for {kept:.3f} s{_dropped(stats)}"
     )
     remedy = (
-        f"set query_masks.max_delay above {lag:.3f}, the queues grow with it (or, if "
-        f"{inputs.masks.name} are stamped by another clock, give them the stamp of their image)"
+        f"set query_masks.max_delay above {lag:.3f} (or, if {inputs.masks.name} are stamped with "
+        "another clock, give them the stamp of their image)"
     )
     return Reason("late_masks", ERROR, text, remedy)
 
 
 def _dropped(stats: PairingStats) -> str:
-    """What was dropped, as a clause."""
+    """A clause that counts the dropped messages; empty if there are none."""
     drops = ", ".join(f"{reason} {count}" for reason, count in stats.dropped.items())
     return drops and f"; dropped so far: {drops}"

@@ -1,1 +1,1 @@
-"""The thread that runs the network, and what it does with one synchronised set."""
+"""The worker thread that runs the network, and the processing of one synchronised set."""

@@ -1,4 +1,4 @@
-"""Prompts on their way to the tracker: each waits for the image that it was made on."""
+"""Queue of prompts: each waits for the image that it was made on, then goes to the tracker."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lmeec_ros.io.prompts import Marking
 from lmeec_ros.parameters.config import NodeConfig
 
 LIMIT = 32
-"""Prompts that may wait at a time."""
+"""Maximum number of waiting prompts."""
 
 
 class PromptRefused(InputError):
-    """A prompt that is not used.
+    """A prompt was refused.
 
     Attributes:
         kind: one word, the same for the same cause.
@@ -33,7 +33,7 @@ class PromptRefused(InputError):
 
 
 class Used(NamedTuple):
-    """A prompt that was used: the object's camera, and the stamp of the image in nanoseconds."""
+    """Where a prompt was applied: the camera, and the stamp of its image in nanoseconds."""
 
     camera: str
     stamp_ns: int
@@ -46,8 +46,8 @@ class _Waiting:
     deadline: float
 
 
-class _Looked(NamedTuple):
-    """A camera's image that the tracker has looked at."""
+class _Processed(NamedTuple):
+    """An image that the tracker has processed and may still hold."""
 
     stamp_ns: int
     frame: int
@@ -57,16 +57,16 @@ class _Looked(NamedTuple):
 class Marks:
     """Applies prompts to the images that they belong to.
 
-    A prompt belongs to the image of its camera whose stamp is nearest, within its tolerance, or to
-    the newest one if its stamp is 0. It waits for an image that has not been processed yet, at most
-    prompts.wait seconds.
+    A prompt belongs to the image of its camera with the nearest stamp, within its tolerance, or to
+    the newest image if its stamp is 0. If that image has not been processed yet, the prompt waits
+    for at most prompts.wait seconds.
 
-    :meth:`submit`, :meth:`ask`, :meth:`refuse_all` and :attr:`waiting` may be used from any thread;
-    the others belong to the thread that steps the tracker.
+    :meth:`submit`, :meth:`request_settle`, :meth:`refuse_all` and :attr:`waiting` may be used from
+    any thread; the others only from the thread that steps the tracker.
 
     Args:
-        tracker: that the objects are marked in.
-        clock: seconds, monotonic.
+        tracker: the tracker that tracks the marked objects.
+        clock: returns monotonic seconds.
     """
 
     def __init__(
@@ -76,25 +76,25 @@ class Marks:
         self._clock = clock
         self._waiting: deque[_Waiting] = deque()
         self._lock = threading.Lock()
-        self._asked = False
+        self._requested = False  # whether a call of `settle` is scheduled
         self.begin()
 
     @property
     def waiting(self) -> int:
-        """How many prompts wait."""
+        """Number of waiting prompts."""
         return len(self._waiting)
 
     def begin(self) -> None:
-        """Take no image of before for the newest one: there was a pause."""
-        self._asked = False
-        self._looked: dict[str, list[_Looked]] = {name: [] for name in self.tracker.cameras}
-        self._cameras: dict[str, set[str]] = {}  # frame_id to the cameras that have it
+        """Forget the processed images: after a pause, an old image must not count as the newest."""
+        self._requested = False
+        self._images: dict[str, list[_Processed]] = {name: [] for name in self.tracker.cameras}
+        self._cameras: dict[str, set[str]] = {}  # frame_id to the cameras that use it
 
     def submit(self, marking: Marking, config: NodeConfig) -> Future[Used]:
-        """Take in a prompt; :meth:`settle` answers it.
+        """Queue a prompt; :meth:`settle` applies or refuses it.
 
         Returns:
-            what has become of it; a PromptRefused if it was not used.
+            where it was applied, or a PromptRefused as the future's exception.
         """
         waiting = _Waiting(marking, Future(), self._clock() + config.prompts.wait)
         with self._lock:
@@ -102,42 +102,44 @@ class Marks:
             if not full:
                 self._waiting.append(waiting)
         if full:
-            text = f"{LIMIT} prompts wait already; send them again, at a lower rate"
+            text = (
+                f"{LIMIT} prompts are waiting already; send it again, and prompts at a lower rate"
+            )
             _refuse(waiting, PromptRefused("full", _about(marking) + text))
         return waiting.answer
 
-    def ask(self) -> bool:
-        """Whether :meth:`settle` has to be called for what was submitted; False if it will be."""
+    def request_settle(self) -> bool:
+        """Return whether the caller must schedule :meth:`settle`; False if it is scheduled."""
         with self._lock:
-            asked, self._asked = self._asked, True
-        return not asked
+            requested, self._requested = self._requested, True
+        return not requested
 
-    def look(
+    def add_images(
         self,
         stamps: Mapping[str, int],
         sizes: Mapping[str, tuple[int, int]],
         ids: Mapping[str, str],
     ) -> None:
-        """Note the images that the tracker has just looked at.
+        """Record the images that the tracker has just processed.
 
         Args:
-            stamps: camera to its image's stamp, nanoseconds.
-            sizes: likewise, (height, width).
-            ids: likewise, the header's frame_id.
+            stamps: camera to the stamp of its image, nanoseconds.
+            sizes: camera to the (height, width) of its image.
+            ids: camera to the frame_id of its image's header.
         """
         for camera, stamp in stamps.items():
-            held = self._looked[camera]
-            held.append(_Looked(stamp, self.tracker.frame, sizes[camera]))
+            held = self._images[camera]
+            held.append(_Processed(stamp, self.tracker.frame, sizes[camera]))
             oldest = self.tracker.held_frames(camera)[:1]
-            self._looked[camera] = [one for one in held if not oldest or one.frame >= oldest[0]]
+            self._images[camera] = [one for one in held if not oldest or one.frame >= oldest[0]]
             self._cameras.setdefault(ids[camera].lstrip("/"), set()).add(camera)
 
     def settle(self, config: NodeConfig) -> None:
-        """Apply the prompts whose images are there, and refuse those that waited too long."""
+        """Apply the prompts whose images were processed; refuse those that waited too long."""
         with self._lock:
-            self._asked = False
-            present = list(self._waiting)
-        for waiting in present:
+            self._requested = False
+            queued = list(self._waiting)
+        for waiting in queued:
             try:
                 used = self._apply(waiting.marking, config, self._clock() >= waiting.deadline)
             except InputError as error:
@@ -151,17 +153,17 @@ class Marks:
                 self._waiting.remove(waiting)
 
     def refuse_all(self, kind: str, text: str) -> None:
-        """Refuse the prompts that wait."""
+        """Refuse all waiting prompts."""
         with self._lock:
             waiting, self._waiting = list(self._waiting), deque()
         for one in waiting:
             _refuse(one, PromptRefused(kind, _about(one.marking) + text))
 
     def _apply(self, marking: Marking, config: NodeConfig, late: bool) -> Used | None:
-        """Use a prompt; None if its image may still come.
+        """Apply a prompt; None if its image may still arrive.
 
         Raises:
-            InputError: it cannot be used.
+            InputError: if it cannot be used.
         """
         camera = self._camera(marking, late)
         if camera is None:
@@ -175,7 +177,8 @@ class Marks:
                 prompt.object_id in self.tracker.objects
                 and prompt.object_id not in self.tracker.lost
             ):
-                raise PromptRefused("seen", f"{_about(marking)}the object is seen; nothing to do")
+                text = f"{_about(marking)}the object is visible already; detection not needed"
+                raise PromptRefused("seen", text)
             height, width = found.size
             assert prompt.box is not None
             x0, y0, x1, y1 = prompt.box
@@ -188,56 +191,59 @@ class Marks:
         return Used(camera, found.stamp_ns)
 
     def _camera(self, marking: Marking, late: bool) -> str | None:
-        """Name of the camera; None while it may still become known."""
+        """Name of the camera; None while its frame_id may still become known."""
         name = marking.camera.lstrip("/")
-        if name in self._looked:
+        if name in self._images:
             return name
         cameras = self._cameras.get(name, set())
         if len(cameras) == 1:
             return next(iter(cameras))
-        if not cameras and not late and not all(self._looked.values()):
+        if not cameras and not late and not all(self._images.values()):
             return None
-        known = sorted({*self._looked, *filter(None, self._cameras)})
+        known = sorted({*self._images, *filter(None, self._cameras)})
         text = f"camera or frame_id {marking.camera!r} given, one of {', '.join(known)} expected"
         if cameras:
             text = (
-                f"frame_id {marking.camera!r} given, which is that of several cameras; the name of "
+                f"frame_id {marking.camera!r} given, which several cameras share; the name of one "
             )
-            text += f"one of them ({', '.join(sorted(cameras))}) expected in its place"
+            text += f"of them ({', '.join(sorted(cameras))}) expected instead"
         raise PromptRefused("camera", _about(marking) + text)
 
     def _image(
         self, marking: Marking, camera: str, config: NodeConfig, late: bool
-    ) -> _Looked | None:
-        """The image that a prompt belongs to; None while it may still come."""
+    ) -> _Processed | None:
+        """The image that a prompt belongs to; None while it may still arrive."""
         held = set(self.tracker.held_frames(camera))
-        looked = [one for one in self._looked[camera] if one.frame in held]
+        images = [one for one in self._images[camera] if one.frame in held]
         stamp, near = marking.stamp_ns, round(config.pairing.tolerance * 1e9)
-        newest = looked[-1].stamp_ns if looked else None
-        coming = newest is None if stamp == 0 else newest is None or stamp > newest + near
-        if coming and not late:
+        newest = images[-1].stamp_ns if images else None
+        expected = newest is None if stamp == 0 else newest is None or stamp > newest + near
+        if expected and not late:
             return None
         where = f"{_about(marking)}camera {camera!r}"
         if newest is None:
-            text = f" has sent no image that was processed within {config.prompts.wait:g} s"
+            text = f": no image was processed within {config.prompts.wait:g} s (prompts.wait)"
             raise PromptRefused("no_image", where + text)
         if stamp == 0:
-            return looked[-1]
-        best = min(looked, key=lambda one: abs(one.stamp_ns - stamp))
+            return images[-1]
+        best = min(images, key=lambda one: abs(one.stamp_ns - stamp))
         limit = near if marking.tolerance is None else round(marking.tolerance * 1e9)
         if abs(best.stamp_ns - stamp) <= limit:
             return best
         text = (
-            f": no image within {limit / 1e9:g} s of {_seconds(stamp)}; held are {len(looked)} "
-            f"from {_seconds(looked[0].stamp_ns)} to {_seconds(newest)}. "
+            f": no image within {limit / 1e9:g} s of {_seconds(stamp)}; the {len(images)} images "
+            f"kept are from {_seconds(images[0].stamp_ns)} to {_seconds(newest)}. "
         )
-        if coming:
-            text += f"None came within {config.prompts.wait:g} s (prompts.wait)"
+        if expected:
+            text += f"No later one arrived within {config.prompts.wait:g} s (prompts.wait)"
             raise PromptRefused("no_image", where + text)
-        if stamp < looked[0].stamp_ns:
-            text += "Mark it on a newer image, or raise prompts.hold"
+        if stamp < images[0].stamp_ns:
+            text += "Mark the object on a newer image, or raise prompts.hold"
             raise PromptRefused("late", where + text)
-        text += "That image was not processed; mark it on one that has masks, or with the stamp 0"
+        text += (
+            "That image was not processed; mark the object on an image that has masks, or with "
+            "stamp 0 on the newest one"
+        )
         raise PromptRefused("between", where + text)
 
 
@@ -246,7 +252,7 @@ def _about(marking: Marking) -> str:
 
 
 def _refuse(waiting: _Waiting, error: InputError) -> None:
-    with suppress(InvalidStateError):  # it was refused meanwhile
+    with suppress(InvalidStateError):  # refused already by another thread
         waiting.answer.set_exception(error)
 
 

@@ -1,4 +1,4 @@
-"""From the messages of a set to the masks of each target camera, without a node."""
+"""Process the messages of a synchronised set into masks of each target camera, without a node."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ logger = logging.getLogger(__name__)
 
 WARM_UP_SIZE = (480, 640)
 LATE = 100
-"""Sets after which objects that have a text and never came are named."""
+"""Sets after which a warning names the objects that have a text but never appeared."""
 
 
 @dataclass(frozen=True)
 class TargetOutput:
-    """What one step found in one target camera."""
+    """Result of one step for one target camera."""
 
     message: CorrespondenceMaskArray
     image: images.Array
@@ -49,14 +49,17 @@ class TargetOutput:
     header: Header
 
     def label_image(self, table: messages.LabelTable, threshold: float) -> Image:
-        """Return the label image (16UC1); see lm.exclusive_masks for where they overlap."""
+        """Return the label image (16UC1) of objects whose presence is at least `threshold`.
+
+        lm.exclusive_masks resolves overlaps.
+        """
         masks = lm.exclusive_masks(self.found, threshold)
         by_label = {table.label_of(name): mask for name, mask in masks.items()}
         labels, _ = label_image(by_label, self.image.shape[:2], np.uint16)
         return messages.MESSAGES.image(self.header, labels, "16UC1")
 
     def overlay(self, table: messages.LabelTable, threshold: float) -> Image:
-        """Return the target image with the masks drawn over it (rgb8)."""
+        """Return the target image with the masks drawn over it (rgb8); arguments as above."""
         from lmeec_core import overlay
 
         masks = {name: found.mask(threshold) for name, found in self.found.items()}
@@ -70,20 +73,21 @@ class TargetOutput:
 class SetProcessor:
     """Decodes the messages of a set, steps the tracker and builds the messages to publish.
 
-    It has no thread and no node: the node's worker calls it, and so does `lmeec track` on bags.
+    It needs neither a thread nor a node: the node's worker calls it, and so does `lmeec track`.
 
     Args:
-        tracker: its query and targets are those of the configuration; a PromptedTracker where
-            objects are marked by prompts.
+        tracker: tracker for the configured query and target cameras; a PromptedTracker if objects
+            are marked by prompts.
         config: topics, transports and limits.
         table: labels of the objects.
-        several: whether a set has several targets, more than the tracker's perhaps: with
-            pairing.partial a bad image of one then does not stop the others.
-        network: the method's, where the tracker does not tell.
+        several: whether a set has several targets (the tracker may have fewer). If so, and with
+            pairing.partial, a bad image of one target does not stop the others. Default: whether
+            `config` has several targets.
+        network: the method's network, if the tracker has no attribute `model`.
 
     Attributes:
-        marks: takes the prompts; None where query masks come on a topic.
-        missed: objects that have a text, to be named if they do not come in :data:`LATE` sets.
+        marks: queue of the prompts; None if query masks come on a topic.
+        missed: objects that have a text but have not appeared yet, see :data:`LATE`.
     """
 
     def __init__(
@@ -113,15 +117,16 @@ class SetProcessor:
         given: ImageSet[Any],
         refused: Callable[[str, InputError], object] = lambda *_: None,
     ) -> dict[str, TargetOutput]:
-        """Take the tracker one step further.
+        """Run one step of the tracker.
 
         Args:
-            given: the messages. An InputError counts as a message that cannot be used.
+            given: the messages. An InputError in place of a message is one that cannot be used.
             refused: called with the camera whose image is left out of a partial set, and why.
 
         Returns:
-            target camera with an image to output, every target with the same objects. Where objects
-            are marked by prompts, all cameras, and no object whose query camera lacks an image.
+            each target camera that has an image, to its result; all with the same objects. If
+            objects are marked by prompts, the query camera is included, and an object is left out
+            while its query camera has no image.
 
         Raises:
             InputError: if a message cannot be used; the tracker's memory is unchanged.
@@ -141,7 +146,7 @@ class SetProcessor:
                 pictures[name] = None
         if self.marks is None:
             self.query_masks = read_query_masks(config, self.table, given.masks)
-            self._offer(pictures, given, refused)
+            self._offer_candidates(pictures, given, refused)
         if self._improvement is not None:
             self._improvement.take()
         started = time.monotonic()
@@ -166,33 +171,33 @@ class SetProcessor:
 
     @property
     def network(self) -> lm.LMEEC | None:
-        """The method's network, if it has one."""
+        """The method's network; None if it has none."""
         return self._network or getattr(self.tracker, "model", None)
 
     @property
     def engines(self) -> str:
-        """What computes the network, in words; "none" without one."""
+        """Description of the engines that run the network; "none" without a network."""
         return "none" if self.network is None else engines_in_use(self.network)
 
     @property
     def precision(self) -> str:
-        """In which the network computes; "" without one."""
+        """Precision of the network; "" without a network."""
         return "" if self.network is None else self.network.precision
 
     @property
     def improving(self) -> str:
-        """What is made for engine auto, in words; "" if nothing is."""
+        """State of the engines being built for engine auto; "" if there are none."""
         return "" if self._improvement is None else self._improvement.state
 
     @property
     def objects_seen(self) -> int:
-        """How many objects are in the last set's query masks, or seen where they are tracked."""
+        """Number of objects in the last query masks; of marked ones, those that are not lost."""
         if isinstance(self.tracker, PromptedTracker):
             return len(self.tracker.objects) - len(self.tracker.lost)
         return sum(mask is not None and bool(mask.any()) for mask in self.query_masks.values())
 
     def warm_up(self) -> None:
-        """Step on blank images (the first steps are the slowest), then forget them."""
+        """Run steps on blank images, since the first steps are the slowest; then reset."""
         blank = np.zeros((*WARM_UP_SIZE, 3), np.uint8)
         mask = np.zeros(WARM_UP_SIZE, np.bool_)
         mask[100:200, 100:200] = True
@@ -207,13 +212,13 @@ class SetProcessor:
         self.tracker.reset()
 
     def improve(self) -> None:
-        """Have made in the background what engine auto lacks."""
+        """Start building, in the background, the engines that engine auto lacks."""
         if self.config.model.engine == "auto" and self.network is not None:
             self._improvement = Improvement(self.network, self.config.memory)
             self._improvement.start()
 
     def close(self) -> None:
-        """End what is made in the background, and give back the GPU's free memory."""
+        """Stop building engines in the background, and release unused GPU memory."""
         if self._improvement is not None:
             self._improvement.stop()
         if self.device.startswith("cuda"):
@@ -222,26 +227,26 @@ class SetProcessor:
             torch.cuda.empty_cache()
 
     def begin(self) -> None:
-        """There was a pause: images of before do not count as the newest ones."""
+        """Resume after a pause: earlier images no longer count as the newest ones."""
         if self.marks is not None:
             self.marks.begin()
 
     @property
     def marked(self) -> dict[str, str]:
-        """Objects that were marked by prompts, each with the camera that it is tracked in."""
+        """Object marked by prompts to the camera that it is tracked in."""
         return self.tracker.objects if isinstance(self.tracker, PromptedTracker) else {}
 
     def reset(self) -> None:
-        """Forget every object, and refuse the prompts that wait."""
+        """Forget every object, and refuse the waiting prompts."""
         self.tracker.reset()
         if self.marks is not None:
-            self.marks.refuse_all("reset", "all objects were forgotten meanwhile")
+            self.marks.refuse_all("reset", "the memory was reset while the prompt was waiting")
             self.marks.begin()
 
     def _find(
         self, pictures: Mapping[str, images.Array | None], given: ImageSet[Any]
     ) -> Mapping[str, Mapping[str, CorrespondenceLike]]:
-        """The objects of the query masks, or those marked, with the prompts that belong here."""
+        """Find the objects of the query masks, or the marked ones after applying prompts."""
         if not isinstance(self.tracker, PromptedTracker):
             return self.tracker.step(pictures, self.query_masks)
         assert self.marks is not None
@@ -249,7 +254,7 @@ class SetProcessor:
         self.tracker.look(pictures)
         sent = {self.config.query_camera: given.query, **given.targets}
         seen = {name: one for name, one in pictures.items() if one is not None}
-        self.marks.look(
+        self.marks.add_images(
             {name: stamp_of(sent[name]) for name in seen},
             {name: one.shape[:2] for name, one in seen.items()},
             {name: sent[name].header.frame_id for name in seen},
@@ -258,7 +263,7 @@ class SetProcessor:
         return self.tracker.find()
 
     def _name_missed(self) -> None:
-        """Warn once of texts about objects that never came."""
+        """Warn once of texts about objects that never appeared."""
         if not self.missed:
             return
         asked = self.query_masks if self.marks is None else self.marked
@@ -268,17 +273,17 @@ class SetProcessor:
             logger.warning(
                 f"text: {', '.join(map(repr, sorted(self.missed)))}: not among the objects of the "
                 f"first {LATE} sets ({', '.join(map(repr, sorted(asked))) or 'none'} in the last); "
-                "the texts have no effect unless they come"
+                "a text has no effect until its object appears"
             )
             self.missed = set()
 
-    def _offer(
+    def _offer_candidates(
         self,
         pictures: dict[str, images.Array | None],
         given: ImageSet[Any],
         refused: Callable[[str, InputError], object],
     ) -> None:
-        """Give the tracker the candidates that came; an image whose own are bad is left out."""
+        """Pass the received candidates to the tracker; leave out images with bad candidates."""
         if not isinstance(self.tracker, TakesCandidates) or not self.config.candidate_masks:
             return
         found = {}
@@ -326,11 +331,11 @@ class SetProcessor:
 
 
 def load_processor(config: NodeConfig) -> SetProcessor:
-    """Load the method, make its tracker, and warm both up.
+    """Load the configured method, create its tracker, and warm up.
 
     Raises:
         lmeec_core.CheckpointError: if there are no weights, or they do not fit.
-        ValueError: if the device is not there.
+        ValueError: if the device does not exist.
     """
     model = config.model
     seeded = model.seed is not None and model.checkpoint is None
@@ -360,10 +365,11 @@ def load_processor(config: NodeConfig) -> SetProcessor:
 
 
 def prompted_tracker(method: Method, config: NodeConfig) -> PromptedTracker:
-    """A tracker of marked objects, by the method's network or by one of its own.
+    """Create the tracker of marked objects, with the method's network or that of prompts.preset.
 
     Raises:
-        InputError: the method has no network, and no other is named; or as `load_processor`.
+        InputError: if the method has no network and prompts.preset names none; otherwise as
+            `load_processor`.
     """
     given, model = config.prompts, getattr(method, "model", None)
     encode = getattr(method, "encode", None)
@@ -373,11 +379,11 @@ def prompted_tracker(method: Method, config: NodeConfig) -> PromptedTracker:
             given.preset, given.checkpoint, same.device, same.precision, same.seed, False,
             same.engine,
         )  # fmt: skip
-        encode = None  # the two networks need views of their own
+        encode = None  # two networks cannot share encoded images
     if model is None:
         raise InputError(
             f"prompts.preset: 'same' given, but the method {config.method} has no network; the "
-            "preset of one that tracks marked objects expected, as nano"
+            "preset of a network that tracks marked objects expected, such as nano"
         )
 
     def in_one_view() -> ViewTracker:

@@ -1,4 +1,4 @@
-"""One thread that runs the network, behind a bounded mailbox."""
+"""A worker thread that runs the network, behind a bounded mailbox."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ class WorkerStats:
     processed: int
     failed: int
     dropped: int
-    """Pushed out of the mailbox by newer ones: inference is slower than the input."""
+    """Replaced in the full mailbox by newer ones: inference is slower than the input."""
     discarded: int
-    """Thrown away with `discard`, `call` or `stop`."""
+    """Removed by `discard`, `call` or `stop`."""
     waiting: int
 
 
 class Worker(Generic[T]):
     """Processes items one after the other in its own thread.
 
-    When `depth` items wait, a new one pushes out the oldest. An exception in `process` is handed
-    to `on_error` and the thread goes on. One of an item that outlasts `stop` is ignored.
+    When `depth` items are waiting, a new one replaces the oldest. An exception in `process` is
+    passed to `on_error` and the thread continues; it is ignored if the item outlasts `stop`.
 
     Args:
         process: called in the worker's thread with each item and its time of arrival
             (`time.monotonic` seconds).
         on_error: called in the worker's thread with an exception of `process`.
-        depth: items that may wait, at least 1.
+        depth: maximum number of waiting items, at least 1.
         name: name of the thread.
 
     Attributes:
-        thread: that processes.
+        thread: the worker's thread.
 
     Raises:
         ValueError: if depth is below 1.
@@ -70,7 +70,7 @@ class Worker(Generic[T]):
         self._stopping = self._abandoned = False
         self._busy = False
         self._received = self._processed = self._failed = self._dropped = self._discarded = 0
-        # A daemon: a step that takes seconds must not delay the end of the process.
+        # A daemon thread: a step that takes seconds must not delay the end of the process.
         self.thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -93,10 +93,14 @@ class Worker(Generic[T]):
             return not full
 
     def call(self, function: Callable[[], R], discard: bool = True) -> Future[R]:
-        """Run `function` in the worker's thread before the items that wait, or instead (`discard`).
+        """Run a function in the worker's thread, ahead of the waiting items.
+
+        Args:
+            function: the function.
+            discard: remove the waiting items.
 
         Returns:
-            its result or exception; cancelled if the worker stops before it is run.
+            the function's result or exception; cancelled if the worker stops before calling it.
         """
         future: Future[R] = Future()
         with self._condition:
@@ -110,21 +114,28 @@ class Worker(Generic[T]):
         return future
 
     def discard(self) -> None:
-        """Throw away the items that wait."""
+        """Remove the waiting items."""
         with self._condition:
             self._discard()
 
     def wait_idle(self, timeout: float) -> bool:
-        """Wait until nothing waits and nothing runs; return whether that happened in time."""
+        """Wait until no item or call is waiting or running; return False after the timeout.
+
+        Args:
+            timeout: seconds.
+        """
         with self._condition:
             return self._condition.wait_for(
                 lambda: not (self._items or self._calls or self._busy), timeout
             )
 
     def stop(self, timeout: float) -> bool:
-        """Throw away the items that wait, and end the thread; return whether it ended in time.
+        """Remove the waiting items and end the thread; return whether it ended in time.
 
-        Calls that wait are cancelled at once, not when the item under way is done.
+        Waiting calls are cancelled immediately, not when the current item is finished.
+
+        Args:
+            timeout: seconds.
         """
         with self._condition:
             self._stopping = True
@@ -195,54 +206,60 @@ def _answer(future: Future[Any], function: Callable[[], object]) -> None:
 
 
 class NotNowError(RuntimeError):
-    """A call on the memory cannot be done now; says why, and whether it still may be."""
+    """A call on the memory was not made or not finished in time; the text says which, and why."""
 
 
 def result_of(future: Future[T], patience: float, logger: RcutilsLogger) -> T:
-    """The result of a call that waits for the step under way.
+    """Return the result of a call that waits for the current step.
 
     Args:
-        future: of the call.
+        future: future of the call.
         patience: seconds to wait for it.
-        logger: where the end of a call is logged that outlasts the patience.
+        logger: logs the outcome of a call that takes longer than this.
 
     Raises:
-        NotNowError: the node was deactivated before its turn came, or it took too long.
-        Exception: whatever the call raised.
+        NotNowError: if the node was deactivated before the call was made, or it took too long.
+        Exception: the exception that the call raised.
     """
     try:
         return future.result(patience)
     except CancelledError:
         raise NotNowError(
-            "the node was deactivated before the step under way had ended; nothing was done"
+            "the node was deactivated before the current step had ended; nothing was done"
         ) from None
     except TimeoutError:
         if future.done():
-            raise  # of the call itself
+            raise  # the call itself raised it
     if future.cancel():
-        raise NotNowError(f"the step under way takes more than {patience:g} s; nothing was done")
+        raise NotNowError(f"the current step takes more than {patience:g} s; nothing was done")
 
     def log_end(ended: Future[T]) -> None:
         if (error := ended.exception()) is not None:
-            logger.error(f"the call on the memory that took so long has failed: {error}")
+            logger.error(f"the slow call on the memory has failed: {error}")
         else:
-            logger.info(f"the call on the memory that took so long has ended: {ended.result()}")
+            logger.info(f"the slow call on the memory has finished: {ended.result()}")
 
     future.add_done_callback(log_end)
-    raise NotNowError(f"it takes more than {patience:g} s and goes on; the log says how it ends")
+    raise NotNowError(
+        f"the call takes more than {patience:g} s and continues; its outcome will be logged"
+    )
 
 
 def name_thread(name: str) -> None:
-    """Give the calling thread a name that the system shows (ps -L, top -H; 15 bytes of it)."""
+    """Set the calling thread's name as shown by ps -L and top -H (its first 15 bytes)."""
     with suppress(OSError):  # no /proc
         Path("/proc/thread-self/comm").write_bytes(name.encode()[:15])
 
 
 def in_a_thread(function: Callable[[], R], name: str) -> R:
-    """Call a function in a thread that ends with it, and return its result.
+    """Call a function in a temporary thread, and return its result.
 
-    For callers whose thread lives on: OpenMP gives every thread that begins a parallel region one
-    helper per further core, and ends them only with that thread.
+    For callers with a long-lived thread: OpenMP starts helper threads (one per additional core) for
+    every thread that enters a parallel region, and they live as long as that thread.
+
+    Args:
+        function: the function.
+        name: name of the thread.
     """
     future: Future[R] = Future()
 

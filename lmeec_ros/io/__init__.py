@@ -1,1 +1,1 @@
-"""Topics in, topics out: subscriptions, synchronised sets, messages to arrays and back."""
+"""Subscriptions and publishers, synchronised sets, conversion between messages and arrays."""

@@ -1,4 +1,4 @@
-"""The cameras' sensor_msgs/CameraInfo, subscribed where it is needed."""
+"""Subscriptions to the cameras' sensor_msgs/CameraInfo, while they are needed."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from lmeec_ros.parameters.qos_overrides import overriding
 
 
 class CameraInfos:
-    """The last CameraInfo of each camera that is followed.
+    """The last CameraInfo of each subscribed camera.
 
     Args:
-        node: makes the subscriptions.
-        config: the cameras' topics.
+        node: creates the subscriptions.
+        config: names the cameras' topics.
     """
 
     def __init__(self, node: Node, config: NodeConfig) -> None:
@@ -29,12 +29,12 @@ class CameraInfos:
         self._last: dict[str, CameraInfo] = {}
 
     def keep(self, cameras: Collection[str]) -> None:
-        """Follow these cameras from now on, until `close`."""
+        """Stay subscribed to these cameras until `close`."""
         self._kept = frozenset(cameras)
         self.follow(())
 
     def follow(self, cameras: Collection[str]) -> None:
-        """Follow these cameras, and those kept; not the others any more."""
+        """Subscribe to these cameras and to those of `keep`; unsubscribe from all others."""
         wanted = self._kept.union(cameras)
         for name in wanted - self._subscriptions.keys():
             topic = self._config.cameras[name].camera_info
@@ -50,14 +50,14 @@ class CameraInfos:
             self._last.pop(name, None)
 
     def get(self, camera: str) -> CameraInfo | None:
-        """The last one that came; None if there was none."""
+        """Return the camera's last CameraInfo; None if none has arrived."""
         return self._last.get(camera)
 
     def topic(self, camera: str) -> str:
-        """Where a camera's CameraInfo is looked for."""
+        """Return the topic of a camera's CameraInfo."""
         return self._config.cameras[camera].camera_info
 
     def close(self) -> None:
-        """Unsubscribe."""
+        """Unsubscribe from all cameras."""
         self._kept = frozenset()
         self.follow(())

@@ -1,7 +1,7 @@
-"""sensor_msgs images to NumPy arrays, without a copy where the bytes allow it.
+"""Convert sensor_msgs images to NumPy arrays, without a copy where possible.
 
-The functions read attributes only (height, width, encoding, step, is_bigendian, data, format), so
-they take rclpy's messages and those of the rosbags library alike.
+The functions only read attributes (height, width, encoding, step, is_bigendian, data, format), so
+they accept messages of rclpy as well as those of the rosbags library.
 """
 
 from __future__ import annotations
@@ -47,15 +47,15 @@ _PLAIN = {
 }
 _BLUE_FIRST = ("bgr8", "8UC3", "bgr16", "16UC3", "bgra8", "bgra16")
 _NUMBERS = re.compile(r"(8|16|32|64)[USF]C\d+")
-"""Encodings of plain numbers, which are no colours for cv_bridge either."""
+"""Generic numeric encodings, which cv_bridge cannot convert to colours either."""
 _WITH_CV_BRIDGE = (
     *(f"bayer_{order}{bits}" for bits in (8, 16) for order in ("rggb", "bggr", "gbrg", "grbg")),
     "yuv422", "yuv422_yuy2", "uyvy", "yuyv", "nv21", "nv24",
 )  # fmt: skip
-"""Encodings of sensor_msgs that the package cv_bridge turns into colours."""
+"""Encodings of sensor_msgs that the package cv_bridge converts to colours."""
 _LABEL = ("8UC1", "mono8", "16UC1", "mono16")
 _DEPTH = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
-"""Encodings of depth images, and NumPy's name of their numbers."""
+"""Encoding of a depth image to the NumPy type of its values."""
 
 
 class ImageError(InputError):
@@ -65,21 +65,21 @@ class ImageError(InputError):
 def to_rgb(msg: Any, max_pixels: int = MAX_PIXELS, reader: ImageReader | None = None) -> Array:
     """Return the pixels of a sensor_msgs/Image.
 
-    rgb8 and rgba8 come as a view of the message's bytes; the others are converted. 8UC3 and 16UC3
-    name no order of colours and are read as OpenCV's: blue first.
+    For rgb8 and rgba8 the result is a view of the message's bytes; the others are converted. 8UC3
+    and 16UC3 do not specify the channel order and are read as BGR, as in OpenCV.
 
     Args:
         msg: the image.
-        max_pixels: refuse images of more pixels.
-        reader: of the camera; scales 16-bit values by what it has seen. Without one the image
-            stands alone.
+        max_pixels: refuse images with more pixels.
+        reader: the camera's reader, which scales 16-bit values by the range seen so far. Without
+            one, the range of this image is used.
 
     Returns:
-        uint8 (H, W, 3), red first.
+        uint8 (H, W, 3), RGB.
 
     Raises:
-        ImageError: if the size, the step or the buffer is wrong, or the encoding is not known
-            (others than the plain ones need the package cv_bridge).
+        ImageError: if the size, the step or the buffer is wrong, or the encoding is unknown
+            (encodings outside `_PLAIN` need the package cv_bridge).
     """
     reader = reader or ImageReader("image")
     if msg.encoding not in _PLAIN:
@@ -102,7 +102,7 @@ def compressed_to_rgb(
         msg, max_pixels, reader: as for `to_rgb`.
 
     Returns:
-        uint8 (H, W, 3), red first.
+        uint8 (H, W, 3), RGB.
 
     Raises:
         ImageError: if the data is neither JPEG nor PNG, is damaged, or exceeds `max_pixels`.
@@ -123,7 +123,7 @@ def to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
         uint8 or uint16 (H, W), 0 = background.
 
     Raises:
-        ImageError: as for `to_rgb`, or if the encoding holds no labels.
+        ImageError: as for `to_rgb`, or if the encoding is not one of label images.
     """
     if msg.encoding not in _LABEL:
         raise ImageError(
@@ -166,18 +166,19 @@ def compressed_to_labels(msg: Any, max_pixels: int = MAX_PIXELS) -> Array:
 
 
 def to_depth(msg: Any, transport: str, max_pixels: int = MAX_PIXELS) -> Depth:
-    """Return the depth of a message in metres, NaN where there is none.
+    """Return the depth image of a message in metres, NaN where the depth is unknown.
 
     Args:
         msg: sensor_msgs/Image (16UC1 or mono16, millimetres; 32FC1, metres), or CompressedImage.
-        transport: raw, or compressedDepth.
-        max_pixels: refuse images of more pixels.
+        transport: raw or compressedDepth.
+        max_pixels: refuse images with more pixels.
 
     Returns:
         float32 (H, W).
 
     Raises:
-        ImageError: another encoding, or as for `to_rgb`; or as `from_compressed` refuses it.
+        ImageError: as for `to_rgb`, if the encoding is not one of depth images, or if
+            `from_compressed` refuses the data.
     """
     try:
         if transport != "raw":
@@ -227,12 +228,13 @@ def _plain_view(msg: Any, max_pixels: int) -> Array:
 
 
 def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
-    """Colours, uint8, or uint16 of 16-bit patterns (cv_bridge would keep their upper 8 bits)."""
+    """RGB pixels: uint16 for 16-bit Bayer patterns (as rgb8, only their upper 8 bits would remain),
+    else uint8."""
     _check_size(msg, max_pixels)
     if _NUMBERS.fullmatch(msg.encoding):
         raise ImageError(
-            f"image encoding {msg.encoding!r} given: plain numbers, which are no colours; "
-            f"{', '.join(_PLAIN)} are read (depth in metres: publish it as 16UC1, in millimetres)"
+            f"image encoding {msg.encoding!r} given, which does not hold colours; one of "
+            f"{', '.join(_PLAIN)} expected (publish depth in metres as 16UC1, in millimetres)"
         )
     try:
         from cv_bridge import CvBridge
@@ -244,27 +246,28 @@ def _with_cv_bridge(msg: Any, max_pixels: int) -> Array:
     except Exception as error:  # cv_bridge raises errors of several libraries
         known = "" if msg.encoding in _WITH_CV_BRIDGE else f"{_refusal(msg)}; "
         raise ImageError(
-            f"{known}image encoding {msg.encoding!r}: cv_bridge says: {error}"
+            f"{known}image encoding {msg.encoding!r}: cv_bridge failed: {error}"
         ) from error
 
 
 def _refusal(msg: Any) -> str:
-    """Why an image of an encoding is not read without cv_bridge, and what may help."""
+    """Why an encoding cannot be read without cv_bridge, and what may help."""
     given = f"image encoding {msg.encoding!r} given"
     if msg.encoding in _WITH_CV_BRIDGE:
         return (
-            f"{given}; {', '.join(_PLAIN)} are read without help, this one needs the ROS package "
-            "cv_bridge, which is not installed"
+            f"{given}, which needs the ROS package cv_bridge (not installed); without it, one of "
+            f"{', '.join(_PLAIN)} expected"
         )
     meant = _meant(msg)
     if meant:
-        meant = f" ({meant} was probably meant: the publisher has to set it)"
-    text = f"{given}, which is not known{meant}; known are {', '.join(_PLAIN)}"
-    return text if meant else f"{text}, and with cv_bridge {', '.join(_WITH_CV_BRIDGE)}"
+        meant = f" (the publisher should probably set {meant})"
+    text = f"{given}, which is unknown{meant}; one of {', '.join(_PLAIN)}"
+    others = "" if meant else f" or, with cv_bridge, {', '.join(_WITH_CV_BRIDGE)}"
+    return f"{text}{others} expected"
 
 
 def _meant(msg: Any) -> str:
-    """The encoding that was probably meant by one that is not known; empty if none is likely."""
+    """The encoding probably meant by an unknown one, quoted; empty if none is likely."""
     name = msg.encoding.strip().lower()
     known = {one.lower(): one for one in (*_PLAIN, *_WITH_CV_BRIDGE)}
     alike = get_close_matches(name, known, 1, cutoff=0.75)

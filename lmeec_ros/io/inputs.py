@@ -1,4 +1,4 @@
-"""The node's inputs: their subscriptions, qualities of service, and what is known of them."""
+"""The node's inputs: their subscriptions, their QoS, and the publishers on their topics."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from lmeec_ros.parameters.config import NodeConfig
 from lmeec_ros.parameters.qos_overrides import overriding
 
 DEPTH = 5
-LOOK_AGAIN = 2.0
-"""Seconds after which a silent input's publishers are looked at again."""
+QUERY_AGAIN = 2.0
+"""Seconds after which a silent input queries the ROS graph for publishers again."""
 TRANSPORTS = {"sensor_msgs/msg/Image": "raw", "sensor_msgs/msg/CompressedImage": "compressed"}
-"""Value of the parameter `transport` for messages of a type."""
+"""Message type to the matching value of the parameter `transport`."""
 
 
 @dataclass(frozen=True)
 class Input:
-    """One of the streams that are paired, as the configuration has it.
+    """Configuration of one of the paired streams.
 
     Attributes:
-        name: of the camera, QUERY_MASKS, or the name of its candidates.
-        topic: as given (the node's remappings apply).
-        other: one that is taken instead while only that has messages of the type; "": none.
+        name: name of the camera, QUERY_MASKS, or the stream name of a camera's candidates.
+        topic: topic as configured (the node's remappings apply).
+        other: topic used instead while only that one has publishers of the type; "" for none.
         kind: message class.
         qos: auto, sensor_data or reliable.
-        parameter: the parameters about it begin with this, as "cameras.ego."
+        parameter: prefix of the parameters that configure this input, such as "cameras.ego."
     """
 
     name: str
@@ -51,26 +51,26 @@ class Input:
 
     @property
     def type_name(self) -> str:
-        """The type of its messages as ROS writes it, as sensor_msgs/msg/Image."""
+        """Message type, such as sensor_msgs/msg/Image."""
         return f"{self.kind.__module__.split('.')[0]}/msg/{self.kind.__name__}"
 
     @property
     def topics(self) -> tuple[str, ...]:
-        """The topic, and the other one if there is one."""
+        """The topic, followed by the alternative one if there is one."""
         return (self.topic, self.other) if self.other else (self.topic,)
 
     def chosen(self, offered: Callable[[str], Collection[str]]) -> str:
-        """Which of the topics to take: the first that has messages of the type, else the first.
+        """Return the first topic on which the type is published, else the first topic.
 
         Args:
-            offered: topic to the types that are published on it.
+            offered: returns the types published on a topic.
         """
-        there = (topic for topic in self.topics if self.type_name in offered(topic))
-        return next(there, self.topic)
+        published = (topic for topic in self.topics if self.type_name in offered(topic))
+        return next(published, self.topic)
 
 
 def inputs_of(config: NodeConfig) -> ImageSet[Input]:
-    """The streams that a configuration names; those of prompts have no query masks."""
+    """Return the inputs of a configuration; no query masks if objects are marked by prompts."""
 
     def camera(name: str) -> Input:
         given = config.cameras[name]
@@ -98,20 +98,20 @@ def inputs_of(config: NodeConfig) -> ImageSet[Input]:
 
 
 class InputStream:
-    """A topic's messages, whatever becomes of the subscription.
+    """Receives the messages of an input, resubscribing when its publishers change.
 
-    Of two topics it takes the one on which messages of its type are published.
+    If the input has two topics, it subscribes to the one on which its type is published.
 
-    With qos `auto` the subscription is reliable if every publisher offers it (or there is none
-    yet), else best effort, which hears every publisher; `refresh` follows publishers that come
-    later. Only `open` and `look` query the ROS graph; everything else uses what they found.
+    With qos `auto` the subscription is reliable if every publisher is (or there is none yet), else
+    best effort, which matches every publisher; `refresh` adapts it to publishers that appear later.
+    Only `open` and `query_graph` query the ROS graph; everything else uses their last result.
 
     Args:
         node: the node.
-        given: the input.
+        given: configuration of the input.
         group: callback group of the subscription.
-        take: called with the input's name and each message.
-        failed: called with what is being done and an exception of `take`.
+        on_message: called with the input's name and each message.
+        on_error: called with a description of the activity and an exception of `on_message`.
     """
 
     def __init__(
@@ -119,8 +119,8 @@ class InputStream:
         node: Node,
         given: Input,
         group: CallbackGroup,
-        take: Callable[[str, Any], None],
-        failed: Callable[[str, Exception], None],
+        on_message: Callable[[str, Any], None],
+        on_error: Callable[[str, Exception], None],
     ) -> None:
         self.name, self.type_name = given.name, given.type_name
         self.topics = tuple(node.resolve_topic_name(topic) for topic in given.topics)
@@ -131,34 +131,34 @@ class InputStream:
         self._node = node
         self._given = given
         self._group = group
-        self._take, self._failed = take, failed
+        self._deliver, self._on_error = on_message, on_error
         self._subscription: Any = None
-        self._retired: Any = None  # the one before, until the next refresh
-        self._offers: list[Any] = []  # the publishers, when `look` last saw them
-        self._elsewhere = ""  # and other topics of this type, if there were none
-        self._looked = 0.0
-        self._looks = 0  # that are due because a publisher came or went
-        self._notified = True  # whether the middleware reports that
+        self._retired: Any = None  # the previous subscription, until the next refresh
+        self._offers: list[Any] = []  # endpoints of the publishers at the last graph query
+        self._similar = ""  # clause that names other topics of this type, if there were none
+        self._queried = 0.0  # time of the last graph query
+        self._queries_due = 0  # graph queries still to be made after a publisher came or went
+        self._notified = True  # whether the middleware reports matched publishers
 
     @property
     def is_open(self) -> bool:
-        """Whether it is subscribed."""
+        """Whether the topic is subscribed."""
         return self._subscription is not None
 
     @property
     def matched(self) -> int:
-        """Number of publishers that it is connected to and hears from now on."""
+        """Number of publishers that match the subscription."""
         return int(self._subscription.get_publisher_count()) if self.is_open else 0
 
     def open(self) -> None:
         """Subscribe."""
         self.monitor = StreamMonitor()
-        self._ask()
-        self._looks = 1  # the graph may not know all of them yet
-        self._subscribe(self._wanted())
+        self._find_publishers()
+        self._queries_due = 1  # the graph may not list all publishers yet
+        self._subscribe(self._wanted_reliability())
 
     def close(self) -> None:
-        """Unsubscribe; nothing comes any more."""
+        """Unsubscribe; no message is delivered after this."""
         subscriptions = self._retired, self._subscription
         self._retired = self._subscription = self.reliability = self._subscribed = None
         for subscription in subscriptions:
@@ -166,52 +166,56 @@ class InputStream:
                 self._node.destroy_subscription(subscription)
 
     def refresh(self) -> None:
-        """Subscribe again if the publishers have changed what they offer (qos `auto`)."""
+        """Resubscribe if the publishers' topic or reliability has changed (qos `auto`)."""
         if self._retired is not None:
             self._node.destroy_subscription(self._retired)
             self._retired = None
         if self._subscription is None:
             return
-        wanted = self._wanted()
+        wanted = self._wanted_reliability()
         if (self.topic, wanted) != self._subscribed:
-            # The old one is destroyed by the next call only: publishers take a while to find
-            # the new one, and nothing must be lost until then.
+            # The old subscription lives until the next call: publishers take a while to discover
+            # the new one, and no message must be lost until then.
             self._retired = self._subscription
             self._subscribe(wanted)
 
-    def due(self, silent: bool) -> float:
-        """Seconds for which a look at the publishers has been due; negative: not yet."""
+    def overdue(self, silent: bool) -> float:
+        """Return the seconds for which a graph query has been due; negative if none is due.
+
+        Args:
+            silent: whether the input is silent.
+        """
         if not self.is_open:
             return -1.0
-        since = time.monotonic() - self._looked
-        if self._looks:
+        since = time.monotonic() - self._queried
+        if self._queries_due:
             return since
         again = silent or not self._offers or not self._notified
-        return since - LOOK_AGAIN if again else -1.0
+        return since - QUERY_AGAIN if again else -1.0
 
-    def look(self) -> None:
-        """Ask the ROS graph who publishes on the topic."""
-        self._looks = max(0, self._looks - 1)
-        self._ask()
-        self._elsewhere = "" if self._offers else self._like()
+    def query_graph(self) -> None:
+        """Query the ROS graph for the topic's publishers."""
+        self._queries_due = max(0, self._queries_due - 1)
+        self._find_publishers()
+        self._similar = "" if self._offers else self._similar_topics()
 
-    def _ask(self) -> None:
-        self._looked = time.monotonic()
+    def _find_publishers(self) -> None:
+        self._queried = time.monotonic()
         offers = {t: list(self._node.get_publishers_info_by_topic(t)) for t in self.topics}
-        there = [t for t in self.topics if any(o.topic_type == self.type_name for o in offers[t])]
-        if there and self.topic not in there:
-            self.topic = there[0]
+        found = [t for t in self.topics if any(o.topic_type == self.type_name for o in offers[t])]
+        if found and self.topic not in found:
+            self.topic = found[0]
         self._offers = offers[self.topic]
 
     def publishers(self) -> list[Any]:
-        """Return the endpoints that published on the topic at the last look."""
+        """Return the endpoints that published on the topic at the last graph query."""
         return list(self._offers)
 
     def describe_publishers(self) -> str:
-        """Say in words who publishes on the topic, and what to change if that does not fit."""
+        """Describe the topic's publishers, and what to change if they do not fit."""
         offers = self.publishers()
         if not offers:
-            return f"nobody publishes there{self._elsewhere}"
+            return f"the topic has no publisher{self._similar}"
         texts = []
         for offer in offers:
             kind = "reliable" if _is_reliable(offer) else "best effort"
@@ -225,30 +229,31 @@ class InputStream:
             hint = f"; {self.type_name} is expected: {remedy}"
         elif self.reliability == ReliabilityPolicy.RELIABLE and not all(map(_is_reliable, offers)):
             parameter = f"{self._given.parameter}qos"
-            hint = f"; a reliable subscription does not hear it: set {parameter} to auto"
+            hint = f"; a reliable subscription does not receive it: set {parameter} to auto"
         return "; ".join(texts) + hint
 
-    def _like(self) -> str:
-        """Other topics of the right type, in case the name is wrong."""
+    def _similar_topics(self) -> str:
+        """A clause that names other topics of the right type, in case the name is wrong."""
         known = self._node.get_topic_names_and_types()
         topics = [name for name, types in known if self.type_name in types and name != self.topic]
         own = {p.topic_name for p in self._node.publishers}
         topics = [name for name in topics if name not in own and self._published(name)][:5]
-        return f" (but {self.type_name} comes on {', '.join(topics)})" if topics else ""
+        names = ", ".join(topics)
+        return f" (but {self.type_name} is published on {names})" if topics else ""
 
     def _published(self, topic: str) -> bool:
         offers = self._node.get_publishers_info_by_topic(topic)
         return any(offer.topic_type == self.type_name for offer in offers)
 
-    def _wanted(self) -> ReliabilityPolicy:
+    def _wanted_reliability(self) -> ReliabilityPolicy:
         if self._given.qos == "reliable":
             return ReliabilityPolicy.RELIABLE
         if self._given.qos == "sensor_data":
             return ReliabilityPolicy.BEST_EFFORT
         offers = self.publishers()
         if not offers:
-            # A reliable subscription gets the first message of a publisher that comes later; a
-            # best effort one misses it while they discover each other.
+            # A reliable subscription receives the first message of a publisher that appears later;
+            # a best effort one misses messages during discovery.
             return self._subscribed[1] if self._subscribed else ReliabilityPolicy.RELIABLE
         if all(map(_is_reliable, offers)):
             return ReliabilityPolicy.RELIABLE
@@ -257,7 +262,8 @@ class InputStream:
     def _subscribe(self, reliability: ReliabilityPolicy) -> None:
         if self._subscribed is not None:
             self._node.get_logger().info(
-                f"{self.name}: {self.topic} now subscribed {_words(reliability)}, as offered"
+                f"{self.name}: resubscribed to {self.topic} as {_words(reliability)}, "
+                "like its publishers"
             )
         self._subscribed = (self.topic, reliability)
         events = SubscriptionEventCallbacks(
@@ -285,7 +291,7 @@ class InputStream:
             event_callbacks=events,
             qos_overriding_options=overriding(self._node, given, "subscription"),
         )
-        self.reliability = qos.reliability  # with the user's overrides
+        self.reliability = qos.reliability  # after qos_overrides
         return subscription
 
     def _on_message(self, msg: Any) -> None:
@@ -295,35 +301,34 @@ class InputStream:
         try:
             stamp = stamp_of(msg)
             if self._retired is not None and stamp == self.monitor.newest_ns:
-                return  # it came by both subscriptions
+                return  # received through both subscriptions
             self.monitor.add(stamp)
-            self._take(self.name, msg)
+            self._deliver(self.name, msg)
         except Exception as error:
-            self._failed(f"input {self.name}", error)
+            self._on_error(f"input {self.name}", error)
 
     def _on_matched(self, _: Any) -> None:
-        # Twice: the event may come before the graph knows it.
-        self._looks = 2
+        self._queries_due = 2  # the graph may still be outdated at the first query
 
     def _on_incompatible(self, event: Any) -> None:
-        self._looks = 2
+        self._queries_due = 2
         policy = qos_policy_name_from_kind(event.last_policy_kind)
         text = f"{self.name}: a publisher on {self.topic} offers an incompatible {policy}; "
         if self._given.qos == "auto":
-            self._node.get_logger().info(text + "following it")
+            self._node.get_logger().info(text + "adapting the subscription")
         else:
             self._node.get_logger().warning(
-                text + f"set {self._given.parameter}qos to auto to hear it"
+                text + f"set {self._given.parameter}qos to auto to receive its messages"
             )
 
 
 def type_remedy(expected: str, offered: str, parameter: str, topic: str) -> str:
-    """What to change where a topic has another type than the parameters say.
+    """Return what to change if a topic's type is not the one that the parameters ask for.
 
     Args:
-        expected, offered: types, as sensor_msgs/msg/Image.
-        parameter: the input's parameters begin with this, as "cameras.ego."
-        topic: its name, resolved.
+        expected, offered: message types, such as sensor_msgs/msg/Image.
+        parameter: prefix of the input's parameters, such as "cameras.ego."
+        topic: topic name, resolved.
     """
     if offered in video.PACKETS:
         return video.remedy(topic, parameter, video.PACKETS[offered])
@@ -341,16 +346,16 @@ def _words(reliability: ReliabilityPolicy) -> str:
     return "reliable" if reliability == ReliabilityPolicy.RELIABLE else "best effort"
 
 
-def look_around(inputs: ImageSet[InputStream], silent: Collection[str] = ()) -> None:
-    """Follow the publishers: at most one input, the one most overdue, queries the ROS graph.
+def follow_publishers(inputs: ImageSet[InputStream], silent: Collection[str] = ()) -> None:
+    """Adapt the subscriptions to the publishers. Only the most overdue input queries the graph.
 
     Args:
-        inputs: of the node.
-        silent: names of those that are silent.
+        inputs: inputs of the node.
+        silent: names of the silent ones.
     """
-    most = max(inputs, key=lambda one: one.due(one.name in silent), default=None)
-    if most is not None and most.due(most.name in silent) >= 0:
-        most.look()
+    first = max(inputs, key=lambda one: one.overdue(one.name in silent), default=None)
+    if first is not None and first.overdue(first.name in silent) >= 0:
+        first.query_graph()
     for one in inputs:
         one.refresh()
 
@@ -361,13 +366,13 @@ def open_inputs(
     has_listeners: Callable[[str], bool],
     synchronizer: Synchronizer,
 ) -> None:
-    """Open all inputs, or (`lazy`) of the targets only those whose outputs are listened to.
+    """Open all inputs; if `lazy`, only those targets whose outputs have subscribers.
 
     Args:
-        inputs: of the node.
-        lazy: output.lazy as it is now.
-        has_listeners: whether anyone listens to the outputs of a target camera.
-        synchronizer: what the inputs feed; it does without the targets that are closed.
+        inputs: inputs of the node.
+        lazy: current value of output.lazy.
+        has_listeners: returns whether the outputs of a target camera have subscribers.
+        synchronizer: receives the messages; targets that are closed are switched off in it.
     """
     for one in inputs:
         wanted = True

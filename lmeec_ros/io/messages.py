@@ -1,4 +1,4 @@
-"""Masks to messages and back: CorrespondenceMaskArray and label images."""
+"""Convert masks to messages and back: CorrespondenceMaskArray and label images."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from lmeec_core.errors import InputError
 from lmeec_core.takes.images import MAX_PIXELS
 
 if TYPE_CHECKING:
-    # Brings the network.
+    # At run time this would import the network.
     from lmeec_core.correspondence import CorrespondenceLike
 
 Mask = npt.NDArray[np.bool_]
 
 MAX_LABEL = 65535
 MAX_ID = 256
-"""Most characters of an object's id; ids are kept for good."""
+"""Maximum length of an object id; ids are never discarded, so their size is limited."""
 IGNORED = (255,)
-"""Labels that are no object, by default. 255 marks what is to be ignored (the rim of an object,
-unlabelled pixels) in the 8-bit label images of PASCAL VOC, Cityscapes and similar datasets."""
+"""Labels that are not objects by default. In the 8-bit label images of PASCAL VOC, Cityscapes and
+similar datasets, 255 marks pixels to ignore (object borders, unlabelled pixels)."""
 EIGHT_BIT = 255
-"""This ignored label counts in 8-bit images only: in wider ones it is a number like others."""
+"""This label is ignored in 8-bit images only; in wider images it is an ordinary label."""
 
 
 def _data(pixels: npt.NDArray[np.uint8]) -> array[int]:
-    data = array("B")  # much faster than to assign bytes or a list
+    data = array("B")  # assigning bytes or a list to a message is much slower
     data.frombytes(pixels.data)
     return data
 
@@ -50,19 +50,19 @@ _TYPES = {
     "std_msgs/msg/Header": Header,
 }
 MESSAGES = MessageFactory(_TYPES.__getitem__, _data)
-"""Makes messages that rclpy publishes."""
+"""Creates the messages that rclpy publishes."""
 
 
 class MessageError(InputError):
-    """Query masks that cannot be used; the text says what was given and what was expected."""
+    """Query masks that cannot be used; the text names what was given and what was expected."""
 
 
 class LabelTable:
-    """Gives every object id one label (its value in label images) for good, and back.
+    """Assigns a permanent label (value in label images) to each object id, and maps both ways.
 
     Args:
         named: label (1 to 65535) to id, both unique.
-        ignored: labels that are no object, unless `named` names them.
+        ignored: labels that are not objects, unless they are in `named`.
         notify: called with a text when an ignored label occurs for the first time.
 
     Attributes:
@@ -83,7 +83,7 @@ class LabelTable:
         self._labels = {name: label for label, name in self.named.items()}
 
     def ignores(self, label: int, wide: bool = False) -> bool:
-        """Whether a label is no object; arguments as in :meth:`id_of`."""
+        """Return whether a label is ignored; arguments as in :meth:`id_of`."""
         return label in self.ignored and not (wide and label == EIGHT_BIT)
 
     def id_of(self, label: int, wide: bool = False) -> str | None:
@@ -91,10 +91,10 @@ class LabelTable:
 
         Args:
             label: 1 to 65535.
-            wide: whether it is of an image of more than 8 bits, in which 255 is not ignored.
+            wide: whether the image has more than 8 bits, so that 255 is not ignored.
 
         Returns:
-            None for a label that is ignored.
+            None for an ignored label.
         """
         if self.ignores(label, wide):
             if label not in self.met:
@@ -103,13 +103,13 @@ class LabelTable:
             return None
         if label not in self._ids:
             name = f"object_{label}"
-            while name in self._labels:  # another label was given this id
+            while name in self._labels:  # another label has this id
                 name += "_"
             self._remember(label, name)
         return self._ids[label]
 
     def label_of(self, object_id: str, wish: int = 0) -> int:
-        """Return the label of an id; a new id gets `wish` if that is free, else the lowest free.
+        """Return the label of an id; a new id gets `wish` if free, else the lowest free one.
 
         Raises:
             MessageError: if all 65535 labels are taken.
@@ -127,13 +127,13 @@ class LabelTable:
         return self._labels[object_id]
 
     def ignored_text(self) -> list[str]:
-        """One line about the ignored labels that have occurred; none if there were none."""
+        """Return one line about the ignored labels that occurred, or an empty list."""
         if not self.met:
             return []
         labels = ", ".join(map(str, sorted(self.met)))
         return [
-            f"label {labels} in label images marks what is to be ignored and is no object "
-            "(parameter ignore_labels; name it in objects if it is one)"
+            f"label {labels} in label images is ignored (parameter ignore_labels; if it is an "
+            "object, name it in the parameter objects)"
         ]
 
     @property
@@ -142,13 +142,13 @@ class LabelTable:
         return dict(self._labels)
 
     def restore(self, labels: Mapping[str, int]) -> None:
-        """Take over labels of an earlier run; what is known already stays as it is."""
+        """Add the labels of an earlier run; existing labels and ids are not changed."""
         for object_id, label in labels.items():
             if object_id not in self._labels and label not in self._ids:
                 self._remember(label, object_id)
 
     def forget(self, object_id: str) -> None:
-        """Free the label of an id that no parameter names."""
+        """Free the label of an id, unless the parameter `objects` names the id."""
         label = self._labels.get(object_id)
         if label is not None and label not in self.named:
             del self._labels[object_id], self._ids[label]
@@ -166,16 +166,16 @@ def masks_from_labels(
     Args:
         labels: uint8 or uint16 (H, W), 0 = background.
         table: names of the labels.
-        max_objects: refuse images with more labels (a camera image taken for labels has many).
+        max_objects: refuse images with more labels (a camera image used by mistake has many).
 
     Returns:
-        object id to bool (H, W); None for every named object that is not in the image. Labels that
-        the table ignores are left out.
+        object id to bool (H, W); None for every named object that is not in the image. Ignored
+        labels are left out.
 
     Raises:
         MessageError: if there are more labels than `max_objects`.
     """
-    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)  # OpenCV knows no other
+    labels = labels.astype(labels.dtype.newbyteorder("="), copy=False)  # OpenCV needs native order
     values = int(np.iinfo(labels.dtype).max) + 1
     counts = cv2.calcHist([labels], [0], None, [values], [0, values]).ravel()  # 5x np.bincount
     wide = labels.dtype.itemsize > 1
@@ -196,15 +196,15 @@ def masks_from_labels(
 def masks_from_array(
     msg: Any, table: LabelTable, max_pixels: int = MAX_PIXELS, max_objects: int = 32
 ) -> dict[str, Mask | None]:
-    """Return the masks of a CorrespondenceMaskArray at the size of its image.
+    """Return the full-size masks of a CorrespondenceMaskArray.
 
     Returns:
         object id to bool (height, width); None for objects that are not visible, and for named
         ones that are not in the message.
 
     Raises:
-        MessageError: if a size, a region, an encoding or a buffer is wrong, an id occurs twice, or
-            there are more objects than `max_objects`. Nothing is remembered then.
+        MessageError: if a size, a region, an encoding or a buffer is wrong, an id is wrong or
+            occurs twice, or there are more than `max_objects` objects. The table is unchanged then.
     """
     width, height = int(msg.width), int(msg.height)
     if not 1 <= width * height <= max_pixels:
@@ -222,8 +222,8 @@ def masks_from_array(
         name = entry.object_id
         if not name or name in crops or len(name) > MAX_ID:
             raise MessageError(
-                f"mask array: object id {name[:80]!r} given, texts that differ, of 1 to {MAX_ID} "
-                "characters, expected"
+                f"mask array: object id {name[:80]!r} given, unique ids of 1 to {MAX_ID} "
+                "characters expected"
             )
         crops[name] = _crop(entry, width, height) if entry.visible else None
     masks: dict[str, Mask | None] = dict.fromkeys(table.named.values())
@@ -235,7 +235,7 @@ def masks_from_array(
 
 
 def _crop(entry: Any, width: int, height: int) -> npt.NDArray[np.uint8]:
-    """A view of an entry's bytes, (h, w), checked against the image's size."""
+    """A view (h, w) of an entry's mask, after checking that it lies inside the image."""
     roi, mask = entry.roi, entry.mask
     where = f"mask array, object {entry.object_id!r}"
     x, y, w, h = int(roi.x_offset), int(roi.y_offset), int(roi.width), int(roi.height)
@@ -273,15 +273,15 @@ def mask_array_message(
     cameras: tuple[str, str],
     size: tuple[int, int],
 ) -> CorrespondenceMaskArray:
-    """Return the message of all objects in one target image.
+    """Return the message with all objects in one target image.
 
     Args:
-        found: object id to what the tracker found in this target.
-        masks: object id to bool (H, W), the same ids.
+        found: object id to the tracker's result for this target.
+        masks: object id to bool (H, W), for the same ids.
         table: labels of the ids.
-        header: the target image's.
-        query_header: the query image's.
-        cameras: names of the query and of the target camera.
+        header: header of the target image.
+        query_header: header of the query image.
+        cameras: names of the query camera and the target camera.
         size: (height, width) of the target image.
     """
     entries = []

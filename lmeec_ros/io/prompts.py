@@ -1,7 +1,7 @@
-"""Prompts of four kinds of messages: our own, clicks of two kinds, boxes of a detector.
+"""Read prompts from four message types: lmeec/Prompt, two kinds of clicks, detector boxes.
 
-Only the form is checked here. Whether a prompt can be used is for the tracker to say, once the
-image that it belongs to is known.
+Only the form is checked here. Whether a prompt can be used is decided by the tracker, once the
+image that the prompt belongs to is known.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from lmeec_ros.io.synchronizer import nanoseconds
 from lmeec_ros.parameters.config import NodeConfig
 
 MAX_POINTS = 1000
-"""Most points of a prompt, and most boxes of a message."""
+"""Maximum number of points in a prompt, and of boxes in a message."""
 DEFAULT_OBJECT = "object_1"
 
 
@@ -27,12 +27,12 @@ class Marking:
     """A prompt, and the image that it belongs to.
 
     Attributes:
-        prompt: the object and where it is.
+        prompt: the object, and the points, box or mask that mark it.
         camera: name of a camera, or the frame_id of its images.
-        stamp_ns: of the image; 0: the newest one.
-        tolerance: largest distance from the image's stamp, seconds; None: pairing.tolerance.
-        detected: whether it comes from a detector: it is cut to the image, and marks an object only
-            while that is not seen.
+        stamp_ns: stamp of the image in nanoseconds; 0 for the newest image.
+        tolerance: largest difference from the image's stamp, seconds; None for pairing.tolerance.
+        detected: whether the prompt comes from a detector. Such a box is clipped to the image, and
+            used only if the object is unknown or lost.
     """
 
     prompt: Prompt
@@ -43,10 +43,11 @@ class Marking:
 
 
 def read_prompt(config: NodeConfig, msg: Any) -> Marking:
-    """A lmeec/Prompt.
+    """Read a lmeec/Prompt.
 
     Raises:
-        InputError: no such camera, no object id, too many points, or a mask that cannot be read.
+        InputError: if the camera is unknown, the object id is missing or too long, there are too
+            many points, or the mask cannot be read.
     """
     name = _object_id(msg.object_id)
     camera = msg.camera or config.query_camera
@@ -65,7 +66,7 @@ def read_prompt(config: NodeConfig, msg: Any) -> Marking:
         try:
             mask = images.to_labels(msg.mask, config.max_image_pixels) > 0
         except images.ImageError as error:
-            raise InputError(f"prompt for {name!r}, its mask: {error}") from error
+            raise InputError(f"prompt for {name!r}, mask: {error}") from error
     points = tuple((float(p.x), float(p.y)) for p in msg.points)
     labels = tuple(int(label) for label in msg.labels)
     box: Any = tuple(float(value) for value in msg.box) or None
@@ -76,22 +77,22 @@ def read_prompt(config: NodeConfig, msg: Any) -> Marking:
 
 
 def read_click(config: NodeConfig, point: Any, header: Any = None, camera: str = "") -> Marking:
-    """A geometry_msgs/Point in pixels.
+    """Read a click, a geometry_msgs/Point in pixels.
 
     Args:
-        config: which object, and which camera where neither header nor `camera` says so.
-        point: x and y.
-        header: of a PointStamped; None: it is for the newest image.
-        camera: name of the camera that it is for.
+        config: names the object, and the camera if neither `header` nor `camera` does.
+        point: the point; z must be 0 if there is a header.
+        header: header of a PointStamped; None for a click on the newest image.
+        camera: name of the camera, for a click without a header.
 
     Raises:
-        InputError: a point in space, or prompts.clicks.object is too long.
+        InputError: if the point is one in space, or prompts.clicks.object is too long.
     """
     clicks = config.prompts.clicks
     if header is not None and point.z:
         raise InputError(
             f"click at ({point.x:g}, {point.y:g}, {point.z:g}) in {header.frame_id!r} given, which "
-            "is a point in space; x and y in pixels of an image, and z 0, expected"
+            "is a point in space; x and y in pixels of an image, with z 0, expected"
         )
     name = _object_id(clicks.object or next(iter(config.objects.values()), DEFAULT_OBJECT))
     prompt = Prompt(name, ((float(point.x), float(point.y)),), (1,))
@@ -102,15 +103,15 @@ def read_click(config: NodeConfig, point: Any, header: Any = None, camera: str =
 
 
 def read_detections(config: NodeConfig, msg: Any) -> tuple[list[Marking], list[InputError]]:
-    """The boxes of a vision_msgs/Detection2DArray, of an object the one with the highest score.
+    """Read the boxes of a vision_msgs/Detection2DArray, the best-scored one of each object.
 
-    An object is called like the detection's id, else like its class. Boxes below
+    The object id is the detection's id, or its class if it has no id. Boxes with a score below
     prompts.detections.min_score are left out.
 
     Returns:
-        what marks objects, and why other boxes cannot.
+        the prompts, and an error for each box that cannot be used.
     """
-    wrong: list[InputError] = []
+    errors: list[InputError] = []
     best: dict[str, tuple[float, Marking]] = {}
     if len(msg.detections) > MAX_POINTS:
         return [], [
@@ -129,12 +130,12 @@ def read_detections(config: NodeConfig, msg: Any) -> tuple[list[Marking], list[I
             camera = header.frame_id or config.query_camera
             prompt = Prompt(name, box=_box(one.bbox))
         except InputError as error:
-            wrong.append(error)
+            errors.append(error)
             continue
         if name not in best or best[name][0] < score:
             stamp = nanoseconds(header.stamp)
             best[name] = score, Marking(prompt, camera, stamp, detected=True)
-    return [marking for _, marking in best.values()], wrong
+    return [marking for _, marking in best.values()], errors
 
 
 def _object_id(name: str) -> str:
@@ -146,13 +147,13 @@ def _object_id(name: str) -> str:
 
 
 def _box(bbox: Any) -> tuple[float, float, float, float]:
-    """The upright box around a vision_msgs/BoundingBox2D, which may be turned."""
-    centre = getattr(bbox.center, "position", bbox.center)  # older vision_msgs: a Pose2D
+    """The axis-aligned box (x0, y0, x1, y1) around a vision_msgs/BoundingBox2D, maybe rotated."""
+    centre = getattr(bbox.center, "position", bbox.center)  # a Pose2D in older vision_msgs
     x, y, turn = float(centre.x), float(centre.y), float(bbox.center.theta)
     width, height = float(bbox.size_x), float(bbox.size_y)
     if not all(map(math.isfinite, (x, y, turn, width, height))) or min(width, height) <= 0:
         raise InputError(
-            f"detection: box of {width} x {height} at ({x}, {y}), turned by {turn}, given; finite "
+            f"detection: box of {width} x {height} at ({x}, {y}), rotated by {turn}, given; finite "
             "numbers and a size above 0 expected"
         )
     across, along = abs(math.cos(turn)), abs(math.sin(turn))

@@ -1,4 +1,4 @@
-"""Publishers as the node and the points have them."""
+"""Create and destroy publishers, those of lifecycle nodes and of plain ones."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from lmeec_ros.parameters.qos_overrides import overriding
 
 
 def make_publisher(node: Node, kind: Any, topic: str, depth: int, latched: bool = False) -> Any:
-    """A reliable publisher, which reliable and best-effort subscriptions hear.
+    """Create a reliable publisher, which matches reliable and best-effort subscriptions.
 
     Args:
-        node: a lifecycle node's activation lets it publish.
+        node: the node; a lifecycle node publishes only while it is active.
         kind: message class.
-        topic: its name, as "~/points".
-        depth: of its queue.
-        latched: late subscribers get the last message.
+        topic: topic name, such as "~/points".
+        depth: queue depth.
+        latched: whether late subscribers receive the last message.
     """
     qos = QoSProfile(depth=depth, reliability=ReliabilityPolicy.RELIABLE)
     if latched:
@@ -31,7 +31,7 @@ def make_publisher(node: Node, kind: Any, topic: str, depth: int, latched: bool 
 
 
 def destroy_publisher(node: Node, publisher: Any) -> None:
-    """Take a publisher of `make_publisher` down."""
+    """Destroy a publisher of `make_publisher`."""
     if isinstance(node, LifecycleNode):
         node.destroy_lifecycle_publisher(publisher)
     else:

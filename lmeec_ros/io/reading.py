@@ -1,4 +1,4 @@
-"""From the messages of the inputs to pixels and masks, as the configuration says."""
+"""Convert the input messages to images and masks, according to the configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmeec_ros.parameters.config import NodeConfig
 
 
 def image_readers(config: NodeConfig) -> dict[str, ImageReader]:
-    """A reader for each camera; they live as long as a recording, or the node's configuration."""
+    """Make an image reader for each camera, to be kept for a whole recording or configuration."""
     return {
         name: ImageReader(f"camera {name!r} ({camera.address})")
         for name, camera in config.cameras.items()
@@ -23,16 +23,17 @@ def image_readers(config: NodeConfig) -> dict[str, ImageReader]:
 def read_image(
     config: NodeConfig, camera: str, msg: Any, reader: ImageReader | None = None
 ) -> images.Array:
-    """The pixels of a camera's message, uint8 RGB (H, W, 3).
+    """Return the image of a camera's message, uint8 RGB (H, W, 3).
 
     Args:
-        config: the camera's topic, its transport and the limit of pixels.
-        camera: its name.
-        msg: the message, or why there is none (an InputError).
-        reader: the camera's, of :func:`image_readers`; without one the image stands alone.
+        config: the camera's topic and transport, and the largest image allowed.
+        camera: name of the camera.
+        msg: the message, or the InputError with which reading it failed.
+        reader: the camera's reader from :func:`image_readers`; without one, the value range of a
+            16-bit image is that of this image.
 
     Raises:
-        InputError: if it cannot be used, or is one itself (it could not be decoded).
+        InputError: if the message cannot be used, or `msg` itself if it is an InputError.
     """
     if isinstance(msg, InputError):
         raise msg
@@ -48,7 +49,7 @@ def read_image(
 def read_candidates(
     config: NodeConfig, camera: str, msg: Any, image: tuple[int, int]
 ) -> messages.Mask:
-    """The candidate masks (N, h, w) of a target image of the size (height, width).
+    """Return the candidate masks (N, h, w) for a target image of size `image` (height, width).
 
     Raises:
         InputError: as :func:`read_image`, or :func:`lmeec_core.methods.candidates.label_masks`.
@@ -67,7 +68,7 @@ def read_candidates(
 def read_query_masks(
     config: NodeConfig, table: messages.LabelTable, msg: Any
 ) -> dict[str, messages.Mask | None]:
-    """The query masks of a message, bool (H, W) by object; None for an object without one.
+    """Return the query masks of a message: object id to bool (H, W), None if not visible.
 
     Raises:
         InputError: as :func:`read_image`.

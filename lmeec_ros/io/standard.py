@@ -1,6 +1,6 @@
-"""The node's results as messages of vision_msgs and visualization_msgs, for tools that know these.
+"""The node's results as vision_msgs and visualization_msgs, for tools that read these.
 
-Neither package has to be installed: see `installed`.
+Both packages are optional: see `installed`.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ SPHERE = 0.05
 def installed(
     topics: Mapping[str, str], say: Callable[[str], object] = lambda _: None
 ) -> dict[str, Any]:
-    """The message classes of topics, without the topics whose package is not installed.
+    """Return the message class of each topic, without topics whose package is not installed.
 
     Args:
-        topics: name of a topic to its type, as vision_msgs/Detection2DArray.
-        say: called with one text for each package that is missing.
+        topics: topic name to message type, such as vision_msgs/Detection2DArray.
+        say: called with a text for each missing package.
     """
     found: dict[str, Any] = {}
     missing: dict[str, list[str]] = {}
@@ -38,8 +38,8 @@ def installed(
             missing.setdefault(package, []).append(topic)
     for package, lost in missing.items():
         say(
-            f"not published: {', '.join(lost)}, which need the ROS package {package} (not "
-            f"installed: apt install ros-jazzy-{package.replace('_', '-')})"
+            f"not published: {', '.join(lost)}, because the ROS package {package} is not "
+            f"installed (apt install ros-jazzy-{package.replace('_', '-')})"
         )
     return found
 
@@ -49,7 +49,7 @@ def _vision(name: str) -> Any:
         import vision_msgs.msg
     except ImportError:
         return None
-    return getattr(vision_msgs.msg, name, None)  # those before Jazzy lack some
+    return getattr(vision_msgs.msg, name, None)  # versions before Jazzy lack some messages
 
 
 def _visualization(name: str) -> Any:
@@ -67,10 +67,10 @@ _TYPES: dict[str, Callable[[str], Any]] = {
 
 
 def detections(message: CorrespondenceMaskArray) -> Any:
-    """vision_msgs/Detection2DArray of the visible objects, with the header of their image.
+    """Return the visible objects as vision_msgs/Detection2DArray, with the header of their image.
 
-    A box is in pixels, the corner of the image being (0, 0); `id` and the only hypothesis'
-    `class_id` are the object's id, `score` its presence.
+    Boxes are in pixels, with (0, 0) at the corner of the image. `id` and the `class_id` of the
+    only hypothesis are the object id, `score` is the presence.
     """
     from vision_msgs.msg import BoundingBox2D, Detection2D, Detection2DArray
 
@@ -87,12 +87,12 @@ def detections(message: CorrespondenceMaskArray) -> Any:
 
 
 def label_info(header: Header, labels: Mapping[str, int], threshold: float) -> Any:
-    """vision_msgs/LabelInfo: which object a value in the label images stands for.
+    """Return the vision_msgs/LabelInfo that names the object of each value in the label images.
 
     Args:
-        header: of the first label image that it is true for.
+        header: header of the first label image that it applies to.
         labels: object id to label.
-        threshold: the presence from which an object is in the label image.
+        threshold: presence from which an object is drawn into the label image.
     """
     from vision_msgs.msg import LabelInfo, VisionClass
 
@@ -104,11 +104,11 @@ def label_info(header: Header, labels: Mapping[str, int], threshold: float) -> A
 def presence_of(
     message: ObjectPointArray, masks: Mapping[str, CorrespondenceMaskArray]
 ) -> dict[str, float]:
-    """The smallest presence of each located object in the cameras that were used for it.
+    """Return each located object's smallest presence among the cameras used to locate it.
 
     Args:
         message: the points.
-        masks: of each target camera.
+        masks: target camera to its masks.
     """
     return {
         one.object_id: min(
@@ -119,7 +119,7 @@ def presence_of(
                 for entry in seen.masks
                 if entry.object_id == one.object_id
             ),
-            default=1.0,  # query masks alone, which are given
+            default=1.0,  # located from query masks alone
         )
         for one in message.points
     }
@@ -130,12 +130,12 @@ def detections_3d(
     presence: Mapping[str, float],
     sizes: Mapping[str, Sequence[float]] | None = None,
 ) -> Any:
-    """vision_msgs/Detection3DArray of located objects.
+    """Return located objects as vision_msgs/Detection3DArray.
 
     Args:
         message: the points.
-        presence: object id to its score.
-        sizes: of the objects' boxes, metres; 0 where they are not known.
+        presence: object id to the presence, which becomes the score.
+        sizes: object id to its box's size (x, y, z) in metres; None if unknown (boxes of size 0).
     """
     from vision_msgs.msg import BoundingBox3D, Detection3D, Detection3DArray
 
@@ -152,13 +152,13 @@ def detections_3d(
 
 
 def markers(message: ObjectPointArray, sizes: Mapping[str, Sequence[float]] | None = None) -> Any:
-    """visualization_msgs/MarkerArray: a sphere and a name for each point, and nothing else.
+    """Return a visualization_msgs/MarkerArray with a sphere and a name for each point.
 
-    The first marker deletes those of before. Colours are those of the overlay.
+    The first marker deletes all earlier ones. Colours are those of the overlay.
 
     Args:
         message: the points.
-        sizes: of the objects' boxes, metres; these are drawn in place of spheres.
+        sizes: object id to its box's size (x, y, z) in metres; boxes are drawn instead of spheres.
     """
     from visualization_msgs.msg import Marker, MarkerArray
 

@@ -1,4 +1,4 @@
-"""Messages in, synchronised sets out, by the pairing policy that the configuration names."""
+"""Pair messages into synchronised sets, by the configured policy."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def nanoseconds(stamp: Any) -> int:
 
 
 def streams_of(config: NodeConfig) -> tuple[str, ...]:
-    """The streams that are paired: the query camera, the query masks if they come, the targets, and
-    their candidates if these come."""
+    """Return the streams that are paired: the query camera, the query masks (unless objects are
+    marked by prompts), the target cameras, and their candidates if those come on topics."""
     masks = () if config.prompted else (QUERY_MASKS,)
     candidates = tuple(candidates_of(name) for name in config.candidate_masks)
     return (config.query_camera, *masks, *config.target_cameras, *candidates)
 
 
 def set_of(items: Mapping[str, Any], config: NodeConfig) -> ImageSet[Any]:
-    """The set of a stream's item each."""
+    """Return the set made of one item per stream (targets may be missing)."""
     targets = {name: items[name] for name in config.target_cameras if name in items}
     candidates = {name: items[own] for name in config.candidate_masks
                   if (own := candidates_of(name)) in items}  # fmt: skip
@@ -55,9 +55,9 @@ def set_of(items: Mapping[str, Any], config: NodeConfig) -> ImageSet[Any]:
 
 
 def offset_of(config: NodeConfig, name: str) -> int:
-    """What is added to a stream's stamps for pairing, nanoseconds.
+    """Return the offset that is added to a stream's stamps for pairing, nanoseconds.
 
-    Masks have the stamps of their camera's images.
+    The offset of masks is that of their camera, since they carry the stamps of its images.
     """
     own = {candidates_of(camera): camera for camera in config.candidate_masks}
     camera = config.query_camera if name == QUERY_MASKS else own.get(name, name)
@@ -68,16 +68,16 @@ class Synchronizer(Protocol):
     """Pairs the messages of the streams that a configuration names."""
 
     def add(self, name: str, msg: Any) -> None:
-        """Take in a message of the stream of that name (a camera, or QUERY_MASKS)."""
+        """Add a message of the named stream (a camera, its candidates, or QUERY_MASKS)."""
 
     def flush(self) -> None:
-        """Deliver what is left at the end of a recording: nothing more will come."""
+        """Deliver the remaining sets at the end of a recording."""
 
     def switch(self, target: str, on: bool) -> None:
-        """Switch a target camera on or off: one that is off is in no set."""
+        """Switch a target camera on or off; sets do not wait for one that is off."""
 
     def take_parameters(self, config: NodeConfig) -> None:
-        """Take over the tolerance and the waits of a configuration."""
+        """Apply the tolerance and waiting times of a configuration."""
 
     def stats(self) -> PairingStats:
         """Return the counters."""
@@ -86,13 +86,14 @@ class Synchronizer(Protocol):
 class NearestSynchronizer:
     """Pairs messages by the nearest stamp, with :class:`~lmeec_core.sync.pairing.PairingCore`.
 
-    `on_set` is called one set at a time, in increasing order of stamps, and without any lock held:
-    an exception in it, or a slow one, blocks no input. See :class:`Synchronizer` for the methods.
+    `on_set` is called with one set at a time, in increasing order of stamps. No lock is held during
+    the call, so a slow or failing callback does not block the inputs. See :class:`Synchronizer` for
+    the methods.
 
     Args:
-        config: the cameras and how they are paired.
+        config: the cameras and the pairing parameters.
         on_set: called with each set of messages.
-        on_jump: called, in order with the sets, after a backward jump of time.
+        on_jump: called after a backward jump of time, in order with the sets.
     """
 
     def __init__(self, config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> None:
@@ -145,8 +146,8 @@ class NearestSynchronizer:
             self._outbox.append(partial(self._on_set, set_of(one.items, self._config)))
 
     def _deliver(self) -> None:
-        # One thread at a time delivers, also what others post meanwhile: that keeps the order
-        # although no lock is held during a callback.
+        # Only one thread at a time delivers, including what other threads post meanwhile. That
+        # keeps the order although no lock is held during a callback.
         with self._lock:
             if self._delivering:
                 return
@@ -166,10 +167,10 @@ class NearestSynchronizer:
 
 
 class StockSynchronizer:
-    """A stock policy of message_filters; the arguments are those of NearestSynchronizer.
+    """A pairing policy of message_filters; the arguments are those of NearestSynchronizer.
 
-    Backward jumps of time, on which the stock policies stall, empty its queues. It counts sets
-    and received messages; the stock policies do not report what they drop.
+    A backward jump of time clears the queues, because the policies would stall. Only sets and
+    received messages are counted: the policies do not report dropped messages.
 
     Raises:
         ParameterError: if message_filters is not installed.
@@ -180,7 +181,7 @@ class StockSynchronizer:
         if message_filters is None:
             raise ParameterError(
                 f"pairing.policy: {policy!r} given, which needs the ROS package message_filters "
-                "(not installed); 'nearest' needs nothing"
+                "(not installed); 'nearest' works without it"
             )
         self._on_set, self._on_jump, self._config = on_set, on_jump, config
         self._names = names = streams_of(config)
@@ -210,19 +211,19 @@ class StockSynchronizer:
         self._filters[name].signalMessage(msg)
 
     def flush(self) -> None:
-        """Nothing: the stock policies keep what they have not paired."""
+        """Do nothing: message_filters cannot deliver incomplete sets."""
 
     def switch(self, target: str, on: bool) -> None:
-        """Nothing: their sets are complete or none."""
+        """Do nothing: message_filters always waits for every input."""
 
     def take_parameters(self, config: NodeConfig) -> None:
-        """Change the slop (no effect on `exact`); they wait for all until a queue is full."""
+        """Apply the tolerance (no effect on `exact`); waiting times do not apply."""
         from rclpy.duration import Duration
 
         self._stock.slop = Duration(seconds=config.pairing.tolerance)
 
     def stats(self) -> PairingStats:
-        """Return the counters (without drops)."""
+        """Return the counters, without drops."""
         streams = {n: StreamStats(r, self._sets, 0, {}, None) for n, r in self._received.items()}
         return PairingStats(self._sets, self._epoch, self._skew, streams)
 
@@ -235,17 +236,17 @@ class StockSynchronizer:
 
 
 def make_synchronizer(config: NodeConfig, on_set: OnSet, on_jump: OnJump) -> Synchronizer:
-    """Return the synchroniser that a configuration asks for.
+    """Create the synchroniser of the configured pairing policy.
 
     Raises:
-        ParameterError: if the policy is not installed.
+        ParameterError: if the policy needs message_filters and that is not installed.
     """
     nearest = config.pairing.policy == "nearest"
     return (NearestSynchronizer if nearest else StockSynchronizer)(config, on_set, on_jump)
 
 
 def subscribe(node: Any, kind: Any, topic: str, take: Callable[[Any], None], **options: Any) -> Any:
-    """Subscribe to a topic, with message_filters' Subscriber where ROS brings it.
+    """Subscribe to a topic, with message_filters' Subscriber if that is installed.
 
     Args:
         node, kind, topic, options: as for rclpy's create_subscription.

@@ -1,4 +1,4 @@
-"""Parameters: their table, their files, and the configuration that they make."""
+"""Parameters of the node: the table, parameter files, and the resulting configuration."""
 
 from lmeec_ros.parameters.config import ParameterError as ParameterError
 from lmeec_ros.parameters.config import declare as declare

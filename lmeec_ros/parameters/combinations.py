@@ -50,19 +50,18 @@ def check_settings(checked: Mapping[str, Any], cameras: Sequence[str]) -> None:
     if shifted and checked["pairing.policy"] != "nearest":
         raise ParameterError(
             f"cameras.{shifted[0]}.time_offset: given with pairing.policy "
-            f"{checked['pairing.policy']!r}, which pairs by the stamps as they are; 'nearest' "
-            "expected"
+            f"{checked['pairing.policy']!r}, which cannot shift stamps; 'nearest' expected"
         )
     prompted = checked["query_masks.source"] == "prompts"
     if checked["output.lazy"] and prompted:
         raise ParameterError(
-            "output.lazy: true given with query_masks.source 'prompts', where an object may be "
-            "tracked in any camera; false expected"
+            "output.lazy: true given with query_masks.source 'prompts', which needs every camera; "
+            "false expected"
         )
     if checked["prompts.checkpoint"] and checked["prompts.preset"] == "same":
         raise ParameterError(
-            f"prompts.checkpoint: {checked['prompts.checkpoint']!r} given; prompts.preset, the "
-            "network that it belongs to, is expected as well"
+            f"prompts.checkpoint: {checked['prompts.checkpoint']!r} given without its network; "
+            "prompts.preset expected as well"
         )
 
 
@@ -80,7 +79,7 @@ def check_described(described: Sequence[str], objects: Mapping[int, str]) -> Non
     for name in described:
         if name not in known and not re.fullmatch(r"object_[1-9][0-9]{0,4}", name):
             raise ParameterError(
-                f"{TEXT.format(object=name)}: there is no object {name!r} in objects "
-                f"({', '.join(known) or 'none is named'}); one of them, or object_<label>, "
-                f"expected{suggestion(name, known)}"
+                f"{TEXT.format(object=name)}: object {name!r} is not in objects "
+                f"({', '.join(known) or 'empty'}); one of them, or object_<label>, expected"
+                f"{suggestion(name, known)}"
             )

@@ -1,4 +1,4 @@
-"""The node's parameters: declared, checked and loaded into a frozen NodeConfig."""
+"""Declare and check the node's parameters, and load them into a frozen NodeConfig."""
 
 from __future__ import annotations
 
@@ -48,12 +48,17 @@ _CAMERA_NAME = re.compile(r"^[A-Za-z][A-Za-z0-9_-]*$")
 
 
 def topic_token(name: str) -> str:
-    """Return a camera's name in a form that topic names allow (no hyphens)."""
+    """Return a camera's name as part of a topic name, which may not contain hyphens."""
     return name.replace("-", "_")
 
 
 def table_for(cameras: Sequence[str], described: Iterable[str] = ()) -> dict[str, Spec]:
-    """Return the table with the rows of a camera, and of a described object, repeated for each."""
+    """Return the table by parameter name, with the rows of cameras and described objects expanded.
+
+    Args:
+        cameras: names of the cameras.
+        described: ids of the objects that have a text.
+    """
     rows: dict[str, Spec] = {}
     for spec in TABLE:
         for mark, each in (("{camera}", cameras), ("{object}", described)):
@@ -67,7 +72,12 @@ def table_for(cameras: Sequence[str], described: Iterable[str] = ()) -> dict[str
 
 
 def absolute(topic: str, node: str = f"/{NAME}") -> str:
-    """A topic's full name for a node (name with namespace), as ROS has it without remappings."""
+    """Return a topic's absolute name, resolved as ROS does but without remappings.
+
+    Args:
+        topic: topic name.
+        node: name of the node with its namespace.
+    """
     if topic.startswith("/"):
         return topic
     if topic.startswith("~"):
@@ -76,14 +86,14 @@ def absolute(topic: str, node: str = f"/{NAME}") -> str:
 
 
 def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) -> NodeConfig:
-    """Check parameter values (missing ones take their defaults) and return the configuration.
+    """Check parameter values and return the configuration; missing values have their defaults.
 
     Args:
-        values: by full name.
-        resolve: makes a topic's full name.
+        values: full parameter name to value.
+        resolve: returns the absolute name of a topic.
 
     Raises:
-        ParameterError: for the first value that is wrong, or name that is not known.
+        ParameterError: for the first wrong value or unknown name.
     """
     cameras = _camera_names(values)
     prefix = TEXT.format(object="")
@@ -132,10 +142,14 @@ def load(values: Mapping[str, Any], resolve: Callable[[str], str] = absolute) ->
 
 
 def with_full_names(values: Mapping[str, Any], node: str) -> dict[str, Any]:
-    """The values with every input topic as a node (name with namespace) has it.
+    """Return the values with the absolute names of all input topics.
+
+    Args:
+        values: full parameter name to value.
+        node: name of the node with its namespace.
 
     Raises:
-        ParameterError: a value that is wrong.
+        ParameterError: if a value is wrong.
     """
     config = load(values, lambda topic: absolute(topic, node))
     found = {
@@ -148,15 +162,16 @@ def with_full_names(values: Mapping[str, Any], node: str) -> dict[str, Any]:
 
 
 def read_file(path: str | os.PathLike[str], node: str | None = None) -> dict[str, Any]:
-    """The values that a node's parameter file (YAML) gives a node, by full name, as ROS reads it.
+    """Return the values for a node in a parameter file (YAML), by full name, as ROS reads them.
 
     Args:
         path: the file.
-        node: name with namespace, as /robot1/lmeec; None: the node called lmeec, in no namespace or
-            in the one that the file has it in.
+        node: name with namespace, such as /robot1/lmeec; None for the node lmeec, in the namespace
+            that the file names, if any.
 
     Raises:
-        ParameterError: no such file, one that ROS would refuse, or nothing for the node in it.
+        ParameterError: if there is no such file, ROS would refuse it, or it has no parameters for
+            the node.
     """
     file = parameter_files.read(path)
     wanted = file.node_called(NAME) if node is None else f"/{node.strip('/')}"
@@ -167,7 +182,7 @@ def read_file(path: str | os.PathLike[str], node: str | None = None) -> dict[str
 
 
 def flatten(nested: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested names as ROS writes them: {"model": {"preset": x}} gives {"model.preset": x}."""
+    """Join nested names with dots, as in ROS: {"model": {"preset": x}} to {"model.preset": x}."""
     flat: dict[str, Any] = {}
     for name, value in nested.items():
         if isinstance(value, Mapping):
@@ -181,14 +196,14 @@ def declare(node: Node) -> NodeConfig:
     """Declare every parameter on the node and return the configuration.
 
     Raises:
-        ParameterError: if an override is wrong or its name is not known.
+        ParameterError: if an override is wrong or its name is unknown.
     """
-    # rclpy has no public way to see overrides that nobody declared.
+    # rclpy has no public way to read overrides of undeclared parameters.
     overrides: dict[str, Parameter] = node._parameter_overrides
     given = {name: parameter.value for name, parameter in overrides.items()}
     config = load(given, node.resolve_topic_name)
     for name, spec in table_for(list(config.cameras), config.text).items():
-        # An empty list has no type of its own, so it is declared as one empty text, or a 0.
+        # ROS cannot infer the type of an empty list, so it is declared as [""] or [0].
         value = config.values[name]
         if isinstance(spec.default, list):
             value = value or [type(spec.default[0])()]
@@ -208,7 +223,8 @@ def _camera_names(values: Mapping[str, Any]) -> list[str]:
     for name in names:
         if not _CAMERA_NAME.match(name):
             raise ParameterError(
-                f"camera_names: {name!r} given, a letter and then letters, digits, _ or - expected"
+                f"camera_names: {name!r} given, a letter followed by letters, digits, _ or - "
+                "expected"
             )
     if len(names) < 2 or len(set(tokens)) < len(names):
         raise ParameterError(f"camera_names: {names} given, two or more different names expected")
@@ -235,10 +251,10 @@ def _unknown(name: str, cameras: Sequence[str], table: Mapping[str, Spec]) -> st
     parts = name.split(".")
     if parts[0] == "cameras" and len(parts) == 3 and parts[1] not in cameras:
         return (
-            f"{name}: there is no camera {parts[1]!r} in camera_names ({', '.join(cameras)})"
+            f"{name}: camera {parts[1]!r} is not in camera_names ({', '.join(cameras)})"
             f"{suggestion(parts[1], cameras)}"
         )
-    return f"{name}: there is no such parameter{suggestion(name, list(table))}"
+    return f"{name}: unknown parameter{suggestion(name, list(table))}"
 
 
 def _method(given: str) -> str:
@@ -249,7 +265,7 @@ def _method(given: str) -> str:
 
 
 def _topics(base: str, transport: str) -> tuple[str, str]:
-    """The topic to look at first, and the one as it is given if that is another one, else ""."""
+    """The preferred topic, and the topic as given if that differs, else ""."""
     if transport != "compressed" or base.endswith("/compressed"):
         return base, ""
     return f"{base}/compressed", base  # image_transport's convention
@@ -258,9 +274,9 @@ def _topics(base: str, transport: str) -> tuple[str, str]:
 def _resolved(resolve: Callable[[str], str], topic: str, parameter: str) -> str:
     try:
         return resolve(topic)
-    except Exception as error:  # a node's, of a class that only rclpy has
+    except Exception as error:  # classes of rclpy, which may not be installed
         raise ParameterError(
-            f"{parameter}: {topic!r} given, the name of a topic expected: {error}"
+            f"{parameter}: {topic!r} given, a valid topic name expected: {error}"
         ) from error
 
 
@@ -283,7 +299,7 @@ def _query_masks(
     kind, transport = given.type, given.transport
     if kind == "mask_array" and transport != "raw":
         raise ParameterError(
-            "query_masks.transport: 'compressed' given, which only label images have; "
+            "query_masks.transport: 'compressed' given, which is for label images only; "
             "'raw' expected"
         )
     last = "masks" if kind == "mask_array" else "label_image"
@@ -295,19 +311,19 @@ def _query_masks(
 def _candidate_masks(
     targets: Sequence[str], values: Mapping[str, Any], resolve: Callable[[str], str]
 ) -> dict[str, CandidateMasksConfig]:
-    """By target camera; none if they do not come on topics."""
+    """Target camera to its candidate input; empty unless candidates come on topics."""
     if values["candidates.source"] != "topic":
         return {}
     if not has_setting(_method(str(values["method"])), "candidates"):
         raise ParameterError(
-            f"candidates.source: 'topic' given with the method {values['method']!r}, which chooses "
-            "among no candidates; omama expected"
+            f"candidates.source: 'topic' given with the method {values['method']!r}, which does "
+            "not use candidates; omama expected"
         )
     for name, wrong in (("query_masks.source", "prompts"), ("output.lazy", True)):
         if values[name] == wrong:
             raise ParameterError(
-                f"candidates.source: 'topic' given with {name} {wrong!r}; it needs query masks on "
-                "a topic, and all targets"
+                f"candidates.source: 'topic' given with {name} {wrong!r}; query_masks.source "
+                "'topic' and output.lazy false expected"
             )
     given = section(CandidateMasksConfig, "candidate_masks.", values, address="", other="")
     found: dict[str, CandidateMasksConfig] = {}
@@ -317,8 +333,9 @@ def _candidate_masks(
         address = _resolved(resolve, topic, "candidate_masks.topic")
         if any(address == one.address for one in found.values()):
             raise ParameterError(
-                f"candidate_masks.topic: {given.topic!r} given, with which {len(targets)} target "
-                "cameras have the same; <camera> in it, for the camera's name, expected"
+                f"candidate_masks.topic: {given.topic!r} given, which is the same for all "
+                f"{len(targets)} target cameras; a topic that contains <camera> (replaced by the "
+                "camera's name) expected"
             )
         found[name] = replace(given, topic=topic, other=other, address=address)
     return found
@@ -334,10 +351,10 @@ def _objects(rows: Value) -> dict[int, str]:
         if found is None:
             raise ParameterError(
                 f'objects: {row!r} given, "label:id" with a label from 1 to 65535 expected, '
-                'as "1:cup"'
+                'such as "1:cup"'
             )
         label, name = found
         if label in objects or name in objects.values():
-            raise ParameterError(f"objects: {row!r} given, but its label or its id occurs before")
+            raise ParameterError(f"objects: {row!r} given, but its label or id is already in use")
         objects[label] = name
     return objects

@@ -1,9 +1,9 @@
-"""Parameter files (YAML) read by the rules of rcl, ROS's own reader, without ROS.
+"""Read parameter files (YAML) exactly like rcl does, but without ROS.
 
-ROS reads the node's files itself; the tools that run without the node read them here. The rules
-are those of rcl_yaml_param_parser, which are not YAML's: sections and groups that occur twice are
-merged, `5e-2` is a number, `012` is 10, `null` is a text, aliases are errors. Its oddities are kept
-on purpose (see `_Reader`): whatever a file gives the node, it has to give the tools.
+For the node ROS reads the files itself; the offline tools use this module. The rules of
+rcl_yaml_param_parser differ from YAML's: repeated sections and groups are merged, `5e-2` is a
+number, `012` is 10, `null` is a string, aliases are errors. Its quirks are reproduced on purpose
+(see `_Reader`): node and tools must get the same values from a file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ KEY = "ros__parameters"
 _TRUE = frozenset(["Y", "y", "yes", "Yes", "YES", "true", "True", "TRUE", "on", "On", "ON"])
 _FALSE = frozenset(["N", "n", "no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"])
 _STRING_TAG = "tag:yaml.org,2002:str"
-# What C's strtoll (base 0) and strtod take, whole.
+# Complete texts that C's strtoll (base 0) and strtod accept.
 _SPACE = r"[ \t\n\v\f\r]*"
 _INTEGER = re.compile(rf"{_SPACE}([+-]?)(0[xX][0-9a-fA-F]+|0[0-7]*|[1-9][0-9]*)")
 _REAL = re.compile(
@@ -41,35 +41,35 @@ _DOTTED = re.compile(r"[+-]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)")
 _SMALLEST = 2.0**-1022
 _PART = r"(?:\*\*?|[A-Za-z_][A-Za-z0-9_]*)"
 _SECTION = re.compile(rf"/?(?:{_PART}/)*{_PART}")
-# rclpy takes the first of these that a parameter has.
+# If a parameter has values of several types, rclpy uses the first of these types.
 _KINDS = ("bool", "int", "float", "str", "bools", "ints", "floats", "strs")
 
 
 class ParameterError(InputError):
-    """A parameter or a parameter file that cannot be used.
+    """A parameter or a parameter file cannot be used.
 
-    The text names it, the value or the line, and what is expected.
+    The text names the parameter or file, the value or line, and what was expected.
     """
 
 
 @dataclass(frozen=True)
 class ParameterFile:
-    """What a file sets.
+    """Contents of a parameter file.
 
     Attributes:
         path: the file.
-        sections: name of a node, or pattern of names ("/**"), to the values by full name; in the
-            order of their first occurrence. An empty list is None, as for the node.
+        sections: node name or pattern ("/**") to the values by full parameter name, in order of
+            first occurrence. An empty list is None, as in the node.
     """
 
     path: Path
     sections: dict[str, dict[str, Any]]
 
     def values_for(self, node: str) -> dict[str, Any] | None:
-        """The values that a node gets; of those set twice, the later one. None: no section fits.
+        """Return the values for a node, the last one of each; None if no section matches.
 
         Args:
-            node: name with namespace, as /robot1/lmeec.
+            node: name with namespace, such as /robot1/lmeec.
         """
         fitting = [values for name, values in self.sections.items() if _fits(name, node)]
         if not fitting:
@@ -77,48 +77,48 @@ class ParameterFile:
         return {name: value for values in fitting for name, value in values.items()}
 
     def node_called(self, name: str) -> str:
-        """The node (name with namespace) of a name that the file is for.
+        """Return the full name (with namespace) of the node called `name` that the file is for.
 
-        A file may have it in one namespace or in any; if it does not say, it is in none.
+        The file may give one namespace or a pattern; without either, the node has no namespace.
 
         Raises:
-            ParameterError: if it is several; says which.
+            ParameterError: if the file is for several such nodes; the text names them.
         """
         sections = [_absolute(section) for section in self.sections]
         named = [one for one in sections if "*" not in one and one.rpartition("/")[2] == name]
         if not named and not any(_fits(one, f"/{name}") for one in sections):
-            # Such as /*/lmeec and /robot1/*: a node that fits stands for all that do.
+            # For patterns such as /*/lmeec and /robot1/*, any matching node will do.
             named = [one for one in (_example(one, name) for one in sections) if one]
         named = list(dict.fromkeys(named))
         if len(named) > 1:
             raise ParameterError(
-                f"{self.path}: parameters of several nodes ({', '.join(named)}); the one that is "
-                f"meant expected, as --node {named[0]}"
+                f"{self.path}: parameters of several nodes ({', '.join(named)}); choose one, for "
+                f"example with --node {named[0]}"
             )
         return named[0] if named else f"/{name}"
 
     def refusal(self, node: str) -> ParameterError:
-        """The error that nothing in the file is for a node; it shows the keys that are there."""
+        """Return the error that the file has no parameters for a node; it names the file's keys."""
         if not self.sections:
             return ParameterError(
-                f'{self.path}: no parameters; "/**:" (every node), or the name of a node, and '
-                f'below it "{KEY}:" expected, as in config/lmeec.yaml'
+                f'{self.path}: no parameters; "/**:" (every node) or the name of a node, with '
+                f'"{KEY}:" below, expected, as in config/lmeec.yaml'
             )
         keys = ", ".join(self.sections)
         return ParameterError(
-            f"{self.path}: nothing in it is for the node {node}; it is for {keys}. Start the node "
-            'with that name and namespace (the tools: --node), or write "/**:", which is for every '
+            f"{self.path}: no parameters for the node {node}, only for {keys}. Start the node with "
+            'that name and namespace (tools: --node), or use the key "/**:", which is for every '
             "node"
         )
 
 
 def read(path: str | os.PathLike[str]) -> ParameterFile:
-    """Read a file. A parameter that it sets twice for the same nodes is named in the log.
+    """Read a file. A parameter that is set twice for the same nodes is logged.
 
     Raises:
-        ParameterError: it cannot be read, or rcl would refuse it; names the line.
+        ParameterError: if it cannot be read, or rcl would refuse it; the text names the line.
     """
-    # libyaml, which rcl uses, where PyYAML was built with it.
+    # Prefer libyaml, which rcl uses, if PyYAML was built with it.
     loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     reader = _Reader()
     try:
@@ -129,8 +129,9 @@ def read(path: str | os.PathLike[str]) -> ParameterFile:
         raise ParameterError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, UnicodeError, _Refused) as error:
         raise ParameterError(
-            f"{path}: cannot be read, nor can ROS read it: {error}; a file as config/lmeec.yaml, "
-            f'with "/**:" (every node) and below it "{KEY}:", expected'
+            f"{path}: cannot be read, nor can ROS read it: {error}; a file like "
+            f"config/lmeec.yaml, with "
+            f'"/**:" (every node) and "{KEY}:" below, expected'
         ) from error
     for text in reader.repeated:
         logger.warning("%s: %s", path, text)
@@ -139,30 +140,30 @@ def read(path: str | os.PathLike[str]) -> ParameterFile:
 
 
 def refuse_other_nodes(node: str, arguments: Sequence[str], warn: Callable[[str], object]) -> None:
-    """Refuse a parameter file that has nothing for a node: ROS ignores it silently.
+    """Refuse a parameter file without parameters for a node, which ROS silently ignores.
 
     Args:
         node: name with namespace.
-        arguments: of its process.
-        warn: called with what cannot be known.
+        arguments: command-line arguments of the node's process.
+        warn: called with a text if a file cannot be checked.
 
     Raises:
-        ParameterError: it is for other nodes; says for which.
+        ParameterError: if a file is for other nodes only; the text names them.
     """
     for path in given_files(arguments):
         if not Path(path).is_file():
-            continue  # a pipe, which ROS has emptied
+            continue  # a pipe, which ROS has consumed
         try:
             file = read(path)
-        except ParameterError as error:  # though ROS has read it
-            warn(f"which nodes the file is for is not known: {error}")
+        except ParameterError as error:  # although ROS could read it
+            warn(f"cannot check which nodes a parameter file is for: {error}")
             continue
         if file.values_for(node) is None:
             raise file.refusal(node)
 
 
 def given_files(arguments: Sequence[str]) -> list[str]:
-    """The parameter files in a process's arguments: those of --params-file after --ros-args."""
+    """Return the files given with --params-file after --ros-args in command-line arguments."""
     files: list[str] = []
     inside = False
     for number, argument in enumerate(arguments):
@@ -178,12 +179,12 @@ def _absolute(name: str) -> str:
 
 
 def _fits(section: str, node: str) -> bool:
-    pattern = _absolute(section).replace("/*", r"(/\w+)")  # so /** is "(/\w+)*"
+    pattern = _absolute(section).replace("/*", r"(/\w+)")  # turns /** into "(/\w+)*"
     return re.fullmatch(pattern, node, re.ASCII) is not None
 
 
 def _example(section: str, name: str) -> str | None:
-    """A node of that name which the section fits; None if it fits none."""
+    """A node of that name which matches the section; None if there is none."""
     *spaces, _ = section[1:].split("/")
     parts = ["robot" if part == "*" else part for part in spaces if part != "**"]
     node = "/".join(["", *parts, name])
@@ -191,12 +192,12 @@ def _example(section: str, name: str) -> str | None:
 
 
 def scalar(text: str, quoted: bool = False, tag: str | None = None) -> Scalar:
-    """The value of a scalar: true or false, a whole number, a number, or else a text.
+    """Return the value of a YAML scalar: bool, int, float, or else str.
 
     Args:
-        text: as YAML has it.
-        quoted: it stood in quotes, which makes it a text.
-        tag: its YAML tag; `!!str` makes it a text.
+        text: text of the scalar.
+        quoted: whether it is in quotes, which makes it a string.
+        tag: its YAML tag; `!!str` makes it a string.
     """
     if quoted or tag == _STRING_TAG:
         return text
@@ -216,7 +217,7 @@ def scalar(text: str, quoted: bool = False, tag: str | None = None) -> Scalar:
 
 
 def _real(text: str) -> float | None:
-    """What strtod makes of it; None for what it does not take, or holds to be out of range."""
+    """The value according to strtod; None if strtod rejects it or reports it as out of range."""
     found = _REAL.fullmatch(text)
     if not found:
         return None
@@ -233,13 +234,11 @@ def _real(text: str) -> float | None:
     return None if math.isinf(value) or tiny else value
 
 
-_LAST = (
-    "the last (of two types, the first of these: a truth value, a whole number, a number, a text)"
-)
+_LAST = "the last one (of different types, the first in this order: bool, integer, float, string)"
 
 
 class _Refused(Exception):
-    """What rcl refuses, with the line."""
+    """The file contains something that rcl refuses; the text names the line."""
 
 
 @dataclass
@@ -256,7 +255,7 @@ class _Slot:
 
 @dataclass
 class _Space:
-    """A namespace as rcl keeps it: one text, and the number of names in it."""
+    """A namespace as represented in rcl: a string, and the number of names in it."""
 
     separator: str
     text: str = ""
@@ -274,19 +273,19 @@ class _Space:
 
 
 class _Reader:
-    """rcl's reader: a machine that takes YAML's events one by one, without a tree.
+    """Reimplementation of rcl's parser: a state machine over YAML events, without a tree.
 
-    That shows where a file is odd: `pairing: {}` ends the level above, a key of a section may be
-    left unclosed, and of a parameter that is set twice with two types the type decides which one
-    holds. A reader with a tree would differ there.
+    A parser that builds a tree would differ from rcl for unusual files: `pairing: {}` ends the
+    level above, the key of a section may be left unclosed, and if a parameter is set twice with
+    different types, the type decides which value is used.
     """
 
     def __init__(self) -> None:
         self.sections: dict[str, list[_Slot]] = {}
         self.repeated: list[str] = []
         self._nodes, self._groups = _Space("/"), _Space(".")
-        self._slots: list[_Slot] = []  # of the section
-        self._place = 0  # of the last parameter in it
+        self._slots: list[_Slot] = []  # parameters of the current section
+        self._place = 0  # index of the current parameter in it
         self._in_parameters = False
         self._depth = 0
         self._expects_key = True
@@ -318,7 +317,7 @@ class _Reader:
         elif isinstance(event, yaml.MappingEndEvent):
             self._end_mapping()
         elif isinstance(event, yaml.AliasEvent):
-            raise self._refused("an alias (*name), which ROS does not take in parameter files")
+            raise self._refused("an alias (*name), which ROS does not support in parameter files")
 
     def _refused(self, text: str) -> _Refused:
         return _Refused(f"line {self._line}: {text}")
@@ -349,10 +348,10 @@ class _Reader:
             self._nodes.add(name)
         else:
             if not self._nodes.count:
-                raise self._refused(f"{KEY} without the name of a node above it")
+                raise self._refused(f"{KEY} without a node name above it")
             section = self._nodes.text
             if not _SECTION.fullmatch(section):
-                raise self._refused(f"{section!r} is no name of a node, nor a pattern of names")
+                raise self._refused(f"{section!r} is neither a node name nor a pattern of names")
             self._slots = self.sections.setdefault(section, [])
             self._nodes.remove()
             self._in_parameters = True
@@ -382,7 +381,7 @@ class _Reader:
         known = any(one.found for one in self._slots if one.name == self._slot.name)
         if known and not (self._in_list and self._list_kind):
             self.repeated.append(
-                f"line {self._line}: {self._slot.name} is set again; ROS takes one value only, "
+                f"line {self._line}: {self._slot.name} is set again; ROS uses only one value, "
                 f"{_LAST}"
             )
         if not self._in_list:
@@ -393,6 +392,7 @@ class _Reader:
             self._slot.found[f"{kind}s"] = []
         if kind != self._list_kind:
             raise self._refused(
-                f"{self._slot.name}: {event.value!r} in a list of another type, one type expected"
+                f"{self._slot.name}: {event.value!r} in a list of another type; elements of one "
+                "type expected"
             )
         self._slot.found[f"{kind}s"].append(value)

@@ -1,4 +1,4 @@
-"""A row of the table of parameters: type, default, choices, range."""
+"""A row of the parameter table: type, default, choices, range."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from lmeec_ros.parameters.files import ParameterError
 
 if TYPE_CHECKING:
-    # Imported where it is used: what reads parameters needs no ROS.
+    # Not imported at run time: parameters can be read without ROS.
     from rcl_interfaces.msg import ParameterDescriptor
 
 Value = bool | int | float | str | list[str] | list[int]
@@ -20,18 +20,20 @@ Value = bool | int | float | str | list[str] | list[int]
 
 @dataclass(frozen=True)
 class Spec:
-    """A row of the table. `{camera}` in a name or default stands for each camera's name,
-    `{object}` for the id of each object that the parameter is given for.
+    """A row of the parameter table.
+
+    `{camera}` in a name stands for the name of each camera, `{object}` for the id of each object
+    that has this parameter.
 
     Attributes:
         name: full name of the parameter.
-        default: value without an override; its type is the parameter's type.
-        description: what it does, with its unit.
-        choices: the values allowed (texts only); all if empty.
+        default: default value; its type is the type of the parameter.
+        description: meaning, with the unit.
+        choices: allowed values (strings only); empty if all are allowed.
         minimum: smallest value (numbers only).
         maximum: largest value (numbers only).
-        live: may be changed while the node runs; others are read-only.
-        path: a file or folder of this machine, where ~ stands for the home folder.
+        live: whether the parameter can be changed at run time; otherwise it is read-only.
+        path: whether it is a path, in which ~ is the home folder.
     """
 
     name: str
@@ -61,7 +63,7 @@ class Spec:
         return descriptor
 
     def check(self, value: Any) -> Value:
-        """Return the value in the parameter's type; a path without ~.
+        """Return the value converted to the parameter's type, with ~ expanded in a path.
 
         Raises:
             ParameterError: if type, choice or range is wrong.
@@ -89,10 +91,10 @@ class Spec:
         return result
 
     def _list(self, value: Any) -> list[Any]:
-        """The value as a list of texts, or of whole numbers, as the default is."""
+        """The value as a list with elements of the default's type, str or int."""
         assert isinstance(self.default, list)
         kind = type(self.default[0])
-        # Not `list(value)` at once: it takes a text apart into its letters.
+        # `list(value)` would split a string into characters.
         given = [] if value is None else value
         listed = isinstance(given, (Sequence, array)) and not isinstance(given, str)
         if not listed or any(not isinstance(v, kind) or isinstance(v, bool) for v in given):
@@ -104,13 +106,13 @@ class Spec:
         found = os.path.expanduser(given)
         if found.startswith("~"):
             raise ParameterError(
-                f"{self.name}: {given!r} given, but no home folder is known for it; the whole path "
+                f"{self.name}: {given!r} given, but its home folder is unknown; an absolute path "
                 "expected"
             )
         return found
 
 
 def suggestion(name: str, known: Sequence[str]) -> str:
-    """Return "; did you mean ...?" for the known name most like `name`, or an empty text."""
+    """Return "; did you mean ...?" with the known name closest to `name`, or "" if none is."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]!r}?" if close else ""

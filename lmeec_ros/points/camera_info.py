@@ -1,4 +1,4 @@
-"""What a sensor_msgs/CameraInfo says of the camera: its lens, and where it stands."""
+"""A camera's intrinsics and position from sensor_msgs/CameraInfo."""
 
 from __future__ import annotations
 
@@ -11,17 +11,21 @@ from lmeec_core.geometry import GeometryError, Intrinsics, Vector
 
 
 def lens_of(info: Any, rectified: bool) -> Intrinsics:
-    """The intrinsics in a CameraInfo message, of the raw or of the rectified image.
+    """Return the intrinsics of the raw or the rectified image from a CameraInfo message.
 
-    K and P are those of the whole sensor; the image is its region of interest. Its size is that of
-    the region before binning, since an image of another size and the same shape will do.
+    K and P refer to the full sensor, the image to its region of interest. The size returned is that
+    of the region before binning; images of another size with the same aspect ratio are scaled.
+
+    Args:
+        info: the CameraInfo.
+        rectified: whether the image is rectified (P is used, without distortion).
 
     Raises:
-        GeometryError: if it is not calibrated, or its region or binning cannot be.
+        GeometryError: if the camera is not calibrated, or its region or binning is invalid.
     """
     region, full = info.roi, (int(info.width), int(info.height))
     size, corner = full, (int(region.x_offset), int(region.y_offset))
-    if region.width or region.height:  # all 0 is the whole image, as is that of its size
+    if region.width or region.height:  # all 0 means the whole image
         size = int(region.width), int(region.height)
     inside = all(s > 0 and c + s <= f for s, c, f in zip(size, corner, full, strict=True))
     if (size != full or corner != (0, 0)) and not inside:
@@ -34,9 +38,9 @@ def lens_of(info: Any, rectified: bool) -> Intrinsics:
     if binning[0] != binning[1]:
         raise GeometryError(
             "calibration",
-            f"CameraInfo with binning or a region of another shape given ({binning[0]} x "
-            f"{binning[1]} pixels are one); the same in both directions expected, or put the lens "
-            "of the image as it is into the calibration file",
+            f"CameraInfo with binning {binning[0]} x {binning[1]} given; equal binning in both "
+            "directions expected (or put the intrinsics of the binned image into the calibration "
+            "file)",
         )
     matrix = np.array(info.p).reshape(3, 4)[:, :3] if rectified else np.array(info.k).reshape(3, 3)
     matrix[:2, 2] -= corner
@@ -46,10 +50,14 @@ def lens_of(info: Any, rectified: bool) -> Intrinsics:
 
 
 def centre_of(info: Any, rectified: bool) -> Vector:
-    """Where the camera stands in the frame of its header: (3,), in that frame's unit.
+    """Return the camera's position in the frame of its header: (3,), metres.
 
-    It is the origin, but for the second camera of a rectified stereo pair, whose P = [.. Tx ..]
-    refers to the first one's frame: Tx = -fx * baseline.
+    It is the origin, except for the second camera of a rectified stereo pair, whose P = [.. Tx ..]
+    refers to the frame of the first camera: Tx = -fx * baseline.
+
+    Args:
+        info: the CameraInfo.
+        rectified: whether the image is rectified.
     """
     if not rectified:
         return np.zeros(3)

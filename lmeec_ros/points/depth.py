@@ -1,4 +1,4 @@
-"""The topics ~/clouds: the surface of each object from depth images, and its box in space."""
+"""The topics ~/clouds: point cloud and 3D box of each object, from depth images."""
 
 from __future__ import annotations
 
@@ -42,14 +42,17 @@ STANDARD = {
     DETECTIONS: "vision_msgs/Detection3DArray",
 }
 HELD = 10
-"""Depth images of a camera that are kept for masks that come later."""
+"""Depth images kept per camera for masks that arrive later."""
 PATIENCE = 0.2
-"""Seconds that a set waits for its depth images, in a thread of its own."""
+"""Seconds that a set waits for its depth images, in the thread of the clouds."""
 SETS_WAITING = 3
+"""Maximum number of waiting sets; the oldest is dropped."""
 END_PATIENCE = 5.0
+"""Seconds to wait for the thread to end."""
 REPEAT = 30.0
+"""Seconds after which the same warning may be logged again."""
 FOLLOW = 0.5
-"""Seconds between looks at whether somebody listens."""
+"""Seconds between checks for subscribers."""
 POINT = np.dtype([("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("rgb", "<u4"), ("label", "<u4")])
 _KINDS = {"x": PointField.FLOAT32, "y": PointField.FLOAT32, "z": PointField.FLOAT32,
           "rgb": PointField.FLOAT32, "label": PointField.UINT32}  # fmt: skip
@@ -57,14 +60,14 @@ _KINDS = {"x": PointField.FLOAT32, "y": PointField.FLOAT32, "z": PointField.FLOA
 
 @dataclass(frozen=True)
 class Scene:
-    """A set of masks with all that places it in space.
+    """A set of masks with everything needed to locate its objects.
 
     Attributes:
-        points: what triangulation found; its header is that of the clouds, too.
-        headers: of each camera's image.
-        cameras: lens and pose of those that have both.
-        query_masks: given in the query camera's image.
-        masks: found in the others'.
+        points: the triangulated points; the clouds have the same header.
+        headers: camera to the header of its image.
+        cameras: camera to its intrinsics and pose; cameras that lack either are left out.
+        query_masks: object id to its mask in the query camera's image.
+        masks: camera to its published masks.
         table: labels of the objects.
     """
 
@@ -77,7 +80,7 @@ class Scene:
 
 
 class DepthTopics:
-    """The last depth images of each camera, subscribed while they are needed."""
+    """Subscriptions to the cameras' depth images, while they are needed, and the last images."""
 
     def __init__(self, node: Node, config: NodeConfig) -> None:
         self._node, self._config = node, config
@@ -87,7 +90,7 @@ class DepthTopics:
         self._changed = threading.Condition()
 
     def follow(self, wanted: bool) -> None:
-        """Subscribe, or unsubscribe and forget."""
+        """Subscribe, or unsubscribe and drop the images."""
         if wanted == bool(self._subscriptions):
             return
         if not wanted:
@@ -110,10 +113,12 @@ class DepthTopics:
             )
 
     def nearest(self, headers: Mapping[str, Header], tolerance: float) -> dict[str, Any]:
-        """The depth image of each camera that is nearest to its image's stamp.
+        """Return each camera's depth image with the stamp nearest to that of its image.
+
+        Waits up to :data:`PATIENCE` seconds; cameras without a depth image are left out.
 
         Args:
-            headers: of the cameras' images; waits for their depth for a while.
+            headers: camera to the header of its image.
             tolerance: largest difference of the stamps, seconds.
         """
         wanted = {n: nanoseconds(headers[n].stamp) for n in self._names if n in headers}
@@ -127,7 +132,7 @@ class DepthTopics:
                 self._changed.wait(left)
 
     def forget(self) -> None:
-        """Forget all images."""
+        """Drop all images."""
         with self._changed:
             for held in self._held.values():
                 held.clear()
@@ -145,15 +150,15 @@ class DepthTopics:
 
 
 class Clouds:
-    """Publishes `~/clouds`, and the boxes in messages that other tools know, while someone listens.
+    """Publishes `~/clouds`, and the boxes as standard messages, while they have subscribers.
 
     Args:
-        node: the node; its publishers are those of a lifecycle node if it is one.
+        node: the node; a lifecycle node publishes only while it is active.
         config: cameras and their depth topics.
 
     Attributes:
-        located: objects that were placed.
-        refused: objects and depth images that could not be used, by reason.
+        located: number of objects located so far.
+        refused: number of objects and depth images that could not be used, by reason.
     """
 
     def __init__(self, node: Node, config: NodeConfig) -> None:
@@ -176,16 +181,16 @@ class Clouds:
         self._timer = node.create_timer(FOLLOW, self._follow, clock=steady)
 
     def has_listeners(self) -> bool:
-        """Whether anybody subscribes to one of the topics."""
+        """Return whether any of the topics has subscribers."""
         return any(one.get_subscription_count() for one in self._publishers.values())
 
     def publish(self, scene: Scene, config: NodeConfig) -> None:
-        """Place the objects of a set and publish them, in a thread of its own."""
+        """Locate and publish the objects of a set, in the thread of the clouds."""
         if self.has_listeners() and not self._worker.put((scene, config)):
             self.refused["late"] += 1
 
     def forget(self) -> None:
-        """Forget everything from before a backward jump of time."""
+        """Drop all waiting sets and images after a backward jump of time."""
         self._worker.discard()
         self._topics.forget()
 
@@ -227,7 +232,7 @@ class Clouds:
                 publisher.publish(make[topic]())
 
     def locate(self, scene: Scene, config: NodeConfig) -> dict[str, Located]:
-        """Place the objects of a set; those that cannot be are counted and logged."""
+        """Locate the objects of a set; those that cannot be located are counted and logged."""
         views = self._views(scene, config)
         by_object: dict[str, dict[str, Cloud]] = {}
         for camera, view in views.items():
@@ -258,7 +263,7 @@ class Clouds:
         return located
 
     def _views(self, scene: Scene, config: NodeConfig) -> dict[str, DepthView]:
-        """Depth, lens and pose of each camera that has all of them."""
+        """Depth image, intrinsics and pose of each camera that has all three."""
         headers = {name: header for name, header in scene.headers.items() if name in scene.cameras}
         found = self._topics.nearest(headers, config.geometry.depth_tolerance)
         views = {}
@@ -267,8 +272,8 @@ class Clouds:
             if not given.depth:
                 continue
             if name not in found:
-                self._refuse("no_image", f"camera {name!r}: no depth image of its image's stamp "
-                             f"came on {given.depth}")  # fmt: skip
+                self._refuse("no_image", f"camera {name!r}: no depth image with the stamp of its "
+                             f"image arrived on {given.depth}")  # fmt: skip
                 continue
             try:
                 depth: Depth = to_depth(found[name], given.depth_transport, config.max_image_pixels)
@@ -280,7 +285,13 @@ class Clouds:
 
 
 def cloud_message(header: Header, table: LabelTable, found: Mapping[str, Located]) -> PointCloud2:
-    """The points of all objects: x, y, z, rgb (the object's colour in the overlay) and label."""
+    """Return the point cloud of all objects, with the fields x, y, z, rgb and label.
+
+    Args:
+        header: header of the message.
+        table: labels of the objects; rgb is an object's colour in the overlay.
+        found: object id to the located object.
+    """
     parts = []
     for name, one in found.items():
         label = table.label_of(name)
@@ -304,7 +315,7 @@ def cloud_message(header: Header, table: LabelTable, found: Mapping[str, Located
 
 
 def _centres(header: Header, table: LabelTable, found: Mapping[str, Located]) -> ObjectPointArray:
-    """The middle of each object's box, for messages that are made of points."""
+    """The centre of each object's box, as the message from which markers and boxes are made."""
     message = ObjectPointArray(header=header)
     for name, one in found.items():
         point = PointStamped(header=header)

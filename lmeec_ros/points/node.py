@@ -1,4 +1,4 @@
-"""The positions in space as a process of their own, beside the node or on another machine."""
+"""lmeec_points: locate objects in a separate process, beside the node or on another machine."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ REPEAT = 30.0
 
 @dataclass(frozen=True)
 class _Found:
-    """The masks of a camera, as the node publishes them."""
+    """The masks of a camera, as published by the node."""
 
     message: CorrespondenceMaskArray
 
@@ -49,18 +49,18 @@ class _Found:
 
 
 class PointsNode(Node):
-    """Locates objects from the masks that a node publishes; it takes the same parameters.
+    """Locates objects from the masks that the lmeec node publishes. It has the same parameters.
 
-    It subscribes to `lmeec/<camera>/masks`, to the query masks, and to CameraInfo and tf where the
-    calibration file lacks a lens or a pose. Masks of the same query image belong together.
+    It subscribes to `lmeec/<camera>/masks`, to the query masks, and to CameraInfo and tf if the
+    calibration file lacks intrinsics or poses. Masks are paired by the stamp of their query image.
 
     Args:
         name: name of the node.
         kwargs: further arguments of rclpy.node.Node.
 
     Raises:
-        lmeec_ros.parameters.config.ParameterError: a parameter is wrong, not known, or missing.
-        lmeec_core.calibration.CalibrationError: if the file cannot be used.
+        lmeec_ros.parameters.config.ParameterError: if a parameter is wrong, unknown or missing.
+        lmeec_core.calibration.CalibrationError: if the calibration file cannot be used.
     """
 
     def __init__(self, name: str = NAME, **kwargs: Any) -> None:
@@ -87,7 +87,7 @@ class PointsNode(Node):
         masks = inputs_of(config).masks
         if masks is not None:
             take = partial(self._take, QUERY_MASKS)
-            # Best effort hears every publisher; the node itself says if masks get lost.
+            # Best effort matches every publisher; the lmeec node reports lost masks.
             reliable = masks.qos == "reliable"
             policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
             self._subscribe(masks.kind, masks.topic, take, policy)
@@ -95,7 +95,7 @@ class PointsNode(Node):
         refuse_unused(self, [self.resolve_topic_name(topic) for topic in later if topic])
 
     def close(self) -> None:
-        """Take down what the points have; the node is to be destroyed next."""
+        """Release publishers and subscriptions, before the node is destroyed."""
         self.points.destroy()
         self.infos.close()
 
@@ -109,7 +109,7 @@ class PointsNode(Node):
         )
 
     def _take(self, stream: str, message: Any) -> None:
-        # The query image's stamp is what the masks of a set have in common.
+        # All masks of a set carry the stamp of their query image.
         given = stream == QUERY_MASKS
         stamp = stamp_of(message) if given else nanoseconds(message.query_header.stamp)
         with self._lock:

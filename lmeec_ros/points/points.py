@@ -38,24 +38,26 @@ from lmeec_ros.points.depth import Clouds, Scene
 from lmeec_ros.points.poses import Poses
 
 if TYPE_CHECKING:
-    # Brings the network, which the positions do not need.
+    # At run time this would import the network, which is not needed here.
     from lmeec_ros.inference.pipeline import SetProcessor
 
 SETS_WAITING = 5
-"""Sets that may wait for their transforms; the oldest is dropped."""
+"""Maximum number of sets waiting for their transforms; the oldest is dropped."""
 END_PATIENCE = 5.0
+"""Seconds to wait for the thread to end."""
 REPEAT = 30.0
+"""Seconds after which the same message may be logged again."""
 POINTS, MARKERS, DETECTIONS = "~/points", "~/points/markers", "~/points/detections"
 STANDARD = {
     MARKERS: "visualization_msgs/MarkerArray",
     DETECTIONS: "vision_msgs/Detection3DArray",
 }
-"""The same in messages that other tools know, where their packages are installed."""
+"""Topics with the same content as standard messages, if their packages are installed."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The settings and the query masks of a set, as they were when it was processed."""
+    """Configuration, labels and query masks at the time when a set was processed."""
 
     config: NodeConfig
     table: LabelTable
@@ -63,33 +65,40 @@ class Seen:
 
 
 class Found(Protocol):
-    """What is needed of what was found in a target camera."""
+    """The result of a set for one camera."""
 
     @property
     def message(self) -> CorrespondenceMaskArray:
-        """Its masks."""
+        """Masks of the camera."""
 
     @property
     def header(self) -> Header:
-        """The image's."""
+        """Header of the camera's image."""
 
 
 _Set = tuple[Header, Mapping[str, Found], Seen]
 
 
 class Points:
-    """Publishes `~/points`, and the same in messages that other tools know while someone listens.
+    """Publishes `~/points`, and the same as standard messages while they have subscribers.
 
-    Lenses come from the calibration file, else from CameraInfo; poses from the file, else from tf.
+    Intrinsics come from the calibration file, else from CameraInfo; poses from the file, else from
+    tf.
 
     Args:
-        node: the node; its publishers are those of a lifecycle node if it is one.
+        node: the node; a lifecycle node publishes only while it is active.
         config: cameras, objects and geometry.
-        infos: follows the cameras whose lenses are not in the calibration file.
+        infos: provides CameraInfo of cameras whose intrinsics are not in the calibration file.
+
+    Attributes:
+        frame: frame of the points.
+        located: number of objects located so far.
+        refused: number of objects and cameras that could not be used, by reason.
+        clouds: the clouds; None if no camera has a depth topic.
 
     Raises:
-        ParameterError: if there is no common frame, or poses are missing and so is tf.
-        lmeec_core.calibration.CalibrationError: if the file cannot be used.
+        ParameterError: if there is no common frame, or poses are missing and tf2_ros too.
+        lmeec_core.calibration.CalibrationError: if the calibration file cannot be used.
     """
 
     def __init__(self, node: Node, config: NodeConfig, infos: CameraInfos) -> None:
@@ -109,21 +118,21 @@ class Points:
             )
         if self._calibration.moving:
             raise ParameterError(
-                f"geometry.calibration: {file} has poses by frame of "
-                f"{', '.join(self._calibration.moving)}, as recorded takes have them; leave them "
-                "out: the poses of cameras that move come from tf"
+                f"geometry.calibration: {file} has a pose per frame for "
+                f"{', '.join(self._calibration.moving)}, which only recorded takes have; leave "
+                "these poses out: the poses of moving cameras come from tf"
             )
         known = {*self._calibration.lenses, *self._calibration.poses}
         if strange := sorted(known - {*config.views}):
             node.get_logger().warning(
-                f"geometry.calibration: {file} describes {', '.join(strange)}, which is no camera "
-                f"of this node ({', '.join(config.views)})"
+                f"geometry.calibration: {file} describes {', '.join(strange)}, unknown to this "
+                f"node (its cameras: {', '.join(config.views)})"
             )
         self._throttle = LogThrottle(REPEAT, count=False)
         self.located = 0
         self.refused: Counter[str] = Counter()
         self._poses: Poses | None = None
-        # A transform may come after its image; the inference must not wait for it.
+        # A transform may arrive after its image, and inference must not wait for it.
         self._waiting: Worker[_Set] | None = None
         self._publishers: dict[str, Any] = {}
         self.clouds: Clouds | None = None
@@ -134,7 +143,7 @@ class Points:
             raise
 
     def _open(self, config: NodeConfig) -> None:
-        """Subscribe to tf and to CameraInfo where they are needed, and make the publishers."""
+        """Subscribe to tf and CameraInfo if they are needed, and create the publishers."""
         node, moving = self._node, {*config.views} - self._calibration.poses.keys()
         if moving:
             self._poses = Poses(node, self.frame)
@@ -153,14 +162,14 @@ class Points:
     def publish(
         self, query_header: Header, found: Mapping[str, Found], processor: Seen | SetProcessor
     ) -> None:
-        """Locate the objects of a set, and publish those that can be.
+        """Locate the objects of a set, and publish those that could be located.
 
         Args:
-            query_header: the query image's.
-            found: target camera to what was found in it.
-            processor: its configuration, labels and last query masks.
+            query_header: header of the query image.
+            found: target camera to its result.
+            processor: configuration, labels and query masks of the set.
         """
-        # The processor goes on to the next set.
+        # A copy, since the processor continues with the next set.
         seen = Seen(processor.config, processor.table, processor.query_masks)
         if self._waiting is None:
             self._publish((query_header, found, seen))
@@ -192,7 +201,7 @@ class Points:
             self._node.get_logger().error(line)
 
     def has_listeners(self) -> bool:
-        """Whether anybody subscribes to the points, in messages of any type."""
+        """Return whether any of the topics, including the clouds, has subscribers."""
         if self.clouds is not None and self.clouds.has_listeners():
             return True
         return any(one.get_subscription_count() for one in self._publishers.values())
@@ -204,7 +213,12 @@ class Points:
         seen: Seen | SetProcessor,
         cameras: Mapping[str, tuple[Intrinsics, Pose]] | None = None,
     ) -> ObjectPointArray:
-        """Return the message of a set; arguments as in :meth:`publish`, and lenses and poses."""
+        """Locate the objects of a set.
+
+        Args:
+            query_header, found, seen: as in :meth:`publish`.
+            cameras: camera to its intrinsics and pose; None: those known now.
+        """
         config, table = seen.config, seen.table
         header = Header(stamp=query_header.stamp, frame_id=self.frame)
         message = ObjectPointArray(header=header)
@@ -222,7 +236,7 @@ class Points:
             except GeometryError as error:
                 self.refused[error.kind] += 1
                 text = f"object {name!r} is not located: {error}"
-                # That the other cameras do not see an object is normal.
+                # Kind "views" is normal: fewer than two cameras see the object.
                 if error.kind != "views" and (line := self._throttle(f"{name} {error.kind}", text)):
                     self._node.get_logger().info(line)
                 continue
@@ -233,7 +247,7 @@ class Points:
     def _cameras(
         self, config: NodeConfig, query_header: Header, found: Mapping[str, Found]
     ) -> dict[str, tuple[Intrinsics, Pose]]:
-        """Lens and pose of each camera that has both now; what others lack is logged."""
+        """Intrinsics and pose of each camera; a camera that lacks either is logged and left out."""
         cameras = {}
         for camera, header in _headers(config, query_header, found).items():
             try:
@@ -241,7 +255,7 @@ class Points:
                 cameras[camera] = lens, self._pose(config, camera, header)
             except GeometryError as error:
                 self.refused[error.kind] += 1
-                text = f"camera {camera!r} has no part in ~/points: {error}"
+                text = f"camera {camera!r} is not used for ~/points: {error}"
                 if line := self._throttle(f"{camera} {error.kind}", text):
                     self._node.get_logger().warning(line)
         return cameras
@@ -252,7 +266,7 @@ class Points:
         assert self._poses is not None
         pose = self._poses.at(_in_common_time(header, offset_of(config, camera)))
         info = None if camera in self._calibration.lenses else self._infos.get(camera)
-        if info is not None:  # the file's pose is the camera's own, tf's is its header's
+        if info is not None:  # unlike the file's pose, tf's is that of the header's frame
             centre = centre_of(info, config.cameras[camera].rectified)
             pose = Pose(pose.rotation, pose.position + pose.rotation @ centre)
         return pose
@@ -263,11 +277,11 @@ class Points:
         given = config.cameras[camera]
         info = self._infos.get(camera)
         if info is None:
-            raise GeometryError("calibration", f"no CameraInfo came on {given.camera_info}")
+            raise GeometryError("calibration", f"no CameraInfo arrived on {given.camera_info}")
         return lens_of(info, given.rectified)
 
     def forget(self) -> None:
-        """Forget everything from before a backward jump of time."""
+        """Drop waiting sets, transforms and depth images after a backward jump of time."""
         if self._waiting is not None:
             self._waiting.discard()
         if self._poses is not None:
@@ -296,17 +310,17 @@ def _headers(
 
 
 def _in_common_time(header: Header, offset: int) -> Header:
-    """A camera's header with the stamp that the pairing uses, for a look at tf.
+    """A camera's header with the stamp used for pairing, for the lookup in tf.
 
     Raises:
-        GeometryError: that would be before 0.
+        GeometryError: if that stamp would be negative.
     """
     stamp = nanoseconds(header.stamp) + offset
     if stamp < 0:
         raise GeometryError(
             "transform",
             f"the image's stamp, {nanoseconds(header.stamp) / 1e9:.3f} s, and the camera's "
-            f"time_offset, {offset / 1e9:.3f} s, are a time before 0",
+            f"time_offset, {offset / 1e9:.3f} s, add up to a negative time",
         )
     seconds, rest = divmod(stamp, 1_000_000_000)
     return Header(stamp=Time(sec=seconds, nanosec=rest), frame_id=header.frame_id)
@@ -318,7 +332,7 @@ Centroids = dict[str, tuple[Any, tuple[int, int]]]
 def _centroids(
     config: NodeConfig, found: Mapping[str, Found], query_masks: Mapping[str, Mask | None]
 ) -> dict[str, Centroids]:
-    """Object id to camera to the mask's centroid (x, y) and the size (width, height) around it."""
+    """Object id to camera to the mask's centroid (x, y) and the image size (width, height)."""
     seen: dict[str, Centroids] = {}
     for name, mask in query_masks.items():
         if mask is not None and mask.any():

@@ -16,15 +16,15 @@ except ImportError:
     tf2_ros = None
 
 TRANSFORM_PATIENCE = 0.2
-"""Seconds that a set waits for the transform of its stamp, in a thread of its own."""
+"""Seconds that a set waits for the transform at its stamp, in the thread of the points."""
 
 
 class Poses:
-    """Poses of cameras in a frame at a time, from tf.
+    """Looks up the poses of cameras in tf.
 
     Args:
         node: the node.
-        frame: the common frame.
+        frame: the common frame of the poses.
 
     Raises:
         ParameterError: if tf2_ros is not installed.
@@ -33,20 +33,20 @@ class Poses:
     def __init__(self, node: Node, frame: str) -> None:
         if tf2_ros is None:
             raise ParameterError(
-                "geometry.calibration: without the pose of every camera, which takes the ROS "
-                "package tf2_ros (not installed); put position and orientation of each camera "
-                "into a calibration file"
+                "geometry.calibration: the pose of at least one camera is missing, and the ROS "
+                "package tf2_ros, which could provide it, is not installed; add position and "
+                "orientation of every camera to the calibration file"
             )
         self._frame = frame
-        # It waits by the system's clock: simulated time may stand still.
+        # The buffer waits by the system's clock, since simulated time may be paused.
         self._buffer = tf2_ros.Buffer()
         self._listener = tf2_ros.TransformListener(self._buffer, node)
 
     def at(self, header: Header) -> Pose:
-        """The pose of the frame in a header, at its stamp.
+        """Return the pose of a header's frame at its stamp.
 
         Raises:
-            GeometryError: if tf does not know it; says what tf says.
+            GeometryError: if tf has no such transform; includes tf's message.
         """
         try:
             found = self._buffer.lookup_transform(
@@ -63,7 +63,7 @@ class Poses:
         return Pose.from_quaternion((place.x, place.y, place.z), (turn.x, turn.y, turn.z, turn.w))
 
     def forget(self) -> None:
-        """Forget the transforms that are not static; else tf refuses older ones after a jump."""
+        """Clear transforms that are not static: after a jump back, tf would reject older ones."""
         self._buffer.clear()
 
     def close(self) -> None:

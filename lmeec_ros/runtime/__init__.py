@@ -1,1 +1,1 @@
-"""The process around the node: executor, lifecycle, logs, memory."""
+"""Infrastructure of the node's process: executor, lifecycle, logging, malloc arenas."""

@@ -1,4 +1,4 @@
-"""One malloc arena for all threads, set before anything else is imported, and trimmed."""
+"""Use one malloc arena for all threads (set before other imports), and return freed memory."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import ctypes
 import os
 
 M_ARENA_MAX = -8
-"""glibc's number for the count of arenas (malloc.h)."""
+"""mallopt's option for the maximum number of arenas (malloc.h of glibc)."""
 
 
 def use_one() -> None:
-    """Let all threads allocate from one arena (glibc only; MALLOC_ARENA_MAX takes precedence).
+    """Make all threads allocate from one arena (glibc only; MALLOC_ARENA_MAX takes precedence).
 
-    By default each thread keeps the memory that it freed: a network that one thread loads and
-    another one runs leaves about 50 MB in the arena of each.
+    By default threads have separate arenas, which keep freed memory: loading a network in one
+    thread and running it in another leaves about 50 MB unused in each arena.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None and "MALLOC_ARENA_MAX" not in os.environ:
@@ -23,7 +23,7 @@ def use_one() -> None:
 def give_back() -> None:
     """Return freed memory to the system (glibc only).
 
-    malloc keeps freed memory between blocks in use: about 50 MB after a network is freed.
+    malloc keeps freed memory that lies between blocks in use: about 50 MB after freeing a network.
     """
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:

@@ -1,9 +1,9 @@
 """The node's executor: rclpy's MultiThreadedExecutor without its busy loops.
 
-`PoolExecutor` works around ros2/rclpy#1452 in rclpy 7.1 (ROS 2 Jazzy) by means of private members.
-It is to be deleted, and `make_executor` with it, once the oldest rclpy that is supported has
-ros2/rclpy#1547 and `test_executor.py` passes with MultiThreadedExecutor in its place (the second
-busy loop described below is not part of that change).
+`PoolExecutor` works around ros2/rclpy#1452 in rclpy 7.1 (ROS 2 Jazzy), using private members.
+Delete it and `make_executor` once the oldest supported rclpy contains ros2/rclpy#1547 and
+`test_executor.py` passes with MultiThreadedExecutor in its place (that change does not remove the
+second busy loop described below).
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from rclpy.task import Future
 from lmeec_ros.inference.worker import name_thread
 
 MADE_FOR = "7.1."
-"""Versions of rclpy whose private members are known."""
+"""Version prefix of the rclpy whose private members this module uses."""
 PATIENCE = 10.0
-"""Seconds for the self-test, which takes milliseconds."""
+"""Time limit of the self-test in seconds; it normally takes milliseconds."""
 
 
 class ExecutorError(RuntimeError):
@@ -33,12 +33,13 @@ class ExecutorError(RuntimeError):
 
 
 class PoolExecutor(MultiThreadedExecutor):
-    """Runs subscriptions in the thread that spins, everything else once in the pool's threads.
+    """Runs subscription callbacks in the spinning thread, and all others once in the thread pool.
 
-    Stock rclpy queues a callback again and again until a thread begins it (ros2/rclpy#1452), and
-    with Fast DDS a message that waits for its thread ends every wait at once. The spinning thread
-    kept the interpreter to itself meanwhile: one pair of images in ten came 50 to 1,500 ms late.
-    The node's subscriptions only pass messages on, so the spinning thread can run them.
+    rclpy's own executor submits a callback again and again until a pool thread starts it
+    (ros2/rclpy#1452), and with Fast DDS every wait returns immediately while a message is waiting
+    for its thread. The spinning thread then monopolised the interpreter: one pair of images in ten
+    arrived 50 to 1,500 ms late. The node's subscriptions only pass messages on, so the spinning
+    thread can run them itself.
     """
 
     def __init__(self, num_threads: int, *, context: Context | None = None) -> None:
@@ -51,22 +52,22 @@ class PoolExecutor(MultiThreadedExecutor):
 
         for number in range(num_threads):
             self._executor.submit(begin, number)
-        everyone.wait()  # all threads of the pool exist from the start, and no more are added
+        everyone.wait()  # so that the pool has all its threads from the start
 
     def wait_for_ready_callbacks(self, *args: Any, **kwargs: Any) -> Any:
-        """The next callback for the pool; subscriptions that are ready before it run here."""
+        """Return the next callback for the pool; run subscription callbacks before it here."""
         while True:
             found: tuple[Any, Any, Any] = super().wait_for_ready_callbacks(*args, **kwargs)
             task, entity, _ = found
             if isinstance(entity, Subscription):
                 task()
                 if task.done():
-                    task.result()  # raises what the callback raised
+                    task.result()  # re-raises an exception of the callback
             elif not (task in self._futures and _not_begun(task)):
                 return found
 
     def check(self) -> None:
-        """Try the private members that this class relies on, before there is a node.
+        """Test the private members that this class relies on, before a node exists.
 
         Raises:
             ExecutorError: if they do not work as in the supported rclpy.
@@ -82,7 +83,7 @@ class PoolExecutor(MultiThreadedExecutor):
             return threading.get_ident()
 
         tasks = [self.create_task(wait) for _ in range(2 * len(self._executor._threads))]
-        queued = self._count_queued(len(tasks) + 2)  # the last rounds would queue some again
+        queued = self._count_queued(len(tasks) + 2)  # 2 more rounds, which must queue nothing
         gate.set()
         end = time.monotonic() + PATIENCE
         while len(waiting) < len(tasks) and time.monotonic() < end:
@@ -97,7 +98,7 @@ class PoolExecutor(MultiThreadedExecutor):
             )
 
     def _count_queued(self, rounds: int) -> int:
-        """How many callbacks are handed to the pool in so many rounds."""
+        """Number of callbacks submitted to the pool in a number of rounds of spinning."""
         queued, submit = 0, self._executor.submit
 
         def count(task: Callable[[], Any]) -> Any:
@@ -115,7 +116,7 @@ class PoolExecutor(MultiThreadedExecutor):
 
 
 def _not_begun(task: Any) -> bool:
-    """Whether a task waits for its first run; False for one that awaits something."""
+    """Whether a task has never run; False for a task suspended at an await."""
     handler = getattr(task, "_handler", None)
     return (
         inspect.iscoroutine(handler) and inspect.getcoroutinestate(handler) == inspect.CORO_CREATED
@@ -125,17 +126,17 @@ def _not_begun(task: Any) -> bool:
 def make_executor(
     num_threads: int, warn: Callable[[str], object], *, context: Context | None = None
 ) -> MultiThreadedExecutor:
-    """The executor for a node: `PoolExecutor` where it works, else rclpy's own.
+    """Create the executor for a node: `PoolExecutor` if it works, else rclpy's own.
 
     Args:
-        num_threads: of the pool, beside the thread that spins.
-        warn: called with the reason if it is rclpy's own, which adds latency under load.
-        context: rclpy's context; None is the default one.
+        num_threads: threads of the pool, in addition to the spinning thread.
+        warn: called with the reason if rclpy's own executor is used (more latency under load).
+        context: rclpy's context; None for the default one.
     """
     try:
         here = version("rclpy")
         if not here.startswith(MADE_FOR):
-            raise ExecutorError(f"rclpy {here} is here, {MADE_FOR}* expected")
+            raise ExecutorError(f"rclpy {here} is installed, {MADE_FOR}* expected")
         executor = PoolExecutor(num_threads, context=context)
         try:
             executor.check()
@@ -144,8 +145,8 @@ def make_executor(
             raise
     except (ExecutorError, PackageNotFoundError, AttributeError, TypeError, ValueError) as error:
         warn(
-            f"lmeec's executor is not used ({type(error).__name__}: {error}) but rclpy's own; "
-            "images may come some 100 ms late under load"
+            f"using rclpy's executor instead of lmeec's ({type(error).__name__}: {error}); images "
+            "may be delayed by some 100 ms under load"
         )
         return MultiThreadedExecutor(num_threads, context=context)
     return executor

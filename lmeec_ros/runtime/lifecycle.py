@@ -1,4 +1,4 @@
-"""A lifecycle node whose transitions and callbacks never fail silently."""
+"""A lifecycle node that reports every failed transition and callback."""
 
 from __future__ import annotations
 
@@ -31,36 +31,37 @@ Error = TransitionCallbackReturn.ERROR
 SHORT = 1.0
 """Seconds that a service waits for a transition to end."""
 EXPLAINED = (InputError, EngineError, OSError)
-"""Errors whose text says all that a user needs; others are logged with their traceback."""
+"""Errors whose text is sufficient for a user; others are logged with a traceback."""
 
 
 class ManagedNode(LifecycleNode):
-    """rclpy's lifecycle node, with the errors reported that it swallows or dies of.
+    """rclpy's lifecycle node, plus reports of errors that rclpy swallows or that would end it.
 
     Args:
         name: name of the node.
         kwargs: further arguments of rclpy.node.Node.
 
     Attributes:
-        measured: collects the errors for the diagnostics.
+        measured: measurements and errors, for the diagnostics.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
-        # LifecycleNode's own constructor puts the lifecycle services into the default group, where
-        # loading a model would block the parameter services; so its two parents' are called.
+        # LifecycleNode's constructor adds the lifecycle services to the default callback group,
+        # where loading a model would block the parameter services. So the constructors of its two
+        # base classes are called instead.
         Node.__init__(self, name, **kwargs)
         self._lifecycle_group = MutuallyExclusiveCallbackGroup()
         LifecycleNodeMixin.__init__(self, callback_group=self._lifecycle_group)
         self._answer_while_changing()
         self._change_state = self._service_change_state.callback
         self._service_change_state.callback = self._on_change_state
-        self._transition = threading.RLock()  # one transition, or watch, at a time
+        self._transition = threading.RLock()  # held by a transition or by the watch timer
         self._throttle = LogThrottle(5.0)
         self._log = RosLog(self.get_logger())  # attached once the node is complete
         self.measured = Measurements()
 
     def _answer_while_changing(self) -> None:
-        """Let the services that only report the state answer during transitions, too."""
+        """Move the services that only report the state to a group that transitions do not block."""
         group = MutuallyExclusiveCallbackGroup()
         for service in self._services:
             if service.callback_group is self._lifecycle_group and (
@@ -70,7 +71,7 @@ class ManagedNode(LifecycleNode):
                 group.add_entity(service)
 
     def create_service(self, srv_type: Any, srv_name: str, callback: Any, **kwargs: Any) -> Any:
-        """As rclpy's; an exception in the callback refuses the call instead of ending the node."""
+        """As in rclpy, but an exception in the callback only fails the call."""
 
         @wraps(callback)
         def answer(request: Any, response: Any) -> Any:
@@ -85,9 +86,9 @@ class ManagedNode(LifecycleNode):
     def create_subscription(
         self, msg_type: Any, topic: str, callback: Any, *args: Any, **kwargs: Any
     ) -> Any:
-        """As rclpy's; an exception in the callback is reported instead of ending the node."""
+        """As in rclpy, but an exception in the callback is only reported."""
 
-        @wraps(callback)  # rclpy looks at its parameters
+        @wraps(callback)  # rclpy inspects its signature
         def take(*given: Any) -> None:
             with self._reporting(f"subscription of {topic}"):
                 callback(*given)
@@ -106,18 +107,18 @@ class ManagedNode(LifecycleNode):
         undo: Callable[[], None] | None = None,
         otherwise: TransitionCallbackReturn = Failure,
     ) -> TransitionCallbackReturn:
-        """Do a transition; if it fails, log why, undo it, and return `otherwise`.
+        """Perform a transition; if it fails, log the cause, undo it, and return `otherwise`.
 
-        Failure leaves the state as it was, which must be true after `undo`; Error leads to error
-        processing, also where undoing fails.
+        Failure keeps the previous state, which `undo` must have restored. Error leads to error
+        processing; it is also returned if `undo` fails.
         """
-        # rclpy swallows exceptions of transitions silently.
+        # rclpy swallows exceptions in transitions.
         with self._transition:
             started = time.monotonic()
             try:
                 action()
             except Exception as error:
-                if not self.context.ok():  # shutting down: whatever failed no longer matters
+                if not self.context.ok():  # shutting down: the failure no longer matters
                     return Failure
                 self.measured.last_error = f"{name} failed: {error}"
                 self.get_logger().error(self.measured.last_error)
@@ -128,7 +129,7 @@ class ManagedNode(LifecycleNode):
                 try:
                     undo()
                 except Exception:
-                    self.get_logger().error(f"undoing it failed too:\n{traceback.format_exc()}")
+                    self.get_logger().error(f"undoing {name} failed:\n{traceback.format_exc()}")
                     return Error
                 return otherwise
             self.measured.last_error = ""
@@ -137,25 +138,26 @@ class ManagedNode(LifecycleNode):
 
     @contextmanager
     def _between_transitions(self) -> Iterator[None]:
-        """Let no transition begin during the block.
+        """Block transitions while the body runs.
 
         Raises:
-            NotNowError: one is under way.
+            NotNowError: if a transition is in progress.
         """
         if not self._transition.acquire(timeout=SHORT):
-            raise NotNowError(f"the node is {self.state}; nothing was done, call again afterwards")
+            raise NotNowError(f"the node is {self.state}; nothing was done, call again later")
         try:
             yield
         finally:
             self._transition.release()
 
     def _on_change_state(self, request: Any, response: Any) -> Any:
-        # rclpy raises on a transition that the state does not have, which would end the node.
+        # rclpy raises an exception for a transition that is invalid in this state; it would end
+        # the node.
         try:
             response = self._change_state(request, response)
             if not response.success:  # the response has no field for a reason
                 wanted = request.transition.label or f"number {request.transition.id}"
-                text = f"the transition {wanted} was not done; the node is {self.state}"
+                text = f"the transition {wanted} was not made; the node is {self.state}"
                 self.get_logger().warning(text)
             return response
         except Exception as error:
@@ -164,8 +166,8 @@ class ManagedNode(LifecycleNode):
             return response
 
     def _report_error(self, what: str, error: Exception) -> None:
-        """Log an error outside of the inference, and show it in the diagnostics."""
-        if not self.context.ok():  # shutting down removes what callbacks still use
+        """Log an error outside inference, and record it for the diagnostics."""
+        if not self.context.ok():  # shutting down destroys entities that callbacks still use
             return
         self.measured.add_error(f"{what}: {error}")
         text = f"{what}: {error}"
@@ -174,28 +176,28 @@ class ManagedNode(LifecycleNode):
         self._log_error(f"error {what} {type(error).__name__}", text)
 
     def _log_error(self, kind: str, text: str) -> None:
-        """Log an error unless one of that kind was logged lately."""
+        """Log an error unless one of this kind was logged recently."""
         if line := self._throttle(kind, text):
             self.get_logger().error(line)
 
     def _warn(self, kind: str, text: str) -> None:
-        """Log a warning unless one of that kind was logged lately."""
+        """Log a warning unless one of this kind was logged recently."""
         if line := self._throttle(kind, text):
             self.get_logger().warning(line)
 
     @contextmanager
     def _reporting(self, what: str) -> Iterator[None]:
-        """Report an error of the block and go on: an exception would end the executor."""
+        """Report an exception in the body instead of raising it, which would end the executor."""
         try:
             yield
         except Exception as error:
             self._report_error(what, error)
 
     def destroy_node(self) -> None:
-        """Free the node's DDS entities, those of its lifecycle too.
+        """Destroy the node's DDS entities, including those of its lifecycle services.
 
-        rclpy leaves the lifecycle services to the garbage collector: until it comes, a node that
-        is gone still answers to its name, and clients of the next one get no reply.
+        rclpy leaves the lifecycle services to the garbage collector. Until it runs, the services of
+        a destroyed node still take requests, and clients of a new node of that name get no reply.
         """
         self._log.detach()
         super().destroy_node()
@@ -203,9 +205,9 @@ class ManagedNode(LifecycleNode):
 
 
 def _refusal(request: Any, response: Any, reason: str) -> Any:
-    """The response to a call that failed, with the reason where its type has a field for one."""
+    """The response to a failed call, with the reason if its type has a field for one."""
     refused = SetParametersResult(successful=False, reason=reason)
-    if hasattr(response, "results"):  # of SetParameters: those before the one that failed are there
+    if hasattr(response, "results"):  # SetParameters: has the results before the failed parameter
         missing = len(request.parameters) - len(response.results)
         response.results = [*response.results, *(refused for _ in range(missing))]
     elif hasattr(response, "result"):

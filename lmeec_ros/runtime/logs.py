@@ -1,4 +1,4 @@
-"""Python's log in the node's."""
+"""Forward Python's logging to the node's logger."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from typing import Any
 
 PACKAGES = ("lmeec_core", "lmeec_ros")
 TALKATIVE = ("lmeec_core.engine",)
-"""Packages whose remarks are handed on, too: which engines and which precision compute."""
+"""Packages whose INFO messages are forwarded, too: the engines and the precision in use."""
 
 
 class RosLog(logging.Handler):
-    """Hands warnings and errors of this package's modules to a node's logger, and so to /rosout;
-    of :data:`TALKATIVE` ones also remarks.
+    """Forwards warnings and errors of this package's modules to a node's logger, and so to
+    /rosout; of the packages in :data:`TALKATIVE` also INFO messages.
 
     Args:
-        logger: the node's.
+        logger: the node's logger.
     """
 
     def __init__(self, logger: Any) -> None:
@@ -23,26 +23,26 @@ class RosLog(logging.Handler):
         self._logger = logger
 
     def attach(self) -> None:
-        """Begin."""
+        """Start forwarding."""
         for name in PACKAGES:
             logging.getLogger(name).addHandler(self)
         for name in TALKATIVE:
             logging.getLogger(name).setLevel(logging.INFO)
 
     def detach(self) -> None:
-        """End: the node is gone."""
+        """Stop forwarding."""
         for name in PACKAGES:
             logging.getLogger(name).removeHandler(self)
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether it is handed on, whatever levels others have set."""
+        """Return whether a record is forwarded, independent of the levels set by others."""
         return record.levelno >= logging.WARNING or record.name.startswith(TALKATIVE)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Log one record."""
+        """Log a record with the node's logger."""
         try:
             text = self.format(record)
-            if record.levelno >= logging.ERROR:  # rclpy wants one severity at each line of code
+            if record.levelno >= logging.ERROR:  # rclpy allows one severity per call site
                 self._logger.error(text)
             elif record.levelno >= logging.WARNING:
                 self._logger.warning(text)

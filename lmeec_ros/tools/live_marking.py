@@ -285,8 +285,8 @@ class LiveSource:
     def _look(self) -> None:
         """Follow publishers that come, go, or change what they offer."""
         for one in self._inputs:
-            if one.due(not self._views[one.name].held) >= 0:
-                one.look()
+            if one.overdue(not self._views[one.name].held) >= 0:
+                one.query_graph()
             one.refresh()
 
     def _on_failure(self, doing: str, error: Exception) -> None:

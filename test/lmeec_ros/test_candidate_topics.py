@@ -98,7 +98,10 @@ def test_a_set_waits_for_its_candidates(policy: str) -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"method": "lmeec"}, "'topic' given with the method 'lmeec', which chooses among no"),
+        (
+            {"method": "lmeec"},
+            "'topic' given with the method 'lmeec', which does not use candidates",
+        ),
         ({"query_masks.source": "prompts"}, "'topic' given with query_masks.source 'prompts'"),
         ({"output.lazy": True}, "'topic' given with output.lazy True"),
         (
@@ -107,7 +110,7 @@ def test_a_set_waits_for_its_candidates(policy: str) -> None:
                 "target_cameras": ["a", "b"],
                 "candidate_masks.topic": "/x",
             },
-            "'/x' given, with which 2 target cameras have the same; <camera> in it",
+            "'/x' given, which is the same for all 2 target cameras",
         ),
         ({"candidate_masks.topic": "a b"}, None),
     ],

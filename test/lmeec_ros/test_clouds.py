@@ -144,7 +144,7 @@ def test_poses_by_frame_are_refused(make_node: Any, tmp_path: Path) -> None:
     content["cameras"]["exo"] = {"poses": {0: [0.0, 0, 0, 0, 0, 0, 1]}}
     Path(path).write_text(yaml.safe_dump(content))
     values = {"output.points": True, "geometry.calibration": path}
-    with pytest.raises(parameters.ParameterError, match="poses by frame of exo"):
+    with pytest.raises(parameters.ParameterError, match="a pose per frame for exo"):
         Points(make_node(autostart=False), parameters.load(values), None)  # type: ignore[arg-type]
 
 

@@ -292,7 +292,7 @@ def test_nothing_is_looked_up_while_all_is_well(
     robot: Robot, tools: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def settled() -> bool:
-        return all(one.due(False) < 0 for one in robot.node.inputs)
+        return all(one.overdue(False) < 0 for one in robot.node.inputs)
 
     robot.send()
     tools.wait_until(settled, "the looks that are due at the start")
@@ -360,7 +360,7 @@ def test_a_start_that_stops_half_way_is_told(make_node: Any, tools: Any, capfd: 
         def told() -> bool:
             nonlocal said
             said += capfd.readouterr().err
-            return "not started; the node stays inactive and can be activated again" in said
+            return "not started; the node stays inactive. To try again: ros2" in said
 
         tools.wait_until(told, lambda: said)
     assert node.state == "inactive" and "Traceback" not in said

@@ -66,7 +66,7 @@ def test_calls_are_answered_while_a_transition_takes_its_time(
     assert state == "configuring" and not change.done()
     assert (reset.success, reset.message) == (
         False,
-        "the node is configuring; nothing was done, call again afterwards",
+        "the node is configuring; nothing was done, call again later",
     )
     tools.wait_until(change.done, "the transition to end")
     assert change.result().success

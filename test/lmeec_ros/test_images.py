@@ -180,10 +180,10 @@ def test_png_labels_are_exact(labels: np.ndarray) -> None:
         ({"height": 0}, "at least 1 x 1"),
         ({"step": 20}, "step 20 given, at least 21"),
         ({"width": 1 << 31, "height": 1 << 31}, "max_image_pixels"),
-        ({"encoding": "abc7"}, "encoding 'abc7' given, which is not known; known are .* cv_bridge"),
-        ({"encoding": ""}, "''.* not known .'rgb8' or 'bgr8' was probably meant"),
-        ({"encoding": "", "step": 28}, "''.*'rgba8' or 'bgra8' was probably meant"),
-        ({"encoding": "", "step": 23}, "'' given, which is not known; known are rgb8"),
+        ({"encoding": "abc7"}, "encoding 'abc7' given, which is unknown; one of .* cv_bridge"),
+        ({"encoding": ""}, "'' given, which is unknown .*should probably set 'rgb8' or 'bgr8'"),
+        ({"encoding": "", "step": 28}, "''.*should probably set 'rgba8' or 'bgra8'"),
+        ({"encoding": "", "step": 23}, "'' given, which is unknown; one of rgb8"),
         ({"encoding": "bayer_rggb8"}, "needs the ROS package cv_bridge"),
     ],
 )
@@ -199,7 +199,7 @@ def test_bad_images_are_refused(change: dict[str, Any], text: str) -> None:
 def test_an_encoding_that_is_spelt_otherwise_is_guessed(looks: Any, encoding: str) -> None:
     if looks(encoding) == encoding:
         return
-    with pytest.raises(images.ImageError, match=f"'{encoding}' was probably meant") as told:
+    with pytest.raises(images.ImageError, match=f"should probably set '{encoding}'") as told:
         images.to_rgb(message(RGB, looks(encoding)))
     assert "cv_bridge" not in str(told.value)  # it would not help
 

@@ -94,7 +94,7 @@ def test_overrides_of_the_quality_of_service_are_taken(
     publisher = rig.node.create_publisher(Image, "/ego/image_raw", 5)
     tools.wait_until(publisher.get_subscription_count, "the subscription")
     before = node.inputs.query._subscription
-    node.inputs.query.look()
+    node.inputs.query.query_graph()
     node.inputs.query.refresh()
     assert node.inputs.query._subscription is before
 
@@ -187,7 +187,7 @@ def test_a_video_is_refused_with_the_command_that_decodes_it(topic: str) -> None
     packets = "ffmpeg_image_transport_msgs/msg/FFMPEGPacket"
     assert COMMAND in type_remedy("sensor_msgs/msg/Image", packets, "cameras.ego.", topic)
     stream = CompressedImage(format="h264; nv12", data=b"\x00\x00\x00\x01\x67\x42")
-    with pytest.raises(ImageError, match="JPEG or PNG image expected; packets of a video"):
+    with pytest.raises(ImageError, match="JPEG or PNG image expected; video packets"):
         compressed_to_rgb(stream)
     jpeg = CompressedImage(format="rgb8; jpeg compressed bgr8", data=b"abc")
     with pytest.raises(ImageError) as plain:

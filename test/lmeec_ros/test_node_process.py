@@ -266,7 +266,7 @@ def test_cameras_out_of_step_time_jumps_and_silence(
     keep_sending("exo: silent, no message on /exo/image_raw", left_out=feed.exo)
     logged(node, "/rig offers sensor_msgs/msg/Image, reliable")
     feed.good()
-    logged(node, "exo: messages come again on /exo/image_raw")
+    logged(node, "exo: messages arrive again on /exo/image_raw")
     keep_sending("query masks: silent, no message on /ego/label_image", left_out=feed.labels)
     logged(node, "without query masks nothing is published")
     feed.good()
@@ -280,11 +280,11 @@ def test_wrong_topics_types_and_qualities_are_explained(
     rig.advertise("/exo/image_raw", CompressedImage)
     rig.advertise("/ego/label_image", Image, reliable=False)
     node = start_node(values(**{"silence_warning": 1.0, "query_masks.qos": "reliable"}))
-    logged(node, "nobody publishes there (but sensor_msgs/msg/Image comes on")
+    logged(node, "the topic has no publisher (but sensor_msgs/msg/Image is published on")
     logged(node, "/head/image_raw)")
     logged(node, "sensor_msgs/msg/Image is expected: set cameras.exo.transport to compressed")
-    logged(node, "offers an incompatible RELIABILITY; set query_masks.qos to auto to hear it")
-    logged(node, "best effort; a reliable subscription does not hear it: set query_masks.qos to")
+    logged(node, "offers an incompatible RELIABILITY; set query_masks.qos to auto to receive")
+    logged(node, "best effort; a reliable subscription does not receive it: set query_masks")
 
 
 def test_mask_arrays_as_query(start_node: Any, rig: Any, tools: Any, logged: Any) -> None:

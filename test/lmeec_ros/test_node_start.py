@@ -27,7 +27,7 @@ def test_a_bad_checkpoint_leaves_it_unconfigured(
     path = tmp_path / "weights.safetensors"
     node = start_node({**tools.BASE, "model.checkpoint": str(path)})
     logged(node, f"configure failed: checkpoint {path}: no such file")
-    logged(node, "the node stays unconfigured and can be configured again")
+    logged(node, "the node stays unconfigured. To try again: ros2 lifecycle set")
     path.write_bytes(b"not a checkpoint")
     assert not change(Transition.TRANSITION_CONFIGURE)
     logged(node, f"configure failed: checkpoint {path}", 2)
@@ -43,7 +43,7 @@ def test_a_misspelt_parameter_ends_with_a_suggestion(
     start_node: Any, tools: Any, logged: Any
 ) -> None:
     node = start_node({**tools.BASE, "presence_treshold": 0.4})
-    logged(node, "not started: presence_treshold: there is no such parameter; did you mean")
+    logged(node, "not started: presence_treshold: unknown parameter; did you mean")
     assert node.process.wait(30) == 2
     assert "Traceback" not in node.log.read_text()
 
@@ -69,7 +69,7 @@ def test_without_a_folder_for_logs_it_says_what_to_do(
     node = start_node(tools.BASE, environment={"ROS_LOG_DIR": str(tmp_path / "file" / "log")})
     tools.wait_until(lambda: not node.alive, "the end of the process")
     assert node.process.returncode == 2
-    assert "set ROS_LOG_DIR to a folder that can be written" in node.tail(1)
+    assert "set ROS_LOG_DIR to a writable folder" in node.tail(1)
 
 
 @pytest.mark.parametrize("module", ["lmeec_ros.runtime.arena", "rclpy", "torch"])

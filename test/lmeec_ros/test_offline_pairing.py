@@ -65,10 +65,10 @@ def shifted(topic: str, by: int) -> Stamp:
 
 
 CASES: dict[str, tuple[Stamp, int, list[str]]] = {
-    "no stamps": (lambda *_: 0, 1, ["no_stamps", "only 1 of 4", "let the publishers set header"]),
+    "no stamps": (lambda *_: 0, 1, ["no_stamps", "only 1 of 4", "make the publishers set header"]),
     "another clock": (
         shifted(EXO, 1_530_018_381 * 1000 * MS), 0,
-        ["out_of_step", "+15300183", "by the same clock"],
+        ["out_of_step", "+15300183", "with the same clock"],
     ),
     "100 ms apart": (shifted(EXO, 100 * MS), 0, ["out_of_step", "set pairing.tolerance to 0.12"]),
     "no masks": (without(LABELS), 0, ["no_query_masks", "without query masks nothing is tracked"]),
@@ -172,5 +172,5 @@ def test_labels_to_ignore(tmp_path: Path, values: dict[str, Any], objects: list[
     result = runner.invoke(app, command)
     assert result.exit_code == (not objects), result.output  # nothing was searched without any
     assert sorted({p.object_name for p in Results.read(out).predictions()}) == objects
-    said = " 255 in label images marks what is to be ignored" in result.output
+    said = "label 255 in label images is ignored" in result.output
     assert said == ("object_255" not in objects and "rim" not in objects)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -181,7 +182,7 @@ def test_files_for_others_and_for_several(tmp_path: Path) -> None:
         assert parameters.read_file(path, name) == {"pairing.tolerance": 0.2}
     bag = tmp_path / "no_bag_is_opened"
     assert bag_units.read_config(bag, path, {}, "/robot2/lmeec").pairing.tolerance == 0.2
-    with pytest.raises(ParameterError, match=r"for the node /x/lmeec; it is for /robot1/lmeec, /r"):
+    with pytest.raises(ParameterError, match=r"for the node /x/lmeec, only for /robot1/lmeec, /r"):
         bag_units.read_config(bag, path, {}, "/x/lmeec")
     with pytest.raises(ParameterError, match="--node /lmeec: belongs to a parameter file"):
         bag_units.read_config(bag, None, {}, "/lmeec")
@@ -202,14 +203,15 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch, name: str) 
     assert parameters.load({name: "a~/w"}).values[name] == "a~/w"
     assert parameters.load({name: "~root/w"}).values[name] == os.path.expanduser("~root/w")
     with pytest.raises(
-        ParameterError, match=f"{name}: '~no-such-user/w' given, but no home folder"
+        ParameterError, match=f"{name}: '~no-such-user/w' given, but its home folder is unknown"
     ):
         parameters.load({name: "~no-such-user/w"})
 
 
 def test_every_parameter_that_is_a_path_is_marked() -> None:
     marked = {spec.name for spec in parameters.TABLE if spec.path}
-    said = {s.name for s in parameters.TABLE if s.description.startswith(("File of", "Folder of"))}
+    path = re.compile(r"(\w+ )?[Ff]ile\b|Folder of")
+    said = {spec.name for spec in parameters.TABLE if path.match(spec.description)}
     expected = {"model.checkpoint", "memory_folder", "geometry.calibration", "prompts.checkpoint"}
     expected |= {f"omama.{name}" for name in ("weights", "text_weights", "text_encoder")}
     assert marked == said == expected
@@ -232,7 +234,7 @@ def test_the_node_refuses_a_file_for_others(tmp_path: Path) -> None:
         [str(executable()), *arguments], capture_output=True, text=True, timeout=90
     )
     assert done.returncode == 2
-    assert f"{other}: nothing in it is for the node /lmeec; it is for /robot1/lmeec" in done.stderr
+    assert f"{other}: no parameters for the node /lmeec, only for /robot1/lmeec" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -56,10 +56,10 @@ def test_a_full_configuration() -> None:
 @pytest.mark.parametrize(
     ("values", "text"),
     [
-        ({"pairing.tolerence": 0.1}, "no such parameter; did you mean 'pairing.tolerance'"),
+        ({"pairing.tolerence": 0.1}, "unknown parameter; did you mean 'pairing.tolerance'"),
         ({"presence_treshold": 0.1}, "did you mean 'presence_threshold'"),
-        ({"utterly wrong": 1}, "no such parameter$"),
-        ({"cameras.exx.topic": "/x"}, "no camera 'exx' in camera_names.*did you mean 'exo'"),
+        ({"utterly wrong": 1}, "unknown parameter$"),
+        ({"cameras.exx.topic": "/x"}, "camera 'exx' is not in camera_names.*did you mean 'exo'"),
         ({"cameras.exo.topics": "/x"}, "did you mean 'cameras.exo.topic'"),
         ({"cameras.exo.transport": "compresed"}, "raw, compressed expected; did you mean 'compre"),
         ({"model.preset": "base-plus"}, "did you mean 'base_plus'"),
@@ -71,7 +71,7 @@ def test_a_full_configuration() -> None:
         ({"camera_names": ["ego"]}, "two or more different names"),
         ({"camera_names": ["ego", "ego"]}, "two or more different names"),
         ({"camera_names": ["a-b", "a_b"]}, "two or more different names"),
-        ({"camera_names": ["ego", "/exo"]}, "'/exo' given, a letter and then"),
+        ({"camera_names": ["ego", "/exo"]}, "'/exo' given, a letter followed by"),
         ({"query_camera": "egg"}, "did you mean 'ego'"),
         ({"target_cameras": ["ex"]}, "did you mean 'exo'"),
         ({"target_cameras": ["ego"]}, "other than the query camera"),
@@ -80,12 +80,15 @@ def test_a_full_configuration() -> None:
         ({"objects": ["cup"]}, "'cup' given, \"label:id\""),
         ({"objects": ["0:cup"]}, "label from 1 to 65535"),
         ({"objects": ["70000:cup"]}, "label from 1 to 65535"),
-        ({"objects": ["1:cup", "1:knife"]}, "occurs before"),
-        ({"objects": ["1:cup", "2:cup"]}, "occurs before"),
+        ({"objects": ["1:cup", "1:knife"]}, "already in use"),
+        ({"objects": ["1:cup", "2:cup"]}, "already in use"),
         ({"text.cup": "a mug", "objects": ["1:cip"]}, "text.cup: .*objects .cip.*mean 'cip'"),
         ({"text.cup": 3, "objects": ["1:cup"]}, "text.cup: 3 given, a text expected"),
-        ({"text": "a mug"}, "text: there is no such parameter"),
-        ({"query_masks.type": "mask_array", "query_masks.transport": "compressed"}, "only label"),
+        ({"text": "a mug"}, "text: unknown parameter"),
+        (
+            {"query_masks.type": "mask_array", "query_masks.transport": "compressed"},
+            "for label images only",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(values: dict[str, Any], text: str) -> None:

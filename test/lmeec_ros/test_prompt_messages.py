@@ -99,7 +99,7 @@ def test_a_detector_marks_what_is_new_or_lost_and_nothing_else(golden_mini: Any)
         marks.tracker.look({"ego": image, "exo": image})
         stamps = dict.fromkeys(("ego", "exo"), 5_000_000_000)
         sizes = dict.fromkeys(("ego", "exo"), (60, 80))
-        marks.look(stamps, sizes, {"ego": "ego", "exo": "exo"})
+        marks.add_images(stamps, sizes, {"ego": "ego", "exo": "exo"})
 
     def submit() -> Any:
         # It reaches beyond the image, as boxes of detectors do.
@@ -140,7 +140,7 @@ def test_a_missing_package_is_said_once(
     make_node(autostart=False, **{
         "query_masks.source": "prompts", "prompts.detections.topic": "/boxes",
     })  # fmt: skip
-    text = "prompts.detections.topic: /boxes is not heard, since the ROS package vision_msgs is not"
+    text = "topic: not subscribed to /boxes, because the ROS package vision_msgs is not installed"
     tools.wait_until(lambda: text in capfd.readouterr().err, "the node to say it", 10)
 
 

@@ -112,7 +112,7 @@ def test_an_object_is_marked_corrected_forgotten(start: Any) -> None:
     assert cameras.ids("ego") == []
     assert cameras.mark(object_id="knife").success
     reset = call(Trigger, "/lmeec/reset_memory", Trigger.Request())
-    assert reset.message == "the memory of 1 objects is empty"
+    assert reset.message == "memory reset, 1 objects forgotten"
     assert cameras.counts() == {"received": 4, "used": 4}
 
 
@@ -155,7 +155,7 @@ def test_prompts_that_cannot_be_used_are_refused_with_the_reason(start: Any) -> 
     assert not late.success and "no image within 0.02 s of" in late.message, late.message
     assert "or raise prompts.hold" in late.message
     early = cameras.mark(frame=100)
-    assert not early.success and "None came within 0.3 s (prompts.wait)" in early.message
+    assert not early.success and "No later one arrived within 0.3 s" in early.message
     counts = cameras.counts()
     assert counts == {
         "received": len(BAD) + 2, "used": 0, "refused_late": 1, "refused_no_image": 1,
@@ -253,7 +253,10 @@ def test_lifecycle_and_time(start: Any, rig: Any, tools: Any) -> None:
     cameras.node.trigger_deactivate()
     tools.wait_until(waits.done, "the answer")
     # The second, if the node is deactivated while the prompt is on its way to the worker.
-    reasons = ("the node was deactivated meanwhile", "the node is not active; nothing is marked")
+    reasons = (
+        "deactivated while the prompt was waiting",
+        "the node is not active; nothing is marked",
+    )
     assert not waits.result().success and waits.result().message.endswith(reasons)
     assert cameras.mark().message == "the node is not active; nothing is marked"
     cameras.node.trigger_activate()

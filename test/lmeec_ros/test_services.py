@@ -64,7 +64,7 @@ def test_forget_and_reset(make_node: Any, rig: Any, tools: Any, feed: Feed) -> N
     assert rig.call(ForgetObject, "/lmeec/forget_object", request).success
     assert node.processor.tracker.objects == ("cup",)
     again = rig.call(ForgetObject, "/lmeec/forget_object", ForgetObject.Request(object_id="knife"))
-    assert not again.success and "'knife' is not known; known: cup" in again.message
+    assert not again.success and "'knife' is unknown; known objects: cup" in again.message
     answer = rig.call(Trigger, "/lmeec/reset_memory", Trigger.Request())
     assert answer.success and node.processor.tracker.objects == ()
     feed.send(1)  # the node lives on, and both come back

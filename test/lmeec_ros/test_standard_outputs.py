@@ -112,7 +112,7 @@ def test_packages_that_are_missing_are_named_once(monkeypatch: pytest.MonkeyPatc
     topics |= {"~/c": "vision_msgs/LabelInfo"}
     assert list(standard.installed(topics, said.append)) == ["~/b"]
     (text,) = said
-    assert "~/a, ~/c, which need the ROS package vision_msgs" in text
+    assert "~/a, ~/c, because the ROS package vision_msgs" in text
 
 
 def calibration(tmp_path: Any, names: Any) -> str:

@@ -125,7 +125,7 @@ def test_a_step_that_does_not_end_is_left_to_itself(
     assert not held.change("DEACTIVATE")
     assert held.node.state == "unconfigured"
     assert held.node.worker is None and held.node.processor is None and not held.node.inputs
-    assert "the step under way did not end within 0.3 s" in held.node.measured.last_error
+    assert "the current step did not end within 0.3 s" in held.node.measured.last_error
     assert not [p for p in held.node.publishers if "/exo/" in p.topic_name]
     assert not held.node.close(0.01), "the end of the process must not wait for it"
     assert held.change("CONFIGURE")

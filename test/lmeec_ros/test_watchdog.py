@@ -38,7 +38,7 @@ class Input:
         self.name, self.topic = name, f"/{name}"
         self.monitor = StreamMonitor(clock=clock)
         self.offers: list[Any] = []
-        self.described = "nobody publishes there"
+        self.described = "the topic has no publisher"
         self.is_open = True
 
     def publishers(self) -> list[Any]:
@@ -69,7 +69,7 @@ class Bench:
                 if every is None or (every and round(self.clock.now * rate) % every):
                     one.monitor.add(stamp)
                     self.core.add(one.name, stamp, 0)
-            self.dog.look(CONFIG)
+            self.dog.check(CONFIG)
 
 
 def test_all_is_well() -> None:
@@ -90,13 +90,13 @@ def test_silence_is_told_once_in_a_while_and_its_end_too() -> None:
     bench.run(30 * 40, exo=0)
     assert len(bench.lines) == 3
     bench.run(3)
-    assert bench.lines[3:] == ["exo: messages come again on /exo"] and not bench.dog.silent
+    assert bench.lines[3:] == ["exo: messages arrive again on /exo"] and not bench.dog.silent
 
 
 def test_without_warnings_it_is_noticed_all_the_same() -> None:
     bench = Bench()
     bench.clock.now += 6
-    bench.dog.look(parameters.load({"silence_warning": 0.0}))
+    bench.dog.check(parameters.load({"silence_warning": 0.0}))
     assert bench.lines == [] and set(bench.dog.silent) == {"ego", QUERY_MASKS, "exo"}
 
 
@@ -120,7 +120,7 @@ def test_stamps_that_are_never_set() -> None:
         for one in bench.inputs:
             one.monitor.add(0)
             bench.core.add(one.name, 0, 0)
-        bench.dog.look(CONFIG)
+        bench.dog.check(CONFIG)
     assert "the stamps of ego, query masks, exo are 0" in bench.lines[0]
 
 
@@ -131,8 +131,8 @@ def test_loss_and_its_remedy_are_told_once(monkeypatch: Any, profile: str) -> No
     bench = Bench()
     bench.run(400, ego=3, exo=2)
     assert len(bench.lines) == 1
-    assert "of the messages on /ego got lost on the way" in bench.lines[0]
-    remedy = "profile /p.xml is set here; the publisher needs it too" if profile else "fastdds.xml"
+    assert "of the messages on /ego were lost in transit" in bench.lines[0]
+    remedy = "profile /p.xml; the publisher needs it too" if profile else "fastdds.xml"
     assert remedy in bench.lines[0]
 
 
@@ -172,7 +172,7 @@ def test_a_target_that_is_in_no_set_is_told() -> None:
     bench = ManyCameras()
     bench.run(90, rate=5.0, offset=0.06)
     assert len(bench.lines) == 1
-    assert "exo: images come, but the sets go on without them" in bench.lines[0]
+    assert "exo: images arrive, but none was in a set for" in bench.lines[0]
     assert "exo is out of step: +0.060 s from ego" in bench.lines[0]
 
 
@@ -192,13 +192,13 @@ def test_masks_that_come_later_than_the_queue_holds(
                 stamp = round((bench.clock.now - behind) * 1e9)
                 one.monitor.add(stamp)
                 bench.core.add(one.name, stamp, k)
-            bench.dog.look(CONFIG)
+            bench.dog.check(CONFIG)
 
     run(200)
     text, _, remedy = bench.lines[0].partition("; set ")
-    lag = text.partition(f"{QUERY_MASKS} come ")[2].partition(" s after their image")[0]
+    lag = text.partition(f"{QUERY_MASKS} arrive ")[2].partition(" s after their image")[0]
     assert late - 0.04 < float(lag) < late + 0.01 and "queues keep images for 0.3" in text
-    assert remedy.startswith(f"query_masks.max_delay above {lag}, ")
+    assert remedy.startswith(f"query_masks.max_delay above {lag} (")
     assert "exo" not in bench.lines[0] and "pairing.tolerance" not in bench.lines[0]
     bench.core.set_waits(None, round((float(lag) + 0.05) * 1e9))
     sets = bench.core.stats().sets
@@ -214,5 +214,5 @@ def test_few_query_masks_are_no_fault() -> None:
             if one.name != QUERY_MASKS or k % 6 == 0:
                 one.monitor.add(round(bench.clock.now * 1e9))
                 bench.core.add(one.name, round(bench.clock.now * 1e9), k)
-        bench.dog.look(CONFIG)
+        bench.dog.check(CONFIG)
     assert bench.lines == [] and bench.core.stats().sets == 50
