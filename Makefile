@@ -8,7 +8,7 @@ export PYTHON TORCH_INDEX
 
 OUT ?= out/demo
 PYTEST_ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 
 # A DDS domain of its own, on this host only: no other robot hears it. `set +u` for colcon's scripts.
 # The demo keeps a ROS_DOMAIN_ID that is set, so that it can be watched from another terminal.
@@ -26,7 +26,7 @@ help:
 	@echo "                  TAKE=<folder>  CHECKPOINT=<file>  PRESET=<name>  RATE=<factor>  OUT=<folder>"
 	@echo "make test       format, lint and type checks, then all tests that are not slow"
 	@echo "                  PYTEST_ARGS='-k pairing -x' passes options on to pytest"
-	@echo "                  WORKERS=<number> of processes that share the tests; 2 if not given"
+	@echo "                  WORKERS=<number> of processes that share the tests; 3 if not given"
 	@echo "make test-slow  the slow tests, and the fuzz tests with many more inputs"
 	@echo "make test-lerobot  a dataset is loaded by LeRobot, which trains one step on it (installs it first)"
 	@echo "make lint       format, lint and type checks alone;  make format  repairs format and imports"
@@ -69,7 +69,7 @@ format:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m ruff format .; python -m ruff check --fix .
 
-# A worker each for two cores; what belongs to one file stays in one worker. The longest files come
+# One worker more than there are cores (two), because tests also wait; what belongs to one file stays in one worker. The longest files come
 # first (test/conftest.py); xdist would begin with those that have the most tests.
 test: lint
 	@$(ENTER); $(PYTEST) test -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)

@@ -74,7 +74,8 @@ def mini(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
 
 @pytest.fixture(scope="session")
 def small(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
-    """As `mini`, narrower: for what does not depend on the width, at a third of the time."""
+    """As `mini`, narrower and of fewer blocks: for what does not depend on the size, at a third of
+    the time."""
     narrow = {
         "hidden_dim": 64,
         "memory_dim": 16,
@@ -82,6 +83,13 @@ def small(golden_model: Callable[..., lm.LMEEC]) -> lm.LMEEC:
         "memory_feedforward": 128,
         "fuser_layers": 1,
         "decoder_feedforward": 128,
+        "trunk": lm.preset("mini").trunk.model_copy(
+            update={
+                "stages": (1, 1, 2, 1),
+                "global_attention_blocks": (3,),
+                "window_spec": (8, 4, 8, 4),
+            }
+        ),
     }
     return golden_model(lm.preset("mini").model_copy(update=narrow), 0.0)
 
