@@ -1,1 +1,1 @@
-"""Recordings with their masks as datasets that other programs read: LeRobot, HDF5, COCO, ..."""
+"""Exports recordings and their masks as datasets in common formats: LeRobot, HDF5, COCO, ..."""

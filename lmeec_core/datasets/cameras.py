@@ -1,4 +1,4 @@
-"""The lenses and poses of a dataset's cameras: from one file, or from each recording's own."""
+"""The lenses and poses of a dataset's cameras: from one file, or from each recording's own file."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from lmeec_core.geometry import GeometryError, Intrinsics, Pose
 from lmeec_core.takes.keys import look_alike
 
 Sizes = Mapping[str, tuple[int, int]]
-NO_POINTS = "no points in space"
+NO_POINTS = "no 3D points"
 
 
 def given(
     path: Path, cameras: Sequence[str], sizes: Sizes, problems: list[str], notes: list[str]
 ) -> Calibration:
-    """What a calibration file for all recordings says of a dataset's cameras.
+    """The calibration of a dataset's cameras, from one file for all recordings.
 
     Args:
         path: the file.
-        cameras: the dataset's.
+        cameras: the dataset's cameras.
         sizes: (height, width) of their images.
-        problems: told cameras that are unknown or have other images, and if there are no points.
-        notes: told cameras without a lens or a pose.
+        problems: receives texts about cameras that are unknown or do not match the images, and if
+            there are no 3D points.
+        notes: receives texts about cameras without a lens or a pose.
 
     Raises:
-        CalibrationError: it cannot be used.
+        CalibrationError: the file cannot be used.
     """
     content = read_calibration(path)
     for name in sorted({*content.lenses, *content.poses, *content.moving} - {*cameras}):
@@ -52,16 +53,17 @@ def given(
 def own(
     paths: Mapping[str, Path | None], sizes: Sizes, problems: list[str], notes: list[str]
 ) -> dict[str, Calibration]:
-    """What the recordings' own calibration files say of a dataset's cameras.
+    """The calibrations of a dataset's cameras, from each recording's own file.
 
     Args:
-        paths: by label of the recording, its file; None for none.
+        paths: calibration files by the recordings' labels; None for a recording without one.
         sizes: (height, width) of each camera's images.
-        problems: told files that cannot be used, and cameras that have other images.
-        notes: told what is missing, where some recording has its points.
+        problems: receives texts about files that cannot be used, and cameras that do not match the
+            images.
+        notes: receives texts about what is missing, if other recordings have 3D points.
 
     Returns:
-        By label; empty where there is none.
+        The calibrations by label; empty for a recording without one.
     """
     found, lacking = dict.fromkeys(paths, Calibration()), []
     for label, path in paths.items():
@@ -88,7 +90,7 @@ def _usable(
     problems: list[str],
     notes: list[str],
 ) -> Calibration:
-    """The part of a calibration that belongs to a dataset's cameras."""
+    """The part of a calibration that can be used for a dataset's cameras."""
     lenses: dict[str, Intrinsics] = {}
     poses: dict[str, Pose] = {}
     moving: dict[str, Mapping[int, Pose]] = {}
@@ -114,11 +116,11 @@ def _usable(
 
 
 def cameras_file(plan: Plan, parts: Sequence[Part]) -> dict[str, Any]:
-    """The content of cameras.json: each camera's role and size; lens and pose where known.
+    """The content of cameras.json: each camera's role and size, and its lens and pose if known.
 
-    Where not all recordings have the same calibration, or a camera moves, "episodes" has what is
-    known in each, by number; "poses" of a camera that moves is a list by tick, of null or x, y, z
-    and the quaternion x, y, z, w.
+    If the recordings have different calibrations, or a camera moves, "episodes" has the calibration
+    of each episode, by number; "poses" of a moving camera is a list with an entry for each tick:
+    null, or x, y, z and the quaternion x, y, z, w.
     """
     calibrations = [part.episode.calibration for part in parts]
     same = len({calibration_text(one) for one in calibrations}) == 1

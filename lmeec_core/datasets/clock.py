@@ -1,4 +1,4 @@
-"""A common clock of constant rate for the moments of a recording."""
+"""Resamples the moments of a recording to a constant rate."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from dataclasses import dataclass
 
 from lmeec_core.viewing.moments import Moment
 
-FASTEST = 240
-STILL = 1.0
-"""Seconds without a new frame that are reported as a gap."""
+MAX_FPS = 240
+GAP_SECONDS = 1.0
+"""Seconds without a new frame after which a gap is reported as a problem."""
 
 
 @dataclass
 class Tally:
-    """What the clock does to the moments.
+    """Counts of moments that resampling dropped or repeated.
 
     Attributes:
-        moments: how many came.
-        ticks: how many there are.
-        unused: moments that no tick shows, because another is nearer.
-        first_unused: the frame number of the first of them.
-        repeated: ticks that show the moment of the tick before.
-        longest: seconds of the longest row of such ticks.
+        moments: number of moments read.
+        ticks: number of ticks.
+        unused: number of moments that no tick shows, because another one is nearer.
+        first_unused: the frame number of the first unused moment.
+        repeated: number of ticks that repeat the moment of the tick before.
+        longest: duration of the longest run of repeated ticks, seconds.
     """
 
     moments: int = 0
@@ -34,7 +34,12 @@ class Tally:
     longest: float = 0.0
 
     def texts(self, fps: int, given: bool) -> tuple[list[str], list[str]]:
-        """Problems, and notes."""
+        """Texts about problems, and notes.
+
+        Args:
+            fps: ticks per second.
+            given: whether the user chose ``fps``; then unused frames are only noted.
+        """
         problems: list[str] = []
         notes: list[str] = []
         if self.unused:
@@ -46,21 +51,21 @@ class Tally:
         if self.repeated:
             text = (
                 f"{self.repeated} of {self.ticks} ticks repeat the frame before; the longest gap "
-                f"takes {self.longest:.2f} s"
+                f"lasts {self.longest:.2f} s"
             )
-            (problems if self.longest > max(STILL, 2 / fps) else notes).append(text)
+            (problems if self.longest > max(GAP_SECONDS, 2 / fps) else notes).append(text)
         return problems, notes
 
 
 def resample(moments: Iterable[Moment], fps: int, tally: Tally) -> Iterator[tuple[int, Moment]]:
     """The nearest moment for every tick k / fps, from the first moment to the last.
 
-    Two moments are kept at a time. Moments that are not later than the one before are not used.
+    Only two moments are kept at a time. Moments that are not later than the one before are dropped.
 
     Args:
         moments: in order of time; the first is at 0 s.
         fps: ticks per second.
-        tally: counts what is left out and what is repeated.
+        tally: counts dropped and repeated moments.
 
     Yields:
         The tick's number and its moment.
@@ -101,7 +106,7 @@ def _unused(tally: Tally, moment: Moment) -> None:
 
 
 def rate_of(first: Sequence[Moment]) -> int:
-    """Frames per second of a recording's first moments: a whole number from 1 on."""
+    """Frames per second of a recording's first moments: an integer from 1 to MAX_FPS."""
     steps = [b.seconds - a.seconds for a, b in zip(first, first[1:], strict=False)]
     step = statistics.median(steps) if steps else 1.0
-    return min(FASTEST, max(1, round(1 / step))) if step > 0 else 1
+    return min(MAX_FPS, max(1, round(1 / step))) if step > 0 else 1

@@ -1,10 +1,11 @@
 """COCO video instances: images, and JSON files of masks with the objects' identities.
 
     images/<episode>_<cam>/000000.jpg
-    instances.json        images and annotations, as pycocotools reads them; images have "video_id"
-                          and "frame_id", annotations "instance_id" and "video_id"
+    instances.json        images and annotations for pycocotools; images also have "video_id" and
+                          "frame_id", annotations "instance_id" and "video_id"
     video_instances.json  an annotation for each object and video (YouTube-VIS): "segmentations",
-                          "bboxes" and "areas" are lists by frame, with null where it is not visible
+                          "bboxes" and "areas" are lists with an entry for each frame, null if the
+                          object is not visible
 
 A category is an object; its id is the slot + 1.
 """
@@ -28,7 +29,8 @@ from lmeec_core.datasets.images import (
 )
 
 ROWS = "masks.jsonl"
-"""Of an episode: a line for each tick and camera, [tick, camera, [[slot, run lengths], ...]]."""
+"""File of an episode's masks; a line for each tick and camera: [tick, camera, [[slot, run lengths],
+...]]."""
 
 
 @dataclass(frozen=True)
@@ -73,9 +75,9 @@ class CocoWriter:
     """Writes the images of an episode, and its masks line by line.
 
     Args:
-        folder: it is there.
-        plan: of the dataset.
-        episode: which one.
+        folder: the folder to write to; must exist.
+        plan: the plan of the dataset.
+        episode: the episode to write.
     """
 
     def __init__(self, folder: Path, plan: Plan, episode: Episode) -> None:
@@ -153,7 +155,7 @@ def _annotations(plan: Plan, parts: Sequence[Part], ids: Ids) -> Iterator[dict[s
 
 
 def _tracks(plan: Plan, parts: Sequence[Part], ids: Ids) -> Iterator[dict[str, Any]]:
-    """One episode's masks are in memory at a time."""
+    """An annotation for each object and video; only one episode's masks are in memory at a time."""
     for index, part in enumerate(parts):
         found: dict[tuple[str, int], dict[int, Any]] = {}
         for tick, camera, masks in _rows(part):
@@ -185,7 +187,7 @@ def _measures(rle: Mapping[str, Any]) -> tuple[list[float], int]:
 
 
 def _write(file: IO[str], head: Mapping[str, Any], **lists: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON object whose long lists come one entry at a time."""
+    """Write a JSON object whose long lists are generated one entry at a time."""
     file.write(json.dumps(head, ensure_ascii=False)[:-1])
     for name, entries in lists.items():
         file.write(f',\n"{name}": [')

@@ -5,7 +5,8 @@
     ImageSets/train.txt                     the names of the folders (davis)
     instances_txt/<episode>_<cam>.txt       "frame id class height width rle" (mots)
 
-A pixel has one object here. One that several claim goes to the highest slot; they are counted.
+Each pixel has one object here. Pixels that belong to several objects get the highest slot, and
+their number is reported.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from lmeec_core.errors import InputError
 from lmeec_core.takes import encode_mask
 
 MOST = 255
-"""Labels of an 8-bit image."""
+"""Maximum label in an 8-bit image."""
 CLASS = 1
 """The class of all objects in MOTS files, whose ids are 1000 * class + label."""
 
@@ -42,7 +43,8 @@ class Labels:
         """See :class:`~lmeec_core.datasets.episode.Format`."""
         if len(plan.slots) > MOST:
             raise InputError(
-                f"{len(plan.slots)} object slots; {self.name} holds {MOST} at most: --slots {MOST}"
+                f"{len(plan.slots)} object slots, but {self.name} can store at most {MOST}: use "
+                f"--slots {MOST}"
             )
         return LabelWriter(folder, plan, episode, mots=self.name == "mots")
 
@@ -63,10 +65,10 @@ class LabelWriter:
     """Writes an episode.
 
     Args:
-        folder: it is there.
-        plan: of the dataset.
-        episode: which one.
-        mots: MOTS text files instead of label images.
+        folder: the folder to write to; must exist.
+        plan: the plan of the dataset.
+        episode: the episode to write.
+        mots: whether to write MOTS text files instead of label images.
     """
 
     def __init__(self, folder: Path, plan: Plan, episode: Episode, mots: bool) -> None:
@@ -94,8 +96,8 @@ class LabelWriter:
         """See :class:`~lmeec_core.datasets.episode.EpisodeWriter`."""
         self.abort()
         texts = [
-            f"camera {camera}: {count} pixels belong to several objects and went to the highest "
-            "slot; the formats lerobot, hdf5 and coco keep them all"
+            f"camera {camera}: {count} pixels belong to several objects and were given to the "
+            "highest slot; the formats lerobot, hdf5 and coco keep all of them"
             for camera, count in self._overlaps.items()
             if count
         ]
@@ -128,7 +130,7 @@ class LabelWriter:
 
 
 def _palette() -> list[int]:
-    """DAVIS' and PASCAL VOC's colours: the bits of a label, spread over red, green and blue."""
+    """The colours of DAVIS and PASCAL VOC: the bits of a label, spread over red, green and blue."""
     colours = []
     for label in range(MOST + 1):
         for channel in range(3):

@@ -1,4 +1,4 @@
-"""Objects and their masks added to a LeRobot dataset that exists; its videos are not touched."""
+"""Adds objects and their masks to a copy of a LeRobot dataset; its videos are unchanged."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Enrichment:
     """A :class:`~lmeec_core.datasets.episode.Format`: a copy of a dataset with more features.
 
     Attributes:
-        base: the dataset's folder, absolute.
-        fps: its rate.
-        lengths: of its episodes, in ticks.
+        base: absolute path of the existing dataset.
+        fps: its frame rate.
+        lengths: lengths of its episodes, in ticks.
     """
 
     base: str
@@ -39,7 +39,7 @@ class Enrichment:
         """The enrichment of a dataset.
 
         Raises:
-            InputError: it is none of version 3, or has objects already.
+            InputError: it is not a LeRobot dataset of version 3, or already has objects.
         """
         from pyarrow import parquet
 
@@ -49,13 +49,13 @@ class Enrichment:
         if not version.startswith("v3.") or not isinstance(features, dict):
             raise InputError(
                 f"{path / INFO}: codebase_version {version!r}, a LeRobot dataset of version v3.x "
-                "expected; LeRobot converts older ones"
+                "expected; LeRobot can convert older ones"
             )
         if type(fps) is not int or fps < 1:
-            raise InputError(f"{path / INFO}: fps is {fps!r}, a whole number from 1 on expected")
+            raise InputError(f"{path / INFO}: fps is {fps!r}, an integer of at least 1 expected")
         there = [key for key in features if key.startswith("observation.objects.")]
         if there:
-            raise InputError(f"{path / INFO}: has objects already ({there[0]})")
+            raise InputError(f"{path / INFO}: already has objects ({there[0]})")
         lengths: dict[int, int] = {}
         for file in _files(path, "meta/episodes"):
             table = parquet.read_table(file, columns=["episode_index", "length"])
@@ -83,7 +83,7 @@ class Enrichment:
         added = {k: f for k, f in features_of(plan).items() if f["dtype"] != "video"}
         taken = [key for key in added if key in info["features"]]
         if taken:
-            raise InputError(f"{base / INFO}: has a feature {taken[0]} already")
+            raise InputError(f"{base / INFO}: already has a feature {taken[0]}")
         written = {*_files(base, "data"), *_files(base, "meta/episodes"), base / INFO, base / STATS}
         for path in sorted(base.rglob("*")):
             if path.is_file() and path not in written:
@@ -100,22 +100,22 @@ class Enrichment:
             write_json(out / "meta" / f"{name}.json", content)
 
     def _check_lengths(self, parts: Sequence[Part]) -> None:
-        """Every episode has its recording, of the same length.
+        """Check that every episode has a recording of the same length.
 
         Raises:
-            InputError: not so.
+            InputError: the numbers or the lengths differ.
         """
         if len(parts) != len(self.lengths):
             raise InputError(
-                f"{self.base}: has {len(self.lengths)} episodes, {len(parts)} recordings were "
-                "read; each episode needs its own, in the same order"
+                f"{self.base}: has {len(self.lengths)} episodes, but {len(parts)} recordings were "
+                "read; one recording per episode expected, in the same order"
             )
         for number, (part, length) in enumerate(zip(parts, self.lengths, strict=True)):
             if part.facts["length"] != length:
                 raise InputError(
-                    f"{self.base}: episode {number} has {length} frames, the recording "
+                    f"{self.base}: episode {number} has {length} frames, but the recording "
                     f"{part.episode.name} has {part.facts['length']} at {self.fps} Hz; the "
-                    "recording of this episode expected, with the same beginning and end"
+                    "recording of this episode expected, with the same start and end"
                 )
 
 
@@ -124,7 +124,7 @@ def _files(base: Path, folder: str) -> list[Path]:
 
 
 def _add_columns(source: Path, target: Path, names: list[str], parts: Sequence[Part]) -> None:
-    """Write a data file with the columns of its episodes; one file is in memory at a time."""
+    """Copy a data file, adding columns from its episodes; one file is in memory at a time."""
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -135,7 +135,7 @@ def _add_columns(source: Path, target: Path, names: list[str], parts: Sequence[P
     added = arrow.concat_tables([one.select(["frame_index", *names]) for one in own])
     wanted = [number for number, one in zip(order, own, strict=True) for _ in range(len(one))]
     if numbers != wanted or not table["frame_index"].equals(added["frame_index"]):
-        raise InputError(f"{source}: its rows are not those of whole episodes in order")
+        raise InputError(f"{source}: rows of complete episodes in order expected")
     for name in names:
         table = table.append_column(added.schema.field(name), added[name])
     kept = {k: v for k, v in (table.schema.metadata or {}).items() if k != b"huggingface"}
@@ -144,7 +144,7 @@ def _add_columns(source: Path, target: Path, names: list[str], parts: Sequence[P
 
 
 def _add_stats(source: Path, target: Path, names: list[str], parts: Sequence[Part]) -> None:
-    """Write a file of episodes with the statistics of the new features."""
+    """Copy a file of episodes, adding the statistics of the new features."""
     import pyarrow as arrow
     from pyarrow import parquet
 

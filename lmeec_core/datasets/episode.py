@@ -1,4 +1,4 @@
-"""One episode of a dataset: a recording read, brought to the common clock, and written."""
+"""One episode of a dataset: reads a recording, resamples it to the common clock, and writes it."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ Report = Callable[[int], None]
 
 
 class FindMasks(Protocol):
-    """Opens the predictions for a recording; a function of a module, since it goes to workers."""
+    """Opens the predictions for a recording; a module-level function, to be pickled for workers."""
 
     def __call__(
         self,
@@ -47,7 +47,7 @@ class FindMasks(Protocol):
         objects: Collection[str] | None,
         problems: list[str],
     ) -> Predictions:
-        """The predictions of a take; what is left out of them is added to ``problems``."""
+        """The predictions for a take; texts about what is left out are added to ``problems``."""
 
 
 class EpisodeWriter(Protocol):
@@ -60,39 +60,39 @@ class EpisodeWriter(Protocol):
         """Finish the files.
 
         Returns:
-            What the format's end needs to know, ready for JSON; under "problems" what the format
-            cannot hold.
+            Data for :meth:`Format.finish`, ready for JSON; "problems" lists what the format cannot
+            store.
         """
 
     def abort(self) -> None:
-        """Close open files; the folder is going to be removed."""
+        """Close open files; the folder will be removed."""
 
 
 class Format(Protocol):
-    """A format of datasets. Instances go to worker processes."""
+    """A dataset format. Instances are sent to worker processes."""
 
     @property
     def name(self) -> str:
-        """As in --format."""
+        """The name, as in --format."""
 
     def check(self) -> None:
-        """Import what it needs.
+        """Import the packages that the format needs.
 
         Raises:
-            ImportError: that is not installed.
+            ImportError: a package is not installed.
         """
 
     def writer(self, folder: Path, plan: Plan, episode: Episode) -> EpisodeWriter:
-        """A writer of an episode."""
+        """A writer for one episode."""
 
     def finish(self, out: Path, plan: Plan, parts: list[Part], notes: Mapping[str, Any]) -> None:
-        """Put the episodes' files together.
+        """Combine the episodes' files into the dataset.
 
         Args:
             out: the dataset's folder, empty; files of parts may be linked into it.
-            plan: of all episodes.
+            plan: the plan of the dataset.
             parts: the finished episodes, in order; at least one.
-            notes: the side files' content, by name: objects, cameras, provenance.
+            notes: the content of the side files (objects, cameras, provenance), by name.
         """
 
 
@@ -100,10 +100,10 @@ class Part(NamedTuple):
     """A finished episode.
 
     Attributes:
-        episode: which one.
-        folder: its files.
-        facts: "length" in ticks, "objects" (first and last tick and number of ticks by object and
-            camera), "poses" (by camera that moves, of each tick), "written" (what the writer
+        episode: the episode.
+        folder: the folder of its files.
+        facts: "length" in ticks, "objects" (first tick, last tick and number of ticks, by object
+            and camera), "poses" (for each tick, by moving camera), "written" (what the writer
             returned), "problems", "notes".
     """
 
@@ -113,7 +113,7 @@ class Part(NamedTuple):
 
 
 class Job(NamedTuple):
-    """An episode to make; goes to worker processes."""
+    """An episode to make; sent to worker processes."""
 
     source: RecordingSource
     find: FindMasks
@@ -121,13 +121,13 @@ class Job(NamedTuple):
     plan: Plan
     episode: Episode
     folder: Path
-    """Of the finished episode."""
+    """The folder of the finished episode."""
     progress: Path | None = None
-    """File that takes the number of moments done, for the progress bar."""
+    """File to write the number of moments done to, for the progress bar."""
 
 
 def identity(job: Job) -> dict[str, Any]:
-    """All that an episode's files depend on."""
+    """Everything that an episode's files depend on."""
     return {
         "format": [job.format.name, job.format.__dict__],
         "plan": job.plan.identity(),
@@ -136,7 +136,7 @@ def identity(job: Job) -> dict[str, Any]:
 
 
 def facts_of(folder: Path) -> dict[str, Any] | None:
-    """What a finished episode says of itself; None where there is none."""
+    """The facts stored with a finished episode; None if there are none."""
     try:
         found = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -145,7 +145,7 @@ def facts_of(folder: Path) -> dict[str, Any] | None:
 
 
 def work(job: Job) -> str | None:
-    """What worker processes and cluster nodes run: :func:`make`, with a note of progress.
+    """:func:`make` for worker processes and cluster nodes; writes progress to a file.
 
     Returns:
         Why the recording could not be read; None if the episode was made.
@@ -153,7 +153,7 @@ def work(job: Job) -> str | None:
 
     def report(done: int) -> None:
         if job.progress is not None:
-            with suppress(OSError):  # failing to note progress must not fail the episode
+            with suppress(OSError):  # without progress, the episode must still be made
                 write_text(job.progress, str(done))
 
     try:
@@ -164,10 +164,10 @@ def work(job: Job) -> str | None:
 
 
 def make(job: Job, report: Report) -> None:
-    """Write one episode; its folder appears under its name once it is complete.
+    """Write one episode; its folder gets its final name once it is complete.
 
     Raises:
-        InputError: the recording or its predictions cannot be read at all, or hold no frame.
+        InputError: the recording or its predictions cannot be read at all, or have no frames.
     """
     problems: list[str] = []
     notes: list[str] = []
@@ -180,10 +180,10 @@ def make(job: Job, report: Report) -> None:
             facts = _write(job, reader.ticks(tally, report), new.content)
             reader.finish()
             problems += [f"{job.episode.name}: {x}" for x in facts["written"].get("problems", ())]
-        told, said = tally.texts(job.plan.fps, job.plan.fps_given)
+        clock_problems, clock_notes = tally.texts(job.plan.fps, job.plan.fps_given)
         name = job.episode.name
-        problems[:0] = [f"{name}: {text}" for text in told]
-        notes[:0] = [f"{name}: {text}" for text in said]
+        problems[:0] = [f"{name}: {text}" for text in clock_problems]
+        notes[:0] = [f"{name}: {text}" for text in clock_notes]
         notes += warnings
         facts |= {"problems": list(dict.fromkeys(problems)), "notes": list(dict.fromkeys(notes))}
         facts["identity"] = identity(job)
@@ -216,7 +216,7 @@ def _write(job: Job, ticks: Iterator[Tick], folder: Path) -> dict[str, Any]:
 
 
 class _Reader:
-    """Reads a recording tick by tick and keeps account of what is missing."""
+    """Reads a recording tick by tick, and counts what is missing."""
 
     def __init__(self, job: Job, problems: list[str], notes: list[str]) -> None:
         self.plan, self.episode, self.problems = job.plan, job.episode, problems
@@ -261,7 +261,7 @@ class _Reader:
         for camera, count in self._missing.items():
             if count:
                 self.problems.append(
-                    f"{name}: {count} frames without an image of camera {camera}: black in the "
+                    f"{name}: {count} frames have no image from camera {camera}: black in the "
                     "dataset, with the stamp -1"
                 )
         for camera in plan.cameras if self._faces is not None else ():
@@ -271,20 +271,20 @@ class _Reader:
             height, width = plan.sizes[camera]
             self.problems.append(
                 f"{name}: camera {camera} has images of {size[1]} x {size[0]}, not {width} x "
-                f"{height} as the first ones: left out"
+                f"{height} like the first ones: left out"
             )
         for camera, count in self._unknown.items():
             if count == self._ticks:
                 hint = "" if plan.predicted else "; give a result file or a bag of masks"
                 self.problems.append(f"{name}: camera {camera} has no masks{hint}")
             elif count:
-                text = f"{count} of {self._ticks} ticks without any mask of camera {camera}"
+                text = f"{count} of {self._ticks} ticks have no mask in camera {camera}"
                 self._notes.append(f"{name}: {text}")
         if self._beyond:
             listed = ", ".join(map(repr, self._beyond))
             self.problems.append(
-                f"{name}: objects without a slot: {listed}; they come after the frames that were "
-                "looked at first: name all objects in the result file or in the parameter file"
+                f"{name}: objects without a slot: {listed}; they appear only after the first "
+                "frames: name all objects in the result file or in the parameter file"
             )
         for found in self._found:
             if isinstance(found, ResultPredictions):

@@ -1,4 +1,4 @@
-"""Faces made unrecognisable, where OpenCV's YuNet detector finds them."""
+"""Blurs the faces that OpenCV's YuNet detector finds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from lmeec_core.errors import InputError
 
 SCORE = 0.5
-"""From which a detection counts. OpenCV's default is 0.9; a face that is missed costs more here
-than another thing that is blurred."""
+"""Minimum score of a detection. OpenCV's default is 0.9, but here a missed face is worse than a
+false detection."""
 MARGIN = 0.25
-"""Of a detection's width and height, added on each side."""
+"""Margin added on each side, as a share of a detection's width and height."""
 CELLS = 4
-"""What is left of a face: so many mean colours across and down."""
+"""Faces are reduced to a grid of CELLS x CELLS mean colours."""
 Image = NDArray[np.uint8]
 
 
@@ -36,7 +36,7 @@ class FaceModel(NamedTuple):
         """The model in a file.
 
         Raises:
-            InputError: it cannot be read, or is no YuNet model.
+            InputError: the file cannot be read, or is not a YuNet model.
         """
         try:
             digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -51,10 +51,10 @@ class Faces:
     """Finds faces and blurs them.
 
     Args:
-        model: the detector's.
+        model: the detector's model.
 
     Raises:
-        InputError: OpenCV cannot use it.
+        InputError: OpenCV cannot use the model.
     """
 
     def __init__(self, model: FaceModel) -> None:
@@ -66,18 +66,18 @@ class Faces:
         except cv2.error as error:
             reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"{model.path}: OpenCV's FaceDetectorYN cannot use it ({reason}); a YuNet model "
-                "expected, such as face_detection_yunet_2023mar.onnx of OpenCV's model zoo"
+                f"{model.path}: OpenCV's FaceDetectorYN cannot use this file ({reason}); a YuNet "
+                "model expected, such as face_detection_yunet_2023mar.onnx of OpenCV's model zoo"
             ) from error
 
     def boxes(self, image: Image) -> list[tuple[int, int, int, int]]:
-        """Where the faces are, with a margin.
+        """Bounding boxes of the faces, with a margin.
 
         Args:
             image: RGB (H, W, 3).
 
         Returns:
-            Left, top, right and bottom edge, within the image.
+            (left, top, right, bottom) of each face, within the image.
         """
         height, width = image.shape[:2]
         self._detector.setInputSize((width, height))
@@ -93,7 +93,7 @@ class Faces:
         return boxes
 
     def blurred(self, image: Image) -> tuple[Image, int]:
-        """A copy of an image with its faces blurred, and how many there were."""
+        """A copy of an image with its faces blurred, and the number of faces."""
         boxes, drawn = self.boxes(image), image.copy()
         for left, top, right, bottom in boxes:
             face = drawn[top:bottom, left:right]
@@ -105,7 +105,7 @@ class Faces:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """OpenCV warns of targets that nobody asked for."""
+    """Suppress OpenCV's warnings about unused computation targets."""
     level = logging.getLogLevel()
     logging.setLogLevel(logging.LOG_LEVEL_ERROR)
     try:

@@ -11,7 +11,7 @@ from lmeec_core.datasets.webdataset import WebDataset
 
 
 def format_named(name: str) -> Format:
-    """The format of a name: lerobot, hdf5, coco, davis, mots or webdataset."""
+    """The format with a name: lerobot, hdf5, coco, davis, mots or webdataset."""
     formats: tuple[Format, ...] = (
         LeRobot(), Hdf5(), Coco(), Labels("davis"), Labels("mots"), WebDataset(),
     )  # fmt: skip

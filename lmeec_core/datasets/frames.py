@@ -1,4 +1,4 @@
-"""What a dataset holds: the plan that all its episodes share, and the content of one tick."""
+"""The content of a dataset: the plan that all episodes share, and the data of one tick."""
 
 from __future__ import annotations
 
@@ -24,22 +24,22 @@ from lmeec_core.viewing.options import ViewOptions
 
 @dataclass(frozen=True)
 class Plan:
-    """What is the same in all episodes of a dataset.
+    """The properties that all episodes of a dataset share.
 
     Attributes:
         fps: ticks per second of the common clock.
-        fps_given: whether the user chose it, so that frames between the ticks are not missed.
+        fps_given: whether the user chose ``fps``; then dropping frames between ticks is no problem.
         query: the query camera.
-        cameras: names, the query camera first.
+        cameras: camera names, the query camera first.
         sizes: (height, width) of each camera's images.
         slots: object ids; a slot has the same object in every episode.
-        beyond: objects that have no slot, because there are too few.
-        threshold: probability from which a predicted object counts as visible, 0 to 1.
+        beyond: objects without a slot, because there are too few slots.
+        threshold: minimum presence probability of a visible predicted object, 0 to 1.
         predicted: whether the target cameras' masks are predictions; else annotations.
-        located: whether there are points in space: in some recording, two cameras have a lens and
-            a pose.
-        hand: the object that is a hand, so that what it touches and moves is told; empty: none.
-        faces: the detector of the faces to blur; None: the images as they are.
+        located: whether there are 3D points, because at least one recording has two cameras with a
+            lens and a pose.
+        hand: the object that is a hand, to record what it touches and moves; "" for none.
+        faces: the detector of the faces to blur; None: faces are not blurred.
     """
 
     fps: int
@@ -57,7 +57,7 @@ class Plan:
 
     @property
     def object_fields(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """What :attr:`Tick.objects` holds: type, and shape of each object."""
+        """The fields of :attr:`Tick.objects`: type, and shape per object."""
         fields: dict[str, tuple[str, tuple[int, ...]]] = {}
         if self.located:
             fields |= {"position": ("float32", (3,)), "position_valid": ("bool", ())}
@@ -66,7 +66,7 @@ class Plan:
         return fields
 
     def identity(self) -> dict[str, Any]:
-        """All that the episodes' files depend on, as JSON returns it."""
+        """Everything that the episodes' files depend on, as JSON values."""
         content = {name: getattr(self, name) for name in self.__dataclass_fields__}
         found: dict[str, Any] = json.loads(json.dumps(content))
         return found
@@ -77,14 +77,14 @@ class Episode:
     """One recording of a dataset.
 
     Attributes:
-        options: how to open it.
-        name: of the recording.
-        label: the name as that of a file, unlike any other episode's.
-        task: the sentence that says what is done in it.
-        frames: largest number of moments, for the progress bar.
-        inputs: a fingerprint of its files.
-        calibration: lenses and poses of the plan's cameras; empty where none are known.
-        calibrated_by: the file that they are from.
+        options: how to open the recording.
+        name: name of the recording.
+        label: the name as a unique file name.
+        task: a sentence that describes the task.
+        frames: maximum number of moments, for the progress bar.
+        inputs: a fingerprint of the recording's files.
+        calibration: lenses and poses of the plan's cameras; empty if unknown.
+        calibrated_by: the file of the calibration.
     """
 
     options: ViewOptions
@@ -98,12 +98,12 @@ class Episode:
 
     @property
     def key(self) -> str:
-        """Name of its folder in the work folder."""
+        """Name of the episode's folder in the work folder."""
         what = (str(self.options.source.resolve()), self.options.take, self.options.query)
         return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:24]
 
     def identity(self) -> dict[str, Any]:
-        """All that its files depend on besides the plan."""
+        """Everything besides the plan that the episode's files depend on."""
         known = hashlib.sha256(calibration_text(self.calibration).encode()).hexdigest()
         return {"name": self.name, "label": self.label, "task": self.task, "inputs": self.inputs,
                 "calibration": known}  # fmt: skip
@@ -112,19 +112,21 @@ class Episode:
 class Rows(NamedTuple):
     """The N object slots of a dataset in one camera's image.
 
-    Pixels are those of the camera's image, (0, 0) the centre of the top-left one. What is not
-    visible has zeros.
+    Coordinates are pixels of the camera's image; (0, 0) is the centre of the top-left pixel.
+    Objects that are not visible have zeros.
 
     Attributes:
-        known: bool (N,), whether anything was said of the object: a mask, or that it is not there.
-        visible: bool (N,), whether it is there: probability at the threshold or above, and a mask.
-        score: float32 (N,), the probability; of query masks and annotations 1 or 0.
-        bbox: float32 (N, 4), x and y of the left upper and the right lower corner: the edges of
+        known: bool (N,), whether it is known if the object is visible: there is a prediction or an
+            annotation, which may be empty.
+        visible: bool (N,), whether the object is visible: its presence probability is at least the
+            threshold, and it has a mask.
+        score: float32 (N,), the presence probability; 1 or 0 for query masks and annotations.
+        bbox: float32 (N, 4), x and y of the upper left and the lower right corner: the edges of
             the mask's pixels, so that width and height are differences.
-        centroid: float32 (N, 2), x and y of the mask's mean pixel.
+        centroid: float32 (N, 2), x and y of the mask's centroid.
         area: float32 (N,), the mask's share of the image.
         rles: masks at their own size, as COCO run lengths; None without a mask.
-        masks: the same, bool (h, w).
+        masks: the same masks, bool (h, w).
     """
 
     known: NDArray[np.bool_]
@@ -141,8 +143,8 @@ class CameraTick(NamedTuple):
     """One camera at one tick.
 
     Attributes:
-        image: RGB uint8 (H, W, 3); black where there is none.
-        stamp_ns: the image's own stamp; -1 where there is none.
+        image: RGB uint8 (H, W, 3); black if there is no image.
+        stamp_ns: the image's own stamp; -1 if there is no image.
         rows: the objects.
     """
 
@@ -155,11 +157,11 @@ class Tick(NamedTuple):
     """One tick of the common clock.
 
     Attributes:
-        number: within the episode, from 0.
-        frame: number of the recording's frame that it shows.
+        number: number of the tick within the episode, from 0.
+        frame: the frame number in the recording.
         cameras: by name, in the plan's order.
-        objects: (N, ...) of each of the plan's object fields. position: points in space, zeros
-            where not position_valid. moves, contact: of :class:`.interaction.Touch`.
+        objects: the plan's object fields, (N, ...). position: 3D points, zero unless
+            position_valid. moves, contact: see :class:`.interaction.Touch`.
     """
 
     number: int
@@ -172,7 +174,7 @@ def rows_of(view: View, plan: Plan) -> Rows:
     """The object slots of a view.
 
     Args:
-        view: of the query camera or a target camera.
+        view: a view of the query camera or a target camera.
         plan: the slots and the threshold; whether target cameras have predictions or annotations.
     """
     count = len(plan.slots)
@@ -210,16 +212,16 @@ def _place(mask: Mask, size: tuple[int, int]) -> tuple[NDArray[np.float64], NDAr
 def positions(
     cameras: Mapping[str, CameraTick], plan: Plan, calibration: Calibration, frame: int
 ) -> dict[str, NDArray[Any]]:
-    """Points in space of the objects that two or more calibrated cameras see, from centroids.
+    """3D points of the objects visible in two or more calibrated cameras, from mask centroids.
 
     Args:
-        cameras: of one tick.
-        plan: of the dataset.
-        calibration: of the recording.
-        frame: number of the recording's frame, for cameras that move.
+        cameras: the cameras of one tick.
+        plan: the plan of the dataset.
+        calibration: the calibration of the recording.
+        frame: the frame number in the recording, for moving cameras.
 
     Returns:
-        "position" and "position_valid"; nothing if the plan has none.
+        "position" and "position_valid"; empty if the dataset has no 3D points.
     """
     count = len(plan.slots)
     points, valid = np.zeros((count, 3), np.float32), np.zeros(count, bool)
@@ -233,7 +235,7 @@ def positions(
         }
         try:
             found = calibration.triangulate(frame, pixels)
-        except GeometryError:  # that there is no point is what position_valid says
+        except GeometryError:  # position_valid stays False
             continue
         points[slot], valid[slot] = found.point, True
     return {"position": points, "position_valid": valid}
@@ -242,10 +244,10 @@ def positions(
 def touches(
     cameras: Mapping[str, CameraTick], plan: Plan, rule: Interaction
 ) -> dict[str, NDArray[Any]]:
-    """What moves, and what the hand touches.
+    """Which objects move, and which the hand touches.
 
     Returns:
-        "moves" and "contact", bool (N,); nothing if the plan names no hand.
+        "moves" and "contact", bool (N,); empty if none of the objects is a hand.
     """
     if not plan.hand:
         return {}
@@ -265,7 +267,7 @@ def touches(
 
 
 def pose_rows(calibration: Calibration, frame: int) -> dict[str, list[float] | None]:
-    """Where the cameras that move are in a frame, x, y, z and the quaternion x, y, z, w."""
+    """Poses of the moving cameras in a frame: x, y, z and the quaternion x, y, z, w."""
     found: dict[str, list[float] | None] = {}
     for name, by_frame in calibration.moving.items():
         pose = by_frame.get(frame)
@@ -274,7 +276,8 @@ def pose_rows(calibration: Calibration, frame: int) -> dict[str, list[float] | N
 
 
 def object_spans(spans: dict[str, dict[str, list[int]]], tick: Tick, slots: Sequence[str]) -> None:
-    """Note per object and camera the first and the last tick where it is visible, and how many."""
+    """Update the first and last tick, and the number of ticks, on which each object is visible in
+    each camera."""
     for camera, one in tick.cameras.items():
         for slot in np.flatnonzero(one.rows.visible):
             span = spans.setdefault(slots[int(slot)], {}).setdefault(camera, [tick.number, 0, 0])

@@ -1,11 +1,11 @@
-"""One HDF5 file, laid out as robomimic's: data/demo_<episode>/obs/<key>.
+"""One HDF5 file with the layout of robomimic: data/demo_<episode>/obs/<key>.
 
-<cam>              uint8 (T, H, W, 3), chunks of a frame, gzip
+<cam>              uint8 (T, H, W, 3), one chunk per frame, gzip
 <cam>_mask_<slot>  bool (T, H, W), likewise; the attribute "object" holds the object's id
 <cam>_<field>      the fields of :class:`lmeec_core.datasets.frames.Rows`, (T, N, ...)
 <cam>_stamp        int64 (T,), nanoseconds; -1: no image
-position, position_valid   points in space, with calibration
-moves, contact             with a hand
+position, position_valid   3D points, if the cameras are calibrated
+moves, contact             if one of the objects is a hand
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ class Hdf5:
 
 
 class Hdf5Writer:
-    """Writes an episode into a file of its own.
+    """Writes an episode into its own file.
 
     Args:
-        folder: it is there.
-        plan: of the dataset.
-        episode: which one.
+        folder: the folder to write to; must exist.
+        plan: the plan of the dataset.
+        episode: the episode to write.
     """
 
     def __init__(self, folder: Path, plan: Plan, episode: Episode) -> None:
@@ -90,7 +90,7 @@ class Hdf5Writer:
             masks = dict(visible_masks(seen, self._plan, camera))
             for slot in range(len(self._plan.slots)):
                 frames = self._put(f"{name}_mask_{slot}", tick.number)
-                if slot in masks:  # chunks that are never written are False, and take no space
+                if slot in masks:  # chunks that are never written read as False and need no space
                     frames[tick.number] = masks[slot]
             self._columns.setdefault(f"{name}_stamp", []).append(np.int64(seen.stamp_ns))
             for field in FIELDS:
@@ -117,7 +117,7 @@ class Hdf5Writer:
         )  # fmt: skip
 
     def _put(self, name: str, number: int) -> Any:
-        """A dataset, with room for one more frame."""
+        """An HDF5 dataset, extended by one frame."""
         frames = self._obs[name]
         frames.resize(number + 1, axis=0)
         return frames

@@ -1,4 +1,4 @@
-"""Images and masks at the size of the images, for formats that are pictures."""
+"""Images, and masks at the size of the images, for formats that consist of image files."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lmeec_core.takes.rle import Rle
 from lmeec_core.viewing.moments import Mask
 
 QUALITY = 95
-"""Of JPEG files."""
+"""Quality of JPEG files."""
 
 
 def file_name(name: str) -> str:
-    """A camera's or a recording's name as the name of a file or a folder."""
+    """A camera's or a recording's name, made safe for file names."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name) or "_"
 
 
@@ -41,19 +41,20 @@ def visible_masks(seen: CameraTick, plan: Plan, camera: str) -> Iterator[tuple[i
 
 
 def visible_rles(seen: CameraTick, plan: Plan, camera: str) -> Iterator[tuple[int, Rle]]:
-    """(slot, run lengths at the image's size) of the visible objects that have a pixel then."""
+    """(slot, run lengths at the image's size) of the visible objects, without empty masks."""
     for slot, mask in visible_masks(seen, plan, camera):
         own = seen.rows.rles[slot]
         if own is not None and tuple(own["size"]) == plan.sizes[camera]:
             yield slot, own
-        elif mask.any():  # a small one may vanish in a smaller image
+        elif mask.any():  # resizing may remove a small mask
             yield slot, encode_mask(mask)
 
 
 def label_image(seen: CameraTick, plan: Plan, camera: str) -> tuple[NDArray[np.uint8], int]:
-    """The visible objects' labels, slot + 1, and the pixels that several of them claim.
+    """The visible objects as a label image, and the number of pixels with several objects.
 
-    Such a pixel belongs to the highest slot. 0 is background.
+    The label is the slot + 1, and the highest one for a pixel with several objects; 0 is
+    background.
     """
     labels = np.zeros(plan.sizes[camera], np.uint8)
     overlap = 0
@@ -70,7 +71,7 @@ def write_jpeg(path: Path, image: NDArray[np.uint8]) -> None:
 
 
 def link(source: Path, target: Path) -> None:
-    """A second name for a file, or a copy where the file system has none."""
+    """Hard-link a file, or copy it if the file system has no hard links."""
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
@@ -79,7 +80,7 @@ def link(source: Path, target: Path) -> None:
 
 
 def link_all(folder: Path, target: Path) -> None:
-    """:func:`link` for all files below a folder."""
+    """:func:`link` all files below a folder."""
     for path in sorted(folder.rglob("*")):
         if path.is_file():
             link(path, target / path.relative_to(folder))

@@ -1,20 +1,22 @@
-"""From hand to object: what is touched, and what moves, by a stated rule on masks.
+"""Interaction of a hand with objects: which are touched, and which move, by a rule on masks.
 
-An object **moves** at a tick if it has moved since the tick before. A camera says so if
+An object **moves** at a tick if it has moved since the tick before. A camera judges that it has if
 
-1. the mask's centroid has gone farther than :data:`FAR` of the object's size (the root of its area)
-   and :data:`LEAST` pixels, less what the camera itself has moved: the median of all objects' ways,
-   where it sees three or more; and
-2. the mask of before, put at the new centroid, covers the new one better than where it would be if
-   only the camera had moved. So an object that a hand begins to cover does not count as moving.
+1. the displacement of the mask's centroid is larger than :data:`FAR` of the object's size (the
+   square root of its area) and than :data:`LEAST` pixels. The camera's own motion is subtracted
+   first: the median displacement of all objects, if it sees at least three; and
+2. the earlier mask overlaps the new mask better when shifted by the object's displacement than when
+   shifted by the camera's motion. So an object that a hand begins to cover does not count as
+   moving.
 
-A camera that lacks the object at one of the ticks says nothing. A worn camera is asked only where
-no other one can tell, since things at other distances pass it at another pace; it says nothing if
-it sees fewer than three objects. The object moves if at least half of the cameras asked say so.
+A camera that does not see the object at both ticks is ignored. A worn camera is used only if no
+other camera sees the object, because objects at different distances have different displacements in
+it, and only if it sees at least three objects. The object moves if at least half of the cameras
+used judge that it has moved.
 
-An object is in **contact** with the hand if the hand's mask, made wider by :data:`REACH` of the
-image's diagonal, overlaps its mask in every camera that sees both: a hand in front of an object
-overlaps it in some views only. What is in contact and moves is **in the hand**.
+An object is in **contact** with the hand if the hand's mask, widened by :data:`REACH` of the
+image's diagonal, overlaps the object's mask in every camera that sees both: a hand in front of an
+object overlaps it only in some views. An object that moves and is in contact is **in the hand**.
 """
 
 from __future__ import annotations
@@ -32,17 +34,17 @@ from lmeec_core.takes import is_ego, resize_mask
 FAR = 0.15
 LEAST = 1.5
 ENOUGH = 3
-"""Objects that tell a camera's own motion."""
+"""Minimum number of objects from which a camera's own motion is estimated."""
 REACH = 0.01
 Mask = NDArray[np.bool_]
 
 
 class Touch(NamedTuple):
-    """What the masks say of an object at a tick.
+    """The interaction with an object at a tick.
 
     Attributes:
-        moves: it has moved since the tick before.
-        contact: the hand touches it.
+        moves: the object has moved since the tick before.
+        contact: the hand touches the object.
     """
 
     moves: bool
@@ -50,12 +52,12 @@ class Touch(NamedTuple):
 
     @property
     def in_hand(self) -> bool:
-        """Touched, and moving."""
+        """Whether the object is touched and moves."""
         return self.moves and self.contact
 
 
 class Interaction:
-    """Follows the masks of a recording from tick to tick."""
+    """Applies the rule to the masks of a recording, tick by tick."""
 
     def __init__(self) -> None:
         self._before: dict[str, Mapping[str, Mask]] = {}
@@ -65,14 +67,14 @@ class Interaction:
         cameras: Mapping[str, Mapping[str, Mask | None]],
         hand: Mapping[str, Mask | None],
     ) -> dict[str, Touch]:
-        """Go one tick further.
+        """Process the next tick.
 
         Args:
-            cameras: by camera and object the masks, bool (H, W); those of a camera have one size.
-            hand: the hand's mask by camera, of any size of the same shape.
+            cameras: masks, bool (H, W), by camera and object; of one size within a camera.
+            hand: the hand's mask by camera, of any size with the same aspect ratio.
 
         Returns:
-            by object, of those that a camera sees.
+            the interaction with each object that a camera sees.
         """
         seen: dict[str, Mapping[str, Mask]] = {
             camera: {n: m for n, m in masks.items() if m is not None and m.any()}
@@ -101,11 +103,11 @@ class Interaction:
 
 
 def moving(before: Mapping[str, Mask], now: Mapping[str, Mask], worn: bool) -> dict[str, bool]:
-    """What a camera says of the objects that it sees at both of two ticks; see the module.
+    """Which of the objects seen at both of two ticks have moved, for one camera; see the module.
 
     Args:
         before, now: masks by object, none empty.
-        worn: whether the camera may move.
+        worn: whether the camera is worn, and may move.
     """
     both = [name for name in now if name in before and before[name].shape == now[name].shape]
     if worn and len(both) < ENOUGH:
@@ -123,7 +125,7 @@ def moving(before: Mapping[str, Mask], now: Mapping[str, Mask], worn: bool) -> d
 
 
 def _cover(before: Mask, now: Mask, way: NDArray[np.float64]) -> float:
-    """IoU of a mask that has gone some way with another one."""
+    """IoU of a mask, shifted by ``way``, with another mask."""
     x, y = (round(float(value)) for value in way)
     turn = np.array([[1, 0, x], [0, 1, y]], np.float32)
     size = (before.shape[1], before.shape[0])
@@ -132,7 +134,7 @@ def _cover(before: Mask, now: Mask, way: NDArray[np.float64]) -> float:
 
 
 def _reach(hand: Mask | None, masks: Mapping[str, Mask]) -> Mask | None:
-    """The hand's mask, wider, at the size of the objects' masks."""
+    """The widened mask of the hand, at the size of the objects' masks."""
     if hand is None or not hand.any() or not masks:
         return None
     size = next(iter(masks.values())).shape

@@ -1,14 +1,14 @@
 """LeRobot datasets, version 3.0, written with pyarrow and PyAV.
 
-One Parquet file and one video per camera for each episode. The features of a camera <cam>, with N
+Each episode has one Parquet file, and one video per camera. The features of a camera <cam>, with N
 object slots, are those of :class:`lmeec_core.datasets.frames.Rows`:
 
     observation.images.<cam>             video
     observation.stamp.<cam>              int64, the image's own stamp in nanoseconds; -1: no image
     observation.objects.<cam>.<field>    known, visible, score, bbox, centroid, area
     observation.objects.<cam>.mask_rle   text, a JSON list of N COCO run lengths or nulls
-    observation.objects.<field>          position and position_valid with calibration, moves and
-                                         contact with a hand
+    observation.objects.<field>          position and position_valid if the cameras are calibrated,
+                                         moves and contact if one of the objects is a hand
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from lmeec_core.datasets.videos import VideoWriter
 
 VERSION = "v3.0"
 CHUNK = 1000
-"""Files in a folder."""
+"""Files per folder."""
 ROWS = 256
-"""Ticks in a row group of a Parquet file, and in memory."""
+"""Ticks per row group of a Parquet file, which are held in memory."""
 FILE = "chunk-{chunk_index:03d}/file-{file_index:03d}"
 AUTOMATIC = {
     "timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64",
@@ -42,16 +42,16 @@ FIELDS: dict[str, tuple[str, tuple[int, ...]]] = {
     "known": ("bool", ()), "visible": ("bool", ()), "score": ("float32", ()),
     "bbox": ("float32", (4,)), "centroid": ("float32", (2,)), "area": ("float32", ()),
 }  # fmt: skip
-"""Of every camera's objects: type, and shape of each object."""
+"""The fields of the objects in each camera: type, and shape per object."""
 
 
 def key_of(camera: str) -> str:
-    """A camera's name as part of a feature's key, which may not contain "/"."""
+    """A camera's name for use in a feature's key, which may not contain "/"."""
     return camera.replace("/", "_")
 
 
 def features_of(plan: Plan) -> dict[str, dict[str, Any]]:
-    """The features besides the automatic ones, by key, as info.json lists them."""
+    """The features listed in info.json, by key, without the automatic ones."""
     features: dict[str, dict[str, Any]] = {}
     slots, count = list(plan.slots), len(plan.slots)
     for camera in plan.cameras:
@@ -119,12 +119,12 @@ class LeRobot:
 
 
 class LeRobotWriter:
-    """Writes an episode: data.parquet, and <number of the camera>.mp4.
+    """Writes an episode: data.parquet, and <camera number>.mp4.
 
     Args:
-        folder: it is there, and empty.
-        plan: of the dataset.
-        videos: whether to write them, too.
+        folder: the folder to write to; must exist and be empty.
+        plan: the plan of the dataset.
+        videos: whether to write the videos.
     """
 
     def __init__(self, folder: Path, plan: Plan, videos: bool = True) -> None:
@@ -205,7 +205,7 @@ class LeRobotWriter:
                 len(values), *_inner((one or {}).get("shape"))
             )
             arrays.append(_nested(block, field.type))
-            # LeRobot expects of every key with "image" in it that it is one.
+            # LeRobot treats every key that contains "image" as an image.
             if "image" not in field.name:
                 self._columns.setdefault(field.name, []).append(block)
         self._parquet.write_table(arrow.Table.from_arrays(arrays, schema=self._schema))
@@ -214,7 +214,7 @@ class LeRobotWriter:
 
 
 def _inner(shape: Sequence[int] | None) -> list[int]:
-    """The shape of a row's value: one number, where a feature has a single one."""
+    """The shape of a feature's value in one row: [] for a scalar."""
     return [] if shape is None or list(shape) == [1] else list(shape)
 
 
@@ -232,7 +232,7 @@ def _type(dtype: str, shape: Sequence[int]) -> Any:
 
 
 def _nested(block: NDArray[Any], kind: Any) -> Any:
-    """An array (T, ...) as a column."""
+    """An array (T, ...) as a Parquet column."""
     import pyarrow as arrow
 
     if block.ndim == 1:
@@ -242,7 +242,8 @@ def _nested(block: NDArray[Any], kind: Any) -> Any:
 
 
 def _number(part: Part, target: Path, number: int, start: int, task: int) -> dict[str, Any]:
-    """Copy an episode's data with its place in the dataset; returns these columns' statistics."""
+    """Copy an episode's data, setting the columns with its place in the dataset; returns the
+    statistics of these columns."""
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -274,7 +275,7 @@ def _episode_row(
     place: Mapping[str, int],
     own: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The row of an episode in meta/episodes; under "stats" its statistics by feature."""
+    """The row of an episode in meta/episodes; "stats" has its statistics by feature."""
     length = part.facts["length"]
     row: dict[str, Any] = {
         "episode_index": number, "tasks": [part.episode.task], "length": length,
@@ -330,7 +331,7 @@ def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
-    """The table of tasks, whose index in pandas is the task's sentence."""
+    """Write the table of tasks, whose pandas index is the task's sentence."""
     import pyarrow as arrow
     from pyarrow import parquet
 
@@ -353,6 +354,6 @@ def _write_tasks(path: Path, tasks: Sequence[str]) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file; its folder is made."""
+    """Write a JSON file, creating its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Looks at the recordings of a dataset, and decides what is the same in all its episodes."""
+"""Inspects the recordings of a dataset, and makes the plan that all its episodes share."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ from lmeec_core.takes.keys import look_alike
 from lmeec_core.viewing.moments import Moment, Predictions, ResultPredictions
 from lmeec_core.viewing.options import ViewOptions
 
-LOOKED_AT = 8
-"""Moments of each recording that are read for its rate; more where a camera has no image yet."""
+INSPECTED = 8
+"""Number of moments of each recording that are read for its frame rate; more are read until every
+camera has had an image."""
 
 
 @dataclass(frozen=True)
 class DatasetOptions:
-    """The options of `lmeec dataset` that decide about its content; see its --help.
+    """The options of `lmeec dataset` that determine the content; see its --help.
 
     Attributes:
         views: how to open each recording.
-        fps, slots: None for as many as the recordings have.
-        task: None for the recordings' names.
-        calibration: file for all recordings; None for each one's own.
-        faces: YuNet model, to blur faces; None for none.
+        fps, slots: None: determined from the recordings.
+        task: None: the recordings' names.
+        calibration: calibration file for all recordings; None: each recording's own.
+        faces: YuNet model, to blur faces; None: faces are not blurred.
     """
 
     views: tuple[ViewOptions, ...]
@@ -50,7 +51,7 @@ class DatasetOptions:
 
 @dataclass
 class Seen:
-    """What the beginning of a recording shows."""
+    """The properties of a recording, from its first moments."""
 
     options: ViewOptions
     name: str
@@ -64,7 +65,7 @@ class Seen:
 
 @dataclass
 class Work:
-    """The plan and the episodes of a dataset, and what is left out of it already."""
+    """The plan and the episodes of a dataset, and texts about what is left out of it."""
 
     plan: Plan
     episodes: list[Episode]
@@ -73,11 +74,11 @@ class Work:
 
 
 def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find: FindMasks) -> Work:
-    """Look at the recordings and decide.
+    """Inspect the recordings and make the plan.
 
     Args:
-        options: what is wanted; ``sources`` reads each of its recordings.
-        sources: see there.
+        options: the options of the dataset.
+        sources: reads each of the recordings of ``options.views``.
         find: opens predictions.
 
     Raises:
@@ -88,7 +89,7 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
     seen = []
     for view, source in zip(options.views, sources, strict=True):
         try:
-            seen.append(_look(view, source, find))
+            seen.append(_inspect(view, source, find))
         except InputError as error:
             if len(options.views) == 1:
                 raise
@@ -101,13 +102,13 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
     slower = [one for one in kept if one.fps != fps]
     if slower and options.fps is None:
         text = ", ".join(f"{one.name} {one.fps} Hz" for one in slower[:3])
-        notes.append(f"the clock has {fps} Hz, the fastest recording's; others: {text}")
+        notes.append(f"the clock has {fps} Hz, like the fastest recording; others: {text}")
     names = _labels(kept)
     calibrations = _calibrations(options, kept, names, sizes, (problems, notes))
     if options.hand is not None and options.hand not in slots:
         raise InputError(
             f"--hand {options.hand}: no such object among {list(slots)}"
-            f"{look_alike(options.hand, slots)}; a hand is an object with masks of its own"
+            f"{look_alike(options.hand, slots)}; the hand must be an object with its own masks"
         )
     predicted = any(view.predictions is not None for view in options.views)
     plan = Plan(
@@ -131,8 +132,9 @@ def make_plan(options: DatasetOptions, sources: Sequence[RecordingSource], find:
     return Work(plan, episodes, problems, notes)
 
 
-def _look(view: ViewOptions, source: RecordingSource, find: FindMasks) -> Seen:
-    """Read the beginning of a recording; what is wrong with it is told when it is read."""
+def _inspect(view: ViewOptions, source: RecordingSource, find: FindMasks) -> Seen:
+    """Read the first moments of a recording. Its problems are reported later, when the episode is
+    made."""
     listed: list[str] = []
 
     def predictions(direction: str, take: str, objects: Collection[str] | None) -> Predictions:
@@ -148,13 +150,13 @@ def _look(view: ViewOptions, source: RecordingSource, find: FindMasks) -> Seen:
         first: list[Moment] = []
         sizes: dict[str, tuple[int, int] | None] = {}
         for moment in viewed.moments:
-            if len(first) < LOOKED_AT:
+            if len(first) < INSPECTED:
                 first.append(moment)
             for one in (moment.query, *moment.targets):
                 if sizes.get(one.camera) is None:
                     shape = None if one.image is None else (one.image.shape[0], one.image.shape[1])
                     sizes[one.camera] = shape
-            if len(first) == LOOKED_AT and None not in sizes.values():
+            if len(first) == INSPECTED and None not in sizes.values():
                 break
     if not first:
         why = "; ".join(dict.fromkeys(problems)) or "no frames, or no sets"
@@ -171,14 +173,15 @@ def _look(view: ViewOptions, source: RecordingSource, find: FindMasks) -> Seen:
 def _common(
     seen: list[Seen], problems: list[str]
 ) -> tuple[list[Seen], tuple[str, ...], dict[str, tuple[int, int]]]:
-    """The recordings that fit the first one, and the cameras that all of them have."""
+    """The recordings that match the first one, the cameras that all of them have, and the sizes of
+    their images."""
     first = seen[0]
     kept = []
     for one in seen:
         if one.query != first.query:
             problems.append(
-                f"{one.name}: left out: its query camera is {one.query}, the first recording's "
-                f"{first.query}; make a dataset of its own, or choose with --query"
+                f"{one.name}: left out: its query camera is {one.query}, that of the first "
+                f"recording {first.query}; make a separate dataset, or choose one with --query"
             )
             continue
         both = [name for name, size in one.sizes.items() if size and first.sizes.get(name)]
@@ -197,8 +200,8 @@ def _common(
         without = [one.name for one in kept if one.sizes.get(name) is None]
         size = first.sizes.get(name)
         if without or size is None:
-            what = f"not in {', '.join(without[:3])}{', ...' if len(without) > 3 else ''}"
-            problems.append(f"camera {name}: left out: no images of it {what}")
+            where = f"in {', '.join(without[:3])}{', ...' if len(without) > 3 else ''}"
+            problems.append(f"camera {name}: left out: it has no images {where}")
         else:
             sizes[name] = size
     if first.query not in sizes:
@@ -209,16 +212,18 @@ def _common(
 def _slots(
     options: DatasetOptions, kept: Iterable[Seen], problems: list[str]
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The objects of the slots, and those beyond them."""
+    """The objects that get slots, and those for which there are too few."""
     names = list(dict.fromkeys(name for one in kept for name in one.objects))
     if not names:
-        raise InputError("the recordings have no objects: no masks in the query view, none found")
+        raise InputError(
+            "the recordings have no objects: no masks in the query view, and no predictions"
+        )
     count = options.slots or len(names)
     if len(names) > count:
         listed = ", ".join(map(repr, names[count : count + 5]))
         more = "" if len(names) <= count + 5 else f" and {len(names) - count - 5} more"
         problems.append(f"{len(names)} objects, but --slots {count}: left out: {listed}{more}")
-    # Slots that nothing uses have names that no object has.
+    # Unused slots get names that no object has.
     spare = (f"#{number}" for number in range(count + len(names)))
     free = [name for name in spare if name not in names][: max(0, count - len(names))]
     return tuple(names[:count] + free), tuple(names[count:])
@@ -229,19 +234,20 @@ def _calibrations(
     kept: Sequence[Seen],
     names: Sequence[str],
     sizes: Mapping[str, tuple[int, int]],
-    told: tuple[list[str], list[str]],
+    messages: tuple[list[str], list[str]],
 ) -> list[Calibration]:
-    """Of each recording: what was given for all, or its own; ``told`` takes problems and notes."""
+    """The calibration of each recording: the one given for all, or its own. Problems and notes are
+    added to the two lists of ``messages``."""
     if options.calibration is not None:
-        one = calibrated.given(options.calibration, list(sizes), sizes, *told)
+        one = calibrated.given(options.calibration, list(sizes), sizes, *messages)
         return [one] * len(kept)
     paths = {name: seen.calibration for name, seen in zip(names, kept, strict=True)}
-    found = calibrated.own(paths, sizes, *told)
+    found = calibrated.own(paths, sizes, *messages)
     return [found[name] for name in names]
 
 
 def _labels(kept: Sequence[Seen]) -> list[str]:
-    """The recordings' names as those of files, each unlike the others."""
+    """Unique file names made from the recordings' names."""
     labels: list[str] = []
     for seen in kept:
         name = file_name(seen.name)
@@ -265,7 +271,7 @@ def _episode(seen: Seen, label: str, given: DatasetOptions, calibration: Calibra
 
 
 def fingerprint(path: Path) -> str:
-    """A digest of the names, sizes and times of the files at a path, hidden ones left out."""
+    """A digest of the names, sizes and times of the files at a path, without hidden files."""
     content = hashlib.sha256()
     files = [path] if path.is_file() else []
     for folder, names, inside in os.walk(path):

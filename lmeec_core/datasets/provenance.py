@@ -1,4 +1,4 @@
-"""The side files of a dataset: objects, cameras, and where its masks come from."""
+"""The side files of a dataset: objects, cameras, and the provenance of its masks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lmeec_core.datasets.frames import Plan
 from lmeec_core.geometry import MAX_ERROR, MIN_ANGLE
 
 SIDE = ("meta/provenance.json", "provenance.json")
-"""Where a dataset has the file by which this command knows its own."""
+"""Places of the file by which `lmeec dataset` recognises its own datasets."""
 TRACK_WORK = ".work"
 """Suffix of the folder in which `lmeec track` keeps the settings of a result file."""
 
@@ -31,9 +31,9 @@ def side_files(
 
     Args:
         kind: the dataset's format.
-        plan: of the dataset.
-        parts: its episodes.
-        problems: all that was left out.
+        plan: the plan of the dataset.
+        parts: the episodes.
+        problems: texts about everything that was left out.
     """
     return {
         "objects": _objects(plan, parts),
@@ -43,7 +43,7 @@ def side_files(
 
 
 def _objects(plan: Plan, parts: Sequence[Part]) -> list[dict[str, Any]]:
-    """Slots, and where each object is visible: ticks from the first to the last, and how many."""
+    """The slots, and where each object is visible: first tick, last tick and number of ticks."""
     listed = []
     for slot, name in enumerate(plan.slots):
         episodes = {
@@ -102,7 +102,7 @@ def _provenance(
 
 
 def _predictions(path: Path) -> dict[str, Any]:
-    """What is known of the masks: the file's digest, and the settings of `lmeec track`."""
+    """The origin of the masks: the file's digest, and the settings of `lmeec track`."""
     found: dict[str, Any] = {"file": path.name}
     if path.is_file():
         with path.open("rb") as file:
@@ -111,8 +111,8 @@ def _predictions(path: Path) -> dict[str, Any]:
     found["settings"] = settings
     if settings is None:
         found["note"] = (
-            f"the method and its checkpoint are not known: there is no {path.name}{TRACK_WORK} "
-            "of `lmeec track` beside the file"
+            f"the method and its checkpoint are unknown: there is no {path.name}{TRACK_WORK} "
+            "from `lmeec track` next to the file"
         )
     return found
 

@@ -1,4 +1,4 @@
-"""`lmeec dataset`: recordings in, a dataset out."""
+"""`lmeec dataset`: make a dataset from recordings."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 WORK = ".work"
 """Suffix of the work folder, after the dataset's name."""
 SHOWN = 5
+"""Maximum number of problems and of notes that are printed."""
 
 
 class Unit(NamedTuple):
@@ -51,25 +52,25 @@ def run(
 ) -> int:
     """Make a dataset and return the exit code: 0 if nothing had to be left out.
 
-    Finished episodes are kept in a folder beside it until it is complete.
+    Finished episodes are kept in a folder next to the dataset until it is complete.
 
     Args:
-        options: which recordings, and what of them.
-        sources: reads each of them.
+        options: the recordings, and what to export.
+        sources: reads each of the recordings.
         find: opens predictions.
         kind: the format.
         out: the dataset's folder.
         workers: number of processes.
-        overwrite: replace a dataset that is there.
-        console: for reports.
-        cluster: address of a Ray cluster to run on, in place of processes.
+        overwrite: replace an existing dataset.
+        console: where to print.
+        cluster: address of a Ray cluster to run on, instead of local processes.
 
     Raises:
-        InputError, OSError: what the user can mend; finished episodes are kept.
+        InputError, OSError: an error that the user can fix; finished episodes are kept.
     """
     kind.check()
     _check_out(out, overwrite)
-    with console.status("looking at the recordings"):
+    with console.status("reading the recordings"):
         planned = make_plan(options, sources, find)
     plan = planned.plan
     _check_once(planned)
@@ -115,7 +116,7 @@ def _check_once(planned: Work) -> None:
     keys: set[str] = set()
     for one in planned.episodes:
         if one.key in keys:
-            raise InputError(f"{one.options.source}: is given twice; give each recording once")
+            raise InputError(f"{one.options.source}: given twice; give each recording once")
         keys.add(one.key)
 
 
@@ -135,17 +136,17 @@ def _finish(
 def _make_all(
     jobs: Sequence[Job], workers: int, console: Console, cluster: str | None
 ) -> list[str]:
-    """Make the episodes that are not finished yet; returns why some could not be made."""
+    """Make the episodes that are not finished yet; returns a text for each that failed."""
     missing = []
     for job in jobs:
         before = facts_of(job.folder)
         if before is None or before.get("identity") != _as_json(identity(job)):
             if before is not None:
-                text = f"{job.episode.name}: made again, its recording or the options have changed"
+                text = f"{job.episode.name}: made again: its recording or the options have changed"
                 console.print(text, style="yellow", markup=False, soft_wrap=True)
             missing.append(job)
     if len(missing) < len(jobs):
-        console.print(f"{len(jobs) - len(missing)} of {len(jobs)} episodes were finished before")
+        console.print(f"{len(jobs) - len(missing)} of {len(jobs)} episodes were already finished")
     failed: list[str] = []
     if not missing:
         return failed
@@ -164,8 +165,8 @@ def _make_all(
         ):
             if error is None and _part(job) is None:
                 error = (
-                    f"was made, but not into {job.folder.parent.resolve()} of this machine: a "
-                    "folder that the nodes of the cluster see under the same path expected"
+                    f"was made, but not in {job.folder.parent.resolve()} on this machine: a folder "
+                    "that all machines of the cluster see at the same path expected"
                 )
             if error is not None:
                 failed.append(f"{job.episode.name}: left out: {error}")
@@ -196,12 +197,12 @@ def _outcomes(
     for result in results:
         if result.error is not None:
             raise ExplainedError(f"{result.job.episode.name}: {result.error}; the finished "
-                                 "episodes are kept: the same command goes on")  # fmt: skip
+                                 "episodes are kept: run the same command again")  # fmt: skip
         yield result.job, result.value
 
 
 def _anywhere(job: Job) -> Job:
-    """A job with absolute paths, since a cluster's node runs in a folder of its own."""
+    """A job with absolute paths, because cluster nodes have another working directory."""
     paths = ("source", "predictions", "videos", "params")
     given = {name: getattr(job.episode.options, name) for name in paths}
     options = replace(
@@ -233,8 +234,12 @@ def _check_out(out: Path, overwrite: bool) -> None:
     if out.is_dir() and not any(out.iterdir()):
         return
     if not (ours and overwrite):
-        hint = "--overwrite replaces it" if ours else "it is no dataset of lmeec; name another"
-        raise InputError(f"{out}: exists already; {hint}")
+        hint = (
+            "--overwrite replaces it"
+            if ours
+            else "it was not made by lmeec dataset; choose another folder"
+        )
+        raise InputError(f"{out}: already exists; {hint}")
 
 
 @contextmanager
@@ -246,10 +251,10 @@ def _locked(folder: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(
-                f"{folder}: another process works there; wait for it, or give another --out"
+                f"{folder}: in use by another process; wait for it, or choose another --out"
             ) from error
         for left in folder.glob(".*.partial"):
-            shutil.rmtree(left, ignore_errors=True)  # of a process that was killed
+            shutil.rmtree(left, ignore_errors=True)  # from a process that was killed
         yield
 
 

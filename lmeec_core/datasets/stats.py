@@ -1,4 +1,4 @@
-"""Statistics of a dataset's features as LeRobot keeps them: per episode, and of all episodes."""
+"""Statistics of a dataset's features, as LeRobot stores them: per episode, and overall."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 QUANTILES = {"q01": 0.01, "q10": 0.1, "q50": 0.5, "q90": 0.9, "q99": 0.99}
-EVERY = 4
-"""Every so manieth row and column of an image is counted."""
+STRIDE = 4
+"""Images are subsampled by this factor in both directions."""
 
 Stats = dict[str, Any]
 """min, max, mean, std, count and quantiles: nested lists, ready for JSON and Parquet."""
 
 
 class ImageStats:
-    """Statistics of images by channel, in constant memory; values are 0 to 1."""
+    """Statistics of images per channel, in constant memory; values are 0 to 1."""
 
     def __init__(self) -> None:
         self._counts = np.zeros((3, 256), np.int64)
         self._images = 0
 
     def add(self, image: NDArray[np.uint8]) -> None:
-        """Count an image, (H, W, 3)."""
-        some = image[::EVERY, ::EVERY]
+        """Add an image, (H, W, 3)."""
+        some = image[::STRIDE, ::STRIDE]
         for channel in range(3):
             self._counts[channel] += np.bincount(some[:, :, channel].ravel(), minlength=256)
         self._images += 1
 
     def result(self) -> Stats:
-        """The statistics, each (3, 1, 1); the count is that of the images."""
+        """The statistics, each (3, 1, 1); "count" is the number of images."""
         values = np.arange(256) / 255.0
         total = self._counts.sum(axis=1, keepdims=True)
         mean = (self._counts * values).sum(axis=1, keepdims=True) / total
@@ -50,7 +50,7 @@ class ImageStats:
 
 
 def column_stats(values: NDArray[Any]) -> Stats:
-    """Statistics of a feature over the T ticks of an episode, (T, ...); (1,) for single numbers."""
+    """Statistics of a feature over the T ticks of an episode, (T, ...); (1,) for scalars."""
     numbers = values.astype(np.float64)
     if numbers.ndim == 1:
         numbers = numbers[:, None]
@@ -68,7 +68,7 @@ def column_stats(values: NDArray[Any]) -> Stats:
 def merged(parts: Sequence[Mapping[str, Any]]) -> Stats:
     """The statistics of one feature over all episodes.
 
-    Quantiles are the episodes' mean, weighted by their lengths, as LeRobot merges them.
+    As in LeRobot, a merged quantile is the mean of the episodes' quantiles, weighted by length.
     """
     counts = np.array([part["count"][0] for part in parts], np.float64)
     arrays = {name: np.array([part[name] for part in parts]) for name in parts[0]}

@@ -1,4 +1,4 @@
-"""One camera's video of an episode, whose frames can be read at random."""
+"""One camera's video of an episode, encoded for random access."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ QUALITY = 18
 class VideoWriter:
     """Write an MP4, H.264; frame k has the time k / fps.
 
-    Every second frame is a key frame, as in LeRobot's own videos: trainers read frames at random.
-    Colour is halved in resolution, which needs even sides; videos of odd ones keep it (yuv444p).
+    Every second frame is a key frame, as in LeRobot's own videos, because training reads frames in
+    random order. Colour has half the resolution (yuv420p), or full resolution (yuv444p) if a side
+    of the image is odd.
 
     Args:
-        path: the file; its folder is there.
+        path: the file; its folder must exist.
         size: (height, width).
         fps: frames per second.
     """
@@ -36,7 +37,7 @@ class VideoWriter:
         stream.pix_fmt = self.pixels
         self._base = Fraction(1, fps)
         stream.time_base = self._base
-        # One thread and no look-ahead: the same images give the same bytes.
+        # One thread and no look-ahead, so that the same images give the same bytes.
         stream.codec_context.thread_count = 1
         stream.options = {
             "crf": str(QUALITY), "g": "2", "bf": "0", "preset": "veryfast", "sc_threshold": "0",
@@ -60,5 +61,5 @@ class VideoWriter:
         self._container.close()
 
     def abort(self) -> None:
-        """Close the file as it is."""
+        """Close the unfinished file."""
         self._container.close()

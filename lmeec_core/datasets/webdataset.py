@@ -1,8 +1,8 @@
-"""WebDataset shards: tar files whose samples are ticks.
+"""WebDataset shards: tar files with one sample per tick.
 
-shards/<episode>-0000.tar with, for each tick,
+shards/<episode>-0000.tar contains for each tick
 <episode>/000000.<cam>.jpg    the camera's image
-<episode>/000000.json         what was seen: by camera, and by object
+<episode>/000000.json         the objects' masks and measures, by camera and object
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lmeec_core.datasets.images import QUALITY, file_name, link_all, write_sides
 from lmeec_core.takes.images import encode_jpeg
 
 SAMPLES = 1000
-"""In a shard."""
+"""Samples per shard."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class ShardWriter:
     """Writes the shards of an episode.
 
     Args:
-        folder: it is there.
-        plan: of the dataset.
-        episode: which one.
+        folder: the folder to write to; must exist.
+        plan: the plan of the dataset.
+        episode: the episode to write.
     """
 
     def __init__(self, folder: Path, plan: Plan, episode: Episode) -> None:
@@ -114,6 +114,6 @@ class ShardWriter:
 
     def _file(self, name: str, data: bytes) -> None:
         assert self._tar is not None
-        info = tarfile.TarInfo(name)  # no time and no owner: the same input gives the same bytes
+        info = tarfile.TarInfo(name)  # without time and owner, the same input gives the same bytes
         info.size = len(data)
         self._tar.addfile(info, io.BytesIO(data))

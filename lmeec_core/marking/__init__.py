@@ -1,1 +1,1 @@
-"""`lmeec mark`: a web page on which objects are marked, and seen in all views."""
+"""`lmeec mark`: a web page for marking objects and seeing their masks in all views."""

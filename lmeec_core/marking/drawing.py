@@ -1,4 +1,4 @@
-"""The pictures of the page: images with masks, and what was clicked, as SVG."""
+"""The pictures of the page: images with masks, and prompts as SVG."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POSITIVE, NEGATIVE = "#2ee66b", "#ff4545"
 
 
 def picture(image: Image | None, seen: Mapping[str, Seen], colours: Mapping[str, Colour]) -> bytes:
-    """An image with its masks as JPEG; a dark one where there is none."""
+    """An image with its masks as JPEG; a dark image if there is none."""
     if image is None:
         image = np.full((270, 480, 3), BACKGROUND, dtype=np.uint8)
     masks = {name: one.mask for name, one in seen.items()}
@@ -25,17 +25,17 @@ def picture(image: Image | None, seen: Mapping[str, Seen], colours: Mapping[str,
 
 
 def css(colour: Colour) -> str:
-    """A colour as CSS writes it."""
+    """A colour in CSS notation."""
     return f"#{colour[0]:02x}{colour[1]:02x}{colour[2]:02x}"
 
 
 def prompts_svg(prompts: Mapping[str, Prompt], colours: Mapping[str, Colour], width: float) -> str:
-    """Points and boxes of one image.
+    """The points and boxes on one image, as SVG elements.
 
     Args:
         prompts: by object.
         colours: by object.
-        width: of the image in pixels, which sets the size of what is drawn.
+        width: width of the image in pixels; points and lines are scaled with it.
     """
     unit = width / 480
     parts = []
@@ -55,7 +55,7 @@ def prompts_svg(prompts: Mapping[str, Prompt], colours: Mapping[str, Colour], wi
 
 
 def box_svg(start: Point, end: Point, colour: str, width: float) -> str:
-    """A box between two opposite corners."""
+    """A box between two opposite corners, as an SVG element."""
     (x0, x1), (y0, y1) = (sorted(pair) for pair in zip(start, end, strict=True))
     return (
         f'<rect x="{x0:.1f}" y="{y0:.1f}" width="{x1 - x0:.1f}" height="{y1 - y0:.1f}" '

@@ -1,4 +1,4 @@
-"""What clicks and drags mean: prompts that are made, changed and taken back."""
+"""Turns clicks and drags into prompts, with undo."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmeec_core.prompts import Prompt
 from lmeec_core.prompts.prompt import Point
 
 DRAG = 0.015
-"""Share of the image's width from which a movement with the button down is a box, not a click."""
+"""Minimum size of a drag that draws a box, as a share of the image's width; else it is a click."""
 
 
 @dataclass
@@ -18,7 +18,7 @@ class Editor:
     """Edits the prompts of a source.
 
     Attributes:
-        source: what is marked.
+        source: the recording or node to mark objects in.
         object_id: the object that is being marked.
     """
 
@@ -32,10 +32,10 @@ class Editor:
         Args:
             camera, key: the image, see :class:`lmeec_core.marking.source.View`.
             x, y: in pixels of the image.
-            positive: whether it is on the object.
+            positive: whether the point is on the object.
 
         Raises:
-            InputError: the object has no name, or is marked by a mask there.
+            InputError: the object has no name, or is already marked by a mask on this image.
         """
         old = self._present(camera, key)
         points = (*old.points, (round(x, 1), round(y, 1)))
@@ -54,7 +54,7 @@ class Editor:
         self._set(camera, key, replace(old, box=corners))
 
     def remove(self, camera: str, key: int, object_id: str, index: int | None) -> None:
-        """Remove a point by its index, or with None the box or mask."""
+        """Remove a point by its index; None removes the box or mask."""
         old = self._prompt(camera, key, object_id)
         if old is None:
             return
@@ -70,7 +70,7 @@ class Editor:
         self._set(camera, key, new)
 
     def undo(self) -> bool:
-        """Take the last change back; returns whether there was one."""
+        """Undo the last change; returns whether there was one."""
         if not self._undo:
             return False
         camera, key, object_id, before = self._undo.pop()
@@ -83,7 +83,7 @@ class Editor:
         self.source.forget(object_id)
 
     def free_name(self) -> str:
-        """A name that no object has yet."""
+        """A name that is not in use."""
         number = 1
         while f"object {number}" in self.source.objects:
             number += 1
@@ -92,10 +92,10 @@ class Editor:
     def _present(self, camera: str, key: int) -> Prompt:
         name = self.object_id.strip()
         if not name:
-            raise InputError("the object has no name: give it one in the field 'Object'")
+            raise InputError("the object has no name: enter one in the field 'Object'")
         old = self._prompt(camera, key, name)
         if old is not None and old.mask is not None:
-            raise InputError(f"{name!r} is marked by a mask here: remove the mask first")
+            raise InputError(f"{name!r} is marked by a mask on this image: remove the mask first")
         return old or Prompt(name)
 
     def _prompt(self, camera: str, key: int, object_id: str) -> Prompt | None:
@@ -114,5 +114,5 @@ class Editor:
 
 
 def is_box(start: Point, end: Point, width: float) -> bool:
-    """Whether a movement with the button down draws a box (it has some width and height)."""
+    """Whether a drag draws a box, because it is wide and high enough."""
     return min(abs(end[0] - start[0]), abs(end[1] - start[1])) > DRAG * width

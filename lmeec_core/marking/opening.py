@@ -1,4 +1,4 @@
-"""Opens a take for marking, with the prompts that there are already."""
+"""Opens a take for marking, with the prompts that were saved before."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from lmeec_core.takes import Take, TakeError
 
 
 class Networks(NamedTuple):
-    """What tracks: loaded once.
+    """The networks that track marked objects; loaded once.
 
     Attributes:
         method: finds objects in the other views.
         view_tracker: makes the tracker of one camera.
-        models: the networks in them, which are never copied.
+        models: the networks used by both; shared, never copied.
     """
 
     method: Method
@@ -33,24 +33,24 @@ def open_marking(take: Take, source: Path, prompts: Path, networks: Networks) ->
 
     Args:
         take: an open take.
-        source: where it was opened, to be named in messages.
-        prompts: the file that is written; if it is there, its prompts are the first ones.
-        networks: track it.
+        source: the path that was opened, for messages.
+        prompts: the file to write; if it exists, its prompts are loaded.
+        networks: the networks that track marked objects.
 
     Raises:
-        InputError: the take has fewer than two cameras or no images, or the file's prompts are not
-            of it.
+        InputError: the take has fewer than two cameras or no images, or the prompts in the file
+            are for another take.
     """
     marks = read_marks(prompts, take.name) if prompts.exists() else {}
 
     def write(marks: Marks) -> str:
         write_prompts(prompts, placed(marks, take.name))
-        return f"{prompts} written. lmeec track {source} --prompts {prompts} tracks from it."
+        return f"{prompts} written. To use it: lmeec track {source} --prompts {prompts}"
 
     def make() -> PromptedTracker:
         return PromptedTracker(take.cameras, networks.method, networks.view_tracker, hold=1)
 
-    make()  # refuses a take of one camera
+    make()  # raises for a take with one camera
     return Recording(take, Replay(make, networks.models), write, marks)
 
 
@@ -58,15 +58,15 @@ def read_marks(path: Path, recording: str) -> Marks:
     """The prompts of a file, by image and object.
 
     Raises:
-        TakeError: it cannot be read, is of another recording or of a bag, or has two prompts for
-            one object on one frame, which the page cannot show.
+        TakeError: the file cannot be read, is for another recording or for a bag, or has two
+            prompts for one object on one frame, which the page cannot show.
     """
     file = read_prompts(path)
     if file.recording not in (None, recording):
         raise TakeError(
             path,
-            f"prompts of {file.recording!r} given, of {recording!r} expected; name another file "
-            "with --prompts",
+            f"prompts for {file.recording!r} given, for {recording!r} expected; choose another "
+            "file with --prompts",
         )
     marks: Marks = {}
     for one in file.prompts:
@@ -74,13 +74,16 @@ def read_marks(path: Path, recording: str) -> Marks:
             raise TakeError(path, f"{one}: a frame expected, a stamp is only for bags")
         on_frame = marks.setdefault(one.frame, {})
         if one.prompt.object_id in {name for _, name in on_frame}:
-            raise TakeError(path, f"{one}: it has one there already; one expected, as the page has")
+            raise TakeError(
+                path,
+                f"{one}: the object has another prompt on this frame; lmeec mark can show only one",
+            )
         on_frame[one.camera, one.prompt.object_id] = one.prompt
     return marks
 
 
 def placed(marks: Marks, recording: str) -> Prompts:
-    """The prompts as the file has them."""
+    """The prompts in the form in which they are saved."""
     return Prompts(
         recording,
         tuple(

@@ -1,4 +1,4 @@
-"""The page: cameras side by side, a time line, the objects, and what was clicked."""
+"""The page: cameras side by side, a timeline, the objects and their prompts."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from lmeec_core.overlay import Colours
 from lmeec_core.prompts import Prompt
 
 REFRESH = 0.1
-"""Seconds between two looks at what is new."""
-HELP = "Click: on the object. Shift or right click: not on it. Drag: a box around it."
-KEYS = "Keys: left and right arrow step, Ctrl+Z undoes."
+"""Seconds between two updates."""
+HELP = "Click: on the object. Shift-click or right-click: not on it. Drag: a box around it."
+KEYS = "Keys: left and right arrow: previous and next frame. Ctrl+Z: undo."
 
 
 @dataclass
 class _Card:
-    """What shows one camera."""
+    """The elements that show one camera."""
 
     picture: ui.interactive_image
     below: ui.column
@@ -36,10 +36,10 @@ class _Card:
 
 
 class MarkPage:
-    """One browser's page; what is marked is the source's and shared by all of them.
+    """The page in one browser. The prompts belong to the source and are shared by all browsers.
 
     Args:
-        source: what is shown and marked.
+        source: the recording or node to mark objects in.
         colours: by object, shared by all pages.
     """
 
@@ -49,14 +49,14 @@ class MarkPage:
         self._editor = Editor(source, "")
         self._editor.object_id = self._editor.free_name()
         self._cards: dict[str, _Card] = {}
-        self._told = len(source.notices)
+        self._notified = len(source.notices)
         self._seen_version = -1
         self._listed: dict[str, Any] = {}
 
     # -- building --------------------------------------------------------------------------------
 
     def build(self) -> None:
-        """Build the page for the present client."""
+        """Build the page for the current client."""
         ui.dark_mode(True)
         ui.query(".nicegui-content").classes("p-0 gap-0")
         with ui.row().classes("w-full items-start no-wrap gap-4 p-4"):
@@ -70,7 +70,7 @@ class MarkPage:
                     for camera in self._source.cameras:
                         self._build_card(camera)
                 if self._source.frames:
-                    self._build_time_line()
+                    self._build_timeline()
             with ui.column().classes("w-72 shrink-0 gap-3"):
                 self._build_side()
         ui.keyboard(self._on_key)
@@ -93,14 +93,14 @@ class MarkPage:
             picture = ui.interactive_image(
                 on_mouse=lambda e: self._on_mouse(camera, e),
                 events=["mousedown", "mousemove", "mouseup"],
-                sanitize=False,  # the drawing is made of numbers and colours only
+                sanitize=False,  # the drawing contains only numbers and colours
             ).classes("w-full rounded cursor-crosshair")
             picture.on("contextmenu.prevent", js_handler="() => {}")
             picture.on("loaded", lambda e: self._on_loaded(camera, e))
             below = ui.column().classes("w-full gap-0 text-sm seen")
         self._cards[camera] = _Card(picture, below)
 
-    def _build_time_line(self) -> None:
+    def _build_timeline(self) -> None:
         frames = self._source.frames
         with ui.row().classes("w-full items-center gap-2 no-wrap"):
             back = ui.button(icon="chevron_left", on_click=lambda: self._step(-1))
@@ -131,7 +131,7 @@ class MarkPage:
             undo = ui.button("Undo", icon="undo", on_click=self._undo)
             undo.props("no-caps outline dense").classes("px-2")
             ui.label(KEYS).classes("text-xs text-gray-500")
-        edits.set_visibility(bool(self._source.frames))  # what a node was told is done
+        edits.set_visibility(bool(self._source.frames))  # prompts sent to a node cannot be edited
 
     # -- what the user does ----------------------------------------------------------------------
 
@@ -148,7 +148,7 @@ class MarkPage:
         if e.type == "mousemove" and e.buttons & 1:
             self._draw(camera, here)
             return
-        start, card.start = card.start, None  # released, maybe outside of the image
+        start, card.start = card.start, None  # released, possibly outside the image
         if is_box(start, here, card.width):
             self._edit(lambda: self._editor.box(camera, card.key, start, here))
         elif e.type == "mouseup":
@@ -215,8 +215,8 @@ class MarkPage:
             return
         self._seen_version = version
         for name in self._source.objects:
-            self._colours[name]  # gives it the next colour
-        self._tell()
+            self._colours[name]  # assigns the next colour
+        self._notify()
         self._show_work()
         for camera in self._cards:
             self._show_view(camera, self._source.view(camera, self._frame))
@@ -225,15 +225,15 @@ class MarkPage:
         if self._source.frames:
             self._show_place()
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         notices = self._source.notices
-        for text in notices[self._told :]:
+        for text in notices[self._notified :]:
             ui.notify(text, type="warning", multi_line=True, timeout=10_000)
-        self._told = len(notices)
+        self._notified = len(notices)
 
     def _show_work(self) -> None:
         work = self._source.work
-        for element in (self._busy, self._bar):  # without moving what is below
+        for element in (self._busy, self._bar):  # invisible elements keep their space
             element.classes(add="" if work else "invisible", remove="invisible" if work else "")
         if work is not None:
             several = work.total > 1
@@ -260,7 +260,7 @@ class MarkPage:
         with ui.row().classes("w-full items-center gap-2 no-wrap"):
             self._dot(name)
             ui.label(name).classes("truncate grow")
-            ui.label(said(seen)).classes("text-gray-400 whitespace-nowrap")
+            ui.label(describe(seen)).classes("text-gray-400 whitespace-nowrap")
 
     def _draw(self, camera: str, end: tuple[float, float] | None = None) -> None:
         """Draw the prompts, and the box that is being drawn."""
@@ -274,7 +274,8 @@ class MarkPage:
             card.picture.set_content(drawn)
 
     def _is_new(self, what: str, content: Any) -> bool:
-        """Whether a list has to be built anew: not under the pointer of somebody who clicks."""
+        """Whether a list's content has changed. Unchanged lists are not rebuilt, because that would
+        interrupt a click on them."""
         before, self._listed[what] = self._listed.get(what), content
         return bool(before != content)
 
@@ -355,8 +356,8 @@ class MarkPage:
         ui.element("div").classes("w-3 h-3 rounded-full shrink-0").style(f"background: {colour}")
 
 
-def said(seen: Seen) -> str:
-    """One object in one view, in words."""
+def describe(seen: Seen) -> str:
+    """A short text about one object in one view."""
     if seen.skipped is not None:
         return f"not searched for: {seen.skipped}"
     where = "query view, " if seen.marked else ""

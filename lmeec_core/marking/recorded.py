@@ -1,4 +1,4 @@
-"""A recording on the page: its prompts, and a thread that tracks what they mark."""
+"""A recording on the page: its prompts, and a thread that tracks the marked objects."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lmeec_core.tracker import Image
 logger = logging.getLogger(__name__)
 
 Marks = dict[int, dict[tuple[str, str], Prompt]]
-"""Frame to camera and object to prompt."""
+"""The prompts, by frame, then by camera and object."""
 
 
 class Images(Protocol):
@@ -27,25 +27,25 @@ class Images(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the recording."""
+        """Name of the recording."""
 
     @property
     def cameras(self) -> tuple[str, ...]:
         """Names of all cameras."""
 
     def frames(self, camera: str) -> tuple[int, ...]:
-        """Numbers of a camera's frames."""
+        """A camera's frame numbers."""
 
     def image(self, camera: str, frame: int) -> Image:
         """One image, RGB.
 
         Raises:
-            InputError: it cannot be read.
+            InputError: the image cannot be read.
         """
 
 
 class _Kept(NamedTuple):
-    """A :class:`Seen` in little memory."""
+    """A compact form of :class:`Seen`, with the mask as run lengths."""
 
     rle: Rle | None
     presence: float
@@ -59,12 +59,12 @@ class Recording:
 
     Args:
         images: the recording.
-        replay: tracks it.
-        write: writes the prompts and returns what to tell the user.
-        marks: the prompts to begin with.
+        replay: tracks the marked objects.
+        write: writes the prompts and returns a message for the user.
+        marks: the initial prompts.
 
     Raises:
-        InputError: it has no images, or a prompt is of a frame or camera that it does not have.
+        InputError: the recording has no images, or a prompt refers to an image that it lacks.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Recording:
         self._versions: dict[int, int] = {}  # by position
         self._version = 0
         self._notices: list[str] = []
-        self._told: set[tuple[str, int]] = set()
+        self._reported: set[tuple[str, int]] = set()  # images that cannot be read
         self._target: int | None = None  # the position to track to; None: idle
         self._changed: int | None = None  # the first position whose prompts have changed
         self._work: Work | None = None
@@ -105,17 +105,17 @@ class Recording:
 
     @property
     def version(self) -> int:
-        """See :class:`~lmeec_core.marking.source.MarkSource`, as for all that follows."""
+        """See :class:`~lmeec_core.marking.source.MarkSource`, also for the members below."""
         return self._version
 
     @property
     def work(self) -> Work | None:
-        """What is being computed."""
+        """The computation in progress."""
         return self._work
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user has to be told."""
+        """Messages for the user."""
         with self._lock:
             return tuple(self._notices)
 
@@ -135,7 +135,7 @@ class Recording:
 
     @property
     def tracked(self) -> int:
-        """Number of frames whose masks are known."""
+        """Number of frames that have been tracked."""
         return len(self._found)
 
     @property
@@ -144,7 +144,7 @@ class Recording:
         return self._unsaved
 
     def view(self, camera: str, frame: int | None) -> View:
-        """A camera on a frame."""
+        """A camera's view on a frame."""
         position = self._at(self._number(frame))
         with self._lock:
             kept = self._found.get(position, {}).get(camera, {})
@@ -156,18 +156,18 @@ class Recording:
         return View(self.frames[position], f"{position}.{version}", seen)
 
     def image(self, camera: str, frame: int | None) -> Image | None:
-        """An image; one that is there but cannot be read is named in the notices."""
+        """An image; a notice names an image that exists but cannot be read."""
         number = self._number(frame)
         if number not in self._has.get(camera, ()):
             return None
         try:
-            with self._reading:  # readers keep the file they were at
+            with self._reading:  # readers are not thread-safe: they keep a position in the file
                 return self._images.image(camera, number)
         except InputError as error:
             with self._lock:
-                if (camera, number) not in self._told:
-                    self._told.add((camera, number))
-                    self._tell(f"left out: {error}")
+                if (camera, number) not in self._reported:
+                    self._reported.add((camera, number))
+                    self._notify(f"left out: {error}")
             return None
 
     def prompts(self, frame: int | None) -> Mapping[tuple[str, str], Prompt]:
@@ -178,15 +178,15 @@ class Recording:
     # -- what is done ----------------------------------------------------------------------------
 
     def mark(self, camera: str, key: int, prompt: Prompt) -> None:
-        """Set a prompt. An object has one query camera per frame: a prompt in another camera takes
-        the place of the one that there was."""
+        """Set a prompt. An object has one query camera per frame: a prompt in another camera
+        replaces the earlier one."""
         with self._lock:
             self._set(camera, key, prompt)
             self._unsaved = True
             self._track_to(self._at(key))
 
     def unmark(self, camera: str, key: int, object_id: str) -> None:
-        """Take a prompt back."""
+        """Remove a prompt."""
         with self._lock:
             prompts = self._marks.get(key, {})
             if prompts.pop((camera, object_id), None) is None:
@@ -199,7 +199,7 @@ class Recording:
                 self._track_to(self._at(key))
 
     def forget(self, object_id: str) -> None:
-        """Forget an object; the masks of the others stay."""
+        """Forget an object; the masks of the others are kept."""
         with self._lock:
             marked = [f for f, prompts in self._marks.items() if object_id in _names(prompts)]
             for frame in marked:
@@ -221,11 +221,11 @@ class Recording:
         """Track to the end."""
         with self._lock:
             if not self._marks:
-                self._tell("nothing is marked yet: click on an object in any view first")
+                self._notify("no object is marked yet: click on one in any view first")
                 return
             first = self._at(min(self._marks))
             if self._target is None and len(self._found) == len(self.frames) - first:
-                self._tell(f"every frame from {self.frames[first]} on is tracked already")
+                self._notify(f"every frame from {self.frames[first]} on is already tracked")
                 return
             self._track_to(len(self.frames) - 1)
 
@@ -263,8 +263,8 @@ class Recording:
     def _at(self, frame: int) -> int:
         if frame not in self._position:
             raise InputError(
-                f"{self.title}: there is no frame {frame}; "
-                f"{len(self.frames)} from {self.frames[0]} to {self.frames[-1]} expected"
+                f"{self.title}: no frame {frame}; one of {len(self.frames)} frames from "
+                f"{self.frames[0]} to {self.frames[-1]} expected"
             )
         return self._position[frame]
 
@@ -280,11 +280,11 @@ class Recording:
         for other, name in list(prompts):
             if name == prompt.object_id and other != camera:
                 del prompts[other, name]
-                self._tell(f"{name!r} is marked in {camera} now, no longer in {other}")
+                self._notify(f"{name!r} is now marked in {camera}, no longer in {other}")
         prompts[camera, prompt.object_id] = prompt
         self._drop(position)
 
-    def _tell(self, text: str) -> None:
+    def _notify(self, text: str) -> None:
         self._notices.append(text)
         self._version += 1
 
@@ -296,7 +296,7 @@ class Recording:
         self._changed = position if self._changed is None else min(self._changed, position)
 
     def _drop(self, position: int) -> None:
-        """What was found from a position on is no longer right."""
+        """Discard the masks from a position on, because the prompts have changed."""
         self._restart(position)
         for later in [p for p in self._found if p >= position]:
             del self._found[later]
@@ -323,7 +323,7 @@ class Recording:
                 logger.exception("tracking failed")
                 with self._lock:
                     self._target = None
-                    self._tell("tracking failed: see the terminal; please report what it says")
+                    self._notify("tracking failed; please report the error shown in the terminal")
 
     def _advance(self) -> None:
         """Compute one frame on the way to the target."""
@@ -347,17 +347,17 @@ class Recording:
         }
         with self._lock:
             if self._changed is not None and self._changed <= position:
-                return  # of prompts that are no longer these
+                return  # the prompts have changed in the meantime
             self._found[position] = kept
             self._touch(position)
-            self._refuse(frame, stepped)
+            self._remove_refused(frame, stepped)
             if self._target is not None and position >= self._target:
                 self._target = None
 
-    def _refuse(self, frame: int, stepped: Stepped) -> None:
-        """Take back the prompts that the tracker refused; it is as if they had not been."""
+    def _remove_refused(self, frame: int, stepped: Stepped) -> None:
+        """Remove the prompts that the tracker rejected; they had no effect."""
         for camera, object_id, reason in stepped.refused:
-            self._tell(f"{object_id!r} in {camera}, frame {frame}, taken back: {reason}")
+            self._notify(f"prompt for {object_id!r} in {camera}, frame {frame}, removed: {reason}")
             self._marks[frame].pop((camera, object_id), None)
             if not self._marks[frame]:
                 del self._marks[frame]

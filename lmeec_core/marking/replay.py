@@ -1,4 +1,4 @@
-"""Tracking a recording from its first prompt on, with a way back to the frame that is marked."""
+"""Tracks a recording from its first prompt on, and can return to the frame being marked."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Refused(NamedTuple):
 
 
 class Stepped(NamedTuple):
-    """What was found on a frame, each object's query camera, and the prompts that were refused."""
+    """The objects found on a frame, each object's query camera, and the rejected prompts."""
 
     found: FoundEverywhere
     query: Mapping[str, str]
@@ -31,13 +31,13 @@ class Stepped(NamedTuple):
 class Replay:
     """Steps a tracker through positions 0, 1, ... of a recording.
 
-    The tracker is causal: what it finds depends on the images and prompts up to there. It is kept
-    in two states, after the last step and before the position that is marked, so that changing a
+    The tracker is causal: its results depend only on earlier images and prompts. Two states of it
+    are kept, one after the last step and one before the position being marked, so that changing a
     prompt there computes one frame and not the whole recording.
 
     Args:
-        make: a new tracker.
-        shared: what the states have in common and is not copied: the networks.
+        make: makes a new tracker.
+        shared: objects that both states share and that are not copied: the networks.
     """
 
     def __init__(self, make: Callable[[], PromptedTracker], shared: Sequence[object] = ()) -> None:
@@ -46,7 +46,7 @@ class Replay:
         self._before: tuple[int, PromptedTracker] | None = None
 
     def changed(self, position: int) -> None:
-        """The prompts of a position are others now."""
+        """Discard the states that depend on the prompts at a position, which have changed."""
         if self._after is not None and self._after[0] >= position:
             self._after = None
         if self._before is not None and self._before[0] > position:
@@ -57,7 +57,7 @@ class Replay:
 
         Args:
             first: the first position with a prompt.
-            target: at ``first`` or behind.
+            target: the position to reach, not before ``first``.
         """
         if self._after is not None and first <= self._after[0] < target:
             return self._after[0] + 1
@@ -72,13 +72,13 @@ class Replay:
         prompts: Sequence[tuple[str, Prompt]],
         keep: bool,
     ) -> Stepped:
-        """Process a position that :meth:`next` gave.
+        """Process a position that :meth:`next` returned.
 
         Args:
-            position: of these images.
-            images: by camera, None where one has none.
-            prompts: camera and prompt, in order.
-            keep: keep the state before it: the position is the one that is marked.
+            position: the position of these images.
+            images: by camera; None for a camera without an image.
+            prompts: pairs of camera and prompt, in order.
+            keep: whether to keep the state before this position, because it is being marked.
         """
         tracker = self._state_before(position)
         self._after = None

@@ -24,25 +24,26 @@ def serve(source: MarkSource, host: str, port: int, say: Callable[[str], None]) 
     """Serve the page until Ctrl-C.
 
     Args:
-        source: what is shown and marked; closed at the end.
-        host: the address to be bound to. Beyond loopback a token is needed, which is made here.
-        port: 0: any free one.
-        say: told the page's address.
+        source: the recording or node to mark objects in; closed at the end.
+        host: the address to listen on. For any address but loopback, a token is created, and
+            required from clients.
+        port: 0: any free port.
+        say: called with the page's URL.
 
     Raises:
-        InputError: it cannot be bound to this address.
+        InputError: the address or port cannot be used.
     """
     listening = _bound(host, port)
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # at any address: this one, too
+    name = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # "any address" includes loopback
     address = f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}/"
     say(address if token is None else f"{address}?token={token}")
     server = uvicorn.Server(uvicorn.Config(Guard(_application(source), token), log_level="warning"))
-    # NiceGUI looks at every object there is for its server, and torch warns of some of its own.
+    # NiceGUI inspects every Python object to find its server, which triggers warnings in torch.
     warnings.filterwarnings("ignore", category=FutureWarning, module="nicegui")
     try:
         server.run([listening])
-    except KeyboardInterrupt:  # which uvicorn raises again once it has ended
+    except KeyboardInterrupt:  # uvicorn raises it again after shutting down
         pass
     finally:
         listening.close()
@@ -55,7 +56,7 @@ def _application(source: MarkSource) -> FastAPI:
 
     @app.get("/view")
     def view(camera: str, frame: int, version: str) -> Response:
-        """A camera's image with masks; ``version`` only makes the address differ."""
+        """A camera's image with masks; ``version`` only makes the URL unique."""
         if camera not in source.cameras or (source.frames and frame not in source.frames):
             return Response(status_code=404)
         asked = frame if source.frames else None
@@ -74,7 +75,7 @@ def _bound(host: str, port: int) -> socket.socket:
     """A socket bound to an address.
 
     Raises:
-        InputError: there is no such address here, or it is in use.
+        InputError: this machine has no such address, or the port is in use.
     """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
@@ -83,7 +84,7 @@ def _bound(host: str, port: int) -> socket.socket:
         bound = socket.socket(family, kind, protocol)
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
-        bound.listen()  # from the moment on that the address is told, browsers are not refused
+        bound.listen()  # browsers can connect as soon as the URL is printed
     except (OSError, OverflowError) as error:
         raise InputError(
             f"--host {host} --port {port}: the page cannot be served there ({error}); an address "

@@ -1,4 +1,4 @@
-"""The interface of what the page shows: a recording, or the cameras of a running node."""
+"""The interface of the page to its data: a recording, or the cameras of a running node."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Seen:
     """One object in one view.
 
     Attributes:
-        mask: bool (H, W); None where it is not visible.
-        presence: probability that it is in the view, 0 .. 1.
-        score: the network's own estimate of the mask's IoU, 0 .. 1; None where it is not known.
-        marked: whether this is its query view, in which it was marked.
-        skipped: why it was not searched for; None if it was.
+        mask: bool (H, W); None if the object is not visible.
+        presence: probability that the object is in the view, 0 .. 1.
+        score: the network's own estimate of the mask's IoU, 0 .. 1; None if unknown.
+        marked: whether this is the object's query view, in which it was marked.
+        skipped: why the object was not searched for; None if it was.
     """
 
     mask: Mask | None
@@ -35,9 +35,9 @@ class View:
     """One camera at one moment, without its image.
 
     Attributes:
-        key: what a prompt on this image refers to: the frame's number, or the stamp in ns.
-        version: differs whenever the image or the masks differ.
-        seen: by object.
+        key: identifies the image in prompts: the frame number, or the stamp in ns.
+        version: changes whenever the image or the masks change.
+        seen: the objects' masks, by object.
     """
 
     key: int
@@ -47,7 +47,7 @@ class View:
 
 @dataclass(frozen=True)
 class Work:
-    """What is being computed: ``done`` of ``total`` frames; ``total`` 0: not known."""
+    """The computation in progress: ``done`` of ``total`` frames; ``total`` 0: unknown."""
 
     text: str
     done: int = 0
@@ -55,13 +55,15 @@ class Work:
 
 
 class MarkSource(Protocol):
-    """What the page shows and marks. Every method may be called from any thread, and returns at
-    once: what takes time is done in a thread of the source's own.
+    """The recording or node in which objects are marked.
+
+    Every method may be called from any thread and returns at once; long computations run in a
+    thread of the source.
 
     Attributes:
         title: name of the recording or the node.
-        cameras: names.
-        frames: numbers of a recording's frames; empty for a live source.
+        cameras: names of the cameras.
+        frames: frame numbers of a recording; empty for a live source.
     """
 
     title: str
@@ -70,15 +72,15 @@ class MarkSource(Protocol):
 
     @property
     def version(self) -> int:
-        """Grows whenever there is something new to show."""
+        """Increases whenever there is something new to show."""
 
     @property
     def work(self) -> Work | None:
-        """What is being computed; None: nothing."""
+        """The computation in progress; None if idle."""
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """All that the user has to be told, oldest first; it only grows."""
+        """All messages for the user, oldest first; none is ever removed."""
 
     @property
     def objects(self) -> Mapping[str, str]:
@@ -86,30 +88,30 @@ class MarkSource(Protocol):
 
     @property
     def prompted(self) -> tuple[int, ...]:
-        """A recording's frames with prompts."""
+        """Frames of a recording that have prompts."""
 
     @property
     def tracked(self) -> int:
-        """Number of a recording's frames whose masks are known."""
+        """Number of frames of a recording that have been tracked."""
 
     @property
     def unsaved(self) -> bool:
         """Whether prompts have changed since they were last saved."""
 
     def view(self, camera: str, frame: int | None) -> View:
-        """A camera at one of ``frames``; None is the newest image of a live source."""
+        """A camera's view on one of ``frames``; None: the newest image of a live source."""
 
     def image(self, camera: str, frame: int | None) -> Image | None:
-        """RGB uint8 (H, W, 3); None where the camera has none."""
+        """RGB uint8 (H, W, 3); None if the camera has no image there."""
 
     def prompts(self, frame: int | None) -> Mapping[tuple[str, str], Prompt]:
         """The prompts on one frame, by camera and object."""
 
     def mark(self, camera: str, key: int, prompt: Prompt) -> None:
-        """Set the prompt of an object on one image; an earlier one on it is replaced."""
+        """Set the prompt for an object on one image, replacing an earlier one."""
 
     def unmark(self, camera: str, key: int, object_id: str) -> None:
-        """Take the prompt of an object on one image back."""
+        """Remove the prompt for an object on one image."""
 
     def forget(self, object_id: str) -> None:
         """Forget an object and all its prompts."""
@@ -118,13 +120,13 @@ class MarkSource(Protocol):
         """Track through the whole recording."""
 
     def stop(self) -> None:
-        """Stop what is being computed."""
+        """Stop the computation in progress."""
 
     def save(self) -> str:
-        """Write the prompts; returns where they are and what may be done with them.
+        """Write the prompts; returns a message that says where, and how to use them.
 
         Raises:
-            InputError, OSError: they cannot be written.
+            InputError, OSError: the prompts cannot be written.
         """
 
     def close(self) -> None:

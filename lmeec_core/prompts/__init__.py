@@ -1,5 +1,4 @@
-"""Objects that a person marks once: prompts, tracking in the view that was marked, and from there
-to the other views."""
+"""Prompts: objects are marked in one view, tracked in that view, and found in the other views."""
 
 from lmeec_core.prompts.file import PlacedPrompt, Prompts, read_prompts, write_prompts
 from lmeec_core.prompts.follow import PromptedTracker

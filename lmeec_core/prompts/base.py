@@ -1,4 +1,4 @@
-"""What the trackers of one view have in common: frames that can be prompted, and tracks."""
+"""The common part of the trackers of one view: frames that can be prompted, and tracks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Numbered(Protocol):
 
     @property
     def number(self) -> int:
-        """The first frame stepped is 0."""
+        """Frame number; the first frame is 0."""
 
 
 Track = TypeVar("Track")
@@ -23,17 +23,17 @@ Frame = TypeVar("Frame", bound=Numbered)
 
 
 class NetworkViewTracker(Generic[Track, Frame]):
-    """The state of a :class:`lmeec_core.prompts.ViewTracker` that a network computes.
+    """The state of a :class:`lmeec_core.prompts.ViewTracker` that uses a network.
 
     Args:
         model: the network.
-        conditioning_frames: how many prompted frames are kept per object, the newest ones.
-        max_objects: refuse more objects than this, a bound on memory.
-        hold: frames that can be prompted, the newest ones.
-        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
+        conditioning_frames: number of prompted frames kept per object, the newest ones.
+        max_objects: maximum number of objects, which limits memory use.
+        hold: number of frames that can be prompted, the newest ones.
+        runner: computes the stages; None: the model's own (:func:`lmeec_core.engine.use_engine`).
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class NetworkViewTracker(Generic[Track, Frame]):
 
     @property
     def runner(self) -> StageRunner:
-        """What computes the stages."""
+        """The runner that computes the stages."""
         return self._runner or self.model.runner or self.model.compute
 
     @property
@@ -71,10 +71,10 @@ class NetworkViewTracker(Generic[Track, Frame]):
 
     @property
     def held_frames(self) -> tuple[int, ...]:
-        """Numbers of the frames that can be prompted, oldest first; the first stepped was 0."""
+        """Numbers of the frames that can be prompted, oldest first; the first frame was 0."""
         return tuple(frame.number for frame in self._frames)
 
     @property
     def next_number(self) -> int:
-        """The number of the frame that is stepped next."""
+        """The number of the next frame."""
         return self._frames[-1].number + 1 if self._frames else 0

@@ -1,4 +1,4 @@
-"""What trackers of one view demand of a prompt; all name what was given and what is expected."""
+"""Checks of prompts. Each error says what was given and what is expected."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Spots = npt.NDArray[np.float64]
 
 
 class Marked(NamedTuple):
-    """A prompt that has been checked: points and a box, or a mask."""
+    """A checked prompt: points and a box, or a mask."""
 
     points: Spots
     """(n, 2), x and y in pixels of the image."""
@@ -28,10 +28,10 @@ class Marked(NamedTuple):
 
 
 def check_limits(**numbers: int | None) -> None:
-    """Settings of a tracker, each None or 1 and more.
+    """Check settings of a tracker, each of which must be None or at least 1.
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
     for name, value in numbers.items():
         if value is not None and value < 1:
@@ -39,10 +39,10 @@ def check_limits(**numbers: int | None) -> None:
 
 
 def check_room(object_id: Any, objects: Collection[str], max_objects: int) -> None:
-    """An object that may be marked.
+    """Check that an object can be marked.
 
     Raises:
-        InputError: no id, or one object too many.
+        InputError: the id is empty or not a string, or there are too many objects.
     """
     if not isinstance(object_id, str) or not object_id:
         raise InputError(f"object id {object_id!r}: a non-empty string expected")
@@ -54,13 +54,13 @@ def check_room(object_id: Any, objects: Collection[str], max_objects: int) -> No
 
 
 def check_frame(object_id: str, frame: int | None, held: Sequence[int]) -> int:
-    """The number of the frame that is prompted; None is the last one.
+    """The number of the frame to prompt; None means the last one.
 
     Raises:
-        InputError: there is no frame yet, or it is not held.
+        InputError: there is no frame yet, or the frame is no longer held.
     """
     if not held:
-        raise InputError(f"prompt for {object_id!r}: no frame yet; step(image) comes first")
+        raise InputError(f"prompt for {object_id!r}: no frame yet; call step(image) first")
     if frame is not None and frame not in held:
         raise InputError(
             f"prompt for {object_id!r}: frame {frame} is not held; one of {list(held)} expected"
@@ -71,13 +71,16 @@ def check_frame(object_id: str, frame: int | None, held: Sequence[int]) -> int:
 def check_prompt(
     object_id: str, points: Any, labels: Any, box: Any, mask: Any, size: tuple[int, int]
 ) -> Marked:
-    """A prompt of an image of a size (height, width).
+    """Check a prompt on an image of a size (height, width).
 
     Raises:
-        InputError: no prompt or two kinds that exclude each other, a wrong shape or value.
+        InputError: nothing is marked, a mask is combined with points or a box, or a shape or value
+            is wrong.
     """
     if mask is not None and (points is not None or box is not None):
-        raise InputError(f"prompt for {object_id!r}: a mask is given alone, or points and a box")
+        raise InputError(
+            f"prompt for {object_id!r}: a mask must be given alone, without points or a box"
+        )
     if labels is not None and points is None:
         raise InputError(f"prompt for {object_id!r}: labels without points given")
     if mask is not None:
@@ -107,7 +110,7 @@ def check_prompt(
 
 
 def _numbers(name: str, values: Any, shape: tuple[int, ...]) -> Spots:
-    """Finite numbers of a shape (-1 stands for any length)."""
+    """An array of finite numbers with a shape (-1: any length)."""
     expected = "x0, y0, x1, y1" if shape == (4,) else "pairs of x and y"
     try:
         array = np.asarray(values, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The file prompts.json: the prompts of a recording, so that it can be tracked again from them.
+"""The file prompts.json: saves the prompts for a recording, to track it from them.
 
     {"version": 1, "recording": "take_7", "prompts": [
         {"frame": 30, "camera": "aria01", "object": "cup", "points": [[412.5, 300]], "labels": [1]},
@@ -6,12 +6,13 @@
         {"frame": 60, "camera": "cam01", "object": "cup", "mask": {"size": [H, W], "counts": "..."}}
     ]}
 
-``recording`` is the take's name, or the bag's; it may be left out. ``frame`` is the frame's number
-as in the result file. In a bag, ``stamp`` may stand in its place: the stamp of the camera's image
-in nanoseconds. Points are x and y in pixels of the image; labels are 1 (on the object) or 0 (not
-on it), all 1 if left out. ``box_xyxy`` is x0, y0, x1, y1 in pixels (COCO's ``bbox``, with width and
-height, is another); points may stand beside it. A mask is in COCO's run lengths, compressed (text)
-or not (a list), and stands alone. Prompts for one object in one image are used in the file's order.
+``recording`` is the name of the take or bag, and optional. ``frame`` is the frame number as in the
+result file. For a bag, ``stamp`` can be used instead: the stamp of the camera's image in
+nanoseconds. Points are x and y in pixels of the image; labels are 1 (on the object) or 0 (not on
+it), by default all 1. ``box_xyxy`` is x0, y0, x1, y1 in pixels (unlike COCO's ``bbox``, which has a
+width and a height), and can be combined with points. A mask is in COCO's run-length encoding,
+compressed (text) or uncompressed (a list), and cannot be combined with points or a box. Prompts for
+one object in one image are applied in the order of the file.
 """
 
 from __future__ import annotations
@@ -51,13 +52,14 @@ _HINTS = {
 
 @dataclass(frozen=True, eq=False)
 class PlacedPrompt:
-    """A prompt, and where in a recording it belongs.
+    """A prompt, and its place in a recording.
 
     Attributes:
-        camera: in whose image the object is marked.
-        prompt: the object and where it is.
-        frame: the frame's number in the result file.
-        stamp: of the camera's image in a bag, nanoseconds; of ``frame`` and ``stamp`` one is None.
+        camera: the camera in whose image the object is marked.
+        prompt: the object, and where it is in the image.
+        frame: the frame number in the result file.
+        stamp: for a bag, the stamp of the camera's image, nanoseconds. Either ``frame`` or
+            ``stamp`` is None.
     """
 
     camera: str
@@ -75,8 +77,8 @@ class Prompts:
     """The prompts of one recording.
 
     Attributes:
-        recording: name of the take or bag; None if it is not said.
-        prompts: in the order in which they are used.
+        recording: name of the take or bag; None if unknown.
+        prompts: in the order in which they are applied.
     """
 
     recording: str | None = None
@@ -89,7 +91,7 @@ class Prompts:
 
     @cached_property
     def digest(self) -> str:
-        """A text that changes with the prompts, and not with how the file is written."""
+        """A hash of the prompts, which does not depend on the formatting of the file."""
         text = json.dumps([_entry(one) for one in self.prompts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -119,7 +121,7 @@ def read_prompts(path: str | os.PathLike[str]) -> Prompts:
     """Read a file of prompts.
 
     Raises:
-        TakeError: it cannot be read, or an entry is not as expected; names the file and the entry.
+        TakeError: the file cannot be read, or an entry is invalid; names the file and the entry.
     """
     content = read_json(path)
     try:
@@ -134,11 +136,11 @@ def read_prompts(path: str | os.PathLike[str]) -> Prompts:
 
 
 def write_prompts(path: str | os.PathLike[str], prompts: Prompts) -> None:
-    """Write a file of prompts; it is replaced in one step.
+    """Write a file of prompts, atomically.
 
     Raises:
-        InputError: an entry that could not be read again; names it. Nothing is written then.
-        OSError: it cannot be written.
+        InputError: an entry is invalid; names it. Nothing is written then.
+        OSError: the file cannot be written.
     """
     entries = [_entry(one) for one in prompts.prompts]
     for i, entry in enumerate(entries):
@@ -153,7 +155,7 @@ def write_prompts(path: str | os.PathLike[str], prompts: Prompts) -> None:
 
 
 def _entry(one: PlacedPrompt) -> dict[str, Any]:
-    """A prompt as the file has it."""
+    """A prompt as an entry of the file."""
     prompt = one.prompt
     entry: dict[str, Any] = {"frame": one.frame, "stamp": one.stamp, "camera": one.camera}
     entry["object"] = prompt.object_id
@@ -170,10 +172,10 @@ def _entry(one: PlacedPrompt) -> dict[str, Any]:
 
 
 def _placed(where: str, content: Mapping[str, Any]) -> PlacedPrompt:
-    """An entry of the file.
+    """The prompt of an entry of the file.
 
     Raises:
-        InputError: it is not as expected; names it.
+        InputError: the entry is invalid; names it.
     """
     _check_keys(_Entry, content, where)
     entry = validated(_Entry, content, where)
@@ -189,12 +191,12 @@ def _placed(where: str, content: Mapping[str, Any]) -> PlacedPrompt:
 
 
 def _prompt(entry: _Entry) -> Prompt:
-    """The prompt of an entry, its parts checked against each other."""
+    """The prompt of an entry; checks that its parts are consistent."""
     points, labels, box = entry.points or [], entry.labels, entry.box_xyxy
     if (entry.frame is None) == (entry.stamp is None):
         raise InputError("either frame or, in a bag, stamp expected")
     if entry.mask is not None and (points or labels or box):
-        raise InputError("a mask stands alone; points and box_xyxy beside it given")
+        raise InputError("a mask and points or box_xyxy given; a mask must be given alone")
     if entry.mask is None and not points and box is None:
         raise InputError("points, box_xyxy or mask expected")
     if labels is not None and len(labels) != len(points):

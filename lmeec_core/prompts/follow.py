@@ -1,4 +1,4 @@
-"""Marked objects in all views: tracked where they were marked, found in the other views."""
+"""Marked objects in all views: tracked in their query view, found in the other views."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lmeec_core.prompts.prompt import Prompt, ViewTracker
 from lmeec_core.tracker import Image
 
 FoundEverywhere = dict[str, dict[str, CorrespondenceLike]]
-"""Camera with an image to object to what was found there."""
+"""The result for each object, by camera with an image and then by object."""
 
 
 @dataclass
@@ -24,35 +24,35 @@ class _Camera:
     """A camera's images, and the tracker of the objects that were marked in it."""
 
     held: deque[tuple[int, SharedViews]]  # frame and its images, oldest first
-    tracker: ViewTracker | None = None  # there is none while no object is marked
+    tracker: ViewTracker | None = None  # None while no object is marked in this camera
     frames: dict[int, int] = field(default_factory=dict)  # frame to the tracker's own number
-    found: dict[str, CorrespondenceLike] = field(default_factory=dict)  # on the frame looked at
+    found: dict[str, CorrespondenceLike] = field(default_factory=dict)  # on the current frame
 
 
 class PromptedTracker:
-    """Follows marked objects in the view that they were marked in, and finds them in the others.
+    """Tracks marked objects in the view in which they were marked, and finds them in the others.
 
-    The camera of an object's last prompt is its query camera. The mask tracked there becomes the
-    query mask of the method, so that one prompt stands in place of a mask on every frame.
+    The camera of an object's last prompt is its query camera. The mask tracked there is the query
+    mask of the method, so one prompt replaces a mask on every frame.
 
-    A frame is processed in three calls, :meth:`look`, :meth:`prompt` for each prompt on it, and
-    :meth:`find`; :meth:`step` makes all three.
+    A frame is processed with three methods: :meth:`look`, :meth:`prompt` for each prompt on it, and
+    :meth:`find`; :meth:`step` calls all three.
 
     Args:
         cameras: names of all cameras, two or more.
         method: finds objects in the other views.
         view_tracker: makes the tracker of one camera.
-        num_frames: length of the recording where it is known.
-        max_objects: refuse more objects than this.
-        hold: images per camera that are kept, so that prompts which come late find theirs; where
-            they were encoded, as encoded views.
-        encode: where the method and the view trackers use the same network, what encodes its views
-            (:func:`lmeec_core.encoded.encode_views`): each image is then encoded once.
-        handover: whether an object that is lost in its query camera is tracked on in another one,
-            if it was seen there with confidence up to then (:mod:`lmeec_core.prompts.handover`).
+        num_frames: number of frames of the recording, if known.
+        max_objects: maximum number of objects.
+        hold: number of images kept per camera, for prompts that arrive late; images that were
+            encoded are kept as encoded views.
+        encode: encodes views, if the method and the view trackers use the same network
+            (:func:`lmeec_core.encoded.encode_views`); each image is then encoded only once.
+        handover: whether to continue in another camera with an object that is lost in its query
+            camera, if it was reliably seen there until then (:mod:`lmeec_core.prompts.handover`).
 
     Raises:
-        InputError: fewer than two cameras, one named twice, or a number below 1.
+        InputError: fewer than two cameras, two with the same name, or a number below 1.
     """
 
     def __init__(
@@ -90,17 +90,17 @@ class PromptedTracker:
 
     @property
     def frame(self) -> int:
-        """Number of the frame that was last looked at, from 0; -1 before the first."""
+        """Number of the current frame, from 0; -1 before the first."""
         return self._frame
 
     @property
     def objects(self) -> dict[str, str]:
-        """Object to its query camera, in the order in which the objects were marked."""
+        """The query camera of each object, in the order in which the objects were marked."""
         return dict(self._query)
 
     @property
     def lost(self) -> tuple[str, ...]:
-        """Objects that are not seen in their query camera, which has an image on this frame."""
+        """Objects that are not visible in their query camera, although it has an image."""
         return tuple(
             name
             for name, camera in self._query.items()
@@ -108,7 +108,7 @@ class PromptedTracker:
         )
 
     def held_frames(self, camera: str) -> tuple[int, ...]:
-        """Numbers of the frames on which something can be marked in a camera, oldest first."""
+        """Numbers of the frames on which objects can be marked in a camera, oldest first."""
         view = self._cameras[camera]
         held = tuple(number for number, _ in view.held)
         if view.tracker is None:
@@ -128,11 +128,11 @@ class PromptedTracker:
         """Take the images of the next frame, and track the objects in their query cameras.
 
         Args:
-            images: RGB uint8 (H, W, 3) of any size, by camera; None or left out where a camera has
-                none on this frame. Further cameras are ignored.
+            images: RGB uint8 (H, W, 3) of any size, by camera; None or left out for a camera
+                without an image on this frame. Unknown cameras are ignored.
 
         Raises:
-            InputError: an image is none; nothing has changed then.
+            InputError: an image is invalid; the tracker is unchanged.
         """
         views = {
             name: check_image(name, image)
@@ -151,20 +151,20 @@ class PromptedTracker:
             self._hand_over()
 
     def prompt(self, camera: str, prompt: Prompt, frame: int | None = None) -> CorrespondenceLike:
-        """Mark or correct an object.
+        """Mark an object, or correct its mask.
 
-        A prompt in another camera than the object's last one makes that its query camera.
+        The camera becomes the object's query camera.
 
         Args:
-            camera: in which the object is marked.
-            prompt: the object and where it is.
-            frame: number of a frame whose image is still held; None is the frame looked at.
+            camera: the camera in whose image the object is marked.
+            prompt: the object, and where it is in the image.
+            frame: number of a frame whose image is still held; None: the current frame.
 
         Returns:
             the object on the newest frame of this camera.
 
         Raises:
-            InputError: it cannot be used; says why. Nothing has changed then.
+            InputError: the prompt cannot be used; says why. The tracker is unchanged.
         """
         view, frame = self._check(camera, prompt, self._frame if frame is None else frame)
         tracker = view.tracker
@@ -187,10 +187,10 @@ class PromptedTracker:
         return view.found[prompt.object_id]
 
     def find(self) -> FoundEverywhere:
-        """Find the objects in the other views of the frame that was looked at.
+        """Find the objects in the other views of the current frame.
 
         Returns:
-            every camera with an image to every object: tracked in its query camera, found in the
+            the objects in each camera with an image: tracked in their query camera, found in the
             others. An object whose query camera has no image is left out.
         """
         images = {name: image for name, image in self._views.images.items() if self._shows(name)}
@@ -234,7 +234,7 @@ class PromptedTracker:
         if frame not in held:
             raise InputError(
                 f"prompt for {name!r}: frame {frame} of camera {camera!r} is not held; "
-                + (f"one of {held} expected" if held else "it has had no image yet")
+                + (f"one of {held} expected" if held else "the camera has had no image yet")
             )
         if name not in self._query and len(self._query) >= self._max_objects:
             raise InputError(
@@ -244,7 +244,7 @@ class PromptedTracker:
         return self._cameras[camera], frame
 
     def _hand_over(self) -> None:
-        """Let another view go on where an object is lost in its query view."""
+        """Move objects that are lost in their query view to another view."""
         lost = self.lost
         for name, query in self.objects.items():
             if not self._shows(query):
@@ -256,7 +256,7 @@ class PromptedTracker:
                 self.prompt(sight.camera, Prompt(name, mask=sight.found.mask()), sight.frame)
 
     def _shows(self, camera: str) -> bool:
-        """Whether a camera has an image on the frame looked at."""
+        """Whether a camera has an image on the current frame."""
         held = self._cameras[camera].held
         return bool(held) and held[-1][0] == self._frame
 
@@ -278,7 +278,7 @@ class PromptedTracker:
         return self._trackers[query]
 
     def _leave(self, camera: str, object_id: str) -> None:
-        """An object is no longer tracked in a camera; the last one takes the trackers with it."""
+        """Stop tracking an object in a camera; without objects, its view tracker is dropped."""
         view = self._cameras[camera]
         view.found.pop(object_id, None)
         if camera in self._trackers:
@@ -290,7 +290,7 @@ class PromptedTracker:
 
 
 def _shown(found: CorrespondenceLike) -> Mask | None:
-    """The mask to look for in other views; None where the object is not seen."""
+    """The query mask for the other views; None if the object is not visible."""
     mask = found.mask()
     return mask if mask.any() else None
 

@@ -1,4 +1,4 @@
-"""Which view may go on tracking an object that is lost in its query view."""
+"""Chooses a view in which to continue tracking an object that is lost in its query view."""
 
 from __future__ import annotations
 
@@ -9,34 +9,34 @@ from lmeec_core.correspondence import CorrespondenceLike
 
 PRESENCE = 0.8
 SCORE = 0.6
-"""Presence and score from which an object is seen with confidence."""
+"""Minimum presence and score of an object that counts as reliably seen."""
 SEEN_FRAMES = 5
-"""Frames in a row on which it must have been seen so before it was lost."""
+"""Number of consecutive frames on which it must have been reliably seen before it was lost."""
 LOST_FRAMES = 2
-"""Frames in a row on which it is not seen in its query view, until another view takes over."""
+"""Number of consecutive frames on which it is not seen in its query view before the handover."""
 
 
 class Sight(NamedTuple):
-    """An object seen with confidence in a view other than its query view."""
+    """An object that was reliably seen in a view other than its query view."""
 
     camera: str
     frame: int
-    """The last one on which it was seen so."""
+    """The last frame on which it was reliably seen."""
     run: int
-    """Frames in a row."""
+    """Number of consecutive frames."""
     found: CorrespondenceLike
 
 
 class Handover:
-    """Remembers in which views objects are seen with confidence.
+    """Remembers in which views objects are reliably seen.
 
-    Methods need a query mask: nothing is found any more once the object is lost in its query view.
-    So what counts is what was seen in the other views up to then.
+    Methods need a query mask, so nothing is found once an object is lost in its query view. The
+    choice is therefore based on what was seen in the other views before.
     """
 
     def __init__(self) -> None:
         self._sights: dict[str, dict[str, Sight]] = {}  # object to camera
-        self._lost: dict[str, int] = {}  # frames in a row
+        self._lost: dict[str, int] = {}  # object to number of consecutive frames
 
     def saw(
         self,
@@ -44,12 +44,12 @@ class Handover:
         query: Mapping[str, str],
         found: Mapping[str, Mapping[str, CorrespondenceLike]],
     ) -> None:
-        """Take in what was found on a frame.
+        """Record the objects found on a frame.
 
         Args:
-            frame: its number.
-            query: object to its query camera.
-            found: camera to object.
+            frame: the frame number.
+            query: the query camera of each object.
+            found: the results, by camera and object.
         """
         for camera, objects in found.items():
             for name, one in objects.items():
@@ -63,9 +63,10 @@ class Handover:
                     sights.pop(camera, None)
 
     def lost(self, name: str, is_lost: bool) -> Sight | None:
-        """Whether an object is lost on this frame; returns where it was seen best, if it is time.
+        """Record whether an object is lost on this frame; returns the best sight if it has been
+        lost for long enough, else None.
 
-        The sight is that of the last frame on which the object was seen in its query view.
+        The sight is from the last frame on which the object was visible in its query view.
         """
         self._lost[name] = self._lost.get(name, 0) + 1 if is_lost else 0
         if self._lost[name] < LOST_FRAMES:

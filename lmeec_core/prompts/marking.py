@@ -1,8 +1,8 @@
 """From points, a box or a mask to the mask of an object, with the compact network.
 
-A small head that was trained on the bundled weights makes the mask. With other weights the view is
-matched with itself: what lies at the click is the query mask, the same view is the target view, and
-what is found becomes the next query mask.
+A small head, trained on the bundled weights, makes the mask. With other weights, the view is
+matched with itself: the area around the click is the query mask, the same view is the target view,
+and the mask found becomes the next query mask.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ logger = logging.getLogger(__name__)
 HEAD = "nano_clicks"
 """Name of the head's weights, which come with the package."""
 ROUNDS = 3
-"""How often an answer is read again, or becomes the next query mask."""
+"""Number of iterations, each of which starts from the mask of the one before."""
 DISC = 0.02
-"""Radius of what is taken for the object around a click, as a share of the image's side."""
+"""Radius of the area around a click that belongs to the object, as a share of the image's side."""
 LARGEST = 0.5
-"""Share of the image that no mask made from points exceeds."""
-_CERTAIN, _DOUBT = 10.0, 0.5  # logits of a mask that was given, and of what a rule decided
+"""Maximum area of a mask made from points, as a share of the image."""
+_CERTAIN, _DOUBT = 10.0, 0.5  # logits of given masks, and of pixels decided by a rule
 
 Array = npt.NDArray[Any]
 
 
 def bundled_head(model: CompactLMEEC) -> ClickHead | None:
-    """The head that comes with the package, if it was trained on these weights, else None."""
+    """The head that comes with the package; None if it was trained on other weights."""
     path = bundled_weights(HEAD)
     if path is None:
         return None
@@ -53,8 +53,8 @@ def bundled_head(model: CompactLMEEC) -> ClickHead | None:
     head.of_network = weights["of_network"]
     if not head.belongs_to(model):
         logger.warning(
-            "the head that makes masks of clicks was trained on the bundled weights, not on these: "
-            "masks of clicks come from matching the view with itself, which is less exact"
+            "the head that turns clicks into masks was trained on the bundled weights, not on "
+            "these: clicks are matched within the view instead, which is less accurate"
         )
         return None
     counts = {k: v for k, v in head.state_dict().items() if k.endswith("num_batches_tracked")}
@@ -63,7 +63,7 @@ def bundled_head(model: CompactLMEEC) -> ClickHead | None:
 
 
 class Marker:
-    """Makes masks of prompts.
+    """Turns prompts into masks.
 
     Args:
         model: a compact network.
@@ -74,24 +74,25 @@ class Marker:
 
     @cached_property
     def head(self) -> ClickHead | None:
-        """What makes masks of points and boxes; None where the network is another one than the
-        head was trained on."""
+        """The head that turns points and boxes into masks; None if it was trained on another
+        network."""
         return bundled_head(self.model)
 
     def mark(
         self, view: EncodedView, marked: Marked, before: Tensor | None, run: StageRunner | None
     ) -> Prediction:
-        """An object in one view.
+        """The mask of a marked object in one view.
 
         Args:
             view: the view.
             marked: the prompt.
-            before: (s, s) logits of an answer that points correct, see :meth:`builds_on`.
+            before: (s, s) logits of the mask that the prompt corrects (see :meth:`builds_on`), or
+                None.
             run: computes the stages.
 
         Returns:
-            the prediction of one object; never a mask over more than :data:`LARGEST` of the image
-            unless such a mask or box was given.
+            the prediction for one object. The mask covers at most :data:`LARGEST` of the image,
+            unless a mask or a box was given.
         """
         side = self.model.config.mask_size
         if marked.mask is not None:
@@ -109,8 +110,9 @@ class Marker:
         return self._answer(_kept(logits, seeds, barred, largest), score)
 
     def builds_on(self, before: Tensor, marked: Marked, size: tuple[int, int]) -> bool:
-        """Whether points correct an answer (s, s): none of them is on the object, or one that is
-        lies in it or not further off than its size. Otherwise they mark another place."""
+        """Whether a prompt of points corrects the mask ``before`` (logits, (s, s)) instead of
+        marking something new: it has no positive point, or a positive point is in the mask or
+        closer to it than half the square root of its area."""
         own = before.float().cpu().numpy() > 0
         if not own.any() or marked.box is not None or marked.mask is not None:
             return False
@@ -124,7 +126,7 @@ class Marker:
     def _built_on(
         self, own: npt.NDArray[np.bool_], marked: Marked, size: tuple[int, int]
     ) -> Marked:
-        """A prompt that corrects an answer (s, s), with the point of it that is surest."""
+        """A prompt that corrects a mask (s, s), with one more positive point deep in the mask."""
         _, barred = self._seeds(marked, size)
         left = own & (barred == 0)
         if not left.any():
@@ -135,7 +137,7 @@ class Marker:
         )
 
     def _seeds(self, marked: Marked, size: tuple[int, int]) -> tuple[Array, Array]:
-        """What is the object for certain, and what is not: (s, s) uint8 each."""
+        """Pixels that certainly are on the object, and pixels that are not: (s, s) uint8 each."""
         side = self.model.config.mask_size
         scale = side / np.array((size[1], size[0]))
         seeds, barred = np.zeros((2, side, side), np.uint8)
@@ -153,14 +155,14 @@ class Marker:
         for (x, y), label in zip(spots, marked.labels, strict=True):
             cv2.circle(seeds if label else barred, (x, y), radius, 1, -1)
         for (x, y), label in zip(spots, marked.labels, strict=True):
-            barred[y, x] = 1 - label  # the place clicked itself, however near the others are
+            barred[y, x] = 1 - label  # the clicked pixel itself, even if other points are close
         seeds[barred > 0] = 0
         return seeds, barred
 
     def _decode(
         self, head: ClickHead, view: EncodedView, marked: Marked, before: Tensor | None
     ) -> tuple[Array, float]:
-        """The head's logits (s, s), and the IoU that it expects."""
+        """The head's logits (s, s), and its predicted IoU."""
         device = self.model.device
         height, width = view.size
         scale = np.array((width, height))
@@ -182,7 +184,8 @@ class Marker:
     def _match_itself(
         self, view: EncodedView, seeds: Array, barred: Array, run: StageRunner | None
     ) -> tuple[Array, float]:
-        """Logits (s, s) of what looks like the seeds, then like what was found."""
+        """Logits (s, s) from matching the view with itself, and the predicted IoU. The query mask
+        is made of the seeds first, then of the mask found."""
         side, query = self.model.config.image_size, seeds
         logits, score = np.zeros_like(seeds, np.float32), 0.0
         for _ in range(ROUNDS):
@@ -204,7 +207,7 @@ class Marker:
         return logits, score
 
     def _answer(self, logits: Array | Tensor, score: float) -> Prediction:
-        """Logits (s, s) as a prediction; none above 0 says that the object is absent."""
+        """A prediction from logits (s, s); the object is absent if none is above 0."""
         own = torch.as_tensor(logits, device=self.model.device)[None]
         there = bool((own > 0).any())
         if not there:
@@ -214,8 +217,8 @@ class Marker:
 
 
 def _kept(logits: Array, seeds: Array, barred: Array, largest: float) -> Array:
-    """Logits (s, s) of what was found and hangs together with the seeds, which alone remain where
-    it is a larger share of the image than ``largest``."""
+    """Logits (s, s) reduced to the connected parts of the mask that contain seeds; if these cover a
+    larger share of the image than ``largest``, only the seeds remain."""
     found = ((logits > 0) & (barred == 0)) | (seeds > 0)
     _, parts = cv2.connectedComponents(found.astype(np.uint8))
     kept = np.isin(parts, np.unique(parts[seeds > 0])) & found

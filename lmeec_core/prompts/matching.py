@@ -1,4 +1,4 @@
-"""Marked objects in one view with the compact network: matched with the frames marked."""
+"""Tracks marked objects in one view with the compact network, by matching with marked frames."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ class _Reference:
 
 
 _Track = tuple[_Reference, ...]
-"""What is known of an object: the frames on which it was marked, oldest first. Frames on which it
-was found are none of them: a wrong find would be followed from then on."""
+"""The frames on which an object was marked, oldest first. Frames on which it was only found are not
+used, because the tracker would keep following a wrong mask."""
 
 
 class _Frame(NamedTuple):
@@ -56,20 +56,20 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
     """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
 
     For networks that match (:class:`lmeec_core.compact.CompactLMEEC`): the frames on which an
-    object was marked are its query views, and the present frame is their target view. An object
-    that is not recognised in a frame is judged absent there. All objects are one batch. Memory is
-    constant in time.
+    object was marked are its query views, and the current frame is their target view. An object
+    that is not recognised in a frame is judged absent there. All objects are processed as one
+    batch. Memory use does not grow over time.
 
     Args:
         model: a compact network with weights (:func:`lmeec_core.load_model`).
-        conditioning_frames: how many prompted frames are kept per object, the newest ones; a frame
-            is matched with all of them.
-        max_objects: refuse more objects than this, a bound on memory.
-        hold: frames that can be prompted, the newest ones.
-        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
+        conditioning_frames: number of marked frames kept per object, the newest ones; a frame is
+            matched with all of them.
+        max_objects: maximum number of objects, which limits memory use.
+        hold: number of frames that can be prompted, the newest ones.
+        runner: computes the stages; None: the model's own (:func:`lmeec_core.engine.use_engine`).
 
     Raises:
-        InputError: a network that does not match, or a number below 1.
+        InputError: the network does not match by embeddings, or a number is below 1.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that the frames held and the objects' references take."""
+        """Size of the held frames and the objects' references, in bytes."""
         views = [frame.view for frame in self._frames]
         tensors = [t for view in views for t in (view.inputs, view.prepared)]
         tensors += [one.logits for frame in self._frames for one in frame.found.values()]
@@ -114,13 +114,13 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
         """Process the next frame and track every object in it.
 
         Args:
-            image: RGB uint8 (H, W, 3) of any size, or as this network has encoded it.
+            image: RGB uint8 (H, W, 3) of any size, or a view encoded by this network.
 
         Returns:
             each object's :class:`Tracked`; empty while no object is marked.
 
         Raises:
-            InputError: it is no such image; nothing has changed then.
+            InputError: the image is invalid; the tracker is unchanged.
         """
         view = encoded(self.model, "image", image, self.runner)
         frame = _Frame(self.next_number, view, guides(self.model.config, view.inputs)[0], {})
@@ -140,10 +140,10 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
         mask: npt.NDArray[Any] | None = None,
         frame: int | None = None,
     ) -> Tracked:
-        """Mark an object, or correct it.
+        """Mark an object, or correct its mask.
 
-        All points of a frame are given together: a second call for the same frame replaces the
-        first. On an earlier frame the object is marked there, and followed to the newest one.
+        All points on a frame are given together: a second call for the same frame replaces the
+        first. On an earlier frame, the object is marked there and tracked to the newest frame.
 
         Arguments, result and errors are those of :meth:`lmeec_core.prompts.ViewTracker.prompt`.
         """
@@ -156,7 +156,7 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
             prediction = self._marker.mark(first.view, marked, before, self.runner)
             results = [self._marked(prediction, first, marked)]
             track = [one for one in self._tracks.get(object_id, ()) if one.number != number]
-            if results[0].visible():  # an empty mask says that the object is absent
+            if results[0].visible():  # an empty mask means that the object is absent
                 track.append(self._refer(first, self._full(prediction.logits)[0]))
             kept = tuple(sorted(track, key=lambda one: one.number)[-self.conditioning_frames :])
             marks = {one.number for one in kept}
@@ -172,7 +172,7 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
         return results[-1]
 
     def _marked(self, prediction: Prediction, frame: _Frame, marked: Marked) -> Tracked:
-        """The answer to a prompt: fitted to the image where that agrees with all points."""
+        """The result for a prompt: refined with the image if the refined mask fits all points."""
         plain = self._collect(prediction, frame, None)[0]
         if marked.mask is not None or frame.guide is None or not plain.visible():
             return plain
@@ -185,10 +185,10 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
         return fitted if overlap and (after[y, x] == on).all() else plain
 
     def _before(self, object_id: str, marked: Marked, frame: _Frame) -> Tensor | None:
-        """The answer on a frame that a prompt corrects, None where it starts anew.
+        """The logits of the mask that a prompt corrects; None if it marks something new.
 
         Raises:
-            InputError: points that are not on the object, and no answer that they could correct.
+            InputError: there are only negative points, and no mask that they could correct.
         """
         found = frame.found.get(object_id)
         if (
@@ -199,15 +199,15 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
             return found.logits
         if marked.labels and 1 not in marked.labels and marked.box is None:
             raise InputError(
-                f"prompt for {object_id!r}: only points that are not on the object given, but it "
-                "has no mask on this frame; a point on it, a box or a mask expected"
+                f"prompt for {object_id!r}: only points that are not on the object given, but the "
+                "object has no mask on this frame; a point on it, a box or a mask expected"
             )
         return None
 
     # -- the step ----------------------------------------------------------------------------
 
     def _follow(self, tracks: dict[str, _Track], frame: _Frame) -> dict[str, Tracked]:
-        """The objects on a frame: what the reference says that is surest."""
+        """The objects on a frame, each from its best reference."""
         found = dict.fromkeys(tracks, self._absent(frame))
         sought = [name for name, track in tracks.items() if track]
         if not sought:
@@ -223,7 +223,7 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
         return found | dict(zip(sought, self._collect(best, frame, frame.guide), strict=True))
 
     def _match(self, references: Sequence[_Reference], frame: _Frame) -> Prediction:
-        """What each reference says of a frame."""
+        """The prediction from each reference for a frame."""
         count = len(references)
         together = [one.views for one in references]
         views = type(together[0])(
@@ -242,7 +242,7 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
         )  # fmt: skip
 
     def _refer(self, frame: _Frame, mask: Tensor) -> _Reference:
-        """A frame with a mask (S, S) as a reference."""
+        """A reference made of a frame and a mask (S, S)."""
         features = frame.view.features
         memory = self.model.encode_query_memory(features, mask[None], self.runner)
         return _Reference(frame.number, features, mask, memory)
@@ -268,7 +268,7 @@ class MatchingPromptTracker(NetworkViewTracker[_Track, _Frame]):
         ]
 
     def _absent(self, frame: _Frame) -> Tracked:
-        """An object that nothing is known of: its only prompt says that it is not there."""
+        """The result for an object without references, which is absent."""
         side, device = self.model.config.mask_size, self.model.device
         return Tracked(
             torch.full((side, side), NO_OBJECT_LOGIT, device=device),

@@ -1,4 +1,4 @@
-"""A prompt, and the interface of trackers that take prompts."""
+"""Prompts, and the interface of trackers that accept them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ Box = tuple[float, float, float, float]
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """What a person says about one object in one image: points, a box (also both), or a mask.
+    """Marks an object in an image with points, a box (or both), or a mask.
 
     Attributes:
-        object_id: a new object starts with its first prompt; a later one corrects it.
+        object_id: the object; its first prompt adds the object, later ones correct its mask.
         points: x and y in pixels of the image.
         labels: for each point 1 (on the object) or 0 (not on it).
         box: x0, y0, x1, y1 in pixels.
-        mask: (H, W), bool or 0 and 1 or 255; alone.
+        mask: (H, W), bool, or integers 0 and 1 or 255; not together with points or a box.
     """
 
     object_id: str
@@ -35,7 +35,7 @@ class Prompt:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """As keyword arguments of :meth:`ViewTracker.prompt`."""
+        """The prompt as keyword arguments for :meth:`ViewTracker.prompt`."""
         return {
             "points": self.points or None,
             "labels": self.labels or None,
@@ -53,15 +53,15 @@ class ViewTracker(Protocol):
 
     @property
     def held_frames(self) -> tuple[int, ...]:
-        """Numbers of the frames that can still be prompted, oldest first; the last is the frame
-        last stepped. The first frame stepped is 0."""
+        """Numbers of the frames that can still be prompted, oldest first. The first frame processed
+        is 0; the last number is the newest frame."""
 
     def step(self, image: View) -> Mapping[str, CorrespondenceLike]:
-        """Process the next frame: RGB uint8 (H, W, 3), of any size, or a view that the tracker's
-        network has encoded.
+        """Process the next frame: RGB uint8 (H, W, 3), of any size, or a view encoded by the
+        tracker's network.
 
         Raises:
-            InputError: it is no such image; nothing has changed then.
+            InputError: the image is invalid; the tracker is unchanged.
         """
 
     def prompt(
@@ -73,24 +73,24 @@ class ViewTracker(Protocol):
         mask: npt.NDArray[Any] | None = None,
         frame: int | None = None,
     ) -> CorrespondenceLike:
-        """Mark an object, or correct it.
+        """Mark an object, or correct its mask.
 
-        All points of a frame are given together.
+        All points on a frame are given together.
 
         Args:
-            object_id: a new object starts here; a known one is corrected.
+            object_id: a new object, or a known one to correct.
             points: (n, 2), x and y in pixels of the image.
             labels: for each point 1 (on the object) or 0 (not on it); all 1 if left out.
-            box: x0, y0, x1, y1 in pixels around the object; points may be given beside it.
-            mask: (H, W) of the image's size or aspect, bool or 0 and 1 or 255; alone. It is taken
-                as it is.
-            frame: one of :attr:`held_frames`; None is the last.
+            box: x0, y0, x1, y1 in pixels around the object; can be combined with points.
+            mask: (H, W) with the image's size or aspect ratio, bool, or integers 0 and 1 or 255;
+                used as it is, and not together with points or a box.
+            frame: one of :attr:`held_frames`; None: the last one.
 
         Returns:
-            the object on the frame last stepped.
+            the object on the newest frame.
 
         Raises:
-            InputError: the prompt cannot be used; says why. Nothing has changed then.
+            InputError: the prompt cannot be used; says why. The tracker is unchanged.
         """
 
     def forget(self, object_id: str) -> bool:

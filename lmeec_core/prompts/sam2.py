@@ -1,4 +1,4 @@
-"""SAM 2.1 in one view: an object is marked once and then tracked frame by frame."""
+"""SAM 2.1 in one view: objects are marked once, and then tracked frame by frame."""
 
 from __future__ import annotations
 
@@ -34,18 +34,18 @@ from lmeec_core.prompts.checks import (
 from lmeec_core.tracker import Correspondence
 
 BOX_LABELS = (2, 3)
-"""Labels of a box's upper left and lower right corner, behind 0 (not) and 1 (on the object)."""
+"""Labels of a box's upper left and lower right corners; points have 0 or 1."""
 
 
 class Tracked(Correspondence):
-    """One object on one frame, in the view that it was marked in."""
+    """One object on one frame, in the view in which it was marked."""
 
     __slots__ = ()
 
 
 @dataclass(slots=True)
 class _Moment:
-    """What is stored about an object on one frame."""
+    """The data stored about an object on one frame."""
 
     number: int
     memory: Tensor | None  # (P, memory_dim) bfloat16; None once it is too old to be attended to
@@ -63,11 +63,11 @@ class _Track:
 
     @property
     def moments(self) -> tuple[_Moment, ...]:
-        """All of them."""
+        """Conditioning and recent moments."""
         return (*self.conditioning, *self.recent)
 
     def at(self, number: int) -> _Moment | None:
-        """What is stored about a frame."""
+        """The moment on a frame, if stored."""
         return next((m for m in self.moments if m.number == number), None)
 
     def before(self, number: int) -> tuple[list[_Moment], list[_Moment]]:
@@ -97,25 +97,26 @@ class _Frame(NamedTuple):
 class PromptTracker(NetworkViewTracker[_Track, _Frame]):
     """Tracks objects marked by points, boxes or masks, in the view in which they were marked.
 
-    It computes what SAM 2's video predictor computes: the frame of an object's first prompt
-    conditions all later ones, six frames before the current one and the object pointers of fifteen
-    are remembered, and a prompt on a frame on which the object was tracked corrects it. Objects
-    come, go and are corrected at any time; all of them are one batch. Memory is constant in time.
+    It computes the same as SAM 2's video predictor: the frame of an object's first prompt
+    conditions all later ones; the memories of the last six frames and the object pointers of the
+    last fifteen are kept; a prompt on a frame on which the object was tracked corrects its mask.
+    Objects can be added, removed and corrected at any time, and are processed as one batch. Memory
+    use does not grow over time.
 
     Args:
-        model: a network of SAM 2.1 with weights (:func:`lmeec_core.load_model`); its MV-MoE is not
+        model: a SAM 2.1 network with weights (:func:`lmeec_core.load_model`); its MV-MoE is not
             used.
-        conditioning_frames: how many prompted frames are kept per object, the newest ones.
-        condition_on_corrections: whether a corrected frame becomes a conditioning frame, too
+        conditioning_frames: number of prompted frames kept per object, the newest ones.
+        condition_on_corrections: whether a corrected frame also becomes a conditioning frame
             (SAM 2's default: no).
-        num_frames: length of the recording where it is known, which sets the object pointers'
-            window and time scale as SAM 2 does; None (a live stream) means 16 or more.
-        max_objects: refuse more objects than this, a bound on memory.
-        hold: frames that can be prompted, the newest ones.
-        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
+        num_frames: number of frames of the recording, if known; sets the object pointers' window
+            and time scale, as in SAM 2. None (a live stream) means 16 or more.
+        max_objects: maximum number of objects, which limits memory use.
+        hold: number of frames that can be prompted, the newest ones.
+        runner: computes the stages; None: the model's own (:func:`lmeec_core.engine.use_engine`).
 
     Raises:
-        InputError: a network that takes no prompts, or a number below 1.
+        InputError: the network does not accept prompts, or a number is below 1.
     """
 
     def __init__(
@@ -130,8 +131,8 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
     ) -> None:
         if not model.takes_prompts:
             raise InputError(
-                "this network takes no prompts (its embedding needs a query mask); a preset of "
-                "SAM 2.1, such as base_plus, expected, or lmeec_core.prompts.view_tracker(model), "
+                "this network accepts no prompts (its embedding needs a query mask); a SAM 2.1 "
+                "preset such as base_plus expected, or lmeec_core.prompts.view_tracker(model), "
                 "which makes the right tracker for any network"
             )
         check_limits(num_frames=num_frames)
@@ -141,7 +142,7 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that the memory of all objects takes."""
+        """Size of the memory of all objects, in bytes."""
         return sum(track.nbytes for track in self._tracks.values())
 
     @torch.inference_mode()
@@ -149,13 +150,13 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
         """Process the next frame and track every object in it.
 
         Args:
-            image: RGB uint8 (H, W, 3) of any size, or a view that this network has encoded.
+            image: RGB uint8 (H, W, 3) of any size, or a view encoded by this network.
 
         Returns:
             each object's :class:`Tracked`; empty while no object is marked.
 
         Raises:
-            InputError: it is no such image; nothing has changed then.
+            InputError: the image is invalid; the tracker is unchanged.
         """
         view = encoded(self.model, "image", image, self.runner)
         frame = _Frame(self.next_number, view.size, view.features, view.prepared)
@@ -177,12 +178,12 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
         mask: npt.NDArray[Any] | None = None,
         frame: int | None = None,
     ) -> Tracked:
-        """Mark an object, or correct it.
+        """Mark an object, or correct its mask.
 
-        All points of a frame are given together: a second call for the same frame replaces the
-        points of the first and builds on its mask. From an earlier frame the object is tracked
-        anew to the one last stepped, as if the prompt had come in time; frames that were prompted
-        themselves stay as they are.
+        All points on a frame are given together: a second call for the same frame replaces the
+        points of the first and starts from its mask. From an earlier frame, the object is tracked
+        again up to the newest one, as if the prompt had not been late; frames that were prompted
+        themselves are not changed.
 
         Arguments, result and errors are those of :meth:`lmeec_core.prompts.ViewTracker.prompt`.
         """
@@ -213,7 +214,7 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
     # -- the step ----------------------------------------------------------------------------
 
     def _mark(self, track: _Track, marked: Marked, frame: _Frame) -> Prediction:
-        """What a prompt says of its frame."""
+        """The prediction for a prompt on its frame."""
         if marked.mask is not None:
             size, device = self.model.config.image_size, self.model.device
             return use_mask(self.model, frame.views, prepare_masks([marked.mask], size, device))
@@ -237,18 +238,18 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
         return dict(zip(tracks, self._moments(prediction, memory, frame), strict=True))
 
     def _places(self, marked: Marked, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-        """Corners and points as shares of the image (1, n, 2), and their labels (1, n)."""
+        """Corners and points as fractions of the image (1, n, 2), and their labels (1, n)."""
         spots, kinds = marked.points, list(marked.labels)
         if marked.box is not None:
             spots, kinds = np.concatenate((marked.box, spots)), [*BOX_LABELS, *kinds]
         height, width = size
-        # SAM 2 takes the middle of a pixel of the model's input.
+        # As in SAM 2: the centre of a pixel of the model's input.
         device, side = self.model.device, self.model.config.image_size
         pixels = torch.tensor(spots / (width, height) * side, dtype=torch.float32, device=device)
         return ((pixels + 0.5) / side)[None], torch.tensor([kinds], device=device)
 
     def _attend(self, tracks: Sequence[_Track], frame: _Frame) -> Tensor:
-        """Tokens (N, P, C) of a frame after they attended to each object's memory."""
+        """Tokens (N, P, C) of a frame after attention to each object's memory."""
         groups: dict[tuple[int, int], list[int]] = {}
         memories = [self._memory(track, frame.number) for track in tracks]
         for i, (features, _, pointers) in enumerate(memories):
@@ -266,8 +267,8 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
         return tokens
 
     def _memory(self, track: _Track, number: int) -> tuple[Tensor, Tensor, Tensor]:
-        """An object's memory before a frame: features (m, P, memory_dim), the position of all its
-        tokens (L, memory_dim), and object pointers (n, C)."""
+        """An object's memory before a frame: features (m, P, memory_dim), positional encodings of
+        all tokens (L, memory_dim), and object pointers (n, C)."""
         conditioning, recent = track.before(number)
         slots = self.model.config.memory_slots
         near = [m for m in recent if number - m.number < slots and m.memory is not None]
@@ -282,11 +283,11 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
         return features, position, torch.stack([m.pointer for m in pointed])
 
     def _remembered(self, track: _Track, moment: _Moment, conditions: bool = False) -> _Track:
-        """A track with one more frame, or with a correction of one; what is too old is dropped."""
+        """A track with a frame added or corrected; frames that are too old are dropped."""
         conditioning = [m for m in track.conditioning if m.number != moment.number]
         recent = [m for m in track.recent if m.number != moment.number]
         (conditioning if conditions else recent).append(moment)
-        # Earlier frames that are held may be corrected, and attend to what was before them.
+        # A held frame may be corrected, and then attends to the frames before it.
         last = max(m.number for m in (*track.moments, moment))
         slots, held = self.model.config.memory_slots, self._hold - 1
         for old in (*conditioning, *recent):
@@ -304,7 +305,7 @@ class PromptTracker(NetworkViewTracker[_Track, _Frame]):
     def _moments(
         self, prediction: Prediction, memory: Tensor, frame: _Frame, prompted: bool = False
     ) -> list[_Moment]:
-        """What is stored of each object of a batch on a frame."""
+        """The moments to store for each object of a batch on a frame."""
         numbers = torch.stack((prediction.presence_logit, prediction.predicted_iou)).tolist()
         stored = memory.to(torch.bfloat16)
         return [

@@ -1,4 +1,4 @@
-"""Makes the tracker of one view that suits a network."""
+"""Makes the right tracker of one view for a network."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ def view_tracker(
     runner: StageRunner | None = None,
     hold: int | None = None,
 ) -> ViewTracker:
-    """A tracker of marked objects in one view: SAM 2.1's own for its networks, matching for
-    compact ones.
+    """A tracker of marked objects in one view: by matching for compact networks, else as in SAM
+    2.1.
 
     Args:
         model: a network with weights (:func:`lmeec_core.load_model`).
-        conditioning_frames: how many prompted frames are kept per object, the newest ones.
-        num_frames: length of the recording where it is known; see :class:`PromptTracker`. Compact
-            networks do not need it.
-        max_objects: refuse more objects than this, a bound on memory.
-        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
-        hold: frames that can be prompted, the newest ones; None is the tracker's own number.
+        conditioning_frames: number of prompted frames kept per object, the newest ones.
+        num_frames: number of frames of the recording, if known; see :class:`PromptTracker`. Not
+            used by compact networks.
+        max_objects: maximum number of objects, which limits memory use.
+        runner: computes the stages; None: the model's own (:func:`lmeec_core.engine.use_engine`).
+        hold: number of frames that can be prompted, the newest ones; None: the tracker's default.
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number is below 1.
     """
     held: dict[str, Any] = {} if hold is None else {"hold": hold}
     if isinstance(model, CompactLMEEC):

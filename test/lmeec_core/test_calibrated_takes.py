@@ -321,7 +321,7 @@ def test_each_take_has_its_own_calibration_and_one_can_be_given_for_all(
     (first, valid), (second, _) = found[:2]
     assert second[valid] == pytest.approx(first[valid] + shift, abs=1e-5)
     assert valid.sum() == 7 and not any(one[1].any() for one in found[2:])
-    assert "none: fewer than two cameras with a lens and a pose: no points in space" in said
+    assert "none: fewer than two cameras with a lens and a pose: no 3D points" in said
     assert f"{folders[3]}/calibration.yaml: frame: Field required" in said
     assert cameras["frame"] is None and cameras["cameras"]["cam01"]["pose"] is None
     heights = [one["cameras"]["cam01"]["pose"] for one in cameras["episodes"].values()]

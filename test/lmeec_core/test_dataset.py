@@ -133,7 +133,7 @@ def test_side_files_say_where_masks_come_from(lerobot: Path, take: Path, found: 
         "aria01": QUERY, "cam-1": "predictions", "cam-2": "predictions",
     }  # fmt: skip
     assert about["predictions"][0]["sha256"] == hashlib.sha256(found.read_bytes()).hexdigest()
-    assert "not known" in about["predictions"][0]["note"]  # lmeec track has not made it
+    assert "unknown" in about["predictions"][0]["note"]  # lmeec track has not made it
     objects = json.loads((lerobot / "meta/objects.json").read_text())
     by_id = {one["id"]: one for one in objects}
     marked = [row for row, frame in enumerate(FRAMES) if frame % 4]
@@ -176,7 +176,7 @@ def test_what_is_left_out_is_named(take: Path, found: Path, tmp_path: Path) -> N
     said = export(take, other, some, "--slots", 2, "--out", tmp_path / "a", code=1)
     for text in (
         "3 objects, but --slots 2: left out: 'bowl'",
-        "take_8: 1 frames without an image of camera cam-1",
+        "take_8: 1 frames have no image from camera cam-1",
         "take_7: camera cam-2 has no masks",
     ):
         assert text in said, said
@@ -191,7 +191,7 @@ def test_what_is_left_out_is_named(take: Path, found: Path, tmp_path: Path) -> N
     thirty = make_take(tmp_path / "thirty" / "take_8", range(18))
     said = export(take, thirty, found, "--fps", 30, "--out", tmp_path / "c")
     assert "ticks repeat the frame before" in said  # a note
-    assert "take_8: 12 of 18 ticks without any mask of camera cam-2" in said  # a note, too
+    assert "take_8: 12 of 18 ticks have no mask in camera cam-2" in said  # a note, too
     said = export(take, thirty, "--fps", 10, "--out", tmp_path / "d")
     assert "11 of 18 frames fall between the ticks of 10 Hz" in said  # as it was asked for
 
@@ -204,7 +204,7 @@ def test_inputs_that_make_no_dataset(take: Path, found: Path, tmp_path: Path) ->
     assert "no object 'spoon'" in export(take, "--object", "spoon", "--out", out, code=1)
     out.mkdir()
     (out / "mine.txt").write_text("mine")
-    assert "no dataset of lmeec" in export(take, "--out", out, "--overwrite", code=1)
+    assert "not made by lmeec dataset" in export(take, "--out", out, "--overwrite", code=1)
     assert (out / "mine.txt").read_text() == "mine" and sorted(tmp_path.iterdir())[-1] == out
 
 
@@ -291,11 +291,11 @@ def test_a_dataset_of_others_gets_objects(take: Path, found: Path, tmp_path: Pat
     assert rows[0] == rows[1]
     assert json.loads(now["meta/provenance.json"])["masks"]["cam-1"] == "predictions"
     said = export(take, other, found, "--enrich", tmp_path / "set", "--out", tmp_path / "x", code=1)
-    assert "has objects already" in said
+    assert "already has objects" in said
     said = export(take, found, "--enrich", base, "--out", tmp_path / "x", code=1)
-    assert "has 2 episodes, 1 recordings were read" in said
+    assert "has 2 episodes, but 1 recordings were read" in said
     short = make_take(tmp_path / "short" / "take_8", FRAMES[:4])
     said = export(take, short, found, "--enrich", base, "--out", tmp_path / "x", code=1)
-    assert "episode 1 has 6 frames, the recording take_8 has 4" in said
-    assert "is given twice" in export(take, take, found, "--out", tmp_path / "x", code=1)
+    assert "episode 1 has 6 frames, but the recording take_8 has 4" in said
+    assert "given twice" in export(take, take, found, "--out", tmp_path / "x", code=1)
     assert not (tmp_path / "x").exists()

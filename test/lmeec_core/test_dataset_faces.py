@@ -153,7 +153,9 @@ def test_files_that_are_no_model(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="other.onnx: cannot be read"):
         FaceModel.of(other)
     other.write_bytes(b"nothing")
-    with pytest.raises(InputError, match="other.onnx: OpenCV's FaceDetectorYN cannot use it"):
+    with pytest.raises(
+        InputError, match="other.onnx: OpenCV's FaceDetectorYN cannot use this file"
+    ):
         FaceModel.of(other)
 
 

@@ -49,12 +49,12 @@ def test_a_killed_run_goes_on_where_it_was(
     assert result.exit_code != 0 and not (tmp_path / "a").exists() and made == ["take_7"]
     monkeypatch.setattr(episodes, "_write", make)
     said = export(*command, "--out", tmp_path / "a")
-    assert "1 of 2 episodes were finished before" in said
+    assert "1 of 2 episodes were already finished" in said
     assert not (tmp_path / "a.work").exists()
     export(*command, "--out", tmp_path / "b", "--workers", 2)
     a, b = contents(tmp_path / "a"), contents(tmp_path / "b")
     assert a == b and len(a) == 7 + 2 + 6
-    assert "exists already" in export(*command, "--out", tmp_path / "a", code=1)
+    assert "already exists" in export(*command, "--out", tmp_path / "a", code=1)
     export(take, found, "--out", tmp_path / "a", "--overwrite")
     assert len(contents(tmp_path / "a")) == 7 + 1 + 3
 
@@ -105,7 +105,7 @@ def test_what_a_cluster_fails_at_is_named(
 
     monkeypatch.setattr(dataset_run, "run_on_ray", elsewhere)
     said = export(take, "--out", tmp_path / "x", "--cluster", "auto", code=1)
-    assert f"take_7: left out: was made, but not into {tmp_path / 'x.work'}" in said
+    assert f"take_7: left out: was made, but not in {tmp_path / 'x.work'}" in said
 
     def died(work: Any, jobs: Any, address: str) -> Iterator[JobResult]:
         yield JobResult(jobs[0], error="worker died")

@@ -230,7 +230,7 @@ def test_an_empty_mask_says_that_the_object_is_absent(tiny: lm.LMEEC) -> None:
     ("given", "text"),
     [
         ({}, "points, a box or a mask expected"),
-        ({"points": [[1, 2]], "mask": np.zeros((4, 4), bool)}, "a mask is given alone"),
+        ({"points": [[1, 2]], "mask": np.zeros((4, 4), bool)}, "a mask must be given alone"),
         ({"points": [[1, 2]], "labels": [2]}, "0 or 1 for each of 1 points"),
         ({"points": [[1, 200]]}, "within the image of 64 x 64"),
         ({"box": [10, 10, 5, 20]}, "x0 < x1 and y0 < y1"),
@@ -263,7 +263,7 @@ def test_the_head_is_used_with_the_weights_that_it_was_trained_on(
     assert not caplog.records
     with caplog.at_level(logging.WARNING):
         assert Marker(tiny).head is None  # type: ignore[arg-type]
-    assert "less exact" in caplog.text
+    assert "less accurate" in caplog.text
 
 
 def test_the_head_reads_what_is_said(nano: lm.LMEEC) -> None:

@@ -76,7 +76,7 @@ def test_the_configuration_chooses_the_network() -> None:
     small = lm.preset("nano").model_copy(update={"image_size": SIZE})
     assert type(lm.build_model(lm.preset("mini"))) is lm.LMEEC
     assert type(lm.build_model(small)) is CompactLMEEC
-    with pytest.raises(lm.InputError, match="takes no prompts"):
+    with pytest.raises(lm.InputError, match="accepts no prompts"):
         lm.PromptTracker(lm.build_model(small))
 
 

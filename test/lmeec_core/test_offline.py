@@ -133,7 +133,7 @@ def test_a_damaged_unit_is_computed_again_and_partial_files_are_never_read(
     other.rename(other.with_suffix(".partial"))
     result = track(take.path, out, *MINI, "--direction", "ego-exo")
     assert result.exit_code == 0 and "not readable" in result.output
-    assert "finished before" not in result.output
+    assert "already finished" not in result.output
     assert out.read_bytes() == first and not list(work.glob("*.partial"))
 
 
@@ -148,7 +148,7 @@ def test_only_one_process_works_in_a_folder_and_foreign_files_are_not_replaced(
     out.unlink()
     with UnitStore(tmp_path / "found.json.work", SETTINGS):
         result = track(take.path, out, *MINI)
-    assert result.exit_code == 1 and "another process works there" in result.output
+    assert result.exit_code == 1 and "in use by another process" in result.output
 
 
 def test_killed_at_once_and_resumed_the_file_is_the_same(take: Take, tmp_path: Path) -> None:

@@ -111,7 +111,10 @@ def test_forms_of_other_programs(tmp_path: Path) -> None:
         ({"box_xyxy": [1, 2, 3]}, r"box_xyxy: .*at least 4"),
         ({"mask": {"size": [2, 2]}}, "counts of a mask are None"),
         ({"mask": {"size": [2, 2], "counts": [3]}}, "fill 3 pixels, not 2x2"),
-        ({"mask": {"size": [2, 2], "counts": [4]}, "points": [[1, 2]]}, "a mask stands alone"),
+        (
+            {"mask": {"size": [2, 2], "counts": [4]}, "points": [[1, 2]]},
+            "a mask must be given alone",
+        ),
         ({"points": [[1, 2]], "object": ""}, "object: .*at least 1"),
         ({"points": [[1, 2]], "camera": None}, "camera: .*None given"),
         ({"points": [[1, 2]], "object": "\ud800"}, "object: .*unicode"),

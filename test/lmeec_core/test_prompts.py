@@ -221,7 +221,7 @@ def test_points_are_pixels_of_the_image_given(model: lm.LMEEC) -> None:
     [
         ({}, "points, a box or a mask expected"),
         ({"labels": [1]}, "labels without points"),
-        ({"points": [[1, 2]], "mask": np.zeros((4, 4), bool)}, "a mask is given alone"),
+        ({"points": [[1, 2]], "mask": np.zeros((4, 4), bool)}, "a mask must be given alone"),
         ({"points": [[1, 2]], "labels": [2]}, "0 or 1 for each of 1 points"),
         ({"points": [[1, 2]], "labels": [1, 0]}, "0 or 1 for each of 1 points"),
         ({"points": [[1, 200]]}, "within the image of 128 x 128"),

@@ -137,7 +137,7 @@ BAD = {
     "wrong label": ({"labels": [2]}, "0 or 1 for each of 1 points expected"),
     "three numbers": ({"box": [1.0, 2.0, 3.0]}, "x0, y0, x1, y1 in pixels expected"),
     "turned box": ({"box": [9.0, 2.0, 3.0, 4.0]}, "x0 < x1 and y0 < y1 expected"),
-    "mask and points": ({"mask": mask(60, 80)}, "a mask is given alone"),
+    "mask and points": ({"mask": mask(60, 80)}, "a mask must be given alone"),
     "mask of another shape": ({"points": [], "mask": mask(60, 20)}, "aspect"),
     "short mask": ({"points": [], "mask": mask(60, 80, b"1")}, "truncated buffer"),
     "many points": ({"points": [CUP] * 1001}, "at most 1000 points expected"),
