@@ -69,8 +69,8 @@ format:
 	@.ci/setup.sh dev
 	@$(ENTER); python -m ruff format .; python -m ruff check --fix .
 
-# One worker more than there are cores (two), because tests also wait; what belongs to one file stays in one worker. The longest files come
-# first (test/conftest.py); xdist would begin with those that have the most tests.
+# One worker more than two cores, because tests also wait; what belongs to one file stays in one worker.
+# The longest files come first (test/conftest.py); xdist would begin with those that have the most tests.
 test: lint
 	@$(ENTER); $(PYTEST) test -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" $(PYTEST_ARGS)
 

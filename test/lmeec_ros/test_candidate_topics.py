@@ -100,7 +100,7 @@ def test_a_set_waits_for_its_candidates(policy: str) -> None:
     [
         (
             {"method": "lmeec"},
-            "'topic' given with the method 'lmeec', which does not use candidates",
+            "with the method 'lmeec', which does not use candidates",
         ),
         ({"query_masks.source": "prompts"}, "'topic' given with query_masks.source 'prompts'"),
         ({"output.lazy": True}, "'topic' given with output.lazy True"),

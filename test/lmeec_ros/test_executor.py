@@ -135,7 +135,7 @@ def without_futures(patch: pytest.MonkeyPatch) -> None:
 CHANGES: dict[str, tuple[Any, str]] = {
     "another version": (
         lambda patch: patch.setattr(module, "version", lambda _: "9.4.1"),
-        "rclpy 9.4.1 is here, 7.1.",
+        "rclpy 9.4.1 is installed, 7.1.",
     ),
     "no more _futures": (without_futures, "_futures"),
     "another task": (
@@ -161,7 +161,7 @@ def test_it_gives_way_to_the_stock_one_where_it_does_not_work(
         executor = closed(make_executor(3, told.append, context=context))
     assert not isinstance(executor, PoolExecutor)
     (line,) = told
-    assert text in line and "rclpy's own" in line
+    assert text in line and "using rclpy's executor" in line
 
 
 def test_the_node_works_with_the_stock_one(

@@ -187,7 +187,7 @@ def test_files_for_others_and_for_several(tmp_path: Path) -> None:
     with pytest.raises(ParameterError, match="--node /lmeec: belongs to a parameter file"):
         bag_units.read_config(bag, None, {}, "/lmeec")
     path.write_text(section("camera", 1) + section("/**/driver", 1))
-    with pytest.raises(ParameterError, match="the node /lmeec; it is for camera, /.*/driver"):
+    with pytest.raises(ParameterError, match="the node /lmeec, only for camera, /.*/driver"):
         parameters.read_file(path)
     path.write_text("# nothing\n")
     with pytest.raises(ParameterError, match='no parameters; "/..:"'):

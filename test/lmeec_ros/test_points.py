@@ -167,7 +167,7 @@ def test_a_camera_of_the_file_that_the_node_does_not_have(
     path = calibration(tmp_path, egg=dict(POSES["ego"]))
     config = parameters.load({"output.points": True, "geometry.calibration": path})
     geometry.Points(node, config, CameraInfos(node, config)).destroy()
-    assert ["egg, which is no camera of this node (ego, exo)" in text for text in said] == [True]
+    assert ["egg, unknown to this node (its cameras: ego, exo)" in text for text in said] == [True]
 
 
 @pytest.mark.parametrize("prompted", [False, True])

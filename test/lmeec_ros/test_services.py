@@ -114,9 +114,9 @@ def test_memory_services_refuse_with_a_reason(
         change = ChangeState.Request(transition=Transition(id=transition))
         assert rig.call(ChangeState, "/lmeec/change_state", change).success
     for name, text in (
-        ("../x", "a plain name"),
-        ("", "a plain name"),
-        ("/etc/x", "a plain name"),
+        ("../x", "beginning with a letter"),
+        ("", "beginning with a letter"),
+        ("/etc/x", "beginning with a letter"),
         ("absent", "no such file"),
     ):
         answer = rig.call(MemoryFile, "/lmeec/load_memory", MemoryFile.Request(name=name))
@@ -141,7 +141,7 @@ def test_memory_files_lie_in_their_folder(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert memory_file("", "a.b-c_1") == tmp_path / "lmeec" / "a.b-c_1.safetensors"
     assert memory_file("/data", "a") == Path("/data/a.safetensors")
     for name in ("", ".", "..", "a/b", "../a", ".hidden", "a\n", "a" * 101, "é"):
-        with pytest.raises(ValueError, match="a plain name"):
+        with pytest.raises(ValueError, match="beginning with a letter"):
             memory_file("", name)
 
 
