@@ -158,7 +158,7 @@ def run(
                     raise TimeoutError(f"{what}: not within {PATIENCE:.0f} s; {process.tail()}")
                 time.sleep(0.05)
 
-        wait("an active node", lambda: watch.ready(player.published) and not player.unheard())
+        wait("an active node", lambda: watch.ready(player.published) and not player.unsubscribed())
         heard.subscribe()
         wait("the node's wish for depth", beside.heard)
         before: list[int] = []

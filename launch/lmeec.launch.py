@@ -3,9 +3,9 @@
     ros2 launch lmeec lmeec.launch.py params_file:=my.yaml
     ros2 launch lmeec lmeec.launch.py namespace:=robot1 ego_image:=/robot1/head/image_raw
 
-An argument that is not given changes nothing: what the parameter file says, the node's defaults, or
-the environment hold. Every topic is an argument. The topic arguments are for the default cameras
-`ego` and `exo`; other cameras have theirs in the parameter file.
+An argument that is not given has no effect: the parameter file, the node's defaults or the environment
+apply. Every topic is an argument. The topic arguments are for the default cameras `ego` and `exo`; the
+topics of other cameras are set in the parameter file.
 """
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
@@ -20,15 +20,15 @@ from lmeec_ros.tools.node_process import profile_environment
 ARGUMENTS = {
     "name": "name of the node (lmeec)",
     "namespace": "namespace of the node",
-    "params_file": "file of parameters, as config/lmeec.yaml, which has the defaults",
+    "params_file": "parameter file, like config/lmeec.yaml, which contains the defaults",
     "log_level": "debug, info, warn, error or fatal",
-    "dds_profile": "the package's Fast DDS profile, which large images need: true, false, or empty "
-    "(if the environment has none)",
-    "respawn": "start the node again when it ends: true or false",
+    "dds_profile": "use the package's Fast DDS profile, needed for large images: true, false, or "
+    "empty (true unless the environment names a profile)",
+    "respawn": "restart the node when it ends: true or false",
 }
-# argument: parameter that it sets where it is given, as true or false
+# arguments that set the parameter of the same name to true or false, if given
 FLAGS = ("use_sim_time", "autostart")
-# argument: parameter that it sets where it is given
+# argument: parameter that it sets, if given
 PARAMETERS = {
     "ego_image": "cameras.ego.topic",
     "exo_image": "cameras.exo.topic",
@@ -37,7 +37,7 @@ PARAMETERS = {
     "preset": "model.preset",
     "device": "model.device",
 }
-# argument: output that is remapped where it is given
+# argument: output that it remaps, if given
 OUTPUTS = {
     "masks": "~/exo/masks",
     "label_image": "~/exo/label_image",
@@ -47,20 +47,20 @@ OUTPUTS = {
 
 
 def flag(name: str, text: str) -> bool:
-    """Whether an argument says true; one that is not given says false."""
+    """Return whether an argument is true; one that is not given is false."""
     if text.lower() not in ("", "true", "false"):
         raise ValueError(f"{name}: {text!r} given, true or false expected")
     return text.lower() == "true"
 
 
 def start_node(context: LaunchContext) -> list[Node]:
-    """Return the node's action, with the arguments that were given."""
+    """Return the action that starts the node, with the arguments that were given."""
 
     def text(argument: str) -> str:
         return LaunchConfiguration(argument).perform(context)
 
     given: dict[str, object] = {
-        # As texts: a topic or a path must not be read as YAML.
+        # As strings: a topic or a path must not be parsed as YAML.
         parameter: ParameterValue(text(argument), value_type=str)
         for argument, parameter in PARAMETERS.items()
         if text(argument)
@@ -81,7 +81,7 @@ def start_node(context: LaunchContext) -> list[Node]:
             arguments=["--ros-args", "--log-level", level] if level else [],
             parameters=[one for one in (text("params_file"), given) if one],
             remappings=[(topic, text(name)) for name, topic in OUTPUTS.items() if text(name)],
-            # For this process alone: what the launch file starts besides keeps its environment.
+            # Only for this process: other processes of the launch keep their environment.
             additional_env=profile_environment(wanted, context.environment),
         )
     ]
@@ -92,7 +92,7 @@ def generate_launch_description() -> LaunchDescription:
     described = dict(ARGUMENTS)
     described |= {name: f"parameter {name}: true or false" for name in FLAGS}
     described |= {name: f"parameter {parameter}" for name, parameter in PARAMETERS.items()}
-    described |= {name: f"topic in place of {topic}" for name, topic in OUTPUTS.items()}
+    described |= {name: f"topic instead of {topic}" for name, topic in OUTPUTS.items()}
     declared = [
         DeclareLaunchArgument(name, default_value="", description=description)
         for name, description in described.items()

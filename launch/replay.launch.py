@@ -2,9 +2,9 @@
 
     ros2 launch lmeec replay.launch.py bag:=<folder> params_file:=my.yaml
 
-All arguments of lmeec.launch.py are accepted too. The bag is played by `lmeec play` once the node
-has subscribed to its inputs, so that no frame is lost at the start; it ends once the node has
-answered the last one.
+All arguments of lmeec.launch.py are accepted too. `lmeec play` starts to publish once the node has
+subscribed to its inputs, so that no frame is lost at the start, and ends once the node has processed
+the last frame.
 """
 
 import os
@@ -30,36 +30,36 @@ from lmeec_ros.tools.node_process import profile_environment
 SHARE = get_package_share_directory("lmeec")
 COMMAND = os.path.join(get_package_prefix("lmeec"), "lib", "lmeec", "lmeec")
 
-# argument: (default, description); an empty default has no value
+# argument: (default, description); the argument is required if the default is None
 ARGUMENTS = {
     "bag": (None, "folder of the rosbag2 recording"),
-    "rate": ("1.0", "speed of playing, 1.0 = as recorded"),
-    "loop": ("false", "begin again at the end: true or false"),
+    "rate": ("1.0", "playback speed, 1.0 = as recorded"),
+    "loop": ("false", "start over at the end: true or false"),
     "clock": ("false", "publish /clock: true or false"),
-    "wait": ("120", "longest time to wait for the node to subscribe, seconds"),
-    "shutdown": ("true", "end when the bag has ended: true or false"),
+    "wait": ("120", "maximum time to wait for the node to subscribe, seconds"),
+    "shutdown": ("true", "shut down at the end of the bag: true or false"),
 }
 
 
 def given(context: LaunchContext, argument: str) -> bool:
-    """Whether an argument says true."""
+    """Return whether an argument is true."""
     return LaunchConfiguration(argument).perform(context).lower() == "true"
 
 
 def start_node(context: LaunchContext) -> list[object]:
-    """Return the node's launch file, with simulated time if the bag's clock is played."""
+    """Return the action that starts the node, with simulated time if /clock is published."""
     source = PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "lmeec.launch.py"))
     arguments = {"use_sim_time": "true"} if given(context, "clock") else {}
     return [IncludeLaunchDescription(source, launch_arguments=arguments.items())]
 
 
 def play(context: LaunchContext) -> list[object]:
-    """Return the actions that play the bag, and end the launch after it if asked for."""
+    """Return the actions that play the bag and, if requested, shut down at its end."""
 
     def text(argument: str) -> str:
         return LaunchConfiguration(argument).perform(context)
 
-    # Declared by lmeec.launch.py. Without a namespace here the node may be in one all the same.
+    # Declared by lmeec.launch.py. Without the argument, the node may still be in a namespace.
     name, namespace = text("name") or "lmeec", text("namespace").strip("/")
     node = f"/{namespace}/{name}" if namespace else name
     command = [COMMAND, "play", text("bag"), "--rate", text("rate"), "--wait", text("wait")]

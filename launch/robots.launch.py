@@ -1,11 +1,12 @@
-"""Start a correspondence node for each of several robots, each in a namespace of its own.
+"""Start a correspondence node for each of several robots, in the namespace of the robot.
 
     ros2 launch lmeec robots.launch.py robots:=robot1,robot2 params_file:=my.yaml
 
-Topics that the parameter file names without a leading slash are each robot's own: ego/image_raw is
-/robot1/ego/image_raw for robot1. Those with one are shared, as a camera on the wall may be.
-`{robot}` in params_file stands for the robot's name: params_file:=/etc/robots/{robot}.yaml. All
-arguments of lmeec.launch.py but namespace are accepted too, and hold for every robot.
+Topics without a leading slash in the parameter file are relative to the robot's namespace:
+ego/image_raw is /robot1/ego/image_raw for robot1. Topics with a leading slash are shared, for example
+that of a wall camera. `{robot}` in params_file is replaced by the robot's name:
+params_file:=/etc/robots/{robot}.yaml. All arguments of lmeec.launch.py except namespace are accepted
+too, and apply to every robot.
 """
 
 import os
@@ -31,10 +32,11 @@ TOPIC = r"(cameras\..*|query_masks)\.topic"
 
 
 def shared_topics(file: str, node: str) -> list[str]:
-    """The input topics that a parameter file gives a node and that lie in no namespace.
+    """Return a node's input topics in a parameter file that are outside its namespace.
 
     Raises:
-        lmeec_ros.parameters.files.ParameterError: it cannot be read, or has nothing for the node.
+        lmeec_ros.parameters.files.ParameterError: if the file cannot be read, or has no parameters
+            for the node.
     """
     content = parameter_files.read(file)
     values = content.values_for(node)
@@ -45,11 +47,11 @@ def shared_topics(file: str, node: str) -> list[str]:
 
 
 def start_robots(context: LaunchContext) -> list[object]:
-    """Return each robot's node, and a word on what they share."""
+    """Return the actions that start the robots' nodes, and a message for each shared topic."""
     names = LaunchConfiguration("robots").perform(context).split(",")
     names = [name.strip() for name in names if name.strip()]
     if not names or len(set(names)) < len(names):
-        raise ValueError(f"robots: {names} given, names that differ, with commas between, expected")
+        raise ValueError(f"robots: {names} given, different names separated by commas expected")
     template = LaunchConfiguration("params_file").perform(context)
     actions = []
     for name in names:
@@ -58,13 +60,13 @@ def start_robots(context: LaunchContext) -> list[object]:
         file = template.replace("{robot}", name)
         node_name = LaunchConfiguration("name", default="lmeec").perform(context) or "lmeec"
         for topic in shared_topics(file, f"/{name}/{node_name}"):
-            text = f"{name} reads {topic}, which is not in its namespace ({file})"
+            text = f"{name} subscribes to {topic}, which is outside its namespace ({file})"
             actions.append(LogInfo(msg=text))
         node = IncludeLaunchDescription(
             PythonLaunchDescriptionSource(os.path.join(SHARE, "launch", "lmeec.launch.py")),
             launch_arguments={"namespace": name, "params_file": file}.items(),
         )
-        actions.append(GroupAction([node]))  # so that the arguments end with each robot
+        actions.append(GroupAction([node]))  # limits the arguments' scope to this robot
     return actions
 
 
@@ -72,11 +74,11 @@ def generate_launch_description() -> LaunchDescription:
     """Return the arguments and the nodes."""
     return LaunchDescription(
         [
-            DeclareLaunchArgument("robots", description="the robots' names, with commas between"),
+            DeclareLaunchArgument("robots", description="names of the robots, separated by commas"),
             DeclareLaunchArgument(
                 "params_file",
                 default_value=DEFAULT,
-                description="file of parameters; {robot} in it stands for the robot's name",
+                description="parameter file; {robot} is replaced by the name of each robot",
             ),
             OpaqueFunction(function=start_robots),
         ]

@@ -1,1 +1,1 @@
-"""Bags through the node's own pairing and messages, without a running node."""
+"""Track and view bags with the node's pairing and message handling, without a running node."""

@@ -1,4 +1,4 @@
-"""The motion that the cameras of a bag see."""
+"""Image motion of a bag's cameras."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmeec_core.takes.images import ImageReader
 from lmeec_ros.io import images
 
 LONGEST = 60.0
-"""Seconds of a bag that are looked at."""
+"""Seconds of a bag that are read."""
 READ: dict[str, Callable[..., Any]] = {
     "sensor_msgs/msg/Image": images.to_rgb,
     "sensor_msgs/msg/CompressedImage": images.compressed_to_rgb,
@@ -21,14 +21,17 @@ READ: dict[str, Callable[..., Any]] = {
 
 
 def bag_motion(path: Path, problems: list[str]) -> dict[str, Motion]:
-    """Image topic to the motion in its first minute; label images are left out.
+    """Return the motion of each image topic in the bag's first minute, without label images.
 
     Args:
         path: the bag.
-        problems: receives what could not be read, one text a topic.
+        problems: receives texts about what could not be read, at most one for each topic.
+
+    Returns:
+        image topic to its motion.
 
     Raises:
-        BagError: the bag cannot be read.
+        BagError: if the bag cannot be read.
     """
     found: dict[str, Motion] = {}
     with BagReader(path) as bag:

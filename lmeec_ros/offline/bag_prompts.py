@@ -1,4 +1,4 @@
-"""Prompts in place of a bag's query masks: marked objects, through the node's own processing."""
+"""Track objects in a bag from prompts instead of query masks, with the node's processing."""
 
 from __future__ import annotations
 
@@ -31,12 +31,15 @@ from lmeec_ros.parameters.config import NodeConfig
 def place_prompts(
     prompts: Prompts, cameras: Mapping[str, str], where: Path
 ) -> tuple[list[PlacedPrompt], list[str]]:
-    """Prompts with the node's names of their cameras, and what is wrong with the others.
+    """Convert the prompts' camera names to those of the node.
 
     Args:
-        prompts: with the names of the result file, or the node's.
-        cameras: the node's names to those of the result file.
+        prompts: prompts, with camera names of the result file or of the node.
+        cameras: camera names of the node to those of the result file.
         where: the bag.
+
+    Returns:
+        the converted prompts, and a text for each prompt whose camera is unknown.
     """
     placed, problems = [], []
     known = {**{name: name for name in cameras}, **{there: ours for ours, there in cameras.items()}}
@@ -45,16 +48,15 @@ def place_prompts(
             placed.append(replace(one, camera=known[one.camera]))
         else:
             names = ", ".join(map(repr, cameras.values()))
-            text = f"no such camera; {names} expected{look_alike(one.camera, known)}"
+            text = f"unknown camera; {names} expected{look_alike(one.camera, known)}"
             problems.append(f"{where}: {one}: {text}")
     return placed, problems
 
 
 def pairs(config: NodeConfig, placed: list[PlacedPrompt]) -> Iterator[tuple[str, str, list[str]]]:
-    """Cameras in which objects are marked, those in which they are found, and the objects.
+    """Iterate over (camera in which objects are marked, camera in which to find them, objects).
 
-    The pairs are those between the configuration's query camera and its targets, in both
-    directions.
+    The pairs are those of the query camera with each target camera, in both directions.
     """
     for query in config.views:
         names = list(dict.fromkeys(o.prompt.object_id for o in placed if o.camera == query))
@@ -66,11 +68,17 @@ def pairs(config: NodeConfig, placed: list[PlacedPrompt]) -> Iterator[tuple[str,
 def track_prompted_bag(
     unit: Unit, settings: Settings, method: Method, problems: list[str], notices: list[str]
 ) -> Iterator[FrameRecord]:
-    """Go through a bag as the node does, for one pair of cameras; the prompts of a set's images
-    come with it.
+    """Track one pair of cameras in a bag as the node does, applying prompts with their images.
 
-    Each set with an image of the target gives a record of all objects of the unit. A prompt that
-    cannot be used, or whose image is in no set, is listed in `problems`.
+    Each set with an image of the target gives a record of all objects of the unit.
+
+    Args:
+        unit: the cameras, objects and prompts.
+        settings: settings of the run.
+        method: the method.
+        problems: receives prompts that cannot be used or whose image is in no set, and what could
+            not be read or paired.
+        notices: receives the numbers of messages that are in no set.
     """
     assert settings.node is not None and unit.names is not None
     config = parameters.load(settings.node)
@@ -83,19 +91,19 @@ def track_prompted_bag(
     table = LabelTable(config.objects, config.ignore_labels)
     processor = SetProcessor(tracker, own, table, len(config.target_cameras) > 1)
     recorder, sets = Recorder(settings), RecordedSets(path, config)
-    due = _Due(unit.prompts, processor, tracker, own, made, path, problems)
-    for stamp, found in steps(sets, processor, path, problems, due.submit):
-        due.answered()
+    schedule = _PromptSchedule(unit.prompts, processor, tracker, own, made, path, problems)
+    for stamp, found in steps(sets, processor, path, problems, schedule.submit):
+        schedule.collect()
         if target in found:
             yield _record(_number(stamp, made), unit, query, found, tracker, recorder)
-    due.end()
+    schedule.end()
     problems += sets.lost
     problems += filter(None, [sets.problem(other)])
     notices += filter(None, [sets.account(other)])
 
 
-class _Due:
-    """Gives the processor the prompts of each set, and lists those that are not used."""
+class _PromptSchedule:
+    """Submits the prompts of each set to the processor, and reports those that were not used."""
 
     def __init__(
         self,
@@ -111,10 +119,10 @@ class _Due:
         self._marks, self._tracker, self._config = processor.marks, tracker, config
         self._made, self._path, self._problems = made, path, problems
         self._left = list(prompts)
-        self._asked: list[tuple[PlacedPrompt, Future[Any]]] = []
+        self._submitted: list[tuple[PlacedPrompt, Future[Any]]] = []
 
     def submit(self, given: ImageSet[Any]) -> None:
-        """Before a set is processed: submit its prompts."""
+        """Submit the prompts of a set; to be called before it is processed."""
         messages = {self._config.query_camera: given.query, **given.targets}
         stamps = {
             name: stamp_of(message)
@@ -128,26 +136,26 @@ class _Due:
             here = number == one.frame if one.stamp is None else stamp == one.stamp
             if not here:
                 continue
-            if one.camera not in self._config.views:  # it is followed from there
+            if one.camera not in self._config.views:  # another unit tracks the object from there
                 self._tracker.forget(one.prompt.object_id)
             elif stamp is not None:
                 marking = Marking(one.prompt, one.camera, stamp, tolerance=0.0)
-                self._asked.append((one, self._marks.submit(marking, self._config)))
+                self._submitted.append((one, self._marks.submit(marking, self._config)))
             else:
                 continue
             self._left.remove(one)
 
-    def answered(self) -> None:
-        """After a set was processed: list the prompts that were refused."""
-        for one, answer in [(o, a) for o, a in self._asked if a.done()]:
-            self._asked = [(o, a) for o, a in self._asked if o is not one]
+    def collect(self) -> None:
+        """Report refused prompts; to be called after a set was processed."""
+        for one, answer in [(o, a) for o, a in self._submitted if a.done()]:
+            self._submitted = [(o, a) for o, a in self._submitted if o is not one]
             if (error := answer.exception()) is not None:
                 self._problems.append(f"{self._path}: {one}: {error}")
 
     def end(self) -> None:
-        """List the prompts whose images never came."""
+        """Report prompts whose image could not be processed or is in no set."""
         self._marks.refuse_all("end", "its image could not be processed")
-        self.answered()
+        self.collect()
         for one in self._left:
             self._problems.append(f"{self._path}: {one}: no set has this image")
 

@@ -1,4 +1,4 @@
-"""The sets of a recording as the node pairs them, and why there are so few."""
+"""Pair the messages of a recording into sets as the node does, and explain missing sets."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from lmeec_ros.parameters.config import NodeConfig, absolute
 
 
 class RecordedInput:
-    """An input as `reasons` look at it, of a recording instead of a subscription.
+    """A :class:`~lmeec_ros.health.reasons.Source` that is a topic of a recording.
 
     Args:
         one: the input.
-        topics: the recording's.
+        topics: topics of the recording, by name.
     """
 
     reliability = None
@@ -40,30 +40,30 @@ class RecordedInput:
         self._topics = topics
 
     def publishers(self) -> list[Any]:
-        """What the recording has on the topic: nothing, or one topic with its type."""
+        """Return one object with the recorded `topic_type`, or none if the topic is missing."""
         topic = self._topics.get(self.topic)
         return [] if topic is None else [SimpleNamespace(topic_type=topic.type)]
 
     def describe_publishers(self) -> str:
-        """Say in words what the recording has on the topic."""
+        """Describe what the recording has on the topic, and what to change if it does not fit."""
         topic = self._topics.get(self.topic)
         if topic is None:
             known = self._topics.values()
             like = sorted(t.name for t in known if t.type == self.type_name)
             return (
-                f"the recording has no topic {self.topic!r} ({self.name}); with {self.type_name} "
-                f"it has {', '.join(like) or 'none'}"
+                f"the recording has no topic {self.topic!r} ({self.name}); its topics of type "
+                f"{self.type_name}: {', '.join(like) or 'none'}"
             )
         if topic.type != self.type_name:
             return (
-                f"in the recording it is {topic.type}, but the parameters say {self.type_name}: "
+                f"the recorded type is {topic.type}, but the parameters need {self.type_name}: "
                 f"{type_remedy(self.type_name, topic.type, self._parameter, self.topic)}"
             )
         return f"the recording has {topic.count} messages on it"
 
 
 def inputs_in(bag: BagReader, config: NodeConfig) -> ImageSet[Input]:
-    """The streams that a configuration names, with the topics as the bag has them."""
+    """Return the configured inputs, each with the one of its topics that the bag has."""
     types = {name: (topic.type,) for name, topic in bag.topics.items()}
 
     def found(one: Input) -> Input:
@@ -74,7 +74,7 @@ def inputs_in(bag: BagReader, config: NodeConfig) -> ImageSet[Input]:
 
 
 def check_topics(bag: BagReader, inputs: Iterable[Input]) -> None:
-    """Raise BagError if a topic is not in the bag, or has another type than the parameters say."""
+    """Raise BagError if an input's topic is not in the bag, or is of another type."""
     known = bag.topics
     for one in inputs:
         topic = known.get(one.topic)
@@ -83,24 +83,24 @@ def check_topics(bag: BagReader, inputs: Iterable[Input]) -> None:
 
 
 class RecordedSets:
-    """The sets of a bag as the node pairs them, decoded.
+    """The decoded sets of a bag, paired as in the node.
 
-    Iterate over it once: (time jumped back before it, messages). A message that cannot be decoded
-    is an InputError in its place.
+    Iterate over it once, for pairs (whether time jumped back before this set, set of messages). An
+    InputError takes the place of a message that cannot be decoded.
 
     Args:
         path: the bag.
         config: topics, cameras and pairing.
 
     Raises:
-        BagError: when gone through, if the bag cannot be read, lacks a topic or has it with
-            another type.
+        BagError: during iteration, if the bag cannot be read, or a topic is missing or has another
+            type.
     """
 
     def __init__(self, path: Path, config: NodeConfig) -> None:
         self.path, self.config = path, config
         self.lost: list[str] = []
-        """What could not be read of the bag."""
+        """Texts about what could not be read from the bag."""
         self._recorded: ImageSet[RecordedInput] | None = None
         self._stats: PairingStats | None = None
 
@@ -141,22 +141,23 @@ class RecordedSets:
         self._stats = synchronizer.stats()
 
     def problem(self, target: str) -> str:
-        """Why no set, or less than half of the possible ones, has an image of a target.
+        """Return why less than half of the possible sets have an image of a target.
 
-        The reason and the remedy are those that the node gives on ~/status.
+        The reason and the remedy are those that the node gives on ~/status. To be called after the
+        iteration.
 
         Args:
             target: name of the target camera.
 
         Returns:
-            The text, "" if most of what could be paired was. To be asked after the last set.
+            The text; "" if at least half of the possible sets have an image.
         """
         assert self._stats is not None and self._recorded is not None
         reason = reasons.of_recording(self._recorded, self._stats, self.config, target)
         return f"{self.path}: {reason.kind}: {reason}" if reason else ""
 
     def account(self, target: str) -> str:
-        """How much of each stream is in the sets of a target; "" if nothing is left out."""
+        """Return how many messages are in no set of a target, by stream and reason; "" if none."""
         assert self._stats is not None
         streams = self._stats.streams
         names = [n for n in (self.config.query_camera, QUERY_MASKS, target) if n in streams]
@@ -171,11 +172,11 @@ class RecordedSets:
             parts.append(f"{self._stats.sets - sets} sets without an image of {target}")
         if not parts:
             return ""
-        return f"{self.path}, {target}: {sets} sets; in none: {'; '.join(parts)}"
+        return f"{self.path}, {target}: {sets} sets; not in a set: {'; '.join(parts)}"
 
     def _too_short(self, topic: str, size: int) -> None:
-        text = f"{self.path}: {topic}: messages of less than 12 bytes have no header and are no "
-        text += "images; they are left out"
+        text = f"{self.path}: {topic}: messages of less than 12 bytes left out, which have no "
+        text += "header and are not images"
         if text not in self.lost:
             self.lost.append(text)
 
@@ -187,14 +188,17 @@ def steps(
     problems: list[str],
     before: Callable[[ImageSet[Any]], object] = lambda _: None,
 ) -> Iterator[tuple[int, dict[str, TargetOutput]]]:
-    """Process the sets as the node does: the query image's stamp, and the outputs of each set.
+    """Process the sets of a bag as the node does.
 
     Args:
-        sets: of a bag.
-        processor: is reset where time jumps back.
+        sets: the sets.
+        processor: the processor, which is reset when time jumps back.
         path: the bag.
-        problems: receives the sets that cannot be used; they are left out.
+        problems: receives a text for each set or image that cannot be used; it is left out.
         before: called with each set before it is processed.
+
+    Returns:
+        for each set the query image's stamp (ns), and the outputs by camera.
     """
     last: int | None = None
 
@@ -225,16 +229,16 @@ class _Header:
 
 @dataclass(frozen=True)
 class Recorded:
-    """A recorded message that is not decoded before a set needs it."""
+    """A recorded message that is only decoded once it is in a set."""
 
     header: _Header
     data: bytes
 
 
 def raw_stamp(data: bytes) -> Time | None:
-    """The header's stamp of a serialised message that begins with a header; None if cut off.
+    """Return the stamp of a serialised message that begins with a header; None if too short.
 
-    In CDR, four bytes (the second tells the order of bytes) come before seconds and nanoseconds.
+    In CDR, seconds and nanoseconds follow four bytes, the second of which gives the byte order.
     """
     if len(data) < 12:
         return None
@@ -264,5 +268,5 @@ def _decode(message: Recorded, one: Input) -> Any:
         stamp = message.header.stamp
         return InputError(
             f"{one.name} ({one.topic}) at {stamp.sec}.{stamp.nanosec:09d}: {len(message.data)} "
-            f"bytes are no {one.type_name}: {error}"
+            f"bytes cannot be decoded as {one.type_name}: {error}"
         )

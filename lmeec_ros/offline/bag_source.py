@@ -1,4 +1,4 @@
-"""Bags for `lmeec track` and `lmeec view`."""
+"""Bags as the recordings of `lmeec track` and `lmeec view`."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ from lmeec_ros.parameters.config import NodeConfig
 
 @dataclass(frozen=True)
 class BagSource:
-    """Bags, whole or not: a :class:`~lmeec_core.recordings.RecordingSource`."""
+    """Bags, even damaged ones, as a :class:`~lmeec_core.recordings.RecordingSource`."""
 
     def plan(self, options: TrackOptions) -> Work:
         """See :class:`~lmeec_core.recordings.RecordingSource`."""
         if options.objects or options.takes or options.split or options.videos:
             raise InputError(
-                f"{options.source} is a bag: --object, --take, --split and --videos belong to "
-                "takes; its objects are those of its query masks"
+                f"{options.source} is a bag: --object, --take, --split and --videos are for takes "
+                "(the objects of a bag are those of its query masks)"
             )
         if options.num_frames != "stream":
             raise InputError(
-                f"{options.source} is a bag: its number of sets is known only once they are "
-                "paired; it is tracked as by the node, --num-frames stream"
+                f"{options.source} is a bag, whose number of sets is unknown before pairing: only "
+                "--num-frames stream (as in the node) is possible"
             )
         prompts, how = read_given(options)
         changes = dict(options.changes)
@@ -66,7 +66,7 @@ class BagSource:
         """See :class:`~lmeec_core.recordings.RecordingSource`."""
         if options.take or options.split or options.videos:
             raise InputError(
-                f"{options.source} is a bag: --take, --split and --videos belong to takes"
+                f"{options.source} is a bag: --take, --split and --videos are for takes"
             )
         config, plan, found = _opened(options, predictions)
         problems += plan.problems
@@ -78,14 +78,14 @@ class BagSource:
 
 
 def _opened(options: ViewOptions, find: FindPredictions) -> tuple[NodeConfig, Plan, Predictions]:
-    """A bag's configuration, plan and predictions.
+    """The configuration, plan and predictions for a bag.
 
-    If objects were marked, the query masks are the predictions' own, and the sets are those that
-    were tracked, without query masks of the bag.
+    If the predictions were tracked from prompts, their own masks serve as query masks, and sets are
+    paired without the query masks of the bag.
     """
 
     def plan(prompted: bool) -> tuple[NodeConfig, Plan]:
-        # The network is not loaded, so weights do not matter here.
+        # The network is not loaded here, so the limit costs nothing.
         changes = {"max_objects": 1024}
         config = bag_units.read_config(
             options.source, options.params, changes, options.node, prompted
@@ -98,7 +98,7 @@ def _opened(options: ViewOptions, find: FindPredictions) -> tuple[NodeConfig, Pl
 
     try:
         config, planned = plan(prompted=False)
-    except InputError:  # maybe because it has no query masks, and needs none
+    except InputError:  # maybe the bag has no query masks, because it needs none
         if options.predictions is None:
             raise
         config, planned = plan(prompted=True)

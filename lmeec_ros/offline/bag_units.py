@@ -1,4 +1,4 @@
-"""Tracks a bag offline with the node's parameters, pairing and processing."""
+"""Track a bag offline with the node's parameters, pairing and processing."""
 
 from __future__ import annotations
 
@@ -43,25 +43,25 @@ def read_config(
     node: str | None = None,
     prompted: bool = False,
 ) -> NodeConfig:
-    """The node's configuration for a bag.
+    """Return the node's configuration for a bag.
 
     Args:
         path: the bag.
-        given: the node's parameter file; None: what the bag says itself, if it was made of a take.
-        changes: values by full name that come on top.
-        node: the node (name with namespace) that the file is read for; None: its node called lmeec.
-        prompted: whether prompts are given in place of query masks.
+        given: the node's parameter file; None: parameters from the bag, if it was made from a take.
+        changes: full parameter name to value, overriding those of the file.
+        node: node (name with namespace) for which the file is read; None: the one called lmeec.
+        prompted: whether prompts are given instead of query masks.
 
     Raises:
-        ParameterError: a value that is wrong, or a file without parameters for the node.
-        BagError: the bag cannot be read, or has no parameters of its own.
+        ParameterError: if a value is wrong, or the file has no parameters for the node.
+        BagError: if the bag cannot be read, or has no parameters and no file is given.
     """
     if given is not None:
         name = f"/{node.strip('/')}" if node else parameter_files.read(given).node_called(NAME)
         values = with_full_names(parameters.read_file(given, name), name)
     elif node is not None:
         raise parameters.ParameterError(
-            f"--node {node}: belongs to a parameter file, and none is given (--params)"
+            f"--node {node} given without a parameter file; --params expected as well"
         )
     else:
         with BagReader(path) as bag:
@@ -69,8 +69,8 @@ def read_config(
             topics = [topic.name for topic in bag.topics.values() if topic.type in IMAGES]
         if info is None:
             raise BagError(
-                f"{path}: which topics are the cameras? Name a parameter file of the node with "
-                f"--params (config/lmeec.yaml shows one); image topics of the bag: "
+                f"{path}: the topics of the cameras are unknown; a parameter file of the node "
+                "(--params, for example like config/lmeec.yaml) expected. Image topics of the bag: "
                 f"{', '.join(sorted(topics)) or 'none'}"
             )
         values = parameters.flatten(take_bags.node_parameters(info))
@@ -78,17 +78,17 @@ def read_config(
     config = parameters.load({**values, **(changes or {}), **source})
     if config.prompted and not prompted:
         raise parameters.ParameterError(
-            "query_masks.source: 'prompts' given, with which nothing says what to look for in a "
-            "bag; 'topic', and a topic with query masks, or --prompts FILE, expected"
+            "query_masks.source: 'prompts' given for a bag, but no prompts; --prompts FILE, or "
+            "'topic' and a topic with query masks, expected"
         )
     return config
 
 
 def settings_of(config: NodeConfig, threads: int) -> Settings:
-    """The settings that a configuration of the node stands for.
+    """Return the tracking settings for a configuration of the node.
 
     Raises:
-        ValueError: no weights, or no such device.
+        ValueError: if there are no weights, or the device does not exist.
     """
     from lmeec_core.checkpoint import resolve_device
 
@@ -100,7 +100,7 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
         weights=weights_digest(preset, config.model.checkpoint, config.model.seed, config.method)
         + more_digests(config.candidates, config.omama),
         device=str(resolve_device(config.model.device)),
-        precision=cast("Precision", config.model.precision),  # the settings know what auto is
+        precision=cast("Precision", config.model.precision),  # Settings resolves auto
         engine=config.model.engine,
         seed=config.model.seed,
         require_mv_moe=config.model.require_mv_moe,
@@ -119,17 +119,17 @@ def settings_of(config: NodeConfig, threads: int) -> Settings:
 def plan_bag(
     path: Path, config: NodeConfig, direction: str | None = None, prompts: Prompts | None = None
 ) -> Plan:
-    """Cut a bag into units: one a target camera.
+    """Divide a bag into units of work, one for each target camera.
 
     Args:
         path: the bag.
         config: topics and cameras.
-        direction: in the result file; None takes it from the names of the cameras.
-        prompts: in place of query masks; they may be made in any of the cameras.
+        direction: direction in the result file; None: inferred from the names of the cameras.
+        prompts: prompts instead of query masks, in any of the cameras.
 
     Raises:
-        BagError: the bag cannot be read, or lacks a topic or has it with another type.
-        InputError: the prompts are those of another recording.
+        BagError: if the bag cannot be read, or a topic is missing or has another type.
+        InputError: if the prompts are for another recording.
     """
     with BagReader(path) as bag:
         info = RecordingInfo.read(bag)
@@ -143,17 +143,17 @@ def plan_bag(
     digest, listed = _digest(path), list(info.frames) if info else []
     if prompts is not None:
         if prompts.recording not in (None, name, path.resolve().name):
-            raise InputError(f"the prompts are of {prompts.recording!r}, {path} is {name!r}")
-        seen = {ours: cameras[ours] for ours in config.views}
-        placed, problems = place_prompts(prompts, seen, path)
+            raise InputError(f"{path}: prompts for {prompts.recording!r} given, {name!r} expected")
+        views = {camera: cameras[camera] for camera in config.views}
+        placed, problems = place_prompts(prompts, views, path)
         units = [
             Unit(
-                "bag", str(path.resolve()), name, direction or _direction(cameras[one], [there]),
-                cameras[one], there, tuple(objects), count, digest, (one, other),
+                "bag", str(path.resolve()), name, direction or _direction(cameras[one], [target]),
+                cameras[one], target, tuple(objects), count, digest, (one, other),
                 prompts=tuple(p for p in placed if p.prompt.object_id in objects),
             )
             for one, other, objects in pairs(config, placed)
-            for there in (cameras[other],)
+            for target in (cameras[other],)
         ]  # fmt: skip
         frames = {unit.direction: listed for unit in units}
         recording = Recording(name, prompts.objects, frames)
@@ -171,7 +171,15 @@ def plan_bag(
 
 
 def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, str]:
-    """The configuration's camera names to those of the result file (the take's, if made of one)."""
+    """Return the camera names of the result file: those of the take that the bag was made from.
+
+    Args:
+        config: the cameras; without a take, the names are the same.
+        info: description of a bag that was made from a take.
+
+    Returns:
+        configured camera name to its name in the result file.
+    """
     names = {name: name for name in config.cameras}
     if info is not None:
         by_topic = {topic: info.cameras[name] for name, topic in info.image_topics.items()}
@@ -183,13 +191,18 @@ def camera_names(config: NodeConfig, info: RecordingInfo | None) -> dict[str, st
 def track_bag(
     unit: Unit, settings: Settings, method: Method, problems: list[str], notices: list[str]
 ) -> Iterator[FrameRecord]:
-    """Go through a bag as the node does, for one target camera.
+    """Track one target camera in a bag as the node does.
 
-    The sets are those of all target cameras together, as in the node. A set that cannot be used
-    is left out and listed in `problems`, and so is the reason if few or no sets came about;
-    `notices` takes how many messages are in none. A set without an image of the target gives no
-    record; the tracker takes it in all the same, since the other targets' steps renew the query's
-    memory in the node.
+    Sets are paired from all target cameras, as in the node. A set without an image of the target
+    gives no record, but is still processed: in the node, such a set updates the query's memory.
+
+    Args:
+        unit: the cameras and objects.
+        settings: settings of the run.
+        method: the method.
+        problems: receives sets that cannot be used and are left out, what could not be read, and
+            the reason if there are few sets or none.
+        notices: receives the numbers of messages that are in no set, and other remarks.
     """
     assert settings.node is not None and unit.names is not None
     config = parameters.load(settings.node)
@@ -201,7 +214,7 @@ def track_bag(
     several = len(config.target_cameras) > 1
     processor = SetProcessor(tracker, replace(config, target_cameras=(target,)), table, several)
     recorder = Recorder(settings)
-    searched: set[str] | None = None  # ids that the sets asked for; None: no set was processed
+    searched: set[str] | None = None  # ids of all objects searched; None: no set was processed
     sets = RecordedSets(path, config)
     for stamp, found in steps(sets, processor, path, problems):
         if target not in found:
@@ -215,22 +228,22 @@ def track_bag(
     notices += filter(None, [sets.account(target)])
     notices += (f"{path}: {text}" for text in table.ignored_text())
     if searched is not None:
-        absent = _never_asked_for(searched, config)
+        absent = _never_searched(searched, config)
         (notices if searched else problems).extend(f"{path}: {text}" for text in absent)
 
 
-def _never_asked_for(searched: Set[str], config: NodeConfig) -> list[str]:
-    """What to say if the query masks hold no object, or not all that the parameters name."""
+def _never_searched(searched: Set[str], config: NodeConfig) -> list[str]:
+    """Texts about query masks without any object, or without objects that parameters name."""
     topic = config.query_masks.address
     if not searched:
         return [
-            f"the query masks ({topic}) hold no object in any set, so nothing was searched; masks "
-            "of the objects expected (label images: the value of a pixel is the label)"
+            f"the query masks ({topic}) contain no object in any set, so nothing was searched; "
+            "masks of the objects expected (label images: the value of a pixel is the label)"
         ]
     named = {"objects names": set(config.objects.values()), "text describes": set(config.text)}
     return [
-        f"the query masks ({topic}) never hold {', '.join(map(repr, sorted(absent)))}, which the "
-        f"parameter {what}; see which labels they have"
+        f"the query masks ({topic}) never contain {', '.join(map(repr, sorted(absent)))}, which "
+        f"the parameter {what}; check the labels in the masks"
         for what, names in named.items()
         if (absent := names - searched)
     ]
@@ -253,13 +266,13 @@ def _record(frame: int, output: TargetOutput, table: LabelTable, recorder: Recor
 
 
 def _direction(query: str, targets: Sequence[str]) -> str:
-    """From exo to ego if only a target has a name like that of an ego camera."""
+    """The direction exo to ego if only a target is named like an ego camera, else ego to exo."""
     ego = [is_ego(name) or name.lower().startswith("ego") for name in (query, *targets)]
     return DIRECTIONS[1] if any(ego[1:]) and not ego[0] else DIRECTIONS[0]
 
 
 def _digest(path: Path) -> str:
-    """Digest of the files' names, sizes and ends (where the storage formats have their index)."""
+    """Digest of the files' names, sizes and last 64 KB (where storage formats keep their index)."""
     beside = [path.with_name(path.name + suffix) for suffix in ("", *JOURNALS)]
     files = sorted(file for file in (path.iterdir() if path.is_dir() else beside) if file.is_file())
     digest = hashlib.sha256()

@@ -1,4 +1,4 @@
-"""The images and masks of a bag for `lmeec view`, and masks that were recorded in one."""
+"""Images and masks of a bag for `lmeec view`, and bags of masks as predictions."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ from lmeec_ros.parameters.config import NodeConfig
 
 
 class MaskBagPredictions:
-    """Masks of a bag: what the node published, or what `lmeec track --bag` wrote.
+    """Predictions in a bag of masks, recorded from the node or written by `lmeec track --bag`.
 
     Args:
         path: the bag.
 
     Attributes:
-        lost: what could not be read of it.
+        lost: texts about what could not be read.
 
     Raises:
-        BagError: it cannot be read, or holds no masks.
+        BagError: if the bag cannot be read, or contains no masks.
     """
 
     def __init__(self, path: Path) -> None:
@@ -94,18 +94,18 @@ def bag_moments(
     problem: Callable[[str], None],
     note: Callable[[str], None],
 ) -> Iterator[Moment]:
-    """The moments of a bag: its sets, as the node pairs them.
+    """Return the moments of a bag, one for each set as paired by the node.
 
     Args:
         path: the bag.
-        config: topics and cameras. If it takes prompts, the query masks are those of the
+        config: topics and cameras. If objects are marked by prompts, the query masks come from the
             predictions, too.
-        predictions: what is shown on the target cameras.
-        problem: called with sets that cannot be shown, and with why there are so few.
-        note: called with what else is in no set.
+        predictions: masks to show in the target cameras.
+        problem: called with sets that cannot be shown, and with the reason if there are few.
+        note: called with the numbers of messages that are in no set.
 
     Raises:
-        BagError: the bag cannot be read.
+        BagError: if the bag cannot be read.
     """
     with BagReader(path) as bag:
         info = RecordingInfo.read(bag)

@@ -1,1 +1,1 @@
-"""Commands that need ROS: play, record, demo, soak, bench."""
+"""Commands that need ROS: play, record, demo, soak, bench --node, mark --live."""

@@ -1,4 +1,4 @@
-"""The work of `lmeec play` and `lmeec record`: signals, progress, messages to the user."""
+"""Implementation of `lmeec play` and `lmeec record`: signals, progress, console output."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from lmeec_ros.tools.record import TopicRecorder, spin_until
 from lmeec_ros.tools.ros_session import ros_node, spinning
 
 SETTLE = 2.0
-"""Seconds for subscribers to find the publishers where no node of ours reports that it has: longer
+"""Seconds for subscribers to discover the publishers if no lmeec node reports that it has: longer
 than the second between two reports."""
 
 
@@ -37,8 +37,12 @@ def play(
     answering: str,
     console: Console,
 ) -> int:
-    """Publish a bag; see `lmeec play --help`. Returns the exit code: 1 if a part of it is lost, or
-    was perhaps not answered."""
+    """Publish a bag; see `lmeec play --help`.
+
+    Returns:
+        the exit code: 1 if a part of the bag could not be read, or the node may not have processed
+        everything.
+    """
     with BagReader(path) as bag, ros_node("lmeec_play") as (node, stop):
         player = Player(node, bag, topics=topics or None, remap=remap, clock=clock)
         for text in bag.notes:
@@ -47,21 +51,21 @@ def play(
             console.print(f"[yellow]skipped[/] {topic}: {reason}", soft_wrap=True)
         watch = NodeWatch(node, answering)
         with spinning(node):
-            _wait_heard(player, watch, wait, stop, console, every=bool(topics))
+            _wait_subscribed(player, watch, wait, stop, console, every=bool(topics))
             published, passes = _publish(player, rate, loop, stop, console)
             if not player.flush(2.0 if stop.is_set() else 10.0):
                 console.print("[yellow]some subscribers did not acknowledge all messages[/]")
-            unanswered = watch.wait_answered(player.published, stop)
+            unfinished = watch.wait_processed(player.published, stop)
         text = "stopped" if stop.is_set() else "done"
         console.print(f"{text}: {published} messages in {passes} pass{'es' * (passes != 1)}")
         for lost in dict.fromkeys(bag.lost):
             console.print(f"[yellow]left out:[/] {escape(lost)}", soft_wrap=True, highlight=False)
-        if unanswered:
-            console.print(f"[yellow]perhaps not all answered[/] {unanswered}", soft_wrap=True)
-        return int(bool(bag.lost) or bool(unanswered))
+        if unfinished:
+            console.print(f"[yellow]possibly not all processed:[/] {unfinished}", soft_wrap=True)
+        return int(bool(bag.lost) or bool(unfinished))
 
 
-def _wait_heard(
+def _wait_subscribed(
     player: Player,
     watch: NodeWatch,
     seconds: float,
@@ -70,13 +74,13 @@ def _wait_heard(
     *,
     every: bool,
 ) -> None:
-    """Wait for subscribers, at most so long: the node's, or (if `every`) one of each topic."""
+    """Wait up to `seconds` for the node's subscriptions, or (if `every`) one on every topic."""
     end = time.monotonic() + seconds
-    settled = None  # when it is taken that all subscribers there are have found the publishers
+    settled = None  # when all present subscribers are assumed to have discovered the publishers
     while time.monotonic() < end and not stop.is_set():
         if not every and watch.ready(player.published):
             break
-        if player.unheard():
+        if player.unsubscribed():
             settled = None
         elif settled is None:
             settled = time.monotonic() + SETTLE
@@ -85,21 +89,22 @@ def _wait_heard(
         stop.wait(0.05)
     if twins := watch.twins():
         console.print(f"[yellow]note:[/] {escape(twins)}", soft_wrap=True, highlight=False)
-    unheard, wanted = player.unheard(), watch.wanted()
+    unsubscribed, wanted = player.unsubscribed(), watch.wanted()
     if wanted and not every:
-        taken = frozenset().union(*wanted.values())
-        for topic in sorted(taken - set(player.published)):
-            console.print(f"[yellow]not in the bag[/] {topic}, which the node takes")
-        unheard = tuple(topic for topic in unheard if topic in taken)
-    if seconds and unheard and not stop.is_set():
+        inputs = frozenset().union(*wanted.values())
+        for topic in sorted(inputs - set(player.published)):
+            console.print(f"[yellow]not in the bag:[/] {topic}, an input of the node")
+        unsubscribed = tuple(topic for topic in unsubscribed if topic in inputs)
+    if seconds and unsubscribed and not stop.is_set():
         why = f" ({watch.describe()})" if not every and watch.describe() else ""
-        console.print(f"[yellow]nobody listens to[/] {', '.join(unheard)}{why}", soft_wrap=True)
+        names = ", ".join(unsubscribed)
+        console.print(f"[yellow]no subscriber to[/] {names}{why}", soft_wrap=True)
 
 
 def _publish(
     player: Player, rate: float, loop: bool, stop: threading.Event, console: Console
 ) -> tuple[int, int]:
-    """Publish the bag once, or until it is stopped; return the messages and the passes."""
+    """Publish the bag once, or (`loop`) until stopped; return the counts of messages and passes."""
     passes, published = 0, 0
     with _progress(console, player.count) as (bar, task):
         while not stop.is_set():
@@ -128,8 +133,8 @@ def record(
     """
     for left in NewFolder.left_behind(path):
         console.print(
-            f"[yellow]unfinished[/] {left}: of a recording that was killed, or still runs; "
-            "`lmeec info` says what of it can be read",
+            f"[yellow]unfinished[/] {left}: from a recording that was killed or is still running; "
+            "`lmeec info` shows how much of it can be read",
             soft_wrap=True,
             highlight=False,
         )
@@ -149,11 +154,11 @@ def record(
                     shown.add(topic)
                     console.print(f"[yellow]not recorded[/] {topic}: {reason}", soft_wrap=True)
 
-        what = ", ".join(topics) if topics else f"outputs of the node {of_node}"
-        console.print(f"waiting for {what}; Ctrl-C ends the recording", highlight=False)
+        wanted = ", ".join(topics) if topics else f"outputs of the node {of_node}"
+        console.print(f"waiting for {wanted}; Ctrl-C ends the recording", highlight=False)
         spin_until(recorder, node, stop, duration=duration, each=announce)
         for topic in recorder.missing:
-            console.print(f"[yellow]nobody published[/] {topic}")
+            console.print(f"[yellow]not published:[/] {topic}")
         for topic, count in recorder.counts.items():
             console.print(f"{count:7d}  {topic}", highlight=False)
         console.print(f"written to {path}", highlight=False)

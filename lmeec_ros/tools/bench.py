@@ -1,7 +1,7 @@
-"""`lmeec bench --node`: what the ROS edge costs in addition to the tracker's step.
+"""`lmeec bench --node`: the time that ROS adds to the tracker's step.
 
-The node runs as a process of its own with a small network; this one publishes pairs of images
-and receives the masks.
+The node runs in a separate process with a small network; this process publishes pairs of images and
+receives the masks.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from lmeec_ros.tools.demo import settle_environment, write_parameters
 from lmeec_ros.tools.node_process import NodeError, NodeProcess
 
 PERIOD = 1 / 30
-"""Seconds between pairs, at least: the next one waits for the masks of the last one, so that no
-pair's latency contains another one's step."""
+"""Minimum seconds between pairs. A pair is sent only when the masks of the previous one have
+arrived, so that its latency includes no other step."""
 HEIGHT, WIDTH = 480, 640
 WARM_UP = 20
-"""First pairs, which do not count."""
+"""Number of pairs before the measurement."""
 START_SECONDS, PAIR_SECONDS = 120.0, 30.0
 MASKS = "/lmeec/exo/masks"
 
 
 def measure_node(console: Console, pairs: int = 300, preset: str = "mini") -> dict[str, Any]:
-    """Latency from before the publication of a pair to the arrival of its masks, over DDS.
+    """Measure the latency from publishing a pair to receiving its masks, over DDS.
 
     Args:
-        console: shows what is going on.
-        pairs: pairs of raw 480 x 640 images measured, with a label image of one object.
-        preset: a small network with random weights: the edge does not depend on it.
+        console: shows the progress.
+        pairs: number of pairs of raw 480 x 640 images, with a label image of one object.
+        preset: a small network with random weights; the time that ROS adds does not depend on it.
 
     Returns:
-        milliseconds (median, p95) of ``latency_ms``, of the tracker's ``step_ms`` and of
-        ``edge_ms``, their difference pair by pair; ``pairs`` and the ``rate_hz`` reached.
+        median and p95 in milliseconds of ``latency_ms``, of the tracker's ``step_ms`` and of
+        ``edge_ms``, their difference for each pair; ``pairs``, and the ``rate_hz`` reached.
 
     Raises:
-        NodeError: the node ends, or does not answer.
+        NodeError: if the node ends or does not answer.
     """
     from lmeec_ros.tools.ros_session import ros_node
 
@@ -54,7 +54,7 @@ def measure_node(console: Console, pairs: int = 300, preset: str = "mini") -> di
             ros_node("lmeec_bench") as (node, stop),
         ):
             edge = _Edge(node, process, stop)
-            with console.status("the node loads its model"):
+            with console.status("waiting for the node to load its model"):
                 edge.wait_ready()
             with console.status(f"publishing {pairs} pairs"):
                 for _ in range(WARM_UP):
@@ -82,13 +82,13 @@ def measure_node(console: Console, pairs: int = 300, preset: str = "mini") -> di
 
 
 def show_node(result: dict[str, Any], console: Console) -> None:
-    """Print what :func:`measure_node` found."""
+    """Print the result of :func:`measure_node`."""
     times = ", ".join(
         f"{label} {result[name]['median']:.1f} ({result[name]['p95']:.1f})"
         for label, name in (
             ("publish to mask", "latency_ms"),
             ("the tracker's step", "step_ms"),
-            ("the ROS edge", "edge_ms"),
+            ("added by ROS", "edge_ms"),
         )
     )
     console.print(
@@ -112,7 +112,7 @@ def _parameters(preset: str) -> dict[str, Any]:
 
 
 class _Edge:
-    """Publishes pairs and takes the time until their masks arrive."""
+    """Publishes pairs and measures the time until their masks arrive."""
 
     def __init__(self, node: Any, process: NodeProcess, stop: threading.Event) -> None:
         from lmeec.msg import CorrespondenceMaskArray
@@ -141,7 +141,7 @@ class _Edge:
         self.last = 0.0
 
     def _take_in(self, message: Any) -> None:
-        if message.header.stamp == self.messages[0].header.stamp:  # not those of a pair before
+        if message.header.stamp == self.messages[0].header.stamp:  # ignore earlier pairs
             self.arrived = (time.monotonic(), message)
 
     def _check_stop(self) -> None:
@@ -149,7 +149,7 @@ class _Edge:
             raise NodeError("stopped by a signal")
 
     def wait_ready(self) -> None:
-        """Wait until the node is active: it listens to all topics and offers its masks."""
+        """Wait until the node is active: subscribed to all topics, and publishing masks."""
         end = time.monotonic() + START_SECONDS
         while not (
             all(p.get_subscription_count() for p in self.publishers)
@@ -158,12 +158,15 @@ class _Edge:
             self.process.check()
             self._check_stop()
             if time.monotonic() > end:
-                raise NodeError(f"the node does not get ready; its log:\n{self.process.tail()}")
+                raise NodeError(
+                    f"the node was not ready within {START_SECONDS:.0f} s; its log:\n"
+                    f"{self.process.tail()}"
+                )
             self.executor.spin_once(timeout_sec=0.1)
-        time.sleep(1.0)  # its publishers have to discover our subscription too
+        time.sleep(1.0)  # the node's publisher must also discover this subscription
 
     def pair(self) -> tuple[float, float]:
-        """Publish a pair; seconds until its masks are here, and those of the tracker's step."""
+        """Publish a pair; return the seconds until its masks arrived, and of the tracker's step."""
         time.sleep(max(0.0, self.last + PERIOD - time.monotonic()))
         self.number += 1
         sec, nanosec = divmod(self.number * 33_333_333 + 1_000_000_000, 1_000_000_000)

@@ -1,4 +1,4 @@
-"""The sub-commands of `lmeec` that need ROS. Nothing here imports it before a command is called."""
+"""The sub-commands of `lmeec` that need ROS, which is imported only when a command runs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,9 @@ def play_command(
     node: Annotated[
         str,
         typer.Option(
-            help="The node that answers: its full name, or a name that stands for all nodes so "
-            "called. If it runs, the command ends when it has answered the last set."
+            help="Node that processes the messages: its full name, or a name without namespace "
+            "for all nodes of that name. If it runs, the command ends when it has processed the "
+            "last set."
         ),
     ] = "lmeec",
 ) -> None:
@@ -96,9 +97,9 @@ def record_command(
 ) -> None:
     """Record topics into a ROS 2 bag (MCAP) until Ctrl-C.
 
-    Topics that appear later are recorded too. The bag is written when the recording ends (Ctrl-C,
-    SIGTERM, --duration), with everything received until then. The exit code is 1 if a topic
-    cannot be recorded.
+    Topics that appear later are recorded too. The bag is completed when the recording ends (Ctrl-C,
+    SIGTERM, --duration), and contains everything received until then. The exit code is 1 if a
+    topic cannot be recorded.
     """
 
     def work() -> int:
@@ -227,9 +228,9 @@ def soak_command(
 ) -> None:
     """Test the node for a long time: play a take to it and inject random faults.
 
-    The node runs in a process of its own. Its memory and number of threads must not grow, masks
-    must arrive again after every fault, and its counters must add up. Writes report.json, soak.png
-    and the logs to the results folder; the exit code is 0 only if every check passed.
+    The node runs in a separate process. Its memory and number of threads must not grow, masks must
+    arrive again after every fault, and its counters must add up. Writes report.json, soak.png and
+    the logs to the results folder; the exit code is 0 only if every check passed.
 
     **Examples**
 

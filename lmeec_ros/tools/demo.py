@@ -1,6 +1,6 @@
-"""`lmeec demo`: a recording through the installed node over DDS, and what came back.
+"""`lmeec demo`: play a recording to the installed node over DDS, and collect its masks.
 
-The node runs as a process of its own; this one publishes the recording and collects the masks.
+The node runs in a separate process; this process publishes the recording and collects the masks.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ SEED = 0
 
 @dataclass(frozen=True)
 class DemoOptions:
-    """What `lmeec demo` is asked for; see its --help.
+    """Options of `lmeec demo`; see its --help.
 
-    ``take`` None is the sample take, ``prompts`` None are those in its folder, if there are any,
-    ``rate`` 0 is lock-step, ``max_objects`` 0 is all of them.
+    ``take`` None is the sample take, ``prompts`` None the prompts in its folder (if any), ``rate``
+    0 lock-step, ``max_objects`` 0 all objects.
     """
 
     take: Path | None = None
@@ -55,22 +55,22 @@ class DemoOptions:
 def run(options: DemoOptions, console: Console) -> int:
     """Run the demo; return the exit code.
 
-    0 means that masks came back, every pair without masks was counted as a drop by the node, and
+    0 means that masks were received, the node counted every pair without masks as dropped, and
     every prompt was used.
 
     Raises:
-        NodeError, TakeError, BagError, CheckpointError: if it could not be run.
+        NodeError, TakeError, BagError, CheckpointError: if the demo could not be run.
     """
     from lmeec_ros.tools import demo_report
     from lmeec_ros.tools.demo_run import through_node
 
-    lm.preset(options.preset)  # fails at once on an unknown name
+    lm.preset(options.preset)  # raises an error for an unknown name
     method = method_name(options.method)
     take = Take.open(options.take or sample_take())
     out = options.out
     objects, prompts, left = marks_of(take, options)
     for one in left:
-        console.print(f"[yellow]left out[/] {escape(str(one))}: it is not for the query camera")
+        console.print(f"[yellow]left out[/] {escape(str(one))}: not for the query camera")
     _clear(out)
     info = bag_from_take(
         take,
@@ -87,7 +87,7 @@ def run(options: DemoOptions, console: Console) -> int:
     parameters = out / "parameters.yaml"
     write_parameters(parameters, node_parameters(info, options, trained))
     expected = expected_pairs(take, info)
-    pace = f"played at {options.rate:g} times its pace" if options.rate else "played in lock-step"
+    pace = f"played at {options.rate:g} x speed" if options.rate else "played in lock-step"
     console.print(
         f"take [bold]{escape(take.name)}[/]: {len(info.frames)} frames, query {info.query}, "
         f"targets {', '.join(info.targets)}, {len(info.objects)} of {len(take.objects)} objects, "
@@ -104,38 +104,38 @@ def run(options: DemoOptions, console: Console) -> int:
 
 
 def sample_take() -> Path:
-    """Folder of the sample take, as colcon installed it or in the source tree.
+    """Return the folder of the sample take, as installed by colcon or in the source tree.
 
     Raises:
-        NodeError: if it is nowhere (pip installs the package without it).
+        NodeError: if it is missing (pip installs the package without it).
     """
     places = shared("sample_take", "test/data/sample_take")
     for path in places:
         if (path / "annotation.json").is_file():
             return path
-    looked = ", ".join(str(place) for place in places)
+    tried = ", ".join(str(place) for place in places)
     raise NodeError(
-        f"the sample take is not there (looked for {looked}); build this package with colcon and "
-        "source its install/setup.bash, or name a take of yours with --take"
+        f"the sample take was not found (tried {tried}); build this package with colcon and source "
+        "its install/setup.bash, or give your own take with --take"
     )
 
 
 class Marks(NamedTuple):
-    """What is sought in a demo."""
+    """The objects of a demo, and the prompts that mark them."""
 
     objects: tuple[str, ...]
     prompts: list[PlacedPrompt]
-    """Those that mark them in the query camera; none: the take's masks do."""
+    """Prompts in the query camera; empty if the take's masks are used instead."""
     left: list[PlacedPrompt]
     """Prompts for these objects in other cameras, which a demo does not use."""
 
 
 def marks_of(take: Take, options: DemoOptions) -> Marks:
-    """The objects, and the prompts for them: of the file given, or in the take's folder.
+    """Return the objects and their prompts, from the file given or from the take's folder.
 
     Raises:
-        InputError: the options exclude each other, the file cannot be read, is of another
-            recording, or lacks an object.
+        InputError: if options exclude each other, or the file cannot be read, is for another
+            recording, or has no prompt for an object.
     """
     if options.masks and options.prompts is not None:
         raise InputError(f"--masks and --prompts {options.prompts} given, one of them expected")
@@ -145,12 +145,14 @@ def marks_of(take: Take, options: DemoOptions) -> Marks:
         return masks
     given, query = read_prompts(path), take_bags.camera_of(take, options.query)
     if given.recording not in (None, take.name):
-        raise InputError(f"{path}: of the recording {given.recording!r}, {take.name!r} expected")
-    there = [one for one in given.prompts if one.camera == query]
-    if options.prompts is None and not there:
-        return masks  # they are for another query camera
+        raise InputError(
+            f"{path}: prompts for the recording {given.recording!r} given, {take.name!r} expected"
+        )
+    in_query = [one for one in given.prompts if one.camera == query]
+    if options.prompts is None and not in_query:
+        return masks  # the prompts are for another query camera
     objects = options.objects or given.objects[:most]
-    unmarked = [name for name in objects if name not in {one.prompt.object_id for one in there}]
+    unmarked = [name for name in objects if name not in {one.prompt.object_id for one in in_query}]
     if unmarked or not objects:
         raise InputError(
             f"{path}: no prompt for {', '.join(unmarked) or 'any object'} in camera {query}; mark "
@@ -162,12 +164,18 @@ def marks_of(take: Take, options: DemoOptions) -> Marks:
 
 
 def expected_pairs(take: Take, info: RecordingInfo) -> tuple[int, ...]:
-    """Stamps (ns) of the frames that every camera has: each yields masks in every target."""
+    """Return the stamps (ns) of frames that all cameras have, which yield masks in every target."""
     return tuple(stamp_of_frame(frame) for frame in take.common_frames(*info.cameras.values()))
 
 
 def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) -> dict[str, Any]:
-    """The node's parameters for a bag made from a take; seeded weights where ``trained`` is not."""
+    """Return the node's parameters for a bag made from a take.
+
+    Args:
+        info: description of the bag.
+        options: options of the demo.
+        trained: whether trained weights are used; otherwise random ones from a fixed seed.
+    """
     checkpoint = options.checkpoint.resolve() if options.checkpoint else ""
     return {
         **take_bags.node_parameters(info),
@@ -180,13 +188,13 @@ def node_parameters(info: RecordingInfo, options: DemoOptions, trained: bool) ->
             "seed": -1 if trained else SEED,
         },
         "pairing": {"partial": False},  # only sets with an image of every camera are counted
-        # In lock-step the inputs are silent while the node works.
+        # In lock-step the inputs are silent while the node is working.
         "silence_warning": 0.0 if options.rate == 0 else 5.0,
     }
 
 
 def _marking_network(info: RecordingInfo, method: str) -> dict[str, Any]:
-    """The network that tracks marked objects, for methods that have none."""
+    """Parameters of the network that tracks marked objects, for methods without a network."""
     needed = bool(info.prompt_topic) and not has_setting(method, "preset")
     return {"prompts": {"preset": DemoOptions.preset}} if needed else {}
 
@@ -198,9 +206,9 @@ def write_parameters(path: Path, parameters: dict[str, Any]) -> None:
 
 
 def settle_environment() -> None:
-    """Transport settings for this process and the node, unless the user has made them.
+    """Set ROS's transport settings for this process and the node, unless the user has set them.
 
-    A domain of its own on this host keeps other robots' nodes out.
+    A separate domain, limited to this host, keeps out the nodes of other robots.
     """
     os.environ.setdefault("ROS_DOMAIN_ID", str(1 + os.getpid() % 100))
     os.environ.setdefault("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
@@ -221,7 +229,7 @@ RESULTS = (
 
 
 def _clear(out: Path) -> None:
-    """Remove the results of an earlier run, so that none is taken for one of this run."""
+    """Remove the results of an earlier run, so that they cannot be mistaken for new ones."""
     out.mkdir(parents=True, exist_ok=True)
     for name in RESULTS:
         path = out / name

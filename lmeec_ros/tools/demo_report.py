@@ -1,4 +1,4 @@
-"""What `lmeec demo` leaves and prints: result file, overlays, table."""
+"""Output of `lmeec demo`: result file, overlays, report and table."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ SHEET_ROWS = 8
 ROW_HEIGHT = 300
 MEANINGLESS = (
     "The weights are random (seeded): there are no bundled weights for this preset and no "
-    "checkpoint was given. The masks mean nothing; only the path they took is shown."
+    "checkpoint was given. The masks mean nothing; the demo only shows that the pipeline works."
 )
 
 
 @dataclass(frozen=True)
 class NodeAnswer:
-    """The node's answer for one object in one target image.
+    """The node's result for one object in one target image.
 
     Attributes:
-        rle: the mask at the target image's size, COCO run lengths; empty if not visible.
-        presence: probability that the object is there.
-        visible: the node's decision.
+        rle: the mask at the size of the target image, COCO run lengths; empty if not visible.
+        presence: probability that the object is in the image.
+        visible: whether the node reported it as visible.
     """
 
     rle: dict[str, Any]
@@ -59,10 +59,13 @@ class DemoRun:
     """One run of the demo.
 
     Attributes:
-        expected: stamps (ns) that every camera has an image of.
-        trained: whether the weights mean anything.
-        simulated: whether the images are.
-        prompts: that marked the objects; none: query masks on every frame did.
+        take, info: the take, and the bag that was made from it.
+        played: messages sent and received.
+        expected: stamps (ns) of which every camera has an image.
+        preset, method: network and method.
+        trained: whether the weights are trained rather than random.
+        simulated: whether the take is simulated.
+        prompts: prompts that marked the objects; empty if query masks were sent on every frame.
     """
 
     take: Take
@@ -77,7 +80,7 @@ class DemoRun:
 
 
 def finish(out: Path, run: DemoRun, console: Console) -> int:
-    """Write everything, print the table, and return the exit code."""
+    """Write all results to the folder `out`, print the table, and return the exit code."""
     answers, processing = read_answers(out / "masks_bag", run.info)
     results = results_of(run, answers)
     results.write(out / "masks.json")
@@ -92,7 +95,7 @@ def finish(out: Path, run: DemoRun, console: Console) -> int:
 
 
 def read_answers(bag_path: Path, info: RecordingInfo) -> tuple[Answers, list[float]]:
-    """The masks in a recorded bag, and the node's own processing times (s)."""
+    """Return the masks in a recorded bag, and the processing times (s) reported by the node."""
     answers: Answers = {}
     processing: list[float] = []
     with BagReader(bag_path) as bag:
@@ -113,7 +116,7 @@ def read_answers(bag_path: Path, info: RecordingInfo) -> tuple[Answers, list[flo
 
 
 def results_of(run: DemoRun, answers: Answers) -> Results:
-    """The answers as a result file, masks at the benchmark's size, cameras by the take's names."""
+    """Return a result file with the masks at the benchmark's size and the take's camera names."""
     info = run.info
     query = info.cameras[info.query]
     results = Results("ego-exo" if is_ego(query) else "exo-ego")
@@ -130,7 +133,7 @@ def results_of(run: DemoRun, answers: Answers) -> Results:
 def measure(
     run: DemoRun, answers: Answers, processing: list[float], results: Results
 ) -> dict[str, Any]:
-    """All numbers of the run, for report.json and the table."""
+    """Return all figures of the run, for report.json and the table."""
     played, info = run.played, run.info
     latency = [
         t - played.sent[stamp] for (_, stamp), t in played.arrived.items() if stamp in played.sent
@@ -143,7 +146,7 @@ def measure(
             scores.add(score_pair(results, run.take, name, query, camera))
             baseline += copied_mask_ious(run.take, name, query, camera)
     drops = played.drops(info.query, len(info.frames) - len(run.expected))
-    came = len([key for key in played.arrived if key[1] in run.expected])
+    arrived = len([key for key in played.arrived if key[1] in run.expected])
     return {
         "take": run.take.name,
         "simulated": run.simulated,
@@ -160,10 +163,10 @@ def measure(
         "mask_messages_repeated": played.repeated,
         "objects_answered": len(answers),
         "objects_visible": sum(answer.visible for answer in answers.values()),
-        "pairs_missing": pairs - came,
+        "pairs_missing": pairs - arrived,
         "drops": drops,
         "sets_failed": played.failed,
-        "pairs_unaccounted": max(0, pairs - came - sum(drops.values()) * len(info.views)),
+        "pairs_unaccounted": max(0, pairs - arrived - sum(drops.values()) * len(info.views)),
         "seconds": round(played.seconds, 3),
         "latency_ms": _percentiles(latency),
         "processing_ms": _percentiles(processing),
@@ -175,8 +178,8 @@ def measure(
 
 
 def _query_view_iou(run: DemoRun, answers: Answers) -> float | None:
-    """Mean IoU of the masks tracked in the query view, over the frames from each object's first
-    prompt on that have a true mask; None where query masks were given."""
+    """Mean IoU of the masks tracked in the query view, over all frames with a true mask from each
+    object's first prompt onwards; None if query masks were given."""
     query, values = run.info.cameras[run.info.query], []
     starts: dict[str, int] = {}
     for one in run.prompts:
@@ -192,9 +195,9 @@ def _query_view_iou(run: DemoRun, answers: Answers) -> float | None:
 
 
 def copied_mask_ious(take: Take, name: str, query: str, target: str) -> list[float]:
-    """IoU of the query mask put into the target image as it is: what no method should fall below.
+    """Return the IoU of the unchanged query mask with the true target mask, a trivial baseline.
 
-    One value for every frame with both masks.
+    One value for every frame that has both masks.
     """
     values = []
     for frame in take.mask_frames(name, query):
@@ -220,7 +223,7 @@ def _pictures(out: Path, run: DemoRun, answers: Answers) -> Iterator[Path]:
     title = [
         f"{run.take.name}: query {run.info.query} (left), masks found by "
         f"{run.method}, preset {run.preset}; white outline: truth",
-        *(["each object was marked once, by the click that is drawn"] if run.prompts else []),
+        *(["each object was marked once, with the click shown"] if run.prompts else []),
     ]
     if not run.trained:
         title.append("RANDOM WEIGHTS: the masks mean nothing")
@@ -235,7 +238,7 @@ def _pictures(out: Path, run: DemoRun, answers: Answers) -> Iterator[Path]:
 
 
 def draw_frame(run: DemoRun, answers: Answers, frame: int) -> overlay.Image:
-    """Query image with its masks, and every target image with the masks found and the truth."""
+    """Draw the query image with its masks, and each target image with masks found and truth."""
     info, take = run.info, run.take
     names = list(info.objects.values())
     colours = {name: overlay.colour(i) for i, name in enumerate(names)}
@@ -305,7 +308,7 @@ def _print_table(report: dict[str, Any], run: DemoRun, console: Console) -> None
         ("frames in", f"{report['frames_in']} ({report['images_in']} images)"),
         ("pairs", f"{report['pairs']} ({report['sets']} sets x {views} views)"),
         ("mask messages out", str(report["mask_messages"])),
-        ("objects answered, visible", f"{report['objects_answered']}, {report['objects_visible']}"),
+        ("object results, visible", f"{report['objects_answered']}, {report['objects_visible']}"),
         ("sets dropped, failed", f"{drops}, {report['sets_failed']}"),
         ("pairs missing, unaccounted", f"{report['pairs_missing']}, {report['pairs_unaccounted']}"),
         (
@@ -313,12 +316,12 @@ def _print_table(report: dict[str, Any], run: DemoRun, console: Console) -> None
             f"{number(latency['p50'], '.1f')} / {number(latency['p95'], '.1f')} ms",
         ),
         (
-            "of it in the network",
+            "  of which in the network",
             f"{number(report['processing_ms']['p50'], '.1f')} / "
             f"{number(report['processing_ms']['p95'], '.1f')} ms",
         ),
         (f"IoU (protocol {scores['protocol']})", number(scores["iou"])),
-        ("  frames without an answer (IoU 0)", f"{scores['frames_missing']} of {scores['frames']}"),
+        ("  frames without a result (IoU 0)", f"{scores['frames_missing']} of {scores['frames']}"),
         ("  query mask copied unchanged", number(report["iou_of_copied_query_mask"])),
         *(
             [("IoU in the query view, from prompts", number(report["query_view_iou"]))]
@@ -339,12 +342,12 @@ def _print_table(report: dict[str, Any], run: DemoRun, console: Console) -> None
 
 
 def _verdict(report: dict[str, Any], out: Path, console: Console) -> int:
-    """0 if masks came back and every missing pair was counted as a drop; else say why not."""
+    """Return 0 if masks arrived and every missing pair was counted as dropped; else print why."""
     problem = ""
     if not report["mask_messages"]:
-        problem = "no masks came back"
+        problem = "no masks were received"
     elif report["pairs_unaccounted"]:
-        problem = f"{report['pairs_unaccounted']} pairs have neither masks nor a drop counted"
+        problem = f"{report['pairs_unaccounted']} pairs have no masks and were not counted as drops"
     if not problem:
         return 0
     log = out / "node.log"

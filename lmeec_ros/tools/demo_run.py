@@ -1,4 +1,4 @@
-"""A bag through the node over DDS: the node as a process, this process plays and records."""
+"""Play a bag to the node over DDS: the node is a process, this process plays and records."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from lmeec_ros.tools.node_watch import NodeWatch
 
 NODE = "lmeec"
 START_SECONDS = 300.0
-"""Loading a model and warming it up must be over by then."""
+"""Time limit for loading a model and warming it up."""
 SET_SECONDS = 120.0
-"""Longest wait for the masks of one set of images."""
+"""Maximum wait for the masks of one set of images."""
 PROMPT_SECONDS = 0.2
-"""Time that prompts have to reach the node before their image is sent."""
+"""Time for prompts to reach the node before their image is sent."""
 ERROR_LEVEL = 2
 """DiagnosticStatus.ERROR"""
 
 
 @dataclass
 class Played:
-    """What was sent and what came back.
+    """Messages sent and received.
 
     Attributes:
-        sent: stamp (ns) to the time (monotonic s) at which its last message had been published.
+        sent: stamp (ns) to the time (monotonic s) at which its last message was published.
         arrived: (target, stamp) to the time at which its masks arrived.
-        repeated: masks that arrived a second time for the same target and stamp.
-        diagnostics: the last values on /diagnostics, by status name and key.
-        seconds: from the first message sent to the last mask received.
+        repeated: number of masks received again for the same target and stamp.
+        diagnostics: last values on /diagnostics, by status name and key.
+        seconds: time from the first message sent to the last mask received.
     """
 
     sent: dict[int, float] = field(default_factory=dict)
@@ -44,11 +44,11 @@ class Played:
     seconds: float = 0.0
 
     def drops(self, query: str, incomplete: int) -> dict[str, int]:
-        """Sets that the node says it did not process, by reason; reasons without any left out.
+        """Return the number of sets that the node reports as not processed, by reason (if > 0).
 
         Args:
-            query: the query camera, whose images the node counts sets by.
-            incomplete: frames that some camera has no image of, which cannot be paired.
+            query: the query camera, whose images count the sets.
+            incomplete: number of frames that lack an image of some camera and cannot be paired.
         """
         pairing = self._values("pairing")
         paired, _, received = pairing.get(f"{query}_paired", "0 of 0").partition(" of ")
@@ -62,7 +62,7 @@ class Played:
 
     @property
     def failed(self) -> int:
-        """Sets whose processing failed, as the node says."""
+        """Number of sets whose processing failed, as reported by the node."""
         return int(self._values("inference").get("sets_failed", 0))
 
     def _values(self, part: str) -> dict[str, str]:
@@ -80,10 +80,10 @@ def through_node(
     rate: float,
     console: Console,
 ) -> Played:
-    """Start the node, play ``out/input_bag`` to it, record its masks in ``out/masks_bag``.
+    """Start the node, play ``out/input_bag`` to it, and record its masks in ``out/masks_bag``.
 
     Raises:
-        NodeError: if the node ends or does not get ready; with the end of its log.
+        NodeError: if the node ends or does not become ready; includes the end of its log.
     """
     from lmeec_core.bags.bag import BagReader
     from lmeec_ros.tools.play import Player
@@ -102,7 +102,7 @@ def through_node(
         with BagReader(out / "input_bag") as bag, spinning(node):
             try:
                 player = Player(node, bag)
-                with console.status("the node loads its model"):
+                with console.status("waiting for the node to load its model"):
                     _wait_ready(process, player, recorder, collector, watch, stop)
                 _play(player, collector, process, rate, stop, console)
             finally:
@@ -113,7 +113,7 @@ def through_node(
 
 
 class _Collector:
-    """Keeps the times at which masks arrive, and the last diagnostics."""
+    """Records the arrival times of masks, and the last diagnostics."""
 
     def __init__(self, info: RecordingInfo, expected: tuple[int, ...]) -> None:
         self.played = Played()
@@ -123,10 +123,10 @@ class _Collector:
         self._incomplete = len(info.frames) - len(expected)
         self.changed = threading.Condition()
         self.last_diagnostics = 0.0
-        self.node_error = ""  # why the node is not active, by its own account
+        self.node_error = ""  # why the node is not active, as it reports
 
     def take_in(self, target: str | None, data: bytes) -> None:
-        """A serialised message: masks of a target, or (None) diagnostics."""
+        """Record a serialised message: masks of a target, or (target None) diagnostics."""
         from lmeec_core.bags.bag import typestore
 
         now = time.monotonic()
@@ -143,7 +143,7 @@ class _Collector:
                     self.played.diagnostics[status.name] = values
                 self.last_diagnostics = now
             else:
-                # The stamp comes first in the message: nothing else needs decoding here.
+                # The stamp is at the beginning of the message; nothing else has to be decoded.
                 sec = int.from_bytes(data[4:8], "little", signed=True)
                 key = (target, sec * 1_000_000_000 + int.from_bytes(data[8:12], "little"))
                 self.played.repeated += key in self.played.arrived
@@ -151,12 +151,12 @@ class _Collector:
             self.changed.notify_all()
 
     def dropped(self) -> int:
-        """Pairs that the node has reported as dropped by now."""
+        """Return the number of pairs that the node has reported as dropped so far."""
         drops = self.played.drops(self._query, self._incomplete)
         return sum(drops.values()) * len(self.views)
 
     def missing(self, stamp: int | None = None) -> int:
-        """Masks still to come, of one stamp or of all that were sent."""
+        """Return the number of masks still missing, for one stamp or for all that were sent."""
         stamps = self.played.sent if stamp is None else (stamp,)
         return sum(
             (target, s) not in self.played.arrived
@@ -174,7 +174,7 @@ def _play(
     stop: threading.Event,
     console: Console,
 ) -> None:
-    """Publish the bag, in lock-step or at a rate, and wait for what is under way."""
+    """Publish the bag, in lock-step or at a rate, and wait for the remaining masks."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     columns = (
@@ -195,7 +195,7 @@ def _play(
             bar.update(
                 task,
                 completed=len(sent.keys() & collector.expected),
-                n=f"{arrived} masks messages back",
+                n=f"{arrived} mask messages received",
             )
 
         player.play(rate=rate or 1.0, stop=stop, progress=progress, pace=pace)
@@ -205,7 +205,7 @@ def _play(
     collector.played.seconds = last - begin
     done = time.monotonic()
     while process.alive and not stop.is_set() and time.monotonic() < done + 5.0:
-        with collector.changed:  # drops are known from the next report
+        with collector.changed:  # the next report includes all drops
             if collector.last_diagnostics > done:
                 break
             collector.changed.wait(0.2)
@@ -213,24 +213,24 @@ def _play(
 
 
 class _LockStep:
-    """A pace: a set of images is published when the masks of the one before are back."""
+    """A pace that publishes a set of images once the masks of the previous set have arrived."""
 
     def __init__(self, collector: _Collector, process: NodeProcess, stop: threading.Event) -> None:
         self._collector = collector
         self._process = process
         self._stop = stop
-        self._before: int | None = None
+        self._previous: int | None = None
 
     def __call__(self, stamp: int) -> bool:
-        before, self._before = self._before, stamp
-        if before is None or before == stamp:
+        previous, self._previous = self._previous, stamp
+        if previous is None or previous == stamp:
             return True
-        if before not in self._collector.expected:
-            self._stop.wait(PROMPT_SECONDS)  # prompts, or images that make no set
+        if previous not in self._collector.expected:
+            self._stop.wait(PROMPT_SECONDS)  # prompts, or images that form no set
             return not self._stop.is_set()
         end = time.monotonic() + SET_SECONDS
         with self._collector.changed:
-            while self._collector.missing(before) and time.monotonic() < end:
+            while self._collector.missing(previous) and time.monotonic() < end:
                 self._process.check()
                 if self._stop.is_set():
                     return False
@@ -239,7 +239,7 @@ class _LockStep:
 
 
 def _wait_quiet(collector: _Collector, process: NodeProcess, stop: threading.Event) -> None:
-    """Wait until all masks are back, or until none has come for long."""
+    """Wait until all masks have arrived, or none has for a long time."""
     gaps = sorted(collector.played.arrived.values())
     longest = max((b - a for a, b in zip(gaps, gaps[1:], strict=False)), default=0.0)
     patience = min(SET_SECONDS, max(10.0, 5 * longest))
@@ -264,22 +264,24 @@ def _wait_ready(
     watch: NodeWatch,
     stop: threading.Event,
 ) -> None:
-    """Wait until the node hears every topic of the bag and offers its masks."""
+    """Wait until the node is subscribed to every topic of the bag and publishes its masks."""
     end = time.monotonic() + START_SECONDS
     masks = {f"/{NODE}/{view}/masks" for view in collector.views}
-    while player.unheard() or not watch.ready(player.published) or masks & set(recorder.missing):
+    while (
+        player.unsubscribed() or not watch.ready(player.published) or masks & set(recorder.missing)
+    ):
         process.check()
         if stop.is_set():
             raise NodeError("stopped by a signal")
         if collector.node_error:
             raise NodeError(
-                f"the node does not start: {collector.node_error}; the end of {process.log}:\n"
+                f"the node did not start: {collector.node_error}; the end of {process.log}:\n"
                 f"{process.tail()}"
             )
         if time.monotonic() > end:
             raise NodeError(
-                f"the node is not ready after {START_SECONDS:.0f} s (nobody listens to "
-                f"{player.unheard()}, not offered {recorder.missing}); the end of {process.log}:\n"
-                f"{process.tail()}"
+                f"the node is not ready after {START_SECONDS:.0f} s (no subscriber to "
+                f"{player.unsubscribed()}, no publisher of {recorder.missing}); the end of "
+                f"{process.log}:\n{process.tail()}"
             )
         stop.wait(0.1)

@@ -1,4 +1,4 @@
-"""The cameras of a running node, for `lmeec mark --live`: its images, its masks, its prompts."""
+"""`lmeec mark --live`: the images and masks of a running node, and prompts to it."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ from lmeec_ros.parameters.config import NodeConfig, load, topic_token, with_full
 from lmeec_ros.tools.ros_session import spinning
 
 HELD = 30
-"""Images per camera that wait for their masks."""
+"""Images per camera that are kept until their masks arrive."""
 FRESH = 3.0
-"""Seconds for which the image of the last masks is shown although newer ones have come."""
+"""Seconds for which the image of the last masks is shown although newer images have arrived."""
 PATIENCE = 10.0
-"""Seconds within which the node has to say what its cameras are."""
+"""Seconds to wait for the node's parameters."""
 
 
 @dataclass
 class _Camera:
-    """What has come of one camera."""
+    """Last messages of one camera."""
 
     held: OrderedDict[int, Any] = field(default_factory=OrderedDict)  # stamp to message
     masked: int | None = None  # stamp of the last masks
@@ -49,7 +49,7 @@ class _Camera:
     seen: dict[str, Seen] = field(default_factory=dict)
 
     def shown(self) -> int | None:
-        """Stamp of the image to show: that of the last masks, else the newest; None: none yet."""
+        """Stamp of the image to show: that of the last masks, else the newest; None if no image."""
         fresh = time.monotonic() - self.masked_at < FRESH
         if fresh and self.masked is not None and self.masked in self.held:
             return self.masked
@@ -57,12 +57,12 @@ class _Camera:
 
 
 class LiveSource:
-    """A running node: a :class:`~lmeec_core.marking.source.MarkSource`.
+    """A running node as a :class:`~lmeec_core.marking.source.MarkSource`.
 
     Args:
-        node: of this process; something spins it.
-        name: the node that is asked, with its namespace.
-        config: its parameters.
+        node: this process's node, spun by another thread.
+        name: name of the running node, with its namespace.
+        config: parameters of the running node.
         end: called by :meth:`close`.
     """
 
@@ -79,9 +79,9 @@ class LiveSource:
         self._readers = image_readers(config)
         self._table = LabelTable()
         self._views = {camera: _Camera() for camera in self.cameras}
-        self._query: dict[str, str] = {}  # object to its query camera, as far as it was told here
+        self._query: dict[str, str] = {}  # object to its query camera, as far as known here
         self._version = 0
-        self._waiting = 0  # prompts that the node has not answered
+        self._waiting = 0  # service calls that the node has not answered
         self._notices: list[str] = []
         group = ReentrantCallbackGroup()
         self._mark = node.create_client(MarkObject, f"{name}/mark_object")
@@ -96,38 +96,38 @@ class LiveSource:
         for camera in self.cameras:
             topic = f"{name}/{topic_token(camera)}/masks"
             node.create_subscription(CorrespondenceMaskArray, topic, self._on_masks, 5)
-        node.create_timer(1.0, self._look)
+        node.create_timer(1.0, self._follow_publishers)
 
-    # -- what is shown ---------------------------------------------------------------------------
+    # -- display ---------------------------------------------------------------------------------
 
     @property
     def version(self) -> int:
-        """See :class:`~lmeec_core.marking.source.MarkSource`, as for all that follows."""
+        """See :class:`~lmeec_core.marking.source.MarkSource`, also for the members below."""
         return self._version
 
     @property
     def work(self) -> Work | None:
-        """What is waited for."""
+        """What the source is waiting for; None if nothing."""
         with self._lock:
             silent = [one for one in self._inputs if not self._views[one.name].held]
         if silent:
-            return Work(f"no image yet of {', '.join(f'{s.name} ({s.topic})' for s in silent)}")
-        return Work("waiting for the node's answer") if self._waiting else None
+            return Work(f"no image yet from {', '.join(f'{s.name} ({s.topic})' for s in silent)}")
+        return Work("waiting for the node's response") if self._waiting else None
 
     @property
     def notices(self) -> tuple[str, ...]:
-        """What the user has to be told."""
+        """Messages to the user."""
         with self._lock:
             return tuple(self._notices)
 
     @property
     def objects(self) -> Mapping[str, str]:
-        """The node's objects, each with its query camera."""
+        """Object of the node to its query camera."""
         with self._lock:
             return dict(self._query)
 
     def view(self, camera: str, frame: int | None) -> View:
-        """The image that is shown now."""
+        """Return what is currently shown of a camera."""
         with self._lock:
             one = self._views[camera]
             stamp = one.shown()
@@ -142,7 +142,7 @@ class LiveSource:
             return View(stamp, f"{stamp} {sorted(seen)}", seen)
 
     def image(self, camera: str, frame: int | None) -> Image | None:
-        """Its pixels; a message that cannot be read is named in the notices."""
+        """Return the pixels of the image shown; an unreadable message gives a notice and None."""
         with self._lock:
             one = self._views[camera]
             stamp = one.shown()
@@ -156,24 +156,24 @@ class LiveSource:
             return None
 
     def prompts(self, frame: int | None) -> Mapping[tuple[str, str], Prompt]:
-        """None: those that were sent are the node's."""
+        """Return no prompts: prompts are sent to the node and not kept here."""
         return {}
 
-    # -- what is done ----------------------------------------------------------------------------
+    # -- actions ---------------------------------------------------------------------------------
 
     def mark(self, camera: str, key: int, prompt: Prompt) -> None:
-        """Send a prompt to the node; a refusal comes as a notice.
+        """Send a prompt to the node; a refusal appears as a notice.
 
         Raises:
-            InputError: the node takes no prompts, or the camera has had no image.
+            InputError: if the node does not accept prompts, or the camera has no image yet.
         """
         if not self._mark.service_is_ready():
             raise InputError(
-                f"{self.title} does not offer {self._mark.srv_name}: it has to run, with the "
+                f"{self.title} does not offer {self._mark.srv_name}: it has to be running with the "
                 "parameter query_masks.source: prompts"
             )
         if not key:
-            raise InputError(f"camera {camera!r} has no image yet; click when there is one")
+            raise InputError(f"camera {camera!r} has no image yet; wait for one, then click")
         request = MarkObject.Request()
         message = request.prompt
         message.header.stamp.sec, message.header.stamp.nanosec = divmod(key, 1_000_000_000)
@@ -188,20 +188,24 @@ class LiveSource:
         self._send(self._mark, request, f"{prompt.object_id!r} in {camera}", marked)
 
     def unmark(self, camera: str, key: int, object_id: str) -> None:
-        """A node does not take prompts back.
+        """Prompts cannot be withdrawn from a running node.
 
         Raises:
             InputError: always.
         """
         raise InputError(
-            "a node has used its prompts at once: correct the object with further clicks, or "
-            "forget it"
+            "a running node applies prompts immediately: correct the object with further clicks, "
+            "or forget it"
         )
 
     def forget(self, object_id: str) -> None:
-        """Let the node forget an object."""
+        """Make the node forget an object.
+
+        Raises:
+            InputError: if the node's service is not available.
+        """
         if not self._forget.service_is_ready():
-            raise InputError(f"{self.title} does not answer on {self._forget.srv_name}")
+            raise InputError(f"{self.title} does not offer {self._forget.srv_name}; is it running?")
         with self._lock:
             self._query.pop(object_id, None)
             for one in self._views.values():
@@ -209,13 +213,13 @@ class LiveSource:
         self._send(self._forget, ForgetObject.Request(object_id=object_id), repr(object_id))
 
     def track(self) -> None:
-        """Nothing: the node tracks."""
+        """Do nothing: the node tracks by itself."""
 
     def stop(self) -> None:
-        """Nothing: the node goes on."""
+        """Do nothing: the node continues."""
 
     def save(self) -> str:
-        """Nothing can be saved.
+        """Prompts to a running node cannot be saved.
 
         Raises:
             InputError: always.
@@ -223,7 +227,7 @@ class LiveSource:
         raise InputError("prompts of a running node are not saved; mark a recording for that")
 
     def close(self) -> None:
-        """Unsubscribe, and end this process's node."""
+        """Unsubscribe, and destroy this process's node."""
         self._end()
 
     # -- internal ----------------------------------------------------------------------------------
@@ -248,7 +252,7 @@ class LiveSource:
 
     def _tell(self, text: str) -> None:
         with self._lock:
-            if text not in self._notices[-10:]:  # of every image the same
+            if text not in self._notices[-10:]:  # every image may cause the same notice
                 self._notices.append(text)
                 self._version += 1
 
@@ -282,8 +286,8 @@ class LiveSource:
             self._query = {name: query for name, query in self._query.items() if name in known}
             self._version += 1
 
-    def _look(self) -> None:
-        """Follow publishers that come, go, or change what they offer."""
+    def _follow_publishers(self) -> None:
+        """Adapt the subscriptions to publishers that appear, disappear or change their QoS."""
         for one in self._inputs:
             if one.overdue(not self._views[one.name].held) >= 0:
                 one.query_graph()
@@ -297,17 +301,17 @@ def open_live(name: str) -> LiveSource:
     """Connect to a running node.
 
     Args:
-        name: with its namespace, as /robot1/lmeec.
+        name: name of the node with its namespace, such as /robot1/lmeec.
 
     Raises:
-        InputError: no such node answers, or its parameters are not those of an lmeec node.
+        InputError: if the node does not answer, or is not an lmeec node.
     """
     full = f"/{name.strip('/')}"
     with ExitStack() as stack:
         context = rclpy.Context()
         rclpy.init(context=context, signal_handler_options=SignalHandlerOptions.NO)
         stack.callback(rclpy.try_shutdown, context=context)
-        # In the node's namespace: its topics may be relative to that.
+        # Use the node's namespace, to which its topics may be relative.
         node = Node("lmeec_mark", namespace=full.rpartition("/")[0] or "/", context=context)
         stack.callback(node.destroy_node)
         stack.enter_context(spinning(node))
@@ -315,7 +319,7 @@ def open_live(name: str) -> LiveSource:
         source = LiveSource(node, full, config, stack.pop_all().close)
     if not config.prompted:
         source._tell(
-            f"{full} takes query masks from a topic, not prompts: set query_masks.source to prompts"
+            f"{full} uses query masks from a topic, not prompts: set query_masks.source to prompts"
         )
     return source
 
@@ -324,21 +328,21 @@ def _config_of(node: Node, name: str) -> NodeConfig:
     """The configuration of a running node, from its parameters.
 
     Raises:
-        InputError: it does not answer, or is another kind of node.
+        InputError: if it does not answer, or is not an lmeec node.
     """
     client = AsyncParameterClient(node, name)
     if not client.wait_for_services(PATIENCE):
         known = sorted(f"{space.rstrip('/')}/{one}" for one, space in
                        node.get_node_names_and_namespaces() if one != node.get_name())  # fmt: skip
         raise InputError(
-            f"no node {name} answers; running are {', '.join(known) or 'none'}. Start it, or name "
-            "another with --node"
+            f"no response from a node {name}; running nodes: {', '.join(known) or 'none'}. Start "
+            "it, or choose another with --node"
         )
     names = _answer(client.list_parameters(), name).result.names
     found = _answer(client.get_parameters(names), name).values
     values = {key: parameter_value_to_python(one) for key, one in zip(names, found, strict=True)}
     if "query_camera" not in values:
-        raise InputError(f"{name} is no node of lmeec: it has no parameter query_camera")
+        raise InputError(f"{name} is not an lmeec node: it has no parameter query_camera")
     given = {k: list(v) if hasattr(v, "tolist") else v for k, v in values.items()}
     return load(with_full_names(given, name))
 
@@ -347,5 +351,5 @@ def _answer(future: Any, name: str) -> Any:
     done = threading.Event()
     future.add_done_callback(lambda _: done.set())
     if not done.wait(PATIENCE):
-        raise InputError(f"{name} does not answer within {PATIENCE:.0f} s; is it busy or stopped?")
+        raise InputError(f"no response from {name} within {PATIENCE:.0f} s; is it busy or stopped?")
     return future.result()

@@ -1,4 +1,4 @@
-"""The installed node as a process of its own."""
+"""Run the installed node in a separate process."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from lmeec_core.errors import InputError
 PACKAGE = "lmeec"
 EXECUTABLE = "lmeec_node"
 PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
-"""Where Fast DDS looks for its profile: up to Jazzy, and later."""
+"""Environment variables that name Fast DDS's profile: up to Jazzy, and after it."""
 
 
 class NodeError(InputError):
-    """The node could not be started, or ended; the text holds the end of its log."""
+    """The node could not be started, or ended; the text includes the end of its log."""
 
 
 def executable() -> Path:
-    """The installed node.
+    """Return the path of the installed node.
 
     Raises:
-        NodeError: if no prefix in AMENT_PREFIX_PATH has it.
+        NodeError: if it is under no prefix of AMENT_PREFIX_PATH.
     """
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
     for prefix in prefixes:
@@ -39,16 +39,16 @@ def executable() -> Path:
 
 
 def dds_profile() -> Path | None:
-    """The package's Fast DDS profile, which large images need; None if it is not installed."""
+    """Return the package's Fast DDS profile, needed for large images; None if not installed."""
     return next((path.resolve() for path in shared("config/fastdds.xml") if path.is_file()), None)
 
 
 def shared(installed: str, source: str | None = None) -> list[Path]:
-    """Where something that colcon installs in share/lmeec may be, the first choice first.
+    """Return the candidate paths of a file that colcon installs in share/lmeec, best first.
 
     Args:
-        installed: its path below share/lmeec.
-        source: its path in the source tree, if that is another one.
+        installed: path below share/lmeec.
+        source: path in the source tree, if that differs.
     """
     prefixes = [p for p in os.environ.get("AMENT_PREFIX_PATH", "").split(":") if p]
     checkout = Path(__file__).resolve().parents[2]
@@ -57,11 +57,11 @@ def shared(installed: str, source: str | None = None) -> list[Path]:
 
 
 def profile_environment(wanted: bool | None, environment: Mapping[str, str]) -> dict[str, str]:
-    """What a process gets besides its environment for Fast DDS to carry large images.
+    """Return the variables with which Fast DDS uses the package's profile, for large images.
 
     Args:
-        wanted: the package's profile or none; None: only if the environment names no other one.
-        environment: of the process.
+        wanted: whether to use the profile; None: only if the environment names no profile.
+        environment: environment of the process.
     """
     if wanted is None:
         wanted = not any(environment.get(name) for name in PROFILE_VARIABLES)
@@ -70,16 +70,17 @@ def profile_environment(wanted: bool | None, environment: Mapping[str, str]) -> 
 
 
 class NodeProcess:
-    """Start the node with a parameter file; stop it on leaving the with block.
+    """Starts the node with a parameter file, and stops it when the with block ends.
 
     Args:
-        parameters: YAML file of parameters.
-        log: file that takes the node's output.
-        remap: topic names, FROM to TO, and "__node", "__ns".
-        environment: entries besides this process's environment.
+        parameters: parameter file (YAML).
+        log: file for the node's output.
+        remap: name to new name, of topics and of "__node" and "__ns".
+        environment: variables in addition to this process's environment.
+        arguments: further command-line arguments.
 
     Raises:
-        NodeError: if it is not installed.
+        NodeError: if the node is not installed.
     """
 
     def __init__(
@@ -102,17 +103,17 @@ class NodeProcess:
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONUNBUFFERED": "1", **(environment or {})},
-                # Ctrl-C in the terminal reaches only the parent, which stops the node properly.
+                # So that Ctrl-C reaches only this process, which then stops the node properly.
                 start_new_session=True,
             )
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self.process.poll() is None
 
     def tail(self, lines: int = 25) -> str:
-        """The last lines of the log."""
+        """Return the last lines of the log."""
         text = self.log.read_text(encoding="utf-8", errors="replace")
         return "\n".join(text.splitlines()[-lines:])
 
@@ -125,7 +126,11 @@ class NodeProcess:
             )
 
     def stop(self, seconds: float = 15.0) -> int:
-        """Ask it to end (SIGINT), insist after a while, and return its exit code."""
+        """Stop the process with SIGINT, then SIGTERM, then SIGKILL, and return its exit code.
+
+        Args:
+            seconds: time to wait after SIGINT.
+        """
         for number, wait in (
             (signal.SIGINT, seconds),
             (signal.SIGTERM, 5.0),

@@ -1,4 +1,4 @@
-"""What running nodes say of themselves on /diagnostics: are they ready, have they answered all."""
+"""Watch running nodes on /diagnostics: whether they are ready, and have processed all messages."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.node import Node
 
 SILENCE = 10.0
-"""Seconds without a report (one a second is usual) after which a node is given up."""
+"""Seconds without a report (normally one per second) after which a node is given up."""
 PATIENCE = 120.0
-"""Seconds without progress after which sets under way are given up."""
+"""Seconds without progress after which unfinished sets are given up."""
 ENDED = ("sets_processed", "sets_failed", "dropped_mailbox", "dropped_discarded")
 
 
@@ -24,14 +24,14 @@ class NodeReport:
     """One node's report.
 
     Attributes:
-        state: of its lifecycle.
-        error: why it is not active, if it says so.
-        inputs: the topics that it is subscribed to.
-        connected: those of them that it hears a publisher on.
-        received: messages that have come in, by topic.
-        sets: what became of the sets so far.
-        under_way: sets that wait for the inference, or are in it.
-        queued: messages that wait for others of their set.
+        state: lifecycle state.
+        error: text of the node's status, which names the error if it is not active.
+        inputs: topics that the node is subscribed to.
+        connected: those of them on which it is matched with a publisher.
+        received: number of messages received, by input.
+        sets: number of sets received, processed, failed, dropped and discarded.
+        under_way: sets waiting for inference or in it.
+        queued: messages waiting for the others of their set.
     """
 
     state: str
@@ -45,7 +45,7 @@ class NodeReport:
 
     @classmethod
     def read(cls, message: DiagnosticArray) -> tuple[str, NodeReport] | None:
-        """A node's name (with namespace) and report; None for the diagnostics of others."""
+        """Return the node's name (with namespace) and report; None if it is not an lmeec node."""
         parts: dict[str, Any] = {}
         for status in message.status:
             name, _, part = status.name.rpartition(": ")
@@ -72,11 +72,11 @@ class NodeReport:
 
 
 class NodeWatch:
-    """Hears the reports of the nodes of a name. Something has to spin the node given.
+    """Receives the reports of nodes. The node given must be spun by another thread.
 
     Args:
-        node: makes the subscription.
-        name: with its namespace, or without: every node of that name.
+        node: creates the subscription.
+        name: full name of the watched node; without a namespace, all nodes of that name.
     """
 
     def __init__(self, node: Node, name: str) -> None:
@@ -84,14 +84,15 @@ class NodeWatch:
         self._changed = threading.Condition()
         self._reports: dict[str, NodeReport] = {}
         self._last: dict[str, float] = {}  # time of the last report
-        self._still: dict[str, int] = {}  # reports since something happened
-        self._numbers: dict[str, int] = {}  # the last report's, as its publisher counts
-        self._back: Counter[str] = Counter()  # times that the number did not rise
+        self._still: dict[str, int] = {}  # number of reports since the counters last changed
+        self._numbers: dict[str, int] = {}  # sequence number of the last report
+        self._back: Counter[str] = Counter()  # how often the sequence number did not increase
 
-        def hear(message: DiagnosticArray, info: Any) -> None:  # rclpy looks for a second argument
+        # rclpy passes the message info if the callback has a second argument.
+        def on_report(message: DiagnosticArray, info: Any) -> None:
             self._take(message, info)
 
-        callback: Any = hear
+        callback: Any = on_report
         node.create_subscription(DiagnosticArray, "/diagnostics", callback, 20)
 
     def _take(self, message: DiagnosticArray, info: Mapping[str, Any] | None = None) -> None:
@@ -107,36 +108,37 @@ class NodeWatch:
             self._still[name] = 0 if moved else self._still[name] + 1
             self._reports[name], self._last[name] = report, time.monotonic()
             number = (info or {}).get("publication_sequence_number")
-            if number is not None:  # not every middleware tells it
+            if number is not None:  # not every middleware provides it
                 self._back[name] += number <= self._numbers.get(name, 0)
                 self._numbers[name] = number
             self._changed.notify_all()
 
     def twins(self) -> str:
-        """Which nodes have the same name, and what to do; empty if none.
+        """Name nodes that share a name, with a remedy; empty if there are none.
 
-        A node that was restarted counts from the beginning, too, but only once.
+        They are recognised by sequence numbers that go back repeatedly: a node that was restarted
+        also begins again, but only once.
         """
         with self._changed:
             names = [name for name, times in self._back.items() if times > 1]
         if not names:
             return ""
         return (
-            f"several nodes called {', '.join(names)} answer, and their reports cannot be told "
-            "apart: end all but one, or give each its own name (--ros-args -r __node:=NAME) and "
-            "say which is meant (--node NAME)"
+            f"several nodes are called {', '.join(names)}, and their reports cannot be told apart: "
+            "stop all but one, or give each its own name (--ros-args -r __node:=NAME) and choose "
+            "one (--node NAME)"
         )
 
     def wanted(self) -> dict[str, frozenset[str]]:
-        """Node to the topics that it takes; only nodes that are active."""
+        """Return active node to its input topics."""
         with self._changed:
             return self._active()
 
     def ready(self, published: Collection[str]) -> bool:
-        """Whether there are nodes, all active and connected to the publishers of these topics.
+        """Return whether there are nodes, all active and matched with publishers of these topics.
 
-        A publisher that has found a subscription does not yet reach it: the subscription has to
-        find the publisher, too, or the first messages are lost.
+        That a publisher has discovered a subscription is not enough: the first messages are lost
+        until the subscription has discovered the publisher as well.
         """
         with self._changed:
             reports = list(self._reports.values())
@@ -146,22 +148,22 @@ class NodeWatch:
         )
 
     def describe(self) -> str:
-        """How the nodes are that are not active."""
+        """Describe the nodes that are not active; empty if all are."""
         with self._changed:
             others = {n: one for n, one in self._reports.items() if one.state != "active"}
             if not self._reports:
-                return f"no node called {self.name} is heard"
+                return f"no report from a node called {self.name}"
         return "; ".join(f"{name} is {one.error or one.state}" for name, one in others.items())
 
-    def wait_answered(self, published: Collection[str], stop: threading.Event) -> str:
-        """Wait until the active nodes that take a topic have nothing under way any more.
+    def wait_processed(self, published: Collection[str], stop: threading.Event) -> str:
+        """Wait until the active nodes subscribed to one of the topics have processed everything.
 
         Args:
-            published: the topics; all has been sent.
+            published: the topics, on which nothing more will be published.
             stop: ends the wait.
 
         Returns:
-            why it was given up; empty if all is answered, or on `stop`.
+            why the wait was given up; empty if everything was processed, or on `stop`.
         """
         started = moved = fed = time.monotonic()
         with self._changed:
@@ -177,17 +179,17 @@ class NodeWatch:
                 now = time.monotonic()
                 silent = [n for n in names if now - max(started, self._last[n]) > SILENCE]
                 if silent:
-                    return f"{', '.join(silent)}: no sign of life for {SILENCE:.0f} s"
+                    return f"{', '.join(silent)}: no report for {SILENCE:.0f} s"
                 for name in names:
                     last, report = before[name], self._reports[name]
                     moved = now if report.sets != last.sets else moved
                     fed = now if report.received != last.received else fed
                     before[name] = report
                 if fed - started > SILENCE:
-                    return f"{', '.join(names)}: gets images from others, too"
+                    return f"{', '.join(names)}: still receives images from another publisher"
                 if now - moved > PATIENCE:
                     left = sum(self._reports[name].under_way for name in names)
-                    return f"{', '.join(names)}: {left} sets for {PATIENCE:.0f} s"
+                    return f"{', '.join(names)}: {left} sets unfinished for {PATIENCE:.0f} s"
                 self._changed.wait(0.5)
         return ""
 
@@ -196,11 +198,11 @@ class NodeWatch:
         return {name: one.inputs for name, one in reports if one.state == "active"}
 
     def _at_rest(self, name: str) -> bool:
-        """Nothing under way, nothing new: for a while longer if messages wait for others."""
+        """Whether nothing is in progress or new; checked for longer while messages are queued."""
         report = self._reports[name]
         return not report.under_way and self._still[name] >= (5 if report.queued else 2)
 
 
 def _counters(report: NodeReport) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """What only stays equal if nothing happens."""
+    """Counters that change with every message."""
     return report.received, report.sets

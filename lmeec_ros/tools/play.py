@@ -1,4 +1,4 @@
-"""Publish a recording over ROS, at its own pace or another."""
+"""Publish a recording over ROS, at the recorded or another pace."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from lmeec_core.bags.bag import BagError, Topic, split_type
 from lmeec_core.errors import InputError
 
 DEPTH = 100
-"""Messages a publisher keeps for a reliable subscriber that is slower than it."""
+"""Queue depth of the publishers, for reliable subscribers that are slower."""
 CLOCK_PERIOD = 0.01
 """Seconds between two messages on /clock."""
 
 Pace = Callable[[int], bool]
-"""Called with a message's stamp (ns) before it is published; returns when it is time, or False to
-stop."""
+"""Called with a message's stamp (ns) before it is published; returns True when the message is due,
+or False to stop."""
 
 
 class Recording(Protocol):
-    """What a player needs of a bag; `BagReader` has it."""
+    """The interface of a bag for a player, implemented by `BagReader`."""
 
     path: Path
 
@@ -37,14 +37,14 @@ class Recording(Protocol):
         """The topics by name."""
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
-        """Topic, stamp (ns) and serialised message, in the order in which they are played."""
+        """Iterate over topic, stamp (ns) and serialised message, in playing order."""
 
 
 def message_class(type_name: str) -> Any:
-    """The Python class of a message type, "package/msg/Name".
+    """Return the Python class of a message type, "package/msg/Name".
 
     Raises:
-        BagError: if it is no such name, or the package is not installed.
+        BagError: if the name is malformed, or the package is not installed.
     """
     package, name = split_type(type_name)
     try:
@@ -54,24 +54,24 @@ def message_class(type_name: str) -> Any:
 
 
 class Player:
-    """Publishes the messages of a bag, as they are stored, on topics of the same names.
+    """Publishes the serialised messages of a bag on topics of the same names.
 
-    Publishers are reliable, which a best-effort subscriber accepts too, and transient local where
+    Publishers are reliable, which also matches best-effort subscriptions, and transient local if
     the recorded ones were.
 
     Args:
-        node: makes the publishers.
+        node: creates the publishers.
         bag: an open bag.
-        topics: only these; default all whose message types are installed.
-        remap: topic in the bag to the name to publish on.
+        topics: topics to publish; default: all whose message types are installed.
+        remap: topic in the bag to the topic to publish on.
         clock: publish the bag's time on /clock.
 
     Attributes:
         skipped: topic to the reason why it is not published.
 
     Raises:
-        BagError: if a topic that was named is not in the bag or its type is not installed, or if
-            nothing is left to publish.
+        BagError: if a topic given is not in the bag or its type is not installed, or if there is
+            nothing to publish.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class Player:
             if topics is not None and topic.name not in topics:
                 continue
             if topic.name == "/clock" and clock:
-                self.skipped[topic.name] = "the bag's own /clock, another is being published"
+                self.skipped[topic.name] = "--clock publishes another /clock"
                 continue
             try:
                 kind = message_class(topic.type)
@@ -118,7 +118,7 @@ class Player:
 
     @property
     def published(self) -> tuple[str, ...]:
-        """The names that they are published on."""
+        """Names of the topics on which they are published."""
         return tuple(publisher.topic_name for publisher in self._publishers.values())
 
     @property
@@ -127,15 +127,15 @@ class Player:
         known = self.bag.topics
         return sum(known[name].count for name in self._publishers)
 
-    def unheard(self) -> tuple[str, ...]:
-        """Topics that nobody subscribes to, by the names they are published on."""
-        silent = [p for p in self._publishers.values() if p.get_subscription_count() == 0]
-        return tuple(publisher.topic_name for publisher in silent)
+    def unsubscribed(self) -> tuple[str, ...]:
+        """Return the published topics without a subscriber."""
+        alone = [p for p in self._publishers.values() if p.get_subscription_count() == 0]
+        return tuple(publisher.topic_name for publisher in alone)
 
     def wait(self, seconds: float, stop: threading.Event | None = None) -> bool:
-        """Wait until every topic has a subscriber, at most this long; say whether it has."""
+        """Wait up to `seconds` until every topic has a subscriber; return whether it has."""
         end = time.monotonic() + seconds
-        while self.unheard():
+        while self.unsubscribed():
             if time.monotonic() >= end or (stop is not None and stop.is_set()):
                 return False
             time.sleep(0.02)
@@ -152,9 +152,9 @@ class Player:
         """Publish one pass of the bag.
 
         Args:
-            rate: 2 plays at twice the recorded pace; 0 as fast as it goes.
+            rate: 2 plays at twice the recorded speed; 0 as fast as possible.
             stop: setting it ends the pass.
-            progress: called with topic and stamp (ns) after every message.
+            progress: called with topic and stamp (ns) after each message.
             pace: decides when each message is due, instead of the bag's time and ``rate``.
 
         Returns:
@@ -175,7 +175,7 @@ class Player:
         return done
 
     def flush(self, seconds: float = 5.0) -> bool:
-        """Wait until all reliable subscribers have everything; say whether they have."""
+        """Wait until reliable subscribers have acknowledged everything; return whether they did."""
         end = time.monotonic() + seconds
         return all(
             p.wait_for_all_acked(Duration(seconds=max(0.0, end - time.monotonic())))
@@ -183,7 +183,7 @@ class Player:
         )
 
     def close(self) -> None:
-        """Take the publishers down."""
+        """Destroy the publishers."""
         for publisher in self._publishers.values():
             self._node.destroy_publisher(publisher)
         self._publishers.clear()
@@ -203,11 +203,11 @@ class _ClockPublisher:
 
 
 class _Pacer:
-    """Waits until a stamp is due: first message now, the others by their distance to it."""
+    """Waits until a message is due, by its stamp's distance from that of the first message."""
 
     def __init__(self, rate: float, stop: threading.Event, clock: _ClockPublisher | None) -> None:
         if rate < 0:
-            raise InputError(f"rate {rate} was given, expected 0 (no waiting) or more")
+            raise InputError(f"rate {rate} given, 0 (as fast as possible) or more expected")
         self._rate = rate
         self._stop = stop
         self._clock = clock

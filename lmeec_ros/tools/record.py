@@ -1,4 +1,4 @@
-"""Record topics into a rosbag2 (MCAP)."""
+"""Record topics into a rosbag2 bag (MCAP)."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from lmeec_core.bags.bag import MASKS_TYPE, BagError, BagWriter
 from lmeec_ros.tools.play import message_class
 
 DEPTH = 1000
-"""Messages kept for a recorder that is slower than the publishers."""
+"""Queue depth of the subscriptions, for when recording is slower than the publishers."""
 
 log = logging.getLogger(__name__)
 
 
 class TopicRecorder:
-    """Subscribes to topics, now and as they appear, and writes every message as it arrives.
+    """Subscribes to topics, also those that appear later, and writes every message received.
 
-    Messages are not decoded. They are stored at the time of their arrival by the node's clock.
-    The executor that spins the node does the work; call `close` when it has stopped, or let
-    `spin_until` do both.
+    Messages are not decoded. Their time in the bag is the time of arrival by the node's clock. The
+    callbacks run in the executor that spins the node; call `close` after it has stopped, or use
+    `spin_until` for both.
 
     Args:
-        node: makes the subscriptions.
-        path: folder of the bag; it appears there when it is closed.
-        topics: names; default: the masks of the node called ``of_node``.
+        node: creates the subscriptions.
+        path: folder of the bag, which is created when the bag is closed.
+        topics: topic names; default: the masks of the node ``of_node``.
         of_node: name of the node whose outputs are recorded by default.
-        everything: by default record all outputs of that node, its label images and overlays too.
-        overwrite: replace a bag that is there.
-        on_message: called with topic and serialised message after each one.
+        everything: if no topics are given, record all outputs of that node, not only the masks.
+        overwrite: replace an existing bag.
+        on_message: called with topic and serialised message after each message is written.
 
     Attributes:
         counts: messages written, by topic.
@@ -74,11 +74,11 @@ class TopicRecorder:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """Topics that were named and that nobody publishes yet."""
+        """Topics given that have no publisher yet."""
         return tuple(topic for topic in self._wanted if topic not in self._subscriptions)
 
     def discover(self) -> None:
-        """Subscribe to wanted topics that have a publisher by now."""
+        """Subscribe to wanted topics that have a publisher now."""
         for topic, types in self._node.get_topic_names_and_types():
             if topic in self._subscriptions or topic in self.problems:
                 continue
@@ -94,7 +94,7 @@ class TopicRecorder:
                 log.warning("%s is not recorded: %s", topic, error)
 
     def close(self) -> None:
-        """Stop and finish the bag. A second call does nothing."""
+        """Stop recording and complete the bag. A second call does nothing."""
         with self._lock:
             if self._closed:
                 return
@@ -105,7 +105,7 @@ class TopicRecorder:
         self._writer.close()
 
     def abort(self) -> None:
-        """Stop and leave nothing behind."""
+        """Stop recording and delete the unfinished bag."""
         with self._lock:
             self._closed = True
         self._writer.abort()
@@ -128,7 +128,7 @@ class TopicRecorder:
                 try:
                     self._writer.write(topic, self._node.get_clock().now().nanoseconds, data)
                 except BagError:
-                    self._closed = True  # the writer has finished what it could
+                    self._closed = True  # the writer has saved what it could
                     raise
             if self.on_message is not None:
                 self.on_message(topic, data)
@@ -150,13 +150,20 @@ def spin_until(
     duration: float | None = None,
     each: Callable[[], None] | None = None,
 ) -> None:
-    """Record until ``stop`` is set or the time (s) is over, then write what has arrived.
+    """Record until ``stop`` is set or the duration is over, then close the bag.
 
-    Messages that had arrived when the recording was stopped are written too. The bag is closed
-    also if an exception ends the recording.
+    Messages that had arrived when the recording was stopped are written too. The bag is also closed
+    if an exception ends the recording.
+
+    Args:
+        recorder: the recorder.
+        node: its node, which is spun here.
+        stop: setting it ends the recording.
+        duration: seconds; None for no limit.
+        each: called regularly while recording.
 
     Raises:
-        BagError: if the bag cannot be written to its end (a full disk); says what is kept of it.
+        BagError: if the bag cannot be completed (disk full); the text says how much is saved.
     """
     from rclpy.executors import SingleThreadedExecutor
 
@@ -181,7 +188,7 @@ def spin_until(
 
 
 def _profile(publishers: Sequence[TopicEndpointInfo]) -> QoSProfile:
-    """What all publishers of a topic offer: reliable and latched only if all of them are."""
+    """QoS that matches all publishers: reliable and transient local only if all of them are."""
     reliable = all(p.qos_profile.reliability == ReliabilityPolicy.RELIABLE for p in publishers)
     latched = all(p.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in publishers)
     return QoSProfile(

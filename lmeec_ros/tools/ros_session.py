@@ -1,4 +1,4 @@
-"""A plain ROS node for the length of a block, for the commands."""
+"""Context managers for the commands: a plain ROS node, and spinning it in a thread."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def ros_node(name: str) -> Iterator[tuple[Node, threading.Event]]:
-    """A plain node, and an event that SIGINT or SIGTERM sets instead of ending the process."""
+    """Create a plain node, and an event that SIGINT or SIGTERM sets instead of exiting."""
     stop = threading.Event()
 
     def on_signal(*_: Any) -> None:
@@ -38,7 +38,7 @@ def ros_node(name: str) -> Iterator[tuple[Node, threading.Event]]:
 
 @contextmanager
 def spinning(node: Any) -> Iterator[None]:
-    """Spin a node in a thread."""
+    """Spin a node in a background thread."""
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin, daemon=True)

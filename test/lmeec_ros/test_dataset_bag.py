@@ -185,7 +185,7 @@ def test_a_bag_without_query_masks_and_without_marked_objects_is_refused(
     write_results(tmp_path / "given.json", given)
     for predictions in ((), (tmp_path / "given.json",)):
         said = run("dataset", bag, *predictions, "--out", tmp_path / "set", code=1)
-        assert "nothing says what to look for" in said
+        assert "given for a bag, but no prompts" in said
 
 
 @pytest.mark.slow

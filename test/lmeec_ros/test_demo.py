@@ -132,7 +132,9 @@ def test_prompts_of_the_demo(take: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="--masks and --prompts"):
         marks_of(opened, DemoOptions(masks=True, prompts=take / "prompts.json"))
     write_prompts(tmp_path / "other.json", Prompts("another take", (one,)))
-    with pytest.raises(InputError, match="of the recording 'another take', 'small take' expected"):
+    with pytest.raises(
+        InputError, match="for the recording 'another take' given, 'small take' expected"
+    ):
         marks_of(opened, DemoOptions(prompts=tmp_path / "other.json"))
     late = PlacedPrompt("aria01_214-1", Prompt("red disc", ((30, 40),), (1,)), 7)
     with pytest.raises(BagError, match=r"frame 7: the query camera aria01_214_1 with an image"):

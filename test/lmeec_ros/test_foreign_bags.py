@@ -248,7 +248,7 @@ def test_no_object_in_any_set_is_a_failure(tmp_path: Path, value: int, objects: 
     result = track(valued(tmp_path / "bag", [value] * 2), tmp_path / "out.json", objects=objects)
     text = " ".join(result.output.split())
     assert result.exit_code == 1, text
-    assert f"the query masks ({LABELS}) hold no object in any set" in text
+    assert f"the query masks ({LABELS}) contain no object in any set" in text
 
 
 def test_a_named_object_that_never_occurs_is_told(tmp_path: Path) -> None:
@@ -256,7 +256,7 @@ def test_a_named_object_that_never_occurs_is_told(tmp_path: Path) -> None:
     result = track(valued(tmp_path / "bag", [0, 2, 1]), tmp_path / "out.json", objects=named)
     text = " ".join(result.output.split())
     assert result.exit_code == 0, text
-    assert f"the query masks ({LABELS}) never hold 'fork', which the parameter objects" in text
+    assert f"the query masks ({LABELS}) never contain 'fork', which the parameter objects" in text
 
 
 def test_objects_that_occur_need_no_note(tmp_path: Path) -> None:

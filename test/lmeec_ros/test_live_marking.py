@@ -195,7 +195,9 @@ def test_a_node_that_is_not_there_or_takes_no_prompts(
     monkeypatch.setattr(live_marking, "PATIENCE", 1.0)
 
     def refusal() -> str:
-        with pytest.raises(InputError, match="no node /none answers; running are") as refused:
+        with pytest.raises(
+            InputError, match="no response from a node /none; running nodes"
+        ) as refused:
             live_marking.open_live("none")
         return str(refused.value)
 

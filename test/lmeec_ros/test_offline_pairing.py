@@ -113,7 +113,9 @@ def test_missing_frames_are_counted(tmp_path: Path) -> None:
     command = ["track", str(bag), *parameter_file(tmp_path), "--out", str(tmp_path / "x.json")]
     result = runner.invoke(app, [*command, "--workers", "1"])
     assert result.exit_code == 0 and "2 frames in" in result.output, result.output
-    assert "exo: 2 sets; in none: 2 of 4 ego (no_partner 2); 1 of 3 query masks" in result.output
+    assert (
+        "exo: 2 sets; not in a set: 2 of 4 ego (no_partner 2); 1 of 3 query masks" in result.output
+    )
 
 
 def test_a_target_whose_clock_is_off_does_not_hide_behind_the_others(tmp_path: Path) -> None:

@@ -184,7 +184,7 @@ def test_files_for_others_and_for_several(tmp_path: Path) -> None:
     assert bag_units.read_config(bag, path, {}, "/robot2/lmeec").pairing.tolerance == 0.2
     with pytest.raises(ParameterError, match=r"for the node /x/lmeec, only for /robot1/lmeec, /r"):
         bag_units.read_config(bag, path, {}, "/x/lmeec")
-    with pytest.raises(ParameterError, match="--node /lmeec: belongs to a parameter file"):
+    with pytest.raises(ParameterError, match="--node /lmeec given without a parameter file"):
         bag_units.read_config(bag, None, {}, "/lmeec")
     path.write_text(section("camera", 1) + section("/**/driver", 1))
     with pytest.raises(ParameterError, match="the node /lmeec, only for camera, /.*/driver"):

@@ -60,7 +60,7 @@ def test_the_last_set_is_answered(start_node: Any, rig: Any, tools: Any, tmp_pat
     threading.Event().wait(0.3)  # the rig takes in what has arrived
     assert [tools.stamp_ns(m) for m in masks] == [k * tools.PERIOD for k in range(1, SETS + 1)]
     assert f"{4 * SETS} messages" in done.stderr
-    assert "nobody listens" not in done.stderr and "not in the bag" not in done.stderr
+    assert "no subscriber" not in done.stderr and "not in the bag" not in done.stderr
 
 
 def test_what_the_bag_lacks_is_named(make_node: Any, tools: Any, tmp_path: Path) -> None:
@@ -71,8 +71,8 @@ def test_what_the_bag_lacks_is_named(make_node: Any, tools: Any, tmp_path: Path)
         [*PLAY, str(bag), "--wait", "60", "--rate", "0"], capture_output=True, text=True, timeout=90
     )
     text = " ".join(done.stderr.split())
-    assert "not in the bag /ego/label_image, which the node takes" in text
-    assert done.returncode == 0 and "nobody listens" not in text
+    assert "not in the bag: /ego/label_image, an input of the node" in text
+    assert done.returncode == 0 and "no subscriber" not in text
 
 
 def report(
@@ -122,7 +122,7 @@ def test_reports() -> None:
 
 
 def test_which_nodes_are_waited_for(watch: NodeWatch, context: Any) -> None:
-    assert not watch.ready([]) and watch.describe() == "no node called lmeec is heard"
+    assert not watch.ready([]) and watch.describe() == "no report from a node called lmeec"
     watch._take(report("/other"))
     assert not watch.ready([])
     watch._take(report("/a/lmeec"))
@@ -162,8 +162,8 @@ def test_two_nodes_of_one_name_are_told(
     assert watch.twins() == ""
     send(0, sets=6)
     send(1, sets=2)
-    assert "several nodes called /lmeec answer" in watch.twins()
-    assert watch.wait_answered(["/ego"], stop) == watch.twins()
+    assert "several nodes are called /lmeec" in watch.twins()
+    assert watch.wait_processed(["/ego"], stop) == watch.twins()
     for node in nodes:
         node.destroy_node()
 
@@ -173,7 +173,7 @@ def test_waiting_for_the_answers(watch: NodeWatch, monkeypatch: pytest.MonkeyPat
     watch._take(report("/lmeec", received=9, sets=5, done=3))
     ended: list[str] = []
     waiter = threading.Thread(
-        target=lambda: ended.append(watch.wait_answered(["/ego"], stop)), daemon=True
+        target=lambda: ended.append(watch.wait_processed(["/ego"], stop)), daemon=True
     )
     waiter.start()
     for _ in range(8):  # two sets are under way: however long nothing happens
@@ -184,12 +184,12 @@ def test_waiting_for_the_answers(watch: NodeWatch, monkeypatch: pytest.MonkeyPat
         watch._take(report("/lmeec", received=9, sets=5, done=done))
     waiter.join(5)
     assert ended == [""]
-    assert watch.wait_answered(["/elsewhere"], stop) == ""  # a node that takes nothing of it
+    assert watch.wait_processed(["/elsewhere"], stop) == ""  # a node that takes nothing of it
     monkeypatch.setattr(node_watch, "SILENCE", 0.1)
-    assert "no sign of life" in watch.wait_answered(["/ego"], stop)
+    assert "no report for" in watch.wait_processed(["/ego"], stop)
     monkeypatch.setattr(node_watch, "SILENCE", 60.0)
     monkeypatch.setattr(node_watch, "PATIENCE", 0.1)
     watch._take(report("/lmeec", received=9, sets=7, done=5))
-    assert "2 sets" in watch.wait_answered(["/ego"], stop)
+    assert "2 sets" in watch.wait_processed(["/ego"], stop)
     stop.set()
-    assert watch.wait_answered(["/ego"], stop) == ""
+    assert watch.wait_processed(["/ego"], stop) == ""

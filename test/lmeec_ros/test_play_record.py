@@ -161,7 +161,7 @@ def test_latched_topics_reach_late_subscribers(node: Node, tmp_path: Path) -> No
     with BagReader(tmp_path / "bag") as bag:
         player = Player(node, bag, topics=["/title"])
         assert not player.wait(0.2)
-        assert player.unheard() == ("/title",)
+        assert player.unsubscribed() == ("/title",)
         assert player.play(rate=0) == 1
         profile = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         heard = hear(node, "/title", profile)

@@ -173,7 +173,7 @@ def test_parameters_of_the_users_own(tracked: Path, tmp_path: Path) -> None:
     file.write_text(yaml.safe_dump({"/lmeec": {"ros__parameters": given}}))
     result = runner.invoke(app, [*command, "--workers", "1"])
     assert result.exit_code == 1
-    assert "is sensor_msgs/msg/CompressedImage, but the parameters say" in result.output
+    assert "is sensor_msgs/msg/CompressedImage, but the parameters need" in result.output
     for content, text in (("- 1", "ros__parameters"), ("{", "cannot be read")):
         file.write_text(content)
         result = runner.invoke(app, command)
@@ -258,7 +258,9 @@ def test_what_omama_is_told_counts_for_a_bag() -> None:
     settings = bag_units.settings_of(parameters.load(told), 1)
     assert settings.candidates.most == 7 and settings.omama.follow
     assert settings.text == {"cup": "a mug"}
-    absent = bag_units._never_asked_for({"pan"}, parameters.load({**told, "text.object_7": "x"}))
-    assert len(absent) == 2 and "never hold 'cup', which the parameter objects names" in absent[0]
-    assert "never hold 'cup', 'object_7', which the parameter text describes" in absent[1]
+    absent = bag_units._never_searched({"pan"}, parameters.load({**told, "text.object_7": "x"}))
+    assert (
+        len(absent) == 2 and "never contain 'cup', which the parameter objects names" in absent[0]
+    )
+    assert "never contain 'cup', 'object_7', which the parameter text describes" in absent[1]
     assert settings.identity() != plain.identity()

@@ -91,7 +91,7 @@ def test_prompts_that_cannot_be_used_are_named(bag: Path, tmp_path: Path) -> Non
     out = tmp_path / "found.json"
     good = mark("cup", frame=30)
     bad = {
-        mark("mug", "cam-9", frame=30): "no such camera; 'aria01', 'cam-1', 'cam-2' expected",
+        mark("mug", "cam-9", frame=30): "unknown camera; 'aria01', 'cam-1', 'cam-2' expected",
         mark("mug", frame=31): "no set has this image",
         mark("mug", stamp=1): "no set has this image",
         mark("mug", frame=30, x=99): "within the image of 80 x 60",

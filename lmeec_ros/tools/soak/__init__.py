@@ -1,1 +1,1 @@
-"""`lmeec soak`: the node as a process under hours of random faults, and what became of it."""
+"""`lmeec soak`: run the node under random faults for hours, and check that it recovers."""

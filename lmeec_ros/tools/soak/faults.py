@@ -1,4 +1,4 @@
-"""The faults of a soak run: what is done, and what ends it."""
+"""The faults of a soak run, each from its beginning to its end."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ SECONDS = (1.5, 4.0)
 
 
 class FaultError(RuntimeError):
-    """The node did something else than what it should have done under a fault."""
+    """The node did not behave as it should under a fault."""
 
 
 @dataclass
 class Bench:
-    """What faults act on.
+    """The processes and objects that faults act on.
 
     Attributes:
-        process: the node.
+        process: the node's process.
         feeder: the process that plays the recording.
-        observer: what is heard of the node.
-        random: decides everything that is random.
-        node: makes what further faults need to hear and send; somebody spins it.
+        observer: observes the node over ROS.
+        random: source of all random choices.
+        node: this process's node, spun by another thread, for subscriptions and publishers.
         out: folder of the run.
         cameras: the query camera, then the target cameras.
     """
@@ -48,12 +48,12 @@ class Bench:
     cameras: tuple[str, ...]
 
     def pause(self) -> None:
-        """Wait as long as a fault lasts."""
+        """Wait for the random duration of a fault."""
         time.sleep(self.random.uniform(*SECONDS))
 
 
 Fault = Callable[[Bench], None]
-"""Runs from the fault's begin to its end; afterwards masks have to flow again."""
+"""Runs a fault from beginning to end; after it, masks must be published again."""
 
 
 def _spoilt(name: str) -> Fault:
@@ -66,9 +66,9 @@ def _spoilt(name: str) -> Fault:
 
 
 def _new_objects(bench: Bench) -> None:
-    """New labels for a while; then they are forgotten, as memory grows with every object."""
+    """Send new labels for a while; then forget these objects, since each one takes memory."""
     _spoilt("new_objects")(bench)
-    time.sleep(0.5)  # the last ones are under way
+    time.sleep(0.5)  # the last messages are still being processed
     new = {f"object_{spoil.NEW_LABEL + n}" for n in range(spoil.NEW_LABELS)}
     for name in sorted(new & set(bench.observer.objects)):
         _must("forget_object", bench.observer.memory("forget_object", object_id=name))
@@ -79,7 +79,7 @@ def _clock_back(bench: Bench) -> None:
 
 
 def _kill_feeder(bench: Bench) -> None:
-    """SIGKILL in the middle of a burst, so that it often meets a message half sent."""
+    """Kill the feeder (SIGKILL) during a burst, which often interrupts the sending of a message."""
     bench.feeder.play("burst")
     time.sleep(bench.random.uniform(0.2, 0.5))
     bench.feeder.kill()
@@ -88,7 +88,7 @@ def _kill_feeder(bench: Bench) -> None:
 
 
 def _stop_node(bench: Bench) -> None:
-    """The node's process stands still for a while (SIGSTOP, SIGCONT)."""
+    """Suspend the node's process for a while (SIGSTOP, SIGCONT)."""
     os.kill(bench.process.process.pid, signal.SIGSTOP)
     bench.pause()
     os.kill(bench.process.process.pid, signal.SIGCONT)
@@ -106,7 +106,7 @@ def _cleanup(bench: Bench) -> None:
 
 
 def _parameters(bench: Bench) -> None:
-    """Parameters that may change do, others are refused with the reason."""
+    """Set parameters that can be changed at run time; try others, which must be refused."""
     changes: tuple[tuple[str, object, object], ...] = (
         ("presence_threshold", bench.random.uniform(0.1, 0.9), 0.5),
         ("pairing.tolerance", bench.random.uniform(0.005, 0.05), 0.02),
@@ -123,7 +123,7 @@ def _parameters(bench: Bench) -> None:
 
 
 def _memory(bench: Bench) -> None:
-    """Save, go on, reset, load; names that are none are refused."""
+    """Save, continue, reset and load the memory; wrong names must be refused."""
     _must("save_memory", bench.observer.memory("save_memory", name="soak"))
     bench.pause()
     _must("reset_memory", bench.observer.memory("reset_memory"))
@@ -134,12 +134,12 @@ def _memory(bench: Bench) -> None:
 
 
 def _viewers(bench: Bench) -> None:
-    """Somebody listens to overlay and label image, and goes."""
+    """Subscribe to overlay and label image for a while."""
     bench.observer.view(bench.random.uniform(*SECONDS))
 
 
 def _prompts(bench: Bench) -> None:
-    """A second node gets prompts: late, outside the image, unknown cameras, hundreds at once."""
+    """Send prompts to a second node: late, outside the image, unknown camera, hundreds at once."""
     prompts.run(bench.node, bench.out, bench.cameras, bench.random)
 
 

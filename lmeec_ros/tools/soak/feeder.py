@@ -1,7 +1,7 @@
-"""The process that plays a soak run's recording: it can be killed and started again.
+"""The process that plays a soak run's recording, which can be killed and started again.
 
-It reads the name of the fault to play from its standard input, a line each; an empty line ends
-the fault, `clock_back` sets the clock back, the end of the input ends the process.
+Each line on its standard input is the name of a fault to play; an empty line ends the fault,
+`clock_back` sets the clock back, the end of the input ends the process.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ BURST_PAUSE = 0.002
 
 
 class Feeder:
-    """The feeding process, seen from outside.
+    """Starts and controls the feeding process.
 
     Args:
-        bag: folder of a bag that `lmeec bag` made.
+        bag: folder of a bag made by `lmeec bag`.
         rate: frames per second.
-        seed: of everything that is random in it.
-        log: file that its output is added to.
+        seed: seed of its random choices.
+        log: file to which its output is appended.
     """
 
     def __init__(self, bag: Path, rate: float, seed: int, log: Path) -> None:
@@ -40,7 +40,7 @@ class Feeder:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; each start has another seed, made from the first."""
+        """Start the process; each start uses the next seed."""
         self._seed += 1
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -53,17 +53,17 @@ class Feeder:
 
     @property
     def alive(self) -> bool:
-        """Whether the process runs."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def play(self, fault: str) -> None:
-        """Begin a fault; "" ends it."""
+        """Begin a fault; "" ends the current one."""
         assert self._process is not None and self._process.stdin is not None
         self._process.stdin.write(f"{fault}\n".encode())
         self._process.stdin.flush()
 
     def kill(self) -> None:
-        """End it with SIGKILL, at whatever point that meets it."""
+        """End the process with SIGKILL."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -71,7 +71,7 @@ class Feeder:
             self._process.stdin.close()
 
     def stop(self, seconds: float = 10.0) -> None:
-        """End it in good order, or else kill it."""
+        """End the process normally; kill it after the timeout (seconds)."""
         if self._process is not None and self.alive:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -82,7 +82,7 @@ class Feeder:
 
 
 class _Pace:
-    """Lets a frame go every period; in a burst one after the other."""
+    """A pace of one frame every period; in a burst, without pause."""
 
     def __init__(self, bag: SoakBag, rate: float, stop: threading.Event) -> None:
         self._bag, self._period, self._stop = bag, 1 / rate, stop
@@ -115,12 +115,12 @@ def main(path: Path, rate: float, seed: int) -> None:
     """Play the bag until the standard input ends.
 
     Raises:
-        BagError: if it was not made from a take.
+        BagError: if the bag was not made from a take.
     """
     with BagReader(path) as reader, ros_node("lmeec_soak_feeder") as (node, stop):
         info = RecordingInfo.read(reader)
         if info is None:
-            raise BagError(f"{path}: was not made from a take (lmeec bag)")
+            raise BagError(f"{path}: not made from a take; a bag of `lmeec bag` expected")
         bag = SoakBag(reader, info, seed)
         threading.Thread(target=_listen, args=(bag, stop), daemon=True).start()
         player = Player(node, bag)

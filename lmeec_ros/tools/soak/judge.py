@@ -1,4 +1,4 @@
-"""What a soak run measured, and whether the node passed."""
+"""Measurements of a soak run, and the checks on them."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from pathlib import Path
 from statistics import median
 
 SLOPE_LIMIT = 1.0
-"""Resident memory may grow by so many MB in 1,000 frames."""
+"""Allowed growth of the resident memory, MB per 1,000 frames."""
 SHORT, SHORT_LIMIT = 2000, 64.0
-"""With fewer frames than this a slope cannot be told from the steps in which memory is taken and
-given back (up to 50 MB, a network); then it may grow by so many MB."""
+"""With fewer frames than SHORT, a slope cannot be distinguished from the steps in which memory is
+allocated and freed (up to 50 MB, a network); then the memory may grow by SHORT_LIMIT MB."""
 WARM_SHARE = 1 / 3
-"""Share of a run that counts as warm-up if the first round of faults takes longer."""
+"""Fraction of a run that counts as warm-up at most, even if the first round of faults takes
+longer."""
 MIN_SAMPLES = 8
+"""Minimum number of samples for a judgement."""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The node at one moment.
+    """Measurements of the node's process at one moment.
 
     Attributes:
-        seconds: since the run began.
-        frames: messages with masks since the run began.
-        resident: memory in MB (10^6 bytes) without what is shared.
-        threads: of the process.
-        shared: MB of shared memory: DDS's segments, whose size config/fastdds.xml sets.
-        names: how many threads have which name; a helper thread of a library has its maker's.
+        seconds: time since the run began.
+        frames: number of mask messages since the run began.
+        resident: resident memory in MB (10^6 bytes), without shared memory.
+        threads: number of threads.
+        shared: shared memory in MB: DDS's segments, whose size config/fastdds.xml sets.
+        names: thread name to number of threads; threads started by libraries have the name of the
+            thread that started them.
     """
 
     seconds: float
@@ -45,11 +48,11 @@ class Event:
     """One fault.
 
     Attributes:
-        fault: its name.
-        begin, end: seconds since the run began; its end is when masks are due again.
-        recovered: seconds from its end until masks flowed again; None if they did not in time.
-        error: what else went wrong, "" if nothing did.
-        effect: counters of the node's diagnostics that it raised, and by how much.
+        fault: name of the fault.
+        begin, end: seconds since the run began.
+        recovered: seconds from the end until masks were published again; None if not in time.
+        error: any other failure; "" if there was none.
+        effect: counter of the node's diagnostics to its increase during the fault.
     """
 
     fault: str
@@ -62,7 +65,7 @@ class Event:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a run asserts: its name, whether it holds, and the figures."""
+    """One check of a run: its name, whether it passed, and the figures."""
 
     name: str
     passed: bool
@@ -71,17 +74,17 @@ class Check:
 
 @dataclass
 class Record:
-    """All that a run measured.
+    """All measurements of a run.
 
     Attributes:
-        samples, events: in the order of time.
-        warm: seconds until every fault had happened once; 0 if that did not come about.
-        untried: faults that were asked for and never came.
-        discrepancies: counters that did not add up, in words.
-        reports: diagnostics that were looked at.
-        settled: whether at the end, with the feeder silent, every set was accounted for.
-        exit_code: of the node, when asked to end; None if it had ended by itself before.
-        log: of the node.
+        samples, events: in chronological order.
+        warm: seconds until every fault had occurred once; 0 if that did not happen.
+        untried: requested faults that did not occur.
+        discrepancies: descriptions of counters that did not add up.
+        reports: number of diagnostics messages checked.
+        settled: whether every set was accounted for at the end, after the feeder had stopped.
+        exit_code: exit code of the node when it was stopped; None if it had ended before.
+        log: the node's log.
     """
 
     samples: list[Sample] = field(default_factory=list)
@@ -95,7 +98,7 @@ class Record:
     log: str = ""
 
     def after_warm_up(self) -> list[Sample]:
-        """The samples that are judged."""
+        """Return the samples after the warm-up, which are judged."""
         if not self.samples:
             return []
         begin = WARM_SHARE * self.samples[-1].seconds
@@ -104,10 +107,10 @@ class Record:
 
 
 def sample(pid: int, seconds: float, frames: int) -> Sample:
-    """Look at a process.
+    """Measure a process.
 
     Raises:
-        OSError: if it is gone.
+        OSError: if it has ended.
     """
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     found = {key: text.split() for key, _, text in (line.partition(":") for line in lines)}
@@ -119,13 +122,13 @@ def sample(pid: int, seconds: float, frames: int) -> Sample:
         raise OSError(f"process {pid} has ended") from error
     names: Counter[str] = Counter()
     for thread in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):  # it has ended meanwhile
+        with suppress(OSError):  # the thread has just ended
             names[(thread / "comm").read_text().strip()] += 1
     return Sample(seconds, frames, own + files, sum(names.values()), shared, dict(names))
 
 
 def slope(samples: Sequence[Sample]) -> float:
-    """MB per 1,000 frames: the median of the slopes of all pairs (Theil and Sen)."""
+    """Return the growth of resident memory in MB per 1,000 frames (Theil-Sen estimator)."""
     from scipy.stats import theilslopes
 
     frames = [one.frames / 1000 for one in samples]
@@ -135,14 +138,14 @@ def slope(samples: Sequence[Sample]) -> float:
 
 
 def checks(record: Record) -> list[Check]:
-    """Judge a run."""
+    """Return the checks of a run."""
     lost = [e for e in record.events if e.recovered is None or e.error]
     longest = max((e.recovered for e in record.events if e.recovered is not None), default=0.0)
     first = lost[0] if lost else None
     why = f"; first: {first.fault}: {first.error or 'no masks in time'}" if first else ""
     tracebacks = record.log.count("Traceback")
     return [
-        Check("the node ends when asked to, exit code 0", record.exit_code == 0,
+        Check("the node ends on request, exit code 0", record.exit_code == 0,
               f"exit code {record.exit_code}"),
         memory(record),
         _threads(record),
@@ -159,7 +162,7 @@ def checks(record: Record) -> list[Check]:
 
 
 def memory(record: Record) -> Check:
-    """Whether the resident memory is flat, by its slope, or in a short run by its growth."""
+    """Check that resident memory is flat: by its slope, or in a short run by its total growth."""
     judged = record.after_warm_up()
     name = "resident memory is flat"
     if len(judged) < MIN_SAMPLES:
@@ -179,7 +182,7 @@ def memory(record: Record) -> Check:
 
 
 def _threads(record: Record) -> Check:
-    """Whether there are more threads in the last quarter than in the first; names those."""
+    """Check that there are no more threads in the last quarter of the run than in the first."""
     judged = record.after_warm_up()
     if len(judged) < MIN_SAMPLES:
         return Check("no thread growth", False, f"only {len(judged)} samples after the warm-up")
@@ -191,7 +194,8 @@ def _threads(record: Record) -> Check:
         counts = [median(one.names.get(name, 0) for one in part) for part in (first, last)]
         if counts[1] > counts[0]:
             grown.append(f"{name} {counts[0]:g} to {counts[1]:g}")
-    text = f"{before:g} at first, {after:g} at last, {max(one.threads for one in judged)} at most"
+    most = max(one.threads for one in judged)
+    text = f"{before:g} at the beginning, {after:g} at the end, maximum {most}"
     if after > before:
         text += f"; more of {', '.join(grown) or 'threads without a name'}"
     return Check("no thread growth", after <= before, text)

@@ -1,4 +1,4 @@
-"""What a soak run sees of the node over ROS: masks, diagnostics, answers of its services."""
+"""Observe the node over ROS during a soak run: masks, diagnostics, responses of its services."""
 
 from __future__ import annotations
 
@@ -37,18 +37,20 @@ TRANSITIONS = {
 
 
 class Observer:
-    """Listens to the node and calls its services; used from a thread other than the executor's.
+    """Subscribes to the node's outputs and calls its services.
+
+    To be used from a thread other than the executor's.
 
     Args:
-        node: makes the subscriptions and clients; somebody spins it.
+        node: creates the subscriptions and clients; spun by another thread.
         targets: target cameras.
 
     Attributes:
-        masks: messages with masks so far.
-        objects: object ids in the last message.
-        reports: diagnostics so far.
-        values: of the last one: part ("inference", "pairing", ...) to key to value.
-        discrepancies: counters that did not add up, in words; the first few.
+        masks: number of mask messages so far.
+        objects: object ids in the last mask message.
+        reports: number of diagnostics messages so far.
+        values: last diagnostics: part ("inference", "pairing", ...) to key to value.
+        discrepancies: descriptions of counters that did not add up (the first 20).
     """
 
     def __init__(self, node: Node, targets: tuple[str, ...]) -> None:
@@ -76,7 +78,7 @@ class Observer:
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
         if not any(one.name.startswith(f"{NODE}: ") for one in message.status):
-            return  # of another node
+            return  # another node's diagnostics
         values = {
             one.name.removeprefix(f"{NODE}: "): {v.key: v.value for v in one.values}
             for one in message.status
@@ -89,12 +91,12 @@ class Observer:
             self._changed.notify_all()
 
     def wait(self, condition: Callable[[], bool], seconds: float) -> bool:
-        """Wait until the condition holds, at most so many seconds; say whether it does."""
+        """Wait up to `seconds` until the condition holds; return whether it does."""
         with self._changed:
             return self._changed.wait_for(condition, seconds)
 
     def counters(self) -> dict[str, int]:
-        """The last diagnostics' counters of sets, of messages, and of drops by reason."""
+        """Return the counters of the last diagnostics: sets, messages, and drops by reason."""
         found: dict[str, int] = {}
         for part in ("inference", "pairing"):
             for key, value in self.values.get(part, {}).items():
@@ -103,7 +105,7 @@ class Observer:
         return found
 
     def settled(self) -> bool:
-        """Whether, by the last diagnostics, every set is done and accounted for."""
+        """Return whether the last diagnostics account for every set."""
         one, pairing = self.values.get("inference", {}), self.values.get("pairing", {})
         if "sets_received" not in one or "sets" not in pairing:
             return False
@@ -111,7 +113,7 @@ class Observer:
         return int(one["sets_received"]) == int(pairing["sets"]) == done
 
     def view(self, seconds: float) -> None:
-        """Listen to the overlay and the label image of every target for so many seconds."""
+        """Subscribe to the overlay and label image of every target for a number of seconds."""
         topics = [
             f"{NODE}/{t}/{kind}" for t in self._targets for kind in ("overlay", "label_image")
         ]
@@ -125,7 +127,7 @@ class Observer:
     # ---- services
 
     def change_state(self, name: str) -> None:
-        """Call for a transition of the lifecycle.
+        """Request a lifecycle transition.
 
         Raises:
             RuntimeError: if it fails.
@@ -135,21 +137,21 @@ class Observer:
             raise RuntimeError(f"{name}: the node refused")
 
     def set_parameter(self, name: str, value: Any) -> str:
-        """Set a parameter; the reason for which it was refused, "" if it was not."""
+        """Set a parameter; return the reason if it was refused, else ""."""
         message = Parameter(name, value=value).to_parameter_msg()
         answer = self._call("set_parameters", SetParameters.Request(parameters=[message]))
         result = answer.results[0]
         return "" if result.successful else result.reason or "no reason"
 
     def memory(self, service: str, **request: str) -> str:
-        """Call a service on the memory; the reason for which it was refused, "" if it was not."""
+        """Call a memory service; return the reason if it refused, else ""."""
         answer = self._call(service, SERVICES[service].Request(**request))
         return "" if answer.success else answer.message or "no reason"
 
     def _call(self, service: str, request: Any) -> Any:
         client = self._clients[service]
         if not client.wait_for_service(SERVICE_SECONDS):
-            raise RuntimeError(f"the service {service} is not there")
+            raise RuntimeError(f"the service {service} is not available")
         answer: list[Any] = []
         done = threading.Event()
 
@@ -167,10 +169,10 @@ _DONE = ("sets_processed", "sets_failed", "dropped_mailbox", "dropped_discarded"
 
 
 def discrepancies(values: Mapping[str, Mapping[str, str]]) -> list[str]:
-    """Say which counters of one diagnostic message do not add up.
+    """Describe the counters of a diagnostics message that do not add up.
 
     Args:
-        values: part of the diagnostics ("pairing", "inference", ...) to its keys and values.
+        values: part of the diagnostics ("pairing", "inference", ...) to key to value.
     """
     found = []
     pairing = values.get("pairing", {})
@@ -186,6 +188,6 @@ def discrepancies(values: Mapping[str, Mapping[str, str]]) -> list[str]:
     if "sets_received" in one:
         got, waiting = int(one["sets_received"]), int(one["waiting"])
         done = sum(int(one[key]) for key in _DONE)
-        if got - done - waiting not in (0, 1):  # one may be under way
+        if got - done - waiting not in (0, 1):  # one may be in inference
             found.append(f"inference: {got} sets received, but {done} done + {waiting} waiting")
     return found

@@ -1,4 +1,4 @@
-"""The fault "prompts": a second node, without query masks, gets prompts of every kind."""
+"""The fault "prompts": send prompts of every kind to a second node, without query masks."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ CLICKS = f"/{NAME}/clicked_point"
 START_SECONDS = 120.0
 ANSWER_SECONDS = 60.0
 BURST = 300
-"""Prompts that are sent at once."""
+"""Number of prompts sent at once."""
 OBJECTS = 3
-GONE = 3600
-"""Seconds that late prompts are late, and early ones early."""
+SHIFT = 3600
+"""Seconds by which the stamps of late and early prompts differ from now."""
 NAN = float("nan")
 
 
 def parameters(main: dict[str, Any]) -> dict[str, Any]:
-    """The second node's parameters, from the first one's."""
+    """Return the second node's parameters, derived from those of the first."""
     return {
         **main,
         "query_masks": {**main["query_masks"], "source": "prompts"},
@@ -44,15 +44,15 @@ def parameters(main: dict[str, Any]) -> dict[str, Any]:
 
 
 class PromptedNode:
-    """The second node as a process, and what is heard of it.
+    """Starts the second node, sends it prompts, and receives its masks and diagnostics.
 
     Args:
-        node: makes the subscriptions; somebody spins it.
+        node: creates the subscriptions; spun by another thread.
         out: folder with the parameter file, for the log.
         cameras: the query camera, then the target cameras.
 
     Raises:
-        RuntimeError: the process ended, or something did not come in time (from all methods).
+        RuntimeError: if the process ended, or a timeout expired (from all methods).
     """
 
     def __init__(self, node: Node, out: Path, cameras: tuple[str, ...]) -> None:
@@ -75,7 +75,7 @@ class PromptedNode:
         self._mark = node.create_client(MarkObject, f"/{NAME}/mark_object")
 
     def close(self) -> None:
-        """End the process, and everything that belongs to it here."""
+        """End the process, and destroy the subscriptions, publishers and client."""
         self.process.stop()
         for one in self._subscriptions:
             self._node.destroy_subscription(one)
@@ -106,25 +106,25 @@ class PromptedNode:
                     return
             self.process.check()
             if time.monotonic() > end:
-                raise RuntimeError(f"{what} did not come in {seconds:.0f} s: {self._counts}")
+                raise RuntimeError(f"no {what} within {seconds:.0f} s: {self._counts}")
 
     def wait_masks(self, names: set[str], seconds: float) -> None:
-        """Wait until new messages of all views have these objects."""
+        """Wait until new messages of all views contain these objects."""
         with self._changed:
             self._masks.clear()
 
-        def there() -> bool:
+        def complete() -> bool:
             shown = [{m.object_id for m in one.masks} for one in self._masks.values()]
             return len(shown) == len(self.cameras) and all(one >= names for one in shown)
 
-        self._until(there, f"masks of {sorted(names)} in {', '.join(self.cameras)}", seconds)
+        self._until(complete, f"masks of {sorted(names)} in {', '.join(self.cameras)}", seconds)
 
     def mark(self, prompt: Prompt) -> None:
-        """Call ~/mark_object, which has to succeed."""
+        """Call ~/mark_object, which must succeed."""
         if not self._mark.wait_for_service(START_SECONDS):
-            raise RuntimeError("the service mark_object is not there")
+            raise RuntimeError("the service mark_object is not available")
         future = self._mark.call_async(MarkObject.Request(prompt=prompt))
-        self._until(future.done, "the answer of mark_object", ANSWER_SECONDS)
+        self._until(future.done, "response of mark_object", ANSWER_SECONDS)
         answer = future.result()
         if answer is None or not answer.success:
             raise RuntimeError(f"mark_object was refused: {answer and answer.message}")
@@ -140,10 +140,10 @@ class PromptedNode:
         self._clicks.publish(click)
 
     def wait_settled(self, kinds: set[str]) -> None:
-        """Wait until every prompt that came was used or refused, with refusals of these kinds.
+        """Wait until every prompt received was used or refused, with refusals of these kinds.
 
         Raises:
-            RuntimeError: also if the counters do not add up.
+            RuntimeError: after a timeout, or if the counters do not add up.
         """
 
         def settled() -> bool:
@@ -158,7 +158,7 @@ class PromptedNode:
 
 
 def spoilt(chance: random.Random, camera: str) -> list[Prompt]:
-    """A prompt of every kind, those that can be used among them, in random order."""
+    """Return a prompt of every kind, valid and invalid, in random order."""
 
     def prompt(**fields: Any) -> Prompt:
         x, y = chance.uniform(20, 60), chance.uniform(20, 60)
@@ -168,8 +168,8 @@ def spoilt(chance: random.Random, camera: str) -> list[Prompt]:
         )
 
     late, early = prompt(), prompt()
-    late.header.stamp.sec = int(time.time()) - GONE
-    early.header.stamp.sec = int(time.time()) + GONE
+    late.header.stamp.sec = int(time.time()) - SHIFT
+    early.header.stamp.sec = int(time.time()) + SHIFT
     small = Image(width=3, height=50, step=3, encoding="mono8", data=[1] * 150)
     cut = Image(width=300, height=50, step=300, encoding="mono8", data=[1] * 150)
     found = [
@@ -194,10 +194,10 @@ def spoilt(chance: random.Random, camera: str) -> list[Prompt]:
 
 
 def run(node: Node, out: Path, cameras: tuple[str, ...], chance: random.Random) -> None:
-    """Send prompts of every kind, alone and hundreds at once: each is used or refused.
+    """Send prompts of every kind, singly and hundreds at once; each must be used or refused.
 
     Raises:
-        RuntimeError: the node ended, went wrong, or did not answer.
+        RuntimeError: if the node ended, logged a traceback, or did not respond.
     """
     with ExitStack() as cleanup:
         one = PromptedNode(node, out, cameras)
@@ -221,4 +221,4 @@ def run(node: Node, out: Path, cameras: tuple[str, ...], chance: random.Random) 
         code = one.process.stop()
         log = one.process.log.read_text(encoding="utf-8", errors="replace")
         if code != 0 or "Traceback" in log:
-            raise RuntimeError(f"the node ended with {code}; see {one.process.log}")
+            raise RuntimeError(f"exit code {code} or a traceback; see {one.process.log}")

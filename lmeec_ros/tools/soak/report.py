@@ -1,4 +1,4 @@
-"""The report of a soak run: JSON, a table, a plot."""
+"""The report of a soak run: JSON, tables and a plot."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def write(out: Path, record: Record, verdict: Sequence[Check], settings: Mapping
 
     Args:
         out: folder.
-        record, verdict: of the run.
-        settings: how it was called.
+        record, verdict: measurements and checks of the run.
+        settings: options of the run.
     """
     content = {
         "passed": all(check.passed for check in verdict),
@@ -46,7 +46,7 @@ def write(out: Path, record: Record, verdict: Sequence[Check], settings: Mapping
 
 
 def summary(events: Sequence[Event]) -> dict[str, dict[str, Any]]:
-    """By fault: how often, how often recovered, the slowest recovery (s), what it raised."""
+    """Return for each fault its count, recoveries, slowest recovery (s), and raised counters."""
     found: dict[str, dict[str, Any]] = {}
     for event in events:
         one = found.setdefault(
@@ -82,7 +82,7 @@ def show(record: Record, verdict: Sequence[Check], console: Console) -> None:
 
 
 def plot(path: Path, record: Record) -> None:
-    """Memory, threads and rate over time, with a mark at every fault; a PNG file."""
+    """Plot memory, threads and rate over time, with a line at each fault, to a PNG file."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -96,7 +96,7 @@ def plot(path: Path, record: Record) -> None:
     threads.plot(minutes, [one.threads for one in record.samples], linewidth=1)
     threads.set_ylabel("threads")
     rate.plot(minutes, _rates(record.samples), linewidth=1)
-    rate.set_ylabel("masks messages per s")
+    rate.set_ylabel("mask messages per s")
     rate.set_xlabel("minutes")
     judged = record.after_warm_up()
     for axes in (memory, threads, rate):
@@ -112,7 +112,7 @@ def plot(path: Path, record: Record) -> None:
 
 
 def _rates(samples: Sequence[Sample], window: int = 10) -> list[float]:
-    """Masks messages per second over the last samples."""
+    """Mask messages per second, over the last `window` samples."""
     rates = []
     for index, now in enumerate(samples):
         before = samples[max(0, index - window)]

@@ -1,4 +1,4 @@
-"""The run of `lmeec soak`: the node as a process, a recording played to it, faults, a verdict."""
+"""Run `lmeec soak`: start the node, play a recording to it, inject faults, and judge."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ from lmeec_ros.tools.soak.observer import Observer
 START_SECONDS = 300.0
 SAMPLE_SECONDS = 1.0
 FLOWING = 5
-"""Messages with masks after a fault that show that they flow: more than may have waited."""
+"""Mask messages after a fault that prove recovery: more than may have been queued."""
 CALM = (0.5, 2.5)
 """Seconds between two faults, shortest and longest."""
 
 
 @dataclass(frozen=True)
 class SoakOptions:
-    """What `lmeec soak` is asked for; see its --help. ``take`` None is the sample take."""
+    """Options of `lmeec soak`; see its --help. ``take`` None is the sample take."""
 
     minutes: float = 30.0
     take: Path | None = None
@@ -50,11 +50,11 @@ class SoakOptions:
 
 
 def run(options: SoakOptions, console: Console) -> int:
-    """Soak the node; return the exit code, 0 if all checks passed.
+    """Run the soak test; return the exit code, 0 if all checks passed.
 
     Raises:
-        NodeError, TakeError, BagError: if it could not be run.
-        InputError: an unknown preset or fault.
+        NodeError, TakeError, BagError: if the test could not be run.
+        InputError: if the preset or a fault is unknown.
     """
     lm.preset(options.preset)
     unknown = sorted(set(options.faults) - set(FAULTS))
@@ -71,7 +71,7 @@ def run(options: SoakOptions, console: Console) -> int:
         take,
         bag,
         objects=take.objects[: options.objects],
-        targets=take.exos[:1],  # a topic that nobody hears would hold up the feeder
+        targets=take.exos[:1],  # the feeder waits for a subscriber to every topic
         overwrite=True,
     )
     trained = lm.bundled_weights(options.preset) is not None
@@ -136,7 +136,7 @@ def _wait_ready(bench: Bench, stop: threading.Event) -> None:
 
 
 class _Run:
-    """The faults, one after the other, while a thread samples the node."""
+    """Runs the faults one after the other, while a thread samples the node's process."""
 
     def __init__(
         self,
@@ -155,8 +155,8 @@ class _Run:
         return time.monotonic() - self._begin
 
     def run(self) -> None:
-        """Go on until the time is over and every fault was tried, the node is gone, or a signal
-        comes."""
+        """Run until the time is over and every fault was tried, the node ends, or a signal stops
+        it."""
         columns = (TextColumn("soak"), BarColumn(), TimeRemainingColumn(),
                    TextColumn("{task.fields[now]}"))  # fmt: skip
         seconds = 60 * self._options.minutes
@@ -165,37 +165,37 @@ class _Run:
         with Progress(*columns, console=self._console, transient=True) as bar:
             task = bar.add_task("soak", total=seconds, now="")
             for fault in self._schedule():
-                self._calm(bar, task)
+                self._pause(bar, task)
                 over = self._now() >= seconds and not self._untried()
                 if over or self._stop.is_set() or not self._bench.process.alive:
                     break
                 bar.update(task, completed=self._now(), now=self._text(fault))
-                self._suffer(fault)
+                self._inject(fault)
         self._record.untried = self._untried()
         self._over.set()
         sampler.join()
 
     def end_feeder(self) -> None:
-        """Stop the feeder; one that has gone by itself is a fault, and the report is written."""
+        """Stop the feeder; if it has ended by itself, record that as a failed event."""
         try:
             self._bench.feeder.stop()
         except OSError as error:
             self._record.events.append(Event("end", self._now(), self._now(), error=str(error)))
 
     def _untried(self) -> tuple[str, ...]:
-        """The faults that are asked for and have not been there yet."""
+        """The requested faults that have not occurred yet."""
         tried = {event.fault for event in self._record.events}
         return tuple(sorted(set(self._options.faults or FAULTS) - tried))
 
     def _schedule(self) -> Iterator[str]:
-        """Every fault once in random order, and again; notes when the first round is over."""
+        """Repeat all faults in random order; record when the first round is over."""
         names = sorted(self._options.faults or FAULTS)
         while True:
             self._bench.random.shuffle(names)
             yield from names
             self._record.warm = self._record.warm or self._now()
 
-    def _calm(self, bar: Progress, task: TaskID) -> None:
+    def _pause(self, bar: Progress, task: TaskID) -> None:
         end = time.monotonic() + self._bench.random.uniform(*CALM)
         while time.monotonic() < end and not self._stop.is_set():
             bar.update(task, completed=self._now())
@@ -207,8 +207,8 @@ class _Run:
         memory = f", {last.frames} masks, {last.resident:.0f} MB" if last else ""
         return f"{fault}; {len(self._record.events)} faults, {bad} not recovered{memory}"
 
-    def _suffer(self, name: str) -> None:
-        """One fault, and the wait until masks flow again."""
+    def _inject(self, name: str) -> None:
+        """Inject a fault, and wait until masks are published again."""
         observer = self._bench.observer
         event = Event(name, self._now())
         self._record.events.append(event)
@@ -232,5 +232,5 @@ class _Run:
             try:
                 now = judge.sample(pid, self._now(), self._bench.observer.masks)
             except OSError:
-                return  # the node is gone, which the run notices
+                return  # the node has ended; `run` handles that
             self._record.samples.append(now)

@@ -1,4 +1,4 @@
-"""A recording that never ends and whose messages can be spoilt: what a soak run plays."""
+"""The recording that a soak run plays: an endless bag whose messages can be corrupted."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ from lmeec_core.bags.take_bags import RecordingInfo
 from lmeec_ros.tools.play import message_class
 
 Sent = list[tuple[str, Any]]
-"""Topic and message, in the order in which they are sent."""
+"""Topics and messages, in the order in which they are sent."""
 
 OUT_OF_STEP_NS = 60_000_000
-"""Beyond the node's tolerance, and beyond half of a 10 Hz period."""
+"""Shift of stamps; more than the node's tolerance and than half a period at 10 Hz."""
 JUMP_NS = 3_600_000_000_000
 NEW_LABEL = 100
-"""Labels from here on occur in the fault `new_objects` alone."""
+"""Labels from this one on occur only in the fault `new_objects`."""
 NEW_LABELS = 3
 DELAY = 4
-"""Frames by which `late_masks` holds the query masks back; below the node's pairing.queue."""
+"""Frames by which `late_masks` delays the query masks; less than the node's pairing.queue."""
 
 
 class SoakBag:
-    """Looks like an open bag to the player; loops, stamps by the wall clock, and spoils.
+    """A looping bag for the player, with wall-clock stamps and messages changed by faults.
 
     Args:
         bag: an open bag made by `lmeec bag`, with masks as a label image.
-        info: what is in it.
-        seed: of everything that is random.
+        info: description of the bag.
+        seed: seed of all random choices.
 
     Attributes:
-        fault: name of the fault under way, one of :data:`FAULTS`; "" for none.
+        fault: name of the current fault, one of :data:`FAULTS`; "" for none.
     """
 
     def __init__(self, bag: BagReader, info: RecordingInfo, seed: int) -> None:
@@ -66,7 +66,7 @@ class SoakBag:
         self._offset -= JUMP_NS
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
-        """Go on for ever: topic, stamp (ns) and serialised message."""
+        """Iterate endlessly over topic, stamp (ns) and serialised message."""
         number = 0
         while True:
             stamp = time.time_ns() + self._offset
@@ -81,7 +81,7 @@ class SoakBag:
             for topic, msg in frame:
                 yield topic, stamp, bytes(serialize_message(msg))
 
-    # ---- faults: each takes the messages of a moment and returns what is sent in their place
+    # ---- faults: each takes the messages of one frame and returns those to send instead
 
     def _as_they_are(self, frame: Sent) -> Sent:
         return frame
@@ -90,7 +90,7 @@ class SoakBag:
         return [entry for entry in frame for _ in range(2)]
 
     def _reorder(self, frame: Sent) -> Sent:
-        """Half of the messages are held back until after the next moment's; all are shuffled."""
+        """Delay half of the messages until after those of the next frame, and shuffle the rest."""
         before = [entry for held in self._held for entry in held]
         late = [entry for entry in frame if self._random.random() < 0.5]
         self._held = [late]
@@ -116,7 +116,7 @@ class SoakBag:
         return [entry for entry in frame if entry[0] != self._target]
 
     def _corrupt_images(self, frame: Sent) -> Sent:
-        """Images broken off, with bytes overwritten, or made of nothing but noise."""
+        """Truncate images, overwrite some of their bytes, or replace all of them by noise."""
         for topic, msg in frame:
             if topic == self._masks or self._random.random() < 0.3:
                 continue
@@ -141,7 +141,7 @@ class SoakBag:
         return frame
 
     def _other_masks(self, frame: Sent) -> Sent:
-        """Query masks of half the size, and of a size that their data do not have."""
+        """Send query masks of half the size, or with a size that does not match their data."""
         for topic, msg in frame:
             if topic != self._masks:
                 continue
@@ -155,11 +155,11 @@ class SoakBag:
         return frame
 
     def _objects_come_and_go(self, frame: Sent) -> Sent:
-        """Every object is left out of the query masks now and then."""
+        """Remove each object from half of the query masks, at random."""
         return self._relabel(frame, lambda label: 0 if self._random.random() < 0.5 else label)
 
     def _new_objects(self, frame: Sent) -> Sent:
-        """The objects get labels that were never there."""
+        """Give the objects labels that have not occurred before."""
         return self._relabel(frame, lambda label: NEW_LABEL + label % NEW_LABELS)
 
     def _relabel(self, frame: Sent, rule: Callable[[int], int]) -> Sent:
@@ -184,11 +184,11 @@ FAULTS: dict[str, Callable[[SoakBag, Sent], Sent]] = {
     "objects_come_and_go": SoakBag._objects_come_and_go,
     "new_objects": SoakBag._new_objects,
 }
-"""Faults of the messages, by name."""
+"""Faults in the messages, by name."""
 
 
 def _copy(message: Any, stamp_ns: int) -> Any:
-    """The message with a header of its own; spoiling it leaves the original as it is."""
+    """Copy a message with a new header, so that changes do not affect the original."""
     new = copy.copy(message)
     new.header = type(message.header)(frame_id=message.header.frame_id)
     _set_stamp(new, stamp_ns)
