@@ -3,9 +3,9 @@
     ros2 launch lmeec lmeec.launch.py params_file:=my.yaml
     ros2 launch lmeec lmeec.launch.py namespace:=robot1 ego_image:=/robot1/head/image_raw
 
-An argument that is not given has no effect: the parameter file, the node's defaults or the environment
-apply. Every topic is an argument. The topic arguments are for the default cameras `ego` and `exo`; the
-topics of other cameras are set in the parameter file.
+An argument that is not given has no effect: the parameter file, the node's defaults or the
+environment apply. Every topic is an argument. The topic arguments are for the default cameras `ego`
+and `exo`; the topics of other cameras are set in the parameter file.
 """
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction

@@ -3,8 +3,8 @@
     ros2 launch lmeec replay.launch.py bag:=<folder> params_file:=my.yaml
 
 All arguments of lmeec.launch.py are accepted too. `lmeec play` starts to publish once the node has
-subscribed to its inputs, so that no frame is lost at the start, and ends once the node has processed
-the last frame.
+subscribed to its inputs, so that no frame is lost at the start, and ends once the node has
+processed the last frame.
 """
 
 import os

@@ -3,10 +3,10 @@
     ros2 launch lmeec robots.launch.py robots:=robot1,robot2 params_file:=my.yaml
 
 Topics without a leading slash in the parameter file are relative to the robot's namespace:
-ego/image_raw is /robot1/ego/image_raw for robot1. Topics with a leading slash are shared, for example
-that of a wall camera. `{robot}` in params_file is replaced by the robot's name:
-params_file:=/etc/robots/{robot}.yaml. All arguments of lmeec.launch.py except namespace are accepted
-too, and apply to every robot.
+ego/image_raw is /robot1/ego/image_raw for robot1. Topics with a leading slash are shared, for
+example that of a wall camera. `{robot}` in params_file is replaced by the robot's name:
+params_file:=/etc/robots/{robot}.yaml. All arguments of lmeec.launch.py except namespace are
+accepted too, and apply to every robot.
 """
 
 import os
