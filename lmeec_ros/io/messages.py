@@ -132,7 +132,7 @@ class LabelTable:
             return []
         labels = ", ".join(map(str, sorted(self.met)))
         return [
-            f"label {labels} in label images is ignored (parameter ignore_labels; if it is an "
+            f"ignored in label images: {labels} (parameter ignore_labels; to track a label as an "
             "object, name it in the parameter objects)"
         ]
 

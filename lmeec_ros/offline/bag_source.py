@@ -33,7 +33,7 @@ class BagSource:
             )
         if options.num_frames != "stream":
             raise InputError(
-                f"{options.source} is a bag, whose number of sets is unknown before pairing: only "
+                f"{options.source} is a bag: its number of sets is unknown before pairing, so only "
                 "--num-frames stream (as in the node) is possible"
             )
         prompts, how = read_given(options)

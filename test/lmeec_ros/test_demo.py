@@ -155,7 +155,7 @@ def test_demo_with_a_bad_checkpoint_shows_the_nodes_log(take: Path, tmp_path: Pa
     assert done.returncode == 1
     text = "".join(done.stderr.split())
     assert (
-        "doesnotstart" in text
+        "didnotstart" in text
         and "headertoolarge" in text
         and "Traceback(most" not in "".join(done.stdout.split())
     )

@@ -189,7 +189,7 @@ def test_bytes_that_are_no_message(tmp_path: Path) -> None:
     config = parameters.load(values())
     sets = [messages for _, messages in bag_units.RecordedSets(tmp_path / "bag", config)]
     assert len(sets) == 2 and isinstance(sets[0].targets["exo"], InputError)
-    assert "are no sensor_msgs/msg/Image" in str(sets[0].targets["exo"])
+    assert "cannot be decoded as sensor_msgs/msg/Image" in str(sets[0].targets["exo"])
     result = track(tmp_path / "bag", tmp_path / "x.json")
     assert result.exit_code == 1 and len(found(tmp_path / "x.json")) == 1
 

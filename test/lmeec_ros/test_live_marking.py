@@ -203,7 +203,7 @@ def test_a_node_that_is_not_there_or_takes_no_prompts(
 
     # That this node is found takes a while.
     tools.wait_until(lambda: f"/masked_{os.getpid()}" in refusal(), "the other node's name")
-    with pytest.raises(InputError, match="/rig is no node of lmeec"):
+    with pytest.raises(InputError, match="/rig is not an lmeec node"):
         monkeypatch.setattr(live_marking, "PATIENCE", 10.0)
         live_marking.open_live("rig")
     rig.executor.remove_node(other.node)
