@@ -1,4 +1,4 @@
-"""Choosing a mask among candidates, as O-MaMa does."""
+"""Chooses a mask among candidates, as in O-MaMa."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from lmeec_core.methods.omama.network import OMaMa, published
 Values = Tensor | npt.NDArray[Any]
 
 LEAST = -1.0
-"""Similarity of an empty candidate, so that it is never chosen before another one."""
+"""Similarity of an empty candidate, so that any other one is preferred."""
 
 
 class Matched(NamedTuple):
-    """What :func:`match` finds."""
+    """The result of :func:`match`."""
 
     similarity: Tensor
     """(N,) cosine of each candidate with the query object, -1 .. 1; -1 for an empty mask."""
