@@ -199,9 +199,8 @@ class CorrespondenceTracker:
         found = self._collect(
             list(sought), prediction, skipped, sizes, view_guides, list(after.slots)
         )
-        self._tracks = (
-            after  # all is computed and GPU errors have been raised: nothing can fail now
-        )
+        # Everything is computed, and GPU errors would have been raised: nothing can fail any more.
+        self._tracks = after
         return found
 
     # -- checks ------------------------------------------------------------------------------

@@ -154,7 +154,7 @@ class BagFiles:
         listed = [self._listed(name, present) for name in self.metadata.files]
         found = [file for file in listed if file is not None]
         if listed and not found:
-            raise BagError(f"{self.path}: {'; '.join(self.lost)}; none of its files is there")
+            raise BagError(f"{self.path}: {'; '.join(self.lost)}; none of its files exists")
         kinds = {bare(file).suffix for file in found or present.values()}
         if len(kinds) > 1:
             raise BagError(
@@ -229,7 +229,7 @@ class BagFiles:
 
         from lmeec_core.bags.cut_files import CutMcap
 
-        def mended() -> CutMcap:
+        def repaired() -> CutMcap:
             storage = CutMcap(plain)
             storage.open()
             return storage
@@ -239,7 +239,7 @@ class BagFiles:
             whole.open()
         except Exception as error:  # the library's readers raise errors of many kinds
             try:
-                storage = mended()
+                storage = repaired()
             except Exception as worse:
                 raise _unreadable(file, worse) from worse
             if not storage.metadata.message_count:
@@ -251,7 +251,7 @@ class BagFiles:
                     why = "cut off after its last message"
                 self.notes.append(f"{file}: {why}; read without its index, all messages are there")
             return Part(file, storage), storage.problem or problem
-        return Part(file, whole, mended), problem
+        return Part(file, whole, repaired), problem
 
     def _open_sqlite(self, file: Path, plain: Path) -> tuple[Storage, str]:
         from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader

@@ -201,8 +201,8 @@ class Report:
         ]
 
     def _skipped(self) -> list[Exception]:
-        told = {str(error): error for e in self.evaluations for error in e.skipped}
-        return list(told.values())
+        errors = {str(error): error for e in self.evaluations for error in e.skipped}
+        return list(errors.values())
 
 
 def _tracked(evaluation: Evaluation) -> dict[str, Any] | None:

@@ -132,7 +132,7 @@ class ResultsTruths:
         """The truth of one take.
 
         Raises:
-            TakeError: if the file has no such take.
+            TakeError: the file has no such take.
         """
         if name not in self.names:
             raise unknown_take(self.path, name, self.names)
@@ -154,7 +154,7 @@ def open_truth(
     """Open a truth of any kind: what :func:`lmeec_core.takes.open_takes` opens, or a result file.
 
     Raises:
-        TakeError: if it is none of these.
+        TakeError: the path is none of these.
     """
     file = Path(path)
     if file.is_file() and top_level(file, ("annotations", *DIRECTIONS)) in DIRECTIONS:

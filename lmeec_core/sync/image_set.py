@@ -20,7 +20,7 @@ def candidates_of(camera: str) -> str:
 
 @dataclass(frozen=True)
 class ImageSet(Generic[T_co]):
-    """A synchronised set, or the streams that such sets are made of.
+    """A synchronised set, or the streams from which sets are formed.
 
     Iterating gives the query image, the masks if there are any, then the targets in their order,
     then their candidates.

@@ -64,7 +64,7 @@ class TextFuse(nn.Module):
 
         out = k r + (1 - k) attention(query = r, key = value = T)       k learned, 0.5 at first
 
-    So each object has its own text, and an object without text stays as it is.
+    So each object has its own text, and an object without text is unchanged.
 
     Args:
         dim: C.

@@ -51,7 +51,7 @@ class Negatives(NamedTuple):
 
 
 def hard_negatives(candidates: Mask, truth: Mask, order: int = 2) -> Negatives:
-    """Which candidates are negatives of an object, and which of them the hard ones.
+    """Which candidates are negatives for an object, and which of them are hard ones.
 
     The object's place is the candidate whose box has the greatest IoU with the object's box. It
     and its neighbours, at most `order` edges away in the Delaunay graph of the candidates'
@@ -90,10 +90,10 @@ def draw_negatives(
 
 
 def neighbours(points: npt.NDArray[np.float64], order: int = 2) -> npt.NDArray[np.bool_]:
-    """Which points are at most `order` edges apart in their Delaunay graph; none from itself.
+    """Which points are at most `order` edges apart in their Delaunay graph, excluding themselves.
 
-    Points on one line are linked along it. Points at one place have the same neighbours, and each
-    other.
+    Collinear points are linked along their line. Points at the same position have the same
+    neighbours, and each other.
 
     Args:
         points: (N, 2), N may be 0.

@@ -19,7 +19,7 @@ from lmeec_core.methods.omama.features import Features
 from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_core.methods.omama.weights import read_facts
 
-_MAKE = "python -m lmeec_core.experiments.text makes such weights"
+_MAKE = "python -m lmeec_core.experiments.text makes these weights"
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,8 @@ class ObjectTexts:
         texts = [self.texts.get(name) for name in names]
         dim = self.scorer.dim
         found: Tensor = self.scorer(scores, objects[:, :dim], candidates[:, :dim], texts)
-        told = torch.tensor([text is not None for text in texts], device=scores.device)
-        return torch.where(told[:, None], found, scores)
+        described = torch.tensor([text is not None for text in texts], device=scores.device)
+        return torch.where(described[:, None], found, scores)
 
 
 def text_facts(scorer: TextScorer, features: str, encoder: TextEncoder) -> dict[str, str]:

@@ -59,7 +59,7 @@ class LoadedMatcher:
 
 
 def load_matcher(checkpoint: str | Path, reverse: bool | None = None) -> OMaMa:
-    """The matcher with the weights of a released file; every name and shape must agree.
+    """The matcher with the weights of a released file; every name and shape must match.
 
     Args:
         checkpoint: ``.pt`` or ``.safetensors``.
@@ -75,8 +75,8 @@ def load_matcher(checkpoint: str | Path, reverse: bool | None = None) -> OMaMa:
     found = _DIRECTIONS.get(int(rows[0])) if rows else None
     if reverse is not None and found is not None and found != reverse:
         raise CheckpointError(
-            f"checkpoint {path}: its positions are those of {_NAMES[found]}, {_NAMES[reverse]} "
-            "expected; choose the checkpoint of that direction"
+            f"checkpoint {path}: its positions are for {_NAMES[found]}, {_NAMES[reverse]} "
+            "expected; choose the checkpoint for that direction"
         )
     model = build(bool(found) if reverse is None else reverse)
     check_weights(model, state, str(path))
