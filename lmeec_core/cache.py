@@ -58,7 +58,7 @@ def stand_in(reason: str) -> Path:
 @functools.cache
 def _warn(reason: str, folder: Path) -> None:
     logger.warning(
-        "graphs and engines are kept in %s, for this run only: %s; %s names a folder to keep them",
+        "graphs and engines are kept in %s, for this run only: %s; set %s to a folder to keep them",
         folder,
         reason,
         VARIABLE,

@@ -11,8 +11,8 @@
         position: [0.0, 0.0, 1.0]            # of the camera in the frame
         orientation: [0.0, 0.0, 0.0, 1.0]    # x, y, z, w; camera axes: x right, y down, z forward
 
-A camera may lack its intrinsics (width ... d), its pose (position, orientation), or both. One that
-moves in a recorded take has, instead of these two, a pose for each frame:
+A camera may lack its intrinsics (width ... d), its pose (position, orientation), or both. A camera
+that moves in a recorded take has a pose for each frame instead of position and orientation:
 
         poses: {0: [x, y, z, qx, qy, qz, qw], 30: [...]}
 """
@@ -52,7 +52,7 @@ Row = Annotated[list[float], Field(min_length=7, max_length=7)]
 
 
 class CalibrationError(InputError):
-    """A calibration file that cannot be used; names the file and what is wrong."""
+    """A calibration file cannot be used; the text names the file and the error."""
 
 
 class _Camera(BaseModel):
@@ -79,9 +79,9 @@ class Calibration:
 
     Attributes:
         frame: name of the common frame; empty without a file.
-        lenses: camera to intrinsics, for the cameras that have them.
-        poses: camera to pose in the frame, for the cameras that stand still.
-        moving: camera to frame number to pose, for those that move in a recorded take.
+        lenses: intrinsics by camera, if known.
+        poses: poses in the common frame by camera, for fixed cameras.
+        moving: poses by camera and frame number, for cameras that move in a recorded take.
     """
 
     frame: str = ""
@@ -91,11 +91,11 @@ class Calibration:
 
     @property
     def placed(self) -> set[str]:
-        """The cameras that have a lens and a pose, if only in some frames."""
+        """The cameras with a lens and, at least in some frames, a pose."""
         return set(self.lenses) & (set(self.poses) | set(self.moving))
 
     def at(self, camera: str, frame: int) -> tuple[Intrinsics, Pose] | None:
-        """Lens and pose of a camera in a frame; None where one of them is not known."""
+        """Lens and pose of a camera in a frame; None if one of them is unknown."""
         pose = self.poses.get(camera) or self.moving.get(camera, {}).get(frame)
         lens = self.lenses.get(camera)
         return None if lens is None or pose is None else (lens, pose)
@@ -103,12 +103,12 @@ class Calibration:
     def triangulate(
         self, frame: int, pixels: Mapping[str, tuple[Vector, tuple[int, int]]]
     ) -> Triangulation:
-        """The point in space that cameras see at pixels, with the node's default limits.
+        """The 3D point that cameras see at given pixels, with the node's default limits.
 
         Args:
-            frame: number in the take, for the cameras that move.
-            pixels: by camera, a pixel (2,), and (width, height) of the image or mask that it is
-                one of. Cameras without lens or pose are not used.
+            frame: frame number in the take, for moving cameras.
+            pixels: by camera, a pixel (2,), and (width, height) of the image or mask that it
+                belongs to. Cameras without lens or pose are not used.
 
         Raises:
             GeometryError: there is no such point; see :func:`~lmeec_core.geometry.triangulate`.
@@ -167,7 +167,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
 
 
 def calibration_text(calibration: Calibration) -> str:
-    """A calibration as the text of a file that :func:`read_calibration` reads."""
+    """A calibration as the text of a file for :func:`read_calibration`."""
     cameras: dict[str, dict[str, Any]] = {}
     for name, lens in calibration.lenses.items():
         cameras[name] = {
@@ -184,7 +184,7 @@ def calibration_text(calibration: Calibration) -> str:
 
 
 def pose_row(pose: Pose) -> list[float]:
-    """x, y, z and the quaternion x, y, z, w: a micrometre, and a millionth of a radian."""
+    """x, y, z and the quaternion x, y, z, w, rounded to 1e-6 m and 1e-6 rad."""
     from scipy.spatial.transform import Rotation
 
     place, turn = pose.position, Rotation.from_matrix(pose.rotation).as_quat()
@@ -192,10 +192,10 @@ def pose_row(pose: Pose) -> list[float]:
 
 
 class _UniqueNames(yaml.SafeLoader):
-    """PyYAML keeps the last of two equal names and says nothing."""
+    """Raises an error for duplicate names, of which PyYAML silently keeps the last one."""
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        merge = "tag:yaml.org,2002:merge"  # of `<<`, whose names may be given anew
+        merge = "tag:yaml.org,2002:merge"  # keys merged by `<<` may be overridden
         keys = node.value if isinstance(node, yaml.MappingNode) else []
         names = [key.value for key, _ in keys if key.tag != merge and isinstance(key.value, str)]
         for name in names:
@@ -223,7 +223,7 @@ def _parse(content: bytes) -> Any:
         raise InputError(f"is not YAML: {error}") from error
     # What PyYAML raises for the 35th of May, 0b_, `!!int ""`, `!!bool 3` and `!!timestamp x`.
     except (ValueError, ArithmeticError, LookupError, AttributeError) as error:
-        raise InputError(f"a date or a number in it is none: {error!r}") from error
+        raise InputError(f"has an invalid date or number: {error!r}") from error
 
 
 def _has(camera: _Camera, names: tuple[str, ...]) -> bool:
@@ -246,7 +246,7 @@ def intrinsics(size: tuple[int, int], k: Any, d: Any, model: str) -> Intrinsics:
         model: name of the lens model; empty, as some drivers leave it, is plumb_bob.
 
     Raises:
-        GeometryError: if they cannot be those of a camera.
+        GeometryError: the numbers are impossible for a camera.
     """
     numbers = np.asarray(k, np.float64)
     matrix: Vector = numbers.reshape(3, 3) if numbers.size == 9 else numbers

@@ -45,10 +45,10 @@ def bundled_weights(name: str) -> Path | None:
 
 
 def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Read a checkpoint's weights without ever executing what is in the file.
+    """Read a checkpoint's weights without executing any code in the file.
 
     Args:
-        path: ``.safetensors``, or a ``.pt`` whose weights lie at the top or under ``model``.
+        path: ``.safetensors``, or a ``.pt`` with the weights at the top level or under ``model``.
 
     Raises:
         CheckpointError: no such file, unreadable, or not a mapping of names to tensors.
@@ -67,7 +67,7 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch raises UnpicklingError and others for what is not weights
         raise CheckpointError(
-            f"checkpoint {path}: not a plain file of weights, which alone is loaded "
+            f"checkpoint {path}: not a plain file of weights; only these are loaded "
             f"({_first(error)})"
         ) from error
     if isinstance(content, dict) and isinstance(content.get("model"), dict):
@@ -84,13 +84,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
 
 
 def _check_archive(path: Path) -> None:
-    """Refuse a ``.pt`` that is damaged, or would need more memory than its size in bytes.
+    """Reject a ``.pt`` that is damaged, or would need more memory than its size in bytes.
 
-    torch stores tensors as they are, in a zip archive, and does not look at its checksums. The
-    format before that (torch 1.5 and older) allocates what a file claims; it is refused.
+    torch stores tensors uncompressed in a zip archive, and does not verify its checksums. The older
+    format (torch 1.5 and before) allocates whatever memory a file claims to need; it is rejected.
 
     Raises:
-        CheckpointError: if it is no such file.
+        CheckpointError: the file is rejected.
     """
     if not zipfile.is_zipfile(path):
         raise CheckpointError("not a zip archive, as torch.save writes it")
@@ -118,7 +118,7 @@ def _first(error: BaseException) -> str:
 def load_weights(
     model: LMEEC, state: dict[str, Tensor], source: str, require_mv_moe: bool = True
 ) -> None:
-    """Put weights into a model, strictly: every name and shape must agree.
+    """Load weights into a model, strictly: every name and shape must match.
 
     Args:
         model: the network; unchanged if an error is raised.
@@ -135,7 +135,7 @@ def load_weights(
     if absent:
         logger.warning(
             "checkpoint %s has no MV-MoE (an original SAM 2.1 file): its %d entries keep their "
-            "initial values, so masks after the first frame mean little without training",
+            "initial values, so masks after the first frame are unreliable without training",
             source,
             absent,
         )
@@ -144,7 +144,7 @@ def load_weights(
 def check_weights(
     model: nn.Module, state: Mapping[str, Tensor], source: str, require_mv_moe: bool = True
 ) -> int:
-    """Check that weights fit a model: every name and shape must agree.
+    """Check that weights fit a model: every name and shape must match.
 
     Args:
         model: the network, which may be on torch's meta device.
@@ -192,7 +192,7 @@ def check_weights(
 
 
 def fitting_preset(state: Mapping[str, Tensor]) -> str | None:
-    """The preset whose names and shapes a state dict has, MV-MoE apart; None if there is none."""
+    """The preset that a state dict fits by names and shapes, MV-MoE aside; None if none does."""
     wanted = _shapes(state)
     return next((name for name in PRESETS if _preset_shapes(name) == wanted), None)
 
@@ -211,7 +211,7 @@ def resolve_device(device: str) -> torch.device:
     """The device; ``auto`` is CUDA if available, else the CPU.
 
     Raises:
-        InputError: an unknown device, or CUDA asked for where there is none.
+        InputError: an unknown device, or CUDA is requested but not available.
     """
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -230,7 +230,7 @@ def resolve_device(device: str) -> torch.device:
     return resolved
 
 
-@torch.inference_mode(False)  # a caller's would make weights that know nothing of changes
+@torch.inference_mode(False)  # tensors made in inference mode do not track later changes
 def load_model(
     model: str | ModelConfig = "nano",
     checkpoint: str | Path | None = None,
@@ -246,18 +246,18 @@ def load_model(
     Args:
         model: a preset's name or a configuration; "nano" comes with weights, "base_plus" is the
             released network.
-        checkpoint: ``.pt`` or ``.safetensors``; None takes the weights bundled for the preset.
+        checkpoint: ``.pt`` or ``.safetensors``; None: the weights bundled for the preset.
         device: auto, cpu, cuda or cuda:<index>.
         precision: fp32; bf16 (normalisation, rotary tables and logits stay in float32); fp16, the
             same in float16, for GPUs without bfloat16; or auto: bf16 where the device is faster
             with it and it finds the same masks (:func:`lmeec_core.engine.choose_precision`).
-        seed: if given and there is no checkpoint and none is bundled: random weights from this
-            seed. The masks are then meaningless; use this only to test a set-up.
+        seed: without a checkpoint and bundled weights, use random weights from this seed. The masks
+            are then meaningless; use this only to test a setup.
         require_mv_moe: see :func:`load_weights`.
         engine: the backend that runs the stages, one of :data:`lmeec_core.engine.ENGINES`, or one
             for each stage.
-        memory: the trackers' memory, None is the default one. Engines prepare for it here; what
-            they are not prepared for is computed by eager torch.
+        memory: the trackers' memory settings; None: the default. Engines prepare for these here;
+            calls with other shapes are computed by eager torch.
 
     Raises:
         CheckpointError: the checkpoint is absent, unreadable or does not fit.
@@ -270,8 +270,8 @@ def load_model(
     target = resolve_device(device)
     if precision == "fp16" and target.type == "cpu":
         raise EngineError(
-            "precision: fp16 given with device cpu, which has no fast products in it; choose fp32 "
-            "or bf16, or a GPU"
+            "precision: fp16 given with device cpu, which does not compute fast in fp16; choose "
+            "fp32 or bf16, or a GPU"
         )
     path = Path(checkpoint) if checkpoint else None
     if path is None and isinstance(model, str):
@@ -296,5 +296,5 @@ def _no_weights(model: str | ModelConfig) -> CheckpointError:
     bundled = [name for name in PRESETS if bundled_weights(name)] or "none"
     return CheckpointError(
         f"no checkpoint given, and no weights are bundled for {model!r} (bundled: {bundled}); give "
-        "a checkpoint, or a seed for random weights whose masks mean nothing"
+        "a checkpoint, or a seed for random weights, whose masks are meaningless"
     )

@@ -1,6 +1,6 @@
 """Typed, validated configuration of the network and of the memory, and the presets.
 
-Configuration is validated once, here; the rest of the package trusts its types.
+Configurations are validated only here; the rest of the package relies on their types.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 """The backends that can run the network's stages, see :mod:`lmeec_core.engine`."""
 
 RELEASE_POINTER_WINDOW = 16
-"""Frames that object pointers look back over, the current one counted (SAM 2.1)."""
+"""Number of frames with object pointers, including the current one (SAM 2.1)."""
 
 
 Model = TypeVar("Model", bound=BaseModel)
 
 
 def validated(kind: type[Model], content: Mapping[str, Any], where: str) -> Model:
-    """A configuration of what a user gave.
+    """A configuration made from values that a user gave.
 
     Args:
         kind: the configuration's class.
-        content: names to values.
-        where: they come from (a file, an option), for the message.
+        content: values by name.
+        where: the source of the values (a file, an option), for the message.
 
     Raises:
-        InputError: names ``where``, and of the first five wrong values name, reason and value.
+        InputError: with ``where``, and the name, reason and value of the first five wrong values.
     """
     try:
         return kind.model_validate(content)
@@ -50,7 +50,7 @@ def validated(kind: type[Model], content: Mapping[str, Any], where: str) -> Mode
 
 
 def shortened(value: object) -> str:
-    """A value for a message: aliases in a file can stand for more than fits in memory."""
+    """A value, shortened for a message: with aliases, a file's value may not fit into memory."""
     return reprlib.repr(value)[:200]
 
 
@@ -135,11 +135,11 @@ class ConvTrunkConfig(_Frozen):
 
 
 class MatchingConfig(_Frozen):
-    """A contrastive embedding of image locations that helps a small network to match.
+    """A contrastive embedding of image locations, with which a small network matches objects.
 
     Attributes:
         dim: width of the embedding.
-        content_dim: width of queries and keys of the memory attention beside the embedding.
+        content_dim: additional width of the memory attention's queries and keys.
     """
 
     dim: int = Field(64, ge=8)
@@ -178,10 +178,10 @@ class ModelConfig(_Frozen):
         memory_pool: stored frames are averaged over squares of this many tokens a side, which
             makes the attention over the banks cheaper by its square; divides the grid. Above 1
             only with matching.
-        matching: the contrastive embedding, None where there is none (the release). It makes the
-            network a :class:`lmeec_core.compact.CompactLMEEC`.
-        refinement: how returned masks are fitted to the image's edges; None: they are not (the
-            release). The memory stores the logits before this.
+        matching: the contrastive embedding; None: no embedding (the release). With it, the network
+            is a :class:`lmeec_core.compact.CompactLMEEC`.
+        refinement: refines returned masks at the image's edges; None: no refinement (the release).
+            The memory stores the logits before refinement.
     """
 
     image_size: int = Field(480, ge=32, le=4096)
@@ -270,16 +270,16 @@ class MemoryConfig(_Frozen):
     """The long-term memory of a tracker (paper section 3.5).
 
     Attributes:
-        compression: what happens when a bank holds one frame more than its capacity.
-            ``keep_first`` is what the released code computes and what released checkpoints were
-            evaluated with; ``average`` is the paper's equation 10; ``fifo``, ``iou`` and
-            ``cluster`` are the alternatives of the paper's Table 6.
+        compression: how a bank with one frame more than its capacity is reduced. ``keep_first`` is
+            the released code's behaviour, with which released checkpoints were evaluated;
+            ``average`` is the paper's equation 10; ``fifo``, ``iou`` and ``cluster`` are the
+            alternatives in the paper's Table 6.
         capacity: frames in each bank (M; 6 in the release, Table 5).
         query_bank: keep the past frames of the query view (Table 4).
         target_bank: keep the past frames of each target view (Table 4).
         fusion: ``mv_moe`` (the method), ``add`` (the paper's base model) or ``none`` (the
             memory-aware feature alone; Table 2).
-        iou_threshold: with ``iou``: a frame stays only if its predicted IoU exceeds this.
+        iou_threshold: with ``iou``, a frame is kept only if its predicted IoU exceeds this.
     """
 
     compression: Compression = "keep_first"
@@ -357,7 +357,7 @@ def preset(name: str) -> ModelConfig:
     """Return the named network configuration.
 
     Raises:
-        InputError: if there is no preset of that name; the message lists the names.
+        InputError: there is no such preset; the message lists the names.
     """
     if name not in PRESETS:
         raise InputError(f"preset: {name!r} given, one of {sorted(PRESETS)} expected")

@@ -1,4 +1,5 @@
-"""The result of a step (one object in one target view on one frame), and who produces it."""
+"""The result of a step (one object in one target view on one frame), and the interfaces of
+trackers and methods."""
 
 from __future__ import annotations
 
@@ -53,8 +54,8 @@ class Graded(CorrespondenceLike, Protocol):
 class Tracker(Protocol):
     """Finds objects of one query view in target views, frame after frame.
 
-    One that can save its memory also has ``memory_state`` and ``restore``, and one with a network
-    has it as ``model``; see :class:`lmeec_core.CorrespondenceTracker`.
+    A tracker that can save its memory also has ``memory_state`` and ``restore``; one with a network
+    has the attribute ``model``. See :class:`lmeec_core.CorrespondenceTracker`.
     """
 
     query: str
@@ -62,14 +63,15 @@ class Tracker(Protocol):
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Ids of all known objects, in the order in which they came."""
+        """Ids of all known objects, in the order in which they were added."""
 
     def step(
         self,
         images: Mapping[str, npt.NDArray[np.uint8] | None],
         masks: Mapping[str, npt.NDArray[Any] | None],
     ) -> Mapping[str, Mapping[str, CorrespondenceLike]]:
-        """Find the objects in one frame: target camera with an image to object to what was found.
+        """Find the objects in one frame; returns the results by target camera with an image, and by
+        object.
 
         Arguments and errors are those of :meth:`lmeec_core.CorrespondenceTracker.step`.
         """
@@ -102,9 +104,9 @@ class Correspondence:
     """One object in one target view on one frame. Equal only to itself: it holds tensors."""
 
     logits: Tensor
-    """(s, s) float32 mask logits, s = S/4; -1024 everywhere where the object is judged absent."""
+    """(s, s) float32 mask logits, s = S/4; all -1024 if the object is judged absent."""
     presence_logit: float
-    """Above 0 where the object is judged present."""
+    """Above 0 if the object is judged present."""
     predicted_iou: float
     """The network's own estimate of the mask's IoU, 0 .. 1."""
     pointer: Tensor
@@ -115,7 +117,7 @@ class Correspondence:
     """Why the object was not searched for on this frame (no query mask, or an empty one); None if
     it was. A skipped object is never visible, and its memory is unchanged."""
     guide: Guide | None = None
-    """Fits the returned mask to the image, for networks with ``refinement``."""
+    """Refines the returned mask with the image, for networks with ``refinement``."""
 
     @property
     def presence(self) -> float:
@@ -149,7 +151,7 @@ class Correspondence:
 
 
 Found = dict[str, dict[str, Correspondence]]
-"""Target camera with an image to object id to :class:`Correspondence`, all the same objects."""
+"""Results by target camera with an image and by object id; the same objects for every camera."""
 
 
 def exclusive_masks(
@@ -157,12 +159,12 @@ def exclusive_masks(
 ) -> dict[str, Mask]:
     """Masks of one target's objects without overlap.
 
-    Each pixel goes to the highest logit. If a method gives masks without logits, it goes to the
-    object with the highest score, of equal scores to the one with the smallest mask, which is the
-    one more likely to be in front.
+    Each pixel is assigned to the object with the highest logit. For methods without logits, it is
+    assigned to the object with the highest score or, for equal scores, the smallest mask, because
+    that object is more likely to be in front.
 
     Args:
-        found: object id to correspondence, all of one target view.
+        found: the results for one target view, by object id.
         threshold: see :meth:`Correspondence.visible`.
     """
     masks = {name: np.zeros(c.size, dtype=np.bool_) for name, c in found.items()}

@@ -1,4 +1,4 @@
-"""Views that a network has encoded, which several trackers of that network share."""
+"""Encoded views, which several trackers of a network share."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ Image = npt.NDArray[np.uint8]
 
 @dataclass(frozen=True, eq=False)
 class EncodedView:
-    """An image as a network sees it. Trackers of this network take it in place of the image.
+    """An image encoded by a network. Trackers of this network accept it instead of the image.
 
     Attributes:
         model: the network.
         size: (height, width) of the image, in pixels.
-        inputs: (1, 3, S, S) float32, what the network was given.
-        features: of one view.
+        inputs: (1, 3, S, S) float32, the network's input.
+        features: features of one view.
         prepared: (1, P, C), see :meth:`lmeec_core.model.LMEEC.prepare_targets`.
     """
 
@@ -50,10 +50,10 @@ def encode_views(
     Args:
         model: the network.
         images: RGB uint8 (H, W, 3), of any sizes.
-        runner: computes the stages; None is the model's own.
+        runner: computes the stages; None: the model's own.
 
     Raises:
-        InputError: one of them is no such image.
+        InputError: an image is invalid.
     """
     checked = [check_image("image", image) for image in images]
     if not checked:
@@ -76,7 +76,7 @@ def encode_views(
 
 
 def check_view(name: str, view: object, model: LMEEC) -> View:
-    """Return an image, or a view that this network has encoded, if it is one.
+    """Return the argument if it is a valid image, or a view encoded by this network.
 
     Raises:
         InputError: names the camera, what was given and what is expected.
@@ -97,10 +97,10 @@ def size_of(view: View) -> tuple[int, int]:
 
 
 def encoded(model: LMEEC, name: str, view: object, runner: StageRunner | None) -> EncodedView:
-    """A view of one camera, encoded now unless it is already.
+    """A view of one camera, encoded if it is not already.
 
     Raises:
-        InputError: as of :func:`check_view`.
+        InputError: see :func:`check_view`.
     """
     checked = check_view(name, view, model)
     if isinstance(checked, EncodedView):
@@ -109,11 +109,11 @@ def encoded(model: LMEEC, name: str, view: object, runner: StageRunner | None) -
 
 
 class SharedViews:
-    """The images of one frame, each encoded when it is first needed, and only then.
+    """The images of one frame, each encoded only once, when it is first needed.
 
     Args:
         images: by camera.
-        encode: encodes them; None: everybody gets the images themselves.
+        encode: encodes images; None: images are not encoded.
     """
 
     def __init__(self, images: Mapping[str, Image], encode: Encode | None = None) -> None:
@@ -122,7 +122,7 @@ class SharedViews:
         self._encoded: dict[str, EncodedView] = {}
 
     def of(self, cameras: Iterable[str]) -> dict[str, View]:
-        """The views of these cameras; those that are not encoded yet are encoded as one batch."""
+        """The views of these cameras; new ones are encoded as one batch."""
         names = list(cameras)
         if self._encode is None:
             return {name: self.images[name] for name in names}

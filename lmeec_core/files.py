@@ -23,12 +23,12 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yield a hidden file next to ``path`` to write to; it is renamed at the end of the block.
 
     The hidden name is unique, so several threads and processes may write the same file: the last
-    one wins. The content is flushed to disk before the renaming. The permissions are those of the
-    file that is replaced, or of any new file. What is not a regular file (/dev/stdout, a pipe) is
+    one wins. The content is flushed to disk before renaming. The permissions are those of the
+    replaced file, or the default ones of a new file. Special files (/dev/stdout, a pipe) are
     written directly. If the block fails, the hidden file is removed and ``path`` is unchanged.
 
     Raises:
-        OSError: of the block (a full disk, for instance); it names ``path``.
+        OSError: raised in the block (a full disk, for instance); it names ``path``.
     """
     if path.exists() and not (path.is_file() or path.is_dir()):
         yield path
@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
         partial.chmod(mode)
         _to_disk(partial)
         os.replace(partial, path)
-        with contextlib.suppress(OSError):  # not every file system has it; the file is there
+        with contextlib.suppress(OSError):  # not supported by every file system
             _to_disk(path.parent)
     except OSError as error:
         if error.errno is None or error.filename not in (None, str(partial), partial):
@@ -70,25 +70,25 @@ def _to_disk(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text in UTF-8 to a hidden file beside ``path``, then give it that name.
+    """Write a text file in UTF-8, atomically.
 
     Raises:
-        OSError: it cannot be written; names ``path``.
+        OSError: the file cannot be written; names ``path``.
     """
     with replacing(path) as partial:
         partial.write_text(text, encoding="utf-8")
 
 
 class WholeOrNothing(ABC):
-    """What is written as a whole: closed at the end of a with block, aborted if that raises."""
+    """An atomic writer: closed at the end of a with block, aborted if the block raises."""
 
     @abstractmethod
     def close(self) -> None:
-        """Finish it."""
+        """Finish writing."""
 
     @abstractmethod
     def abort(self) -> None:
-        """Leave nothing behind."""
+        """Remove everything that was written."""
 
     def __enter__(self) -> Self:
         return self
@@ -101,13 +101,13 @@ class WholeOrNothing(ABC):
 
 
 class NewFolder:
-    """A folder that appears under its name once it is complete.
+    """A folder that gets its final name once it is complete.
 
-    Until then its content is in `content`, inside a hidden folder next to it. What a process that
-    was killed has left there stays (:meth:`left_behind`).
+    Until then its content is in `content`, inside a hidden folder next to it. If the process is
+    killed, the hidden folder remains (:meth:`left_behind`).
 
     Args:
-        path: its final name.
+        path: the final path.
 
     Attributes:
         content: the folder to create and fill; it has the same name as `path`.
@@ -121,20 +121,20 @@ class NewFolder:
 
     @staticmethod
     def left_behind(path: Path) -> list[Path]:
-        """Contents of unfinished folders of this name: of processes that were killed, or still
-        run."""
+        """Contents of unfinished folders with this name, from processes that were killed or are
+        still running."""
         pattern = f".{glob.escape(path.name)}.*{SUFFIX}"
         return sorted(
             one / path.name for one in path.parent.glob(pattern) if (one / path.name).exists()
         )
 
     def publish(self) -> None:
-        """Give it its name; what is there already is replaced."""
+        """Rename the folder to its final path, replacing an existing one."""
         if self.path.exists():
             os.replace(self.path, self._hidden / "replaced")
         os.replace(self.content, self.path)
         self.discard()
 
     def discard(self) -> None:
-        """Remove it."""
+        """Remove the unfinished folder."""
         shutil.rmtree(self._hidden, ignore_errors=True)

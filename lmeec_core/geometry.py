@@ -1,4 +1,4 @@
-"""Points in space from their pixels in two or more cameras: intrinsics, poses, triangulation.
+"""3D points from their pixels in two or more cameras: intrinsics, poses, triangulation.
 
 Pixels are (x, y) with (0, 0) at the centre of the top-left pixel, as in OpenCV and ROS. A camera's
 axes are x right, y down, z forward (ROS: the optical frame). Lengths are in the unit of the poses.
@@ -24,17 +24,17 @@ MODELS = ("plumb_bob", "rational_polynomial", "equidistant")
 COEFFICIENTS = {"plumb_bob": (0, 4, 5), "rational_polynomial": (0, 8), "equidistant": (0, 4)}
 ASPECT_TOLERANCE = 0.01
 MAX_ERROR = 10.0
-"""Largest reprojection error of a point in space, pixels; the node's default."""
+"""Maximum reprojection error of a 3D point, pixels; the node's default."""
 MIN_ANGLE = 3.0
-"""Smallest angle between two cameras' rays to a point, degrees; the node's default."""
+"""Minimum angle between two cameras' rays to a point, degrees; the node's default."""
 
 
 def centroid(mask: npt.NDArray[np.bool_], x: int = 0, y: int = 0) -> tuple[float, float]:
-    """The mean (x, y) of a mask's pixels, moved by `x` and `y`; the mask has at least one.
+    """The mean (x, y) of a mask's pixels, in pixels of the image.
 
     Args:
-        mask: bool (H, W).
-        x, y: where its top-left pixel is in the image.
+        mask: bool (H, W), not empty.
+        x, y: position of its top-left pixel in the image.
     """
     columns, rows = mask.sum(axis=0), mask.sum(axis=1)
     area = rows.sum()
@@ -57,11 +57,11 @@ class Intrinsics:
     Attributes:
         size: (width, height) of the calibrated image, pixels.
         matrix: (3, 3) focal lengths and principal point, pixels ("K").
-        distortion: coefficients ("D"), in OpenCV's order; none for no distortion.
+        distortion: coefficients ("D"), in OpenCV's order; empty for no distortion.
         model: one of `MODELS`.
 
     Raises:
-        GeometryError: if the numbers cannot be those of a camera; says which.
+        GeometryError: the numbers are impossible for a camera; says which.
     """
 
     size: tuple[int, int]
@@ -119,11 +119,11 @@ class Intrinsics:
         return self.distortion if self.distortion.size else np.zeros(4)
 
     def scaled(self, pixel: Vector, size: tuple[int, int]) -> Vector:
-        """A pixel (2,), or several (N, 2), of an image of another (width, height), as of the
+        """Convert a pixel (2,), or several (N, 2), from an image of another (width, height) to the
         calibrated image.
 
         Raises:
-            GeometryError: if the two sizes do not have the same shape.
+            GeometryError: the two sizes have different aspect ratios.
         """
         (width, height), (w, h) = self.size, size
         if min(size) < 1 or abs(width * h / (height * w) - 1) > ASPECT_TOLERANCE:
@@ -137,10 +137,10 @@ class Intrinsics:
         return moved
 
     def matrix_for(self, size: tuple[int, int]) -> Vector:
-        """The camera matrix (3, 3) of an image of another (width, height).
+        """The camera matrix (3, 3) for an image of another (width, height).
 
         Raises:
-            GeometryError: if the two sizes do not have the same shape.
+            GeometryError: the two sizes have different aspect ratios.
         """
         self.scaled(np.zeros(2), size)  # refuses other shapes
         x, y = size[0] / self.size[0], size[1] / self.size[1]
@@ -151,11 +151,11 @@ class Intrinsics:
 
 @dataclass(frozen=True)
 class Pose:
-    """Where a camera stands in the common frame.
+    """A camera's pose in the common frame.
 
     Attributes:
-        rotation: (3, 3), its columns the camera's axes in the common frame.
-        position: (3,) of the camera's centre.
+        rotation: (3, 3), with the camera's axes in the common frame as columns.
+        position: (3,), the camera's centre.
     """
 
     rotation: Vector
@@ -166,7 +166,7 @@ class Pose:
         """A pose from a position and a quaternion (x, y, z, w), as in geometry_msgs/Pose.
 
         Raises:
-            GeometryError: if a number is not finite, or the quaternion's length is not 1 (+-1 %).
+            GeometryError: a number is not finite, or the quaternion's length is not 1 (+-1 %).
         """
         place, turn = np.array(position, np.float64), np.array(orientation, np.float64)
         length = float(np.linalg.norm(turn))
@@ -182,26 +182,26 @@ class Pose:
         return cls(Rotation.from_quat(turn).as_matrix(), place)
 
     def to_camera(self, points: Vector) -> Vector:
-        """Points (N, 3) of the common frame, in the camera's axes."""
+        """Transform points (N, 3) from the common frame to the camera's axes."""
         moved: Vector = (np.asarray(points, np.float64) - self.position) @ self.rotation
         return moved
 
 
 @dataclass(frozen=True)
 class View:
-    """A pixel (2,) of a camera; it is one of the image that the camera is calibrated for."""
+    """A pixel (2,) of a camera, in the image that the camera is calibrated for."""
 
     intrinsics: Intrinsics
     pose: Pose
     pixel: Vector
 
     def ray(self) -> Vector:
-        """The direction in which it looks: a unit vector (3,) in the common frame."""
+        """The direction of the pixel's ray: a unit vector (3,) in the common frame."""
         ray: Vector = self.pose.rotation @ self.intrinsics.rays(self.pixel)[0]
         return ray
 
     def miss(self, point: Vector) -> Vector:
-        """Where a point (3,) is seen, less the pixel: (2,)."""
+        """Difference (2,) between the projection of a point (3,) and the pixel."""
         seen: Vector = self.intrinsics.project(self.pose.to_camera(point[None]))[0] - self.pixel
         return seen
 
@@ -215,8 +215,8 @@ class Triangulation:
     """A point (3,) in the common frame.
 
     Attributes:
-        error: root mean square of its distances from the given pixels, pixels.
-        angle: how far the rays are from parallel, degrees, 0 to 90: the widest pair's.
+        error: root mean square reprojection error, pixels.
+        angle: largest angle between two rays, degrees, 0 to 90.
     """
 
     point: Vector
@@ -233,13 +233,13 @@ def triangulate(views: Sequence[View], max_error: float, min_angle: float) -> Tr
     12.3 and appendix 6).
 
     Args:
-        views: pixels of the same thing in different cameras.
-        max_error: largest root mean square reprojection error, pixels.
-        min_angle: smallest angle between the rays of the widest pair, degrees.
+        views: pixels of the same point in different cameras.
+        max_error: maximum root mean square reprojection error, pixels.
+        min_angle: minimum of the largest angle between two rays, degrees.
 
     Raises:
-        GeometryError: with the kind "views" (fewer than two), "parallel", "behind" (behind a
-            camera) or "error"; the text has the numbers.
+        GeometryError: of kind "views" (fewer than two), "parallel", "behind" (behind a camera) or
+            "error"; the text has the numbers.
     """
     if len(views) < 2:
         raise GeometryError("views", f"seen by {len(views)} calibrated cameras, 2 or more expected")
@@ -280,7 +280,7 @@ def _linear(views: Sequence[View], rays: Sequence[Vector]) -> Vector:
 
 
 def _refined(views: Sequence[View], start: Vector) -> Vector:
-    """The point of least squares in the images; steps that make it worse are damped."""
+    """The point with the least squared reprojection errors (Levenberg-Marquardt)."""
     from scipy.optimize import least_squares  # costs a second
 
     unit = max(abs(view.depth(start)) for view in views)  # makes the steps independent of the unit

@@ -60,10 +60,10 @@ class Guide:
 
 
 def guides(config: ModelConfig, images: Tensor) -> list[Guide | None]:
-    """The guides that fit masks to each of V views; None for networks without refinement.
+    """The guides that refine masks in each of V views; None for networks without refinement.
 
     Args:
-        config: the network's.
+        config: the network's configuration.
         images: (V, 3, S, S) float32, model input.
     """
     if config.refinement is None:
@@ -72,7 +72,7 @@ def guides(config: ModelConfig, images: Tensor) -> list[Guide | None]:
 
 
 def full_size(logits: Tensor, size: tuple[int, int], guide: Guide | None) -> Tensor:
-    """A mask's logits (s, s), fitted to the image where there is a guide, at (height, width)."""
+    """A mask's logits (s, s), refined if there is a guide, at (height, width)."""
     if guide is not None:
         logits = guide.refine(logits)
     return F.interpolate(logits.float()[None, None], size=size, mode="bilinear")[0, 0]

@@ -21,7 +21,7 @@ START_SECONDS = 180.0
 
 
 ATTEMPTS = 3
-"""Number of attempts for a job whose worker dies, where it is tried again."""
+"""Number of attempts for a job whose worker dies, if it is retried."""
 DIED = "worker died"
 RAY_HINT = "--cluster needs Ray: pip install 'lmeec[ray]'"
 
@@ -50,7 +50,7 @@ def _serve_jobs(function: Callable[[Any], Any], pipe: Connection) -> None:
         pipe.send(None)  # the job begins: imports are done, its time runs from here
         try:
             pipe.send((function(message[0]), None))
-        except Exception as error:  # the reason goes to the parent, the worker lives on
+        except Exception as error:  # reported to the parent; the worker continues
             place = traceback.extract_tb(error.__traceback__)[-1]
             text = f"{type(error).__name__}: {error} ({place.name}, line {place.lineno})"
             pipe.send((None, text))
@@ -89,7 +89,7 @@ def run_jobs(
     """Run `function(job)` for every job on worker processes; results come in order of completion.
 
     A job that raises, kills its process, or takes longer than `timeout` seconds yields a
-    JobResult with an error; its worker is replaced and the rest goes on. `function` must be
+    JobResult with an error; its worker is replaced, and the other jobs continue. `function` must be
     importable. Raises InputError for fewer than one worker.
     """
     if workers < 1:
@@ -112,7 +112,7 @@ def run_jobs(
                     result.error is not None and result.error.startswith("timeout")
                 )
                 pool.remove(worker)
-                # The next job starts before the result is handed out: consumers may be slow.
+                # Start the next job before yielding the result: the consumer may be slow.
                 following = next(waiting, None)
                 if dead or following is None:
                     worker.stop(kill=dead)
@@ -149,14 +149,14 @@ def run_on_ray(
 ) -> Iterator[JobResult]:
     """Run `function(job)` for every job on a Ray cluster; results come in order of completion.
 
-    A job whose worker dies is tried again.
+    A job whose worker dies is retried.
 
     Args:
-        function: importable on the nodes.
-        jobs: what they read and write must be there under the same paths.
-        address: of a cluster, as ray.init takes it; "auto": the one that RAY_ADDRESS or this
-            machine has; "local": start a temporary one here.
-        cpus, gpus: that a job takes.
+        function: must be importable on all machines of the cluster.
+        jobs: all files that they read and write must have the same paths on all machines.
+        address: the cluster's address for ray.init; "auto": the cluster of RAY_ADDRESS or of this
+            machine; "local": start a temporary one here.
+        cpus, gpus: resources per job.
 
     Raises:
         InputError: Ray is not installed, or there is no such cluster.
@@ -191,7 +191,7 @@ def run_on_ray(
 
 
 def _check_address(address: str) -> None:
-    """Whether a server listens at host:port; Ray itself would retry for minutes."""
+    """Check that a server listens at host:port; Ray itself would retry for minutes."""
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if not colon:
         return
@@ -203,7 +203,7 @@ def _check_address(address: str) -> None:
 
 def _import_ray() -> Any:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # A GPU is used where one is requested; without this Ray warns about units that request none.
+    # Without this, Ray warns about jobs that request no GPU.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
@@ -213,7 +213,7 @@ def _import_ray() -> Any:
 
 
 def error_text(error: BaseException) -> str:
-    """An error in one line; unexpected ones with the place in the code."""
+    """An error as one line; unexpected errors with their place in the code."""
     text = f"{type(error).__name__}: {error}"
     if isinstance(error, ValueError | OSError):
         return text

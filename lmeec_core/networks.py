@@ -20,7 +20,7 @@ def build_model(config: ModelConfig) -> LMEEC:
 
 
 def seeded_model(config: ModelConfig, seed: int) -> LMEEC:
-    """A network with reproducible random weights; leaves the global generator alone."""
+    """A network with reproducible random weights; does not change the global generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(config)

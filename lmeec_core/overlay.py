@@ -59,7 +59,7 @@ def draw_masks(
 
     Args:
         image: RGB uint8 (H, W, 3); not changed.
-        masks: by object; (h, w) of any size, not 0 = object, or None.
+        masks: by object; (h, w) of any size, nonzero = object, or None.
         colours: by object; default by position.
         truth: true masks by object, drawn as white outlines.
         alpha: weight of the colour inside a mask, 0 to 1. The outline is opaque.
@@ -90,7 +90,7 @@ def draw_marks(
     box: tuple[float, float, float, float] | None,
     shade: Colour,
 ) -> Image:
-    """Draw what a person marked on a copy: points as white rings filled with the colour, a box."""
+    """Draw a prompt on a copy: points as white rings filled with the colour, and a box."""
     drawn = image.copy()
     radius = max(4, round(min(image.shape[:2]) / 70))
     if box is not None:
@@ -111,7 +111,7 @@ def caption(image: Image, lines: Sequence[str], colours: Sequence[Colour] = ()) 
     drawn = image.copy()
     for index, line in enumerate(lines):
         shade = colours[index] if index < len(colours) else TRUTH
-        # OpenCV's fonts hold ASCII only and show anything else as several question marks.
+        # OpenCV's fonts only have ASCII, and show other characters as several question marks.
         text = line.encode("ascii", "replace").decode("ascii")
         position = (6, height * (index + 1) - int(6 * scale))
         width = cv2.getTextSize(text, FONT, scale, thickness)[0][0] + 12
@@ -122,7 +122,7 @@ def caption(image: Image, lines: Sequence[str], colours: Sequence[Colour] = ()) 
 
 
 def fit(image: Image, height: int, width: int) -> Image:
-    """Scale an image into (height, width), its proportions kept, on a dark background."""
+    """Scale an image to fit into (height, width), on a dark background; keeps the aspect ratio."""
     factor = min(height / image.shape[0], width / image.shape[1])
     size = (max(1, round(image.shape[1] * factor)), max(1, round(image.shape[0] * factor)))
     method = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
@@ -197,7 +197,7 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[Image], rate: flo
     """Write frames as a video, one at a time in memory.
 
     Args:
-        path: the file; its suffix is replaced by .mp4 (H.264, or MPEG-4 where the codec is
+        path: the file; its suffix is replaced by .mp4 (H.264, or MPEG-4 if that codec is
             missing) or, without the library av, by .gif.
         frames: RGB uint8 (H, W, 3), all of one size.
         rate: frames per second.
@@ -206,9 +206,9 @@ def write_video(path: str | os.PathLike[str], frames: Iterable[Image], rate: flo
         The file that was written.
 
     Raises:
-        InputError: without frames.
-        ValueError: their sizes differ.
-        OSError: it cannot be written; names the file.
+        InputError: there are no frames.
+        ValueError: the sizes of the frames differ.
+        OSError: the file cannot be written; names it.
     """
     try:
         import av  # noqa: F401

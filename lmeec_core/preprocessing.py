@@ -1,8 +1,8 @@
 """Converts images and masks to model input, identically on every device.
 
-The release reads images with Pillow: antialiased bicubic in two passes, horizontal then vertical,
-each rounded to whole values. On a CPU Pillow itself does it; elsewhere the passes are products
-with constant matrices, rounded the same way. Masks are resized by torch, as the release does.
+The release resizes images with Pillow: antialiased bicubic in two passes, horizontal then vertical,
+each rounded to integers. On a CPU, Pillow itself is used; on other devices the passes are products
+with constant matrices, rounded in the same way. Masks are resized by torch, as in the release.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 MAX_SIDE = 16384
-"""Longest side of an image or mask, in pixels; larger ones are refused."""
+"""Maximum side of an image or mask, in pixels; larger ones are rejected."""
 
 
 def check_image(name: str, image: Any) -> npt.NDArray[np.uint8]:
-    """Return the image if it is one.
+    """Return the image if it is valid.
 
     Raises:
         InputError: naming the camera, what was given and what is expected.
@@ -44,12 +44,13 @@ def check_image(name: str, image: Any) -> npt.NDArray[np.uint8]:
 
 
 def check_mask(name: str, mask: Any, image: tuple[int, int]) -> npt.NDArray[np.bool_]:
-    """Return the mask as bool if it is one: bool, or numbers that are all 0, 1 or 255.
+    """Return the mask as bool if it is valid: bool, or numbers that are all 0, 1 or 255.
 
     Args:
-        name: the object's.
-        mask: the mask as given.
-        image: (height, width) of the query image; a mask that is not empty has its aspect ratio.
+        name: the object's name.
+        mask: the mask to check.
+        image: (height, width) of the query image; a mask that is not empty must have its aspect
+            ratio.
 
     Raises:
         InputError: naming the object, what was given and what is expected.
@@ -117,7 +118,7 @@ def resize_image(image: npt.NDArray[np.uint8], size: int, device: torch.device) 
     if device.type != "cpu":
         return resize_by_products(torch.tensor(image, device=device), size)
     if (height, width) != (size, size):
-        # Two calls, because newer Pillow chooses the order of the passes by itself.
+        # Two calls, because newer versions of Pillow choose the order of the passes themselves.
         narrow = Image.fromarray(image).resize((size, height), Image.Resampling.BICUBIC)
         image = np.asarray(narrow.resize((size, size), Image.Resampling.BICUBIC))
     return torch.tensor(image).permute(2, 0, 1).float()
@@ -131,7 +132,7 @@ def resize_by_products(image: Tensor, size: int) -> Tensor:
         size: the side of the result.
 
     Returns:
-        float32 (3, size, size) of whole values, 0 to 255, on the image's device.
+        float32 (3, size, size) with integer values, 0 to 255, on the image's device.
     """
     height, width = image.shape[:2]
     x = image.permute(2, 0, 1).float()
@@ -148,19 +149,19 @@ def _resize_matrix_on(source: int, target: int, device: torch.device) -> Tensor:
 
 
 def prepare_images(images: list[npt.NDArray[np.uint8]], size: int, device: torch.device) -> Tensor:
-    """Images of any size to model input: (V, 3, size, size) float32, ImageNet-normalised."""
+    """Convert images of any size to model input: (V, 3, size, size) float32, normalised."""
     batch = torch.stack([resize_image(image, size, device) for image in images]) / 255
     return normalise(batch)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """RGB (..., 3, h, w) in 0 .. 1 to model input."""
+    """Convert RGB (..., 3, h, w) in 0 .. 1 to model input."""
     mean, std = _normalisation(images.device)
     return (images - mean) / std
 
 
 def colours(inputs: Tensor) -> Tensor:
-    """Model input (..., 3, h, w) to RGB in 0 .. 1: the inverse of :func:`normalise`."""
+    """Convert model input (..., 3, h, w) to RGB in 0 .. 1: the inverse of :func:`normalise`."""
     mean, std = _normalisation(inputs.device)
     return inputs * std + mean
 
@@ -171,10 +172,10 @@ def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def prepare_masks(masks: list[npt.NDArray[np.bool_]], size: int, device: torch.device) -> Tensor:
-    """Query masks of any size to model input: (N, size, size) float32 of 0 and 1.
+    """Convert query masks of any size to model input: (N, size, size) float32 of 0 and 1.
 
-    Antialiased bilinear, then 1 where the value is at least 0.5. It is done on the CPU for every
-    device: on masks the value often is 0.5 exactly, and rounding must not move their edges.
+    Antialiased bilinear, then 1 where the value is at least 0.5. Always computed on the CPU: for
+    masks, the value is often exactly 0.5, and rounding must not move their edges.
     """
     resized = []
     for mask in masks:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 FindPredictions = Callable[[str, str, Collection[str] | None], "Predictions"]
-"""From direction, name of the take and its objects (None: not known) to its predictions."""
+"""Returns the predictions for a direction, a take's name and its objects (None: unknown)."""
 
 
 @dataclass
@@ -25,8 +25,8 @@ class Viewed:
     Attributes:
         moments: in order of time; images that cannot be read are reported in ``problems``.
         count: maximum number of moments.
-        name: of the recording, for the video's file name.
-        truth: whether true masks are drawn too.
+        name: name of the recording, for the video's file name.
+        truth: whether true masks are drawn as well.
         calibration: the file of the cameras' lenses and poses, if the recording has one.
     """
 

@@ -41,7 +41,7 @@ EMPTY_MASK = "empty query mask on this frame"
 
 
 class _Encoded(NamedTuple):
-    """What is computed from a step's images and masks, before any memory is read."""
+    """The data computed from a step's images and masks, before any memory is read."""
 
     targets: ViewFeatures  # K views: the targets with an image
     prepared: Tensor  # (K, P, C)
@@ -60,12 +60,12 @@ class CorrespondenceTracker:
     Args:
         model: a network with weights (:func:`lmeec_core.load_model`).
         query: the camera in which the objects' masks are given.
-        targets: the cameras in which they are searched for.
+        targets: the cameras in which the objects are searched for.
         memory: see :class:`lmeec_core.MemoryConfig`.
-        num_frames: length of the recording where it is known: sets the object pointers' window
-            and time scale as the release does. None (a live stream) means 16 or more.
-        max_objects: refuse more objects than this, a bound on memory.
-        runner: computes the stages; None is the model's own (:func:`lmeec_core.engine.use_engine`).
+        num_frames: number of frames of the recording, if known; sets the object pointers' window
+            and time scale, as in the release. None (a live stream) means 16 or more.
+        max_objects: maximum number of objects, which limits memory use.
+        runner: computes the stages; None: the model's own (:func:`lmeec_core.engine.use_engine`).
 
     Raises:
         InputError: no target, a target named twice, or the query among the targets.
@@ -141,12 +141,12 @@ class CorrespondenceTracker:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Ids of all known objects, in the order in which they came."""
+        """Ids of all known objects, in the order in which they were added."""
         return tuple(self._tracks.slots)
 
     @property
     def memory_bytes(self) -> int:
-        """Bytes that the memory takes."""
+        """Size of the memory, in bytes."""
         return self._tracks.nbytes
 
     @torch.inference_mode()
@@ -161,12 +161,12 @@ class CorrespondenceTracker:
 
         Args:
             images: RGB uint8 (H, W, 3) of any size, for the query and every target camera; None
-                for a target that has none on this frame. Further cameras are ignored. A view that
-                this network has encoded (:mod:`lmeec_core.encoded`) may stand for its image.
-            masks: object id to its mask in the query view: bool, or 0 and 1 or 255, (H, W) of any
-                size and the query image's aspect. None or an empty mask: the object is skipped on
-                this frame. A known object that is not named is skipped too. A new id starts with
-                empty banks.
+                for a target without an image on this frame. Unknown cameras are ignored. A view
+                encoded by this network (:mod:`lmeec_core.encoded`) can replace an image.
+            masks: masks in the query view, by object id: bool, or integers 0 and 1 or 255, (H, W)
+                of any size with the query image's aspect ratio. None or an empty mask: the object
+                is skipped on this frame, as is a known object without an entry. A new id starts
+                with empty banks.
 
         Returns:
             for each target camera with an image and each known object a :class:`Correspondence`.
@@ -199,9 +199,8 @@ class CorrespondenceTracker:
         found = self._collect(
             list(sought), prediction, skipped, sizes, view_guides, list(after.slots)
         )
-        self._tracks = (
-            after  # all is computed and GPU errors have been raised: nothing can fail now
-        )
+        # Everything is computed, and GPU errors would have been raised: nothing can fail any more.
+        self._tracks = after
         return found
 
     # -- checks ------------------------------------------------------------------------------
@@ -337,7 +336,7 @@ class CorrespondenceTracker:
         encoded: _Encoded,
         prediction: Prediction | None,
     ) -> None:
-        """Write this frame into the memory that the next one finds."""
+        """Write this frame to the memory used for the next frame."""
         if self.memory.query_bank:
             frames = self.model.stored_frames(encoded.query_memory)
             scores = frames.new_ones(len(slots))

@@ -45,7 +45,7 @@ class Topic:
     Attributes:
         name, type: as in ROS, "sensor_msgs/msg/Image".
         count: number of messages.
-        latched: published transient local, for those who subscribe later.
+        latched: published transient local, so that late subscribers get the last message.
     """
 
     name: str
@@ -55,17 +55,17 @@ class Topic:
 
 
 class BagWriter(WholeOrNothing):
-    """Write a rosbag2 folder (MCAP) that appears under its name only once it is complete.
+    """Write a rosbag2 folder (MCAP), which gets its final name only once it is complete.
 
         with BagWriter("out/recording") as bag:
             bag.add_topic("/cam/image_raw", "sensor_msgs/msg/Image")
             bag.write("/cam/image_raw", stamp_ns, message)
 
-    Until then it is in a hidden folder next to it, which is removed if the block raises.
+    Until then it is in a hidden folder next to ``path``, which is removed if the block raises.
 
     Args:
         path: folder of the bag.
-        overwrite: replace a bag that is there; otherwise BagError.
+        overwrite: replace an existing bag; otherwise BagError is raised.
         keep: on a full disk, keep the messages written so far as a bag; otherwise remove it.
     """
 
@@ -79,7 +79,7 @@ class BagWriter(WholeOrNothing):
         if self.path.exists() and not (overwrite and replaceable):
             # Only a bag is ever replaced: a mistyped path must not delete a folder.
             hint = "it is not a bag" if overwrite else "remove it or ask to overwrite it"
-            raise BagError(f"{self.path}: exists already; {hint}")
+            raise BagError(f"{self.path}: already exists; {hint}")
         self._folder = NewFolder(self.path)
         self._writer = Writer(self._folder.content, version=9, storage_plugin=StoragePlugin.MCAP)
         self._writer.open()
@@ -88,10 +88,10 @@ class BagWriter(WholeOrNothing):
         self.counts: dict[str, int] = {}
 
     def add_topic(self, topic: str, type_name: str, *, latched: bool = False) -> None:
-        """Declare a topic; a second time does nothing.
+        """Declare a topic; no effect if it is already declared.
 
         Raises:
-            BagError: if the type's definition is not found.
+            BagError: the type's definition is not found.
         """
         if topic in self._topics:
             return
@@ -105,7 +105,7 @@ class BagWriter(WholeOrNothing):
         """Write a message: one made from `typestore`, or its serialised bytes (CDR).
 
         Raises:
-            BagError: if it cannot be written (a full disk); says what is left of the bag.
+            BagError: it cannot be written (a full disk); says what is left of the bag.
         """
         connection = self._topics[topic]
         if not isinstance(message, bytes):
@@ -123,10 +123,10 @@ class BagWriter(WholeOrNothing):
         self._writer.set_custom_data(key, value)
 
     def close(self) -> None:
-        """Finish the bag and give it its name.
+        """Finish the bag and give it its final name.
 
         Raises:
-            BagError: if it cannot be written (a full disk); says what is left of the bag.
+            BagError: it cannot be written (a full disk); says what is left of the bag.
         """
         try:
             self._writer.close()
@@ -135,8 +135,8 @@ class BagWriter(WholeOrNothing):
         self._folder.publish()
 
     def abort(self) -> None:
-        """Remove what was written; nothing appears under the bag's name."""
-        with suppress(OSError):  # it may try again to write to a full disk
+        """Remove the unfinished bag."""
+        with suppress(OSError):  # the library may try again to write to a full disk
             self._writer.abort()
         self._folder.discard()
 
@@ -146,11 +146,11 @@ class BagWriter(WholeOrNothing):
             self._folder.publish()
             return BagError(
                 f"{self.path}: not written to the end: {error.strerror}; the first {kept} messages "
-                "are kept, in a bag that is closed (make room and record again)"
+                "are kept in a complete bag (free some space and record again)"
             )
         self.abort()
         return BagError(
-            f"{self.path}: not written: {error.strerror}; nothing of it was kept (make room and "
+            f"{self.path}: not written: {error.strerror}; nothing was kept (free some space and "
             "record again)"
         )
 
@@ -158,22 +158,22 @@ class BagWriter(WholeOrNothing):
 class BagReader:
     """Read a recording: a rosbag2 folder, one of its .mcap or .db3 files, or a ROS 1 bag.
 
-    Files may be compressed, whole (.mcap.zstd, .db3.zstd; unpacked into a temporary folder
-    meanwhile) or message by message. Incomplete recordings are read as far as possible: `lost`
-    says what is missing.
+    Compressed files are supported, as a whole (.mcap.zstd, .db3.zstd; unpacked into a temporary
+    folder while in use) or per message. Incomplete recordings are read as far as possible; `lost`
+    names what is missing.
 
-    Use it in a with statement. Messages are read as they are asked for, in the order of their
-    stamps within each file.
+    Use it in a with statement. Messages are read on request, in the order of their stamps within
+    each file.
 
     Attributes:
         path: the recording.
-        lost: what could not be read, each text with the file's name; grows while messages are
-            read if damage is found only then.
+        lost: texts about what could not be read, each with the file's name; grows if damage is
+            found while messages are read.
         notes: remarks about recordings that are unusual but complete (a journal, no
             metadata.yaml).
 
     Raises:
-        BagError: if it is missing, or nothing of it can be read.
+        BagError: the recording is missing, or nothing of it can be read.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -196,7 +196,8 @@ class BagReader:
             ]
 
     def _types(self) -> dict[str, list[tuple[str, int]]]:
-        """Types of each topic and their messages, most first: the first type is read."""
+        """The message types of each topic with their counts, most frequent first; only the first
+        type is read."""
         counts: dict[str, Counter[str]] = {}
         for one in self.connections:
             counts.setdefault(one.topic, Counter())[one.msgtype] += int(one.msgcount)
@@ -204,7 +205,7 @@ class BagReader:
 
     @property
     def connections(self) -> list[Connection]:
-        """The topics of each file as the rosbags library describes them."""
+        """The topics of each file, as rosbags connections."""
         return [one for part in self._files.parts for one in part.storage.connections]
 
     @property
@@ -242,11 +243,11 @@ class BagReader:
         return dict(self._files.metadata.custom)
 
     def messages(self, topics: Collection[str] | None = None) -> Iterator[tuple[str, int, bytes]]:
-        """Go through (topic, stamp in ns, serialised message), all topics or those named.
+        """Iterate over (topic, stamp in ns, serialised message), for all topics or those named.
 
         Raises:
-            BagError: if a topic is not in the bag, or a file is damaged so that the rest of it
-                cannot be told.
+            BagError: a topic is not in the bag, or a file is damaged so that the rest cannot be
+                read.
         """
         from lmeec_core.bags.unpacking import PACKED_MAGIC, unpack_zstd
 
@@ -266,8 +267,8 @@ class BagReader:
                 for connection, stamp, data in part.messages(topics, self.lost.append):
                     if connection.msgtype != known[connection.topic].type:
                         continue
-                    # The metadata says whether messages are compressed; a file alone does not
-                    # have it. No serialised message begins like that: its first byte is 0.
+                    # Only the metadata says whether messages are compressed, and a single file has
+                    # none. No serialised message begins like zstd data: its first byte is 0.
                     packed = data[:4] == PACKED_MAGIC
                     yield connection.topic, stamp, unpack_zstd(data) if packed else bytes(data)
             except GeneratorExit:
@@ -276,12 +277,12 @@ class BagReader:
                 raise BagError(f"{part.path}: broken off or damaged: {error}") from error
 
     def decode(self, topic: str, data: bytes) -> Any:
-        """A serialised message as an object with the message's fields.
+        """Deserialise a message into an object with the message's fields.
 
-        For unknown types the definition in the bag is used, if it has one.
+        For unknown types, the definition in the bag is used, if there is one.
 
         Raises:
-            BagError: if the type cannot be made known, or the message does not have it.
+            BagError: the type's definition is not found, or the message does not match it.
         """
         type_name = self.topics[topic].type
         try:

@@ -1,7 +1,7 @@
-"""Reads what is left in storage files that are truncated or damaged.
+"""Reads the intact content of storage files that are truncated or damaged.
 
-A recorder that was killed, a full disk or a power cut leaves MCAP files without their index and
-databases without their last pages. The content before the cut is intact.
+If a recorder is killed, the disk is full or the power fails, MCAP files lack their index, and
+databases their last pages. The content before that is intact.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _RUN = 2**20  # bytes of bare messages that are read at a time
 
 
 class _Block(NamedTuple):
-    """A place of the file with messages: a chunk, or records one after the other."""
+    """A part of the file with messages: a chunk, or consecutive records."""
 
     first: int
-    """Least stamp, nanoseconds."""
+    """Smallest stamp, nanoseconds."""
     offset: int
     size: int
     packing: str
@@ -57,8 +57,8 @@ class CutMcap:
 
     Attributes:
         connections, metadata: as in other storages.
-        problem: what is wrong, without the file's name; empty if no message is missing.
-        closed: whether the file ends like one that was closed properly.
+        problem: a text about the damage, without the file's name; empty if no message is missing.
+        closed: whether the file was closed properly.
     """
 
     def __init__(self, path: Path) -> None:
@@ -73,10 +73,10 @@ class CutMcap:
         self._counts: Counter[int] = Counter()
 
     def open(self) -> None:
-        """Go through the file.
+        """Open and scan the file.
 
         Raises:
-            ReaderError: it is no MCAP file at all.
+            ReaderError: it is not an MCAP file.
         """
         self._file = self.path.open("rb")
         if self._file.read(len(MCAP_MAGIC)) != MCAP_MAGIC:
@@ -117,7 +117,7 @@ class CutMcap:
         start: int | None = None,
         stop: int | None = None,
     ) -> Generator[tuple[Connection, int, bytes], None, None]:
-        """Go through (connection, stamp, data) in the order of the stamps; see rosbags."""
+        """Iterate over (connection, stamp, data) in the order of the stamps; see rosbags."""
         by_id = {connection.id: connection for connection in connections}
         waiting = sorted(self._blocks, key=lambda block: block.first, reverse=True)
         heap: list[tuple[int, int, int, int, bytes]] = []
@@ -134,7 +134,8 @@ class CutMcap:
                     yield by_id[channel], stamp, data
 
     def _scan(self, size: int, stamps: list[int]) -> tuple[str, int]:
-        """Note blocks, connections and stamps; (how it ends, "" if well; damaged chunks)."""
+        """Find blocks, connections and stamps; returns a text about a damaged end ("" if intact)
+        and the number of damaged chunks."""
         assert self._file is not None
         place, run, damaged = len(MCAP_MAGIC), -1, 0
 
@@ -166,7 +167,7 @@ class CutMcap:
         return f"cut off at byte {size}", damaged
 
     def _take_in_chunk(self, offset: int, size: int, whole: bool, stamps: list[int]) -> bool:
-        """Record what a chunk holds; False if it is complete but damaged."""
+        """Record the content of a chunk; False if it is complete but damaged."""
         assert self._file is not None
         self._file.seek(offset)
         head = BytesIO(self._file.read(min(size, 64)))
@@ -219,7 +220,7 @@ class CutMcap:
             )  # fmt: skip
 
     def _records(self, block: _Block) -> Iterator[tuple[int, bytes]]:
-        """(kind, content) of a block's records, as far as they are whole."""
+        """(kind, content) of a block's complete records."""
         content, place = self._unpack(block), 0
         while place + _HEAD.size <= len(content):
             kind, length = _HEAD.unpack_from(content, place)
@@ -244,14 +245,14 @@ def _stamp_of(message: bytes) -> int:
 
 
 def database_problem(path: Path) -> str:
-    """What the header of an SQLite file says about its end: empty if all its pages are there."""
+    """A text if an SQLite file is shorter than its header says; "" if all its pages exist."""
     with path.open("rb") as file:
         head = file.read(100)
     size = path.stat().st_size
     if len(head) < 100:
         return f"cut off at byte {size}"
     expected = _page_size(head) * int.from_bytes(head[28:32], "big")
-    trusted = head[24:28] == head[92:96]  # else the number of pages is an old one
+    trusted = head[24:28] == head[92:96]  # else the number of pages is outdated
     return f"cut off at byte {size} of {expected}" if trusted and size < expected else ""
 
 
@@ -265,7 +266,7 @@ def rescue_database(path: Path, copy: Path) -> int:
 
     Args:
         path: the damaged file.
-        copy: the new one; is not there yet.
+        copy: the new file; must not exist.
 
     Returns:
         The number of messages.

@@ -1,8 +1,8 @@
 """The files of a recording, complete or not: found, unpacked, repaired, opened one by one.
 
 Every kind of recording is an ordered list of storage files: a rosbag2 folder with or without its
-metadata.yaml, one of its files alone, compressed ones, a ROS 1 bag. They are read as far as
-possible; what is lost, and what is unusual, is kept as text.
+metadata.yaml, a single one of its files, compressed files, a ROS 1 bag. They are read as far as
+possible; texts record what is lost, and what is unusual.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from lmeec_core.bags.layout import (
 )
 
 JOURNALS = ("-wal", "-journal")
-"""What the names of a database's journals add to its own."""
+"""Suffixes of the names of a database's journals."""
 
 
 class Storage(Protocol):
@@ -52,7 +52,7 @@ class Part:
     Attributes:
         path: the file in the recording.
         storage: its reader.
-        retry: opens it again in a way that skips damage; None if there is none.
+        retry: opens the file again with a reader that skips damage; None if there is none.
     """
 
     path: Path
@@ -82,7 +82,7 @@ class Part:
             self.storage.close()
             self.storage, self.retry = storage, None
             lost(f"{self.path}: {getattr(storage, 'problem', '') or 'its index is damaged'}")
-            # Both go by stamp, then by place: what came before the damage is the same.
+            # Both are ordered by stamp, then position: the messages before the damage are the same.
             yield from islice(storage.messages(self._chosen(topics)), done, None)
 
     def _chosen(self, topics: Collection[str] | None) -> list[Any]:
@@ -98,12 +98,12 @@ class BagFiles:
 
     Attributes:
         parts: the files that can be read, in their order.
-        metadata: what metadata.yaml says.
-        lost: what is missing of the recording, each text with the file's name.
+        metadata: the content of metadata.yaml.
+        lost: texts about what is missing, each with the file's name.
         notes: remarks about what is unusual but complete.
 
     Raises:
-        BagError: nothing of it can be read.
+        BagError: nothing of the recording can be read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -154,7 +154,7 @@ class BagFiles:
         listed = [self._listed(name, present) for name in self.metadata.files]
         found = [file for file in listed if file is not None]
         if listed and not found:
-            raise BagError(f"{self.path}: {'; '.join(self.lost)}; none of its files is there")
+            raise BagError(f"{self.path}: {'; '.join(self.lost)}; none of its files exists")
         kinds = {bare(file).suffix for file in found or present.values()}
         if len(kinds) > 1:
             raise BagError(
@@ -177,7 +177,7 @@ class BagFiles:
         return found
 
     def _listed(self, name: str, present: Mapping[str, Path]) -> Path | None:
-        """A file that the metadata names; compressed or not, whatever they say."""
+        """A file listed in the metadata, compressed or not."""
         for other in (name, f"{name}{PACKED}", name.removesuffix(PACKED)):
             if other in present:
                 return present[other]
@@ -205,7 +205,7 @@ class BagFiles:
         self.parts.append(part)
 
     def _part(self, file: Path) -> tuple[Part, str]:
-        """Open a file; also returns what is wrong with it, "" if nothing."""
+        """Open a file; also returns a text about its damage, "" if there is none."""
         if file.stat().st_size == 0:
             raise BagError(f"{file}: is empty, a file without any message")
         problem = ""
@@ -229,7 +229,7 @@ class BagFiles:
 
         from lmeec_core.bags.cut_files import CutMcap
 
-        def mended() -> CutMcap:
+        def repaired() -> CutMcap:
             storage = CutMcap(plain)
             storage.open()
             return storage
@@ -239,7 +239,7 @@ class BagFiles:
             whole.open()
         except Exception as error:  # the library's readers raise errors of many kinds
             try:
-                storage = mended()
+                storage = repaired()
             except Exception as worse:
                 raise _unreadable(file, worse) from worse
             if not storage.metadata.message_count:
@@ -251,7 +251,7 @@ class BagFiles:
                     why = "cut off after its last message"
                 self.notes.append(f"{file}: {why}; read without its index, all messages are there")
             return Part(file, storage), storage.problem or problem
-        return Part(file, whole, mended), problem
+        return Part(file, whole, repaired), problem
 
     def _open_sqlite(self, file: Path, plain: Path) -> tuple[Storage, str]:
         from rosbags.rosbag2.storage_sqlite3 import Sqlite3Reader
@@ -261,7 +261,7 @@ class BagFiles:
         if any(_journal(plain, suffix) for suffix in JOURNALS):
             plain = self._with_journal(file, plain)
         problem = database_problem(plain)
-        # The library puts the path into a URI as it is: "#", "?" and "%" mean something there.
+        # The library inserts the path into a URI, in which "#", "?" and "%" are special.
         storage = Sqlite3Reader(Path(quote(str(plain.resolve()))))
         try:
             if problem:
@@ -280,9 +280,9 @@ class BagFiles:
         return storage, ""
 
     def _with_journal(self, file: Path, plain: Path) -> Path:
-        """A copy of a database into which SQLite has put its journal.
+        """A copy of a database into which SQLite has merged its journal.
 
-        The recording itself is not changed: it may be on a read-only disk.
+        The recording itself is not changed; it may be on a read-only disk.
         """
         copy = self._place(f"journal_{len(self.parts)}.db3")
         try:
@@ -302,7 +302,7 @@ class BagFiles:
         return copy
 
     def _unpack(self, file: Path) -> tuple[Path, str]:
-        """The storage file in a compressed one, in a temporary folder, and what is wrong."""
+        """Unpack a storage file into a temporary folder; also returns a text about its damage."""
         from lmeec_core.bags import unpacking
 
         plain = self._place(file.stem)
@@ -336,8 +336,8 @@ def _open_ros1(file: Path, plain: Path) -> Storage:
         storage.open()
     except Exception as error:  # the library's readers raise errors of many kinds
         raise BagError(
-            f"{file}: is a ROS 1 bag, and cut off or damaged: {str(error).removesuffix('.')}; mend "
-            f"it with ROS 1's `rosbag reindex {file.name}`, after which it can be read, or "
+            f"{file}: is a ROS 1 bag, and cut off or damaged: {str(error).removesuffix('.')}; "
+            f"repair it with ROS 1's `rosbag reindex {file.name}`, after which it can be read, or "
             f"converted: rosbags-convert --src {file.name} --dst {file.stem}"
         ) from error
     return storage

@@ -25,7 +25,7 @@ class BagError(InputError):
 
 @dataclass
 class Metadata:
-    """The content of a recording's metadata.yaml, as far as it can be read."""
+    """The relevant content of a recording's metadata.yaml."""
 
     files: tuple[str, ...] = ()
     topics: tuple[tuple[str, str], ...] = ()
@@ -70,7 +70,7 @@ def storage_files(folder: Path) -> list[Path]:
 
 
 def kind_of(path: Path) -> str:
-    """Kind of a storage file by how it begins, else by its name: mcap, sqlite3, ros1, or ""."""
+    """Kind of a storage file, by its first bytes, else by its name: mcap, sqlite3, ros1, or ""."""
     with suppress(OSError), path.open("rb") as file:
         begin = file.read(max(map(len, MAGICS)))
         for magic, kind in MAGICS.items():
@@ -89,7 +89,7 @@ def is_bag(path: Path) -> bool:
 
 
 def bare(path: Path) -> Path:
-    """The name of a file without the suffix of its compression."""
+    """The name of a file without the compression suffix."""
     return path.with_suffix("") if path.suffix == PACKED else path
 
 
@@ -99,6 +99,6 @@ def stem(path: Path) -> str:
 
 
 def without_copies(files: Collection[Path]) -> Sequence[Path]:
-    """Files without compressed ones that are also there unpacked (ros2 bag play unpacks them)."""
+    """The files, without compressed ones that also exist unpacked (ros2 bag play unpacks them)."""
     names = {file.name for file in files}
     return [f for f in files if f.suffix != PACKED or f.name.removesuffix(PACKED) not in names]

@@ -1,4 +1,4 @@
-"""Images and masks as messages, of rosbags' message classes or of ROS's own."""
+"""Images and masks as messages, for the message classes of rosbags or of ROS."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Mask = NDArray[np.bool_]
 
 
 class MessageFactory:
-    """Makes messages of the classes given.
+    """Makes messages of the given classes.
 
     Args:
-        type_of: name of a type, as sensor_msgs/msg/Image, to its class, whose constructor takes
+        type_of: returns the class of a type such as sensor_msgs/msg/Image; its constructor takes
             the fields by name.
-        data: the bytes of an image, uint8 (N,), as the class takes them.
+        data: converts the bytes of an image, uint8 (N,), to the type of the class's field.
     """
 
     def __init__(
@@ -63,10 +63,10 @@ class MessageFactory:
         Args:
             object_id: the object's id.
             label: its value in label images.
-            mask: bool (H, W) at the image's size; None or empty where it is not visible.
-            header: of the image.
-            presence: 0 to 1.
-            score: 0 to 1.
+            mask: bool (H, W) at the image's size; None or empty if the object is not visible.
+            header: the image's header.
+            presence: presence probability, 0 to 1.
+            score: predicted IoU, 0 to 1.
         """
         columns = np.flatnonzero(mask.any(axis=0)) if mask is not None else np.zeros(0, int)
         crop = np.zeros((0, 0), np.bool_)
@@ -105,11 +105,11 @@ class MessageFactory:
         """lmeec/CorrespondenceMaskArray, with a processing time of 0.
 
         Args:
-            header: the target image's.
-            query_header: the query image's.
+            header: the target image's header.
+            query_header: the query image's header.
             cameras: names of the query and of the target camera.
             size: (height, width) of the target image.
-            masks: of each object, made by :meth:`mask`.
+            masks: the objects' messages, made by :meth:`mask`.
         """
         return self._type_of(MASKS_TYPE)(
             header=header,
@@ -130,20 +130,20 @@ BAG = MessageFactory(lambda name: typestore().types[name], lambda data: data)
 def label_image(
     masks: Mapping[int, Mask | None], size: tuple[int, int], dtype: DTypeLike | None = None
 ) -> tuple[NDArray[Any], int]:
-    """Masks by label as one image.
+    """Combine masks into a label image.
 
     Args:
-        masks: label (from 1) to bool (H, W) or None.
+        masks: bool (H, W) or None, by label (from 1).
         size: (H, W).
-        dtype: of the image; None: uint8, or uint16 if a label exceeds 254 (255 marks what is to be
-            ignored in 8-bit images).
+        dtype: type of the image; None: uint8, or uint16 if a label exceeds 254 (255 means "ignore"
+            in 8-bit images).
 
     Returns:
-        The image, 0 = background, and the number of pixels that several objects claim; they go to
+        The image, 0 = background, and the number of pixels that belong to several objects; they get
         the highest label.
 
     Raises:
-        BagError: masks of another size.
+        BagError: a mask has another size.
     """
     if dtype is None:
         dtype = np.uint8 if max(masks, default=0) < 255 else np.uint16
@@ -155,8 +155,8 @@ def label_image(
             continue
         if mask.shape != size:
             raise BagError(
-                f"masks of shapes {size} and {mask.shape} on one frame; a label image holds one "
-                "size, write the masks as mask_array"
+                f"masks of shapes {size} and {mask.shape} on one frame, but a label image has only "
+                "one size; write the masks as mask_array"
             )
         overlap += int(np.count_nonzero(labels[mask]))
         labels[mask] = label

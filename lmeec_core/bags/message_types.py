@@ -21,10 +21,10 @@ _TYPE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*/msg/[A-Za-z][A-Za-z0-9_]*")
 def split_type(type_name: str) -> tuple[str, str]:
     """Package and name of a message type, "package/msg/Name".
 
-    Type names come from recordings and select files and modules, so anything else is refused.
+    Type names come from recordings and select files and modules, so anything else is rejected.
 
     Raises:
-        BagError: if it is no such name.
+        BagError: the name has another form.
     """
     if not _TYPE_NAME.fullmatch(type_name):
         raise BagError(f"message type {type_name[:80]!r} given, package/msg/Name expected")
@@ -39,7 +39,7 @@ def find_definition(type_name: str) -> str:
         type_name: "package/msg/Name".
 
     Raises:
-        BagError: if there is none.
+        BagError: there is none.
     """
     package, name = split_type(type_name)
     here = Path(__file__).resolve()
@@ -69,10 +69,10 @@ def typestore() -> Typestore:
 
 
 def ensure_type(type_name: str) -> None:
-    """Make a message type known, from its .msg file and those of the types in it.
+    """Register a message type, from its .msg file and those of its fields' types.
 
     Raises:
-        BagError: if a definition is not found.
+        BagError: a definition is not found.
     """
     if type_name not in typestore().fielddefs:
         _register(typestore(), type_name)

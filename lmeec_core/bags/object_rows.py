@@ -4,15 +4,15 @@ from __future__ import annotations
 
 
 def object_row(label: int, name: str) -> str:
-    """The row of an object; :func:`read_object_row` gives back the same, whatever the id."""
+    """The row of an object; :func:`read_object_row` is its inverse for any id."""
     return f"{label}:{' ' * name.startswith(' ')}{name}"
 
 
 def read_object_row(row: str) -> tuple[int, str] | None:
-    """Label (1 to 65535) and id of a row; None if it is no such row.
+    """Label (1 to 65535) and id of a row; None if the row is malformed.
 
-    One blank after the colon is part of the syntax. The rest of the id is kept unchanged,
-    including blanks at its end.
+    One space after the colon is part of the syntax. The id is otherwise unchanged, including
+    trailing spaces.
     """
     label, colon, name = row.partition(":")
     name = name.removeprefix(" ")

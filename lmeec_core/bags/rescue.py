@@ -1,4 +1,4 @@
-"""A bag that could not be written completely: its complete part is kept and closed."""
+"""Keeps the complete part of a bag that could not be written to the end."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class _Mark:
 class WholeChunks:
     """Keeps track of the complete chunks of an MCAP file while it is being written.
 
-    rosbags cannot close a file after a failed write. So its state is set back to the last complete
-    chunk, and it then closes that file with index and metadata, like any other.
+    rosbags cannot close a file after a failed write. So its state is reset to the last complete
+    chunk, after which it can close the file with index and metadata as usual.
 
     Args:
         writer: an open writer of rosbags, with MCAP.
@@ -40,10 +40,10 @@ class WholeChunks:
         self._marks: list[_Mark] = []
 
     def note(self) -> None:
-        """Take note of a chunk that has been written; to be called after each message.
+        """Record the state if a chunk has been written; call this after each message.
 
         Raises:
-            OSError: the disk does not take it.
+            OSError: the disk is full.
         """
         storage, writer = self._storage, self._writer
         known = self._marks[-1].chunks if self._marks else 0
@@ -65,7 +65,7 @@ class WholeChunks:
         """Close the file after its last complete chunk, or an earlier one if space is needed.
 
         Returns:
-            the number of messages in it; 0 if there is no file that could be closed.
+            the number of messages in the file; 0 if no file could be closed.
         """
         for mark in reversed(self._marks):
             try:
@@ -78,9 +78,9 @@ class WholeChunks:
 
     def _set_back(self, mark: _Mark) -> None:
         storage, writer = self._storage, self._writer
-        with suppress(OSError):  # it tries to write what it still holds
+        with suppress(OSError):  # closing tries to write the buffered data
             storage.bio.close()
-        partial = storage.path  # it has no name of its own yet
+        partial = storage.path  # the file's temporary name
         os.truncate(partial, mark.end)
         storage.bio = partial.open("r+b")
         storage.bio.seek(0, os.SEEK_END)

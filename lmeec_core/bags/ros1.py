@@ -18,7 +18,7 @@ class Ros1Storage:
 
     Args:
         path: the file.
-        store: the message types of ROS 2; those of the bag that it does not know are added.
+        store: the message types of ROS 2; unknown types of the bag are added to it.
 
     Attributes:
         connections, metadata: as in other storages.
@@ -37,7 +37,7 @@ class Ros1Storage:
         """Open the file.
 
         Raises:
-            ReaderError: it is no sound ROS 1 bag.
+            ReaderError: the file is not an intact ROS 1 bag.
         """
         self._reader.open()
         try:
@@ -68,7 +68,7 @@ class Ros1Storage:
         start: int | None = None,
         stop: int | None = None,
     ) -> Generator[tuple[Connection, int, bytes], None, None]:
-        """Go through (connection, stamp, data as CDR) in the order of the stamps; see rosbags."""
+        """Iterate over (connection, stamp, data as CDR) in the order of the stamps; see rosbags."""
         wanted = {connection.id: connection for connection in connections}
         cache: dict[str, object] = {}
         sources = [self._sources[number] for number in wanted]
@@ -79,7 +79,7 @@ class Ros1Storage:
             yield wanted[source.id], stamp, bytes(made)
 
     def _learn(self, kind: str) -> None:
-        """Make a type known to ROS 2's store, with ROS 2's header."""
+        """Add a type to the ROS 2 store, with the ROS 2 header."""
         if kind not in self._store.fielddefs:
             text = self._own.generate_msgdef(kind, ros_version=2)[0]
             types = get_types_from_msg(text, kind)

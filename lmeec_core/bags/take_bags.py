@@ -1,7 +1,8 @@
 """A take as a rosbag2 recording: images and query masks as sensor_msgs.
 
-Every message of frame number f carries, and is stored at, the stamp f / 30 s + 1 s. The frame_id
-is the camera's topic name. The bag's metadata describes its content as JSON (`RecordingInfo`).
+Every message of frame number f has the stamp f / 30 s + 1 s, and is stored at that time. The
+frame_id is the camera's topic name. The bag's metadata describes its content as JSON
+(`RecordingInfo`).
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ FRAMES_PER_SECOND = 30
 EPOCH_NS = 1_000_000_000
 PROMPT_TYPE = "lmeec/msg/Prompt"
 PROMPT_TOPIC = "/lmeec/prompt"
-"""The topic of a node with the default name."""
+"""The prompt topic of a node with the default name."""
 PROMPT_LEAD_NS = 50_000_000
-"""A prompt lies this much before its image, so that a player sends it first."""
+"""A prompt is stored this much before its image, so that a player sends it first."""
 MASK_KINDS = ("label_image", "mask_array")
 
 Masks = dict[int, NDArray[np.bool_] | None]
@@ -55,7 +56,7 @@ def frame_of(stamp_ns: int) -> int:
 
 
 def topic_name(camera: str) -> str:
-    """A camera's name as part of a topic: letters, digits and "_", no digit first."""
+    """A camera's name as part of a topic: letters, digits and "_", beginning with a letter."""
     name = re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9_]", "_", camera)).strip("_")
     return name if name[:1].isalpha() else f"camera_{name}"
 
@@ -68,16 +69,16 @@ class RecordingInfo:
         take: name of the take.
         query: topic name of the query camera.
         targets: topic names of the target cameras.
-        cameras: topic name to the take's name of the camera.
-        image_topics: topic name of the camera to its image topic.
+        cameras: the cameras' names in the take, by topic name.
+        image_topics: the cameras' image topics, by topic name of the camera.
         transport: "compressed" or "raw".
         mask_topic, mask_type: the query masks; the type is "label_image" or "mask_array". Both are
-            empty where the bag has prompts in their place.
-        objects: label (1, 2, ...) to object name.
+            empty if the bag has prompts instead.
+        objects: object names by label (1, 2, ...).
         frames: the frame numbers.
-        overlaps: pixels claimed by several objects, which a label image cannot hold.
-        counts: topic to its number of messages.
-        prompt_topic: of the prompts (lmeec/msg/Prompt), where there are any.
+        overlaps: number of mask pixels with several objects, which a label image cannot store.
+        counts: number of messages by topic.
+        prompt_topic: topic of the prompts (lmeec/msg/Prompt); empty if there are none.
     """
 
     take: str
@@ -96,19 +97,20 @@ class RecordingInfo:
 
     @property
     def views(self) -> list[str]:
-        """Topic names of the cameras in which objects are sought: with prompts the query, too."""
+        """Topic names of the cameras with published masks: the targets and, with prompts, also the
+        query camera."""
         return [*([self.query] if self.prompt_topic else []), *self.targets]
 
     def to_json(self) -> str:
-        """As text, for a bag's metadata."""
+        """The description as text, for a bag's metadata."""
         return json.dumps(asdict(self), ensure_ascii=False)
 
     @classmethod
     def read(cls, bag: BagReader) -> RecordingInfo | None:
-        """From a bag's metadata; None for a bag that was not made from a take.
+        """The description from a bag's metadata; None for a bag that was not made from a take.
 
         Raises:
-            BagError: if the entry is not what this package writes.
+            BagError: the entry does not have the format that this package writes.
         """
         text = bag.info.get(INFO_KEY)
         if text is None:
@@ -142,15 +144,15 @@ def bag_from_take(
         take: the recording.
         path: folder of the bag.
         query: "ego" (default), "exo" (the first exo camera) or a camera's name.
-        targets: cameras' names; default: the exo cameras, or the ego camera if the query is exo.
-        objects: objects to mark in the query view; default all.
-        raw: decoded images (sensor_msgs/Image) instead of the take's JPEG bytes as they are.
+        targets: camera names; default: the exo cameras, or the ego camera if the query is exo.
+        objects: objects to mark in the query view; default: all.
+        raw: write decoded images (sensor_msgs/Image) instead of the take's JPEG bytes.
         masks: "label_image" (value = label, at the masks' own size) or "mask_array".
-        prompts: of the query camera; they stand in place of query masks.
-        overwrite: replace a bag that is there.
+        prompts: prompts in the query camera, used instead of query masks.
+        overwrite: replace an existing bag.
 
     Raises:
-        BagError, TakeError: on a name that the take does not have, or a broken file.
+        BagError, TakeError: the take has no such camera or object, or a file is broken.
     """
     if masks not in MASK_KINDS:
         raise BagError(f"masks {masks!r} were asked for, expected one of {MASK_KINDS}")
@@ -183,10 +185,10 @@ def bag_from_take(
 
 
 def _marked(info: RecordingInfo, prompts: Sequence[PlacedPrompt]) -> dict[int, list[PlacedPrompt]]:
-    """Prompts by frame, noted in the description of the bag.
+    """Prompts by frame; updates the description of the bag.
 
     Raises:
-        BagError: one that the bag has no image or no object for.
+        BagError: the bag has no image or no object for a prompt.
     """
     marked: dict[int, list[PlacedPrompt]] = {}
     for one in prompts:
@@ -214,7 +216,7 @@ def node_parameters(info: RecordingInfo) -> dict[str, Any]:
         "query_camera": info.query,
         "target_cameras": list(info.targets),
         "query_masks": {"source": "prompts"} if info.prompt_topic else masks,
-        # A take's frames may be seconds apart, and its cameras have gaps: that is not a failure.
+        # In a take, frames may be seconds apart and cameras may have gaps; this is no failure.
         "pairing": {"partial_wait": 10.0},
         "max_objects": max(32, len(info.objects)),
         "objects": [object_row(label, name) for label, name in info.objects.items()],
@@ -286,7 +288,7 @@ def camera_of(take: Take, name: str) -> str:
 
 
 def _mask_size(take: Take, info: RecordingInfo, masks: Masks, frame: int) -> tuple[int, int]:
-    """Size of the masks of a frame: that of one that is there, of another frame, of the image."""
+    """Size of the masks of a frame: of one of its masks, a mask of another frame, or the image."""
     for mask in masks.values():
         if mask is not None:
             return mask.shape[0], mask.shape[1]

@@ -1,7 +1,7 @@
 """Limits the unpacking of compressed recordings: a few kilobytes can expand to gigabytes.
 
-The rosbags library unpacks without a limit. `install` replaces its functions by those of this
-module (in the pinned version; a test fails if they move).
+The rosbags library unpacks without a limit. `install` replaces its functions with those in this
+module (for the pinned version; a test fails if the functions are moved).
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ zstd = storage_mcap.zstd  # Python's own, or its backport
 PACKED_MAGIC = b"\x28\xb5\x2f\xfd"
 """The first bytes of zstd data."""
 MOST_BYTES = 256 * 2**20
-"""Size up to which a chunk, message or file is always unpacked; larger ones up to MOST_RATIO."""
+"""Size up to which a chunk, message or file is always unpacked; beyond it, MOST_RATIO limits the
+growth."""
 MOST_RATIO = 100
 _STEP = 2**16
 
 
 def most_bytes(packed: int) -> int:
-    """Bytes that so many packed ones may become."""
+    """Maximum size of ``packed`` compressed bytes after unpacking."""
     return MOST_BYTES + MOST_RATIO * packed
 
 
@@ -37,7 +38,7 @@ def unpack_zstd(data: bytes, *_: object) -> bytes:
     """Unpack Zstandard frames.
 
     Raises:
-        ValueError: if they are cut off, or become more than `most_bytes` allows.
+        ValueError: the data are truncated, or exceed the size that `most_bytes` allows.
     """
     return _unpack(zstd.ZstdDecompressor, data)
 
@@ -70,11 +71,11 @@ def unpack_beginning(packing: str, data: bytes) -> bytes:
     """Unpack as much as possible of data that may be truncated or damaged.
 
     Args:
-        packing: "zstd", "lz4", or "" for none; nothing can be unpacked of another one.
-        data: the data, up to the cut.
+        packing: "zstd", "lz4", or "" for uncompressed data; other formats give no data.
+        data: the available data.
 
     Raises:
-        ValueError: if they become more than `most_bytes` allows.
+        ValueError: the data exceed the size that `most_bytes` allows.
     """
     if not packing:
         return data

@@ -102,7 +102,7 @@ def view_command(
     """Make a video of a recording with its masks: the query view next to each target view.
 
     True masks, where the take has them, are outlined in white. The video is H.264 and plays in
-    browsers. The exit code is 1 if any part of the recording is not shown; each such part is named.
+    browsers. The exit code is 1 if any part of the recording is not shown; these parts are named.
 
     **Examples**
 

@@ -1,1 +1,1 @@
-"""Objects in space from depth images: reading them, point clouds of masks, several cameras."""
+"""Objects in 3D from depth images: reading, point clouds of masks, fusion of several cameras."""

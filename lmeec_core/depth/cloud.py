@@ -1,8 +1,8 @@
-"""The point cloud of an object in one camera: the depth inside its mask, without what is not it.
+"""The point cloud of an object in one camera: the depth inside its mask, without outliers.
 
-Depth is wrong where a mask ends: sensors mix the near and the far side of an edge ("flying
-pixels"), and masks are a pixel or two too large here and there. So the mask's rim is left out, then
-pixels beside a jump of depth, and then all but the largest group of depths.
+Depth is unreliable at the edge of a mask: sensors mix the near and the far side of an edge ("flying
+pixels"), and masks may be a pixel or two too large. So the rim of the mask is left out first, then
+pixels next to a depth discontinuity, and finally all but the largest group of depths.
 """
 
 from __future__ import annotations
@@ -21,27 +21,28 @@ from lmeec_core.takes import resize_mask
 from lmeec_core.takes.rle import check_aspect
 
 RIM = 2
-"""Pixels of the mask's rim that are left out, where the object is large enough."""
+"""Width of the mask's rim that is left out, in pixels, if the object is large enough."""
 INNER = 0.25
-"""Share of a mask's pixels that must be left without its rim; else a thinner rim is left out."""
+"""Minimum share of a mask's pixels that must remain without its rim; else a thinner rim is used."""
 LEAST = 12
-"""Fewest pixels with a depth that make a cloud."""
+"""Minimum number of pixels with depth for a cloud."""
 JUMP, LEAST_JUMP = 0.03, 0.02
-"""Between neighbouring pixels, a share of the depth, and metres: the larger of both counts."""
+"""Depth discontinuity between neighbouring pixels: a share of the depth, and metres; the larger one
+applies."""
 GAP, LEAST_GAP = 0.05, 0.05
-"""Between two groups of depths, in the same way."""
+"""Gap between two groups of depths, in the same way."""
 MOST_POINTS = 20_000
 TRIM = 1.0
-"""Per cent of the points left out at each side when the extent is measured."""
+"""Percentage of points left out on each side when the extent is measured."""
 
 
 @dataclass(frozen=True)
 class DepthView:
-    """A camera's depth image, its lens, and where it stands.
+    """A camera's depth image, lens and pose.
 
     Attributes:
-        depth: float32 (H, W), metres along the camera's axis, NaN where there is none.
-        lens: of the colour image that the depth is aligned with; of the same shape.
+        depth: float32 (H, W), metres along the camera's axis, NaN for no value.
+        lens: intrinsics of the colour image, which the depth is aligned with.
         pose: in the common frame, whose unit is the metre.
     """
 
@@ -56,7 +57,7 @@ class Cloud:
 
     Attributes:
         points: (N, 3), common frame, metres.
-        pixels: int (N, 2), x and y of each in the depth image; empty for several cameras.
+        pixels: int (N, 2), x and y of each point in the depth image; empty for several cameras.
         given: number of the mask's pixels in the depth image.
     """
 
@@ -66,7 +67,7 @@ class Cloud:
 
     @property
     def centre(self) -> Vector:
-        """Middle of the box (3,). The points' mean would lie nearer to the cameras."""
+        """Centre of the box (3,). The mean of the points would be closer to the cameras."""
         low, high = self.box
         middle: Vector = (low + high) / 2
         return middle
@@ -86,17 +87,18 @@ class Cloud:
 
 
 def object_cloud(mask: NDArray[np.bool_], view: DepthView, most: int = MOST_POINTS) -> Cloud:
-    """The points of an object that a camera sees.
+    """The points on the surface of an object that a camera sees.
 
     Args:
-        mask: bool (H, W), of the colour image; may have another resolution of the same shape.
+        mask: bool (H, W), of the colour image; may have another resolution, with the same aspect
+            ratio.
         view: the camera.
-        most: largest number of points; of more, evenly spread ones are taken.
+        most: maximum number of points; if there are more, they are subsampled evenly.
 
     Raises:
-        GeometryError: of the kind "no_depth": too few of the mask's pixels have a depth; or
-            "calibration": the lens is of an image of another shape.
-        InputError: the mask is none, or of an image of another shape.
+        GeometryError: of kind "no_depth": too few of the mask's pixels have depth; of kind
+            "calibration": the lens is for an image with another aspect ratio.
+        InputError: the mask is not a bool (H, W) array, or has another aspect ratio.
     """
     depth = view.depth
     if mask.ndim != 2 or mask.dtype != np.bool_ or depth.ndim != 2:
@@ -127,11 +129,11 @@ def object_cloud(mask: NDArray[np.bool_], view: DepthView, most: int = MOST_POIN
 
 
 def kept_pixels(mask: NDArray[np.bool_], depth: Depth) -> NDArray[np.bool_]:
-    """The pixels of a mask whose depth is taken for the object's.
+    """The pixels of a mask whose depth is used for the object.
 
     Args:
         mask: bool (H, W).
-        depth: float32 (H, W), metres; NaN where there is none.
+        depth: float32 (H, W), metres; NaN for no value.
     """
     kept = np.zeros_like(mask)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
@@ -147,7 +149,7 @@ def kept_pixels(mask: NDArray[np.bool_], depth: Depth) -> NDArray[np.bool_]:
 
 
 def _without_rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The mask less its rim, as wide as the object allows; the image's edge counts as outside."""
+    """The mask without its rim, as wide as the object allows; the image's edge counts as rim."""
     padded = np.pad(mask, 1).astype(np.uint8)
     for width in range(RIM, 0, -1):
         kernel = np.ones((2 * width + 1, 2 * width + 1), np.uint8)
@@ -159,7 +161,7 @@ def _without_rim(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 def _beside_jumps(inner: NDArray[np.bool_], depth: Depth) -> NDArray[np.bool_]:
-    """Pixels beside which the depth, as far as it is the object's, jumps."""
+    """Pixels next to a depth discontinuity inside the mask."""
     kernel = np.ones((3, 3), np.uint8)
     low = np.where(inner, depth, np.float32(np.inf)).astype(np.float32)
     high = np.where(inner, depth, np.float32(-np.inf)).astype(np.float32)
@@ -172,7 +174,7 @@ def _beside_jumps(inner: NDArray[np.bool_], depth: Depth) -> NDArray[np.bool_]:
 
 
 def _largest_group(values: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """Which depths belong to the largest group between gaps."""
+    """Which depths belong to the largest group without gaps."""
     if not len(values):
         return np.zeros(0, bool)
     order = np.argsort(values)

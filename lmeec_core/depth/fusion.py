@@ -1,4 +1,4 @@
-"""An object seen by several cameras: their clouds in the common frame, against triangulation."""
+"""Fuses the clouds of an object from several cameras, and compares them with triangulation."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from lmeec_core.errors import InputError
 from lmeec_core.geometry import GeometryError, Triangulation, Vector
 
 MAX_DISAGREEMENT = 0.1
-"""Metres; default of the largest disagreement that is accepted."""
+"""Default of the maximum accepted disagreement, metres."""
 VOXEL = 0.005
-"""Metres; a cube counts once, however many pixels of near cameras are in it."""
+"""Side of the cubes in which points are merged, so that near cameras do not dominate; metres."""
 TRIANGULATED = "triangulation"
 
 
 @dataclass(frozen=True)
 class Located:
-    """Where an object is, by all that says something of it.
+    """The position of an object from all available sources.
 
     Attributes:
-        cloud: of all cameras.
-        by_camera: cloud of each.
-        triangulated: from the masks' centroids; None where fewer than two cameras see it.
-        disagreement: metres between the two places that lie farthest apart: the boxes of two
-            cameras' clouds, or the triangulated point and the box of all of them. 0 where they
-            touch or overlap, as the front and the back of a thing do.
-        between: the names of these two, cameras or :data:`TRIANGULATED`; empty if there is one.
+        cloud: the fused cloud of all cameras.
+        by_camera: the cloud of each camera.
+        triangulated: point from the masks' centroids; None if fewer than two cameras see it.
+        disagreement: metres between the two sources that are farthest apart: the boxes of two
+            cameras' clouds, or the triangulated point and the box of all clouds. 0 if they touch or
+            overlap, like the front and the back of an object.
+        between: names of these two sources, cameras or :data:`TRIANGULATED`; empty for one source.
     """
 
     cloud: Cloud
@@ -40,13 +40,13 @@ class Located:
     between: tuple[str, ...]
 
     def check(self, most: float) -> None:
-        """Refuse a place that its sources do not agree on.
+        """Check that the sources agree.
 
         Args:
-            most: largest disagreement, metres.
+            most: maximum disagreement, metres.
 
         Raises:
-            GeometryError: of the kind "disagree"; the text has the numbers.
+            GeometryError: of kind "disagree"; the text has the numbers.
         """
         if not self.disagreement <= most:
             one, other = self.between
@@ -58,14 +58,14 @@ class Located:
 
 
 def fuse(by_camera: Mapping[str, Cloud], triangulated: Triangulation | None = None) -> Located:
-    """Put the clouds of an object together, and compare them.
+    """Fuse the clouds of an object, and compare them.
 
     Args:
-        by_camera: in one common frame; at least one.
+        by_camera: at least one cloud, in a common frame.
         triangulated: the point from the centroids, if there is one.
 
     Raises:
-        InputError: no cloud.
+        InputError: there is no cloud.
     """
     if not by_camera:
         raise InputError("no point cloud given, one of at least one camera expected")
@@ -87,13 +87,13 @@ def fuse(by_camera: Mapping[str, Cloud], triangulated: Triangulation | None = No
 
 
 def gap(one: tuple[Vector, Vector], other: tuple[Vector, Vector]) -> float:
-    """Distance of two boxes, given by their lowest and highest corners; 0 if they touch."""
+    """Distance between two boxes, given by their lowest and highest corners; 0 if they touch."""
     apart = np.maximum(0, np.maximum(one[0] - other[1], other[0] - one[1]))
     return float(np.linalg.norm(apart))
 
 
 def thinned(points: Vector, voxel: float = VOXEL) -> Vector:
-    """One point, the mean, for each cube of side `voxel` that has any."""
+    """The points, replaced by their mean in each cube of side `voxel`."""
     cells = np.floor(points / voxel).astype(np.int64)
     _, where, counts = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
     where = where.reshape(-1)

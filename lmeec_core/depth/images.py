@@ -20,7 +20,7 @@ from lmeec_core.takes.images import MAX_PIXELS, check_stream, decode_stream, is_
 Depth = NDArray[np.float32]
 
 HEADER = struct.Struct("<iff")
-"""In front of the PNG of a compressedDepth message: kind of compression, and two parameters."""
+"""Header before the PNG of a compressedDepth message: kind of compression, and two parameters."""
 MILLIMETRES = ("16UC1", "mono16")
 METRES = ("32FC1",)
 FARTHEST_MM = 65535
@@ -31,17 +31,17 @@ class DepthImageError(InputError):
 
 
 def to_metres(pixels: NDArray[Any]) -> Depth:
-    """Depth values in metres, NaN where there is none.
+    """Depth values in metres, NaN for no value.
 
     Args:
-        pixels: uint16 (H, W), millimetres, 0 where there is no value; or float32 or float64 (H, W),
-            metres, where what is not finite or not above 0 is no value (REP 118).
+        pixels: uint16 (H, W), millimetres, 0 for no value; or float32 or float64 (H, W), metres,
+            with no value where a number is not finite or not above 0 (REP 118).
 
     Returns:
         float32 (H, W).
 
     Raises:
-        DepthImageError: on another shape or type.
+        DepthImageError: another shape or type.
     """
     if pixels.ndim != 2 or not pixels.size:
         raise DepthImageError(
@@ -62,7 +62,7 @@ def to_metres(pixels: NDArray[Any]) -> Depth:
 
 
 def from_png(data: bytes, max_pixels: int = MAX_PIXELS) -> Depth:
-    """Depth in metres of a PNG with one channel of 16 bits, millimetres.
+    """Depth in metres from a PNG with one 16-bit channel, millimetres.
 
     Raises:
         DepthImageError: damaged, too large, or another kind of image.
@@ -71,19 +71,19 @@ def from_png(data: bytes, max_pixels: int = MAX_PIXELS) -> Depth:
 
 
 def from_compressed(data: bytes, kind: str, max_pixels: int = MAX_PIXELS) -> Depth:
-    """Depth in metres of a compressedDepth message, as compressed_depth_image_transport writes it.
+    """Depth in metres from a compressedDepth message of compressed_depth_image_transport.
 
-    16UC1 images are PNG of their values; 32FC1 ones are PNG of quantised inverse depth, whose two
-    parameters stand in the header. The format RVL is refused.
+    16UC1 images are stored as PNG; 32FC1 images as PNG of quantised inverse depth, with two
+    parameters in the header. The format RVL is not supported.
 
     Args:
-        data: the message's bytes: 12 of header, then the PNG.
-        kind: the message's format, as "16UC1; compressedDepth png"; older publishers leave out
+        data: the message's bytes: 12 bytes of header, then the PNG.
+        kind: the message's format, for example "16UC1; compressedDepth png"; older publishers omit
             the last word.
-        max_pixels: refuse larger images.
+        max_pixels: larger images are rejected.
 
     Raises:
-        DepthImageError: not such a message, or damaged.
+        DepthImageError: the message has another format, or is damaged.
     """
     encoding, _, rest = (part.strip() for part in kind.partition(";"))
     words = rest.split()
@@ -121,7 +121,7 @@ def from_compressed(data: bytes, kind: str, max_pixels: int = MAX_PIXELS) -> Dep
 
 
 def read_depth(path: Path) -> Depth:
-    """Depth in metres of a file: PNG with one channel of 16 bits, millimetres.
+    """Depth in metres from a file: PNG with one 16-bit channel, millimetres.
 
     Raises:
         DepthImageError: no such file, or another kind of image; names it.
@@ -136,8 +136,8 @@ def encode_depth(metres: NDArray[np.floating[Any]]) -> bytes:
     """A depth image as PNG, 16 bits, whole millimetres.
 
     Args:
-        metres: (H, W); what is not finite, not above 0, or too far for 16 bits (65.535 m) becomes
-            0, no value.
+        metres: (H, W); values that are not finite, not above 0, or too large for 16 bits
+            (65.535 m) become 0, no value.
     """
     with np.errstate(invalid="ignore"):
         rounded = np.rint(np.asarray(metres, np.float64) * 1000)

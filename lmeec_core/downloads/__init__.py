@@ -1,1 +1,1 @@
-"""Released weights: which there are, where they come from, and how they get into the cache."""
+"""Released weights: the catalogue, and downloads into the cache."""

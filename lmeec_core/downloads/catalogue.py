@@ -1,4 +1,4 @@
-"""The weights that ``lmeec weights`` knows: for which preset, where they are, and what is known."""
+"""The weights that ``lmeec weights`` knows: their presets, URLs, sizes and checksums."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmeec_core.errors import InputError
 __all__ = ["CATALOGUE", "VARIABLE", "Released", "released"]
 
 VARIABLE = "LMEEC_WEIGHTS_URL"
-"""Environment variable that names another folder on the web with the same files (a mirror)."""
+"""Environment variable with the URL of a mirror: a folder with the same files."""
 
 _SAM2 = "https://dl.fbaipublicfiles.com/segment_anything_2/092824"
 _SAM2_PAGE = "https://github.com/facebookresearch/sam2"
@@ -24,38 +24,38 @@ class Released:
 
     name: str
     preset: str
-    """The network that they are for, one of :data:`lmeec_core.config.PRESETS`."""
+    """The network of these weights, one of :data:`lmeec_core.config.PRESETS`."""
     file: str
-    """The file's name, in the cache and in the folder on the web."""
+    """The file's name, in the cache and on the server."""
     source: str
-    """Where it is: the folder on the web, or with ``direct`` false a page to click on."""
+    """URL of the folder with the file or, if ``direct`` is false, of a page for a browser."""
     page: str
-    """Where its authors write about it."""
+    """The authors' web page."""
     licence: str
     size: int | None = None
-    """Bytes; None: not known."""
+    """Bytes; None: unknown."""
     sha256: str | None = None
-    """Of the file; None: not known."""
+    """SHA-256 of the file; None: unknown."""
     direct: bool = True
-    """Whether ``source`` and ``file`` make the file's address."""
+    """Whether the file can be downloaded from ``source``/``file``."""
     mv_moe: bool = False
-    """Whether the MV-MoE is in it, without which there is no correspondence between views."""
+    """Whether the file has the MV-MoE, which is needed for correspondence between views."""
 
     def url(self, base: str | None = None) -> str | None:
-        """The file's address; None where there is only a page to click on.
+        """The file's URL; None if it can only be downloaded with a browser.
 
         Args:
-            base: a folder on the web that takes the place of ``source``; None: $LMEEC_WEIGHTS_URL,
-                and without that ``source``.
+            base: URL of a folder that replaces ``source``; None: $LMEEC_WEIGHTS_URL or, if that is
+                not set, ``source``.
 
         Raises:
-            InputError: a base that is no address of the web.
+            InputError: the base is not an http or https URL.
         """
         given = base or os.environ.get(VARIABLE)
         if given and not given.startswith(("http://", "https://")):
             raise InputError(
-                f"{'--url-base' if base else VARIABLE}: {given!r} given, the address of a folder "
-                f"expected that begins with http:// or https:// (a file on this machine: --file)"
+                f"{'--url-base' if base else VARIABLE}: {given!r} given, the URL of a folder that "
+                f"begins with http:// or https:// expected (for a file on this machine: --file)"
             )
         folder = given or (self.source if self.direct else None)
         return None if folder is None else f"{folder.rstrip('/')}/{self.file}"
@@ -77,8 +77,8 @@ def _sam2(size: str, preset: str, length: int, sha256: str) -> Released:
 CATALOGUE = {
     one.name: one
     for one in (
-        # Meta publishes no checksums. These, and the lengths, are those of many public copies that
-        # agree, among them projects that record them for exactly these addresses.
+        # Meta publishes no checksums. These checksums and sizes are from several public copies that
+        # agree, including projects that record them for exactly these URLs.
         _sam2(
             "tiny",
             "sam2_tiny",
@@ -119,10 +119,10 @@ CATALOGUE = {
 
 
 def released(name: str) -> Released:
-    """The weights of that name.
+    """The weights with this name.
 
     Raises:
-        InputError: there are none; the message lists the names.
+        InputError: the name is unknown; the message lists the names.
     """
     if name not in CATALOGUE:
         raise InputError(f"weights: {name!r} given, one of {list(CATALOGUE)} expected")

@@ -1,4 +1,4 @@
-"""Downloads that go on where they were cut, into a part that is kept until it is whole."""
+"""Resumable downloads: a partial file is kept until it is complete."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from lmeec_core.files import write_text
 __all__ = ["Download", "DownloadError"]
 
 TRIES = 3
-"""Connections in a row that may be cut without the part getting longer."""
+"""Number of consecutive attempts without progress after which a download fails."""
 PAUSE = 2.0
-"""Seconds between two of them."""
+"""Seconds between two attempts."""
 TIMEOUT = 30.0
-"""Seconds without a byte after which a connection counts as cut."""
+"""Seconds without data after which a connection counts as lost."""
 CHUNK = 1 << 16
 ARCHIVE = b"PK"
-"""How every file that torch.save writes begins: it is a zip archive."""
+"""The first bytes of every file written by torch.save, which is a zip archive."""
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
@@ -43,15 +43,15 @@ class _Cut(Exception):
 
 @dataclass
 class Download:
-    """The download of one checkpoint, in the form that pooch calls.
+    """The download of one checkpoint; a downloader for pooch.
 
     Attributes:
-        partial: what has arrived so far; a run that is stopped leaves it for the next one. It is
-            continued only if the server says that its file is still the same (If-Range).
-        size: bytes that the file has to have; None: not known.
-        instead: what to do where the server does not have the file, for messages.
-        show: told of progress: bytes so far, and bytes in all or None.
-        say: told in words of what the user would not expect.
+        partial: the partial file; if a run is stopped, the next one resumes it. It is resumed only
+            if the server confirms that its file has not changed (If-Range).
+        size: expected size in bytes; None: unknown.
+        instead: alternatives to the download, for messages.
+        show: called with the progress: bytes so far, and total bytes or None.
+        say: called with texts about unexpected events.
     """
 
     partial: Path
@@ -64,13 +64,13 @@ class Download:
         """Download a file.
 
         Args:
-            url: its address.
-            output_file: where it is put once all of it is on the disk.
+            url: the URL.
+            output_file: the final path of the complete file.
             pooch: not used.
 
         Raises:
-            DownloadError: no connection, no such file, something else than a checkpoint, a
-                connection cut again and again, or a full disk.
+            DownloadError: no connection, no such file, the file is not a checkpoint, the connection
+                was lost repeatedly, or the disk is full.
         """
         longest, failures = -1, 0
         while not self._whole(url):
@@ -82,7 +82,7 @@ class Download:
                 longest, failures = max(longest, there), 0 if there > longest else failures + 1
                 if failures >= TRIES:
                     raise DownloadError(
-                        f"{url}: the connection was cut again and again ({cut}); {self._kept()}"
+                        f"{url}: the connection was lost repeatedly ({cut}); {self._kept()}"
                     ) from cut
             time.sleep(PAUSE)
         os.replace(self.partial, output_file)
@@ -97,14 +97,14 @@ class Download:
 
     def _kept(self) -> str:
         if not self._there():
-            return "give the same command again"
+            return "run the same command again"
         return (
-            f"the first {self._there():,} bytes are kept ({self.partial}): give the same command "
-            f"again to go on from there"
+            f"the first {self._there():,} bytes are kept ({self.partial}): run the same command "
+            f"again to resume"
         )
 
     def _noted(self, url: str) -> dict[str, Any]:
-        """What is known of the part: the server's mark of the file, and the file's size."""
+        """The note about the partial file: the server's identifier of the file, and its size."""
         try:
             noted = json.loads(self._note.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -112,12 +112,12 @@ class Download:
         return noted if isinstance(noted, dict) and noted.get("url") == url else {}
 
     def _whole(self, url: str) -> bool:
-        """Whether an earlier run got all of it, but could not name it any more."""
+        """Whether an earlier run downloaded everything, but could not rename the file."""
         size = self._noted(url).get("size")
         return size is not None and self._there() == size
 
     def _transfer(self, url: str) -> None:
-        """One connection: from where the part ends, if the server allows it, to the end."""
+        """Download over one connection, resuming the partial file if the server allows it."""
         start, mark = self._there(), self._noted(url).get("mark")
         headers = {"Accept-Encoding": "identity", "User-Agent": "lmeec"}
         if start and mark:
@@ -129,7 +129,9 @@ class Download:
         with response:
             begin = self._begin(response, start)
             if start and not begin:
-                self.say(f"the server does not continue the first {start:,} bytes: begun anew")
+                self.say(
+                    f"the server cannot resume after the first {start:,} bytes: starting again"
+                )
             size = self._expected(response, begin)
             self._room(size, begin)
             try:
@@ -139,17 +141,17 @@ class Download:
             except OSError as error:
                 what = "the disk is full" if error.errno in _FULL else "it cannot be written"
                 raise DownloadError(
-                    f"{self.partial}: {what} ({error.strerror}); free space, or let LMEEC_CACHE "
-                    f"name a folder with more; {self._kept()}"
+                    f"{self.partial}: {what} ({error.strerror}); free some space, or set "
+                    f"LMEEC_CACHE to a folder with more; {self._kept()}"
                 ) from error
 
     def _begin(self, response: requests.Response, start: int) -> int:
-        """The offset at which the answer begins.
+        """The offset in the file at which the response begins.
 
         Raises:
-            DownloadError: an answer that is not the file.
+            DownloadError: the response is not the file.
         """
-        if response.status_code == 416:  # the file is shorter than the part
+        if response.status_code == 416:  # the file is shorter than the partial file
             self.partial.unlink(missing_ok=True)
             raise _Cut("the file on the server has changed")
         if response.status_code not in (200, 206):
@@ -161,17 +163,17 @@ class Download:
         given = response.headers.get("Content-Range", "")
         if not re.match(rf"bytes {start}-", given):
             self.partial.unlink(missing_ok=True)
-            raise _Cut(f"bytes from {start} were asked for, {given or 'an unknown part'} came")
+            raise _Cut(f"bytes from {start} were requested, {given or 'an unknown part'} received")
         return start
 
     def _expected(self, response: requests.Response, begin: int) -> int | None:
-        """The whole file's size, as the server says or as it is known."""
+        """The size of the complete file, from the server or as known."""
         length = response.headers.get("Content-Length", "")
         size = begin + int(length) if length.isdecimal() else None
         if size is not None and self.size is not None and size != self.size:
             raise DownloadError(
                 f"{response.url}: the server has a file of {size:,} bytes, {self.size:,} expected: "
-                f"it is another one; {self.instead}"
+                f"it is a different file; {self.instead}"
             )
         return size if size is not None else self.size
 
@@ -180,17 +182,17 @@ class Download:
         if size is not None and size - begin > free:
             raise DownloadError(
                 f"{self.partial.parent}: the disk is full: {size - begin:,} bytes are needed and "
-                f"{free:,} are free; free space, or let LMEEC_CACHE name a folder with more"
+                f"{free:,} are free; free some space, or set LMEEC_CACHE to a folder with more"
             )
 
     def _receive(self, response: requests.Response, url: str, begin: int, size: int | None) -> None:
-        """Write the answer's content behind the first ``begin`` bytes of the part."""
+        """Write the response's content after the first ``begin`` bytes of the partial file."""
         etag = response.headers.get("ETag", "")
         mark = response.headers.get("Last-Modified") if etag[:2] in ("", "W/") else etag
         chunks = response.iter_content(CHUNK)
         first = next(chunks, b"")
         if not first:
-            raise _Cut("nothing came")
+            raise _Cut("no data received")
         if not begin and not first.startswith(ARCHIVE):
             begins = first[:40].decode("ascii", "replace").strip()
             raise DownloadError(self._no_checkpoint(url, f"something that begins with {begins!r}"))
@@ -210,9 +212,9 @@ class Download:
 
     def _no_checkpoint(self, url: str, what: str) -> str:
         return (
-            f"{url}: the server sent {what} instead of a checkpoint. A proxy or a page to log in "
-            f"is probably in between: open the address in a browser to see it, log in, or set "
-            f"HTTPS_PROXY; or else {self.instead}"
+            f"{url}: the server sent {what} instead of a checkpoint, probably from a proxy or a "
+            f"login page: open the URL in a browser to see it, log in, or set HTTPS_PROXY; "
+            f"otherwise {self.instead}"
         )
 
     def _refused(self, response: requests.Response) -> str:
@@ -220,32 +222,31 @@ class Download:
         if status in (404, 410):
             what = f"there is no such file; {self.instead}"
         elif status == 407:
-            what = "the proxy wants a name and a password: HTTPS_PROXY=http://name:password@host"
+            what = "the proxy needs a name and a password: HTTPS_PROXY=http://name:password@host"
         elif status in (401, 403):
-            what = f"access is refused, by the server or by a proxy; {self.instead}"
+            what = f"access is denied by the server or by a proxy; {self.instead}"
         elif status == 429 or status >= 500:
-            what = f"the server is busy or out of order; try again later. {self._kept()}"
+            what = f"the server is busy or has an error; try again later. {self._kept()}"
         else:
             what = f"200 or 206 expected; {self.instead}"
         return f"{response.url}: HTTP {status} {response.reason}: {what}"
 
     def _unreachable(self, url: str, error: requests.RequestException) -> str:
         if isinstance(error, requests.exceptions.ProxyError):
-            return f"{url}: the proxy does not answer ({_reason(error)}); look at HTTPS_PROXY"
+            return f"{url}: the proxy does not answer ({_reason(error)}); check HTTPS_PROXY"
         if isinstance(error, requests.exceptions.SSLError):
             return (
-                f"{url}: no trusted connection ({_reason(error)}); look at the clock of this "
-                f"machine, and with a proxy of a company let REQUESTS_CA_BUNDLE name its "
-                f"certificates"
+                f"{url}: no trusted connection ({_reason(error)}); check the clock of this "
+                f"machine and, behind a company's proxy, set REQUESTS_CA_BUNDLE to its certificates"
             )
         return (
-            f"{url}: not reached ({_reason(error)}). Look at the network (behind a proxy: "
-            f"HTTPS_PROXY) and give the same command again; or {self.instead}"
+            f"{url}: cannot be reached ({_reason(error)}). Check the network (behind a proxy: "
+            f"HTTPS_PROXY) and run the same command again; or {self.instead}"
         )
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost reason of an error of requests, without the objects that it happened to."""
+    """The innermost cause of an error of requests, without the names of Python objects."""
     seen = error
     while True:
         inner = getattr(seen, "reason", None)

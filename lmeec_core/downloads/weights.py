@@ -1,4 +1,4 @@
-"""From the web, or from a file, into the cache: checked, whole, and with what is known of it."""
+"""Puts released weights into the cache, from the web or from a file, and checks them."""
 
 from __future__ import annotations
 
@@ -29,41 +29,41 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Held:
-    """What the cache has of released weights."""
+    """The state of released weights in the cache."""
 
     path: Path
-    """Where they are, or would be."""
+    """The file's path, whether it exists or not."""
     size: int | None
-    """Bytes of the file; None: it is not there."""
+    """Size of the file in bytes; None: it does not exist."""
     partial: int
-    """Bytes that a download which was stopped has left."""
+    """Bytes left by an interrupted download."""
 
 
 @dataclass(frozen=True)
 class Kept:
-    """Weights in the cache that were checked: whole, and loadable as their preset."""
+    """Checked weights in the cache: complete, and loadable with their preset."""
 
     path: Path
     size: int
     sha256: str
     known: bool
-    """Whether the SHA-256 is known from elsewhere; else it is that of the first download."""
+    """Whether the SHA-256 is from the catalogue; else it is that of the first download."""
 
 
 def weights_folder() -> Path:
-    """The folder of released weights in the cache; it need not be there.
+    """The folder of released weights in the cache; it may not exist yet.
 
     Raises:
         InputError: there is no home folder, and $LMEEC_CACHE is not set.
     """
     folder = cache_folder()
     if folder is None:
-        raise InputError(f"no home folder to keep weights in: let {VARIABLE} name a folder")
+        raise InputError(f"no home folder to keep weights in: set {VARIABLE} to a folder")
     return folder / "weights"
 
 
 def held(weights: Released) -> Held:
-    """What the cache has of these weights, by its name and size: nothing is read.
+    """The state of these weights in the cache, by name and size; no file is read.
 
     Raises:
         InputError: there is no cache folder.
@@ -76,15 +76,15 @@ def obtain(weights: Released, base: str | None, show: Show, say: Say) -> Kept:
     """Download weights, unless they are in the cache, and check them.
 
     Args:
-        weights: which.
+        weights: the weights to download.
         base: see :meth:`Released.url`.
-        show: told of progress: bytes so far, and bytes in all or None.
-        say: told in words of what the user would not expect.
+        show: called with the progress: bytes so far, and total bytes or None.
+        say: called with texts about unexpected events.
 
     Raises:
-        InputError: there is no address to download from, a wrong base, or no cache folder.
-        CheckpointError: what arrived is not a checkpoint of the preset; it is not kept.
-        DownloadError: see :class:`lmeec_core.downloads.http.Download`; also a wrong checksum.
+        InputError: there is no URL to download from, a wrong base, or no cache folder.
+        CheckpointError: the file is not a checkpoint of the preset; it is deleted.
+        DownloadError: see :class:`lmeec_core.downloads.http.Download`; also for a wrong checksum.
         OSError: the cache folder cannot be written; names it.
     """
     path = weights_folder() / weights.file
@@ -92,7 +92,7 @@ def obtain(weights: Released, base: str | None, show: Show, say: Say) -> Kept:
     if path.is_file():
         if expected is None or _sha256(path) == expected:
             return _checked(weights, path, expected)
-        say(f"{path} is not what it was (its SHA-256 differs); it is fetched again")
+        say(f"{path} has changed (its SHA-256 differs); it is downloaded again")
     url = weights.url(base)
     if url is None:
         raise InputError(_by_hand(weights))
@@ -111,8 +111,9 @@ def keep(weights: Released, file: Path) -> Kept:
     """Check a file that was downloaded by other means, and copy it into the cache.
 
     Raises:
-        InputError: no such file, a wrong checksum, or no checkpoint of the preset.
-        OSError: it cannot be read, or the cache cannot be written; names the file.
+        InputError: there is no such file, its checksum is wrong, or it is not a checkpoint of the
+            preset.
+        OSError: the file cannot be read, or the cache cannot be written; names the file.
     """
     if not file.is_file():
         raise InputError(f"--file {file}: no such file")
@@ -120,7 +121,7 @@ def keep(weights: Released, file: Path) -> Kept:
     if weights.sha256 not in (None, got):
         raise InputError(
             f"--file {file}: its SHA-256 is {got}, {weights.sha256} expected for {weights.name}: "
-            f"a damaged file, or another one"
+            f"it is damaged, or a different file"
         )
     _check(weights, file)
     path = weights_folder() / weights.file
@@ -132,9 +133,9 @@ def keep(weights: Released, file: Path) -> Kept:
 
 def _by_hand(weights: Released) -> str:
     return (
-        f"{weights.name}: its authors ({weights.page}) have it in a Google Drive folder, from "
-        f"which only a browser downloads. Open {weights.source} , click on the checkpoint (.pt), "
-        f"then on the arrow (Download), and give the file that arrives: "
+        f"{weights.name}: the authors ({weights.page}) share it in a Google Drive folder, from "
+        f"which only a browser can download. Open {weights.source} , click on the checkpoint "
+        f"(.pt), then on the arrow (Download), and run: "
         f"lmeec weights get {weights.name} --file ~/Downloads/checkpoint.pt"
     )
 
@@ -146,10 +147,10 @@ def _retrieve(
 
     from lmeec_core.downloads.http import Download, DownloadError
 
-    pooch.get_logger().setLevel("WARNING")  # the address and the progress are ours to show
+    pooch.get_logger().setLevel("WARNING")  # URL and progress are shown by this command
     instead = (
         f"get {weights.file} by other means (see {weights.page}) and give it with --file, or give "
-        f"the address of another folder that has it with --url-base"
+        f"the URL of another folder that has it with --url-base"
     )
     download = Download(_partial(path), weights.size, instead, show, say)
     known = f"sha256:{expected}" if expected else None
@@ -158,21 +159,21 @@ def _retrieve(
     except ValueError as error:
         got = re.search("[0-9a-f]{64}", str(error).replace(expected or "", ""))
         raise DownloadError(
-            f"{url}: the checksum is wrong: SHA-256 {got[0] if got else 'unknown'} came, "
-            f"{expected} expected. It was damaged on the way, or is another file. "
-            f"Nothing was kept. Try once more; or {instead}"
+            f"{url}: the checksum is wrong: SHA-256 {got[0] if got else 'unknown'} received, "
+            f"{expected} expected. The download was damaged, or is a different file. "
+            f"Nothing was kept. Try again; or {instead}"
         ) from error
 
 
 @contextmanager
 def _alone(path: Path) -> Iterator[None]:
-    """Hold a lock beside a file, so that no two processes write the same part."""
+    """Lock a file, so that no two processes download it at the same time."""
     with path.with_name(f".{path.name}.lock").open("ab") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise InputError(
-                f"{path}: another process is downloading it; wait for that one to finish"
+                f"{path}: another process is downloading this file; wait for it to finish"
             ) from error
         yield
 
@@ -183,14 +184,14 @@ def _checked(weights: Released, path: Path, expected: str | None) -> Kept:
 
 
 def _recording(weights: Released, path: Path, sha256: str) -> Kept:
-    """Put a checksum that is not known from elsewhere beside the file, as sha256sum does."""
+    """Record a checksum that is not in the catalogue next to the file, as sha256sum does."""
     if weights.sha256 is None:
         write_text(_record(path), f"{sha256}  {path.name}\n")
     return Kept(path, path.stat().st_size, sha256, weights.sha256 is not None)
 
 
 def _check(weights: Released, path: Path) -> None:
-    """Refuse what is not a checkpoint of the weights' preset."""
+    """Raise an error unless the file is a checkpoint of the weights' preset."""
     state = read_state_dict(path)
     with torch.device("meta"):
         model = build_model(preset(weights.preset))

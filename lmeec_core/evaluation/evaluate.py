@@ -1,4 +1,4 @@
-"""Scores of a whole result file, with the groups that a report shows."""
+"""Scores a whole result file, with the groups of the report."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LENGTHS: tuple[str, ...] = ("under 200 frames", "200 to 600 frames", "over 600 f
 
 
 class TakeInfo(NamedTuple):
-    """What the groups need to know of a take."""
+    """Properties of a take by which scores are grouped."""
 
     scenario: str
     length: int
@@ -51,17 +51,17 @@ class Evaluation:
 
     Attributes:
         direction: "ego-exo" or "exo-ego".
-        scores: all scored frames; carries the protocol's name.
+        scores: all scored frames; also names the protocol.
         takes: the takes that were scored.
         problems: what the benchmark would reject in the result file.
-        notes: what the protocol ignores of the predictions or the truth.
+        notes: texts about parts of the predictions or the truth that the protocol ignores.
         broken: scored predictions that cannot be read; they count as missing.
         void: why there is no score and the numbers are meaningless; None if there is one.
         skipped: takes of the truth that could not be read.
-        unlisted: takes whose truth does not list the frames that were annotated; all frames with
-            images were scored, where the benchmark would leave some out.
-        tracked: takes whose query masks were tracked from prompts and not given; by take, the IoU
-            of each of these masks with the true one, where the truth has it.
+        unlisted: takes whose truth does not list the annotated frames; all frames with images were
+            scored, although the benchmark would leave some out.
+        tracked: takes whose query masks were tracked from prompts; by take, the IoU of each of
+            these masks with the true mask, if there is one.
     """
 
     direction: str
@@ -77,11 +77,11 @@ class Evaluation:
 
     @property
     def query_ious(self) -> list[float]:
-        """IoU of all query masks that were tracked, with the true ones."""
+        """IoU of all tracked query masks with the true masks."""
         return [one for ious in self.tracked.values() for one in ious]
 
     def tracked_text(self) -> str | None:
-        """What a report says of query masks that were tracked; None if all were given."""
+        """The report's remark about query masks tracked from prompts; None if there are none."""
         if not self.tracked:
             return None
         text = (
@@ -102,7 +102,7 @@ class Evaluation:
 
     @property
     def missing(self) -> int:
-        """Predictions that are missing or broken, also in frames that are not scored."""
+        """Number of missing or broken predictions, including frames that are not scored."""
         return sum(problem.predictions for problem in self.problems)
 
     def groups(self) -> dict[str, dict[str, Scores]]:
@@ -141,9 +141,9 @@ def evaluate(
 ) -> Evaluation:
     """Score predictions of one direction on all takes of a truth.
 
-    A take whose truth is broken is skipped and reported as a whole. Protocol `lm_eec` starts from
-    the predictions, so takes and frames without predictions are not scored. Where most predictions
-    cannot be read, or none is of what the truth asks for, there is no score (``void``).
+    A take whose truth is broken is skipped completely and reported. Protocol `lm_eec` starts from
+    the predictions, so takes and frames without predictions are not scored. If most predictions
+    cannot be read, or none matches the truth, there is no score (``void``).
 
     Args:
         results: the predictions.
@@ -236,7 +236,7 @@ def _score_take(
     broken += [text for _, text in look_through(results, truth.name).unreadable]
     problems += [broken_prediction(truth.name, text) for text in dict.fromkeys(broken)]
     tracked = _query_ious(results, truth, problems) if results.tracked(truth.name) else None
-    if not isinstance(truth, ResultsTruth):  # now it is known which true masks do not decode
+    if not isinstance(truth, ResultsTruth):  # broken true masks are known now
         problems += [Problem("truth left out", truth.name, text) for text in truth.left_out]
     done.problems += problems
     done.notes += not_scored(results, truth, part.protocol)
@@ -250,7 +250,7 @@ def _score_take(
 
 
 def _query_ious(results: Results, truth: Truth, problems: list[Problem]) -> list[float]:
-    """IoU of the query masks that were tracked with the true ones."""
+    """IoU of the tracked query masks with the true ones."""
     ious = []
     for name, camera, frame in results.query_places(truth.name):
         if isinstance(truth, ResultsTruth) or name not in truth.objects:
@@ -270,7 +270,7 @@ def _query_ious(results: Results, truth: Truth, problems: list[Problem]) -> list
 
 
 def _bare(take: Take, pairs: Sequence[Pair]) -> list[str]:
-    """Why nothing of one of a take's cameras is scored."""
+    """Texts about cameras of a take in which nothing is scored."""
     unlisted = {p.target for p in pairs if take.annotated_frames(p.object_name, p.target) is None}
     return [
         f"camera {camera!r} has no images and no list of annotated frames: nothing in it is scored"

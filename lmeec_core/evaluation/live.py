@@ -1,4 +1,4 @@
-"""Scores of any method on simulated takes, with the true masks at hand."""
+"""Tracks and scores simulated takes with any method, using their true masks."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def track_take(
     most: int | None = None,
     step: int = 1,
 ) -> Scores:
-    """Track objects into all cameras of the other kind and score what is found.
+    """Track objects into all cameras of the other kind, and score the masks found.
 
-    What counts: see :func:`lmeec_core.evaluation.scenes.qualifies`.
+    Frames that count: see :func:`lmeec_core.evaluation.scenes.qualifies`.
 
     Args:
         method: makes the tracker.
         take: images and true masks.
         query: the query camera.
         objects: the objects to track.
-        most: use only the first so many frames.
-        step: of these every so many.
+        most: maximum number of frames used, from the start.
+        step: only every ``step``-th of these is used.
     """
     targets = take.exos if is_ego(query) else (take.ego,)
     frames = take.common_frames(query, *targets)[:most][::step]

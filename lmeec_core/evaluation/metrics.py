@@ -42,13 +42,13 @@ def mask_metrics(
     """All measures of one pair of masks.
 
     Args:
-        prediction: (H, W), not 0 = object.
+        prediction: (H, W), nonzero = object.
         truth: (H, W), same shape.
         location_size: (height, width) whose diagonal normalises the location error; the benchmark
-            takes 480 x 480 whatever the masks' shape.
+            uses 480 x 480, whatever the masks' shape.
 
     Raises:
-        ValueError: if the shapes differ or are not two-dimensional.
+        ValueError: the shapes differ or are not two-dimensional.
     """
     if prediction.shape != truth.shape or prediction.ndim != 2 or prediction.size == 0:
         raise ValueError(
@@ -105,8 +105,8 @@ def _midpoint(mask: Mask) -> tuple[int, int]:
     height, width = mask.shape
     rows = np.flatnonzero(mask.any(axis=1))
     if rows.size == 0:
-        # The benchmark's code returns (row, column) of the padded image's centre here, and reads
-        # it as (x, y); scores are comparable only if that is kept.
+        # The benchmark's code returns (row, column) of the padded image's centre here, but uses it
+        # as (x, y); to keep scores comparable, this does the same.
         return 3 * height // 2, (width + 2 * height) // 2
     columns = np.flatnonzero(mask.any(axis=0))
     x = int(columns[0] + columns[-1] + 2 * height) // 2

@@ -1,4 +1,4 @@
-"""Small plots as SVG text, to be embedded in a report."""
+"""Small plots as SVG text, for embedding in a report."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ PARTS = 10
 COLOURS = (
     "#c8553d", "#3b6fb6", "#2e8b57", "#b8860b", "#7b4fa3", "#5b6470", "#d16ba5", "#17a2b8",
 )  # fmt: skip
-"""Of the lines of several result files, in the order of the files; the ninth begins again."""
+"""Colours of the lines of several result files, in their order; reused from the ninth on."""
 
 
 def histogram(scores: Scores) -> Markup:
-    """How many frames have which IoU, in ten bins, as shares of the frames with a true mask."""
+    """Histogram of IoU in ten bins, as shares of the frames with a true mask."""
     counts, _ = np.histogram(scores.ious, bins=np.linspace(0, 1, PARTS + 1))
     shares = 100 * counts / max(1, counts.sum())
     top = _ceiling(float(shares.max(initial=0)))
@@ -34,7 +34,7 @@ def histogram(scores: Scores) -> Markup:
 
 
 def over_time(scores: Scores) -> Markup:
-    """Mean IoU in tenths of the takes: whether a method loses its object as time goes on."""
+    """Mean IoU over tenths of the takes; shows whether a method loses objects over time."""
     last: dict[str, int] = {}
     for record in scores.records:
         last[record.take] = max(last.get(record.take, 0), record.frame)
@@ -62,7 +62,7 @@ def over_time(scores: Scores) -> Markup:
 
 
 def by_frame(curves: Mapping[str, Sequence[tuple[int, float]]]) -> Markup:
-    """IoU of every frame, a line for each result file; see :data:`COLOURS`.
+    """IoU of every frame, with a line for each result file; see :data:`COLOURS`.
 
     Args:
         curves: (frame, IoU) by the file's path.

@@ -1,15 +1,15 @@
-"""Scores of predictions by the rules of a protocol.
+"""Scores predictions by the rules of a protocol.
 
-`official` is the benchmark's evaluation: one score per (take, object, exo camera, frame) and their
-plain mean. Frames: those of the query view's masks for which the target camera has been annotated.
-Truth at a long side of 480 pixels, and so the predictions. The object exists where the truth has an
-entry; the prediction says so by its confidence.
+`official` is the benchmark's evaluation: one score per (take, object, exo camera, frame), and their
+plain mean. Frames with a query mask are scored if they were annotated in the target camera. Truth
+and predictions have a long side of 480 pixels. The object exists if the truth has an entry; it is
+predicted to exist according to the confidence.
 
-`lm_eec` is the evaluation that comes with the LM-EEC release: everything squashed to 480 x 480, the
-frames that have a prediction, whether annotated or not. The object exists where the true mask is
-not empty; the prediction says so by its area.
+`lm_eec` is the evaluation of the LM-EEC release: all masks are resized to 480 x 480, and all frames
+with a prediction are scored, whether annotated or not. The object exists if the true mask is not
+empty; it is predicted to exist according to the predicted mask's area.
 
-Numbers of the two are not comparable.
+Scores of the two protocols are not comparable.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LEAST_AREA = 0.001  # share of the image, lm_eec
 def benchmark_size(height: int, width: int) -> tuple[int, int]:
     """(height, width) at which the benchmark compares masks: long side 480, truncated.
 
-    In the benchmark's floating-point steps, which for some sizes make the long side 479.
+    Uses the benchmark's floating-point operations, which give a long side of 479 for some sizes.
     """
     ratio = 1.0 / max(height, width) * LONG_SIDE
     return int(height * ratio), int(width * ratio)
@@ -53,18 +53,18 @@ def score_pair(
 ) -> Scores:
     """Scores of one object from one query camera to one target camera.
 
-    Predictions of another size than the protocol's are resized to it by nearest neighbour; one of
-    another aspect is refused by `official` and counts as missing.
+    Predictions are resized to the protocol's size by nearest neighbour. In `official`, a prediction
+    with another aspect ratio is rejected and counts as missing.
 
     Args:
         results: the predictions.
         take: the truth.
-        object_name, query, target: what to score.
+        object_name, query, target: the object and the cameras.
         protocol: "official" or "lm_eec".
         on_broken: called with every prediction that cannot be read; it counts as missing.
 
     Raises:
-        TakeError: if the truth is broken, or lacks the object.
+        TakeError: the truth is broken, or lacks the object.
     """
     pair = Pair(object_name, query, target, f"{query}_{target}")
     return score(results, take, pair, protocol, on_broken)
@@ -80,7 +80,7 @@ def score(
     """As :func:`score_pair`, with a truth of either kind.
 
     Raises:
-        InputError: on an unknown protocol, or one that this truth does not allow.
+        InputError: an unknown protocol, or one that cannot be used with this truth.
     """
     if protocol not in PROTOCOLS:
         raise InputError(f"protocol {protocol!r} was given, expected one of {PROTOCOLS}")
@@ -138,7 +138,7 @@ def _prediction(
     protocol: str,
     on_broken: Callable[[str], None] | None,
 ) -> _Found | None:
-    """The prediction of a frame at the true mask's size; None if there is none or it is broken."""
+    """A frame's predicted mask at the true mask's size; None if it is missing or broken."""
     size = (LONG_SIDE, LONG_SIDE) if true is None else (true.shape[0], true.shape[1])
     try:
         entry = results.prediction(take, pair.object_name, pair.key, frame)
@@ -155,7 +155,7 @@ def _prediction(
 
 
 def _check_upright(given: tuple[int, int], true: tuple[int, int]) -> None:
-    """Refuse [W, H] for [H, W]: stretched to the true mask's size it would be a wrong mask."""
+    """Reject a size [W, H] instead of [H, W]: resizing would give a wrong mask."""
     (height, width), (high, wide) = given, true
     if abs(wide - high) > 0.1 * high and abs(height * high - width * wide) < 0.05 * width * wide:
         raise InputError(
@@ -165,10 +165,10 @@ def _check_upright(given: tuple[int, int], true: tuple[int, int]) -> None:
 
 
 def scored_frames(take: Take, object_name: str, query: str, target: str) -> Iterator[int]:
-    """Frames with a query mask, of those that were annotated in the target camera.
+    """Frames with a query mask that were annotated in the target camera.
 
-    Where the take does not list the frames that were annotated (the processed layout), those of the
-    take that the target camera has images of are taken.
+    If the take does not list the annotated frames (the processed layout), all frames with images of
+    the target camera are used.
     """
     annotated: frozenset[int] | set[int] | None = take.annotated_frames(object_name, target)
     if annotated is None:

@@ -32,14 +32,14 @@ TITLES = {"ego-exo": "Ego to exo", "exo-ego": "Exo to ego"}
 
 @dataclass
 class Report:
-    """Everything that is written about a result file.
+    """The content of a report about a result file.
 
     Attributes:
-        predictions, truth: the paths that were compared.
-        protocol: name of the rules.
+        predictions, truth: the paths of the compared files.
+        protocol: name of the protocol.
         evaluations: one for each direction.
         strips: pictures of the worst takes, by direction.
-        void: why there are no scores, by direction, of those that have none.
+        void: reasons by direction, for directions without scores.
         others: evaluations of further result files on the same truth, by direction and path.
     """
 
@@ -52,7 +52,7 @@ class Report:
     others: dict[str, Mapping[str, Evaluation]] = field(default_factory=dict)
 
     def files(self, evaluation: Evaluation) -> dict[str, Evaluation]:
-        """All result files of an evaluation's direction by path, the first one first."""
+        """The evaluations of all result files for a direction, by path, in order."""
         return {self.predictions: evaluation, **self.others.get(evaluation.direction, {})}
 
     @property
@@ -74,7 +74,7 @@ class Report:
         return {name: folder / name for name in texts}
 
     def data(self) -> dict[str, Any]:
-        """The numbers, for JSON; shares in [0, 1], None where there is nothing to average."""
+        """The numbers, for JSON; shares in [0, 1], None if there is nothing to average."""
         return {
             "predictions": self.predictions,
             "truth": self.truth,
@@ -201,13 +201,12 @@ class Report:
         ]
 
     def _skipped(self) -> list[Exception]:
-        told = {str(error): error for e in self.evaluations for error in e.skipped}
-        return list(told.values())
+        errors = {str(error): error for e in self.evaluations for error in e.skipped}
+        return list(errors.values())
 
 
 def _tracked(evaluation: Evaluation) -> dict[str, Any] | None:
-    """What report.json says of query masks that were tracked from prompts; None if all were
-    given."""
+    """The part of report.json about query masks tracked from prompts; None if there are none."""
     if not evaluation.tracked:
         return None
     ious = evaluation.query_ious

@@ -16,13 +16,13 @@ class FrameScore(NamedTuple):
     """One scored (take, object, query camera, target camera, frame).
 
     Attributes:
-        take, object_name, query, target, frame: what was scored.
-        exists, predicted: whether the object is in the target view, and whether the prediction
-            says so.
-        iou, contour, location: agreement of the masks, None where there is no true mask.
-        size: area of the true mask as a share of the image, None where there is none.
-        missing: there was no prediction; it counts as an empty mask.
-        presence: probability that the object is there, where a method tells it.
+        take, object_name, query, target, frame: the object, the cameras and the frame.
+        exists, predicted: whether the object is in the target view, and whether it is predicted to
+            be.
+        iou, contour, location: agreement of the masks; None without a true mask.
+        size: area of the true mask as a share of the image; None without a true mask.
+        missing: whether the prediction is missing; it then counts as an empty mask.
+        presence: the predicted presence probability, if the method provides it.
     """
 
     take: str
@@ -45,7 +45,7 @@ class Scores:
     """Scored frames; the properties are the benchmark's numbers (NaN without frames).
 
     Attributes:
-        protocol: name of the rules; numbers of different protocols are not comparable.
+        protocol: name of the protocol; scores of different protocols are not comparable.
         records: one entry for every scored frame.
     """
 
@@ -56,14 +56,14 @@ class Scores:
         """Add the frames of other scores of the same protocol.
 
         Raises:
-            ValueError: on scores of another protocol.
+            ValueError: the protocols differ.
         """
         if other.protocol != self.protocol:
             raise ValueError(f"scores of protocol {other.protocol!r} added to {self.protocol!r}")
         self.records.extend(other.records)
 
     def by(self, key: Callable[[FrameScore], Hashable | None]) -> dict[Hashable, Scores]:
-        """Scores of the groups that ``key`` tells apart; frames whose key is None are left out."""
+        """Scores grouped by ``key``; frames whose key is None are left out."""
         groups: dict[Hashable, Scores] = {}
         for record in self.records:
             name = key(record)
@@ -103,27 +103,27 @@ class Scores:
 
     @property
     def predicted(self) -> list[bool]:
-        """For every scored frame whether the prediction says that the object exists."""
+        """For every scored frame whether the object is predicted to exist."""
         return [record.predicted for record in self.records]
 
     @property
     def iou(self) -> float:
-        """Mean intersection over union, where the object exists."""
+        """Mean intersection over union, over frames in which the object exists."""
         return _mean(self.ious)
 
     @property
     def location_error(self) -> float:
-        """Mean location error, where the object exists."""
+        """Mean location error, over frames in which the object exists."""
         return _mean(self.locations)
 
     @property
     def contour_accuracy(self) -> float:
-        """Mean contour accuracy, where the object exists."""
+        """Mean contour accuracy, over frames in which the object exists."""
         return _mean(self.contours)
 
     @property
     def association_accuracy(self) -> float:
-        """Share of frames with an IoU above 0.5, where the object exists."""
+        """Share of the frames in which the object exists that have an IoU above 0.5."""
         return _mean([iou > ASSOCIATION_IOU for iou in self.ious])
 
     @property

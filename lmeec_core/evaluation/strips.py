@@ -40,14 +40,14 @@ class Scored(NamedTuple):
 
 
 class Target(NamedTuple):
-    """What one file has in a tile: a picture as a data address, and its IoU; None: not scored."""
+    """One file's part of a tile: a picture as a data URL, and its IoU; None: not scored."""
 
     picture: str
     iou: float | None
 
 
 class Tile(NamedTuple):
-    """One frame: the query as a data address, and the target by the file's path."""
+    """One frame: the query image as a data URL, and the targets by the files' paths."""
 
     frame: int
     query: str | None
@@ -58,7 +58,7 @@ class Strip(NamedTuple):
     """One object of a take in a pair of cameras.
 
     Attributes:
-        take, object_name, query, target: what is shown.
+        take, object_name, query, target: the object and the cameras shown.
         take_iou, iou: mean IoU of the take, and of this object in this pair of cameras.
         tiles: some frames.
         error: why there are no pictures, if so.
@@ -76,13 +76,13 @@ class Strip(NamedTuple):
     curves: Mapping[str, list[tuple[int, float]]] = MappingProxyType({})
 
     def mean(self, path: str) -> float | None:
-        """Mean IoU of one file on what is shown."""
+        """Mean IoU of one file for the object and cameras shown."""
         ious = [iou for _, iou in self.curves.get(path, [])]
         return sum(ious) / len(ious) if ious else None
 
 
 def worst_takes(evaluation: Evaluation, count: int) -> list[tuple[Scores, Scores]]:
-    """Scores of the takes with the lowest mean IoU, each with those of its worst object."""
+    """Scores of the takes with the lowest mean IoU, each with the scores of its worst object."""
     takes = [s for s in evaluation.groups()["take"].values() if s.ious]
     chosen = []
     for take in sorted(takes, key=lambda s: s.iou)[:count]:
@@ -92,7 +92,7 @@ def worst_takes(evaluation: Evaluation, count: int) -> list[tuple[Scores, Scores
 
 
 def differing_takes(evaluations: Sequence[Evaluation], count: int) -> list[tuple[Scores, Scores]]:
-    """Where several files differ most in mean IoU: the first file's scores of the takes, each with
+    """The takes in which several files differ most in mean IoU: the first file's scores, each with
     those of the object and pair of cameras with the largest difference between two files."""
     first, means = evaluations[0].scores, []
     for evaluation in evaluations:
@@ -112,14 +112,14 @@ def differing_takes(evaluations: Sequence[Evaluation], count: int) -> list[tuple
 
 
 def draw_strip(scored: Mapping[str, Scored], truth: Truth, take: Scores, pair: Scores) -> Strip:
-    """Draw what :func:`worst_takes` or :func:`differing_takes` chose, with what every file has.
+    """Draw a choice of :func:`worst_takes` or :func:`differing_takes`, with every file's masks.
 
-    If an image cannot be read, the error is kept instead of the pictures.
+    If an image cannot be read, the strip has the error instead of pictures.
 
     Args:
-        scored: the files by path, the first one first.
-        truth: of the take.
-        take, pair: the first file's scores of the take, and of the object in a pair of cameras.
+        scored: the files by path, in order.
+        truth: the take.
+        take, pair: the first file's scores for the take, and for the object in a pair of cameras.
     """
     records = [r for r in pair.records if r.iou is not None]
     places = np.linspace(0, len(records) - 1, min(TILES, len(records))).round().astype(int)
@@ -169,7 +169,7 @@ def _tiles(
 
 
 def _asked(results: Results, truth: Truth, record: FrameScore) -> Mask | None:
-    """The query mask: the one that was tracked, or the true one."""
+    """The query mask: the one tracked from prompts, or the true one."""
     if isinstance(truth, ResultsTruth):
         return None  # has none
     place = (record.object_name, record.query, record.frame)
@@ -192,7 +192,7 @@ def _predicted(results: Results, record: FrameScore) -> Mask | None:
 
 
 def _image(truth: Truth, camera: str, frame: int, mask: Mask | None) -> Image:
-    """The image, or a plain ground of the mask's shape where the takes have no images."""
+    """The image, or a plain background of the mask's shape if the takes have no images."""
     if truth.has_images and not isinstance(truth, ResultsTruth):
         return truth.image(camera, frame)
     height, width = TILE if mask is None else mask.shape
@@ -200,9 +200,9 @@ def _image(truth: Truth, camera: str, frame: int, mask: Mask | None) -> Image:
 
 
 def _windows(frames: Sequence[Sequence[Mask | None]]) -> list[Window]:
-    """Part of each image around its masks, (top, left, height, width) as shares of the image.
+    """A window of each image around its masks, (top, left, height, width) as shares of the image.
 
-    All are of one size, so that objects can be compared along a strip.
+    All windows have the same size, so that objects can be compared along a strip.
     """
     boxes = [[_span(masks, axis) for axis in (0, 1)] for masks in frames]  # rows, columns
     extents = [MARGIN * (b - a) for spans in boxes for a, b in spans]
@@ -215,7 +215,7 @@ def _windows(frames: Sequence[Sequence[Mask | None]]) -> list[Window]:
 
 
 def _span(masks: Sequence[Mask | None], axis: int) -> tuple[float, float]:
-    """From where to where the masks reach along an axis, in [0, 1]; its middle without any."""
+    """The extent of the masks along an axis, in [0, 1]; the middle if there are no masks."""
     least, most = 1.0, 0.0
     for mask in masks:
         if mask is not None and mask.any():
@@ -226,7 +226,7 @@ def _span(masks: Sequence[Mask | None], axis: int) -> tuple[float, float]:
 
 
 def _draw(image: Image, window: Window, masks: Sequence[tuple[Mask | None, Any, float]]) -> str:
-    """Cut out the window, fit it into a tile, draw the masks; a JPEG as a data address."""
+    """Crop the window, fit it into a tile and draw the masks; returns a JPEG as a data URL."""
     height, width = _fitted(image.shape[0], image.shape[1])
     tile = np.asarray(
         cv2.resize(_cut(image, window), (width, height), interpolation=cv2.INTER_AREA), np.uint8

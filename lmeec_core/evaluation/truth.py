@@ -1,4 +1,4 @@
-"""What predictions are compared with: takes, or a truth in the result file's format."""
+"""The truth to compare predictions with: takes, or a truth file in the result file's format."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from lmeec_core.takes.rle import Rle, Size
 
 
 class Pair(NamedTuple):
-    """An object, the camera it is shown in, the camera it is sought in.
+    """An object, its query camera and its target camera.
 
     Attributes:
         object_name: the object.
@@ -42,15 +42,15 @@ class Pair(NamedTuple):
 
 
 class ResultsTruth:
-    """Truth of one take in the result format, which the LM-EEC release compares with.
+    """Truth of one take in the result file's format, as used by the LM-EEC release.
 
-    "<query>_<target>" cannot be split into camera names with certainty, so the pair's name stands
-    for the target camera, and the query camera is "".
+    "<query>_<target>" cannot be reliably split into camera names, so the pair's name is used as the
+    target camera, and the query camera is "".
 
     Attributes:
         path: the file.
-        name: the take.
-        has_images, scenario, length: as of a :class:`Take`.
+        name: the take's name.
+        has_images, scenario, length: as in :class:`Take`.
     """
 
     has_images = False
@@ -106,10 +106,10 @@ class ResultsTruths:
 
     Args:
         path: the file.
-        direction: the part to take.
+        direction: the direction to read.
 
     Raises:
-        TakeError: if the file is broken, or lacks the direction.
+        TakeError: the file is broken, or lacks the direction.
     """
 
     kind = "results"
@@ -132,7 +132,7 @@ class ResultsTruths:
         """The truth of one take.
 
         Raises:
-            TakeError: if the file has no such take.
+            TakeError: the file has no such take.
         """
         if name not in self.names:
             raise unknown_take(self.path, name, self.names)
@@ -154,7 +154,7 @@ def open_truth(
     """Open a truth of any kind: what :func:`lmeec_core.takes.open_takes` opens, or a result file.
 
     Raises:
-        TakeError: if it is none of these.
+        TakeError: the path is none of these.
     """
     file = Path(path)
     if file.is_file() and top_level(file, ("annotations", *DIRECTIONS)) in DIRECTIONS:
@@ -163,7 +163,7 @@ def open_truth(
 
 
 def named(take: str, object_name: str, pair: str, frame: int) -> str:
-    """A prediction's place, in words."""
+    """A text that identifies a prediction."""
     return f"take {take}, object {object_name!r}, {pair}, frame {frame}"
 
 

@@ -1,8 +1,7 @@
-"""What is wrong with a result file: incomplete, not understood, or about something else.
+"""Finds problems of a result file: missing, unreadable or unknown predictions.
 
-The benchmark demands, before it scores anything: the same takes; in each take the same number of
-objects; for each object and pair of cameras a mask and a confidence for every frame of the query
-view's masks.
+Before scoring, the benchmark requires: the same takes; in each take the same number of objects; for
+each object and pair of cameras a mask and a confidence for every frame with a query mask.
 """
 
 from __future__ import annotations
@@ -32,8 +31,8 @@ class Problem(NamedTuple):
         kind: of :data:`MISSING`, or "take unknown", "object unknown", "prediction broken",
             "confidence out of range", "truth left out".
         take: the take.
-        what: which object, cameras and frames, in words.
-        predictions: number of predictions that are missing or broken because of it.
+        what: a text that names the object, cameras and frames.
+        predictions: number of predictions that are therefore missing or broken.
     """
 
     kind: str
@@ -52,12 +51,12 @@ def broken_prediction(take: str, text: str) -> Problem:
 
 
 class Forms(NamedTuple):
-    """Predictions by whether they have the form that the format requires, see :func:`look_through`.
+    """The predictions of a result file after a check of their format; see :func:`look_through`.
 
     Attributes:
-        readable: those that can be read.
-        unreadable: those that cannot be read: the take, and what is wrong.
-        outside: those whose confidence is not a probability.
+        readable: predictions that can be read.
+        unreadable: for each prediction that cannot be read, the take and a text.
+        outside: predictions whose confidence is not a probability.
     """
 
     readable: list[Prediction]
@@ -71,7 +70,7 @@ class Forms(NamedTuple):
 
 
 def look_through(results: Results, take: str | None = None) -> Forms:
-    """Check the form of all predictions, or of a take's, without decoding run lengths."""
+    """Check the format of all predictions, or of those of one take, without decoding masks."""
     readable, unreadable = [], []
     for place in results.places(take):
         try:
@@ -83,10 +82,10 @@ def look_through(results: Results, take: str | None = None) -> Forms:
 
 
 def validate_take(results: Results, take: Take) -> list[Problem]:
-    """What is missing from a take's predictions, [] if nothing is.
+    """The problems of a take's predictions, [] if there are none.
 
     Args:
-        results: the predictions; their direction says which view is the query.
+        results: the predictions; their direction determines the query view.
         take: the truth.
     """
     pairs = pairs_of(take, results.direction)
@@ -122,7 +121,7 @@ def validate_take(results: Results, take: Take) -> list[Problem]:
 
 
 def unknown_takes(results: Results, names: Iterable[str]) -> list[Problem]:
-    """Takes that the predictions have and the truth does not."""
+    """Takes in the predictions that are not in the truth."""
     known = dict.fromkeys(names)
     return [
         Problem("take unknown", take, look_alike(take, known).removeprefix("; "))
@@ -132,7 +131,7 @@ def unknown_takes(results: Results, names: Iterable[str]) -> list[Problem]:
 
 
 def not_scored(results: Results, truth: Truth, protocol: str) -> list[str]:
-    """What a protocol ignores of a take's predictions or of its truth, one text each."""
+    """Texts about parts of a take's predictions or truth that a protocol ignores."""
     pairs = {(p.object_name, p.key): p for p in pairs_of(truth, results.direction)}
     beside: list[Place] = []  # of other cameras, objects or frames
     absent = 0
@@ -169,7 +168,7 @@ def _expected(truth: Truth, object_name: str, query: str, pair: str) -> set[int]
 
 
 def nothing_shared(results: Results, takes: Takes | ResultsTruths) -> str:
-    """Why none of the predictions was scored: the first level where they and the truth differ."""
+    """Why no prediction was scored: the first level on which the file and the truth differ."""
     theirs: list[Place] = []
     for name in takes.names:
         if name in results.takes:

@@ -39,7 +39,7 @@ class MemoryBank:
         self._scores = torch.empty(0)
 
     def copy(self) -> MemoryBank:
-        """A bank of its own with the same contents."""
+        """An independent copy."""
         other = MemoryBank(self.capacity, self.compress)
         other.lengths = list(self.lengths)
         other._frames, other._scores = self._frames.clone(), self._scores.clone()
@@ -56,22 +56,22 @@ class MemoryBank:
     def rows(self, length: int, table: int) -> list[int]:
         """Row of the temporal embedding (``table`` rows) for each of ``length`` frames.
 
-        With compression and clusters slot i takes row capacity - 1 - i, also while the bank
-        fills; the others count from the newest frame, which takes row 0, as training does.
-        Capacities beyond the table share the row of its oldest past frame.
+        With feature-level compression and clusters, position i uses row capacity - 1 - i, even
+        while the bank fills; other strategies count from the newest frame, which uses row 0, as in
+        training. Positions beyond the table share the row of its oldest past frame.
         """
         last = length - 1 if self.compress.counts_from_newest else self.capacity - 1
         return [min(last - i, table - 2) for i in range(length)]
 
     def plan(self, slots: list[int], frames: Tensor, scores: Tensor) -> list[BankUpdate]:
-        """Append one frame to each slot and compress; nothing is changed yet.
+        """Append one frame to each slot and compress; the bank itself is not changed yet.
 
         Args:
             slots: B slots.
             frames: (B, P, C). scores: (B,) predicted IoU, 1 for a given mask.
 
         Returns:
-            one update for all slots that hold equally many frames.
+            one update per group of slots with the same number of frames.
         """
         groups: dict[int, list[int]] = {}
         for i, slot in enumerate(slots):
@@ -133,7 +133,7 @@ class PointerBank:
         self._pointers = torch.empty(0)
 
     def copy(self) -> PointerBank:
-        """A bank of its own with the same contents."""
+        """An independent copy."""
         other = PointerBank(self.capacity)
         other.lengths, other._pointers = list(self.lengths), self._pointers.clone()
         return other
@@ -149,7 +149,7 @@ class PointerBank:
         return _rows(self._pointers, slots)[:, : self.length(slots[0])]
 
     def push(self, slots: list[int], pointers: Tensor) -> None:
-        """Put the newest pointer (B, C) in front; the oldest beyond the capacity goes."""
+        """Add the newest pointers (B, C); the oldest ones beyond the capacity are dropped."""
         missing = max(slots) + 1 - len(self.lengths)
         if missing > 0:
             more = pointers.new_zeros(missing, self.capacity, pointers.shape[-1])

@@ -1,7 +1,7 @@
 """Compression strategies: how a bank with one frame too many is reduced to its capacity.
 
-Each strategy is a function of the frames alone (and of their scores), independent for each bank
-of a batch. It may return fewer frames than the capacity, and then a different number per bank.
+Each strategy depends only on the frames and their scores, and treats each bank of a batch
+independently. It may return fewer frames than the capacity, and a different number for each bank.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def _newest(bank: Tensor, score: Tensor, capacity: int) -> list[int]:
 
 
 def _reliable(threshold: float) -> Callable[[Tensor, Tensor, int], list[int]]:
-    """The newest frame always stays, older ones only above the threshold."""
+    """Always keep the newest frame, and older ones only above the threshold."""
 
     def choose(bank: Tensor, score: Tensor, capacity: int) -> list[int]:
         good = (score > threshold).tolist()
@@ -110,7 +110,7 @@ def _reliable(threshold: float) -> Callable[[Tensor, Tensor, int], list[int]]:
 
 
 def _clusters(bank: Tensor, score: Tensor, capacity: int) -> list[int]:
-    """k-means on spatially pooled frames; the frame nearest to each centre stays (Table 6).
+    """k-means on spatially pooled frames; the frame nearest to each centre is kept (Table 6).
 
     Deterministic: the first centres are found farthest-first from the newest frame.
     """
@@ -131,8 +131,8 @@ def _clusters(bank: Tensor, score: Tensor, capacity: int) -> list[int]:
             break
         centres = moved
     distance = torch.cdist(points, centres)
-    # Two members of a cluster are equally near its centre: rounding must not choose, so the
-    # oldest of those that are nearest within a tolerance stays.
+    # Two members of a cluster may be equally near its centre. So that rounding does not decide, the
+    # oldest of those that are nearest within a tolerance is kept.
     near = distance <= distance.amin(dim=0) + 1e-3 * distance.max()
     return sorted(set(near.int().argmax(dim=0).tolist()))
 

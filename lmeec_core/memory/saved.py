@@ -1,7 +1,7 @@
 """Saves a tracker's memory to a file, so that a restarted process can continue with it.
 
 The file is safetensors: the memory of every object and, as metadata, the network, weights, cameras
-and memory settings with which it was saved. A file saved with others is refused.
+and memory settings with which it was saved. It can only be loaded with the same ones.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def fingerprint(model: LMEEC) -> str:
     """A fingerprint of a network's weights: a digest of its configuration, biases and
     embeddings (the large matrices, which would take seconds, are left out).
 
-    They are rounded to bfloat16 first, so that a network has one fingerprint in both precisions.
+    Values are rounded to bfloat16 first, so that the fingerprint is the same in both precisions.
     """
     digest = hashlib.sha256(model.config.model_dump_json().encode())
     for name, value in model.state_dict().items():
@@ -61,13 +61,13 @@ def save_memory(tracker: Tracker, path: str | Path, extra: dict[str, Any] | None
     """Write the memory of all objects, atomically.
 
     Args:
-        tracker: whose memory.
-        path: file to write or to replace; its folder is there.
-        extra: further data to store with it (JSON).
+        tracker: the tracker with the memory.
+        path: file to write or replace; its folder must exist.
+        extra: further data to store with the memory (JSON).
 
     Raises:
-        MemoryFileError: a tracker without memory.
-        OSError: it cannot be written.
+        MemoryFileError: the tracker has no memory.
+        OSError: the file cannot be written.
     """
     tracker = _with_memory(tracker, path)
     tensors: dict[str, Tensor] = {}
@@ -77,7 +77,7 @@ def save_memory(tracker: Tracker, path: str | Path, extra: dict[str, Any] | None
     with replacing(Path(path)) as partial:
         try:
             save_file(tensors, partial, {_KEY: json.dumps(facts)})
-        except SafetensorError as error:  # a full disk, which that library tells in words only
+        except SafetensorError as error:  # a full disk; the library raises no OSError
             raise OSError(errno.EIO, f"not written: {error}", str(path)) from error
 
 
@@ -85,9 +85,9 @@ def load_memory(tracker: Tracker, path: str | Path) -> dict[str, Any]:
     """Replace the tracker's memory by a file's; returns the further data stored with it.
 
     Raises:
-        MemoryFileError: a tracker without memory, no such file, not a memory file, damaged, or of
-            another network, other cameras or other memory settings; the tracker's memory is
-            unchanged.
+        MemoryFileError: the tracker has no memory; the file is missing, damaged or not a memory
+            file; or it was saved with another network, other cameras or other memory settings. The
+            tracker's memory is unchanged.
     """
     source = Path(path)
     tracker = _with_memory(tracker, source)
@@ -121,8 +121,8 @@ def load_memory(tracker: Tracker, path: str | Path) -> dict[str, Any]:
 def _with_memory(tracker: Tracker, path: str | Path) -> CorrespondenceTracker:
     if not hasattr(tracker, "memory_state"):
         raise MemoryFileError(
-            f"memory {path}: the tracker ({type(tracker).__name__}) remembers nothing that could "
-            "be saved; only the method lmeec has a memory"
+            f"memory {path}: the tracker ({type(tracker).__name__}) has no memory to save or load; "
+            "only the method lmeec has one"
         )
     return cast("CorrespondenceTracker", tracker)
 
@@ -135,17 +135,17 @@ def _check(tracker: CorrespondenceTracker, facts: Any, source: Path) -> None:
         len(set(objects)) < len(objects) or not isinstance(facts.get("extra"), dict)
     ):
         raise MemoryFileError(
-            f"memory {source}: corrupt: different names of objects and a mapping of further facts "
-            "expected"
+            f"memory {source}: corrupt: unique object names and a mapping of further data expected"
         )
     names = {
-        "version": "format", "network": "network or weights", "query": "query camera",
-        "targets": "target cameras", "memory": "memory settings",
+        "version": "a different format", "network": "a different network or different weights",
+        "query": "a different query camera", "targets": "different target cameras",
+        "memory": "different memory settings",
     }  # fmt: skip
     for key, wanted in _facts(tracker).items():
         if facts.get(key) != wanted:
             raise MemoryFileError(
-                f"memory {source}: it belongs to another {names[key]} "
+                f"memory {source}: it was saved with {names[key]} "
                 f"({facts.get(key)!r} in the file, {wanted!r} here)"
             )
     if len(objects) > tracker.max_objects:

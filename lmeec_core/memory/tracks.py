@@ -23,8 +23,8 @@ class TrackMemory:
     Args:
         targets: number of target views.
         capacity: frames in each bank.
-        compress: what happens when a bank holds one more.
-        pointers: object pointers kept.
+        compress: reduces a bank that exceeds its capacity.
+        pointers: number of object pointers kept.
     """
 
     def __init__(self, targets: int, capacity: int, compress: Strategy, pointers: int) -> None:
@@ -35,9 +35,9 @@ class TrackMemory:
         self.pointers = PointerBank(pointers)
 
     def copy(self) -> TrackMemory:
-        """A memory of its own with the same contents.
+        """An independent copy.
 
-        A step writes to a copy, which replaces the memory once nothing can fail any more.
+        A step writes to a copy, which replaces the memory once the step has succeeded.
         """
         other = TrackMemory(
             self.targets, self.query.capacity, self.query.compress, self.pointers.capacity
@@ -117,14 +117,14 @@ class TrackMemory:
         """Restore what :meth:`state` returned; the memory must still be empty.
 
         Args:
-            state: of a memory with as many targets; in any precision and on any device.
+            state: of a memory with the same number of targets; in any precision, on any device.
             frame: shape of a stored frame, (tokens, channels).
             pointer: length of an object pointer.
-            like: has the device and the floating type in which frames and pointers are kept.
+            like: a tensor with the device and type in which frames and pointers are stored.
 
         Raises:
-            InputError: an unknown part, a wrong shape, or no finite numbers. Throw this memory
-                away then.
+            InputError: an unknown part, a wrong shape, or numbers that are not finite. This memory
+                must then be discarded.
         """
         shapes: dict[str, tuple[int, ...]] = {
             "frames": frame, "scores": (), "pointers": (pointer,)
@@ -170,7 +170,7 @@ class TrackMemory:
 
 
 def _check_numbers(what: str, value: object) -> None:
-    """Refuse anything but a dense tensor of finite floating-point numbers."""
+    """Raise an error for anything but a dense tensor of finite floating-point numbers."""
     expected = "a dense tensor of finite floating numbers expected"
     if not isinstance(value, Tensor):
         raise InputError(f"{what}: {type(value).__name__} given, {expected}")

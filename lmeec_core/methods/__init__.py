@@ -1,4 +1,4 @@
-"""Methods that find correspondences, by name; each of them makes trackers."""
+"""Methods that find correspondences, by name; each one makes trackers."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ _METHODS = {
 }
 _OTHER_NAMES = {"lm-eec": "lmeec"}
 METHODS = tuple(_METHODS)
-"""Names that :func:`load_method` knows from the start."""
+"""Names of the built-in methods for :func:`load_method`."""
 
 
 def register_method(name: str, place: str) -> None:
-    """Make a method of another package known in this process.
+    """Register a method of another package in this process.
 
     Args:
-        name: of the method.
+        name: name of the method.
         place: the function that loads it, as "module:function"; its arguments are the method's
             settings. It is imported when the method is loaded.
 
     Raises:
-        InputError: the name is taken by another method, or the place is not of this form.
+        InputError: the name belongs to another method, or the place has another form.
     """
     if place.count(":") != 1 or name in _OTHER_NAMES or _METHODS.get(name, place) != place:
         raise InputError(
@@ -43,10 +43,10 @@ def register_method(name: str, place: str) -> None:
 
 
 def method_name(name: str) -> str:
-    """The name by which a method is known; some have others as well.
+    """The canonical name of a method; some methods have several names.
 
     Raises:
-        InputError: an unknown one.
+        InputError: the name is unknown.
     """
     known = _OTHER_NAMES.get(name, name)
     if known not in _METHODS:
@@ -59,12 +59,12 @@ def load_method(name: str = "lmeec", **settings: Any) -> Method:
 
     Args:
         name: one of :data:`METHODS`, or registered.
-        settings: of ``lmeec`` the arguments of :func:`lmeec_core.load_model`; of ``colour`` the
-            ``threshold``; ``template`` and ``sift`` have none; of ``omama`` see
+        settings: for ``lmeec`` the arguments of :func:`lmeec_core.load_model`; for ``colour`` the
+            ``threshold``; ``template`` and ``sift`` have none; for ``omama`` see
             :func:`lmeec_core.methods.omama.tracker.load`.
 
     Raises:
-        InputError: an unknown name, or settings that the method refuses.
+        InputError: an unknown name, or invalid settings.
     """
     load = _function(name)
     try:
@@ -76,7 +76,7 @@ def load_method(name: str = "lmeec", **settings: Any) -> Method:
 
 
 def load_with(name: str, settings: Mapping[str, Any]) -> Method:
-    """Load a method with those of the settings that it has; see :func:`without_effect`."""
+    """Load a method, ignoring settings that it does not have; see :func:`without_effect`."""
     own = {k: v for k, v in settings.items() if has_setting(name, k)}
     return load_method(name, **{_argument(name, k): v for k, v in own.items()})
 
@@ -87,19 +87,19 @@ def has_setting(name: str, setting: str) -> bool:
 
 
 def _argument(name: str, setting: str) -> str:
-    """The argument that takes a setting: a preset is one of the things that `model` may be."""
+    """The argument for a setting: a preset is given as `model`."""
     known = inspect.signature(_function(name)).parameters
     return "model" if setting == "preset" and setting not in known else setting
 
 
 def without_effect(name: str, given: Iterable[str]) -> str | None:
-    """What to say of parameters that a method does not have; None if it has all of them.
+    """A remark about parameters that a method does not have; None if it has all of them.
 
     Args:
-        name: of the method.
-        given: full names of parameters of the groups that are for methods, as "model.seed" or
+        name: name of the method.
+        given: full names of parameters of the methods' groups, for example "model.seed" or
             "memory.capacity". A parameter of the group `model` is a setting by its last name; any
-            other group is one setting.
+            other group is a single setting.
     """
     # A device is given for the machine, not for the method.
     asked = [one for one in given if one != "model.device"]

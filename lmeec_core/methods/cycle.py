@@ -1,7 +1,7 @@
-"""A check for any method: what is found in a target view is looked for again in the query view.
+"""The cycle check for any method: a mask found in a target view is searched for in the query view.
 
-If the look back finds the mask that was given, the object is most likely the same one. If it
-finds something else, or nothing, the method has taken something else for it.
+If this reverse search finds the query mask again, the mask in the target view most likely shows the
+same object. If it finds another mask, or none, the method has most likely found another object.
 """
 
 from __future__ import annotations
@@ -18,26 +18,25 @@ from lmeec_core.encoded import Encode, EncodedView, SharedViews
 from lmeec_core.takes import resize_mask
 
 HALF = 0.1
-"""Overlap at which the look back halves the probability that the object is there."""
+"""Overlap at which the cycle check halves the presence probability."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checked:
-    """A result and what the look back says of it; see
-    :class:`lmeec_core.correspondence.CorrespondenceLike`. What else the method's own result has
-    (logits, an object pointer) can be read from this one as well.
+    """A result with its cycle check; see :class:`lmeec_core.correspondence.CorrespondenceLike`.
+    Other attributes of the method's own result (logits, an object pointer) are available as well.
 
     Attributes:
         found: the method's own result.
-        overlap: IoU, 0 .. 1, of the mask that was given with the one that the look back found;
-            None where nothing was found that could be looked for.
+        overlap: IoU, 0 .. 1, of the query mask with the mask found by the reverse search; None if
+            there was no mask to search for.
     """
 
     found: CorrespondenceLike
     overlap: float | None
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # while it is being unpickled, there is no result yet
+        if name.startswith("__"):  # during unpickling, ``found`` is not set yet
             raise AttributeError(name)
         return getattr(self.found, name)
 
@@ -53,18 +52,18 @@ class Checked:
 
     @property
     def presence(self) -> float:
-        """Probability that the object is in the target view, lower for a smaller overlap."""
+        """Probability that the object is in the target view, reduced for a small overlap."""
         if self.overlap is None:
             return self.found.presence
         return self.found.presence * self.overlap / (self.overlap + HALF)
 
     @property
     def score(self) -> float:
-        """The overlap; the method's own score where nothing was looked for."""
+        """The overlap; the method's own score if there was no mask to search for."""
         return self.found.score if self.overlap is None else self.overlap
 
     def visible(self, threshold: float = 0.5) -> bool:
-        """Whether the object is judged present by the method and by the look back."""
+        """Whether the object is judged present by the method and by the cycle check."""
         return self.found.visible(threshold) and self.presence >= threshold
 
     def mask(self, threshold: float = 0.5) -> Mask:
@@ -76,10 +75,10 @@ class Checked:
 
 @dataclass(frozen=True)
 class CycleChecked:
-    """A method whose results are checked by a look back.
+    """A method with the cycle check.
 
     Attributes:
-        method: any; its trackers also look back.
+        method: any method; its trackers are also used for the reverse search.
         encode: encodes views for all of its trackers, if it has a network; each image is then
             encoded once for both directions.
     """
@@ -99,12 +98,12 @@ class CycleChecked:
 
 
 class CycleTracker:
-    """Tracks with a method and looks back on every frame.
+    """Tracks with a method and applies the cycle check to every frame.
 
-    The look back has no memory of earlier frames: with one it would find the object in the query
-    view again, whatever mask it is given.
+    The reverse search has no memory of earlier frames: with a memory, it would find the object in
+    the query view again, whatever mask it is given.
 
-    Arguments and errors as of :class:`lmeec_core.CorrespondenceTracker`.
+    Arguments and errors are those of :class:`lmeec_core.CorrespondenceTracker`.
     """
 
     def __init__(
@@ -125,7 +124,7 @@ class CycleTracker:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Ids of all known objects, in the order in which they came."""
+        """Ids of all known objects, in the order in which they were added."""
         return self._tracker.objects
 
     def forget(self, object_id: str) -> bool:
@@ -143,14 +142,14 @@ class CycleTracker:
         views = self._views(images, masks)
         found = self._tracker.step(views, masks)
         return {
-            target: self._look_back(target, objects, views, masks)
+            target: self._check_back(target, objects, views, masks)
             for target, objects in found.items()
         }
 
     def _views(
         self, images: Mapping[str, Any], masks: Mapping[str, npt.NDArray[Any] | None]
     ) -> dict[str, Any]:
-        """The images, encoded if they will be needed by several trackers."""
+        """The images, encoded if several trackers need them."""
         views = dict(images)
         if self._encode is None or all(mask is None or not np.any(mask) for mask in masks.values()):
             return views
@@ -162,7 +161,7 @@ class CycleTracker:
         }
         return views | SharedViews(new, self._encode).of(new)
 
-    def _look_back(
+    def _check_back(
         self,
         target: str,
         objects: Mapping[str, CorrespondenceLike],
@@ -185,7 +184,7 @@ class CycleTracker:
 
 
 def _overlap(given: npt.NDArray[Any] | None, found: CorrespondenceLike) -> float:
-    """IoU of the given mask, at the size of the other, with what the look back found."""
+    """IoU of the query mask, resized to the other mask's size, with the reverse search's mask."""
     assert given is not None  # it was looked for
     asked, seen = resize_mask(given, found.size), found.mask()
     union = np.count_nonzero(asked | seen)

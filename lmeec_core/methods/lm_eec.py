@@ -16,7 +16,7 @@ from lmeec_core.tracker import CorrespondenceTracker
 
 @dataclass(frozen=True)
 class LmEec:
-    """A network and the settings of its trackers' memory; None are the default ones."""
+    """A network and the settings of its trackers' memory; None: the defaults."""
 
     model: LMEEC
     memory: MemoryConfig | None = None

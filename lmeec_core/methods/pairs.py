@@ -1,9 +1,8 @@
-"""Simple methods that find an object of one view in another, so that a network's scores mean
-something.
+"""Simple baselines that find an object of one view in another, to compare networks with.
 
 Each is a function ``(query_image, query_mask, target_image) -> mask``: images uint8 (H, W, 3) RGB,
-masks bool (H, W), the result at the target image's size. None of them learns or remembers;
-:class:`PairTracker` makes a tracker of any.
+masks bool (H, W), the result at the target image's size. They are not trained and have no memory;
+:class:`PairTracker` makes a tracker from any of them.
 """
 
 from __future__ import annotations
@@ -44,14 +43,14 @@ def _check(query_image: Image, query_mask: Mask, target_image: Image) -> None:
             f"{query_image.shape[:2]} expected, the query image's size"
         )
     if not query_mask.any():
-        raise InputError("query_mask: an empty mask was given; nothing to look for")
+        raise InputError("query_mask: an empty mask was given; at least one pixel expected")
 
 
 def same_place(query_image: Image, query_mask: Mask, target_image: Image) -> Mask:
     """The query mask itself, scaled to the target image.
 
     Raises:
-        InputError: wrong types or shapes, or an empty query mask; so do all the others.
+        InputError: wrong types or shapes, or an empty query mask, as in all functions below.
     """
     _check(query_image, query_mask, target_image)
     height, width = target_image.shape[:2]
@@ -61,7 +60,7 @@ def same_place(query_image: Image, query_mask: Mask, target_image: Image) -> Mas
 
 
 def _colour_bins(image: Image) -> npt.NDArray[np.int64]:
-    """Hue in 24, saturation in 6, value in 4 steps: one number per pixel."""
+    """One bin number per pixel: 24 steps of hue, 6 of saturation, 4 of value."""
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV).astype(np.int64)
     hue, saturation, value = hsv[..., 0] * 24 // 180, hsv[..., 1] * 6 // 256, hsv[..., 2] // 64
     return (hue * 6 + saturation) * 4 + value
@@ -72,8 +71,8 @@ def colour_probability(
 ) -> npt.NDArray[np.float32]:
     """Histogram back-projection (Swain and Ballard, IJCV 1991).
 
-    Of every target pixel the share of the query image's pixels of its colour that belong to the
-    object, smoothed over 5 x 5 pixels: float32 (H, W), 0 .. 1.
+    For each target pixel: the share of the query image's pixels of the same colour that belong to
+    the object, smoothed over 5 x 5 pixels: float32 (H, W), 0 .. 1.
     """
     _check(query_image, query_mask, target_image)
     bins, count = _colour_bins(query_image), 24 * 6 * 4
@@ -84,9 +83,9 @@ def colour_probability(
 
 
 def best_region(probability: npt.NDArray[np.float32], threshold: float) -> Mask:
-    """Of the connected regions at or above the threshold the one with the greatest sum.
+    """The connected region above the threshold with the greatest sum of probabilities.
 
-    The threshold is a share of the greatest probability, because small objects have low ones.
+    The threshold is a share of the maximum, because small objects have low probabilities.
     """
     above = (probability > 0) & (probability >= threshold * probability.max())
     count, labels = cv2.connectedComponents(above.astype(np.uint8), connectivity=8)
@@ -99,15 +98,15 @@ def best_region(probability: npt.NDArray[np.float32], threshold: float) -> Mask:
 def colour_histogram(
     query_image: Image, query_mask: Mask, target_image: Image, threshold: float = COLOUR_THRESHOLD
 ) -> Mask:
-    """The region whose colours are most the object's; empty if no colour of it is in the view."""
+    """The region with colours most like the object's; empty if none of them is in the view."""
     return best_region(colour_probability(query_image, query_mask, target_image), threshold)
 
 
 def template(query_image: Image, query_mask: Mask, target_image: Image) -> Mask:
-    """The object's cut-out slid over the target image at several scales.
+    """Template matching with the object's image patch at several scales.
 
-    The place and scale with the smallest mean squared difference of colours (within the mask)
-    receive the query mask. Empty only if the cut-out fits nowhere.
+    The query mask is placed where the mean squared colour difference (within the mask) is smallest.
+    The result is empty only if the patch does not fit into the image.
     """
     _check(query_image, query_mask, target_image)
     rows, columns = np.flatnonzero(query_mask.any(axis=1)), np.flatnonzero(query_mask.any(axis=0))
@@ -132,10 +131,10 @@ def template(query_image: Image, query_mask: Mask, target_image: Image) -> Mask:
 
 
 def sift(query_image: Image, query_mask: Mask, target_image: Image) -> Mask:
-    """The query mask moved, turned and scaled as the object's SIFT key points are.
+    """The query mask, transformed by the similarity estimated from the object's SIFT key points.
 
-    Key points (Lowe, IJCV 2004) with a ratio test of 0.8, a similarity by RANSAC within 4 pixels.
-    Empty with fewer than LEAST_INLIERS inliers, which says that the object is not there.
+    Key points (Lowe, IJCV 2004) with a ratio test of 0.8, and RANSAC within 4 pixels. With fewer
+    than LEAST_INLIERS inliers the mask is empty: the object is judged absent.
     """
     _check(query_image, query_mask, target_image)
     height, width = target_image.shape[:2]
@@ -162,7 +161,7 @@ def sift(query_image: Image, query_mask: Mask, target_image: Image) -> Mask:
 
 
 def sift_or_template(query_image: Image, query_mask: Mask, target_image: Image) -> Mask:
-    """SIFT where it finds the object, else template matching."""
+    """SIFT if it finds the object, else template matching."""
     found = sift(query_image, query_mask, target_image)
     return found if found.any() else template(query_image, query_mask, target_image)
 
@@ -178,7 +177,7 @@ SIMPLE_METHODS: dict[str, FindMask] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class FoundMask:
-    """A mask, empty where the object was not found; see
+    """A mask, empty if the object was not found; see
     :class:`lmeec_core.correspondence.CorrespondenceLike`."""
 
     found: Mask
@@ -191,16 +190,16 @@ class FoundMask:
 
     @property
     def presence(self) -> float:
-        """1 where something was found, else 0."""
+        """1 if the object was found, else 0."""
         return float(self.found.any())
 
     @property
     def score(self) -> float:
-        """As the presence: these methods do not judge their masks."""
+        """The presence, because these methods do not estimate the quality of their masks."""
         return self.presence
 
     def visible(self, threshold: float = 0.5) -> bool:
-        """Whether something was found."""
+        """Whether the object was found."""
         return bool(self.found.any())
 
     def mask(self, threshold: float = 0.5) -> Mask:
@@ -209,10 +208,10 @@ class FoundMask:
 
 
 class PairTracker:
-    """A tracker without memory: each object is sought anew in every pair of images.
+    """A tracker without memory: each pair of images is searched independently.
 
-    Arguments and errors as of :class:`lmeec_core.CorrespondenceTracker`; `find` None is for classes
-    that override :meth:`search`.
+    Arguments and errors are those of :class:`lmeec_core.CorrespondenceTracker`; `find` is None only
+    in classes that override :meth:`search`.
     """
 
     def __init__(
@@ -229,7 +228,7 @@ class PairTracker:
 
     @property
     def objects(self) -> tuple[str, ...]:
-        """Ids of all known objects, in the order in which they came."""
+        """Ids of all known objects, in the order in which they were added."""
         return tuple(self._objects)
 
     def forget(self, object_id: str) -> bool:
@@ -275,7 +274,7 @@ class PairTracker:
     def search(
         self, query: Image, masks: Mapping[str, Mask], views: Mapping[str, Image]
     ) -> Mapping[str, Mapping[str, FoundMask]]:
-        """What is found of each object, by target view; a method with more to share overrides it.
+        """The result for each object, by target view; methods that share work can override it.
 
         Args:
             query: the query image.
@@ -308,7 +307,7 @@ class PairMethod:
         num_frames: int | None = None,
         max_objects: int = 32,
     ) -> PairTracker:
-        """A tracker; the number of frames makes no difference."""
+        """A tracker; the number of frames has no effect."""
         return PairTracker(self.find, query, targets, max_objects)
 
 

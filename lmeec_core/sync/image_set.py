@@ -10,7 +10,7 @@ T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
 QUERY_MASKS = "query masks"
-"""Name of the query masks' stream; those of images are named like their cameras."""
+"""Name of the query masks' stream; image streams are named like their cameras."""
 
 
 def candidates_of(camera: str) -> str:
@@ -20,17 +20,17 @@ def candidates_of(camera: str) -> str:
 
 @dataclass(frozen=True)
 class ImageSet(Generic[T_co]):
-    """A synchronised set, or the streams that such sets are made of.
+    """A synchronised set, or the streams from which sets are formed.
 
     Iterating gives the query image, the masks if there are any, then the targets in their order,
     then their candidates.
 
     Attributes:
-        query: of the query camera.
-        masks: the query masks; None where objects are marked by prompts.
-        targets: target camera to its image; targets without one are left out.
-        candidates: target camera to candidate masks of its image; empty where no other program
-            gives them.
+        query: the query image.
+        masks: the query masks; None if objects are marked by prompts.
+        targets: images by target camera; targets without an image are left out.
+        candidates: candidate masks of the images, by target camera; empty unless another program
+            provides them.
     """
 
     query: T_co

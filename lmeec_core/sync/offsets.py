@@ -1,4 +1,4 @@
-"""How far a camera's clock is off, from the motion that two cameras see together."""
+"""Estimates the offset between two cameras' clocks from the motion that both see."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 LONGEST = 1.0
-"""Largest offset that is looked for, seconds."""
+"""Maximum offset in the search, seconds."""
 SHORTEST_RECORDING = 3.0
-"""Seconds of common time below which nothing is said."""
+"""Minimum common time for an estimate, seconds."""
 LEAST_CORRELATION = 0.5
-"""Correlation of the two motions below which an offset is not trusted."""
+"""Minimum correlation of the two motions for a trusted offset."""
 LEAST_LEAD = 0.1
-"""By how much the best offset has to correlate better than any other peak to be trusted."""
+"""Minimum difference in correlation from any other peak for a trusted offset."""
 STEP = 0.01
-"""Seconds between the offsets that are compared."""
+"""Step between the offsets that are compared, seconds."""
 WIDTH = 64
-"""Pixels to which images are reduced: motion of the whole view, not noise of pixels."""
+"""Width to which images are reduced, in pixels: to measure motion of the view, not pixel noise."""
 
 
 class Motion:
     """How much a camera's picture changes from image to image.
 
     Attributes:
-        stamps: of the images from the second one on, nanoseconds, increasing.
+        stamps: midpoints between the stamps of consecutive images, nanoseconds, increasing.
         values: mean absolute difference from the image before, per second.
     """
 
@@ -36,7 +36,7 @@ class Motion:
         self._last: tuple[int, NDArray[np.float32]] | None = None
 
     def add(self, stamp_ns: int, image: NDArray[np.uint8]) -> None:
-        """Take in the next image, uint8 (H, W, 3); one that is not newer is left out."""
+        """Add the next image, uint8 (H, W, 3); an image that is not newer is ignored."""
         if self._last is not None and stamp_ns <= self._last[0]:
             return
         height = max(1, round(WIDTH * image.shape[0] / image.shape[1]))
@@ -55,9 +55,9 @@ class Offset:
     """An estimated offset.
 
     Attributes:
-        seconds: what is to be added to the second camera's stamps: an image with the stamp t
-            shows what the first camera's image with the stamp t + seconds shows.
-        correlation: of the two motions at this offset, -1 to 1.
+        seconds: the time to add to the second camera's stamps: its image with stamp t shows the
+            same moment as the first camera's image with stamp t + seconds.
+        correlation: correlation of the two motions at this offset, -1 to 1.
         doubt: why it cannot be trusted; empty if it can.
     """
 
@@ -94,7 +94,7 @@ def estimate_offset(first: Motion, second: Motion) -> Offset | None:
 def _correlation(
     times: list[NDArray[np.float64]], values: list[NDArray[np.float64]], offset: float
 ) -> float:
-    """Correlation of the motions with the second one's stamps moved; NaN without motion."""
+    """Correlation of the motions with the second one's stamps shifted; NaN without motion."""
     moved = times[1] + offset
     grid = np.arange(max(times[0][0], moved[0]), min(times[0][-1], moved[-1]), STEP)
     one, other = np.interp(grid, times[0], values[0]), np.interp(grid, moved, values[1])
@@ -113,12 +113,12 @@ def _vertex(three: NDArray[np.float64]) -> float:
 
 def _doubt(found: NDArray[np.float64], best: int) -> str:
     if best in (0, len(found) - 1):
-        return f"the best one is the largest that is looked for ({LONGEST:g} s)"
+        return f"it is at the limit of the search ({LONGEST:g} s)"
     if found[best] < LEAST_CORRELATION:
-        return f"the motions correlate by {found[best]:.2f} only, {LEAST_CORRELATION:g} expected"
+        return f"the correlation is only {found[best]:.2f}, {LEAST_CORRELATION:g} expected"
     peaks = (found[1:-1] > found[:-2]) & (found[1:-1] >= found[2:])
     others = [i + 1 for i in np.flatnonzero(peaks) if i + 1 != best]
     if others and found[best] - found[others].max() < LEAST_LEAD:
         rival = (others[int(found[others].argmax())] - best) * STEP
-        return f"{abs(rival):.2f} s away the motions correlate as well: they repeat"
+        return f"the motions correlate as well {abs(rival):.2f} s away: they are periodic"
     return ""

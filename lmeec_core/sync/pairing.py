@@ -38,7 +38,7 @@ UNKNOWN_NS = 1_000_000_000
 
 
 class _Candidate(NamedTuple):
-    """What a stream has for an anchor."""
+    """The candidate of a stream for an anchor."""
 
     place: int | None  # in its queue
     final: bool  # no nearer item is expected
@@ -47,41 +47,41 @@ class _Candidate(NamedTuple):
 class PairingCore(Generic[T]):
     """Nearest-stamp pairing of an anchor stream with every other stream.
 
-    A set holds one item of each stream. For each anchor the nearest item of every other stream is
-    taken, if it lies within the tolerance and is not nearer to the next anchor. An anchor is
-    decided as soon as no nearer item can be expected: when the stream has passed the anchor's
-    stamp, or when the candidate lies within half of the stream's own period. Anchors are decided
-    in the order of their stamps, no item is used twice, and queues are bounded.
+    A set holds one item of each stream. For each anchor, the nearest item of every other stream is
+    used if it is within the tolerance and is not nearer to the next anchor. An anchor is decided as
+    soon as no nearer item can be expected: when the stream has passed the anchor's stamp, or when
+    the candidate is within half of the stream's own period. Anchors are decided in the order of
+    their stamps, no item is used twice, and queues are bounded.
 
-    Partial sets (`wait_ns` given, several targets): a set needs one of the targets only. A target
-    that has nothing for an anchor is left out when it has passed the anchor; when its next item,
-    0.9 of its shortest recent interval after its last one, belongs to a later anchor; or when the
-    anchor stream and a target that is there are `wait_ns` past the anchor. After such a
-    timeout, and when they are two of its periods and `wait_ns` past its last item, it is silent:
-    nothing waits for it until it sends again. Without any target an anchor waits as if sets were
-    not partial.
+    Partial sets (`wait_ns` given, several targets): a set needs only one of the targets. A target
+    without an item for an anchor is left out when it has passed the anchor; when its next item,
+    expected 0.9 of its shortest recent interval after its last one, belongs to a later anchor; or
+    when the anchor stream and a target with an item are `wait_ns` past the anchor. After such a
+    timeout, and when they are two of its periods and `wait_ns` past its last item, the target is
+    silent: sets do not wait for it until it sends again. Without any target, an anchor waits as if
+    sets were not partial.
 
     A stamp far behind its stream's newest one (more than 0.2 s and ten tolerances), or a long
-    run of late ones, is a jump of time (a looped recording): everything queued is dropped and
-    `epoch` increases. Streams that have not jumped yet are waited for: their items from before
-    the jump are dropped. With partial sets a target that jumps alone (a camera that restarts with
-    another clock) resets only itself.
+    run of late ones, is a jump back in time (a looped recording): everything queued is dropped and
+    `epoch` increases. Items from before the jump of streams that have not jumped yet are dropped.
+    With partial sets, a target that jumps alone (a camera that restarts with another clock) resets
+    only itself.
 
     All methods may be called from any thread.
 
     Args:
         anchor: name of the stream whose stamps order the sets.
         others: names of the other streams, at least one.
-        tolerance_ns: largest distance from the anchor's stamp, inclusive; not negative.
+        tolerance_ns: maximum distance from the anchor's stamp, inclusive; not negative.
         queue: items kept per stream, at least 1.
-        targets: those of `others` that may be switched off; if any, a set needs one of them.
-        wait_ns: longest wait for a target while another is there; None: a set needs all targets
+        targets: those of `others` that can be switched off; if any, a set needs one of them.
+        wait_ns: maximum wait for a target while another has an item; None: a set needs all targets
             that are on.
         delay_ns: how long an anchor waits, by the anchor stream's own stamps, for the streams that
             are not targets; the queues are longer accordingly. 0: until a queue is full.
 
     Raises:
-        ValueError: if a name occurs twice, or a number is out of range.
+        ValueError: a name occurs twice, or a number is out of range.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class PairingCore(Generic[T]):
         names = [anchor, *others]
         if len(set(names)) != len(names) or not others or not set(targets) <= set(others):
             raise ValueError(
-                f"streams {names} and targets {list(targets)} given; an anchor, other names, each "
-                "once, and targets among these needed"
+                f"streams {names} and targets {list(targets)} given; an anchor and other streams, "
+                "all with different names, and targets among the other streams expected"
             )
         if queue < 1:
             raise ValueError(f"queue {queue} given, at least 1 expected")
@@ -159,7 +159,7 @@ class PairingCore(Generic[T]):
             return self._collect(final=False)
 
     def flush(self) -> list[MatchedSet[T]]:
-        """Decide every queued anchor with what is there (nothing more will come)."""
+        """Decide every queued anchor with the available items, because no more will arrive."""
         with self._lock:
             found = self._collect(final=True)
             for name in self.others:
@@ -168,7 +168,7 @@ class PairingCore(Generic[T]):
             return found
 
     def reset(self) -> None:
-        """Drop everything queued and begin a new epoch, whatever the stamps that follow."""
+        """Drop everything queued and begin a new epoch, whatever stamps follow."""
         with self._lock:
             self._epoch += 1
             for stream in self._streams.values():
@@ -315,7 +315,7 @@ class PairingCore(Generic[T]):
         return all(self._is_optional(name) for name in lacking)
 
     def _reason_against(self, anchor: int, streams: dict[str, _Candidate]) -> DropReason | None:
-        """Why the anchor can no longer become a set; None while it can."""
+        """Why the anchor cannot become a set; None while it still can."""
         hopeless = [name for name, one in streams.items() if one.place is None and one.final]
         chosen = [name for name in streams if name not in hopeless]
         if not self._suffices(chosen, hopeless):
@@ -355,7 +355,7 @@ class PairingCore(Generic[T]):
         return stream.timed_out and front - stream.newest > 2 * stream.period(UNKNOWN_NS) + wait
 
     def _nearest(self, name: str, anchor: int) -> _Candidate:
-        """What a stream has for an anchor."""
+        """The candidate of a stream for an anchor."""
         stream, anchors = self._streams[name], self._streams[self.anchor]
         following = anchors.queue[1][0] if len(anchors.queue) > 1 else None
         best = stream.nearest(anchor, following, self._tolerance)
@@ -389,7 +389,7 @@ class PairingCore(Generic[T]):
         return MatchedSet(stamp, items, stamps, self._last_skew, self._epoch)
 
     def _forget_before(self, anchor: int) -> None:
-        """Drop what is too old for the given anchor and for every later one."""
+        """Drop items that are too old for the given anchor and every later one."""
         for name in self.others:
             stream = self._streams[name]
             if not stream.astray:

@@ -13,17 +13,17 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 MAX_QUEUE = 1000
-"""Items kept per stream at most, however short its period and long the delay."""
+"""Maximum number of items kept per stream, however short its period and long the delay."""
 
 
 class DropReason(StrEnum):
     """Why an item never became part of a set."""
 
-    NO_PARTNER = "no_partner"  # anchor: a stream it needs has nothing within the tolerance
-    TIMEOUT = "timeout"  # anchor: what it needs did not come within the longest delay
-    UNMATCHED = "unmatched"  # other stream: no anchor wanted it
+    NO_PARTNER = "no_partner"  # anchor: a required stream has no item within the tolerance
+    TIMEOUT = "timeout"  # anchor: a required item did not arrive within the maximum delay
+    UNMATCHED = "unmatched"  # other stream: no anchor used it
     QUEUE_FULL = "queue_full"  # waited until its queue overflowed
-    LATE = "late"  # older than what has been decided already
+    LATE = "late"  # older than an anchor that is already decided
     DUPLICATE = "duplicate"  # a second item with the same stamp
     TIME_RESET = "time_reset"  # from before a backward jump of time
     NOT_WANTED = "not_wanted"  # the stream, or every target, is switched off
@@ -47,13 +47,13 @@ class StreamStats:
 
 @dataclass(frozen=True)
 class MatchedSet(Generic[T]):
-    """One item of every stream (of targets: at least one), all close to the anchor's stamp.
+    """One item of every stream (but at least one target), all close to the anchor's stamp.
 
     Attributes:
         stamp_ns: the anchor's stamp; strictly increasing within an epoch.
-        items: stream name to item; targets that had none are left out.
-        stamps: stream name to stamp, nanoseconds.
-        skew_ns: largest distance of a stamp from the anchor's.
+        items: items by stream name; targets without an item are left out.
+        stamps: stamps by stream name, nanoseconds.
+        skew_ns: maximum distance of a stamp from the anchor's.
         epoch: number of backward jumps of time so far; reset any state when it changes.
     """
 
@@ -90,11 +90,11 @@ by_stamp = itemgetter(0)
 
 @dataclass
 class Stream(Generic[T]):
-    """What the pairing holds of one stream; all stamps in nanoseconds."""
+    """The state of one stream; all stamps in nanoseconds."""
 
     queue: list[tuple[int, T]] = field(default_factory=list)  # by stamp
     newest: int | None = None  # newest stamp since the last jump of time
-    decided: int | None = None  # no item up to this stamp is wanted any more
+    decided: int | None = None  # items up to this stamp are no longer needed
     intervals: deque[int] = field(default_factory=lambda: deque(maxlen=9))
     behind: bool = False  # other streams jumped back, this one has not followed yet
     astray: bool = False  # it alone jumped back
@@ -113,7 +113,7 @@ class Stream(Generic[T]):
         insort(self.queue, (stamp, item), key=by_stamp)
 
     def drop(self, reason: DropReason) -> None:
-        """Count an item that is not even queued."""
+        """Count an item that is dropped without being queued."""
         self.dropped[reason.value] += 1
 
     def drop_first(self, count: int, reason: DropReason) -> None:
@@ -127,7 +127,7 @@ class Stream(Generic[T]):
         self.drop_first(bisect_left(self.queue, stamp, key=by_stamp), reason)
 
     def clear(self, reason: DropReason) -> None:
-        """Drop what is queued and forget the newest stamp; the estimated period is kept."""
+        """Drop all queued items and forget the newest stamp; the estimated period is kept."""
         self.drop_first(len(self.queue), reason)
         self.newest = self.decided = None
         self.late_run = 0
@@ -160,13 +160,13 @@ class Stream(Generic[T]):
         return median(self.intervals) if self.intervals else unknown
 
     def capacity(self, queue: int, delay: int) -> int:
-        """Items to keep: `queue`, and what comes within `delay` ns at the stream's own rate."""
+        """Number of items to keep: `queue`, and those that arrive in `delay` ns at its own rate."""
         if not delay or not self.intervals:
             return queue
         return min(queue + -int(-delay // max(self.period(delay), 1)), max(queue, MAX_QUEUE))
 
     def miss(self, anchor: int) -> None:
-        """Record that the stream had nothing for an anchor."""
+        """Record that the stream had no item for an anchor."""
         self.missed += 1
         near = [stamp for stamp, _ in self.queue]
         near += [stamp for stamp in (self.newest, self.decided) if stamp is not None]

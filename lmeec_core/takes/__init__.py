@@ -5,8 +5,8 @@
     rgb = take.image(take.ego, 30)                 # uint8 (H, W, 3)
     mask = take.mask("cup", take.exos[0], 30)      # bool (H, W) or None
 
-Nothing is read before it is needed, and nothing decoded is kept, so memory does not depend on the
-length of a take.
+Files are read only when needed, and decoded images and masks are not kept, so memory use does not
+depend on the length of a take.
 """
 
 from lmeec_core.takes.cameras import DIRECTIONS, CameraPair, camera_pairs, is_ego

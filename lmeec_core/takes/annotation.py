@@ -1,11 +1,11 @@
-"""What a take's annotation says: objects, their masks by camera and frame, and what is listed.
+"""A take's annotation: objects, their masks by camera and frame, and lists of frames.
 
     annotation.json = {"masks": {object: {camera: {frame: RLE or null}}},
                        "subsample_idx": [frame, ...], "scenario": text,
                        "descriptions": {object: text},
                        "annotated_frames": {object: {camera: [frame, ...]}}}
 
-Only ``masks`` has to be there.
+Only ``masks`` is required.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ANNOTATION = "annotation.json"
 
 
 class Annotated:
-    """The annotation of one take, parsed once, at first use; masks are decoded at every call.
+    """The annotation of one take, parsed only once, at first use; masks are decoded at every call.
 
     Attributes:
         path: the take's folder.
@@ -44,7 +44,7 @@ class Annotated:
         """The parsed annotation.json, with ``masks`` checked to be a dictionary.
 
         Raises:
-            TakeError: if the file is missing, is no JSON, or has another shape.
+            TakeError: the file is missing, is not JSON, or has another structure.
         """
         path = self.path / ANNOTATION
         content = read_json(path)
@@ -59,21 +59,21 @@ class Annotated:
 
     @cached_property
     def subsample_idx(self) -> tuple[int, ...]:
-        """The annotated frame numbers as the file lists them; () if it does not."""
+        """The annotated frame numbers listed in the file; () if there is no list."""
         return self._numbers(self.annotation.get("subsample_idx"), "subsample_idx")
 
     @property
     def scenario(self) -> str | None:
-        """What is done in the take (EgoExo4D: Cooking, Basketball, ...), if the file says it."""
+        """The activity in the take (EgoExo4D: Cooking, Basketball, ...); None if unknown."""
         scenario = self.annotation.get("scenario")
         return None if scenario is None else str(scenario)
 
     @property
     def descriptions(self) -> dict[str, str]:
-        """What objects look like, in words, by object, as far as the file says it.
+        """Descriptions of objects' appearance, by object; may be empty.
 
         Raises:
-            TakeError: the entry is not {object: text}, or of an object that is not annotated.
+            TakeError: the entry is not {object: text}, or names an object without annotations.
         """
         given = self.annotation.get("descriptions", {})
         if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
@@ -90,18 +90,18 @@ class Annotated:
     # -- masks ---------------------------------------------------------------------------------
 
     def mask_frames(self, object_name: str, camera: str) -> tuple[int, ...]:
-        """Frames for which the file has an entry (a mask or null) of the object, increasing.
+        """Frames for which the file has an entry (a mask or null) for the object, increasing.
 
-        In a target view the benchmark takes the object as present in these frames.
+        In a target view, the benchmark regards the object as present in these frames.
         """
         return tuple(sorted(self._entries(object_name, camera)))
 
     def annotated(self, object_name: str, camera: str, frame: int) -> bool:
-        """Whether the file has an entry (a mask or null) of the object in this image."""
+        """Whether the file has an entry (a mask or null) for the object in this image."""
         return frame in self._entries(object_name, camera)
 
     def annotated_frames(self, object_name: str, camera: str) -> frozenset[int] | None:
-        """Frames in which the object was looked for in a camera, whether it is there or not.
+        """Frames in which the object was annotated in a camera, whether it is visible or not.
 
         EgoExo4D's raw files and the benchmark's truth file list them; the processed layout does
         not, and gives None.
@@ -117,10 +117,10 @@ class Annotated:
         return ego_first(self._cameras_of(object_name))
 
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
-        """The stored run lengths of a mask, or None where there is no mask or it is null.
+        """The stored run lengths of a mask; None if there is no mask or it is null.
 
         Raises:
-            TakeError: if the object is unknown or its mask is broken.
+            TakeError: the object is unknown, or its mask is broken.
         """
         entry = self._entries(object_name, camera).get(frame)
         try:
@@ -132,14 +132,15 @@ class Annotated:
         self, object_name: str, camera: str, frame: int, size: Size | None = None,
         image: tuple[int, int] | None = None,
     ) -> NDArray[np.bool_] | None:  # fmt: skip
-        """The mask of an object, bool (H, W); None where there is none or it is null.
+        """The mask of an object, bool (H, W); None if there is no mask or it is null.
 
         Args:
-            object_name, camera, frame: where.
+            object_name, camera, frame: the object and the image.
             size, image: see :func:`lmeec_core.takes.decode_mask`.
 
         Raises:
-            TakeError: if the object is unknown, or its mask is broken or of another image.
+            TakeError: the object is unknown, its mask is broken, or its aspect ratio differs from
+                the image's.
         """
         try:
             rle = self.rle(object_name, camera, frame)
@@ -156,17 +157,17 @@ class Annotated:
         return self.path / ANNOTATION
 
     def _rle(self, entry: Any) -> Rle:
-        """Run lengths of a mask as the file stores it.
+        """Run lengths of a mask, from an entry of the file.
 
         Raises:
-            ValueError: if it is broken.
+            ValueError: the entry is broken.
         """
         if not isinstance(entry, dict):
             raise ValueError(f"a mask is {type(entry).__name__}, expected size and counts")
         return dict(entry)
 
     def _numbers(self, values: Any, where: str) -> tuple[int, ...]:
-        """Frame numbers as the file lists them, numbers or text; () for null."""
+        """Frame numbers from a list of numbers or text; () for null."""
         try:
             return frame_numbers(values)
         except InputError as error:
@@ -185,12 +186,12 @@ class Annotated:
         if not isinstance(cameras, dict):
             raise TakeError(
                 self._annotation_path,
-                f"masks of object {object_name!r} are no dictionary by camera",
+                f"masks of object {object_name!r}: a dictionary by camera expected",
             )
         return cameras
 
     def _entries(self, object_name: str, camera: str) -> dict[int, Any]:
-        """The entries of an object in a camera by frame number, looked through once."""
+        """The entries of an object in a camera by frame number; cached."""
         key = object_name, camera
         if key not in self._by_frame:
             try:

@@ -1,4 +1,4 @@
-"""Ego and exo cameras, and their pairs of query and target for tracking, scoring, training."""
+"""Ego and exo cameras, and pairs of query and target cameras."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 DIRECTIONS = ("ego-exo", "exo-ego")
-"""From the query's view to the target's."""
+"""From the query view to the target view."""
 
 
 class CameraPair(NamedTuple):
@@ -27,14 +27,14 @@ def ego_first(cameras: Iterable[str]) -> tuple[str, ...]:
 
 
 def camera_pairs(cameras: Iterable[str], direction: str) -> tuple[CameraPair, ...]:
-    """Every ego camera with every exo camera; () if one of the kinds is not there.
+    """Every ego camera with every exo camera; () without ego or without exo cameras.
 
     Args:
-        cameras: their names, in any order.
-        direction: of :data:`DIRECTIONS`.
+        cameras: names of the cameras, in any order.
+        direction: one of :data:`DIRECTIONS`.
 
     Raises:
-        ValueError: on another direction.
+        ValueError: unknown direction.
     """
     if direction not in DIRECTIONS:
         raise ValueError(f"direction {direction!r} given, one of {DIRECTIONS} expected")

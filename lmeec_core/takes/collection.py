@@ -25,15 +25,15 @@ class Takes:
             ...
         if takes.broken: ...
 
-    Iterating skips broken takes and collects them in ``broken``. What shows only later (an image
-    that cannot be decoded) is for the caller to hand to :meth:`report`.
+    Iterating skips broken takes and collects them in ``broken``. Callers pass errors found later
+    (an image that cannot be decoded) to :meth:`report`.
 
     Attributes:
-        path: what was opened.
-        kind: "take", "dataset" (a folder of takes) or "relations" (a file of many).
+        path: the path that was opened.
+        kind: "take", "dataset" (a folder of takes) or "relations" (a file of many takes).
         names: ids of the takes, in order.
-        broken: one error for each take or file that could not be read so far.
-        on_error: called with each such error when it is found.
+        broken: one error for each take or file found to be unreadable so far.
+        on_error: called with each of these errors when it is found.
     """
 
     def __init__(
@@ -65,12 +65,12 @@ class Takes:
         """Open one take and parse its annotations.
 
         Raises:
-            TakeError: if there is no such take, or it is broken.
+            TakeError: there is no such take, or it is broken.
         """
         if name not in self._openers:
             raise unknown_take(self.path, name, self.names)
         take = self._openers[name]()
-        take.annotation  # noqa: B018  broken files show here, not in the middle of the work
+        take.annotation  # noqa: B018  raises now for a broken file, not during processing
         return take
 
     def report(self, error: TakeError) -> None:
@@ -100,11 +100,11 @@ def open_takes(
         on_error: called with each broken take when it is found.
 
     Raises:
-        TakeError: if there are no takes at the path, or the split or a name is unknown.
+        TakeError: there are no takes at the path, or the split or a name is unknown.
     """
     here = Path(path)
     if split is not None and (here.is_file() or (here / ANNOTATION).is_file()):
-        raise TakeError(here, f"split {split!r} was asked for, but this is no folder of splits")
+        raise TakeError(here, f"split {split!r} given, but this is not a folder with splits")
     if here.is_file():
         takes = _of_relations(here, None, videos, on_error)
     elif (here / ANNOTATION).is_file():
@@ -114,7 +114,7 @@ def open_takes(
     elif found := _relations_files(here, split):
         if len(found) > 1:
             listed = ", ".join(file.name for file in found)
-            raise TakeError(here, f"holds {listed}; name one of them, or a split")
+            raise TakeError(here, f"contains {listed}; give one of them, or a split")
         takes = _of_relations(found[0], here, videos, on_error)
     else:
         takes = _of_dataset(here, split, on_error)
@@ -132,15 +132,15 @@ def open_one(
     name: str | None = None,
     videos: str | os.PathLike[str] | None = None,
 ) -> Take:
-    """Open the take at a path, or the one of this name where there are several.
+    """Open the take at a path, or the take with this name if there are several.
 
     Raises:
-        TakeError: as :func:`open_takes`, or there are several and none is named.
+        TakeError: as for :func:`open_takes`, or there are several takes and no name is given.
     """
     takes = open_takes(path, split, names=() if name is None else (name,), videos=videos)
     if len(takes.names) > 1:
         listed = ", ".join(takes.names[:8])
-        raise TakeError(path, f"which take? Name one of its {len(takes)} with --take: {listed}")
+        raise TakeError(path, f"has {len(takes)} takes; choose one with --take: {listed}")
     return takes.open(takes.names[0])
 
 
@@ -177,7 +177,7 @@ def _of_relations(
 def _of_dataset(
     root: Path, split: str | None, on_error: Callable[[TakeError], None] | None
 ) -> Takes:
-    """Takes of a folder; those that split.json lists but the folder lacks count as broken later."""
+    """Takes of a folder; takes listed in split.json but missing are reported when opened."""
     places: dict[str, Path] = {}
 
     def place(name: str, folder: Path) -> None:
@@ -198,7 +198,7 @@ def _of_dataset(
         takes = {file.parent for glob in pattern for file in folder.glob(glob)}
         others = {p for glob in pattern for p in folder.glob(os.path.dirname(glob)) if p.is_dir()}
         hidden = {p for p in others if p.name.startswith(".") or p.parent in takes}
-        takes |= {p for p in others - takes - hidden if looks_like_take(p)}  # broken, when opened
+        takes |= {p for p in others - takes - hidden if looks_like_take(p)}  # reported when opened
         for one in sorted(takes):
             place(one.name, one)
 

@@ -7,14 +7,14 @@ import os
 from lmeec_core.errors import InputError
 
 LONGEST = 1000
-"""Characters of a reason."""
+"""Maximum number of characters of a reason."""
 
 
 class TakeError(InputError):
     """A file of a recording is missing, broken or not what was expected.
 
     Attributes:
-        path: the file or folder that is at fault.
+        path: the file or folder with the error.
     """
 
     def __init__(self, path: str | os.PathLike[str], reason: str) -> None:

@@ -1,4 +1,4 @@
-"""The images in a camera's folder: which file is which frame, and what nothing reads."""
+"""Lists the images in a camera's folder: the file of each frame, and images that are not read."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Images(NamedTuple):
     """The images in a camera's folder, without hidden files and files that are not images.
 
     Attributes:
-        files: the name of the file of each frame, by number, increasing.
-        unread: names of images that are not frames: of another format, or not named by a number.
+        files: file names by frame number, in increasing order.
+        unread: names of images that are not frames: not JPEG, or not named by a number.
     """
 
     files: dict[int, str]
@@ -34,8 +34,8 @@ def list_images(folder: Path) -> Images:
     Frame numbers may have leading zeros; ``.jpeg`` and upper case are accepted too.
 
     Raises:
-        InputError: if two files are the same frame; names them.
-        OSError: if the folder cannot be listed.
+        InputError: two files are the same frame; names them.
+        OSError: the folder cannot be listed.
     """
     frames: list[tuple[int, str, str]] = []
     unread: list[str] = []
@@ -45,7 +45,7 @@ def list_images(folder: Path) -> Images:
             continue
         try:
             if suffix.lower() not in READ:
-                raise InputError(f"{name} is no JPEG")
+                raise InputError(f"{name} is not a JPEG")
             frames.append((frame_number(stem), name, name))
         except InputError:
             unread.append(name)
@@ -53,7 +53,7 @@ def list_images(folder: Path) -> Images:
 
 
 def looks_like_take(folder: Path) -> bool:
-    """Whether a folder has a folder with an image of a frame in it."""
+    """Whether a folder has a sub-folder with images named by frame numbers."""
     return any(
         os.path.splitext(image)[1].lower() in READ and os.path.splitext(image)[0].isdecimal()
         for camera in sorted(folder.iterdir())
@@ -62,10 +62,10 @@ def looks_like_take(folder: Path) -> bool:
     )
 
 
-def told(unread: tuple[str, ...]) -> str:
-    """The message about images that nothing reads."""
+def unread_text(unread: tuple[str, ...]) -> str:
+    """The message about images that are not read."""
     some = ", ".join(map(ascii, unread[:3])) + (", ..." if len(unread) > 3 else "")
     return (
-        f"{len(unread)} images are not read ({some}); JPEG files named by their frame number are, "
-        "as 30.jpg"
+        f"{len(unread)} images are not read ({some}); only JPEG files named by their frame number "
+        "are, for example 30.jpg"
     )

@@ -21,28 +21,29 @@ from PIL import Image
 from lmeec_core.errors import InputError
 
 MAX_PIXELS = 64_000_000
-"""Default limit of width * height: larger images are refused before memory is taken."""
+"""Default limit of width * height; larger images are rejected before memory is allocated."""
 MAX_SCANS = 100
-"""Scans of a progressive JPEG (about ten are usual); each costs the time of a whole image."""
+"""Maximum number of scans of a progressive JPEG (ten are usual); decoding each takes as long as a
+whole image."""
 BIT_DEPTHS = (8, 10, 12, 14, 16)
-"""Of sensors whose values come in 16 bits."""
+"""Bit depths of sensors whose values are stored in 16 bits."""
 ORIENTATION = 0x112
-"""The EXIF tag that tells viewers how to turn an image: 1 as it is, 2 to 8 turned or mirrored."""
+"""The EXIF tag for the orientation of an image: 1 as stored, 2 to 8 rotated or mirrored."""
 _COLOUR = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH | cv2.IMREAD_IGNORE_ORIENTATION
 _log = logging.getLogger(__name__)
 _DAMAGE = ("Corrupt JPEG data", "Premature end", "Inconsistent progression")
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker (0x\w+)")
 _FEW_BYTES = 16
-"""Webcams leave as many over before a marker."""
+"""Maximum number of extra bytes before a marker that is accepted; webcams write some."""
 _STANDALONE = frozenset({0x01, *range(0xD0, 0xD8)})  # JPEG markers without a length
 _FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
-    """Refuse an image size.
+    """Check an image size.
 
     Raises:
-        InputError: if there is no pixel, or more than ``max_pixels``.
+        InputError: there is no pixel, or more than ``max_pixels``.
     """
     if width < 1 or height < 1:
         raise InputError(f"image size {width} x {height} given, at least 1 x 1 expected")
@@ -54,18 +55,19 @@ def check_size(width: int, height: int, max_pixels: int = MAX_PIXELS) -> None:
 
 
 def is_png(data: bytes) -> bool:
-    """Whether data begin as a PNG does."""
+    """Whether data begin like a PNG."""
     return data[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
-    """Look at the header and the end of a JPEG or PNG, without decoding it.
+    """Check the header and the end of a JPEG or PNG, without decoding it.
 
     Returns:
-        (width, height) as the header announces them.
+        (width, height) from the header.
 
     Raises:
-        InputError: if the data are neither, cut off, or announce more than ``max_pixels``.
+        InputError: the data are neither JPEG nor PNG, are truncated, or have more than
+            ``max_pixels``.
     """
     if is_png(data):
         if len(data) < 33 or data[12:16] != b"IHDR" or data.rfind(b"IEND") < 0:
@@ -73,7 +75,7 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
         width, height = struct.unpack(">II", data[16:24])
     elif data[:3] == b"\xff\xd8\xff":
         width, height, scan = _jpeg_header(data)
-        # OpenCV fills a cut-off JPEG with grey and only prints a warning.
+        # OpenCV fills a truncated JPEG with grey and only prints a warning.
         if scan is None or data.rfind(b"\xff\xd9") < max(scan, data.rfind(b"\xff\xda")):
             raise InputError(f"JPEG of {len(data)} bytes is truncated (no end marker)")
         scans = data.count(b"\xff\xda")
@@ -89,14 +91,14 @@ def check_stream(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
 
 
 class ImageReader:
-    """Reads the images of one source (a camera of a take, a bag or the node), one after the other.
+    """Reads the images of one source (a camera of a take, a bag or the node) in order.
 
-    What it does to them is logged once per source:
+    Two properties are logged once per source:
 
-    - An EXIF orientation is not applied: masks belong to the pixels as they are stored.
-    - 16-bit values are scaled to 8 by the number of bits that the source has used so far, one of
-      :data:`BIT_DEPTHS`. It only grows, so brightness does not change from image to image, and the
-      same images in the same order give the same pixels wherever they are read.
+    - An EXIF orientation is not applied, because masks belong to the pixels as stored.
+    - 16-bit values are scaled to 8 bits by the bit depth that the source has used so far, one of
+      :data:`BIT_DEPTHS`. It never decreases, so brightness does not vary between images, and the
+      same images in the same order always give the same pixels.
 
     Args:
         source: name of the source for the log.
@@ -104,19 +106,19 @@ class ImageReader:
 
     def __init__(self, source: str) -> None:
         self.source = source
-        self._bits = 0  # none known yet
-        self._told_orientation = False
+        self._bits = 0  # not known yet
+        self._orientation_logged = False
 
     def decode(self, data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
         """Decode a JPEG or PNG to RGB, uint8 (H, W, 3).
 
         Raises:
-            InputError: if the data are empty, cut off or no image, or announce more than
+            InputError: the data are empty, truncated or not an image, or have more than
                 ``max_pixels``.
         """
         check_stream(data, max_pixels)
         bgr = self.to_8_bits(decode_stream(data, _COLOUR))
-        self._tell_orientation(data)
+        self._log_orientation(data)
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
     def to_8_bits(self, pixels: NDArray[Any]) -> NDArray[np.uint8]:
@@ -139,17 +141,17 @@ class ImageReader:
             self._bits = bits
         return (pixels >> max(0, self._bits - 8)).astype(np.uint8)
 
-    def _tell_orientation(self, data: bytes) -> None:
+    def _log_orientation(self, data: bytes) -> None:
         """Log that an EXIF orientation is not applied, if there is one."""
-        if self._told_orientation or not (b"Exif\0\0" in data or b"eXIf" in data):
+        if self._orientation_logged or not (b"Exif\0\0" in data or b"eXIf" in data):
             return
         try:
             with Image.open(io.BytesIO(data)) as image:
                 orientation = image.getexif().get(ORIENTATION, 1)
-        except Exception:  # Pillow raises all kinds; the pixels were read, only the tag is broken
+        except Exception:  # Pillow raises many kinds; only the tag is broken, the pixels were read
             return
         if orientation in range(2, 9):
-            self._told_orientation = True
+            self._orientation_logged = True
             _log.warning(
                 "%s: EXIF orientation %s in the image is ignored: pixels are read as they are "
                 "stored, and masks must belong to these",
@@ -158,45 +160,45 @@ class ImageReader:
 
 
 def decode_image(data: bytes, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
-    """Decode a single JPEG or PNG as :class:`ImageReader` does the first of a source.
+    """Decode a single JPEG or PNG, like the first image of an :class:`ImageReader`.
 
     Raises:
-        InputError: as :meth:`ImageReader.decode`.
+        InputError: see :meth:`ImageReader.decode`.
     """
     return ImageReader("image").decode(data, max_pixels)
 
 
 def _is_padding(data: bytes, count: int, marker: str) -> bool:
-    """Whether bytes left over before a marker are few, or fill the space before the end."""
+    """Whether extra bytes before a marker are few, or are padding before the end."""
     end = data.rfind(b"\xff\xd9")
     return count <= _FEW_BYTES or (marker == "0xd9" and len(set(data[end - count : end])) == 1)
 
 
 def _check_jpeg(data: bytes) -> None:
-    """Refuse a JPEG in which something is missing or overwritten.
+    """Check that no data of a JPEG are missing or overwritten.
 
-    OpenCV paints the rest grey or shifted and only prints a warning. Here libjpeg decodes an eighth
-    of the size, which takes a fifth of the time, and its warnings are errors.
+    OpenCV makes the rest of a damaged image grey or shifted, and only prints a warning. Here
+    libjpeg decodes it at an eighth of its size, in a fifth of the time, and warnings are errors.
 
     Raises:
-        InputError: says what libjpeg says.
+        InputError: with libjpeg's message.
     """
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_height=1, min_width=1, min_factor=8, strict=True)
     except ValueError as error:
-        said = str(error)
-        left = _LEFT_OVER.search(said)
+        text = str(error)
+        left = _LEFT_OVER.search(text)
         if left and _is_padding(data, int(left[1]), left[2]):
             return
-        if said.startswith(_DAMAGE):  # whatever else, OpenCV tells or can read, such as CMYK
-            raise InputError(f"JPEG of {len(data)} bytes is damaged: {said}") from error
+        if text.startswith(_DAMAGE):  # OpenCV can read or reports everything else, such as CMYK
+            raise InputError(f"JPEG of {len(data)} bytes is damaged: {text}") from error
 
 
 def decode_stream(data: bytes, flags: int) -> NDArray[Any]:
     """Decode data that :func:`check_stream` accepted, with OpenCV's flags.
 
     Raises:
-        InputError: if they are damaged.
+        InputError: the data are damaged.
     """
     if not is_png(data):
         _check_jpeg(data)
@@ -228,10 +230,10 @@ def encode_jpeg(rgb: NDArray[np.uint8], quality: int = 90) -> bytes:
 
 
 def _jpeg_header(data: bytes) -> tuple[int, int, int | None]:
-    """Return (width, height) from the frame header of a JPEG, and where its first scan begins.
+    """Return (width, height) from the frame header of a JPEG, and the offset of its first scan.
 
-    It walks the markers as the decoder does, so that both find the same header (and not that of a
-    preview in the metadata). None: there is no scan, the data end before it.
+    The markers are followed as in the decoder, so that both find the same header (and not that of a
+    preview in the metadata). The offset is None if the data end before the first scan.
     """
     position, size = 2, None
     while position + 9 <= len(data) and data[position] == 0xFF:

@@ -1,4 +1,4 @@
-"""JSON files from other programs: read completely, or refused with the file's name."""
+"""Reads JSON files from other programs; errors name the file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The JSON object in a file.
 
     Raises:
-        TakeError: if the file cannot be read, is no JSON, holds something else, or has a name
-            twice in one place.
+        TakeError: the file cannot be read, is not JSON, is not an object, or has a duplicate name.
     """
     try:
         data = Path(path).read_bytes()
@@ -33,10 +32,10 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def parse_json(data: bytes) -> dict[str, Any]:
-    """The JSON object that a text holds.
+    """The JSON object in a text.
 
     Raises:
-        InputError: as of :func:`read_json`, without a file's name.
+        InputError: as for :func:`read_json`, without a file's name.
     """
     try:
         content = json.loads(data, object_pairs_hook=_object)
@@ -45,27 +44,27 @@ def parse_json(data: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:  # the latter for thousands of nested brackets
         raise InputError(f"is not valid JSON: {error}") from error
     if not isinstance(content, dict):
-        raise InputError(f"a JSON object was expected, it holds a {type(content).__name__}")
+        raise InputError(f"a JSON object was expected, but it is a {type(content).__name__}")
     return content
 
 
 def refuse_gzip(path: str | os.PathLike[str], head: bytes) -> None:
-    """Say of a packed file what to do.
+    """Reject a gzip file, with advice.
 
     Raises:
-        TakeError: if the file begins as those of gzip do.
+        TakeError: the file begins like a gzip file.
     """
     if head.startswith(GZIP):
-        raise TakeError(path, "is packed by gzip; unpack it first (gunzip)")
+        raise TakeError(path, "is compressed with gzip; decompress it first (gunzip)")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """What JSON's own reader makes of an object, but for names that it would lose or garble."""
+    """An object as the json module makes it; raises for duplicate or broken names."""
     content = dict(pairs)
     for name in content:
         check_text(name)
     if len(content) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in content if names.count(name) > 1)
-        raise InputError(f"the name {ascii(twice)[:80]} occurs twice in one place; keep one")
+        raise InputError(f"the name {ascii(twice)[:80]} occurs twice in one object; keep one")
     return content

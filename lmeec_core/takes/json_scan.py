@@ -1,7 +1,7 @@
-"""Where values lie in a JSON file, found without parsing it as a whole.
+"""Finds values in a JSON file without parsing all of it.
 
-Files of annotations can be larger than the memory. One pass over the file's bytes finds brackets
-and keys; a value is parsed when it is wanted.
+Annotation files can be larger than the memory. One pass over the file's bytes finds brackets and
+keys; a value is parsed only when needed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ _TOKEN = re.compile(rb'("[^"\\]*+(?:\\.[^"\\]*+)*+")(\s*+:)?+|[{}\[\]]', re.DOTA
 
 
 def top_level(path: str | os.PathLike[str], names: Container[str]) -> str | None:
-    """The first of the given names that a JSON file has on its top level, without parsing it all.
+    """The first of the given names at the top level of a JSON file; None if there is none.
 
     Raises:
-        OSError: if it cannot be read.
+        OSError: the file cannot be read.
     """
     with open(path, "rb") as file:
         if not file.seek(0, os.SEEK_END):
@@ -39,9 +39,9 @@ def top_level(path: str | os.PathLike[str], names: Container[str]) -> str | None
 
 
 def second_level(data: mmap.mmap) -> Generator[tuple[tuple[str, str], int, int | None], None, None]:
-    """Places of the values at the second level, (keys, start, end).
+    """Positions of the values at the second level: (keys, start, end).
 
-    Instead of the end, None where the file is cut off, and 0 for values that are no dictionaries.
+    The end is None if the file is truncated there, and 0 for values that are not dictionaries.
     """
     depth = start = 0
     keys, waiting = ["", ""], False
@@ -56,7 +56,7 @@ def second_level(data: mmap.mmap) -> Generator[tuple[tuple[str, str], int, int |
         elif match[0] in b"{[":
             depth += 1
             if depth == 2 and match[0] == b"[":
-                keys[0] = ""  # what a list holds has no name
+                keys[0] = ""  # entries of a list have no names
             elif depth == 3:
                 start, waiting = match.start(), False
         else:

@@ -1,8 +1,8 @@
 """Frame keys and names in takes, annotations and result files, read the same way everywhere.
 
-A frame's key is a whole number in decimal digits, with any number of leading zeros: 30, "30" and
-"000030" are frame 30. Names (of takes, cameras, objects) are any text and are not changed; messages
-point out names that look alike.
+A frame key is an integer, or its decimal digits with any number of leading zeros: 30, "30" and
+"000030" are frame 30. Names (of takes, cameras, objects) can be any text and are not changed; error
+messages point out names that look alike.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def frame_number(key: object) -> int:
     """The frame number of a key, 0 to 2^63 - 1.
 
     Args:
-        key: a whole number, or its digits as text.
+        key: an integer, or its digits as text.
 
     Raises:
-        InputError: if it is neither; names the key.
+        InputError: the key is neither; names it.
     """
     number = -1
     if type(key) is int:
@@ -36,8 +36,8 @@ def frame_number(key: object) -> int:
         number = int(digits or 0) if len(digits) <= len(str(MOST)) else MOST
     if not 0 <= number < MOST:
         raise InputError(
-            f"{_short(key)} is no frame number; a whole number expected, as 30, or with zeros "
-            "before it, as 000030"
+            f"{_short(key)} is not a frame number; an integer such as 30, or with leading zeros "
+            "such as 000030, expected"
         )
     return number
 
@@ -46,7 +46,7 @@ def frame_numbers(keys: object) -> tuple[int, ...]:
     """The numbers of a list of frame keys, in its order; () for None.
 
     Raises:
-        InputError: if it is no list, or holds something else.
+        InputError: it is not a list, or has other entries.
     """
     if keys is None:
         return ()
@@ -56,11 +56,11 @@ def frame_numbers(keys: object) -> tuple[int, ...]:
 
 
 def by_frame(entries: object) -> dict[int, object]:
-    """A dictionary by frame key as one by frame number, in its order; {} for None.
+    """A dictionary with frame keys replaced by frame numbers, in the same order; {} for None.
 
     Raises:
-        InputError: if it is no dictionary, a key is no frame number, or two keys are the same one;
-            names them.
+        InputError: it is not a dictionary, a key is not a frame number, or two keys are the same
+            frame; names them.
     """
     if entries is None:
         return {}
@@ -70,10 +70,10 @@ def by_frame(entries: object) -> dict[int, object]:
 
 
 def unique(items: Iterable[tuple[int, str, T]]) -> dict[int, T]:
-    """Values by frame number from (number, how it is written, value).
+    """Values by frame number, from (number, key as written, value).
 
     Raises:
-        InputError: if a number occurs twice; names how it is written.
+        InputError: a number occurs twice; names both keys.
     """
     found: dict[int, T] = {}
     written: dict[int, str] = {}
@@ -87,34 +87,34 @@ def unique(items: Iterable[tuple[int, str, T]]) -> dict[int, T]:
 
 
 def look_alike(name: str, others: Iterable[str]) -> str:
-    """The end of a message that points out a name that looks like the given one.
+    """The end of an error message, which points out a name that looks like the given one.
 
-    Names look alike if they differ only in case, blanks at the ends, or Unicode normalisation.
+    Names look alike if they differ only in case, spaces at the ends, or Unicode normalisation.
 
     Returns:
-        "; 'Cam01' is there: ..." or "" if there is no such name.
+        "; 'Cam01' exists, ..." or "" if no name looks like the given one.
     """
     alike = [other for other in others if other != name and _looks(other) == _looks(name)]
     if not alike:
         return ""
-    kinds = "case, blanks at an end or Unicode form"
     return (
-        f"; {ascii(alike[0])} is there, not {ascii(name)}: names are compared as they are ({kinds})"
+        f"; {ascii(alike[0])} exists, but not {ascii(name)}: names must match exactly, including "
+        "case, spaces at the ends and Unicode form"
     )
 
 
 def check_text(name: str) -> None:
-    """Refuse a name that cannot be written to a file.
+    """Reject a name that cannot be written to a file.
 
     Raises:
-        InputError: if it has half a surrogate pair in it (a broken escape, or bytes not in UTF-8).
+        InputError: it contains half a surrogate pair (a broken escape, or bytes not in UTF-8).
     """
     if not name.isascii():
         try:
             name.encode("utf-8")
         except UnicodeEncodeError as error:
             raise InputError(
-                f"the name {_short(name)} is no Unicode text (a broken \\u escape, or bytes that "
+                f"the name {_short(name)} is not Unicode text (a broken \\u escape, or bytes that "
                 "are not UTF-8); rename it"
             ) from error
 

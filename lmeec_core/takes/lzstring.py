@@ -2,8 +2,8 @@
 
 Format: pieroxy's lz-string (https://github.com/pieroxy/lz-string), an LZ78 variant. Every
 character of the text carries six bits, the highest first; numbers in that stream have their lowest
-bit first. Codes 0 and 1 announce a new character of 8 or 16 bits, 2 is the end, all others are
-entries of the dictionary that both sides build.
+bit first. Codes 0 and 1 introduce a new character of 8 or 16 bits, 2 is the end, and all others are
+entries of the dictionary, which encoder and decoder build in the same way.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ _BITS = {char: int(f"{value:06b}"[::-1], 2) for value, char in enumerate(ALPHABE
 
 
 def decompress(text: str) -> str:
-    """The text that was compressed; "" for "".
+    """Decompress a text; "" for "".
 
     Args:
-        text: what lz-string's ``compressToEncodedURIComponent`` gave.
+        text: the result of lz-string's ``compressToEncodedURIComponent``.
 
     Raises:
-        InputError: if it is not such a text, or is cut off.
+        InputError: the text has another format, or is truncated.
     """
     if not text:
         return ""
     bits = _Bits(text)
-    entries: list[str] = ["", "", ""]  # 0, 1 and 2 are no entries
+    entries: list[str] = ["", "", ""]  # codes 0, 1 and 2 are not entries
     width, room = 2, 1  # bits of a code; entries to add until codes are one bit longer
     parts: list[str] = []
     previous = ""
@@ -60,10 +60,10 @@ def _grow(width: int, room: int) -> tuple[int, int]:
 
 
 class _Bits:
-    """Numbers from the text's bits."""
+    """Reads numbers from the text's bits."""
 
     def __init__(self, text: str) -> None:
-        self._text = iter(text.replace(" ", "+"))  # "+" may have come through a URL
+        self._text = iter(text.replace(" ", "+"))  # in URLs, "+" may have become a space
         self._buffer = self._count = 0
 
     def read(self, width: int) -> int:

@@ -8,7 +8,7 @@
         "masks": {object: {camera: {frame: RLE}}}, "subsample_idx": [frame, ...],
         "annotated_frames": {object: {camera: [frame, ...]}}}}}
 
-``encodedMask`` is LZString text of COCO's compressed run lengths. Such files can be larger than the
+``encodedMask`` is LZString text of COCO's compressed run lengths. The files can be larger than the
 memory, so one pass finds the position of each take, and a take is parsed when it is opened.
 """
 
@@ -43,7 +43,7 @@ FRAME_STEP = 30
 """The benchmark's step between frames of the video: one per second."""
 
 FULL_HEIGHT = 1408
-"""From this height on the benchmark's preprocessing shrinks images, ego by 2, exo by 4."""
+"""Minimum height of images that the benchmark's preprocessing downscales, ego by 2, exo by 4."""
 
 VIDEO_FOLDERS = ("frame_aligned_videos", "frame_aligned_videos/downscaled/448", "")
 _log = logging.getLogger(__name__)
@@ -54,15 +54,14 @@ class RelationsFile:
 
     Args:
         path: the file.
-        videos: folder with ``<take_name>/`` folders of videos. By default ``takes/`` beside the
-            file or above it, as EgoExo4D's downloader lays it out, or the file's own folder.
+        videos: folder with ``<take_name>/`` folders of videos. Default: ``takes/`` next to the
+            file or one level above, as written by EgoExo4D's downloader, or the file's own folder.
 
     Attributes:
-        broken: what is wrong with the file as a whole (truncated), if anything; the takes before
-            the damage can be read.
+        broken: the error if the file is truncated; the takes before the damage can be read.
 
     Raises:
-        TakeError: if the file is missing, or no such file.
+        TakeError: the file is missing, or is not a relations file.
     """
 
     def __init__(
@@ -92,7 +91,7 @@ class RelationsFile:
         """Parse one take.
 
         Raises:
-            TakeError: if the file has no such take, or it is broken.
+            TakeError: the file has no such take, or the take is broken.
         """
         if name not in self._spans:
             alike = look_alike(name, self._spans)
@@ -114,7 +113,7 @@ class RelationsFile:
         return RelationsTake(self.path, name, annotation, self.videos, digest)
 
     def _index(self) -> None:
-        """Find the takes' places: the values of the keys of the top level's "annotations"."""
+        """Find the positions of the takes: the values in the top-level "annotations"."""
         with self.path.open("rb") as file:
             if file.seek(0, os.SEEK_END) == 0:
                 raise TakeError(self.path, "is empty (0 bytes)")
@@ -137,13 +136,13 @@ class RelationsFile:
 
 
 class RelationsTake(Take):
-    """One take of a relations file, its images from videos; everything else as :class:`Take`.
+    """One take of a relations file, with images from videos; otherwise like :class:`Take`.
 
     Attributes:
         path: the relations file.
         name: the take's id.
         take_name: the name of its folder of videos; None in the benchmark's truth file.
-        videos: where videos are looked for, see :class:`RelationsFile`.
+        videos: folder in which videos are searched for; see :class:`RelationsFile`.
     """
 
     def __init__(
@@ -179,9 +178,9 @@ class RelationsTake(Take):
 
     @cached_property
     def subsample_idx(self) -> tuple[int, ...]:
-        """The benchmark's frames: as listed, or one per second of the ego video.
+        """The benchmark's frames: as listed in the file, else one per second of the ego video.
 
-        Without the video, its length is taken from the annotations.
+        Without the video, its length is estimated from the annotations.
         """
         listed = self.annotation.get("subsample_idx")
         if listed is not None:
@@ -194,22 +193,22 @@ class RelationsTake(Take):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What is lost of the videos and masks read so far (what cannot be opened raises).
+        """Texts about lost parts of the videos and masks read so far.
 
-        Nothing else: the cameras are those that are annotated, and there are no folders of images.
+        A video that cannot be opened raises an error instead.
         """
         lost = [video.damage for video in self._open_videos.values() if video.damage]
         for (object_name, camera), texts in self._undecoded.items():
             frame = min(texts)
             lost.append(
                 f"{self.path}: take {self.name}, object {object_name!r}, camera {camera!r}: "
-                f"{len(texts)} masks do not decode and count as null, the first in frame {frame}: "
-                f"{texts[frame]}"
+                f"{len(texts)} masks cannot be decoded and count as null, the first in frame "
+                f"{frame}: {texts[frame]}"
             )
         return tuple(lost)
 
     def frames(self, camera: str) -> tuple[int, ...]:
-        """Frames of one per second and those annotated, as far as the camera's video goes."""
+        """One frame per second, and the annotated frames, up to the end of the camera's video."""
         if camera not in self._frames:
             self._check_camera(camera)
             wanted = self._annotated(camera)
@@ -230,26 +229,26 @@ class RelationsTake(Take):
         return next((path for path in paths if path.is_file()), paths[0])
 
     def image_bytes(self, camera: str, frame: int) -> bytes:
-        """An image as JPEG, encoded anew.
+        """An image, encoded as JPEG.
 
         Raises:
-            TakeError: as :meth:`image`.
+            TakeError: see :meth:`image`.
         """
         return encode_jpeg(self.image(camera, frame), quality=95)
 
     def image(self, camera: str, frame: int) -> NDArray[np.uint8]:
         """An image, RGB uint8 (H, W, 3).
 
-        Full-size videos are shrunk as the benchmark's preprocessing does, ego by 2, exo by 4.
+        Full-size videos are downscaled as in the benchmark's preprocessing, ego by 2, exo by 4.
 
         Raises:
-            TakeError: if there is no such camera, video or frame, or the video is broken.
+            TakeError: there is no such camera, video or frame, or the video is broken.
         """
         self._check_camera(camera)
         path = self.image_path(camera, frame)
         if not path.is_file():
             raise TakeError(
-                path, f"no video of camera {camera!r}; name the folder of the takes (--videos)"
+                path, f"no video of camera {camera!r}; give the folder of the takes with --videos"
             )
         image = self._video(camera).read(frame)
         height, width = image.shape[:2]
@@ -259,7 +258,7 @@ class RelationsTake(Take):
         return np.asarray(cv2.resize(image, (width // scale, height // scale)), dtype=np.uint8)
 
     def digest(self) -> str:
-        """A text that changes with the take's entry in the file, or its videos' sizes in bytes."""
+        """A fingerprint that changes with the take's entry in the file or its videos' sizes."""
         paths = {camera: self.image_path(camera, 0) for camera in self.cameras}
         sizes = {c: path.stat().st_size for c, path in paths.items() if path.is_file()}
         text = repr((self._annotation_digest, sorted(sizes.items())))
@@ -305,10 +304,10 @@ class RelationsTake(Take):
         return {"size": [entry["height"], entry["width"]], "counts": counts}
 
     def rle(self, object_name: str, camera: str, frame: int) -> Rle | None:
-        """The run lengths of a mask, or None where there is no mask or it is null.
+        """The run lengths of a mask; None if there is no mask or it is null.
 
         A mask whose LZString text is empty or broken counts as null, as in the benchmark's
-        preprocessing; the log names it, and :attr:`left_out` after it was read.
+        preprocessing; it is logged, and listed in :attr:`left_out` once it was read.
         """
         entry = self._entries(object_name, camera).get(frame)
         if entry is None or (isinstance(entry, dict) and entry.get("encodedMask", "") is None):
@@ -323,7 +322,7 @@ class RelationsTake(Take):
 
 
 def _annotation(content: dict[str, Any], path: Path, name: str) -> dict[str, Any]:
-    """A take's entry of either kind in the shape of the processed layout's annotation.json."""
+    """A take's entry of either format, converted to the structure of annotation.json."""
     if isinstance(content.get("masks"), dict):
         return content
     raw = content.get("object_masks")

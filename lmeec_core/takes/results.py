@@ -4,12 +4,12 @@
     "masks": {object: {"<query>_<target>": {frame: {"pred_mask": RLE, "confidence": p}}}},
     "subsample_idx": [frame, ...]}}}}
 
-Where query masks were tracked from prompts, and not given, a take also has them, as
-``"query_masks": {object: {camera: {frame: {"pred_mask": RLE, "confidence": p}}}}``; the benchmark
-does not look at it.
+If query masks were tracked from prompts, a take also has
+``"query_masks": {object: {camera: {frame: {"pred_mask": RLE, "confidence": p}}}}``, which the
+benchmark ignores.
 
-Frame keys may have leading zeros. A confidence may also be a list of one number (what
-``tolist()`` makes of a tensor with one element), text, or true and false.
+Frame keys may have leading zeros. A confidence may also be a list with one number (the result of
+``tolist()`` for a tensor with one element), text, or true and false.
 """
 
 from __future__ import annotations
@@ -42,13 +42,13 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 
 
 class Prediction(NamedTuple):
-    """One predicted mask, its form checked; the run lengths are looked into when it is decoded.
+    """One predicted mask. Its format is checked; the run lengths are checked when it is decoded.
 
     Attributes:
-        take, object_name, pair, frame: what it belongs to; ``pair`` is "<query>_<target>".
+        take, object_name, pair, frame: the object and the image; ``pair`` is "<query>_<target>".
         rle: the mask as COCO run lengths.
-        confidence: probability in [0, 1] that the object is in the target image, as the file has it
-            (of files whose numbers are none, any from -1e6 to 1e6).
+        confidence: the file's probability that the object is in the target image, in [0, 1]; values
+            from -1e6 to 1e6 are accepted.
     """
 
     take: str
@@ -63,7 +63,7 @@ class Prediction(NamedTuple):
         """The mask, bool (H, W).
 
         Raises:
-            ValueError: if its run lengths are broken.
+            InputError: the run lengths are broken.
         """
         return decode_mask(self.rle)
 
@@ -121,32 +121,32 @@ class Results:
         frames[frame_number(int(frame))] = {"pred_mask": rle, "confidence": float(confidence)}
 
     def tracked(self, take: str) -> bool:
-        """Whether a take's query masks were tracked from prompts."""
+        """Whether the take's query masks were tracked from prompts."""
         return bool(self._takes[take].get(QUERY_MASKS)) if take in self._takes else False
 
     def query_places(self, take: str) -> Iterator[tuple[str, str, int]]:
-        """(object, camera, frame) of the query masks that were tracked, frames increasing."""
+        """(object, camera, frame) of the query masks tracked from prompts, frames increasing."""
         for name, cameras in (self._takes[take].get(QUERY_MASKS) or {}).items():
             for camera, frames in cameras.items():
                 for frame in sorted(frames):
                     yield name, camera, frame
 
     def query_rle(self, take: str, object_name: str, camera: str, frame: int) -> Rle | None:
-        """A mask that was tracked in the query view; None without.
+        """A mask that was tracked in the query view; None if there is none.
 
         Raises:
-            InputError: if the entry is no dictionary.
+            InputError: the entry is not a dictionary.
         """
         masks = (self._takes[take].get(QUERY_MASKS) or {}) if take in self._takes else {}
         return _mask_of((masks.get(object_name) or {}).get(camera, {}).get(frame))
 
     def add_object(self, take: str, object_name: str) -> None:
-        """List an object; the benchmark wants every object of a take, also without predictions."""
+        """List an object; the benchmark requires all objects of a take, with or without masks."""
         entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
         entry["masks"].setdefault(object_name, {})
 
     def set_frames(self, take: str, frames: list[int]) -> None:
-        """Set a take's ``subsample_idx``: the frames of the recording that were processed."""
+        """Set a take's ``subsample_idx``: the frames that were processed."""
         entry = self._takes.setdefault(take, {"masks": {}, "subsample_idx": []})
         entry["subsample_idx"] = [int(frame) for frame in frames]
 
@@ -155,7 +155,7 @@ class Results:
         return tuple(int(n) for n in self._takes[take].get("subsample_idx") or ())
 
     def objects(self, take: str) -> tuple[str, ...]:
-        """Objects that a take's part lists, also those without predictions."""
+        """Objects listed for a take, including those without predictions."""
         return tuple(self._masks(take))
 
     def pairs(self, take: str, object_name: str) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ class Results:
         """All predictions, or those of one take, frames in increasing order per object and pair.
 
         Raises:
-            InputError: at one that cannot be read.
+            InputError: a prediction cannot be read.
         """
         for place in self.places(take):
             yield self.at(*place)
@@ -193,7 +193,7 @@ class Results:
         """One prediction by the pair's name, or None if there is none.
 
         Raises:
-            InputError: if it is not of the form that the format has; names what it is.
+            InputError: the prediction has a wrong format; shows it.
         """
         there = frame in self._entries(take, object_name, pair)
         return self.at(take, object_name, pair, frame) if there else None
@@ -202,8 +202,8 @@ class Results:
         """The prediction at one of :meth:`places`.
 
         Raises:
-            InputError: if it is not of the form that the format has; names what it is.
-            KeyError: if there is none.
+            InputError: the prediction has a wrong format; shows it.
+            KeyError: there is no such prediction.
         """
         entry = self._entries(take, object_name, pair)[frame]
         if not isinstance(entry, dict) or not {"pred_mask", "confidence"} <= entry.keys():
@@ -216,10 +216,10 @@ class Results:
         return Prediction(take, object_name, pair, frame, entry["pred_mask"], confidence)
 
     def rle(self, take: str, object_name: str, pair: str, frame: int) -> Rle | None:
-        """Run lengths of one mask by the pair's name, whatever its confidence; None without.
+        """Run lengths of a mask by the pair's name, whatever its confidence; None if there is none.
 
         Raises:
-            InputError: if the entry is no dictionary.
+            InputError: the entry is not a dictionary.
         """
         return _mask_of(self._entries(take, object_name, pair).get(frame))
 
@@ -230,12 +230,12 @@ class Results:
         return (self._masks(take).get(object_name) or {}).get(pair) or {}
 
     def write(self, path: str | os.PathLike[str]) -> None:
-        """Write the file; it is replaced in one step."""
+        """Write the file atomically."""
         write_results(path, self)
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the file holds under the direction."""
+        """The content of the file for this direction."""
         return {"version": self.version, "challenge": self.challenge, "results": self._takes}
 
     @classmethod
@@ -244,11 +244,11 @@ class Results:
 
         Args:
             path: the file.
-            direction: which part to read; may be left out if the file has only one.
+            direction: the direction to read; optional if the file has only one.
 
         Raises:
-            TakeError: if the file is missing or broken or lacks the direction. Run lengths are
-                looked into only when a mask is asked for.
+            TakeError: the file is missing or broken, or lacks the direction. Run lengths are
+                checked only when a mask is decoded.
         """
         parts = cls.read_all(path)
         if direction is None and len(parts) == 1:
@@ -262,8 +262,8 @@ class Results:
         """Read all directions of a result file of any method.
 
         Raises:
-            TakeError: if the file is missing or broken, has no direction, or results under a name
-                that is none.
+            TakeError: the file is missing or broken, has no direction, or has results under an
+                unknown direction.
         """
         content = read_json(path)
         found = [name for name in DIRECTIONS if name in content]
@@ -272,22 +272,22 @@ class Results:
             there = reprlib.repr(list(content))
             raise TakeError(
                 path,
-                f'is no result file, {{"ego-exo": {{"results": ...}}}}: the parts {DIRECTIONS} are '
-                f"expected, it has {there}",
+                f'is not a result file, {{"ego-exo": {{"results": ...}}}}: the keys {DIRECTIONS} '
+                f"are expected, it has {there}",
             )
         return {name: cls._of(path, name, content[name]) for name in found}
 
     @classmethod
     def _of(cls, path: str | os.PathLike[str], direction: str, part: Any) -> Results:
         if not isinstance(part, dict) or not isinstance(part.get("results"), dict):
-            raise TakeError(path, f"{direction!r} holds no 'results' by take")
+            raise TakeError(path, f"{direction!r} has no 'results' by take")
         results = cls(direction)
         results.version = str(part.get("version", ""))
         results.challenge = str(part.get("challenge", ""))
         for take, entry in part["results"].items():
             where = f"{direction}, take {take!r}"
             if not isinstance(entry, dict) or not isinstance(entry.get("masks"), dict):
-                raise TakeError(path, f"{where} holds no 'masks' by object")
+                raise TakeError(path, f"{where} has no 'masks' by object")
             try:
                 masks = _by_number(entry["masks"])
                 listed = list(frame_numbers(entry.get("subsample_idx")))
@@ -301,17 +301,17 @@ class Results:
 
 
 def read_confidence(given: object) -> float:
-    """The number of a confidence in any of the forms that methods write; see the module.
+    """A confidence as a number, from any of the accepted formats; see the module.
 
     Raises:
-        InputError: if it is none, or not from -1e6 to 1e6.
+        InputError: it is not a number from -1e6 to 1e6.
     """
     value = given
     while isinstance(value, list) and len(value) == 1:
         value = value[0]
     if isinstance(value, str) and _NUMBER.fullmatch(value):
         value = float(value)
-    # NaN fails the comparison, too. An int can be too large for a float.
+    # NaN fails the comparison as well. An int can be too large for a float.
     if not isinstance(value, int | float) or not abs(value) <= 1e6:
         raise InputError(
             f"the prediction's confidence is {reprlib.repr(given)}; a number from 0 to 1 expected "
@@ -331,10 +331,10 @@ def _is_part(part: object) -> bool:
 
 
 def _by_number(masks: dict[str, Any]) -> dict[str, dict[str, dict[int, Any]]]:
-    """A take's predictions with frame numbers for keys.
+    """A take's predictions with frame numbers as keys.
 
     Raises:
-        InputError: on another shape; says where.
+        InputError: the structure is different; says where.
     """
     found: dict[str, dict[str, dict[int, Any]]] = {}
     for name, pairs in masks.items():
@@ -351,7 +351,7 @@ def _by_number(masks: dict[str, Any]) -> dict[str, dict[str, dict[int, Any]]]:
 
 
 def write_results(path: str | os.PathLike[str], *results: Results) -> None:
-    """Write a result file with one or both directions; it is replaced in one step."""
+    """Write a result file with one or both directions, atomically."""
     content = {one.direction: one.content for one in results}
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)

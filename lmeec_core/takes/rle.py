@@ -1,7 +1,7 @@
 """Masks as COCO compressed run lengths (column-major, size [H, W]).
 
-Encoding is pycocotools'. Decoding is our own: pycocotools returns uninitialised memory for run
-lengths that do not fill the mask, and broken files must be noticed.
+pycocotools encodes the masks, but does not decode them: for run lengths that do not fill the mask
+it returns uninitialised memory, whereas broken files have to be detected.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ def encode_mask(mask: NDArray[Any]) -> Rle:
     """Encode a mask.
 
     Args:
-        mask: (H, W), bool or number; whatever is not 0 belongs to the object.
+        mask: (H, W), bool or number; nonzero pixels belong to the object.
 
     Returns:
         ``{"size": [H, W], "counts": str}``, ready for JSON.
 
     Raises:
-        InputError: if the array is not two-dimensional or has no pixel.
+        InputError: the array is not two-dimensional, or is empty.
     """
     from pycocotools import mask as coco
 
@@ -51,15 +51,16 @@ def decode_mask(
 
     Args:
         rle: ``size`` [H, W] and ``counts``, compressed (str or bytes) or a list of run lengths.
-        size: (height, width) to give it, or a function of its own that tells it, as
-            :func:`resize_mask` does; smaller masks come straight from the runs.
-        max_pixels: refuse masks of more pixels, before memory is taken for them.
-        image: (height, width) of its image, where it is known; see :func:`check_aspect`. Empty
-            masks may be of any.
+        size: (height, width) to resize the mask to, as in :func:`resize_mask`, or a function that
+            computes it from the mask's own height and width. Smaller masks are made directly from
+            the run lengths.
+        max_pixels: masks with more pixels are rejected before memory is allocated.
+        image: (height, width) of the image, if known, to check the aspect ratio of a mask that is
+            not empty; see :func:`check_aspect`.
 
     Raises:
-        InputError: if it is not such a dictionary, its runs do not fill H x W pixels, there are
-            more than ``max_pixels``, or the image has another aspect.
+        InputError: the dictionary has another format, its run lengths do not fill H x W pixels,
+            there are more than ``max_pixels``, or the aspect ratios differ.
     """
     check_form(rle)
     height, width = mask_size(rle)
@@ -82,10 +83,10 @@ def decode_mask(
 
 
 def mask_size(rle: Rle) -> tuple[int, int]:
-    """(height, width) of a mask, not decoded.
+    """(height, width) of a mask, without decoding it.
 
     Raises:
-        InputError: if there is no ``size`` of two whole numbers.
+        InputError: there is no ``size`` of two integers.
     """
     size = rle.get("size") if isinstance(rle, dict) else None
     whole = isinstance(size, list | tuple) and [type(n) for n in size] == [int, int]
@@ -98,10 +99,10 @@ def mask_size(rle: Rle) -> tuple[int, int]:
 
 
 def check_form(rle: Rle) -> None:
-    """Refuse what is not a mask in run lengths, without decoding them.
+    """Check the format of a mask in run lengths, without decoding it.
 
     Raises:
-        InputError: if ``size`` or ``counts`` are not what they should be; names what they are.
+        InputError: ``size`` or ``counts`` have a wrong format; shows them.
     """
     mask_size(rle)
     counts = rle.get("counts")
@@ -109,8 +110,8 @@ def check_form(rle: Rle) -> None:
         raise InputError(f"counts of a mask are {reprlib.repr(counts)}, a text expected")
     if isinstance(counts, str) and counts[:2] in ("b'", 'b"'):
         raise InputError(
-            f"counts of a mask are Python's print of bytes, {reprlib.repr(counts)}; write the text "
-            'itself, counts.decode("ascii")'
+            f"counts of a mask are the repr of Python bytes, {reprlib.repr(counts)}; write the "
+            'text itself, counts.decode("ascii")'
         )
 
 
@@ -118,7 +119,7 @@ def _checked_runs(counts: str | bytes | list[Any], pixels: int) -> NDArray[np.in
     """Run lengths, each from 0 to ``pixels``, so that their sum cannot overflow."""
     if isinstance(counts, list):
         if not all(type(n) is int and 0 <= n <= pixels for n in counts):
-            raise InputError(f"the runs of a mask are not whole numbers from 0 to {pixels}")
+            raise InputError(f"the runs of a mask are not integers from 0 to {pixels}")
         return np.asarray(counts, dtype=np.int64)
     runs = _runs(counts.encode("ascii", "replace") if isinstance(counts, str) else counts)
     if int(runs.min()) < 0 or int(runs.max()) > pixels:
@@ -127,10 +128,10 @@ def _checked_runs(counts: str | bytes | list[Any], pixels: int) -> NDArray[np.in
 
 
 def check_aspect(mask: tuple[int, int], image: tuple[int, int]) -> None:
-    """Refuse a mask that is not a scaled version of what it belongs to: it would be squashed.
+    """Reject a mask whose aspect ratio differs from the image's: it would be distorted.
 
-    Sides may differ by 2 % (networks round to multiples of 14 or 32), or by the pixel that rounding
-    takes from the smaller of the two.
+    Sides may differ by 2 % (networks round to multiples of 14 or 32), or by a pixel of the smaller
+    one of the two (rounding).
 
     Args:
         mask: (height, width) of the mask.
@@ -143,8 +144,8 @@ def check_aspect(mask: tuple[int, int], image: tuple[int, int]) -> None:
     off = abs(height * columns - width * rows)
     if off > max(height + width, rows + columns, 0.02 * height * columns):
         raise InputError(
-            f"mask of {width} x {height} given for {columns} x {rows}, which has another aspect; a "
-            "mask of the same size, or of the whole image scaled evenly, expected"
+            f"mask of {width} x {height} given for {columns} x {rows}, which has another aspect "
+            "ratio; a mask of the same size, or of the whole image at another scale, expected"
         )
 
 
@@ -166,10 +167,10 @@ def _filled(runs: NDArray[np.int64], size: tuple[int, int]) -> NDArray[np.bool_]
 def _shrunk(
     runs: NDArray[np.int64], old: tuple[int, int], new: tuple[int, int]
 ) -> NDArray[np.int64]:
-    """Run lengths after taking the pixels that OpenCV's nearest neighbour takes."""
+    """Run lengths after downsampling to the pixels that OpenCV's nearest neighbour selects."""
     rows, columns = (_nearest(a, b) for a, b in zip(old, new, strict=True))
     column, row = np.divmod(np.cumsum(runs), old[0])  # of the first pixel after each run
-    place = np.searchsorted(columns, column)  # of the new columns so many lie before it
+    place = np.searchsorted(columns, column)  # number of new columns before it
     taken = columns[np.minimum(place, new[1] - 1)] == column
     ends = place * new[0] + np.where(taken, np.searchsorted(rows, row), 0)
     return np.diff(ends, prepend=0)
@@ -182,10 +183,11 @@ def _nearest(old: int, new: int) -> NDArray[np.int64]:
 
 
 def _runs(counts: bytes) -> NDArray[np.int64]:
-    """Run lengths of COCO's compressed string: 5 bits a character, differences to two runs before.
+    """Run lengths of COCO's compressed string: 5 bits per character, stored as differences from the
+    run two before.
 
     Raises:
-        InputError: on a character out of range or a number that is cut off.
+        InputError: a character is out of range, or the last number is truncated.
     """
     codes = np.frombuffer(counts, dtype=np.uint8).astype(np.int64) - 48
     if codes.size == 0 or codes.min() < 0 or codes.max() > 63 or codes[-1] & 0x20:

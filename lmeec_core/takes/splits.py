@@ -21,8 +21,8 @@ def read_split(path: str | os.PathLike[str], split: str) -> tuple[str, ...]:
     """Take names of one split of ``split.json`` ({"train": [...], "val": [...], ...}).
 
     Raises:
-        TakeError: if the file is missing or broken, has no such split, or has a name in it that
-            cannot be a folder's.
+        TakeError: the file is missing or broken, has no such split, or has a name that cannot be a
+            folder name.
     """
     content = read_json(path)
     if split not in content:
@@ -30,7 +30,7 @@ def read_split(path: str | os.PathLike[str], split: str) -> tuple[str, ...]:
     takes = content[split]
     if not isinstance(takes, list) or not all(isinstance(name, str) for name in takes):
         raise TakeError(path, f"split {split!r} is not a flat list of take names")
-    for name in takes:  # they are joined to a folder
+    for name in takes:  # a name becomes part of a path
         if name in ("", ".", "..") or "/" in name or "\0" in name:
             raise TakeError(path, f"split {split!r}: {name!r} is not the name of a take's folder")
     return tuple(takes)

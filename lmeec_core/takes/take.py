@@ -2,7 +2,7 @@
 
     <take>/<camera>/<frame>.jpg
     <take>/annotation.json: see :mod:`lmeec_core.takes.annotation`
-    <take>/<camera>/depth/<frame>.png, <take>/calibration.yaml: where they are known
+    <take>/<camera>/depth/<frame>.png, <take>/calibration.yaml: optional
 
 The name of an ego camera contains ``aria``; every other camera is exo. Images and masks of a
 camera may differ in size. Object names are any text, "/" included. Frame numbers may have leading
@@ -30,19 +30,19 @@ from lmeec_core.takes.keys import check_text, look_alike
 
 CALIBRATION = "calibration.yaml"
 DEPTH = "depth"
-"""Folder in a camera's folder: PNG, 16 bits, millimetres, 0 where there is no value."""
+"""Name of the depth folder in a camera's folder: 16-bit PNG, millimetres, 0 for no value."""
 
 
 class Take(Annotated):
     """One recording: cameras with numbered frames, and masks of objects in them.
 
-    The folder is listed and ``annotation.json`` parsed once, at first use; images and masks are
-    decoded at every call and not kept.
+    The folder is listed and ``annotation.json`` parsed only once, at first use; images and masks
+    are decoded at every call and not cached.
 
     Attributes:
         path: the take's folder.
         name: the folder's name, EgoExo4D's take id.
-        videos: where videos are looked for, in takes whose images lie in videos; else None.
+        videos: folder in which videos are searched for, if the images are in videos; else None.
     """
 
     videos: Path | None = None
@@ -59,7 +59,7 @@ class Take(Annotated):
         """Open the take in folder ``path``.
 
         Raises:
-            TakeError: if it is no folder, or holds no annotation.json.
+            TakeError: there is no such folder, or it has no annotation.json.
         """
         folder = Path(path)
         if not folder.is_dir():
@@ -88,10 +88,10 @@ class Take(Annotated):
 
     @property
     def ego(self) -> str:
-        """Name of the ego camera, of several the first; see :meth:`pairs` for all of them.
+        """Name of the (first) ego camera; see :meth:`pairs` for all of them.
 
         Raises:
-            TakeError: if there is none (no camera name contains ``aria``).
+            TakeError: there is none (no camera name contains ``aria``).
         """
         if not is_ego(self.cameras[0]):
             raise TakeError(
@@ -109,11 +109,11 @@ class Take(Annotated):
 
         Args:
             direction: "ego-exo" (the query is the ego view) or "exo-ego".
-            object_name: of the cameras that the file lists for this object; default: of all that
-                the take has.
+            object_name: only use the cameras that the file lists for this object; default: all
+                cameras of the take.
 
         Raises:
-            TakeError: without an ego or an exo camera in the take, or of an unknown object.
+            TakeError: the take has no ego or no exo camera, or the object is unknown.
         """
         if object_name is not None:
             return camera_pairs(self.mask_cameras(object_name), direction)
@@ -122,32 +122,34 @@ class Take(Annotated):
         return camera_pairs(self.cameras, direction)
 
     def frames(self, camera: str) -> tuple[int, ...]:
-        """Numbers of the frames a camera has images of, increasing.
+        """Frame numbers of a camera's images, increasing.
 
         Raises:
-            TakeError: if the take has no such camera, none of the images in its folder is a frame,
-                or two are the same one.
+            TakeError: the take has no such camera, none of the images in its folder is a frame, or
+                two files are the same frame.
         """
         if camera not in self._frames:
             found = self._images(camera)
             if found.unread and not found.files:
-                raise TakeError(self.path / camera, f"no frames: {folders.told(found.unread)}")
+                raise TakeError(
+                    self.path / camera, f"no frames: {folders.unread_text(found.unread)}"
+                )
             self._frames[camera] = tuple(found.files)
         return self._frames[camera]
 
     def common_frames(self, *cameras: str) -> tuple[int, ...]:
-        """Frames that all the given cameras (default: all of the take) have, increasing."""
+        """Frames for which all given cameras (default: all of the take) have images, increasing."""
         numbers = [set(self.frames(camera)) for camera in cameras or self.cameras]
         return tuple(sorted(set.intersection(*numbers)))
 
     @cached_property
     def has_images(self) -> bool:
-        """Whether there are images; annotations whose videos are missing have none."""
+        """Whether there are images; False for annotations whose videos are missing."""
         return True
 
     @property
     def length(self) -> int:
-        """Number of frames: as the file lists them, or of the camera with the most images."""
+        """Number of frames listed in the file; else of the camera with the most images."""
         listed = len(self.subsample_idx)
         return listed or max((len(self.frames(camera)) for camera in self.cameras), default=0)
 
@@ -155,7 +157,7 @@ class Take(Annotated):
         """A fingerprint that changes with the annotations, or the images' names or sizes in bytes.
 
         Raises:
-            TakeError: if something cannot be read.
+            TakeError: a file cannot be read.
         """
         try:
             content = hashlib.sha256((self.path / ANNOTATION).read_bytes())
@@ -187,12 +189,12 @@ class Take(Annotated):
         return self.path / CALIBRATION
 
     def image_bytes(self, camera: str, frame: int) -> bytes:
-        """An image's file as it is (JPEG).
+        """The bytes of an image's file (JPEG).
 
         Raises:
-            TakeError: if there is no such camera or frame, or it cannot be read.
+            TakeError: there is no such camera or frame, or the file cannot be read.
         """
-        self._check_camera(camera)  # names may come from other files and lead out of the folder
+        self._check_camera(camera)  # names from other files could be paths outside the folder
         path = self.image_path(camera, frame)
         try:
             return path.read_bytes()
@@ -205,7 +207,7 @@ class Take(Annotated):
         """An image, RGB uint8 (H, W, 3).
 
         Raises:
-            TakeError: if it is missing or broken; names the file.
+            TakeError: the image is missing or broken; names the file.
         """
         data = self.image_bytes(camera, frame)
         reader = self._readers.setdefault(camera, ImageReader(str(self.path / camera)))
@@ -216,13 +218,13 @@ class Take(Annotated):
 
     @property
     def left_out(self) -> tuple[str, ...]:
-        """What is not read, one text each: images that are not frames, cameras without folder."""
+        """Texts about what is not read: images that are not frames, cameras without a folder."""
         texts = []
         for camera in self.cameras:
-            with suppress(TakeError):  # frames() says it
+            with suppress(TakeError):  # raised by frames()
                 found = self._images(camera)
                 if found.files and found.unread:
-                    texts.append(f"{self.path / camera}: {folders.told(found.unread)}")
+                    texts.append(f"{self.path / camera}: {folders.unread_text(found.unread)}")
         for camera in dict.fromkeys(c for name in self.objects for c in self._cameras_of(name)):
             if camera not in self.cameras:
                 alike = look_alike(camera, self.cameras)
@@ -233,10 +235,10 @@ class Take(Annotated):
     # -- internal ------------------------------------------------------------------------------
 
     def _images(self, camera: str) -> folders.Images:
-        """What a camera's folder holds, listed once.
+        """The images in a camera's folder, which is listed only once.
 
         Raises:
-            TakeError: if there is no such camera, or two files are the same frame.
+            TakeError: there is no such camera, or two files are the same frame.
         """
         if camera not in self._listed:
             self._check_camera(camera)

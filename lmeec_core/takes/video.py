@@ -1,4 +1,4 @@
-"""Frames of a video file by number, in constant memory (PyAV)."""
+"""Reads frames of a video file by number, in constant memory (PyAV)."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ _log = logging.getLogger(__name__)
 
 
 class Video:
-    """A video whose frames are read by number, 0 being the first that players show.
+    """A video whose frames are read by number; 0 is the first frame that players show.
 
-    The file is opened at the first use and stays open; one decoded frame is kept. Frames that come
-    in increasing order are decoded in one pass. Damage is logged when it is found.
+    The file is opened at first use and stays open; one decoded frame is kept. Frames read in
+    increasing order are decoded in one pass. Damage is logged when it is found.
 
     Args:
-        path: the file, of any kind that FFmpeg reads.
+        path: the file, of any format that FFmpeg reads.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -45,7 +45,7 @@ class Video:
 
     @property
     def damage(self) -> str | None:
-        """What of the video is lost, in words; None if it is whole or has not been read yet."""
+        """A text about lost parts; None if the video is complete or has not been read yet."""
         damage = self._index and self._index.damage
         return f"{self.path}: {damage}" if damage else None
 
@@ -53,7 +53,7 @@ class Video:
         """Frame ``number``, RGB uint8 (H, W, 3).
 
         Raises:
-            TakeError: if there is no such frame, or the file is broken.
+            TakeError: there is no such frame, or the file is broken.
         """
         index = self._indexed()
         if not 0 <= number < index.count:
@@ -76,7 +76,7 @@ class Video:
         self._frames = iter(())
 
     def __getstate__(self) -> dict[str, Any]:
-        """Another process opens the file for itself."""
+        """Pickle only the path: another process opens the file itself."""
         return {"path": self.path}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -91,11 +91,11 @@ class Video:
                 with suppress(OSError):
                     if cut := cut_off(self.path):
                         raise TakeError(self.path, f"{cut}: nothing can be read") from error
-                raise TakeError(self.path, f"is no video that can be read: {error}") from error
+                raise TakeError(self.path, f"is not a readable video: {error}") from error
             if self._index.damage:
                 _log.warning("%s", self.damage)
         if not self._index.count:
-            raise TakeError(self.path, self._index.damage or "holds no frames")
+            raise TakeError(self.path, self._index.damage or "has no frames")
         return self._index
 
     def _library(self) -> Any:
@@ -116,7 +116,7 @@ class Video:
                     self._container.streams.video[0].thread_type = "AUTO"
             except (av.error.FFmpegError, OSError, IndexError) as error:
                 self.close()
-                raise TakeError(self.path, f"is no video that can be read: {error}") from error
+                raise TakeError(self.path, f"is not a readable video: {error}") from error
         return self._container
 
     def _decode(self, number: int, index: Index) -> Any:
@@ -127,7 +127,7 @@ class Video:
         return frame
 
     def _counted(self, number: int) -> Any:
-        """A frame of a video without times: by counting."""
+        """A frame of a video without timestamps: by counting."""
         if self._last is None or number < self._last[0]:
             self._start()
         begin = 0 if self._last is None else self._last[0] + 1
@@ -137,12 +137,12 @@ class Video:
         raise ValueError("the stream ends before it")
 
     def _sought(self, number: int, times: NDArray[np.int64]) -> Any:
-        """A frame by its time: further on in the stream, or after a seek."""
+        """A frame by its timestamp: by decoding further, or after a seek."""
         wanted = int(times[number])
         if self._last is not None and 0 < number - self._last[0] <= NEAR:
             frame, _ = self._next_at(wanted)
             return frame
-        for earlier in (0, NEAR, 8 * NEAR):  # a seek may come too late, or amid open groups
+        for earlier in (0, NEAR, 8 * NEAR):  # a seek may end too late, or inside an open GOP
             if earlier > number:
                 break
             container = self._open()
@@ -163,10 +163,10 @@ class Video:
         self._frames = shown(container, container.streams.video[0])
 
     def _next_at(self, wanted: int, first: bool = False) -> tuple[Any, bool]:
-        """The next frame of a time.
+        """The next frame with a timestamp.
 
         Returns:
-            the frame, and whether the first one came later already (only if ``first``).
+            the frame, and whether the first frame was already later (only if ``first``).
         """
         for count, frame in enumerate(self._frames):
             if frame.pts is None or frame.pts < wanted:

@@ -1,9 +1,9 @@
-"""The frames of a video as a decoder returns them, in order; determined once per file.
+"""The index of a video: the frames that a decoder returns, in order; made once per file.
 
-Packets are not frames. Edit lists hide some, streams that begin between key frames cannot show the
-first ones, and some codecs have packets without a picture. So packets are counted only if that
-gives the same result (MP4 and Matroska, codecs with a frame in every packet, from a key frame on);
-other videos are decoded once.
+Packets are not frames: edit lists hide some, the first ones cannot be shown if a stream does not
+begin with a key frame, and some codecs have packets without a picture. So packets are counted only
+if that gives the same result (MP4 and Matroska, codecs with one frame per packet, beginning with a
+key frame); other videos are decoded once.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ class Index:
     """The frames of a video.
 
     Attributes:
-        count: how many are shown.
-        times: time of each in the stream's units, increasing; None where the container has no
-            times that a frame can be found by, so that one has to count from the beginning.
-        damage: what of the video is lost, in words; None if it is whole, as far as can be known.
-        regular: whether each packet is a frame. Only then may several frames be decoded at a time:
-            frames near an error are lost otherwise.
+        count: number of frames shown.
+        times: timestamp of each frame in the stream's units, increasing; None if frames cannot be
+            found by timestamps, and have to be counted from the beginning.
+        damage: a text about lost parts; None if the video is complete, as far as can be known.
+        regular: whether each packet is a frame. Only then are several frames decoded in parallel;
+            otherwise, this would lose frames near an error.
     """
 
     count: int
@@ -46,11 +46,11 @@ class Index:
 def shown(
     container: Any, stream: Any, failed: Callable[[Exception], object] = lambda _: None
 ) -> Iterator[Any]:
-    """The frames of a stream from where the container stands, as players show them.
+    """The frames of a stream from the container's current position, as players show them.
 
     Args:
-        container, stream: of PyAV.
-        failed: called for packets that cannot be decoded; they are skipped, as players do.
+        container, stream: PyAV objects.
+        failed: called for packets that cannot be decoded; they are skipped, as in players.
     """
     import av
 
@@ -64,10 +64,11 @@ def shown(
 
 
 def make_index(path: Path) -> Index:
-    """Find out which frames a video shows.
+    """Make the index of a video.
 
     Raises:
-        av.error.FFmpegError, OSError, IndexError: it cannot be opened, or has no video stream.
+        av.error.FFmpegError, OSError, IndexError: the file cannot be opened, or has no video
+            stream.
     """
     import av
 
@@ -88,7 +89,7 @@ def make_index(path: Path) -> Index:
 
 
 def _of_constant_rate(container: Any, stream: Any) -> NDArray[np.int64] | None:
-    """Times of the frames by the file's own index; None without one, or if the rate varies."""
+    """Timestamps from the file's own index; None without an index, or if the rate varies."""
     entries = stream.index_entries
     count = len(entries)
     if count < 2 or count != stream.frames or stream.start_time is None:
@@ -104,7 +105,7 @@ def _of_constant_rate(container: Any, stream: Any) -> NDArray[np.int64] | None:
 
 
 def _of_packets(container: Any, stream: Any) -> NDArray[np.int64] | None:
-    """Times of the frames by their packets; None where these may differ from what is shown."""
+    """Timestamps from the packets; None if these may differ from the frames shown."""
     container.seek(0, backward=True, stream=stream)
     packets = [
         (p.pts, p.is_keyframe, p.is_discard, p.is_corrupt)
@@ -146,18 +147,19 @@ def _of_decoding(path: Path, cut: str) -> Index:
 
 
 def cut_off(path: Path) -> str:
-    """A message if a file is truncated; "" if it is not, as far as its container tells."""
+    """A message if a file is truncated; "" if not, as far as its container shows."""
     whole, size = announced_size(path), path.stat().st_size
     return "" if whole is None or whole <= size else f"is cut off ({size} of {whole} bytes)"
 
 
 def announced_size(path: Path) -> int | None:
-    """The number of bytes that a file should have by its container; None if it does not say.
+    """The number of bytes that a file should have according to its container; None if unknown.
 
-    MP4, AVI and Matroska do, unless they were recorded live. A shorter file is truncated.
+    It is known for MP4, AVI and Matroska, unless they were recorded live. A shorter file is
+    truncated.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     with path.open("rb") as file:
         head = file.read(12)
@@ -193,7 +195,7 @@ def _end_of_riff(file: BinaryIO) -> int:
 
 
 def _end_of_segment(file: BinaryIO) -> int | None:
-    """End of Matroska's one segment, which comes after a short header."""
+    """End of Matroska's only segment, which follows a short header."""
 
     def element() -> tuple[bytes, int | None]:
         identity = file.read(4)

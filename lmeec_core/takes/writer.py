@@ -20,7 +20,7 @@ from lmeec_core.takes.take import CALIBRATION, DEPTH
 
 
 class TakeWriter(WholeOrNothing):
-    """Write a take; it appears under its name only once it is complete.
+    """Write a take, which gets its final name only once it is complete.
 
         with TakeWriter("out/take_7") as take:
             take.image("aria01", 0, rgb)
@@ -31,7 +31,7 @@ class TakeWriter(WholeOrNothing):
 
     Args:
         path: folder of the take.
-        overwrite: replace a take that is there; otherwise FileExistsError.
+        overwrite: replace an existing take; otherwise FileExistsError is raised.
         quality: JPEG quality, 1 to 100.
         extra: more entries for annotation.json, such as {"scenario": ...}.
     """
@@ -55,7 +55,7 @@ class TakeWriter(WholeOrNothing):
         self._folder.content.mkdir()
 
     def image(self, camera: str, frame: int, image: NDArray[np.uint8] | bytes) -> None:
-        """Add an image: RGB uint8 (H, W, 3), or the bytes of a JPEG as they are."""
+        """Add an image: RGB uint8 (H, W, 3), or the bytes of a JPEG file."""
         if not camera or "/" in camera or "\0" in camera or camera.startswith("."):
             raise TakeError(self.path, f"{camera!r} cannot be a camera name (it names a folder)")
         folder = self._folder.content / camera
@@ -66,38 +66,38 @@ class TakeWriter(WholeOrNothing):
         self._frames.add(number)
 
     def depth(self, camera: str, frame: int, png: bytes) -> None:
-        """Add the depth of an image that was added: PNG, 16 bits, millimetres."""
+        """Add the depth for an image that was added before: 16-bit PNG, millimetres."""
         folder = self._folder.content / camera / DEPTH
         folder.mkdir(exist_ok=True)
         (folder / f"{frame_number(int(frame))}.png").write_bytes(png)
 
     def calibration(self, text: str) -> None:
-        """Add the cameras' lenses and poses, as a calibration file has them."""
+        """Add the cameras' lenses and poses: the text of a calibration file."""
         (self._folder.content / CALIBRATION).write_text(text, encoding="utf-8")
 
     def mask(
         self, object_name: str, camera: str, frame: int, mask: NDArray[Any] | Rle | None
     ) -> None:
-        """Add a mask: (H, W) (not 0 = object), run lengths as they are, or None for null.
+        """Add a mask: (H, W) (nonzero = object), run lengths, or None for null.
 
-        Leave an object that is absent from an image out; the benchmark takes an object as present
-        in a target image that has an entry.
+        Do not add an entry for an object that is absent from an image: the benchmark regards an
+        object as present in a target image that has an entry.
         """
         entry = encode_mask(mask) if isinstance(mask, np.ndarray) else mask
         key = str(frame_number(int(frame)))
         self._masks.setdefault(object_name, {}).setdefault(camera, {})[key] = entry
 
     def add_object(self, object_name: str) -> None:
-        """List an object, also if no mask of it follows. Fixes the order of the objects."""
+        """List an object, even if it gets no mask. Determines the order of the objects."""
         self._masks.setdefault(object_name, {})
 
     def close(self) -> None:
-        """Write annotation.json and give the take its name."""
+        """Write annotation.json and give the take its final name."""
         content = {**self.extra, "masks": self._masks, "subsample_idx": sorted(self._frames)}
         text = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         (self._folder.content / ANNOTATION).write_text(text, encoding="utf-8")
         self._folder.publish()
 
     def abort(self) -> None:
-        """Remove what was written; nothing appears under the take's name."""
+        """Remove the unfinished take."""
         self._folder.discard()

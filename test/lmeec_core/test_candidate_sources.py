@@ -99,7 +99,8 @@ def test_sources_and_limits(golden_model: Callable[..., Any]) -> None:
         with pytest.raises(InputError, match=f"crop_layers 2 given, which only sam2 .*{text}"):
             CandidateSettings(source=source, crop_layers=2).generator(nano)
     for settings, message in [
-        ({"source": "sam2"}, "takes no points"), ({"source": "files"}, "a file with 'files'"),
+        ({"source": "sam2"}, "does not accept points"),
+        ({"source": "files"}, "a file with 'files'"),
         ({"file": "x"}, "none with other sources"),
     ]:  # fmt: skip
         with pytest.raises(InputError, match=message):

@@ -195,5 +195,5 @@ def test_of_boxes_that_overlap_the_better_one_remains() -> None:
 def test_what_is_no_setting_is_refused(golden_model: Callable[..., lm.LMEEC]) -> None:
     with pytest.raises(lm.InputError, match="points_per_side 0"):
         AutomaticMasks(golden_model("mini"), points_per_side=0)
-    with pytest.raises(lm.InputError, match="takes no points"):
+    with pytest.raises(lm.InputError, match="does not accept points"):
         AutomaticMasks(lm.load_model("nano", device="cpu"))

@@ -338,7 +338,7 @@ def test_broken_takes_and_images_are_named_and_the_exit_code_is_1(tmp_path: Path
 @pytest.mark.parametrize(
     ("predictions", "extra", "text"),
     [
-        ("{}", [], "is no result file"),
+        ("{}", [], "is not a result file"),
         ("{", [], "not valid JSON"),
         ('{"ego-exo": {"results": {"t": {"masks": {"a": {"b": 3}}}}}}', [], "no masks by frame"),
         ('{"ego-exo": {"results": {}}}', ["--direction", "exo-ego"], "exo-ego"),

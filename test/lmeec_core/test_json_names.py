@@ -93,7 +93,7 @@ def test_names_that_a_file_cannot_hold_are_refused(tmp_path: Path) -> None:
         r'{"annotations": {"a": {"masks": {"\ud800": {}}}}}',
     ):
         path.write_text(text)
-        with pytest.raises(TakeError, match=r"truth\.json.*'.ud800' is no Unicode text"):
+        with pytest.raises(TakeError, match=r"truth\.json.*'.ud800' is not Unicode text"):
             open_takes(path).open("a")
 
 

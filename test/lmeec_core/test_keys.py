@@ -85,7 +85,7 @@ def test_a_frame_is_its_number_however_it_is_written(number: int, zeros: int) ->
      30.0, True, None, float("nan"), ["30"]],
 )  # fmt: skip
 def test_what_is_no_frame_number_is_named(key: object) -> None:
-    with pytest.raises(InputError, match="no frame number") as caught:
+    with pytest.raises(InputError, match="not a frame number") as caught:
         frame_number(key)
     shown = ascii(key) if isinstance(key, str) else repr(key)
     assert str(caught.value).startswith(shown[:60]) and len(str(caught.value)) < 300
@@ -237,14 +237,14 @@ def test_names_that_look_alike_are_told_apart(tmp_path: Path, name: str) -> None
         writer.mask(there, EGO, 0, square(1))
     with pytest.raises(TakeError) as caught:
         Take.open(tmp_path / "take").mask(name, EGO, 0)
-    assert f"{ascii(there)} is there, not {ascii(name)}" in str(caught.value)
-    with pytest.raises(TakeError, match="'cam01' is there, not 'Cam01'"):
+    assert f"{ascii(there)} exists, but not {ascii(name)}" in str(caught.value)
+    with pytest.raises(TakeError, match="'cam01' exists, but not 'Cam01'"):
         make_take(tmp_path / "other").frames("Cam01")
 
 
 def test_a_folder_without_a_name_in_unicode(tmp_path: Path) -> None:
     make_take(tmp_path / "take").path.rename(tmp_path / "take\udcff")
-    with pytest.raises(TakeError, match="no Unicode text"):
+    with pytest.raises(TakeError, match="not Unicode text"):
         Take.open(tmp_path / "take\udcff")
     assert str(open_takes(tmp_path).names)
     assert list(open_takes(tmp_path)) == []
@@ -292,7 +292,7 @@ def test_an_annotated_camera_without_a_folder_is_named(tmp_path: Path) -> None:
     take = make_take(tmp_path / "take")
     take.path.joinpath("cam02").rename(take.path / "Cam02")
     take = Take.open(take.path)
-    told = "camera 'cam02' is annotated but has no folder; 'Cam02' is there, not 'cam02'"
+    told = "camera 'cam02' is annotated but has no folder; 'Cam02' exists, but not 'cam02'"
     assert any(told in text for text in plan_take(take, DIRECTIONS, (), 32).problems)
     code, output = run("info", take.path)
     assert code == 1 and told in output

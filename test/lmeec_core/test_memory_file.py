@@ -99,10 +99,10 @@ def test_files_of_something_else_are_refused(
             lm.load_memory(one, tmp_path / name)
     other_weights = golden_model(small.config, 0.0, "other")
     cases = [
-        (tracker(other_weights, capacity=3), "another network or weights"),
-        (tracker(small, capacity=4), "another memory settings"),
-        (lm.CorrespondenceTracker(small, "ego", ["exo"]), "another target cameras"),
-        (lm.CorrespondenceTracker(small, "exo_left", ["ego"]), "another query camera"),
+        (tracker(other_weights, capacity=3), "a different network or different weights"),
+        (tracker(small, capacity=4), "different memory settings"),
+        (lm.CorrespondenceTracker(small, "ego", ["exo"]), "different target cameras"),
+        (lm.CorrespondenceTracker(small, "exo_left", ["ego"]), "a different query camera"),
     ]
     for other, text in cases:
         with pytest.raises(lm.MemoryFileError, match=text):

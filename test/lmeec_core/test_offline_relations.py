@@ -170,7 +170,9 @@ def test_masks_that_do_not_decode_are_named_by_every_tool(raw: Path, tmp_path: P
         entry = cameras[camera]["annotation"]["30"]
         entry["encodedMask"] = entry["encodedMask"][:-9]
     raw.write_text(json.dumps(content))
-    told = f"object 'goblet_1', camera '{EGO}': 1 masks do not decode and count as null, the first"
+    told = (
+        f"object 'goblet_1', camera '{EGO}': 1 masks cannot be decoded and count as null, the first"
+    )
     out = tmp_path / "x.json"
     for arguments in (
         ("info", raw),

@@ -87,7 +87,7 @@ def test_a_worker_that_always_dies_is_reported_and_nothing_is_written(
     out = tmp_path / "x.json"
     result = track(take.path, out, *MINI, "--workers", "2", "--direction", "ego-exo")
     assert result.exit_code == 1 and not out.exists()
-    assert result.output.count("tried again") == 4
+    assert result.output.count("retrying") == 4
     assert "2 units: worker died, exit code 7 (3 attempts)" in result.output
 
 

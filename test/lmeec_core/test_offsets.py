@@ -49,7 +49,7 @@ def test_motions_that_have_nothing_to_do_with_each_other(seed: int) -> None:
 def test_a_motion_that_repeats_itself() -> None:
     course = 1 + np.sin(np.arange(12_000) / 1000 * 2 * np.pi / 0.4)
     found = estimate_offset(motion(course), motion(course, 0.1))
-    assert found is not None and "they repeat" in found.doubt
+    assert found is not None and "they are periodic" in found.doubt
 
 
 def test_too_little_to_compare() -> None:

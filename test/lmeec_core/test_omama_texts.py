@@ -97,7 +97,7 @@ def test_texts_that_cannot_be_used_are_refused(
 
 
 def test_a_text_needs_weights() -> None:
-    with pytest.raises(CheckpointError, match="omama.text_weights, which say how .* are not"):
+    with pytest.raises(CheckpointError, match="omama.text_weights, which are needed .* are not"):
         load_method("omama", device="cpu", text={"cup": "a mug"})
     assert without_effect("omama", ["text.cup", "omama.text_weights"]) is None
     assert without_effect("lmeec", ["text.cup"]) == ("method lmeec: it has no text.cup; no effect")

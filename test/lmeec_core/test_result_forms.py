@@ -133,7 +133,7 @@ BROKEN: list[tuple[Callable[[dict[str, Any]], object], str]] = [
     (lambda e: e.update(pred_mask=square(12).tolist()), "run lengths: [[False"),
     (lambda e: e["pred_mask"].pop("size") and None, "run lengths: {'counts':"),
     (mask(counts=None), "counts of a mask are None"),
-    (mask(counts="b'abc'"), "Python's print of bytes"),
+    (mask(counts="b'abc'"), "repr of Python bytes"),
     (mask(size=[32, 24]), "a mask on its side"),
     (mask(size=[24.0, 32.0]), "'size': [24.0, 32.0]"),
     (mask(counts="5"), "the runs of a mask"),
@@ -229,13 +229,13 @@ def renamed(content: Any, what: str, name: str) -> Any:
     ("what", "name", "told"),
     [
         ("take", "kitchen", "none of its takes is in the truth: it has 'kitchen'"),
-        ("take", "Küche_1", r"'k\xfcche_1' is there, not 'K\xfcche_1'"),
-        ("take", "ku\u0308che_1", r"'k\xfcche_1' is there, not 'ku\u0308che_1'"),
-        ("object", "Cup ", "'cup' is there, not 'Cup '"),
+        ("take", "Küche_1", r"'k\xfcche_1' exists, but not 'K\xfcche_1'"),
+        ("take", "ku\u0308che_1", r"'k\xfcche_1' exists, but not 'ku\u0308che_1'"),
+        ("object", "Cup ", "'cup' exists, but not 'Cup '"),
         ("object", "mug", "none of its objects is in the truth: it has 'mug', the truth has 'cup'"),
-        ("pair", "aria01_Cam01", f"'{PAIR}' is there, not 'aria01_Cam01'"),
+        ("pair", "aria01_Cam01", f"'{PAIR}' exists, but not 'aria01_Cam01'"),
         ("pair", "cam01_aria01", "none of its pairs of cameras is in the truth"),
-        ("direction", "ego2exo", "is no result file"),
+        ("direction", "ego2exo", "is not a result file"),
     ],
 )
 def test_predictions_of_something_else_have_no_score(
@@ -352,7 +352,7 @@ def test_the_viewer_leaves_out_what_it_cannot_read_and_says_so(
 def test_the_viewer_names_what_is_of_something_else(take: Path, tmp_path: Path) -> None:
     assert view(take, tmp_path, predictions())[0] == 0
     code, output = view(take, tmp_path, renamed(predictions(), "object", "Cup"))
-    assert code == 1 and "object 'Cup', which the take does not have; 'cup' is there" in output
+    assert code == 1 and "object 'Cup', which the take does not have; 'cup' exists" in output
     code, output = view(take, tmp_path, renamed(predictions(), "pair", "aria01_Cam01"))
     assert code == 1 and "no predictions for ['aria01_cam01']" in output
     content = predictions()

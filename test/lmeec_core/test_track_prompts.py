@@ -147,7 +147,7 @@ def test_an_object_that_is_marked_in_another_view_is_followed_from_there(
     ("one", "text"),
     [
         (PlacedPrompt("cam-9", CUP, frame=30), "'cam-9', frame 30: no images of this camera"),
-        (PlacedPrompt("Cam-1", CUP, frame=30), "'cam-1' is there, not 'Cam-1'"),
+        (PlacedPrompt("Cam-1", CUP, frame=30), "'cam-1' exists, but not 'Cam-1'"),
         (PlacedPrompt(EXO, CUP, frame=60), "no such image; one of the camera's 3 frames from 0"),
         (PlacedPrompt(EGO, CUP, frame=31), "no such image; one of the camera's 4 frames from 0"),
         (PlacedPrompt(EGO, CUP, stamp=30), "a stamp is only for bags"),
@@ -174,7 +174,7 @@ def test_what_does_not_go_together_is_refused(take: Take, tmp_path: Path) -> Non
     other = file_of(tmp_path / "other.json", *MARKED, recording="Take_7")
     empty = file_of(tmp_path / "empty.json")
     for prompts, more, text in (
-        (other, [], "'take_7' is there, not 'Take_7'"),
+        (other, [], "'take_7' exists, but not 'Take_7'"),
         (empty, [], "no prompts in it"),
         (tmp_path / "none.json", [], "none.json: cannot be read"),
         (good, ["--prompt-checkpoint", "x.pt"], "--prompt-preset"),

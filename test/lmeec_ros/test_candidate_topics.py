@@ -152,7 +152,7 @@ def test_labels_become_candidates_within_the_limits() -> None:
     assert len(label_masks(labels, (60, 80), CandidateLimits(min_area=0.1))) == 1
     assert label_masks(labels[::2, ::2], (60, 80), CandidateLimits()).shape == (2, 30, 40)
     assert not len(label_masks(0 * labels, (60, 80), CandidateLimits()))
-    with pytest.raises(InputError, match="80 x 60 pixels given, 60 x 80 as the image"):
+    with pytest.raises(InputError, match="80 x 60 pixels given, 60 x 80 like the image"):
         label_masks(labels, (80, 60), CandidateLimits())
     with pytest.raises(InputError, match=r"2 candidates given, at most 1 \(candidates.most\)"):
         label_masks(labels, (60, 80), CandidateLimits(most=1))

@@ -153,7 +153,7 @@ def test_the_node_names_what_a_method_does_not_have(
     with caplog.at_level(logging.WARNING):
         processor = load_processor(config("sift", **{"memory.capacity": 3}))
     assert "method sift: it has no model.engine, memory.capacity" in caplog.text
-    with pytest.raises(lm.MemoryFileError, match="remembers nothing that could be saved"):
+    with pytest.raises(lm.MemoryFileError, match="has no memory to save"):
         lm.save_memory(processor.tracker, tmp_path / "m.safetensors")
     with pytest.raises(lm.MemoryFileError, match="only the method lmeec"):
         lm.load_memory(processor.tracker, tmp_path / "m.safetensors")

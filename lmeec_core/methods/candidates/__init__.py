@@ -1,1 +1,1 @@
-"""Class-agnostic candidate masks of a view: what a method chooses among."""
+"""Class-agnostic candidate masks of a view, among which a method chooses."""

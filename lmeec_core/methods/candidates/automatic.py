@@ -1,4 +1,4 @@
-"""SAM 2.1's automatic mask generation: every point of a grid is a prompt, good masks are kept."""
+"""SAM 2.1's automatic mask generation: each point of a grid is a prompt; good masks are kept."""
 
 from __future__ import annotations
 
@@ -45,10 +45,10 @@ class AutomaticMasks:
     Attributes:
         model: the network, not a compact one.
         limits: applied to what is found; they do not change the search.
-        points_per_side: of the grid; each crop has one.
-        points_per_batch: how many are decoded together.
-        predicted_iou, stability: least values; 0 keeps all.
-        mask_threshold: logit from which a pixel is in the mask.
+        points_per_side: points along each side of the grid; each crop has its own grid.
+        points_per_batch: number of points decoded together.
+        predicted_iou, stability: minimum values; 0 keeps all.
+        mask_threshold: minimum logit of a pixel in the mask.
         stability_offset: logits above and below the threshold.
         box_nms: of two masks whose boxes have a greater IoU, that with the lower predicted IoU is
             dropped; also between crops, where smaller crops come first.
@@ -69,7 +69,7 @@ class AutomaticMasks:
     def __post_init__(self) -> None:
         if isinstance(self.model, CompactLMEEC):
             raise InputError(
-                "this network takes no points as SAM 2 does; one with a checkpoint (preset "
+                "this network does not accept points as SAM 2 does; one with a checkpoint (preset "
                 "base_plus, sam2_tiny, ...) expected, or the candidates of Regions"
             )
         if self.points_per_side < 1 or self.points_per_batch < 1 or self.crop_layers < 0:
@@ -86,7 +86,7 @@ class AutomaticMasks:
 
     @torch.inference_mode()
     def generate(self, image: npt.NDArray[np.uint8]) -> Generated:
-        """What SAM 2's generator finds in a uint8 RGB image."""
+        """The masks that SAM 2's generator finds in a uint8 RGB image."""
         size = (image.shape[0], image.shape[1])
         crops = crop_boxes(size, self.crop_layers)
         found = [self._crop(image, crop, size) for crop in crops]
@@ -126,9 +126,9 @@ class AutomaticMasks:
     def _batch(
         self, views: ViewFeatures, points: Tensor, crop: Box, size: tuple[int, int]
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The masks (n, h, w) of the crop that some points (p, 2) give and that are good enough."""
+        """The good masks (n, h, w) of the crop for some points (p, 2)."""
         count, device = len(points), self.model.device
-        # As SAM 2: the middle of a pixel of the model's input.
+        # As in SAM 2: the centre of a pixel of the model's input.
         places = (points + 0.5 / self.model.config.image_size).to(device)[:, None]
         labels = torch.ones(count, 1, dtype=torch.int64, device=device)
         with self.model.autocast():
@@ -166,7 +166,7 @@ def boxes_of(masks: Tensor) -> Tensor:
 
 
 def suppressed(boxes: Tensor, scores: Tensor, threshold: float) -> Tensor:
-    """Indices of the boxes (n, 4) that remain, by score: none with a greater IoU with a better."""
+    """Indices of the boxes (n, 4) kept by non-maximum suppression, by score."""
     order = scores.argsort(descending=True, stable=True)
     given = boxes[order].float()
     area = (given[:, 2] - given[:, 0]) * (given[:, 3] - given[:, 1])
@@ -201,7 +201,7 @@ def crop_boxes(size: tuple[int, int], layers: int) -> list[Box]:
 
 
 def _cut_off(boxes: Tensor, crop: Box, size: tuple[int, int]) -> Tensor:
-    """(n,) whether a box comes near an edge of the crop that is no edge of the image."""
+    """(n,) whether a box is close to an edge of the crop that is not an edge of the image."""
     height, width = size
     own = torch.tensor(crop)
     image = torch.tensor([0, 0, width, height])

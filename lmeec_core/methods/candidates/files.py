@@ -1,8 +1,8 @@
-"""Candidate masks that another program has written: COCO run lengths in a JSON file.
+"""Candidate masks written by another program: COCO run lengths in a JSON file.
 
-The file of a take holds ``{"candidates": {camera: {frame: [mask, ...]}}}``; a mask is
-``{"size": [H, W], "counts": text}``, as pycocotools gives it (with its bytes as text),
-at the image's size or smaller. Several takes have a folder with a file ``TAKE.json`` each.
+The file of a take contains ``{"candidates": {camera: {frame: [mask, ...]}}}``; a mask is
+``{"size": [H, W], "counts": text}``, as in pycocotools (with the bytes as text), at the image's
+size or smaller. For several takes there is a folder with a file ``TAKE.json`` each.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ class CandidateFile:
     Args:
         path: the file, or the folder of files of several takes.
         take: name of the take.
-        limits: applied to what the file holds; earlier masks count as better.
+        limits: applied to the file's masks; earlier masks count as better.
 
     Raises:
-        TakeError: no such file, or not of the form above.
+        TakeError: there is no such file, or it has another format.
     """
 
     def __init__(self, path: Path, take: str, limits: CandidateLimits) -> None:
@@ -43,14 +43,14 @@ class CandidateFile:
         self._cameras: dict[str, dict[str, Any]] = cameras
 
     def masks(self, camera: str, frame: int, image: tuple[int, int]) -> Mask | None:
-        """Candidates (N, H, W) of an image, best first; None where the file has no entry of it.
+        """Candidates (N, H, W) for an image, best first; None if the file has no entry for it.
 
         Args:
-            camera, frame: of the image.
-            image: its (height, width).
+            camera, frame: the image.
+            image: (height, width) of the image.
 
         Raises:
-            TakeError: a mask that cannot be read, or of another shape than the image.
+            TakeError: a mask cannot be read, or has another aspect ratio than the image.
         """
         listed = self._cameras.get(camera, {}).get(str(frame))
         if listed is None:

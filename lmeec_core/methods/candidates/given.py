@@ -1,4 +1,4 @@
-"""Candidates that come with the images, from another program."""
+"""Candidates from another program that arrive with the images."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ class TakesCandidates(Protocol):
 
 
 def label_masks(labels: npt.NDArray[Any], image: tuple[int, int], limits: CandidateLimits) -> Mask:
-    """Candidates (N, h, w) of a label image: one for each label but 0, greater labels last.
+    """Candidates (N, h, w) from a label image: one for each label except 0, in increasing order.
 
     Args:
         labels: (h, w), at the image's size or smaller.
-        image: its (height, width).
-        limits: which are kept; lower labels count as better.
+        image: (height, width) of the image.
+        limits: which candidates are kept; lower labels count as better.
 
     Raises:
-        InputError: a label image of other proportions, or with more labels than `limits` keeps.
+        InputError: the aspect ratios differ, or there are more labels than `limits` allows.
     """
     height, width = labels.shape
     # A smaller one is rounded to whole pixels.
     if abs(height * image[1] - width * image[0]) > max(image):
         raise InputError(
-            f"candidates of {width} x {height} pixels given, {image[1]} x {image[0]} as the image, "
-            "or smaller in the same proportions, expected"
+            f"candidates of {width} x {height} pixels given, {image[1]} x {image[0]} like the "
+            "image, or smaller with the same aspect ratio, expected"
         )
     found = np.unique(labels)
     found = found[found > 0]

@@ -44,7 +44,7 @@ class CandidateLimits(BaseModel):
 
         Args:
             members: (N, K) which of K pieces of the image belong to each candidate.
-            share: (K,) of the image's area that each piece has.
+            share: (K,) each piece's share of the image's area.
             quality: (N,), greater is better.
         """
         areas = members @ share

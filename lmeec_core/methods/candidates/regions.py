@@ -1,8 +1,8 @@
-"""Candidates without a segmentation network: regions of an image that are alike, at all sizes.
+"""Candidates without a segmentation network: homogeneous regions of an image, at all scales.
 
-The image is cut into small even pieces, and the two neighbouring pieces that are most alike are
-merged until one is left; every piece on the way is a candidate. Pieces are compared by colour. (The
-embedding of the compact network beside the colour did not make the candidates better.)
+The image is divided into small homogeneous pieces. The two most similar neighbouring pieces are
+merged repeatedly until one is left; every intermediate piece is a candidate. Pieces are compared by
+colour. (Adding the embedding of the compact network did not improve the candidates.)
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from lmeec_core.correspondence import Mask
 from lmeec_core.methods.candidates.limits import CandidateLimits
 
 SIDE = 160
-"""Longer side at which an image is cut, in pixels."""
+"""Longer side to which an image is reduced before it is divided, in pixels."""
 STEP = 6
 """Distance of the seeds of the pieces, in pixels of that size."""
 
 
 @dataclass(frozen=True)
 class Regions:
-    """Makes candidates of an image.
+    """Makes candidates from an image.
 
     Attributes:
-        limits: which of them are kept.
+        limits: which candidates are kept.
         step: see :data:`STEP`.
     """
 
@@ -62,7 +62,7 @@ def _pieces(image: npt.NDArray[np.uint8], step: int) -> npt.NDArray[np.int64]:
     grid = np.arange(1, 1 + len(rows) * len(columns), dtype=np.int32)
     seeds[np.ix_(rows, columns)] = grid.reshape(len(rows), len(columns))
     found = cv2.watershed(np.ascontiguousarray(image), seeds)
-    # The watershed leaves edges of one pixel, which the greatest neighbour takes.
+    # The watershed leaves edges of one pixel, which get the label of the greatest neighbour.
     edges = found <= 0
     grown = cv2.dilate(found.astype(np.float32), np.ones((3, 3), np.uint8))
     labels = np.where(edges, np.maximum(grown, 1), found).astype(np.int64)
@@ -98,7 +98,7 @@ def _merge(
 
     heap = [(apart(i, j), i, j) for i in links for j in links[i] if i < j]
     heapq.heapify(heap)
-    # A single piece has no parts; it counts as one of parts that are usually apart.
+    # A single piece has no parts; the usual difference between parts is assumed.
     least = float(np.median([cost for cost, _, _ in heap])) if heap else 1.0
     found: list[tuple[frozenset[int], float]] = []
     new = count

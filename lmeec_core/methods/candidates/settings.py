@@ -1,4 +1,4 @@
-"""Where candidates come from, as parameters and options say it."""
+"""Settings of the source of candidates."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class CandidateSettings(CandidateLimits):
     """The source of candidates, and the limits on them.
 
     Attributes:
-        source: "regions" of even colour; "sam2", SAM 2.1's automatic mask generation, with a
-            network that takes points; "files", masks made by another program; "topic", the same on
-            topics of the node; "auto", regions with a compact network, sam2 with another.
-        crop_layers: of sam2: layer n adds 2^n x 2^n overlapping crops of the image, in which
-            smaller objects are found; each crop takes as long as the image. 0: none.
-        file: of the masks, see :mod:`lmeec_core.methods.candidates.files`.
+        source: "regions" of homogeneous colour; "sam2", SAM 2.1's automatic mask generation, for a
+            network that accepts points; "files", masks made by another program; "topic", the same
+            on topics of the node; "auto", regions with a compact network, else sam2.
+        crop_layers: for sam2: layer n adds 2^n x 2^n overlapping crops of the image, to find
+            smaller objects; each crop takes as long as the image. 0: none.
+        file: the file of masks, see :mod:`lmeec_core.methods.candidates.files`.
     """
 
     source: Source = "auto"
@@ -43,11 +43,11 @@ class CandidateSettings(CandidateLimits):
         return CandidateLimits(**{k: getattr(self, k) for k in CandidateLimits.model_fields})
 
     def generator(self, model: LMEEC) -> Callable[[npt.NDArray[np.uint8]], Mask] | None:
-        """What makes candidates of an image; None where they are given with each step.
+        """The function that makes candidates from an image; None if they are given with each step.
 
         Raises:
-            InputError: SAM 2's generator with a network that takes no points, files without a
-                name, or crops of another source.
+            InputError: the source sam2 with a network that does not accept points, the source files
+                without a file, or crops with another source than sam2.
         """
         if (self.source == "files") != bool(self.file):
             raise InputError(

@@ -1,7 +1,7 @@
-"""Conditions beside the mask: a description of the object in words, and alignment of the views.
+"""Conditions in addition to the mask: descriptions of objects in words, and alignment of the views.
 
-Parts that any method can use whose objects are vectors, among them O-MaMa's descriptors. After
-ObjectRelator ("Cross-View Multi-Modal Segmentation @ Ego-Exo4D Challenges 2025").
+For any method that represents objects as vectors, such as O-MaMa's descriptors. After ObjectRelator
+("Cross-View Multi-Modal Segmentation @ Ego-Exo4D Challenges 2025").
 """
 
 from lmeec_core.methods.conditions.fusion import (

@@ -1,4 +1,4 @@
-"""MCFuse and XObjAlign, and the form of the first in which text can matter."""
+"""MCFuse and XObjAlign, and a variant of MCFuse in which text has an effect."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class TextFuse(nn.Module):
 
         out = k r + (1 - k) attention(query = r, key = value = T)       k learned, 0.5 at first
 
-    So each object has its own text, and an object without text stays as it is.
+    So each object has its own text, and an object without text is unchanged.
 
     Args:
         dim: C.
@@ -102,9 +102,9 @@ class TextFuse(nn.Module):
 
 
 def cross_view_align(query: Tensor, target: Tensor) -> Tensor:
-    """XObjAlign: the mean Euclidean distance of the same objects' vectors in two views, a scalar.
+    """XObjAlign: the mean Euclidean distance between the objects' vectors in two views, a scalar.
 
-    Not squared, and of vectors that are not normalised, as published; taken before
+    As published, distances are not squared and vectors are not normalised; it is computed before
     :class:`MCFuse`. A loss for training only; 0 without an object.
 
     Args:
@@ -126,8 +126,8 @@ def cross_view_align(query: Tensor, target: Tensor) -> Tensor:
 class RegionPool(nn.Module):
     """Vectors of masks: the mean of the features in each.
 
-    A place counts by the share of it that the mask covers. (The published form takes 256 random
-    points in the mask, whose mean this is in the limit.)
+    Each location is weighted by the share of it that the mask covers. (The published form averages
+    256 random points in the mask; this is its limit.)
     """
 
     def forward(self, features: Tensor, masks: Tensor) -> Tensor:

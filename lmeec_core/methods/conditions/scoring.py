@@ -1,4 +1,4 @@
-"""Scores of candidates for objects that are described in words."""
+"""Scores candidates for objects that are described in words."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FORMS: tuple[Form, ...] = get_args(Form)
 
 
 class TextScorer(nn.Module):
-    """Adds to scores of candidates what the texts about the objects say of them.
+    """Adds a term for the objects' descriptions to the scores of candidates.
 
     With K objects of the query view and Q candidates of a target view::
 

@@ -1,4 +1,4 @@
-"""Text as vectors: a text model of the library transformers, and hashed words."""
+"""Encodes text as vectors: with a text model of the library transformers, or by hashed words."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class TextVectors(NamedTuple):
     """A text as vectors."""
 
     pooled: Tensor
-    """(C,) of the whole text."""
+    """(C,) vector of the whole text."""
     words: Tensor
-    """(L, C) of its tokens, 1 or more; none for a text without words."""
+    """(L, C) vectors of its tokens; L is 0 for a text without words."""
 
 
 class TextEncoder(Protocol):
-    """Makes vectors of texts."""
+    """Encodes texts as vectors."""
 
     @property
     def dim(self) -> int:
@@ -42,14 +42,14 @@ class TextEncoder(Protocol):
 
 
 class HashedWords:
-    """Each word is a random unit vector that depends on its letters only.
+    """Each word is a random unit vector that depends only on its letters.
 
-    Words that mean the same have nothing in common, so what learns from texts knows the words that
-    it has seen, and no others. For texts of a small, fixed vocabulary, and for tests.
+    Vectors of synonyms are unrelated, so a network trained with them only knows the words that it
+    has seen. For texts with a small, fixed vocabulary, and for tests.
 
     Args:
         dim: size of the vectors.
-        known: words, in lower case, that are encoded; others are left out. None: all are.
+        known: words, in lower case, that are encoded; others are ignored. None: all words.
     """
 
     def __init__(self, dim: int = 64, known: Iterable[str] | None = None) -> None:
@@ -58,7 +58,7 @@ class HashedWords:
 
     @property
     def fingerprint(self) -> str:
-        """See :class:`TextEncoder`; which words are known makes no difference."""
+        """See :class:`TextEncoder`; it does not depend on the known words."""
         return f"hashed words, {self.dim}"
 
     def encode(self, texts: Sequence[str]) -> list[TextVectors]:
@@ -82,16 +82,16 @@ def words_of(text: str) -> list[str]:
 
 
 class TextModel:
-    """A text model that transformers has saved: CLIP's text part, or a small sentence model.
+    """A text model saved by transformers: CLIP's text encoder, or a small sentence model.
 
-    Nothing is downloaded and no code of the checkpoint is run.
+    Nothing is downloaded, and no code from the checkpoint is executed.
 
     Args:
-        folder: with config.json, the weights as .safetensors, and the tokenizer.
-        device: where it runs.
+        folder: folder with config.json, the weights as .safetensors, and the tokenizer.
+        device: the device to run on.
 
     Raises:
-        CheckpointError: it cannot be loaded, or lacks weights.
+        CheckpointError: the model cannot be loaded, or weights are missing.
         ImportError: transformers is not installed.
     """
 
@@ -119,7 +119,7 @@ class TextModel:
         missing = sorted(n for n in report["missing_keys"] if not n.startswith("pooler."))
         if missing:
             raise CheckpointError(
-                f"text model {path}: {len(missing)} weights are missing, as {missing[0]!r}"
+                f"text model {path}: {len(missing)} weights are missing, for example {missing[0]!r}"
             )
         self._clip = family is CLIPTextModel
         self._model.to(device).eval()

@@ -1,1 +1,1 @@
-"""O-MaMa (ICCV 2025): the object's mask is chosen among candidate masks of the target view."""
+"""O-MaMa (ICCV 2025): chooses an object's mask among candidate masks of the target view."""

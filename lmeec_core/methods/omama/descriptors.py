@@ -1,4 +1,4 @@
-"""What describes an object in one view: the mean features in its mask, and around it."""
+"""Descriptors of an object in one view: the mean features inside its mask, and around it."""
 
 from __future__ import annotations
 

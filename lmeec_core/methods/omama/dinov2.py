@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersModel
 
 NAME = "facebook/dinov2-with-registers-base"
-"""Of the weights on the Hugging Face hub."""
+"""Name of the weights on the Hugging Face hub."""
 HUB_FILE = "dinov2_vitb14_reg4_pretrain.pth"
-"""The same weights as torch.hub keeps them, with DINOv2's own names."""
+"""File name of the same weights in torch.hub's cache, with DINOv2's own tensor names."""
 _OWN_NAMES = (
     (r"^(cls_token|mask_token|register_tokens)$", r"embeddings.\1"),
     (r"^pos_embed$", "embeddings.position_embeddings"),
@@ -37,18 +37,18 @@ _OWN_NAMES = (
     (r"\.attn\.proj\.", ".attention.output.dense."),
     (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
 )
-"""DINOv2's own names of weights, and those of transformers."""
+"""DINOv2's own tensor names, and those of transformers."""
 
 
 class DinoFeatures:
-    """Patch tokens of DINOv2, (768, 50, 50) of ego images and (768, 38, 68) of exo images.
+    """Patch tokens of DINOv2: (768, 50, 50) for ego images, (768, 38, 68) for exo images.
 
     Args:
-        model: of transformers; any size with patches of 14 pixels.
-        device: where it runs.
+        model: a transformers model of any size with patches of 14 pixels.
+        device: the device to run on.
 
     Raises:
-        CheckpointError: it has other patches.
+        CheckpointError: the patch size is different.
     """
 
     def __init__(self, model: Dinov2WithRegistersModel, device: torch.device) -> None:
@@ -88,8 +88,8 @@ def prepare(image: npt.NDArray[np.uint8], ego: bool) -> Tensor:
     """The network's input: float32 (3, 700, 700) of an ego image, (3, 532, 952) of an exo one,
     which stands upright if the image does.
 
-    Images of the size of the published frames (704 x 704, 960 x 540) are shrunk as there, by their
-    nearest pixels. Others are brought to the size by their areas, which does not alias.
+    Images with the size of the published frames (704 x 704, 960 x 540) are reduced as there, by
+    nearest neighbour. Others are resized by area averaging, which avoids aliasing.
     """
     rows, columns = EGO_GRID if ego else EXO_GRID
     if image.shape[0] > image.shape[1]:
@@ -112,15 +112,15 @@ def load_dinov2(
     """DINOv2 ViT-B/14 with registers, with weights from this machine; nothing is downloaded.
 
     Args:
-        weights: a folder that transformers wrote (config.json, model.safetensors); or a file with
-            the weights by the names of transformers or of DINOv2. None looks in the caches of the
-            Hugging Face hub and of torch.hub.
-        device: as of :func:`lmeec_core.load_model`.
+        weights: a folder written by transformers (config.json, model.safetensors), or a file with
+            weights by the names of transformers or of DINOv2. None: the caches of the Hugging Face
+            hub and of torch.hub are searched.
+        device: see :func:`lmeec_core.load_model`.
         sizes: other values of transformers' configuration, for weights from a file.
 
     Raises:
-        CheckpointError: there are no such weights, they are of another network, or some are
-            missing, unexpected or of other shapes.
+        CheckpointError: there are no weights, they are for another network, or some are missing,
+            unexpected or have wrong shapes.
         ImportError: transformers is not installed.
     """
     from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
@@ -153,19 +153,19 @@ def load_dinov2(
             f"{str(error).splitlines()[0]}; fetch them once with `hf download {NAME}`, or name a "
             f"file such as {HUB_FILE} or a folder"
         ) from error
-    model, told = loaded
-    _check_loaded(told, path)
+    model, loading_info = loaded
+    _check_loaded(loading_info, path)
     return DinoFeatures(model, found)
 
 
-def _check_loaded(told: Mapping[str, Any], path: Path | None) -> None:
-    """Refuse weights that transformers only loaded in part.
+def _check_loaded(loading_info: Mapping[str, Any], path: Path | None) -> None:
+    """Reject weights that transformers loaded only partly.
 
     Raises:
-        CheckpointError: names the first that are missing, unexpected or of other shapes.
+        CheckpointError: names the first that are missing, unexpected or have wrong shapes.
     """
     wrong = {
-        kind: sorted(map(str, told.get(f"{kind}_keys") or ()))
+        kind: sorted(map(str, loading_info.get(f"{kind}_keys") or ()))
         for kind in ("missing", "unexpected", "mismatched")
     }
     if any(wrong.values()):
@@ -178,7 +178,7 @@ def _check_loaded(told: Mapping[str, Any], path: Path | None) -> None:
 
 
 def transformers_names(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights by the names of transformers, from these or DINOv2's own."""
+    """Weights with transformers' tensor names, from those or DINOv2's own names."""
     if "pos_embed" not in state:
         return state
     named: dict[str, Tensor] = {}

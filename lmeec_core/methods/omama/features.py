@@ -1,4 +1,4 @@
-"""What the matcher sees of an image: patch tokens, and descriptors of masks made from them."""
+"""The matcher's input from an image: patch tokens, and descriptors of masks made from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ego image."""
 
 
 class SeenView(Protocol):
-    """An image as the matcher sees it."""
+    """An image in the form that the matcher needs."""
 
     @property
     def tokens(self) -> Tensor:
@@ -37,8 +37,7 @@ class SeenView(Protocol):
         """Descriptors (N, 2C), [object; context], of masks (N, H, W) of any size; N may be 0."""
 
     def plain(self, descriptors: Tensor) -> Tensor:
-        """Unit vectors (N, D) of descriptors, which are alike for the same object without any
-        matcher."""
+        """Unit vectors (N, D) of descriptors, to compare objects without a matcher."""
 
 
 class Features(Protocol):
@@ -46,13 +45,13 @@ class Features(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Changes with the weights, and with anything else that changes what is seen."""
+        """Changes with the weights, and with anything else that changes the features."""
 
     def layout(self, reverse: bool) -> Layout:
-        """Sizes of a matcher that fits; `reverse` True is exo to ego."""
+        """Sizes of a matcher for these features; `reverse` True is exo to ego."""
 
     def see(self, images: Sequence[Image], ego: Sequence[bool]) -> list[SeenView]:
-        """Views of uint8 RGB images; `ego` says of each whether it is an ego image."""
+        """Views of uint8 RGB images; `ego` is True for ego images."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +92,7 @@ class EncoderView:
         return torch.cat([_mean(x, area) for area in areas for x in self.maps], dim=1)
 
     def plain(self, descriptors: Tensor) -> Tensor:
-        """See :class:`SeenView`; of the last map, the finest."""
+        """See :class:`SeenView`; computed from the last, finest map."""
         end = sum(x.shape[0] for x in self.maps)
         return F.normalize(descriptors[:, end - self.maps[-1].shape[0] : end], dim=-1)
 

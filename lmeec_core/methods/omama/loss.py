@@ -16,18 +16,18 @@ def contrastive_loss(
     """Loss of one object in one target image, a scalar.
 
     With a true mask among the candidates: cross-entropy over the candidates of this image. Without
-    one, the same with "none of them" as the true answer, whose similarity is 0, the value above
-    which an object counts as found. So an object that is not visible teaches as well.
+    one: the same with "none of them" as the true answer, whose similarity is 0, the value above
+    which an object counts as found. So objects that are not visible are used for training as well.
 
     Args:
         similarity: (N,) cosines.
         true: index of the true mask; None if the object is not visible.
         temperature: divides the cosines.
-        none: whether "none of them" is an answer where there is a true mask as well, which then
-            has to be above 0 too.
+        none: whether "none of them" is also an answer if there is a true mask, whose similarity
+            then has to be above 0.
 
     Raises:
-        InputError: the index is not one of a candidate.
+        InputError: there is no candidate with this index.
     """
     logits = similarity.float() / temperature
     if true is None:

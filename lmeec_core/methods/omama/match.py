@@ -1,4 +1,4 @@
-"""Choosing a mask among candidates, as O-MaMa does."""
+"""Chooses a mask among candidates, as in O-MaMa."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from lmeec_core.methods.omama.network import OMaMa, published
 Values = Tensor | npt.NDArray[Any]
 
 LEAST = -1.0
-"""Similarity of an empty candidate, so that it is never chosen before another one."""
+"""Similarity of an empty candidate, so that any other one is preferred."""
 
 
 class Matched(NamedTuple):
-    """What :func:`match` finds."""
+    """The result of :func:`match`."""
 
     similarity: Tensor
     """(N,) cosine of each candidate with the query object, -1 .. 1; -1 for an empty mask."""
     confidence: Tensor
-    """(1,) sigmoid of the greatest similarity: above 0.5 where it is above 0. 0 without
+    """(1,) sigmoid of the greatest similarity: above 0.5 if that is above 0; 0 without
     candidates."""
     best: Tensor
-    """(1,) int64, the candidate with the greatest similarity; -1 where no candidate has a pixel."""
+    """(1,) int64, the candidate with the greatest similarity; -1 if all candidates are empty."""
     query_embedding: Tensor
     """(1, C) unit vector."""
     candidate_embeddings: Tensor
@@ -51,11 +51,11 @@ def match(
     """Compare an object of the query view with candidates of the target view.
 
     Args:
-        model: of :func:`build`.
+        model: made by :func:`build`.
         query_tokens: (768, h, w) float32 patch tokens of the query image of 14h x 14w pixels.
-        query_mask: (H, W) bool mask of the object, at the size of that image; one of another size
-            is sampled at the nearest pixel.
-        target_tokens: (768, h, w) float32, of the target image, which may be of another size.
+        query_mask: (H, W) bool mask of the object, at the size of that image; a mask of another
+            size is sampled at the nearest pixel.
+        target_tokens: (768, h, w) float32 tokens of the target image, which may have another size.
         candidate_masks: (N, H, W) bool, likewise; N may be 0.
 
     Raises:
@@ -73,7 +73,7 @@ def match(
     if len(asked) != 1 or not bool(asked.any()):
         raise InputError(
             f"query mask {tuple(asked.shape)} with {int(asked.sum())} pixels given, one mask with "
-            "one pixel or more expected"
+            "at least one pixel expected"
         )
     asked, given = fit_masks(asked, query), fit_masks(given, target)
     query_embedding = embed_queries(model, query, asked, target)
@@ -95,7 +95,7 @@ def embed_queries(model: OMaMa, query: Tensor, masks: Tensor, target: Tensor) ->
 def embed_candidates(model: OMaMa, target: Tensor, masks: Tensor, query: Tensor) -> Tensor:
     """Unit vectors (N, C) of the target view's candidates; 0 for an empty mask.
 
-    Arguments as of :func:`embed_queries`, the other way round.
+    Arguments as for :func:`embed_queries`, with query and target exchanged.
     """
     embedded = embed_given(model, describe(target, masks), query)
     return embedded * masks.flatten(1).any(dim=1)[:, None]

@@ -1,4 +1,4 @@
-"""Which candidates a training step compares with the true mask: those around it are the hardest."""
+"""Chooses negatives for training: the candidates around the true mask are the hardest ones."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from scipy.spatial import Delaunay, QhullError
 from lmeec_core.correspondence import Mask
 
 SAME = 0.5
-"""IoU with the true mask from which a candidate is the object itself, and no negative."""
+"""Minimum IoU with the true mask of a candidate that is the object itself, not a negative."""
 
 Indices = npt.NDArray[np.int64]
 
@@ -30,28 +30,28 @@ def training_candidates(
         candidates: (N, H, W) masks of the target view.
         truth: (H, W) mask of the object there; empty if it is not visible, and then any candidate
             may be drawn.
-        count: how many negatives.
-        rng: draws.
-        order: edges.
+        count: number of negatives.
+        rng: random generator.
+        order: maximum number of edges to a hard negative.
     """
     usable, hard, _ = hard_negatives(candidates, truth, order)
     return draw_negatives(usable, hard, count, rng)
 
 
 class Negatives(NamedTuple):
-    """What each of N candidates is to an object."""
+    """The roles of N candidates for an object."""
 
     usable: npt.NDArray[np.bool_]
     """(N,) it can be a negative: it is not empty, and does not show the object (IoU of 0.5 or
     more), which as a negative would teach that it is not itself."""
     hard: npt.NDArray[np.bool_]
-    """(N,) it is one beside the object."""
+    """(N,) it is next to the object."""
     overlap: npt.NDArray[np.float32]
     """(N,) IoU with the object."""
 
 
 def hard_negatives(candidates: Mask, truth: Mask, order: int = 2) -> Negatives:
-    """Which candidates are negatives of an object, and which of them the hard ones.
+    """Which candidates are negatives for an object, and which of them are hard ones.
 
     The object's place is the candidate whose box has the greatest IoU with the object's box. It
     and its neighbours, at most `order` edges away in the Delaunay graph of the candidates'
@@ -90,10 +90,10 @@ def draw_negatives(
 
 
 def neighbours(points: npt.NDArray[np.float64], order: int = 2) -> npt.NDArray[np.bool_]:
-    """Which points are at most `order` edges apart in their Delaunay graph; none from itself.
+    """Which points are at most `order` edges apart in their Delaunay graph, excluding themselves.
 
-    Points on one line are linked along it. Points at one place have the same neighbours, and each
-    other.
+    Collinear points are linked along their line. Points at the same position have the same
+    neighbours, and each other.
 
     Args:
         points: (N, 2), N may be 0.

@@ -26,11 +26,11 @@ class Layout:
 
     Attributes:
         dim: channels C of the patch tokens, of the two parts of a descriptor, and of the embedding.
-        heads: of the cross attention.
+        heads: number of heads of the cross attention.
         query_grid, target_grid: patches (height, width) of the images that the tables of positions
             are for.
-        visible_head: whether the layers are there that the released checkpoint has and that
-            nothing uses.
+        visible_head: whether to include the layers that the released checkpoint has but that are
+            not used.
     """
 
     dim: int
@@ -41,7 +41,7 @@ class Layout:
 
 
 def published(reverse: bool) -> Layout:
-    """The released matcher's sizes; `reverse` True is exo to ego, False ego to exo."""
+    """Sizes of the released matcher; `reverse` True is exo to ego, False ego to exo."""
     grids = (EXO_GRID, EGO_GRID) if reverse else (EGO_GRID, EXO_GRID)
     return Layout(DIM, HEADS, *grids, visible_head=True)
 
@@ -94,7 +94,7 @@ class Head(nn.Module):
 
 
 class OMaMa(nn.Module):
-    """The matcher; with the published layout its names and shapes are those of the released
+    """The matcher. With the published layout, it has the tensor names and shapes of the released
     checkpoint (11,812,994 values).
 
     Args:
@@ -122,7 +122,7 @@ class OMaMa(nn.Module):
 
     @property
     def reverse(self) -> bool:
-        """Whether the tables of positions are those of the released exo to ego checkpoint."""
+        """Whether the tables of positions match the released exo to ego checkpoint."""
         return self.layout.target_grid == EGO_GRID
 
     def query_positions(self, grid: Grid) -> Tensor:
@@ -163,8 +163,8 @@ def _table(grid: Grid, dim: int) -> Tensor:
 def _resized(table: Tensor, own: Grid, grid: Grid) -> Tensor:
     """A table for another grid, so that a place in the image keeps its position.
 
-    Also where the number of patches is the same: a portrait image has as many as a landscape one,
-    in other rows.
+    This is also needed if the number of patches is the same: a portrait image has as many as a
+    landscape image, but in different rows.
     """
     if own == grid:
         return table

@@ -1,4 +1,4 @@
-"""Loading of the frozen features that a matcher needs, by name."""
+"""Loads the frozen features that a matcher needs, by name."""
 
 from __future__ import annotations
 

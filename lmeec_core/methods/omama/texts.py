@@ -1,4 +1,4 @@
-"""Descriptions of objects in words, as omama takes them into account."""
+"""Descriptions of objects in words for omama."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from lmeec_core.methods.omama.features import Features
 from lmeec_core.methods.omama.settings import OMaMaSettings
 from lmeec_core.methods.omama.weights import read_facts
 
-_MAKE = "python -m lmeec_core.experiments.text makes such weights"
+_MAKE = "python -m lmeec_core.experiments.text makes these weights"
 
 
 @dataclass(frozen=True)
 class ObjectTexts:
-    """Texts about objects, and what they change.
+    """Descriptions of objects, and the scorer that uses them.
 
     Attributes:
-        scorer: adds to the scores what a text says.
-        texts: by object; None where the text has no word that the encoder knows.
+        scorer: adds a term for the description to the scores.
+        texts: encoded descriptions by object; None if the encoder knows no word of it.
     """
 
     scorer: TextScorer
@@ -47,12 +47,12 @@ class ObjectTexts:
         texts = [self.texts.get(name) for name in names]
         dim = self.scorer.dim
         found: Tensor = self.scorer(scores, objects[:, :dim], candidates[:, :dim], texts)
-        told = torch.tensor([text is not None for text in texts], device=scores.device)
-        return torch.where(told[:, None], found, scores)
+        described = torch.tensor([text is not None for text in texts], device=scores.device)
+        return torch.where(described[:, None], found, scores)
 
 
 def text_facts(scorer: TextScorer, features: str, encoder: TextEncoder) -> dict[str, str]:
-    """What the file of a scorer's weights says of it.
+    """The facts stored in the file of a scorer's weights.
 
     Args:
         scorer: the network.
@@ -111,7 +111,7 @@ def read_texts(
 
 
 def text_note(texts: Mapping[str, str], settings: OMaMaSettings) -> str | None:
-    """What to say of words that the text weights do not know, and of texts that cannot matter.
+    """A remark about words that the text weights do not know, and about texts without effect.
 
     Raises:
         InputError, CheckpointError: see :func:`read_texts`.
@@ -133,7 +133,7 @@ def text_note(texts: Mapping[str, str], settings: OMaMaSettings) -> str | None:
 
 
 def _check(texts: Mapping[str, str], facts: Mapping[str, str]) -> None:
-    """Refuse texts that cannot have an effect."""
+    """Raise an error for texts that cannot have an effect."""
     known = _known(facts)
     for name, text in texts.items():
         words = words_of(text)
@@ -154,8 +154,8 @@ def _facts(settings: OMaMaSettings) -> dict[str, str]:
     path = settings.text_weights
     if not path:
         raise CheckpointError(
-            "text: a description given, but omama.text_weights, which say how texts and candidates "
-            f"are compared, are not; {_MAKE}"
+            "text: a description given, but omama.text_weights, which are needed to compare it "
+            f"with candidates, are not; {_MAKE}"
         )
     facts = read_facts(Path(path))
     needed = {"form", "width", "dim", "text_dim", "features", "encoder"}

@@ -1,7 +1,7 @@
 """O-MaMa as a method: each object's mask is chosen among the candidates of a target view.
 
-By default the features are those of the network that comes with the package, which needs no
-download. The published features are DINOv2's, the published matcher reads a checkpoint.
+By default it uses the features of the network that comes with the package, which needs no download.
+The published features are DINOv2's, and the published matcher is loaded from a checkpoint.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ PLAIN_PRESENCE = (54.0, 0.946)
 without a matcher, fitted on simulated takes."""
 
 CONFIDENT = 0.7
-"""Presence from which a chosen candidate is remembered."""
+"""Minimum presence of a chosen candidate that is remembered."""
 REMEMBERED = 8
-"""Frames over which a remembered look is averaged, at most."""
+"""Maximum number of frames over which a remembered appearance is averaged."""
 SHARE = 0.5
-"""Of the remembered look in the similarity by which a candidate is chosen."""
+"""Weight of the remembered appearance in the similarity by which a candidate is chosen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -80,19 +80,19 @@ class ChosenMask(FoundMask):
 class OMaMaTracker(PairTracker):
     """Chooses a candidate for each object in every step.
 
-    With ``follow`` the look of an object in a target view, the mean embedding of the candidates
-    that were chosen for it in frames with a presence of :data:`CONFIDENT` or more, counts as much
-    as its look in the query view. The presence is that of the query view alone. Without it each
-    step stands for itself. With texts about objects, the choice depends on what they say, too; the
-    presence does not.
+    With ``follow``, an object's appearance in a target view (the mean embedding of the candidates
+    chosen for it in frames with a presence of at least :data:`CONFIDENT`) has the same weight as
+    its appearance in the query view. The presence depends only on the query view. Without
+    ``follow``, each step is independent. With descriptions of objects, the choice also depends on
+    them; the presence does not.
 
     Args:
-        features: describe images.
-        matcher: compares descriptors; None compares the features themselves.
+        features: the frozen network that describes images.
+        matcher: compares descriptors; None: features are compared directly.
         candidates: makes the candidates of a target image; None if :meth:`offer` gives them.
         query, targets, max_objects: see :class:`lmeec_core.CorrespondenceTracker`.
         follow: see above.
-        texts: about objects; None: none.
+        texts: descriptions of objects; None: none.
 
     Raises:
         CheckpointError: the matcher is for the other direction.
@@ -116,7 +116,7 @@ class OMaMaTracker(PairTracker):
         self._follow, self._offered = follow, dict[str, Mask]()
         self._texts = texts
         self._looks: dict[tuple[str, str], tuple[Tensor, int]] = {}
-        """By target and object: the mean embedding, and of how many frames."""
+        """By target and object: the mean embedding, and the number of frames."""
 
     def forget(self, object_id: str) -> bool:
         """See :class:`PairTracker`."""
@@ -129,8 +129,8 @@ class OMaMaTracker(PairTracker):
         super().reset()
 
     def offer(self, candidates: Mapping[str, Mask]) -> None:
-        """Candidates (N, h, w) of the next step's target images, by camera, in place of generated
-        ones; a target without any has none."""
+        """Set candidates (N, h, w) for the next step's target images, by camera, instead of
+        generating them; a target without an entry has none."""
         self._offered = dict(candidates)
 
     @torch.inference_mode()
@@ -152,7 +152,7 @@ class OMaMaTracker(PairTracker):
         self, target: str, image: Image, names: list[str], asked: Tensor, own: SeenView,
         view: SeenView,
     ) -> dict[str, FoundMask]:  # fmt: skip
-        """What is chosen in one target view, by object."""
+        """The candidates chosen in one target view, by object."""
         curve = self._matcher.presence if self._matcher else PLAIN_PRESENCE
         if self._candidates is None:
             given = self._offered.pop(target, np.zeros((0, *image.shape[:2]), bool))
@@ -165,7 +165,7 @@ class OMaMaTracker(PairTracker):
         described = view.describe(given)
         ours, theirs = self._embedded(asked, own, described, view)
         similarity = ours @ theirs.T
-        scores = self._with_looks(target, names, similarity, theirs)
+        scores = self._with_memory(target, names, similarity, theirs)
         if self._texts is not None:
             scores = self._texts.scores(names, curve[0] * scores, asked, described)
         best = scores.argmax(dim=1).tolist()
@@ -186,10 +186,10 @@ class OMaMaTracker(PairTracker):
         model: OMaMa = self._matcher.model
         return embed_asked(model, asked, view.tokens), embed_given(model, given, own.tokens)
 
-    def _with_looks(
+    def _with_memory(
         self, target: str, names: list[str], similarity: Tensor, candidates: Tensor
     ) -> Tensor:
-        """Similarities (M, N), with the remembered look of those objects that have one."""
+        """Similarities (M, N), including the remembered appearance of objects that have one."""
         mixed = similarity.clone()
         for row, name in enumerate(names):
             look = self._looks.get((target, name))
@@ -213,17 +213,17 @@ def enlarge(mask: Mask, size: tuple[int, int]) -> Mask:
 
 @dataclass(frozen=True)
 class OMaMaMethod:
-    """What trackers share; see :class:`OMaMaTracker`."""
+    """The data that trackers share; see :class:`OMaMaTracker`."""
 
     model: LMEEC
-    """The network of the other settings, which may make features and candidates."""
+    """The network of the other settings, which may compute features and candidates."""
     features: Features
     matcher: LoadedMatcher | None
     candidates: Candidates | None
     follow: bool = False
     texts: ObjectTexts | None = None
     notes: tuple[str, ...] = ()
-    """What to say of settings that have no effect."""
+    """Remarks about settings without effect."""
 
     def tracker(
         self,
@@ -232,7 +232,7 @@ class OMaMaMethod:
         num_frames: int | None = None,
         max_objects: int = 32,
     ) -> OMaMaTracker:
-        """A tracker; the number of frames makes no difference."""
+        """A tracker; the number of frames has no effect."""
         return OMaMaTracker(
             self.features, self.matcher, self.candidates, query, targets, max_objects, self.follow,
             self.texts,
@@ -240,8 +240,8 @@ class OMaMaMethod:
 
 
 def needs_dinov2(settings: OMaMaSettings) -> bool:
-    """Whether the matcher was trained with DINOv2's features: a released one, or if its file says
-    so.
+    """Whether the matcher was trained with DINOv2's features: a released one, or according to its
+    file.
 
     Raises:
         CheckpointError: the file cannot be read.
@@ -268,10 +268,10 @@ def load(
     Args:
         preset, checkpoint, device, precision, seed, require_mv_moe: of the network whose features
             are used, and which makes the candidates, see :func:`lmeec_core.load_model`.
-        candidates: makes the candidate masks, or says what does; None are the default settings.
-        omama: features and matcher; None are the defaults.
-        text: what objects look like, in words, by object; conditions which candidate is chosen.
-        text_encoder: makes vectors of the texts; None is that of the settings.
+        candidates: makes the candidate masks, or the settings of their source; None: the defaults.
+        omama: features and matcher; None: the defaults.
+        text: descriptions of the objects' appearance, by object, used to choose candidates.
+        text_encoder: encodes the descriptions; None: the one of the settings.
 
     Raises:
         CheckpointError: weights that cannot be used, or a matcher for other features.

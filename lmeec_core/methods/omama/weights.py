@@ -1,4 +1,4 @@
-"""Loading of a matcher's checkpoints, released ones and those trained here."""
+"""Loads a matcher's checkpoints, released ones and those trained here."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ _DIRECTIONS = {EGO_GRID[0] * EGO_GRID[1]: True, EXO_GRID[0] * EXO_GRID[1]: False
 """Patches of the target view to whether the direction is exo to ego."""
 _NAMES = {True: "exo to ego", False: "ego to exo"}
 BUNDLED = "bundled"
-"""Stands for the matcher that comes with the package."""
+"""Name of the matcher that comes with the package."""
 
 
 @dataclass(frozen=True)
 class LoadedMatcher:
-    """A matcher with what its file says of it.
+    """A matcher with the facts from its file.
 
     Attributes:
-        model: in evaluation mode.
-        path: of its file.
-        reverse: the direction that it is for, see :func:`build`; None is both.
+        model: the matcher, in evaluation mode.
+        path: path of its file.
+        reverse: its direction, see :func:`build`; None: both.
         presence: steepness and middle of the presence over the similarity.
     """
 
@@ -59,7 +59,7 @@ class LoadedMatcher:
 
 
 def load_matcher(checkpoint: str | Path, reverse: bool | None = None) -> OMaMa:
-    """The matcher with the weights of a released file; every name and shape must agree.
+    """The matcher with the weights of a released file; every name and shape must match.
 
     Args:
         checkpoint: ``.pt`` or ``.safetensors``.
@@ -75,8 +75,8 @@ def load_matcher(checkpoint: str | Path, reverse: bool | None = None) -> OMaMa:
     found = _DIRECTIONS.get(int(rows[0])) if rows else None
     if reverse is not None and found is not None and found != reverse:
         raise CheckpointError(
-            f"checkpoint {path}: its positions are those of {_NAMES[found]}, {_NAMES[reverse]} "
-            "expected; choose the checkpoint of that direction"
+            f"checkpoint {path}: its positions are for {_NAMES[found]}, {_NAMES[reverse]} "
+            "expected; choose the checkpoint for that direction"
         )
     model = build(bool(found) if reverse is None else reverse)
     check_weights(model, state, str(path))
@@ -131,10 +131,10 @@ def read_matcher(
 
 
 def read_facts(path: Path) -> dict[str, str]:
-    """What a safetensors file says of itself; nothing for other files.
+    """The metadata of a safetensors file; empty for other files.
 
     Raises:
-        CheckpointError: it cannot be read.
+        CheckpointError: the file cannot be read.
     """
     if path.suffix != ".safetensors":
         return {}

@@ -53,7 +53,7 @@ def test_without_a_known_checksum_the_first_one_is_recorded(served: Served, fold
     path = folder / "open.pt"
     path.write_bytes(path.read_bytes()[:-1])
     code, said = get(served, "open")  # the file on the disk was damaged
-    assert code == 0 and "is not what it was" in said and path.read_bytes() == served.content
+    assert code == 0 and "has changed" in said and path.read_bytes() == served.content
     path.unlink()
     served.content = served.content[:-1]
     code, said = get(served, "open")
@@ -81,7 +81,7 @@ def test_a_mirror_by_the_environment(
     assert [one["path"] for one in served.asked] == ["/mirror/small.pt", "/mirror/moe.pt"]
     monkeypatch.setenv("LMEEC_WEIGHTS_URL", "ftp://mirror")
     code, said = weights("get", "open")
-    assert code == 1 and "LMEEC_WEIGHTS_URL: 'ftp://mirror' given, the address of a folder" in said
+    assert code == 1 and "LMEEC_WEIGHTS_URL: 'ftp://mirror' given, the URL of a folder" in said
 
 
 def test_what_only_a_browser_gets(folder: Path, tmp_path: Path, checkpoints: dict) -> None:

@@ -77,7 +77,7 @@ def test_wherever_it_is_cut_the_file_is_right_or_the_part_is_kept(
     try:
         download(url, str(path), None)
     except http.DownloadError as error:
-        assert not path.exists() and "cut again and again" in str(error)
+        assert not path.exists() and "lost repeatedly" in str(error)
         left = partial.read_bytes() if partial.exists() else b""
         assert served.content.startswith(left) and (str(partial) in str(error)) == bool(left)
         served.cuts = []
@@ -123,7 +123,7 @@ def test_a_part_that_cannot_be_continued_is_begun_anew(
         served.behave = change_file
     code, said = get(served, "moe" if change == "another file" else "small")
     assert code == 0, said
-    assert "the server does not continue the first" in said and "begun anew" in said
+    assert "the server cannot resume after the first" in said and "starting again" in said
     path = folder / ("moe.pt" if change == "another file" else "small.pt")
     assert path.read_bytes() == served.content and len(served.asked) == 2
 
@@ -184,9 +184,9 @@ def nameless_page(handler: Handler) -> bool:
         (page, "open", "HTTPS_PROXY"),
         (nameless_page, "open", "something that begins with '<!DOCTYPE html>' instead"),
         (404, "small", "HTTP 404 Not Found: there is no such file; get small.pt by other means"),
-        (403, "small", "HTTP 403 Forbidden: access is refused"),
-        (407, "small", "HTTP 407 Proxy Authentication Required: the proxy wants a name"),
-        (503, "small", "HTTP 503 Service Unavailable: the server is busy or out of order"),
+        (403, "small", "HTTP 403 Forbidden: access is denied"),
+        (407, "small", "HTTP 407 Proxy Authentication Required: the proxy needs a name"),
+        (503, "small", "HTTP 503 Service Unavailable: the server is busy or has an error"),
         (418, "small", "HTTP 418 I'm a Teapot: 200 or 206 expected"),
     ],
 )
@@ -216,10 +216,10 @@ def test_an_answer_in_between_leaves_the_part(served: Served, folder: Path) -> N
 
 def test_no_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     code, said = weights("get", "small")  # its own address: a port where nobody listens
-    assert code == 1 and "http://127.0.0.1:1/nobody/small.pt: not reached" in said
+    assert code == 1 and "http://127.0.0.1:1/nobody/small.pt: cannot be reached" in said
     assert "Connection refused" in said and "0x" not in said
     code, said = weights("get", "small", "--url-base", "http://no-such-host.invalid/")
-    assert code == 1 and "http://no-such-host.invalid/small.pt: not reached" in said
+    assert code == 1 and "http://no-such-host.invalid/small.pt: cannot be reached" in said
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
     code, said = weights("get", "small", "--url-base", "http://somewhere.invalid")
     assert code == 1 and "the proxy does not answer" in said and "HTTPS_PROXY" in said
@@ -253,7 +253,7 @@ def test_two_at_once(served: Served, folder: Path) -> None:
     finally:
         go_on.set()
         thread.join()
-    assert code == 1 and "another process is downloading it" in said
+    assert code == 1 and "another process is downloading this file" in said
     assert first[0][0] == 0 and len(served.asked) == 1
 
 
@@ -289,7 +289,7 @@ def test_a_full_disk_and_a_stop(served: Served, tmp_path: Path) -> None:
     base, partial = served.base, folder / "sam2.1_hiera_tiny.pt.partial"
     said = " ".join(full.communicate(timeout=60)[0].split())
     assert full.returncode == 1 and "Traceback" not in said, said
-    assert "the disk is full (File too large); free space, or let LMEEC_CACHE name" in said
+    assert "the disk is full (File too large); free some space, or set LMEEC_CACHE" in said
     assert "the first 300,000 bytes are kept" in said and partial.stat().st_size == 300_000
     assert names(folder) == {partial.name, partial.name + ".json"}
     served.base = base
