@@ -114,7 +114,7 @@ def broken(*_: Any, **__: Any) -> Any:
 
 OTHERS: dict[str, tuple[Callable[[Any], tuple[Any, str]], str]] = {
     "diagnostics": (lambda node: (diagnostics, "build"), "diagnostics: "),
-    "watch": (lambda node: (node._watchdog, "look"), "watching the inputs: "),
+    "watch": (lambda node: (node._watchdog, "check"), "watching the inputs: "),
     "input": (lambda node: (node.synchronizer.core, "add"), "input exo: "),
     "lazy": (lambda node: (node._outputs, "has_listeners"), "opening the inputs: "),
     "overlay": (
@@ -188,7 +188,7 @@ def test_masks_that_cannot_be_published_are_failed_sets_but_no_failed_steps(
     assert node.state == "active" and node.measured.published == 0
     assert node.worker.stats().failed == 4 and node.worker.stats().processed == 0
     values = robot.wait_for("output", lambda v: v["reason"] == "failing")
-    assert "nothing of the set could be published" in values["message"]
+    assert "no result of the set could be published" in values["message"]
     assert robot.values("node")["last_other_error"].startswith("publishing the masks of exo: ")
 
 
@@ -331,7 +331,7 @@ def test_transitions_that_are_not_done_are_logged(
 ) -> None:
     node = make_node(autostart=False)
     for transition, text in (
-        (Transition(label="configur"), "the transition configur was not done"),
+        (Transition(label="configur"), "the transition configur was not made"),
         (Transition(id=Transition.TRANSITION_ACTIVATE), "transition refused in the state"),
     ):
         request = ChangeState.Request(transition=transition)
