@@ -252,7 +252,7 @@ def load_model(
             same in float16, for GPUs without bfloat16; or auto: bf16 where the device is faster
             with it and it finds the same masks (:func:`lmeec_core.engine.choose_precision`).
         seed: without a checkpoint and bundled weights, use random weights from this seed. The masks
-            are then meaningless; use this only to test a setup.
+            then mean nothing; use this only to test a setup.
         require_mv_moe: see :func:`load_weights`.
         engine: the backend that runs the stages, one of :data:`lmeec_core.engine.ENGINES`, or one
             for each stage.
@@ -296,5 +296,5 @@ def _no_weights(model: str | ModelConfig) -> CheckpointError:
     bundled = [name for name in PRESETS if bundled_weights(name)] or "none"
     return CheckpointError(
         f"no checkpoint given, and no weights are bundled for {model!r} (bundled: {bundled}); give "
-        "a checkpoint, or a seed for random weights, whose masks are meaningless"
+        "a checkpoint, or a seed for random weights, whose masks mean nothing"
     )

@@ -188,13 +188,13 @@ def _introduce(work: Work, options: TrackOptions, console: Console) -> None:
         network = ""
     how = ", ".join(filter(None, [f"method {settings.method}", network]))
     console.print(
-        f"{_escape(str(options.source))}: {len(work.recordings)} recordings, {len(units)} units of "
-        f"work; {how}",
+        f"{_escape(str(options.source))}: recordings: {len(work.recordings)}, units of work: "
+        f"{len(units)}; {how}",
         highlight=False,
         soft_wrap=True,
     )
     if settings.weights.startswith("seed:"):
-        console.print("[bold yellow]The weights are random (--seed): the masks are meaningless.[/]")
+        console.print("[bold yellow]The weights are random (--seed): the masks mean nothing.[/]")
     _say(console, [*work.notes, *(text for plan in work.plans for text in plan.notes)], "note")
     _say(console, work.problems, "cannot be read")
     if not units:

@@ -155,7 +155,7 @@ def weights_digest(
     if seed is None:
         raise CheckpointError(
             f"no checkpoint given, and no weights come with the preset {preset!r}; give "
-            f"{option} FILE, or --seed 0 for random weights, whose masks are meaningless"
+            f"{option} FILE, or --seed 0 for random weights, whose masks mean nothing"
         )
     return f"seed:{seed}"
 

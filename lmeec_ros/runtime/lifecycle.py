@@ -157,7 +157,7 @@ class ManagedNode(LifecycleNode):
             response = self._change_state(request, response)
             if not response.success:  # the response has no field for a reason
                 wanted = request.transition.label or f"number {request.transition.id}"
-                text = f"the transition {wanted} was not made; the node is {self.state}"
+                text = f"the transition {wanted} was not performed; the node is {self.state}"
                 self.get_logger().warning(text)
             return response
         except Exception as error:

@@ -108,7 +108,7 @@ def test_finished_units_are_kept_and_other_settings_are_noticed(take: Take, tmp_
         other.output
     )
     other = track(take.path, out, "--preset", "mini", "--seed", "1", "--direction", "ego-exo")
-    assert "weights was 'seed:0', is 'seed:1'" in other.output and out.read_bytes() != first
+    assert "weights was 'seed:0', is now 'seed:1'" in other.output and out.read_bytes() != first
     take.image_path("cam-1", 60).write_bytes(b"")
     broken = track(take.path, out, "--preset", "mini", "--seed", "1", "--direction", "ego-exo")
     assert "the recording has changed" in broken.output

@@ -149,7 +149,10 @@ def test_a_missing_package_is_said_once(
     [
         ({"query_masks.source": "mouse"}, "one of topic, prompts expected"),
         ({"query_masks.source": "prompts", "output.lazy": True}, "output.lazy: true given with"),
-        ({"prompts.checkpoint": "x.pt"}, "prompts.preset, the network that it belongs to, is"),
+        (
+            {"prompts.checkpoint": "x.pt"},
+            "given without its network; prompts.preset expected as well",
+        ),
         ({"prompts.preset": "big"}, "one of same, base_plus"),
         ({"prompts.hold": 0}, "1 to 64 expected"),
     ],
