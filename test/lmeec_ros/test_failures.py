@@ -331,7 +331,7 @@ def test_transitions_that_are_not_done_are_logged(
 ) -> None:
     node = make_node(autostart=False)
     for transition, text in (
-        (Transition(label="configur"), "the transition configur was not made"),
+        (Transition(label="configur"), "the transition configur was not performed"),
         (Transition(id=Transition.TRANSITION_ACTIVATE), "transition refused in the state"),
     ):
         request = ChangeState.Request(transition=transition)
