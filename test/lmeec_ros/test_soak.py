@@ -109,7 +109,7 @@ def test_the_judge() -> None:
     ]
     assert failed(record(samples=more)) == ["no thread growth"]
     (growth,) = [c.text for c in judge.checks(record(samples=more)) if not c.passed]
-    assert growth == "19 at first, 20 at last, 20 at most; more of configure 1 to 2"
+    assert growth == "19 at the beginning, 20 at the end, maximum 20; more of configure 1 to 2"
     assert failed(record(untried=("burst",))) == ["every fault was tried"]
     assert "every fault recovered" in failed(record(events=[Event("burst", 1.0, 2.0)]))
     wrong = Event("memory", 1.0, 2.0, 0.5, error="save_memory was refused")

@@ -212,6 +212,7 @@ def test_the_sample_take_in_standard_messages(
         rig.publish(topic, data)
     for name, got in heard.items():
         tools.wait_until(lambda got=got: got, name)
+    tools.wait_until(lambda: any(one.data for one in heard["clouds"]), "a cloud with points")
     given = {tools.stamp_ns(one): one for one in heard["masks"]}
     for name in ("detections", "camera_info"):
         tools.wait_until(lambda name=name: len(heard[name]) >= len(given), name)
