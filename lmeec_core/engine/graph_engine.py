@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 def split_batch(batch: int, sizes: Iterable[int]) -> list[int]:
-    """Split a batch into parts of the given sizes, as large as possible first; empty if a rest is
-    left (never if 1 is among the sizes)."""
+    """Split a batch into parts of the given sizes, largest first; empty if there is a remainder
+    (never if 1 is among the sizes)."""
     parts: list[int] = []
     for size in sorted(set(sizes), reverse=True):
         count, batch = divmod(batch, size)

@@ -36,7 +36,7 @@ class Runner:
     def __call__(
         self, stage: Stage, options: StageOptions, inputs: tuple[Tensor, ...], /
     ) -> Outputs:
-        """Compute one stage; inputs and outputs as the network's table has them."""
+        """Compute one stage, with inputs and outputs as in the network's table."""
         engine = self.engines.get(stage)
         call = StageCall.of(self.model.stages[stage], options, inputs)
         function = None if engine is None else self._function(engine, call)
