@@ -1,7 +1,7 @@
-"""Masks that follow the edges of the image: the fast guided filter (arXiv 1505.00996).
+"""Aligns masks with image edges, using the fast guided filter (arXiv 1505.00996).
 
-A small network locates an object but is imprecise at its boundary. In every window of the image the
-mask is fitted as a linear function of colour, so that edges of the mask follow edges of colour.
+A small network locates an object but is imprecise at its boundary. In every window of the image,
+the mask is fitted as a linear function of colour, so that its edges follow edges in colour.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from lmeec_core.preprocessing import colours
 
 
 class Guide:
-    """A view's image, prepared once for all masks of the view.
+    """A view's image, prepared once for all masks in the view.
 
     Args:
         image: (3, S, S) float32, RGB in 0 .. 1.
         side: s, side of the masks.
-        config: the filter.
+        config: the filter's configuration.
     """
 
     def __init__(self, image: Tensor, side: int, config: RefinementConfig) -> None:
@@ -38,16 +38,16 @@ class Guide:
         products = self._box((colour[:, None] * colour[None]).flatten(0, 1)).unflatten(0, (3, 3))
         spread = (products - mean[:, None] * mean[None]).permute(2, 3, 0, 1)
         own = self.config.epsilon * torch.eye(3, device=colour.device)
-        return colour, mean, torch.linalg.inv_ex(spread + own).inverse  # no wait for a GPU
+        return colour, mean, torch.linalg.inv_ex(spread + own).inverse  # does not wait for the GPU
 
     def _box(self, x: Tensor) -> Tensor:
-        """Means over square windows, (C, s, s) to (C, s, s); one axis, then the other."""
+        """Means over square windows, (C, s, s) to (C, s, s); one axis after the other."""
         r = self.config.radius
         rows = F.avg_pool2d(x[None], (2 * r + 1, 1), 1, (r, 0), count_include_pad=False)
         return F.avg_pool2d(rows, (1, 2 * r + 1), 1, (0, r), count_include_pad=False)[0]
 
     def refine(self, logits: Tensor) -> Tensor:
-        """Filter a mask's logits (s, s), limited to +-``config.limit``, to (S, S)."""
+        """Filter a mask's logits (s, s), clamped to +-``config.limit``; returns (S, S)."""
         limited = logits.float().clamp(-self.config.limit, self.config.limit)
         colour, mean, inverse = self._prepared
         moments = self._box(torch.cat((limited[None], colour * limited)))
@@ -60,7 +60,7 @@ class Guide:
 
 
 def guides(config: ModelConfig, images: Tensor) -> list[Guide | None]:
-    """The guides that refine masks in each of V views; None for networks without refinement.
+    """The guide for each of V views; None for each if the network has no refinement.
 
     Args:
         config: the network's configuration.
@@ -72,7 +72,7 @@ def guides(config: ModelConfig, images: Tensor) -> list[Guide | None]:
 
 
 def full_size(logits: Tensor, size: tuple[int, int], guide: Guide | None) -> Tensor:
-    """A mask's logits (s, s), refined if there is a guide, at (height, width)."""
+    """Resize a mask's logits (s, s) to (height, width), refined if there is a guide."""
     if guide is not None:
         logits = guide.refine(logits)
     return F.interpolate(logits.float()[None, None], size=size, mode="bilinear")[0, 0]

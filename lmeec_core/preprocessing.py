@@ -1,7 +1,7 @@
 """Converts images and masks to model input, identically on every device.
 
 The release resizes images with Pillow: antialiased bicubic in two passes, horizontal then vertical,
-each rounded to integers. On a CPU, Pillow itself is used; on other devices the passes are products
+each rounded to integers. On a CPU, Pillow itself is used; on other devices, the passes are products
 with constant matrices, rounded in the same way. Masks are resized by torch, as in the release.
 """
 
@@ -49,7 +49,7 @@ def check_mask(name: str, mask: Any, image: tuple[int, int]) -> npt.NDArray[np.b
     Args:
         name: the object's name.
         mask: the mask to check.
-        image: (height, width) of the query image; a mask that is not empty must have its aspect
+        image: (height, width) of the query image; a non-empty mask must have the same aspect
             ratio.
 
     Raises:
@@ -125,11 +125,11 @@ def resize_image(image: npt.NDArray[np.uint8], size: int, device: torch.device) 
 
 
 def resize_by_products(image: Tensor, size: int) -> Tensor:
-    """Resize an image by products with constant matrices, as on devices other than a CPU.
+    """Resize an image by products with constant matrices; used on all devices but CPUs.
 
     Args:
         image: uint8 (H, W, 3), on any device.
-        size: the side of the result.
+        size: side of the result, in pixels.
 
     Returns:
         float32 (3, size, size) with integer values, 0 to 255, on the image's device.
@@ -174,8 +174,8 @@ def _normalisation(device: torch.device) -> tuple[Tensor, Tensor]:
 def prepare_masks(masks: list[npt.NDArray[np.bool_]], size: int, device: torch.device) -> Tensor:
     """Convert query masks of any size to model input: (N, size, size) float32 of 0 and 1.
 
-    Antialiased bilinear, then 1 where the value is at least 0.5. Always computed on the CPU: for
-    masks, the value is often exactly 0.5, and rounding must not move their edges.
+    Resizing is antialiased bilinear, then values of at least 0.5 become 1. It is always done on the
+    CPU: values of masks are often exactly 0.5, and rounding must not shift their edges.
     """
     resized = []
     for mask in masks:

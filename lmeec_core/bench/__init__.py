@@ -1,1 +1,1 @@
-"""`lmeec bench`: what a step costs, by stage, engine, precision, objects and targets."""
+"""`lmeec bench`: the cost of a step, by stage, engine, precision, objects and targets."""

@@ -1,4 +1,4 @@
-"""A tracker whose memory is full from the start, with an input for its next step."""
+"""A tracker with a full memory from the start, and an input for its next step."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FRAME_SIZE = (480, 640)
 
 
 class FilledTracker(NamedTuple):
-    """A tracker with full banks and an input for its next step."""
+    """A tracker with full memory banks, and an input for its next step."""
 
     tracker: CorrespondenceTracker
     images: dict[str, Image]
@@ -33,14 +33,14 @@ def filled_tracker(
     seed: int = 0,
     runner: StageRunner | None = None,
 ) -> FilledTracker:
-    """A tracker as after 15 or more steps, with random contents, and random images and masks.
+    """A tracker in its state after 15 or more steps, with random memory, images and masks.
 
     Args:
         model: the network.
         objects: N objects. targets: K target views.
-        memory: the tracker's memory.
-        seed: of the contents.
-        runner: of the tracker.
+        memory: the tracker's memory settings; None for the defaults.
+        seed: seed of the random contents.
+        runner: what computes the tracker's stages; None for the model's own choice.
     """
     memory = memory or MemoryConfig()
     config, rng = model.config, torch.Generator().manual_seed(seed)

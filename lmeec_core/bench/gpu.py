@@ -1,9 +1,9 @@
-"""`lmeec bench --all --cuda`: what only a GPU can show, in the minutes for which one is lent.
+"""`lmeec bench --all --cuda`: measures what only a GPU can show, in a few minutes of GPU time.
 
-What matters most comes first: whether results are right, then times, then memory over thousands
-of frames. Each trial has a process and a time limit of its own, and its result is written before
-the next one starts. Without a GPU the same code runs on the CPU as far as it can; engines that
-need a GPU are then named as not run.
+The most important trials come first: whether results are correct, then times, then memory over
+thousands of frames. Each trial has its own process and time limit, and its result is written before
+the next one starts. Without a GPU, the same code runs on the CPU as far as possible, and engines
+that need a GPU are reported as not run.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ Result = dict[str, Any]
 Outcome = Literal["passed", "failed", "not run"]
 
 BOUNDS: dict[Precision, float] = {"fp32": 1e-3, "bf16": 0.01, "fp16": 0.01}
-"""How far outputs may be from float32 in eager torch on the CPU, relative to the largest: with
-fp32 all of them, with the half types their median."""
+"""Largest allowed difference from float32 in eager torch on the CPU, relative to the largest value:
+of every output with fp32, of their median with the half types."""
 FRAMES = {"cuda": 5000, "cpu": 10}
-"""Steps over which memory must not grow."""
+"""Number of steps over which memory must not grow."""
 _STEPS = 3
 _PRESENCE_BIAS = "sam_mask_decoder.pred_obj_score_head.layers.2.bias"
 _PRESENT = 10.0
-"""Added to the presence logit."""
+"""Added to the presence logit, so that objects are present."""
 _LEAST = 5.0
-"""A trial is not started with fewer seconds left."""
+"""A trial is only started if at least this many seconds are left."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One thing to find out.
+    """One check or measurement.
 
     Attributes:
-        name: in the report.
-        work: a function of a module that returns the result.
-        arguments: of ``work``.
-        seconds: at most; what is left of the whole may be less.
+        name: its name in the report.
+        work: a module-level function that returns the result.
+        arguments: the arguments of ``work``.
+        seconds: its time limit; less if less of the total time is left.
     """
 
     name: str
@@ -62,10 +62,10 @@ class Trial:
 def plan(
     device: str, preset: str, steps: int, small: tuple[str, ...] = ("mini", "nano")
 ) -> list[Trial]:
-    """The trials, the most important first.
+    """The trials, most important first.
 
     Args:
-        device: cuda or cpu. preset: whose times are measured. steps: measured in each case.
+        device: cuda or cpu. preset: the network to time. steps: steps to measure in each case.
         small: the presets whose results are checked.
     """
     graph: EngineName = "cuda_graph"
@@ -93,11 +93,11 @@ def plan(
 
 
 def compare_with_cpu(preset: str, device: str, engine: EngineName, precision: Precision) -> Result:
-    """How far steps with a full memory are from those of eager torch in float32 on the CPU.
+    """Compare steps with a full memory with those of eager torch in float32 on the CPU.
 
-    Mask logits, pointers and presence are compared, each with its largest value; the farthest
-    counts. Objects are present: absent ones have constant masks and pointers, whatever computes
-    them.
+    Compares mask logits, pointers and presence, each relative to its largest value; the largest
+    difference counts. All objects are present, because absent ones have constant masks and
+    pointers, whatever computes them.
     """
     used, found = _outputs(preset, device, engine, precision)
     _, wanted = _outputs(preset, "cpu", "eager", "fp32")
@@ -107,7 +107,7 @@ def compare_with_cpu(preset: str, device: str, engine: EngineName, precision: Pr
 
 
 def _apart(found: np.ndarray, wanted: np.ndarray, precision: Precision) -> float:
-    """Infinity where nothing can be told, because all that is wanted are equal numbers."""
+    """Relative difference; infinity if all expected numbers are equal, as that proves nothing."""
     if found.shape != wanted.shape or np.ptp(wanted) == 0:
         return math.inf
     if precision == "fp32":
@@ -118,7 +118,7 @@ def _apart(found: np.ndarray, wanted: np.ndarray, precision: Precision) -> float
 def _outputs(
     preset: str, device: str, engine: EngineName, precision: Precision
 ) -> tuple[str, dict[str, np.ndarray]]:
-    """The engines, and mask logits, pointers and presence logits of some steps."""
+    """The engines in use, and mask logits, pointers and presence logits of a few steps."""
     model = load_model(preset, device=device, precision=precision, seed=SEED, engine="eager")
     with torch.no_grad():  # before an engine copies the weights
         model.get_parameter(_PRESENCE_BIAS).add_(_PRESENT)
@@ -140,11 +140,11 @@ def measure_case(case: Case) -> Result:
 
 
 def run(trials: list[Trial], seconds: float, tell: Callable[[Result], None]) -> list[Result]:
-    """Try one after the other.
+    """Run trials one after the other.
 
     Args:
-        trials: the most important first.
-        seconds: for all of them; those for which nothing is left are not run, and say so.
+        trials: the trials, most important first.
+        seconds: time for all of them; trials for which none is left are reported as not run.
         tell: called with each outcome as soon as it is known.
 
     Returns:
@@ -174,7 +174,7 @@ def _try(trial: Trial, left: float) -> Result:
         return {"outcome": "failed", "why": str(error)}
     if "why" in found:
         return found
-    # What is not a number fails as well.
+    # NaN fails as well.
     wrong = "value" in found and not found["value"] <= found["bound"]
     growth = found.get("result", {}).get("memory", {}).get("growth_mb", 0)
     if wrong:

@@ -1,7 +1,8 @@
-"""Nodes of the network's graphs, and layers that TensorRT makes of them.
+"""Counts the nodes of the network's graphs, and the layers that TensorRT makes of them.
 
-``python -m lmeec_core.bench.graph_sizes --preset base_plus --seed 0`` prints them: windows of the
-image encoder cut one by one, as the CPU engines have them, against all windows of a block at once.
+``python -m lmeec_core.bench.graph_sizes --preset base_plus --seed 0`` prints a table that compares
+the graphs for CPU engines, in which the image encoder's windows are cut one by one, with those for
+GPUs, in which all windows of a block are computed at once.
 """
 
 from __future__ import annotations
@@ -23,18 +24,18 @@ class Size(NamedTuple):
     """The size of one graph."""
 
     nodes: int
-    """Of the ONNX graph."""
+    """Number of nodes in the ONNX graph."""
     reshapes: int
-    """Those among them that are Reshape."""
+    """How many of these are Reshape nodes."""
     layers: int
-    """Of TensorRT's network, before it joins any."""
+    """Number of layers in TensorRT's network, before it fuses any."""
 
 
 def size_of_graph(library: Library, path: Path) -> Size:
     """The size of an ONNX file.
 
     Raises:
-        EngineError: TensorRT does not take it.
+        EngineError: TensorRT rejects it.
     """
     import onnx
 
@@ -47,15 +48,15 @@ def size_of_graph(library: Library, path: Path) -> Size:
 
 
 def sizes(model: LMEEC, folder: Path, library: Library) -> dict[str, tuple[Size, Size]]:
-    """The graphs of a step with a full memory: name to its sizes, of CPUs' and GPUs' graphs.
+    """The sizes of a step's graphs with a full memory: by name, for the CPU and the GPU form.
 
     Args:
         model: the network.
-        folder: for the graphs.
-        library: TensorRT.
+        folder: where to write the graphs.
+        library: the TensorRT library.
 
     Raises:
-        EngineError: a graph cannot be made, or is not taken.
+        EngineError: a graph cannot be made, or TensorRT rejects it.
     """
     from lmeec_core.engine import step_calls
     from lmeec_core.engine.graphs import GraphStore
@@ -70,7 +71,7 @@ def sizes(model: LMEEC, folder: Path, library: Library) -> dict[str, tuple[Size,
 
 
 def table(found: dict[str, tuple[Size, Size]]) -> str:
-    """The sizes in Markdown: before, and after where it is another graph."""
+    """The sizes as a Markdown table: of the CPU form, and of the GPU form where it differs."""
     lines = ["| graph | ONNX nodes | Reshape | TensorRT layers |", "|---|---|---|---|"]
     for name, (before, after) in found.items():
         pairs = zip(before, after, strict=True)
@@ -80,12 +81,12 @@ def table(found: dict[str, tuple[Size, Size]]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print the table of one network."""
+    """Print the table for one network."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--preset", choices=PRESETS, default="nano")
-    parser.add_argument("--seed", type=int, help="of random weights, where none are bundled")
+    parser.add_argument("--seed", type=int, help="seed of random weights, if none are bundled")
     parser.add_argument("--precision", choices=get_args(Precision), default="fp32")
-    parser.add_argument("--out", type=Path, help="folder in which the graphs are kept")
+    parser.add_argument("--out", type=Path, help="folder in which to keep the graphs")
     given = parser.parse_args(arguments)
     from lmeec_core.checkpoint import load_model
     from lmeec_core.engine.tensorrt_library import load_tensorrt

@@ -1,4 +1,4 @@
-"""Work in a process of its own: one that hangs is ended, and a GPU's broken state ends with it."""
+"""Runs work in a separate process, which can be killed if it hangs or breaks the GPU's state."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 _ENDING = 5.0
-"""Seconds that a process gets to end by itself."""
+"""Seconds that a process gets to exit by itself."""
 
 
 def isolated(work: Callable[..., Any], *arguments: Any, seconds: float) -> Any:
-    """What ``work`` returns, computed in a new process.
+    """Call ``work`` in a new process and return its result.
 
     Args:
-        work: a function of a module. arguments: it and they are sent to the process.
-        seconds: after which the process is ended.
+        work: a module-level function; it and its arguments are pickled.
+        arguments: the arguments of ``work``.
+        seconds: time after which the process is killed.
 
     Raises:
-        TimeoutError: it was ended.
-        RuntimeError: the work failed (with its error, and the place), or its process died.
+        TimeoutError: the process took too long and was killed.
+        RuntimeError: the work failed (with its error and where it occurred), or the process died.
     """
     context = multiprocessing.get_context("spawn")  # CUDA does not survive a fork
     ours, theirs = context.Pipe(duplex=False)

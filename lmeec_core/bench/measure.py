@@ -1,4 +1,4 @@
-"""Measuring one case: times of steps and stages, work, memory."""
+"""Measures one case: times of steps and stages, operations, memory."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 
 SEED = 0
 WARM_UP = {"cpu": 1, "cuda": 6}
-"""Steps before measuring."""
+"""Number of warm-up steps before measuring."""
 STAGE_STEPS = 5
-"""Maximum number of extra steps in which stages are timed, which slows a GPU down."""
+"""Maximum number of extra steps in which stages are timed; timing them slows a GPU down."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,13 @@ class Case:
     """What to measure.
 
     Attributes:
-        preset, device, engine, precision: of the network, see :func:`lmeec_core.load_model`;
-            without bundled weights they are random.
+        preset, device, engine, precision: those of the network, see
+            :func:`lmeec_core.load_model`; weights are random if none are bundled.
         objects, targets: N and K.
         steps: number of measured steps.
         reference_steps: number of reference steps between them; 0 for none.
-        reference_precision: of the reference.
-        frames: steps over which the growth of memory is measured; 0 for none.
+        reference_precision: precision of the reference.
+        frames: number of steps over which memory growth is measured; 0 for none.
     """
 
     preset: str
@@ -60,7 +60,7 @@ class Case:
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Median and 95th percentile of milliseconds."""
+    """Median and 95th percentile of times in milliseconds."""
     return {
         "median": round(float(np.median(times)), 3),
         "p95": round(float(np.percentile(times, 95)), 3),
@@ -68,9 +68,9 @@ def spread(times: list[float]) -> dict[str, float]:
 
 
 def measure(case: Case) -> dict[str, Any]:
-    """Measure a case; returns its entry of the JSON file.
+    """Measure a case; returns its entry for the JSON file.
 
-    Peak memory is that of the warm-up, while this case's network is the only one in the process.
+    Peak memory is measured during the warm-up, while the process holds only this case's network.
     Reference steps are interleaved with the measured steps, so that other load on the machine
     affects both equally.
     """
@@ -114,13 +114,13 @@ def measure(case: Case) -> dict[str, Any]:
 
 @lru_cache(maxsize=1)
 def model_of(preset: str, device: str, precision: Precision, engine: EngineName) -> LMEEC:
-    """The network, with its bundled or with random weights; the last one is kept."""
+    """The network, with bundled or random weights; the last one is cached."""
     return load_model(preset, device=device, precision=precision, seed=SEED, engine=engine)
 
 
 @lru_cache(maxsize=1)
 def plain_of(preset: str, device: str, precision: Precision) -> LMEEC:
-    """The network of the reference."""
+    """The network for the reference; the last one is cached."""
     return load_model(preset, device=device, precision=precision, seed=SEED)
 
 
@@ -130,7 +130,7 @@ def _warm_up(model: LMEEC, state: FilledTracker) -> None:
 
 
 def device_name(device: torch.device) -> str:
-    """The processor's kind, a GPU's with its name."""
+    """The type of device; for a GPU also its name."""
     return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else "cpu"
 
 
@@ -139,12 +139,12 @@ def _step(state: FilledTracker) -> None:
 
 
 def timed(model: LMEEC, work: Callable[[], object]) -> float:
-    """Milliseconds that ``work`` takes, a GPU's work included."""
+    """Milliseconds that ``work`` takes, including its work on a GPU."""
     return _seconds(model.device, work) * 1e3
 
 
 def _seconds(device: torch.device, work: Callable[[], object]) -> float:
-    clock = benchmark.timer if device.type == "cuda" else time.perf_counter  # it waits for the GPU
+    clock = benchmark.timer if device.type == "cuda" else time.perf_counter  # waits for the GPU
     start = clock()
     work()
     return clock() - start
@@ -153,7 +153,7 @@ def _seconds(device: torch.device, work: Callable[[], object]) -> float:
 def _interleave(
     case: Case, model: LMEEC, step: Callable[[], None], reference: ReferenceStep | None
 ) -> tuple[list[float], list[float]]:
-    """Times of the steps and of the reference steps between them."""
+    """Times of the steps, and of the reference steps between them, in milliseconds."""
     if reference is not None and model.device.type == "cuda":
         reference()
     own: list[float] = []
@@ -167,8 +167,8 @@ def _interleave(
 
 
 def stage_times(case: Case, model: LMEEC, steps: int) -> dict[str, list[float]]:
-    """Milliseconds of each stage in further steps; memory attention apart for the two memories,
-    the memory encoder apart for query and target; ``rest`` is what is no stage."""
+    """Milliseconds of each stage in further steps. Memory attention is listed separately for the
+    two memories, the memory encoder for query and target; ``rest`` is time outside the stages."""
     times: dict[str, list[float]] = {}
     compute: StageRunner = model.runner or model.compute
     within = 0.0
@@ -196,7 +196,7 @@ def stage_times(case: Case, model: LMEEC, steps: int) -> dict[str, list[float]]:
 
 
 def _work(case: Case, model: LMEEC) -> float:
-    """GFLOP (2 per product and sum) that eager torch does in a step of this case."""
+    """GFLOP that eager torch needs for a step of this case, a multiply-add counting as 2."""
     state = filled_tracker(model, case.objects, case.targets, runner=model.compute)
     counter = FlopCounterMode(display=False)
     # The counter does not know the CPU's fused attention.
@@ -207,7 +207,7 @@ def _work(case: Case, model: LMEEC) -> float:
 
 @lru_cache(maxsize=4)
 def peak_gflops(device: torch.device, precision: Precision) -> float:
-    """GFLOP/s of a product of large square matrices, from which the floor is computed."""
+    """GFLOP/s of a product of large square matrices; the floor is computed from it."""
     side = 8192 if device.type == "cuda" else 2048
     a = torch.randn(side, side, device=device, dtype=TYPES[precision])
     best = min(_seconds(device, lambda: a @ a) for _ in range(8))
@@ -215,7 +215,7 @@ def peak_gflops(device: torch.device, precision: Precision) -> float:
 
 
 def growth(model: LMEEC, state: FilledTracker, frames: int) -> dict[str, float]:
-    """Memory after a tenth of ``frames`` steps and what the others added, in megabytes."""
+    """Memory after a tenth of ``frames`` steps, and its growth over the rest, in megabytes."""
     before, first = 0.0, max(1, frames // 10)
     for frame in range(frames):
         _step(state)

@@ -1,4 +1,4 @@
-"""Peak memory, on a GPU or of the process."""
+"""Peak and current memory, on a GPU or of the process."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _RESET_PEAK = "5"
 
 
 def peak_of(device: torch.device, work: Callable[[], object]) -> float | None:
-    """Peak of the megabytes in use during ``work``, what was in use before included.
+    """Peak memory in megabytes during ``work``, including what was in use before.
 
     Args:
-        device: on a GPU the memory that torch has allocated counts, otherwise the process's
-            resident memory.
-        work: is called once; nothing else should run in this process.
+        device: for a GPU, torch's allocated memory is measured, otherwise the process's resident
+            memory.
+        work: called once; nothing else should run in this process.
 
     Returns:
-        None on a system that cannot reset the peak of a process (all but Linux).
+        the peak; None on systems that cannot reset a process's peak (all but Linux).
     """
     gc.collect()
     if device.type == "cuda":
@@ -45,7 +45,7 @@ def peak_of(device: torch.device, work: Callable[[], object]) -> float | None:
 
 
 def used(device: torch.device) -> float:
-    """Megabytes in use now: torch's memory on a GPU, or the process's resident memory."""
+    """Megabytes in use now: torch's allocated memory on a GPU, or the process's resident memory."""
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 1e6
     with open("/proc/self/statm", encoding="ascii") as file:

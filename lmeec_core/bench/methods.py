@@ -1,4 +1,4 @@
-"""Measuring the other methods: the time of a step, and of its candidates."""
+"""Measures the other methods: the time of a step and of its parts."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ class MethodCase:
 
     Attributes:
         method: its name.
-        preset, device: of the network, if it has one; without bundled weights they are random.
+        preset, device: those of the network, if any; weights are random if none are bundled.
         objects, targets: N and K.
         steps: number of measured steps.
-        candidates: of a method that chooses among candidates.
+        candidates: settings for methods that choose among candidates.
     """
 
     method: str
@@ -55,16 +55,16 @@ class Clock:
     device: torch.device
     spent: dict[str, float] = field(default_factory=dict)
     made: list[int] = field(default_factory=list)
-    """Number of candidates of each image."""
+    """Number of candidates found in each image."""
 
     def now(self) -> float:
-        """Seconds, with all that a GPU was given to do done."""
+        """The time in seconds, after waiting for the GPU's pending work."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
         return time.perf_counter()
 
     def time(self, part: str, work: Callable[[], Any]) -> Any:
-        """The result of some work, whose time counts for a part."""
+        """Call ``work``, add its time to a part, and return its result."""
         start = self.now()
         result = work()
         self.spent[part] = self.spent.get(part, 0.0) + self.now() - start
@@ -73,7 +73,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class TimedFeatures:
-    """Features whose time is measured."""
+    """Features that measure their own time."""
 
     inner: Features
     clock: Clock
@@ -94,10 +94,10 @@ class TimedFeatures:
 
 
 def measure_method(case: MethodCase) -> dict[str, Any]:
-    """Measure a case; returns its entry of the JSON file.
+    """Measure a case; returns its entry for the JSON file.
 
-    The images show things of many colours and sizes: how many candidates there are, and how long
-    they take, depends on what is in an image.
+    The images show objects of many colours and sizes, because the number of candidates and the time
+    they take depend on what is in an image.
     """
     given = {"preset": case.preset, "device": case.device, "seed": SEED,
              "candidates": case.candidates, "precision": "fp32"}  # fmt: skip
@@ -134,9 +134,9 @@ def measure_method(case: MethodCase) -> dict[str, Any]:
 
 
 def _timed(method: OMaMaMethod, clock: Clock) -> OMaMaMethod:
-    """The method with its candidates and its features timed."""
+    """The same method, but timing its candidates and features."""
     make = method.candidates
-    assert make is not None  # a file is no source here
+    assert make is not None  # candidates are never read from a file here
 
     def candidates(image: Image) -> Mask:
         found: Mask = clock.time("candidates", lambda: make(image))
@@ -148,7 +148,7 @@ def _timed(method: OMaMaMethod, clock: Clock) -> OMaMaMethod:
 
 
 def picture(seed: int) -> npt.NDArray[np.uint8]:
-    """An image of :data:`THINGS` boxes and ellipses on a ground that is not even; uint8 RGB."""
+    """An image of :data:`THINGS` boxes and ellipses on an uneven background; uint8 RGB."""
     random = np.random.default_rng(seed)
     ground = random.integers(60, 200, (4, 5, 3), np.uint8)
     image = np.asarray(cv2.resize(ground, SIZE[::-1], interpolation=cv2.INTER_CUBIC), np.uint8)
@@ -167,7 +167,7 @@ def picture(seed: int) -> npt.NDArray[np.uint8]:
 
 
 def _masks(count: int) -> dict[str, Mask]:
-    """Query masks of squares, side by side."""
+    """Square query masks, side by side."""
     masks = {}
     for i in range(count):
         mask = np.zeros(SIZE, bool)

@@ -1,4 +1,4 @@
-"""The same step as the release computes it: nothing is shared between objects and targets."""
+"""A step as the release computes it, sharing nothing between objects and targets."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ if TYPE_CHECKING:
 
 
 class ReferenceStep:
-    """One pass of the whole network for each object and target view.
+    """One pass through the whole network for each object and target view.
 
-    Each pass encodes both images, computes the first self-attention for each of the two memories
-    and encodes the query memory twice, as the release does. The modules are those that
-    :class:`lmeec_core.CorrespondenceTracker` uses, so the window padding that the release
-    also processes is not counted against it.
+    As in the release, each pass encodes both images, computes the first self-attention for each of
+    the two memories, and encodes the query memory twice. It uses the same modules as
+    :class:`lmeec_core.CorrespondenceTracker`, so the window padding that the release also processes
+    is not counted against it.
 
     Args:
-        model: the network; eager torch runs it, whatever its engine.
+        model: the network; always run in eager torch, whatever its engine.
         objects: N objects. targets: K target views.
     """
 
@@ -32,7 +32,7 @@ class ReferenceStep:
         ]
 
     def __call__(self) -> None:
-        """Compute one step of all pairs."""
+        """Compute one step for all pairs."""
         for state in self.passes:
             state.tracker.step(state.images, state.masks)
 

@@ -19,7 +19,7 @@ Result = dict[str, Any]
 
 
 def show(results: list[Result], console: Console) -> None:
-    """Print each case and its stages."""
+    """Print a table of the cases and one of their stages."""
     table = Table(title="One step, milliseconds: median (95th percentile)")
     table.add_column("case (N x K)")
     for name in ("step", "reference", "ratio", "GFLOP", "of floor", "MB"):
@@ -49,7 +49,7 @@ def show(results: list[Result], console: Console) -> None:
 
 
 def show_methods(results: list[Result], console: Console) -> None:
-    """Print each case of :mod:`lmeec_core.bench.methods`, with the parts of its step."""
+    """Print a table of the cases of :mod:`lmeec_core.bench.methods`, with the parts of a step."""
     parts = list(dict.fromkeys(name for r in results for name in r.get("part_ms", ())))
     table = Table(title="One step, milliseconds: median (95th percentile)")
     table.add_column("method (N x K)")
@@ -102,8 +102,8 @@ def write(
     node: Result | None,
     trials: list[Result] | None = None,
 ) -> None:
-    """Write the JSON file: the machine, ``results``, ``checks``, the cost of the ROS edge, and the
-    outcomes of :mod:`lmeec_core.bench.gpu`."""
+    """Write the JSON file: the machine, ``results``, ``checks``, the overhead of the ROS edge, and
+    the outcomes of :mod:`lmeec_core.bench.gpu`."""
     cuda = torch.cuda.is_available()
     machine = {
         "host": platform.node(),
@@ -123,7 +123,7 @@ def write(
 
 
 def plot(path: Path, results: list[Result]) -> None:
-    """Plot the time of a step over N x K, a line for each network, engine and precision."""
+    """Plot step times against N x K, with a line for each network, engine and precision."""
     import matplotlib
 
     matplotlib.use("agg")

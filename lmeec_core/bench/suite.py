@@ -1,4 +1,4 @@
-"""`lmeec bench --all`: every row that a machine can measure, and its required value."""
+"""`lmeec bench --all`: everything that a machine can measure, with the required values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SIZE_1, SIZE_8, SIZE_10 = (1, 1), (8, 2), (10, 1)
 
 
 class Wanted(NamedTuple):
-    """A row of the table: what is measured, and the required value and goal."""
+    """A row of the table: what is measured, the required value and the goal."""
 
     name: str
     sense: Literal["<=", ">="]
@@ -32,7 +32,7 @@ AUTO = Wanted("auto: time over that of the best single engine", "<=", 1.1, 1.0, 
 
 
 def cases(device: str, engines: list[EngineName], preset: str, steps: int) -> list[Case]:
-    """The cases of a device; ``engines`` are those available here."""
+    """The cases for a device; ``engines`` are those available here."""
     if device == "cuda":
         return [
             Case(
@@ -42,7 +42,7 @@ def cases(device: str, engines: list[EngineName], preset: str, steps: int) -> li
             for engine in engines
             for size in (SIZE_1, SIZE_10)
         ]  # fmt: skip
-    # The reference takes minutes for 16 pairs; two steps of it are enough for a ratio.
+    # The reference takes minutes for 16 pairs; two of its steps are enough for a ratio.
     return [
         Case(preset, device, engine, "bf16", *size, count, 2 if size == SIZE_8 else count // 2)
         for engine in engines
@@ -51,7 +51,7 @@ def cases(device: str, engines: list[EngineName], preset: str, steps: int) -> li
 
 
 def checks(results: list[Result], node: Result | None) -> list[Result]:
-    """Each row with the measured value; None where it was not measured."""
+    """Each row with its measured value, or None if it was not measured."""
     values: dict[Wanted, float | None] = {
         CPU_ONE: _best(results, "cpu", SIZE_1, "ratio"),
         CPU_MANY: _best(results, "cpu", SIZE_8, "ratio"),
@@ -100,7 +100,7 @@ def _quotient(a: float | None, b: float | None) -> float | None:
 
 
 def _auto(results: list[Result]) -> float | None:
-    """The worst ratio of auto's time to that of the best single engine of the same case."""
+    """The worst ratio of auto's time to the best single engine's, over all cases."""
     groups: dict[tuple[Any, ...], dict[str, float]] = {}
     for r in results:
         key = (r["preset"], r["device"], r["precision"], r["objects"], r["targets"])

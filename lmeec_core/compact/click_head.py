@@ -1,7 +1,8 @@
-"""A small head on the compact network's features: points and boxes to the mask of an object.
+"""A small head on the compact network's features: turns points and boxes into an object's mask.
 
-The network itself looks for a given mask; this head makes the mask of an object that was clicked.
-It reads what the image encoder saw, where the prompt is, and what looks like the place clicked.
+The network itself finds an object whose mask is given; this head makes the mask of an object that
+was clicked. Its inputs are the image encoder's features, maps of where the prompt is, and maps of
+what looks like the clicked place.
 """
 
 from __future__ import annotations
@@ -18,36 +19,36 @@ from lmeec_core.compact.layers import masked_mean
 from lmeec_core.config import ModelConfig
 
 WIDTH, FINE = 32, 16
-"""Channels at two and at one patch stride."""
+"""Number of channels at two and at one patch stride."""
 DILATIONS = (1, 2, 4, 8, 4, 2, 1)
-"""Of the 3x3 convolutions, in cells of two patch strides: together they see 45 cells."""
+"""Dilations of the 3x3 convolutions, in cells of two patch strides: together they span 45 cells."""
 NEAR, WIDE = 0.028, 0.12
-"""Standard deviations of the maps of points, as shares of the image's side."""
+"""Standard deviations of the maps of points, as fractions of the image's side."""
 _SEED, _COLOUR = 0.012, 0.08
 _MAPS, _FINE_MAPS = 12, 3
 
 
 class Hints(NamedTuple):
-    """Points and boxes of B objects in one view; places are shares 0 .. 1 of the image."""
+    """Points and boxes of B objects in one view; coordinates are fractions 0 .. 1 of the image."""
 
     points: Tensor
     """(B, K, 2), x and y."""
     labels: Tensor
     """(B, K) 1 (on the object), 0 (not on it), -1 (no point)."""
     boxes: Tensor
-    """(B, 4), x0, y0, x1, y1; all 0 where there is none."""
+    """(B, 4), x0, y0, x1, y1; all 0 for objects without a box."""
 
 
 class Seen(NamedTuple):
-    """What the head reads of V views, before any prompt."""
+    """The head's inputs from V views, before any prompt."""
 
     shared: Tensor  # (V, WIDTH, 2g, 2g)
     fine: Tensor  # (V, FINE, 4g, 4g)
-    embeddings: tuple[Tensor, Tensor]  # (V, D, 2g, 2g), of the middle and of the top features
+    embeddings: tuple[Tensor, Tensor]  # (V, D, 2g, 2g), from middle and top features
     colours: Tensor  # (V, 3, 4g, 4g)
 
     def of(self, views: list[int]) -> Seen:
-        """A view for each of B objects."""
+        """Select the view of each of B objects."""
         middle, top = self.embeddings
         return Seen(
             self.shared[views], self.fine[views], (middle[views], top[views]), self.colours[views]
@@ -55,10 +56,10 @@ class Seen(NamedTuple):
 
 
 class Maps(NamedTuple):
-    """What the head reads of B prompts."""
+    """The head's inputs from B prompts."""
 
     coarse: Tensor  # (B, _MAPS, 2g, 2g)
-    seeds: Tensor  # (B, 1, 2g, 2g), what is the object for certain, 0 .. 1
+    seeds: Tensor  # (B, 1, 2g, 2g), what is certainly the object, 0 .. 1
     fine: Tensor  # (B, _FINE_MAPS, 4g, 4g)
 
 
@@ -68,7 +69,7 @@ def _axes(side: int, like: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _bumps(points: Tensor, valid: Tensor, side: int, width: float) -> Tensor:
-    """(B, side, side): 1 at the nearest valid point, falling off as a normal distribution."""
+    """(B, side, side): Gaussian of the distance to the nearest valid point, with a peak of 1."""
     x, y = _axes(side, points)
     far = (x[:, None] - points[..., 0, None, None]).square()
     far = far + (y[:, None] - points[..., 1, None, None]).square()
@@ -77,7 +78,7 @@ def _bumps(points: Tensor, valid: Tensor, side: int, width: float) -> Tensor:
 
 
 def _inside(boxes: Tensor, side: int) -> Tensor:
-    """(B, side, side): 1 in the box, 0 outside and where there is none."""
+    """(B, side, side): 1 in the box, 0 outside and for objects without a box."""
     x, y = _axes(side, boxes)
     x0, y0, x1, y1 = (edge[:, None, None] for edge in boxes.unbind(dim=1))
     return ((x >= x0) & (x <= x1) & (y >= y0) & (y <= y1)).to(boxes.dtype)
@@ -93,16 +94,16 @@ def _middle(boxes: Tensor, side: int) -> Tensor:
 
 
 def _alike(embedding: Tensor, weights: Tensor) -> Tensor:
-    """Cosine of (B, D, h, w) with its mean over weights (B, h, w); 0 where those are empty."""
+    """Cosine of (B, D, h, w) with its mean over weights (B, h, w); 0 where all weights are 0."""
     mean = F.normalize(masked_mean(embedding, weights[:, None])[:, 0], dim=1)
     return (mean[:, None] @ embedding.flatten(2).float())[:, 0].unflatten(1, weights.shape[1:])
 
 
 class ClickHead(nn.Module):
-    """Points, boxes and an earlier answer to mask logits.
+    """Predicts mask logits from points, boxes and an earlier result.
 
     Args:
-        config: of the network whose features it reads.
+        config: the configuration of the network whose features it reads.
     """
 
     def __init__(self, config: ModelConfig) -> None:
@@ -129,12 +130,12 @@ class ClickHead(nn.Module):
         assert self.mask.bias is not None
         nn.init.constant_(self.mask.bias, -2.0)  # most of a view is not the object
         self.iou = nn.Linear(2 * WIDTH, 1)
-        # Tells which network the head was trained on, see `belongs_to`.
+        # Identifies the network that the head was trained on, see `belongs_to`.
         self.of_network: Tensor
         self.register_buffer("of_network", torch.zeros(0))
 
     def look(self, colours: Tensor, views: EmbeddedFeatures) -> Seen:
-        """Read V views.
+        """Prepare V views.
 
         Args:
             colours: (V, 3, S, S) RGB in 0 .. 1. views: their features.
@@ -151,12 +152,12 @@ class ClickHead(nn.Module):
         return Seen(shared, fine, (views.middle_embedding, enlarge(views.top_embedding)), small)
 
     def maps(self, seen: Seen, hints: Hints, before: Tensor | None = None) -> Maps:
-        """Maps of prompts.
+        """Draw the prompts as maps.
 
         Args:
-            seen: of the view of each of B objects.
+            seen: the view of each of B objects.
             hints: the prompts.
-            before: (B, 4g, 4g) an earlier answer that they correct, 0 .. 1.
+            before: (B, 4g, 4g) an earlier result that they correct, 0 .. 1.
         """
         half, whole = seen.shared.shape[-1], seen.fine.shape[-1]
         points, on, off = hints.points, hints.labels == 1, hints.labels == 0
@@ -192,7 +193,7 @@ class ClickHead(nn.Module):
         """Decode B prompts.
 
         Args:
-            shared, fine: of the view of each object, see :class:`Seen`. maps: of the prompts.
+            shared, fine: from each object's view, see :class:`Seen`. maps: from the prompts.
 
         Returns:
             mask logits (B, 4g, 4g), and predicted IoU (B,) before the sigmoid.
@@ -209,7 +210,7 @@ class ClickHead(nn.Module):
         return logits[:, 0], self.iou(summary)[:, 0]
 
     def belongs_to(self, network: nn.Module) -> bool:
-        """Whether the head was trained on this network's features, in whatever precision."""
+        """Whether the head was trained on this network's features, in any precision."""
         mark = fingerprint(network)
         return self.of_network.shape == mark.shape and bool(
             torch.allclose(self.of_network.cpu(), mark, rtol=0.01, atol=1e-4)
@@ -217,6 +218,6 @@ class ClickHead(nn.Module):
 
 
 def fingerprint(network: nn.Module) -> Tensor:
-    """Mean size of each of the image encoder's weights: float32 (n,)."""
+    """Mean absolute value of each weight tensor of the image encoder's trunk: float32 (n,)."""
     weights = [p for n, p in network.named_parameters() if n.startswith("image_encoder.trunk.")]
     return torch.stack([p.detach().float().abs().mean().cpu() for p in weights])

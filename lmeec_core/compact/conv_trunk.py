@@ -23,7 +23,7 @@ def conv_block(inside: int, outside: int, stride: int = 1) -> nn.Sequential:
 
 
 class ResidualBlock(nn.Module):
-    """Two convolutions around a shortcut (arXiv 1512.03385); starts as the identity."""
+    """Two convolutions with a shortcut around them (arXiv 1512.03385); starts as the identity."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class ResidualBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all locations and a feed-forward part; normalisation first."""
+    """Self-attention over all locations and a feed-forward part, each with pre-normalisation."""
 
     def __init__(self, channels: int, heads: int) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ class AttentionBlock(nn.Module):
 
 
 class ConvTrunk(Trunk):
-    """Four stages, each at half the resolution of the one before; the first has stride 2."""
+    """Four stages, each at half the resolution of the previous one; the first has stride 2."""
 
     def __init__(self, config: ConvTrunkConfig) -> None:
         super().__init__(config.channels, strides=(2, 4, 8, 16))
@@ -71,8 +71,8 @@ class ConvTrunk(Trunk):
         )
 
     def layer_groups(self) -> list[str]:
-        """See :class:`Trunk`: the first convolution, then each convolution that begins a stage,
-        residual block and attention block."""
+        """See :class:`Trunk`: the first convolution, then each stage's first convolution and
+        residual blocks, then the attention blocks."""
         groups = ["stages.0."]
         for i, stage in enumerate(self.stages):
             if i:
@@ -97,7 +97,7 @@ class ConvTrunk(Trunk):
 
 
 class ConvNeck(Neck):
-    """Top-down pathway: stride 8 receives stride 16, stride 4 receives stride 8."""
+    """Top-down pathway: stride 16 is added to stride 8, and the result to stride 4."""
 
     def __init__(self, config: ConvTrunkConfig, width: int) -> None:
         half, quarter, eighth, sixteenth = config.channels
@@ -124,12 +124,12 @@ class ConvNeck(Neck):
 
 @register_backbone("conv")
 def conv_backbone(config: Any, width: int) -> tuple[Trunk, Neck]:
-    """Trunk and neck of a :class:`lmeec_core.ConvTrunkConfig`."""
+    """Trunk and neck from a :class:`lmeec_core.ConvTrunkConfig`."""
     return ConvTrunk(config), ConvNeck(config, width)
 
 
 def frozen_norms(module: nn.Module) -> None:
-    """Put every batch normalisation into evaluation mode: fixed statistics."""
+    """Put every batch normalisation into evaluation mode, which fixes its statistics."""
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d):
             part.eval()

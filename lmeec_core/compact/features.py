@@ -1,4 +1,4 @@
-"""Features of views with their embeddings."""
+"""Features of views, including embeddings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmeec_core.model.results import ViewFeatures
 
 @dataclass(frozen=True, eq=False)
 class EmbeddedFeatures(ViewFeatures):
-    """Image features of a batch of V views; the same surface has the same vector in every view."""
+    """Image features of a batch of V views, with embeddings that match surfaces across views."""
 
     middle_embedding: Tensor
     """(V, D, 2g, 2g) unit vectors, float32."""
@@ -32,6 +32,6 @@ class EmbeddedFeatures(ViewFeatures):
         )
 
     def with_embedding(self, tokens: Tensor) -> Tensor:
-        """Tokens (V, P, .) of these views with the embedding as further channels behind."""
+        """Append the embedding to these views' tokens (V, P, .), as additional channels."""
         embedding = self.top_embedding.flatten(2).transpose(1, 2)
         return torch.cat((tokens, embedding.to(tokens.dtype)), dim=-1)

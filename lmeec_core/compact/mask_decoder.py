@@ -1,4 +1,4 @@
-"""The compact network's mask decoder: it also sees where the view looks like the object."""
+"""The compact network's mask decoder, which also sees where the view looks like the object."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lmeec_core.model.mask_decoder import Decoded, MaskDecoder
 
 
 class Refine(nn.Module):
-    """A 3x3 convolution near the output: small objects need their neighbourhood."""
+    """A 3x3 convolution near the output, because small objects need their neighbourhood."""
 
     def __init__(self, inside: int, outside: int) -> None:
         super().__init__()
@@ -21,15 +21,15 @@ class Refine(nn.Module):
         self.outside = outside
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, inside, H, W) to (B, outside, H, W); the first channels are added on."""
+        """(B, inside, H, W) to (B, outside, H, W); adds the first channels of ``x``."""
         return x[:, : self.outside] + self.norm(self.conv(x))
 
 
 class MatchingMaskDecoder(MaskDecoder):
-    """Reads masks with the help of :attr:`MatchPrompt.maps`, and shifts them by a bias.
+    """Decodes masks with the help of :attr:`MatchPrompt.maps`, and adds a bias to their logits.
 
-    The presence head also sees how well the best place fits: the peaks of two of the maps and of
-    the mask logits.
+    The presence head also sees how good the best match is: the peaks of two of the maps and of the
+    mask logits.
     """
 
     def __init__(self, config: ModelConfig, channels: tuple[int, int]) -> None:
@@ -48,7 +48,7 @@ class MatchingMaskDecoder(MaskDecoder):
         prompt: Tensor,
         maps: Tensor,
     ) -> Decoded:
-        """As :meth:`MaskDecoder.forward`, with ``maps`` (B, MAPS, 2g, 2g)."""
+        """Like :meth:`MaskDecoder.forward`, with ``maps`` (B, MAPS, 2g, 2g)."""
         tokens, image = self.transform(fused, position, prompt)
         logits = self.mask_logits(tokens, self.upscale_with(image, fine, middle, maps))
         peaks = torch.stack(
@@ -66,7 +66,7 @@ class MatchingMaskDecoder(MaskDecoder):
         return Decoded(shifted, iou, self.presence_logit(score_token), tokens[:, 2])
 
     def upscale_with(self, image: Tensor, fine: Tensor, middle: Tensor, maps: Tensor) -> Tensor:
-        """As :meth:`upscale`, refined at both resolutions, at the lower one with the maps."""
+        """Like :meth:`upscale`, but refined at both resolutions; the lower one uses the maps."""
         up1, norm, act1, up2, act2 = self.output_upscaling
         image = norm(up1(image) + middle)
         image = self.refine_middle(torch.cat((image, maps.to(image.dtype)), dim=1))

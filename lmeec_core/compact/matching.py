@@ -1,6 +1,6 @@
-"""Contrastive matching: an embedding of image locations, and what it says of an object.
+"""Contrastive matching: an embedding of image locations, and where it finds an object.
 
-Large networks learn to match from the mask loss alone; a small one does not. Each location of a
+Large networks learn to match from the mask loss alone; a small one does not. So each location in a
 view gets a unit vector, trained so that the same surface has the same vector in every view.
 """
 
@@ -17,31 +17,31 @@ from lmeec_core.compact.verification import Verification, presence_evidence
 from lmeec_core.config import MatchingConfig
 
 MAPS = 3
-"""Maps per correspondence: cosine, sharpened cosine, propagated mask."""
+"""Number of maps per correspondence: cosine, sharpened cosine, propagated mask."""
 
 
 class Described(NamedTuple):
-    """N objects of each of B query views."""
+    """Descriptions of N objects in each of B query views."""
 
     prototype: Tensor
     """(B, N, D) unit vectors: mean embedding of the object."""
     content: Tensor
     """(B, N, C) mean top feature of the object."""
     coverage: Tensor
-    """(B, N, g, g) share of each memory cell that the mask covers, 0 .. 1."""
+    """(B, N, g, g) fraction of each cell of the token grid that the mask covers, 0 .. 1."""
     fine: Tensor
     """(B, N, 2g, 2g) the same at two patch strides."""
 
 
 class MatchPrompt(NamedTuple):
-    """What helps the mask decoder, and what its result is verified with, by object and target."""
+    """For each object and target: hints for the mask decoder, and inputs to verify its result."""
 
     token: Tensor
-    """(..., C) sparse prompt made of the object's description."""
+    """(..., C) sparse prompt made from the object's description."""
     maps: Tensor
     """(..., MAPS, 2g, 2g) float32: where the target view looks like the object."""
     prototype: Tensor
-    """(..., D) float32 unit vector, the object's."""
+    """(..., D) float32 unit vector of the object."""
     mask: Tensor
     """(..., 2g, 2g) float32 query mask, 0 .. 1."""
     query: Tensor
@@ -51,32 +51,32 @@ class MatchPrompt(NamedTuple):
 
 
 class Matching(nn.Module):
-    """Embeds views and compares objects with target views.
+    """Embeds views, and compares objects with target views.
 
     Args:
-        config: the embedding.
-        middle_dim: channels of the image encoder's features at two patch strides.
-        dim: channels of its top features.
+        config: configuration of the embedding.
+        middle_dim: number of channels of the image encoder's features at two patch strides.
+        dim: number of channels of its top features.
     """
 
     def __init__(self, config: MatchingConfig, middle_dim: int, dim: int) -> None:
         super().__init__()
         self.embed_middle = nn.Conv2d(middle_dim, config.dim, 1)
         self.embed_top = nn.Conv2d(dim, config.dim, 1)
-        self.log_temperatures = nn.Parameter(torch.tensor([3.0, 3.0]))  # of prototype, of top
+        self.log_temperatures = nn.Parameter(torch.tensor([3.0, 3.0]))  # for prototypes, for top
         self.token = nn.Linear(dim + config.dim, dim)
         self.add_maps = nn.Conv2d(MAPS, dim, 3, padding=1)
         self.verification = Verification()
 
     def embed(self, middle: Tensor, top: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors, float32, of every location: (V, D, 2g, 2g) and (V, D, g, g)."""
+        """Float32 unit vectors for every location: (V, D, 2g, 2g) and (V, D, g, g)."""
         return (
             F.normalize(self.embed_middle(middle).float(), dim=1),
             F.normalize(self.embed_top(top).float(), dim=1),
         )
 
     def describe(self, middle: Tensor, top: Tensor, masks: Tensor) -> Described:
-        """Describe objects of query views.
+        """Describe objects in query views.
 
         Args:
             middle: (B, D, 2g, 2g) embedding. top: (B, C, g, g) top features.
@@ -97,11 +97,12 @@ class Matching(nn.Module):
         """Compare objects with target views.
 
         Args:
-            objects: of the query view of each of B target views (B may be 1 there).
-            query, target: their embeddings from :meth:`embed`, of 1 or B and of B views.
+            objects: those in the query view of each of B target views (or 1, for all of them).
+            query, target: embeddings from :meth:`embed` of the 1 or B query views and of the B
+                target views.
 
         Returns:
-            the prompt of every target view and object, (B, N, ...).
+            the prompt for every target view and object, (B, N, ...).
         """
         (query_middle, query_top), (middle, top) = query, target
         prototype_scale, top_scale = self.log_temperatures.exp().unbind()
@@ -134,13 +135,13 @@ class Matching(nn.Module):
     def verify(
         self, logits: Tensor, predicted_iou: Tensor, presence_logit: Tensor, match: MatchPrompt
     ) -> Tensor:
-        """Presence logits (B,) of what the mask decoder found, verified against the prompt.
+        """Presence logits (B,) of the mask decoder's results, verified against the prompts.
 
         Args:
             logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,).
             match: B prompts.
         """
-        # The token served the decoder; the rest of the prompt verifies.
+        # The token is only for the decoder; the rest of the prompt is used to verify.
         sharpness = self.log_temperatures[0].float().exp()
         evidence = presence_evidence(logits, predicted_iou, presence_logit, *match[1:], sharpness)
         verified: Tensor = self.verification(evidence, presence_logit)

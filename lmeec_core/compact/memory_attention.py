@@ -1,6 +1,6 @@
-"""The compact network's memory attention: scores also tell how alike locations look.
+"""The compact network's memory attention, whose scores include how alike locations look.
 
-Stored frames are pooled, and tokens have their embedding as further channels behind.
+Stored frames are pooled, and tokens carry their embedding as additional channels at the end.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from lmeec_core.model.memory_attention import (
 
 
 class MatchingAttention(RotaryAttention):
-    """Rotary attention whose scores have one more term: how alike the locations' embeddings are.
+    """Rotary attention with an additional score term for the similarity of embeddings.
 
-    Score = content score / sqrt(inner) + temperature * cosine of the embeddings. Keys whose
-    embedding is zero (object pointers) have the content term alone.
+    Score = content score / sqrt(inner) + temperature * cosine of the embeddings. Keys with a zero
+    embedding (object pointers) only have the content term.
 
     Args:
         dim, grid, key_dim, inner: see :class:`RotaryAttention`.
@@ -51,9 +51,9 @@ class MatchingAttention(RotaryAttention):
         own: Tensor,
         other: Tensor,
     ) -> Tensor:
-        """Attend as :meth:`forward`, with embeddings ``own`` (B, P, D) and ``other`` (B, L, D).
+        """Like :meth:`forward`, with embeddings ``own`` (B, P, D) and ``other`` (B, L, D).
 
-        ``pooled`` says whether the keys lie on the pooled grid.
+        ``pooled`` says whether the keys are on the pooled grid.
         """
         tables = (self.pooled_cos, self.pooled_sin) if pooled else (self.cos, self.sin)
         queries = self.rotate_queries(q)
@@ -68,7 +68,7 @@ class MatchingAttention(RotaryAttention):
             queries = queries * queries.shape[-1] ** 0.5
             return self.out_proj(attention(queries, keys, values).transpose(1, 2).flatten(2))
         width = values.shape[-1]
-        # Fast kernels want values as wide as the keys.
+        # Fast kernels need values as wide as the keys.
         values = F.pad(values, (0, keys.shape[-1] - width))
         x = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)[..., :width]
         return self.out_proj(x.transpose(1, 2).flatten(2))
@@ -97,7 +97,7 @@ class MatchingLayer(MemoryAttentionLayer):
         pooled: bool,
         embeddings: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """As :meth:`attend_memory`, with embeddings of tokens and memory."""
+        """Like :meth:`attend_memory`, with embeddings of tokens and memory."""
         attend = cast(MatchingAttention, self.cross_attn_image)
         return x + attend.match(
             self.norm2(x), keys, memory, num_pointer_tokens, pooled, *embeddings
@@ -126,11 +126,11 @@ class MatchingMemoryAttention(MemoryAttention):
         """Condition views on a memory.
 
         Args:
-            prepared: (B, P, C + D), the views' embedding behind.
+            prepared: (B, P, C + D), the views' embedding last.
             memory: (B, L, memory_dim + D); the embedding of object pointers is zero.
             position: (L, memory_dim), or (B, L, memory_dim); added to the keys only.
             num_pointer_tokens: tokens of object pointers at the end of the memory.
-            pooled: whether the memory lies on the pooled grid.
+            pooled: whether the memory is on the pooled grid.
 
         Returns:
             (B, P, C).

@@ -1,7 +1,8 @@
 """The compact LM-EEC: a small network that learns to match by contrast.
 
-What the release leaves to its size is made explicit: every location has an embedding, objects are
-compared with target views before the decoder, and presence is verified in a second pass.
+It does explicitly what the released network learns thanks to its size: every location has an
+embedding, objects are compared with target views before decoding, and presence is verified in a
+second pass.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from lmeec_core.model.stages import Outputs, Stage, StageRunner, StageSpec
 
 
 class CompactLMEEC(LMEEC):
-    """LM-EEC with an embedding of locations; its configuration has ``matching``.
+    """LM-EEC with an embedding of locations; its configuration must have ``matching``.
 
-    Tokens and memory features have the embedding as D further channels behind.
+    Tokens and memory features carry the embedding as D additional channels at the end.
     """
 
     stages: ClassVar[Mapping[Stage, StageSpec]] = COMPACT_STAGES
@@ -67,7 +68,7 @@ class CompactLMEEC(LMEEC):
         return sizes | own | {"maps": MAPS}
 
     def describe(self, query: ViewFeatures, masks: Tensor) -> Described:
-        """Describe N objects (B, N, S, S) of each of B query views."""
+        """Describe N objects, masks (B, N, S, S), in each of B query views."""
         query = cast(EmbeddedFeatures, query)
         return self.matching.describe(query.middle_embedding, query.top, masks)
 
@@ -90,7 +91,7 @@ class CompactLMEEC(LMEEC):
         return cast(EmbeddedFeatures, views).with_embedding(encoded)
 
     def stored_frames(self, memory: Tensor) -> Tensor:
-        """See :class:`LMEEC`: averaged over squares of ``memory_pool`` tokens a side."""
+        """See :class:`LMEEC`: averaged over squares of ``memory_pool`` x ``memory_pool`` tokens."""
         step = self.config.memory_pool
         if step == 1:
             return memory

@@ -1,6 +1,6 @@
-"""The compact network's stages: the released ones with embeddings and a match prompt.
+"""The compact network's stages: those of the release, plus embeddings and a match prompt.
 
-Further sizes in shapes: D width of the embedding, CD = C + D, MD = M + D, "maps" of a prompt.
+More sizes in shapes: D is the width of the embedding, CD = C + D, MD = M + D, maps MAPS.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from lmeec_core.model.stages import (
 
 @dataclass(frozen=True)
 class PooledAttentionOptions(MemoryAttentionOptions):
-    """Options of the memory attention.
+    """Options of memory attention.
 
     Attributes:
-        pooled: whether the memory's frames are pooled, as the banks keep them.
+        pooled: whether the memory's frames are pooled, as they are in the banks.
     """
 
     pooled: bool = False

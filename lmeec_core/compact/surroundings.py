@@ -1,8 +1,8 @@
-"""What the surroundings of an object say about where it is.
+"""What an object's surroundings say about where it is.
 
-An object that is hidden or out of the picture cannot be found, but what lies around it often can:
-where that lands in the other view tells whether the object should be in sight there, and whether
-what was found lies where it should.
+An object that is hidden or out of view cannot be found, but its surroundings often can. Where they
+are in the other view indicates whether the object should be visible there, and whether the mask
+that was found is in the right place.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_RINGS = ((2, 4), (4, 7))  # cells, around the object and further off
+_RINGS = ((2, 4), (4, 7))  # cells, around the object and farther out
 _NEAR = 4
 _EACH = 6
 SURROUNDINGS_SIZE = 3 + 2 * _EACH * (1 + len(_RINGS))
-"""Numbers of a correspondence, see :func:`surroundings`."""
+"""How many numbers describe a correspondence, see :func:`surroundings`."""
 
 
 def _grown(mask: Tensor, cells: int) -> Tensor:
@@ -23,14 +23,14 @@ def _grown(mask: Tensor, cells: int) -> Tensor:
 
 
 def _regions(mask: Tensor) -> Tensor:
-    """The object, what is around it, and what is further off: weights (B, R, P), sums of 1."""
+    """The object, the ring around it and the outer ring, as weights (B, R, P) that sum to 1."""
     rings = [_grown(mask, outer) - _grown(mask, inner) for inner, outer in _RINGS]
     weight = torch.stack((mask, *rings), dim=1).flatten(2)
     return weight / weight.sum(dim=2, keepdim=True).clamp_min(1e-3)
 
 
 def _places(side: int, device: torch.device) -> Tensor:
-    """(P, 2) x and y of the cells, 0 .. 1."""
+    """(P, 2) x and y of the cells' centres, 0 .. 1."""
     axis = (torch.arange(side, device=device) + 0.5) / side
     return torch.stack((axis.expand(side, side), axis[:, None].expand(side, side)), -1).flatten(
         0, 1
@@ -44,30 +44,32 @@ def _entropy(share: Tensor) -> Tensor:
 def surroundings(
     mask: Tensor, found: Tensor, query: Tensor, target: Tensor, sharpness: Tensor | float
 ) -> Tensor:
-    """Where an object, its surroundings and those of the find have their likes in the other view.
+    """Match an object and its surroundings with the other view, in both directions.
 
-    Of the query mask in the target view and of the find in the query view, for the object, the ring
-    around it and the ring further off: likeness of the best places; share that comes back to where
-    it set out; how spread its landing places are (entropy); and of what comes back: the share that
-    lands near the other mask, the distance of its centre from the border of the image, and its
-    extent. Before them, of the whole views: the share that comes back and the likeness of the best
-    places of both. All are continuous, so that they do not depend on the order of sums.
+    The query mask is matched with the target view, and the found mask with the query view. Each has
+    three regions: the object, the ring around it and the outer ring. The numbers for each region
+    are: similarity of its best matches; share of its weight that returns to its starting point when
+    matched there and back; spread of its matches (entropy); and for the returning part, the share
+    near the other mask, the distance of its centre from the image border, and its extent. Before
+    these come three numbers for the whole views: the returning share, and the similarity of the
+    best matches in both directions. All numbers are continuous, so that rounding cannot make them
+    jump.
 
     Args:
-        mask, found: (B, 2g, 2g) shares, 0 .. 1, the query mask and what was found.
-        query, target: (B, D, 2g, 2g) float32 vectors of the two views.
-        sharpness: inverse temperature of the likeness.
+        mask, found: (B, 2g, 2g) the query mask and the found mask, 0 .. 1.
+        query, target: (B, D, 2g, 2g) float32 embeddings of the two views.
+        sharpness: inverse temperature of the similarity.
 
     Returns:
         float32 (B, SURROUNDINGS_SIZE).
     """
-    # Cells of the patch grid: pairs of finer ones would take 16 times the memory.
+    # At the patch grid's resolution: all pairs at the finer one would take 16 times the memory.
     query, target = (F.normalize(F.avg_pool2d(x, 2), dim=1).flatten(2) for x in (query, target))
     mask, found = (F.avg_pool2d(x, 2) for x in (mask, found))
     mask, found = (x / x.amax(dim=(1, 2), keepdim=True).clamp_min(1e-6) for x in (mask, found))
     cosine = query.transpose(1, 2) @ target
     best = cosine.amax(dim=2), cosine.amax(dim=1)
-    # In place: fresh pages cost more than the sums.
+    # In place, because allocating new memory costs more than the arithmetic.
     likeness = cosine.sub_(1).mul_(sharpness).exp_()
     squared = likeness * likeness
     out, back = (1 / likeness.sum(dim=k).clamp_min(1e-20) for k in (2, 1))

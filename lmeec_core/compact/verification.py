@@ -1,9 +1,10 @@
-"""Verification of presence in a second pass: is what was found the object that was sought?
+"""Verifies presence in a second pass: is the found object the one that was sought?
 
-The mask decoder sees the sought object as one token. Here the found place is described as the
-sought one was, and both are looked for in both views: a right find is the best place of either
-description in either view. Such evidence, what the surroundings say and what the decoder says go
-through a small network, which corrects the presence logit.
+The mask decoder sees the sought object as a single token. Here, the found object is described in
+the same way as the sought one, and both descriptions are matched with both views: for a correct
+result, each description matches best at the object's mask in each view. This evidence, together
+with that of the surroundings and the decoder's outputs, goes through a small network, which
+corrects the presence logit.
 """
 
 from __future__ import annotations
@@ -17,17 +18,17 @@ from lmeec_core.compact.surroundings import SURROUNDINGS_SIZE, surroundings
 from lmeec_core.model.layers import MLP
 
 EVIDENCE_SIZE = 24 + SURROUNDINGS_SIZE
-"""Numbers of a correspondence, see :func:`presence_evidence`."""
+"""How many numbers describe a correspondence, see :func:`presence_evidence`."""
 _WIDTH = 64
 
 
 def _cosine(prototype: Tensor, view: Tensor) -> Tensor:
-    """Prototypes (B, D) against unit vectors (B, D, h, w): (B, h, w)."""
+    """Cosine of prototypes (B, D) with unit vectors (B, D, h, w): (B, h, w)."""
     return (prototype[:, None] @ view.flatten(2))[:, 0].unflatten(1, view.shape[-2:])
 
 
 def _contrast(cosine: Tensor, mask: Tensor) -> list[Tensor]:
-    """Largest cosine inside a mask, largest outside, mean inside; (B, h, w) to three of (B,)."""
+    """Largest cosine inside a mask, largest outside, mean inside: (B, h, w) to three times (B,)."""
     inside = (cosine - 9 * (0.3 - mask).relu()).amax(dim=(1, 2)).clamp_min(-1)
     outside = (cosine - 9 * (mask - 0.1).relu()).amax(dim=(1, 2)).clamp_min(-1)
     return [inside, outside, _mean(cosine, mask)]
@@ -38,7 +39,7 @@ def _mean(values: Tensor, mask: Tensor) -> Tensor:
 
 
 def _at_border(mask: Tensor) -> Tensor:
-    """Share of a mask that lies on the image's border."""
+    """Share of a mask that touches the image border."""
     sides = (mask[:, 0], mask[:, -1], mask[:, :, 0], mask[:, :, -1])
     border = torch.stack([side.sum(dim=1) for side in sides]).sum(dim=0)
     return border / mask.sum(dim=(1, 2)).clamp_min(1)
@@ -55,12 +56,12 @@ def presence_evidence(
     target: Tensor,
     sharpness: Tensor | float,
 ) -> Tensor:
-    """What tells a right find from a wrong one; float32 (B, EVIDENCE_SIZE), without a gradient.
+    """Evidence for and against a result: float32 (B, EVIDENCE_SIZE), without gradient.
 
     Args:
         logits: (B, 4g, 4g), predicted_iou: (B,), presence_logit: (B,) from the mask decoder.
-        maps: (B, 3, 2g, 2g) of the match prompt.
-        prototype: (B, D) unit vectors, the sought objects.
+        maps: (B, 3, 2g, 2g) from the match prompt.
+        prototype: (B, D) unit vectors of the sought objects.
         mask: (B, 2g, 2g) the query mask, 0 .. 1.
         query, target: (B, D, 2g, 2g) unit vectors of the two views.
         sharpness: inverse temperature of their cosines, see :func:`surroundings`.
@@ -68,7 +69,7 @@ def presence_evidence(
     with torch.no_grad(), torch.autocast(logits.device.type, enabled=False):
         logits, maps, query, target = (x.float() for x in (logits, maps, query, target))
         p = logits.sigmoid()
-        # Where nothing is likely, the likeliest is described. No steps, which exports dislike.
+        # If nothing is likely, the likeliest is described. Without steps, so that exports agree.
         found = F.avg_pool2d((2 * p - 1).relu() + 1e-3 * p, logits.shape[-1] // mask.shape[-1])
         place = F.normalize(masked_mean(target, found[:, None])[:, 0], dim=-1)
         sizes = [x.mean(dim=(1, 2)).sqrt() for x in (mask, found)]
@@ -76,7 +77,7 @@ def presence_evidence(
         values = [
             *_contrast(maps[:, 0], found),  # the sought object in the target view
             *_contrast(_cosine(place, query), mask),  # the found one in the query view
-            *_contrast(_cosine(place, target), found),  # how distinct each is in its own view
+            *_contrast(_cosine(place, target), found),  # how distinctive each is in its own view
             *_contrast(_cosine(prototype, query), mask),
             _mean(maps[:, 2], found),
             maps[:, 2].amax(dim=(1, 2)),
@@ -95,7 +96,7 @@ def presence_evidence(
 
 
 class Verification(nn.Module):
-    """Corrects the presence logit by :func:`presence_evidence`. Untrained it corrects nothing."""
+    """Corrects presence logits using :func:`presence_evidence`. Untrained, it changes nothing."""
 
     def __init__(self) -> None:
         super().__init__()

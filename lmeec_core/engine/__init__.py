@@ -1,8 +1,8 @@
-"""Engines: who computes the network's stages (:mod:`lmeec_core.model.stages`).
+"""Engines: the backends that run the network's stages (:mod:`lmeec_core.model.stages`).
 
-A tracker calls the stages through one :class:`Runner`; it does not know which engine runs. An
-engine builds functions for calls (a stage with the shapes of its inputs); what it does not offer
-is computed by eager torch.
+A tracker calls the stages through one :class:`Runner` and does not know which engine is behind it.
+An engine builds a function for each call (a stage with the shapes of its inputs); calls that it
+does not offer fall back to eager torch.
 """
 
 from lmeec_core.engine.base import ENGINES, Engine, EngineError, EngineName, StageFunction

@@ -1,4 +1,4 @@
-"""Engine ``auto``: the fastest engine of each stage, measured once and remembered by machine."""
+"""Engine ``auto``: the fastest engine for each stage, measured once per machine and cached."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ from lmeec_core.model.stages import STAGES, Stage
 logger = logging.getLogger(__name__)
 
 _WARM_UP, _REPEATS = 3, 5
-"""Turns that do not count, and turns that do."""
+"""Rounds of warm-up, and rounds that are timed."""
 _MARGIN = 0.95
-"""Another engine must take less than this share of eager's time: each change of engine costs."""
+"""An engine must take less than this share of eager's time to be worth the cost of switching."""
 
 ENGINES_OF: dict[str, tuple[EngineName, ...]] = {
     "cpu": ("onnxruntime", "openvino"),
     "cuda": ("cuda_graph", "tensorrt"),
 }
-"""The engines that a device may have besides eager."""
+"""The engines to try on each type of device, besides eager."""
 
 Times = dict[str, dict[str, float]]
-"""Stage to engine to milliseconds of a step's calls."""
+"""By stage and engine: milliseconds for the stage's calls in one step."""
 
 _measured: dict[str, Times] = {}
-"""What this process has measured, by the name of its file."""
+"""Measurements made by this process, by the name of their cache file."""
 
 
 def choose(
@@ -49,15 +49,18 @@ def choose(
     memory: MemoryConfig | None = None,
     engines: dict[EngineName, Engine] | None = None,
 ) -> dict[Stage, Engine]:
-    """The fastest engine of each stage for this model on this machine, prepared.
+    """Choose the fastest engine for each stage of this model on this machine, and prepare it.
 
-    Measured with one object, one target and a full memory, or read from the cache. Where
-    only eager can compute a model nothing is measured. Nothing is exported.
+    Times are measured with one object, one target and a full memory, or read from the cache. If
+    only eager can run the model, nothing is measured. Nothing is exported.
 
     Args:
         model: the network.
-        memory: the trackers' memory, None is the default one.
-        engines: those to choose from; None is :func:`candidates`.
+        memory: the trackers' memory settings; None for the defaults.
+        engines: the engines to choose from; None for :func:`candidates`.
+
+    Returns:
+        the prepared engine of each stage.
     """
     engines = candidates(model) if engines is None else engines
     chosen: dict[Stage, Engine] = dict.fromkeys(STAGES, engines["eager"])
@@ -79,7 +82,7 @@ def choose(
 
 
 def _prepare(chosen: dict[Stage, Engine], eager: Engine, calls: list[StageCall]) -> None:
-    """Prepare the chosen engines; a stage that one cannot compute after all goes to eager."""
+    """Prepare the chosen engines; a stage that its engine cannot run after all goes to eager."""
     for stage, engine in chosen.items():
         mine = [call for call in calls if call.stage == stage]
         engine.prepare(mine, make=False)
@@ -89,19 +92,19 @@ def _prepare(chosen: dict[Stage, Engine], eager: Engine, calls: list[StageCall])
 
 
 def fastest(times: dict[str, float]) -> EngineName:
-    """The engine that takes the least time; eager unless another one clearly takes less."""
+    """The engine with the shortest time; eager unless another one is clearly faster."""
     best = min(times, key=times.__getitem__, default="eager")
     clear = best != "eager" and times[best] < _MARGIN * times.get("eager", float("inf"))
     return best if clear else "eager"  # type: ignore[return-value]
 
 
 def candidates(model: LMEEC) -> dict[EngineName, Engine]:
-    """The engines that can be used here and now for a model's device; eager is always one."""
+    """The engines that can be used right now on the model's device; always includes eager."""
     return {name: engine for name, engine in possible(model).items() if engine.is_ready()}
 
 
 def possible(model: LMEEC, root: Path | None = None) -> dict[EngineName, Engine]:
-    """The engines whose libraries are here, for a model's device; some may lack their files.
+    """The engines for the model's device whose libraries are installed; some may lack files.
 
     Args:
         model: the network.
@@ -119,7 +122,7 @@ def possible(model: LMEEC, root: Path | None = None) -> dict[EngineName, Engine]
 def remembered(
     model: LMEEC, memory: MemoryConfig | None, engines: dict[EngineName, Engine]
 ) -> Times | None:
-    """What was measured before with the same engines and files; None if nothing was."""
+    """The earlier measurement with the same engines and files; None if there is none."""
     name = _name(model, memory, engines)
     times = _read(name)
     return _measured.get(name) if times is None else times
@@ -133,7 +136,7 @@ def _name(model: LMEEC, memory: MemoryConfig | None, engines: dict[EngineName, E
 def step_seconds(model: LMEEC, memory: MemoryConfig | None) -> float:
     """Seconds that a step with one object and one target takes in eager torch."""
     with torch.inference_mode(), model.autocast():
-        for _ in range(2):  # the first one takes longer than others
+        for _ in range(2):  # the first one is slower
             start = time.perf_counter()
             for call in step_calls(model, memory=memory):
                 model.compute(call.stage, call.options, call.example(model.device))
@@ -143,7 +146,7 @@ def step_seconds(model: LMEEC, memory: MemoryConfig | None) -> float:
 
 
 def measure(model: LMEEC, engines: dict[EngineName, Engine], calls: list[StageCall]) -> Times:
-    """Time of each stage's calls in a step with each engine that offers them all."""
+    """Time each stage's calls in a step with every engine that offers all of them."""
     times: Times = {}
     with torch.inference_mode(), model.autocast():
         for stage in STAGES:
@@ -162,8 +165,8 @@ def measure(model: LMEEC, engines: dict[EngineName, Engine], calls: list[StageCa
 def _compare(
     model: LMEEC, engines: list[Engine], call: StageCall, inputs: tuple[Tensor, ...]
 ) -> dict[EngineName, float]:
-    """Shortest time of a call with each engine, taken in turns: other load on the machine only
-    ever adds."""
+    """Shortest time in milliseconds of a call with each engine. The engines take turns, and the
+    minimum counts, because other load on the machine only ever adds time."""
     functions: dict[EngineName, StageFunction] = {e.name: e.build(call) for e in engines}
     taken = {engine.name: float("inf") for engine in engines}
     for turn in range(_WARM_UP + _REPEATS):
@@ -183,8 +186,8 @@ def cache_name(
     memory: MemoryConfig | None = None,
     files: Sequence[str] = (),
 ) -> str:
-    """The file that remembers a measurement: by machine, library versions, network, memory,
-    engines, and the files that those had (others may be exported later on)."""
+    """Name of the cache file of a measurement. It depends on machine, library versions, network,
+    memory settings, engines, and the engines' files (more may be exported later)."""
     cuda = model.device.type == "cuda"
     key = {
         "machine": torch.cuda.get_device_name(model.device) if cuda else _processor(),
@@ -206,7 +209,7 @@ _LIBRARIES: dict[EngineName, tuple[str, ...]] = {
     "openvino": ("openvino",),
     "tensorrt": ("tensorrt", "tensorrt-rtx-cu12-bindings", "tensorrt-rtx-cu13-bindings"),
 }
-"""The distributions that may bring an engine's library."""
+"""The Python distributions that may provide an engine's library."""
 
 
 def _versions(distributions: tuple[str, ...]) -> list[str]:
@@ -227,7 +230,7 @@ def _processor() -> str:
 
 
 def _read(name: str) -> Times | None:
-    """A remembered measurement; None if there is none or it cannot be read."""
+    """A cached measurement; None if there is none or it cannot be read."""
     folder = cache_folder()
     if folder is None:
         return None
@@ -242,7 +245,7 @@ def _read(name: str) -> Times | None:
 
 
 def _remember(name: str, times: Times) -> None:
-    """Keep a measurement, for this process if it cannot be written: it only saves time."""
+    """Cache a measurement; if it cannot be written, only this process keeps it."""
     _measured[name] = times
     folder = cache_folder()
     try:

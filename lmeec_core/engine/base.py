@@ -1,4 +1,4 @@
-"""What an engine is: it computes stages of the network for inputs of given shapes."""
+"""Base class of the engines, which compute the network's stages for given input shapes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from lmeec_core.model import LMEEC
 __all__ = ["ENGINES", "Engine", "EngineError", "EngineName", "StageFunction"]
 
 StageFunction = Callable[..., tuple[Tensor, ...]]
-"""A stage for inputs of fixed shapes: tensors in, tensors out, on the model's device. The outputs
-stay valid only until the function is called again: who keeps one copies it."""
+"""A stage for fixed input shapes: tensors in, tensors out, on the model's device. The outputs are
+valid only until the next call of the function: copy them to keep them."""
 
 
 class Engine(ABC):
-    """Computes stages. One engine belongs to one model.
+    """Computes stages. Each engine belongs to one model.
 
-    What takes long (exporting, compiling, loading) is done in :meth:`prepare` and nowhere else, so
-    that no step of a tracker ever waits for it: what an engine is not prepared for, it does not
-    offer.
+    Slow work (exporting, compiling, loading) is only done in :meth:`prepare`, so that no step of a
+    tracker ever waits for it: an engine does not offer calls that it was not prepared for.
 
     Args:
         model: the network, with its final weights, device and precision.
-        root: the folder where it keeps files; it has to be writable then. None is the cache, or
-            what stands in for it.
+        root: the folder for its files, which must be writable. None for the cache, or for a
+            temporary folder if the cache cannot be written.
 
     Raises:
-        EngineError: a library or device that it needs is missing.
+        EngineError: a required library or device is missing.
     """
 
     name: ClassVar[EngineName]
@@ -43,34 +42,34 @@ class Engine(ABC):
         self.model = model
 
     def is_ready(self) -> bool:
-        """Whether there is anything that it could start with at once; ``auto`` takes no other."""
+        """Whether it can run anything without making files first; ``auto`` uses no other."""
         return True
 
     def files(self) -> list[str]:
-        """Names of the files that it could start with, if it needs any."""
+        """Names of the files that already exist for it; empty if it needs none."""
         return []
 
     def is_complete(self, calls: Iterable[StageCall]) -> bool:
-        """Whether :meth:`prepare` for these calls would make no file."""
+        """Whether :meth:`prepare` would have no files to make for these calls."""
         return True
 
     def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:  # noqa: B027
-        """Get ready for calls, in any batch; before the first step.
+        """Get ready for calls, at any batch size; called before the first step.
 
         Args:
-            calls: what steps will ask for.
-            make: make what is missing, which takes minutes; otherwise it is left to eager torch.
+            calls: the calls that steps will make.
+            make: make missing files, which takes minutes; otherwise eager torch takes these calls.
 
         Raises:
-            EngineError: with ``make``: something cannot be made or loaded.
+            EngineError: with ``make``: a file cannot be made or loaded.
             OSError: a file cannot be written.
         """
 
     def offers(self, call: StageCall) -> bool:
-        """Whether :meth:`build` gives a function for this call; cheap. Eager takes the rest."""
+        """Whether :meth:`build` supports this call; cheap. Eager torch computes the rest."""
         return True
 
     @abstractmethod
     def build(self, call: StageCall) -> StageFunction:
-        """A function for a call that it offers, put together of what is prepared; cheap. Called
-        once for each call, within the model's autocast."""
+        """Build the function for a call that it offers, from what :meth:`prepare` made; cheap.
+        Called once for each call, within the model's autocast."""

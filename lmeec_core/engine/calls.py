@@ -1,4 +1,4 @@
-"""Calls of stages: a stage with the shapes of its inputs, and those of a tracker's step."""
+"""Stage calls (a stage with the shapes of its inputs), and those of a tracker's step."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class StageCall:
 
     Attributes:
         stage: its name.
-        options: what is fixed beside the shapes.
+        options: the stage's options, fixed like the shapes.
         shapes: shape of each input tensor.
         dtypes: type of each input tensor.
-        spec: the row of the network's table; tells which inputs have the batch in front.
+        spec: the stage's row in the network's table; says which inputs have a batch dimension.
     """
 
     stage: Stage
@@ -37,29 +37,29 @@ class StageCall:
 
     @classmethod
     def of(cls, spec: StageSpec, options: StageOptions, inputs: tuple[Tensor, ...]) -> StageCall:
-        """The call that these inputs make."""
+        """The call for these inputs."""
         shapes = tuple(tuple(x.shape) for x in inputs)
         return cls(spec.name, options, shapes, tuple(x.dtype for x in inputs), spec)
 
     @property
     def batch(self) -> int:
-        """Size of the batch."""
+        """The batch size."""
         return self.shapes[0][0]
 
     @property
     def length(self) -> int | None:
-        """The size that the network does not fix: tokens of a memory, side of a mask."""
+        """The size that the network does not fix (memory tokens, side of a mask), if any."""
         for spec, shape in zip(self.spec.inputs, self.shapes, strict=True):
             if self.spec.varying in spec.shape:
                 return shape[spec.shape.index(self.spec.varying) - len(spec.shape)]
         return None
 
     def has_batch(self, index: int) -> bool:
-        """Whether an input has the batch in front."""
+        """Whether an input has a batch dimension."""
         return self.spec.inputs[index].has_batch(self.shapes[index])
 
     def with_batch(self, batch: int) -> StageCall:
-        """The same call with another batch."""
+        """The same call with another batch size."""
         shapes = tuple(
             (batch, *shape[1:]) if self.has_batch(i) else shape
             for i, shape in enumerate(self.shapes)
@@ -67,13 +67,13 @@ class StageCall:
         return replace(self, shapes=shapes)
 
     def for_graph(self, batch: int) -> StageCall:
-        """The call that an exported graph computes: this batch, floating inputs in float32."""
+        """The call that an exported graph computes: this batch size, float inputs in float32."""
         dtypes = tuple(torch.float32 if d.is_floating_point else d for d in self.dtypes)
         return replace(self.with_batch(batch), dtypes=dtypes)
 
     def example(self, device: torch.device, seed: int = 0) -> tuple[Tensor, ...]:
-        """Random inputs as they may occur: normal numbers (bool: all true), brought into range
-        where there is one; the same for the same seed."""
+        """Random, plausible inputs: normally distributed, mapped into the input's range if it has
+        one (bool: all true). The same seed gives the same inputs."""
         generator = torch.Generator().manual_seed(seed)
         inputs = []
         for spec, shape, dtype in zip(self.spec.inputs, self.shapes, self.dtypes, strict=True):
@@ -89,12 +89,12 @@ class StageCall:
 def step_calls(
     model: LMEEC, objects: int = 1, targets: int = 1, memory: MemoryConfig | None = None
 ) -> list[StageCall]:
-    """Every call of a tracker's step once the memory is full, in its order.
+    """Every call in a tracker's step with a full memory, in order.
 
     Args:
         model: the network.
         objects: N objects. targets: K target views.
-        memory: the tracker's memory, None is the default one.
+        memory: the tracker's memory settings; None for the defaults.
     """
     memory = memory or MemoryConfig()
     config, pairs = model.config, objects * targets

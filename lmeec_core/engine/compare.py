@@ -1,4 +1,4 @@
-"""How far results are from what they must be; what is not a number is infinitely far."""
+"""How far results are from the expected ones; NaN counts as infinitely far."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ def difference(ours: Any, reference: Any, small: float = 0.0) -> float:
 
     Args:
         ours, reference: arrays, tensors or lists of numbers, of one shape.
-        small: a reference as small as this is compared with it.
+        small: the divisor if the largest reference value is below it.
 
     Returns:
-        0 or more; infinity where either holds NaN or an infinity.
+        0 or more; infinity if either contains NaN or infinity.
 
     Raises:
-        ValueError: their shapes differ, or there are no numbers.
+        ValueError: their shapes differ, or they are empty.
     """
     return _relative(ours, reference, small, lambda x: float(np.abs(x).max()))
 
 
 def mean_difference(ours: Any, reference: Any, small: float = 0.0) -> float:
-    """As :func:`difference`, of root mean squares: for results that were rounded on the way, of
-    which single numbers may be far apart."""
+    """Like :func:`difference`, but with root mean squares: for results with intermediate rounding,
+    where single values may be far apart."""
     return _relative(ours, reference, small, lambda x: float(np.sqrt(np.mean(x**2))))
 
 
@@ -49,7 +49,7 @@ def _relative(
 
 
 def largest(differences: Iterable[float]) -> float:
-    """The largest of several, infinity if one is not a number (``max`` passes over NaN).
+    """The largest of several differences; infinity if any is NaN, which ``max`` may ignore.
 
     Raises:
         ValueError: there are none.

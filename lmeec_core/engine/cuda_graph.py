@@ -1,4 +1,4 @@
-"""CUDA graphs: one launch per stage in place of hundreds."""
+"""CUDA graphs: one launch per stage instead of hundreds."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from lmeec_core.model.stages import Outputs
 logger = logging.getLogger(__name__)
 
 BUCKETS = (1, 2, 3, 4, 6, 8, 10, 12, 16, 20, 24, 32, 48, 64)
-"""Batches that graphs are captured for; a batch between them is filled up to the next one."""
+"""Batch sizes for which graphs are captured; a size in between uses the next larger graph."""
 
 
 def bucket(batch: int) -> int:
-    """The batch that a graph for ``batch`` correspondences has; above the largest, itself."""
+    """Batch size of the graph for ``batch`` correspondences; ``batch`` itself above the largest."""
     return next((size for size in BUCKETS if size >= batch), batch)
 
 
 def filled(call: StageCall, size: int | None = None) -> StageCall:
-    """The call with another batch, by default its bucket."""
+    """The call with another batch size, by default that of its bucket."""
     return call.with_batch(size or bucket(call.batch))
 
 
@@ -46,13 +46,13 @@ class CudaGraphEngine(Engine):
         self._pool = torch.cuda.graph_pool_handle()
 
     def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:
-        """Capture the calls in every bucket: no step captures anything.
+        """Capture the calls for every bucket, so that no step has to capture anything.
 
-        Where the device's memory does not suffice, the larger buckets are left to eager torch.
+        If device memory runs out, the larger buckets are left to eager torch.
         """
         calls = list(calls)
         with torch.inference_mode(), torch.cuda.device(self.model.device):
-            for size in BUCKETS:  # the small ones first: they come most often
+            for size in BUCKETS:  # small ones first: they are the most common
                 for call in (filled(one, size) for one in calls):
                     if call in self.graphs:
                         continue
@@ -66,7 +66,7 @@ class CudaGraphEngine(Engine):
                         return
 
     def offers(self, call: StageCall) -> bool:
-        """Whether its bucket was captured; a memory that fills is left to eager torch."""
+        """Whether its bucket was captured; steps with a filling memory are left to eager torch."""
         return filled(call) in self.graphs
 
     def build(self, call: StageCall) -> StageFunction:
@@ -83,7 +83,7 @@ class _Graph:
         stream = torch.cuda.Stream(model.device)
         stream.wait_stream(torch.cuda.current_stream(model.device))
         with _without_cache(model), torch.cuda.stream(stream):
-            for _ in range(2):  # libraries choose their kernels now
+            for _ in range(2):  # lets libraries choose their kernels
                 model.compute(call.stage, call.options, self.inputs)
         torch.cuda.current_stream(model.device).wait_stream(stream)
         self.graph = torch.cuda.CUDAGraph()
@@ -91,7 +91,7 @@ class _Graph:
             self.outputs = model.compute(call.stage, call.options, self.inputs)
 
     def replay(self, inputs: Outputs) -> Outputs:
-        """Outputs are copies: graphs share their memory, and the next one may write over it."""
+        """Outputs are copies: graphs share their memory, and the next one may overwrite it."""
         for static, given in zip(self.inputs, inputs, strict=True):
             if static.shape == given.shape:
                 static.copy_(given)
@@ -103,7 +103,7 @@ class _Graph:
 
 
 def _without_cache(model: LMEEC) -> torch.autocast:
-    """Autocast that casts weights anew: a cast remembered from a capture would dangle."""
+    """Autocast without its cache of cast weights: one made during a capture would dangle."""
     half = model.precision != "fp32"
     return torch.autocast(
         "cuda", model.computed if half else None, enabled=half, cache_enabled=False

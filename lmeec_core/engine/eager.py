@@ -1,4 +1,4 @@
-"""Eager torch: the network's modules as they are."""
+"""Eager torch: runs the network's modules as they are."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmeec_core.model.stages import Outputs
 
 
 class EagerEngine(Engine):
-    """Every stage, any shape."""
+    """Computes every stage, for any shapes."""
 
     name = "eager"
 

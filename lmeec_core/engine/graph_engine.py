@@ -1,4 +1,4 @@
-"""Engines that run graphs of fixed batches: a batch of any size is computed in parts."""
+"""Engines that run graphs with fixed batch sizes: other batches are computed in parts."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ logger = logging.getLogger(__name__)
 
 
 def split_batch(batch: int, sizes: Iterable[int]) -> list[int]:
-    """Parts of the given sizes that make up a batch, the largest first; empty if they cannot (1
-    is among the sizes where they always can)."""
+    """Split a batch into parts of the given sizes, largest first; empty if there is a remainder
+    (never if 1 is among the sizes)."""
     parts: list[int] = []
     for size in sorted(set(sizes), reverse=True):
         count, batch = divmod(batch, size)
@@ -32,21 +32,21 @@ class Program(ABC):
     """A loaded graph.
 
     Attributes:
-        shapes: of its outputs.
+        shapes: the shapes of its outputs.
     """
 
     shapes: list[tuple[int, ...]]
 
     @abstractmethod
     def __call__(self, inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> None:
-        """Compute; ``outputs`` are contiguous float32 tensors that receive the results."""
+        """Compute, and write the results to ``outputs``, which are contiguous float32 tensors."""
 
     def first_run_is_done(self) -> None:  # noqa: B027, most libraries have nothing to keep
-        """Called once, after the first run: a library may keep what it compiled for it."""
+        """Called once, after the first run, so that a library can keep what it compiled."""
 
 
 def unloadable(engine: str, path: Path, error: Exception) -> EngineError:
-    """The error of a graph that a library refuses."""
+    """The error for a graph that a library refuses to load."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     return EngineError(
         f"engine {engine}: {path} cannot be loaded ({reason}); delete it and it is made again, or "
@@ -55,7 +55,7 @@ def unloadable(engine: str, path: Path, error: Exception) -> EngineError:
 
 
 class GraphEngine(Engine):
-    """An engine that loads the network's ONNX graphs when it is prepared.
+    """An engine that loads the network's ONNX graphs in :meth:`prepare`.
 
     Args:
         model, root: see :class:`Engine`.
@@ -64,9 +64,9 @@ class GraphEngine(Engine):
     device = "cpu"
     suffix = ".onnx"
     for_gpus = False
-    """Which graphs it takes, see :class:`GraphStore`."""
+    """Whether it uses the graphs for GPUs, see :class:`GraphStore`."""
     sizes: tuple[int, ...] = (1,)
-    """Batches of the graphs that are made unasked. One CPU gains nothing by larger ones."""
+    """Batch sizes of the graphs made by default. Larger ones gain nothing on a CPU."""
 
     def __init__(self, model: LMEEC, root: Path | None = None) -> None:
         super().__init__(model, root)
@@ -76,14 +76,14 @@ class GraphEngine(Engine):
                 "expected; choose that device or another engine"
             )
         self.store = GraphStore(model, root, self.for_gpus)
-        self._programs: dict[StageCall, dict[int, Program]] = {}  # by the call of a batch of one
+        self._programs: dict[StageCall, dict[int, Program]] = {}  # by the call with batch size 1
 
     def is_ready(self) -> bool:
-        """Whether there are any files; whether they are the right ones, :meth:`prepare` sees."""
+        """Whether there are any files; :meth:`prepare` checks whether they are the right ones."""
         return bool(self.files())
 
     def files(self) -> list[str]:
-        """See :class:`Engine`: those of :attr:`suffix`."""
+        """See :class:`Engine`: those that end in :attr:`suffix`."""
         return [path.name for path in self.store.files(f"*{self.suffix}")]
 
     def is_there(self, call: StageCall) -> bool:
@@ -96,7 +96,7 @@ class GraphEngine(Engine):
         return all(self.is_there(one.for_graph(size)) for one in ones for size in self.sizes)
 
     def prepare(self, calls: Iterable[StageCall], make: bool = True) -> None:
-        """See :class:`Engine`: load graphs of :attr:`sizes`, and others that are there."""
+        """See :class:`Engine`: load the graphs for :attr:`sizes`, and any others that exist."""
         for one in dict.fromkeys(call.for_graph(1) for call in calls):
             programs = self._programs.setdefault(one, {})
             for size in sorted({*self.sizes, *self.store.batches(one)} - programs.keys()):
@@ -114,12 +114,12 @@ class GraphEngine(Engine):
     def _load(self, call: StageCall, make: bool) -> Program:
         program = self.load(call, self.store.get(call), make)
         outputs = [torch.empty(shape, device=self.model.device) for shape in program.shapes]
-        program(call.example(self.model.device), outputs)  # the first run takes longer than others
+        program(call.example(self.model.device), outputs)  # the first run is slower
         program.first_run_is_done()
         return program
 
     def offers(self, call: StageCall) -> bool:
-        """Calls whose batch can be made up of graphs that are loaded."""
+        """Whether the call's batch can be split into those of the loaded graphs."""
         return bool(split_batch(call.batch, self._programs.get(call.for_graph(1), ())))
 
     def build(self, call: StageCall) -> StageFunction:
@@ -148,7 +148,7 @@ class GraphEngine(Engine):
 
     @abstractmethod
     def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
-        """Load the graph of a call; ``make`` allows what takes minutes.
+        """Load the graph of a call; ``make`` allows work that takes minutes.
 
         Raises:
             EngineError: it cannot be loaded.

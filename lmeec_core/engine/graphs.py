@@ -1,4 +1,4 @@
-"""Graphs of a network on disk: one ONNX file for each stage and shapes, with a record beside it."""
+"""A network's graphs on disk: one ONNX file per stage and shapes, each with a record next to it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 @functools.cache
 def _code_hash(folders: frozenset[Path]) -> bytes:
-    """Of the code that makes the graphs: others are made when it changes."""
+    """Hash of the code that makes the graphs: when it changes, they are made again."""
     files = [
         *(file for folder in sorted(folders) for file in sorted(folder.glob("*.py"))),
         *(Path(__file__).with_name(name) for name in ("onnx_export.py", "half_graph.py")),
@@ -36,7 +36,7 @@ def _code_hash(folders: frozenset[Path]) -> bytes:
 
 
 def _code_folders(model: LMEEC) -> frozenset[Path]:
-    """Where the network's own modules are written."""
+    """The folders with the code of the network's own modules."""
     package = __package__.partition(".")[0]
     kinds = {kind for module in model.modules() for kind in type(module).__mro__}
     names = {kind.__module__ for kind in kinds}
@@ -56,7 +56,7 @@ def network_hash(model: LMEEC) -> str:
 
 
 def probe(folder: Path) -> None:
-    """Raise an OSError now, not after minutes of work, if a folder cannot be written."""
+    """Raise an OSError if a folder cannot be written: now, not after minutes of work."""
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
@@ -65,15 +65,15 @@ def probe(folder: Path) -> None:
 class GraphStore:
     """The graphs of one network.
 
-    The folder's name has the network's hash in it, so that graphs of other weights, another
-    configuration or another version of the code never mix. Where the cache cannot be written,
-    what is there is read, and what is made goes to a temporary folder.
+    The folder's name contains the network's hash, so that graphs of different weights,
+    configurations or versions of the code never mix. If the cache cannot be written, graphs in it
+    are still used, and new ones go to a temporary folder.
 
     Args:
         model: the network, with its final weights.
-        root: the folder of all networks, which has to be writable; None is the cache.
+        root: the parent folder for all networks, which must be writable; None for the cache.
         for_gpus: graphs for GPUs: products in the network's precision (otherwise in float32), and
-            fewer operations, which have more to compute. Where they are others, their names say so.
+            fewer operations that compute more. Graphs that differ for GPUs have their own names.
     """
 
     def __init__(self, model: LMEEC, root: Path | None = None, for_gpus: bool = False) -> None:
@@ -90,7 +90,7 @@ class GraphStore:
 
     @property
     def folder(self) -> Path:
-        """Where graphs are written: the cache's folder of this network, or what stands in."""
+        """Where graphs are written: this network's folder in the cache, or a temporary one."""
         if not self._folders:
             self._give_way("there is no home folder")
         return self._folders[-1]
@@ -105,22 +105,22 @@ class GraphStore:
         return "_".join([*parts, f"{graph_name(call)}.onnx"])
 
     def path(self, call: StageCall) -> Path:
-        """Where a call's graph is, or would be."""
+        """Where a call's graph is, or would be written."""
         paths = [folder / self._file(call) for folder in self._folders or [self.folder]]
         return next((path for path in reversed(paths) if os.path.isfile(path)), paths[-1])
 
     def files(self, pattern: str) -> list[Path]:
-        """The files whose names fit a pattern."""
+        """The files whose names match a pattern."""
         return [path for folder in self._folders for path in sorted(folder.glob(pattern))]
 
     def batches(self, call: StageCall) -> list[int]:
-        """Batches for which there are graphs of a call's stage and shapes, ascending."""
+        """Batch sizes for which a graph of the call's stage and shapes exists, ascending."""
         pattern = self._file(call.with_batch(0)).replace("_b0", "_b*", 1)
         found = (path.name for path in self.files(pattern))
         return sorted({int(name.partition("_b")[2].split("_")[0].split(".")[0]) for name in found})
 
     def get(self, call: StageCall) -> Path:
-        """The graph of a call, checked against its record, or made anew.
+        """The graph of a call; made if there is none that matches its record.
 
         Raises:
             EngineError: it cannot be made.
@@ -153,7 +153,7 @@ class GraphStore:
         return path
 
     def is_valid(self, call: StageCall) -> bool:
-        """Whether a call's graph is there, whole, and of its shapes."""
+        """Whether a call's graph exists, is intact, and belongs to this network and call."""
         if not self._folders:
             return False
         path = self.path(call)
@@ -162,5 +162,5 @@ class GraphStore:
             return False
         try:
             return record.get("sha256") == file_hash(path)
-        except OSError:  # absent, or not readable
+        except OSError:  # missing or unreadable
             return False

@@ -1,8 +1,8 @@
 """Graphs with products in bfloat16 or float16, for engines that compute in a graph's own types.
 
-Linear maps, convolutions and the two products of an attention are in the half type, as they are in
-eager torch with precision bf16. All else stays in float32: norms, softmax, residual sums, mask
-logits, presence, and what is compared with embeddings. So do inputs and outputs.
+Linear layers, convolutions and the two products of an attention are in the half type, as in eager
+torch with precision bf16. Everything else stays in float32: norms, softmax, residual sums, mask
+logits, presence, comparisons of embeddings, inputs and outputs.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _CARRIERS = {
     "Concat", "Expand", "Flatten", "Gather", "GatherND", "Identity", "MaxPool", "Relu", "Reshape",
     "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze",
 }  # fmt: skip
-"""What only moves or selects numbers: the same before rounding as behind it."""
+"""Operators that only move or select numbers: rounding before or after them is the same."""
 _AROUND_SOFTMAX = {"Add", "Div", "Mul", "Reshape", "Transpose"}
 
 
@@ -39,7 +39,7 @@ def with_half_products(
     Args:
         graph: in float32, with fixed shapes; unchanged.
         precision: bf16 or fp16.
-        exact: parts of names of modules whose products stay in float32.
+        exact: products stay in float32 in modules whose names contain one of these.
     """
     result = copy.deepcopy(graph)
     for opset in result.opset_import:
@@ -50,9 +50,9 @@ def with_half_products(
 
 
 def emulated(graph: onnx.ModelProto) -> onnx.ModelProto:
-    """A graph of :func:`with_half_products` in float32, with each half number rounded to its type.
+    """A graph of :func:`with_half_products` in float32, rounding each half number to its type.
 
-    ONNX Runtime has no products in bfloat16 on CPUs. They sum in float32, as GPUs do.
+    ONNX Runtime has no bfloat16 products on CPUs. Products are summed in float32, as on GPUs.
     """
     result = copy.deepcopy(graph)
     halves = set(_TYPES.values())
@@ -70,7 +70,7 @@ def emulated(graph: onnx.ModelProto) -> onnx.ModelProto:
         to = _target(node)
         kind = to if to in halves else next((types[n] for n in node.input if n in types), None)
         if kind is None or (node.op_type == "Cast" and to not in halves):
-            if kind is not None:  # of a half number to float32
+            if kind is not None:  # from half to float32
                 node = helper.make_node("Identity", node.input, node.output, name=node.name)
             nodes.append(node)
             continue
@@ -91,18 +91,18 @@ def emulated(graph: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _target(node: NodeProto) -> int | None:
-    """The type that a Cast gives; None of other operators."""
+    """The type that a Cast converts to; None for other operators."""
     return next((a.i for a in node.attribute if a.name == "to"), None)
 
 
 def _replace(graph: onnx.GraphProto, nodes: list[NodeProto]) -> None:
     del graph.node[:]
     graph.node.extend(nodes)
-    del graph.value_info[:]  # their types are others now
+    del graph.value_info[:]  # their types have changed
 
 
 def _keep_outputs(graph: onnx.GraphProto) -> None:
-    """Put a node behind each product that is an output, so that all outputs are float32."""
+    """Insert a node after each product that is an output, so that all outputs are float32."""
     outputs, nodes = {value.name for value in graph.output}, []
     for node in graph.node:
         nodes.append(node)
@@ -137,7 +137,7 @@ class _Rounded:
         self._cast: dict[tuple[str, bool], str] = {}
 
     def rewrite(self) -> None:
-        """Put casts between the two kinds of nodes, one for each tensor at most."""
+        """Insert casts between half and float32 nodes, at most one for each tensor."""
         rounded = self._rounded_nodes()
         half = {n for node in self._graph.node if node.output[0] in rounded for n in node.output}
         for node in list(self._graph.node):
@@ -155,11 +155,11 @@ class _Rounded:
         self._graph.initializer.extend(kept)
 
     def _rounded_nodes(self) -> set[str]:
-        """The nodes that compute in the half type, by their first output: products, and what
-        carries numbers to nothing but these."""
+        """The nodes that compute in the half type, by their first output: products, and nodes that
+        only carry numbers to such nodes."""
         outputs = {value.name for value in self._graph.output}
         rounded: set[str] = set()
-        takes: dict[str, set[str]] = defaultdict(set)  # tensors that a rounded node takes as such
+        takes: dict[str, set[str]] = defaultdict(set)  # by tensor: rounded nodes that use it
         for node in reversed(self._graph.node):
             chosen = node.op_type in _PRODUCTS and self._may_round(node)
             if node.op_type in _CARRIERS:
@@ -177,12 +177,12 @@ class _Rounded:
 
     @staticmethod
     def _numbers(node: NodeProto) -> range:
-        """Which inputs hold numbers that are computed with; the others are places and shapes."""
+        """Which inputs hold numbers to compute with; the others hold indices and shapes."""
         several = node.op_type in _PRODUCTS or node.op_type == "Concat"
         return range(len(node.input) if several else 1)
 
     def _may_round(self, node: NodeProto) -> bool:
-        """Whether a product is a linear map or part of an attention, and not to be exact."""
+        """Whether a product belongs to a linear layer or an attention and need not be exact."""
         told = [p.value for p in node.metadata_props if p.key.endswith("name_scopes")]
         if any(part in text for text in (*told, *node.input) for part in self._exact):
             return False
@@ -190,7 +190,7 @@ class _Rounded:
         return weights or self._at_softmax(node)
 
     def _at_softmax(self, node: NodeProto) -> bool:
-        """Whether a Softmax is the next thing behind a product, or the last one before it."""
+        """Whether a Softmax follows or precedes a product, apart from scaling and reshaping."""
         behind, before = [node], [self._makers.get(name) for name in node.input[:1]]
         while behind:
             for use in self._uses[behind.pop().output[0]]:
@@ -204,7 +204,7 @@ class _Rounded:
         return maker is not None and maker.op_type == "Softmax"
 
     def _as(self, name: str, half: bool) -> str:
-        """Name of a tensor in the other type."""
+        """Name of a tensor cast to the other type."""
         key = (name, half)
         if key in self._cast:
             return self._cast[key]

@@ -1,4 +1,4 @@
-"""What engine ``auto`` lacks is made in the background; then the better engines take over."""
+"""Makes what engine ``auto`` lacks in the background, then switches to the faster engines."""
 
 from __future__ import annotations
 
@@ -29,32 +29,34 @@ from lmeec_core.model.stages import StageRunner
 logger = logging.getLogger(__name__)
 
 SWITCH = "LMEEC_MAKE_ENGINES"
-"""Environment variable; 0: engine ``auto`` makes nothing, and takes what is there."""
+"""Environment variable; if it is 0, engine ``auto`` makes nothing and uses what exists."""
 LOWEST = 19
-"""The niceness of work in the background: others come first."""
+"""Niceness of the work in the background, so that other processes come first."""
 _STEPS = 8
-"""Steps with the old engines, and with the new ones, that are compared."""
+"""Number of steps to compare, with the old engines and with the new ones."""
 _PATIENCE = 64
-"""Steps after which the comparison is given up: no two of them are alike."""
+"""Steps after which the comparison is given up, because too few of them are comparable."""
 _SLOWER = 1.05
-"""New engines whose steps take more than this share of the old ones' time go again."""
+"""The new engines are dropped if their steps take more than this multiple of the old time."""
 WORTH_SECONDS = 900.0
-"""Seconds of work from which :func:`make_first` makes engines: that takes a minute for nano, some
-for base_plus, and saves a sixth or more of the work."""
+"""Seconds of work from which :func:`make_first` makes engines: making them takes a minute for nano
+and several for base_plus, and saves at least a sixth of the work."""
 _FEW = 100
-"""Steps that are not worth the estimate."""
+"""Up to this many steps, the work is not even estimated."""
 _LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 
 Listener = Callable[[str], None]
-"""Called with what is being done, in words."""
+"""Called with a description of the current work."""
 
 
 def lacking(model: LMEEC, memory: MemoryConfig | None = None) -> list[EngineName]:
-    """The engines that ``auto`` could consider if their files were made; empty if none can be.
+    """The engines that ``auto`` could also consider if their missing files were made.
+
+    Empty if nothing is missing, or if files cannot or must not be made.
 
     Args:
         model: the network.
-        memory: the trackers' memory, None is the default one.
+        memory: the trackers' memory settings; None for the defaults.
     """
     if os.environ.get(SWITCH) == "0":
         return []
@@ -70,14 +72,14 @@ def lacking(model: LMEEC, memory: MemoryConfig | None = None) -> list[EngineName
 
 
 def make_first(model: LMEEC, memory: MemoryConfig | None, steps: int, listener: Listener) -> None:
-    """Make what engine ``auto`` lacks if so many steps take long, and let the network use it.
+    """Make what engine ``auto`` lacks, and use it, if the remaining steps would take long.
 
-    What cannot be made is not used; the log says so.
+    If it cannot be made, a warning is logged, and the engines stay as they are.
 
     Args:
         model: the network, with the engines that ``auto`` chose. memory: see :class:`Maker`.
-        steps: still to be computed.
-        listener: called with what is being done.
+        steps: number of steps still to be computed.
+        listener: called with a description of the current work.
     """
     names = lacking(model, memory) if steps > _FEW else []
     if not names:
@@ -98,11 +100,11 @@ def make_first(model: LMEEC, memory: MemoryConfig | None, steps: int, listener: 
 
 
 class Maker:
-    """A process that makes what engine ``auto`` lacks; it ends with this one.
+    """A process that makes what engine ``auto`` lacks; it ends when its parent does.
 
     Args:
-        model: the network. memory: the trackers' memory, None is the default one.
-        niceness: 0 to 19; 19 leaves the processors to others.
+        model: the network. memory: the trackers' memory settings; None for the defaults.
+        niceness: 0 to 19; with 19, other processes come first.
     """
 
     def __init__(self, model: LMEEC, memory: MemoryConfig | None, niceness: int = 0) -> None:
@@ -112,10 +114,10 @@ class Maker:
         self._stopped = False
 
     def run(self, listener: Listener) -> None:
-        """Run it to its end.
+        """Run the process to completion.
 
         Raises:
-            EngineError: it does not succeed, or was stopped; says why.
+            EngineError: it failed (the error says why) or was stopped.
             OSError: the cache cannot be written.
         """
         folder = cache_folder()
@@ -134,28 +136,28 @@ class Maker:
             )
 
     def _follow(self, process: subprocess.Popen[bytes], listener: Listener) -> str:
-        """Give the process its order and hear it out; returns its error, or its last words."""
+        """Send the process its order and read its reports; returns its error or last output."""
         assert process.stdin is not None and process.stdout is not None
         os.setpriority(os.PRIO_PROCESS, process.pid, self._niceness)
-        with contextlib.suppress(BrokenPipeError):  # its exit code says enough
+        with contextlib.suppress(BrokenPipeError):  # the exit code is checked later
             send(process.stdin, self._model, self._memory)
         reason = ""
         for line in process.stdout:
             try:
                 report = Report.model_validate_json(line)
-            except ValidationError:  # of a library, or a traceback
+            except ValidationError:  # output of a library, or a traceback
                 reason = line.decode(errors="replace").strip() or reason
                 continue
             reason = report.error or reason
             if report.doing:
                 listener(report.doing)
         process.wait()
-        with contextlib.suppress(BrokenPipeError):  # what it did not read
+        with contextlib.suppress(BrokenPipeError):  # input that it did not read
             process.stdin.close()
         return reason
 
     def _begin(self) -> subprocess.Popen[bytes]:
-        # The paths of this process, and never those of the folder that it happens to be in.
+        # The import paths of this process, but never its current folder.
         paths = os.pathsep.join(path for path in sys.path if path)
         with self._lock:
             if self._stopped:
@@ -168,7 +170,7 @@ class Maker:
             return self._process
 
     def stop(self) -> None:
-        """End the process, if it runs."""
+        """Kill the process if it is running."""
         with self._lock:
             self._stopped = True
             if self._process is not None and self._process.poll() is None:
@@ -176,19 +178,19 @@ class Maker:
 
 
 class Improvement:
-    """Lets a network that computes already have better engines as soon as they are ready.
+    """Switches a running network to faster engines as soon as they are ready.
 
-    Whoever steps calls :meth:`take` before each step and :meth:`stepped` after it; neither ever
-    waits. What is made is made in a process of its own, with the lowest priority; what is loaded
-    is loaded in a thread. Once it is loaded, some steps are timed, the new engines take over, and
-    as many steps are timed with them: if those take longer, the old engines come back.
+    Call :meth:`take` before each step and :meth:`stepped` after it; neither ever blocks. Files are
+    made in a separate process with the lowest priority, and loaded in a thread. Once they are
+    loaded, some steps are timed, the new engines take over, and the same number of steps is timed
+    with them: if those are slower, the old engines come back.
 
     Args:
-        model: the network, with the engines that there were.
-        memory: the trackers' memory, None is the default one.
+        model: the network, with its current engines.
+        memory: the trackers' memory settings; None for the defaults.
 
     Attributes:
-        state: what goes on, in words, for the diagnostics; "" if nothing has to be made.
+        state: the current status as text, for the diagnostics; "" if there is nothing to make.
     """
 
     def __init__(self, model: LMEEC, memory: MemoryConfig | None = None) -> None:
@@ -196,21 +198,21 @@ class Improvement:
         self._maker = Maker(model, memory, LOWEST)
         self._next: Runner | None = None
         self._before: StageRunner | None = None
-        self._times: tuple[list[float], list[float]] = ([], [])  # with the old and the new ones
+        self._times: tuple[list[float], list[float]] = ([], [])  # with the old and the new engines
         self._load: Hashable = None
         self._patience = _PATIENCE
         self.state = ""
 
     def start(self) -> None:
-        """Begin, if there is anything to make."""
+        """Start in the background; ends at once if there is nothing to make."""
         threading.Thread(target=self._run, name="engines", daemon=True).start()
 
     def stop(self) -> None:
-        """End the process, if it runs."""
+        """Kill the process if it is running."""
         self._maker.stop()
 
     def take(self) -> None:
-        """Between two steps: let the new engines compute, once enough steps were timed."""
+        """Between two steps: switch to the new engines once enough steps have been timed."""
         if self._next is None or (len(self._times[0]) < _STEPS and self._patience):
             return
         self._before, self._model.runner = self._model.runner, self._next
@@ -219,11 +221,12 @@ class Improvement:
         logger.info("engine auto: changed over to %s", engines_in_use(self._model))
 
     def stepped(self, seconds: float, load: Hashable) -> None:
-        """After a step.
+        """Record a step that has just been computed.
 
         Args:
-            seconds: that it took.
-            load: what it was about, as the number of objects; only equal steps are compared.
+            seconds: how long it took.
+            load: what determines its cost, such as the number of objects; only steps with the
+                same load are compared.
         """
         if (self._next is None and self.state != "changed over") or not self._patience:
             return
@@ -234,7 +237,7 @@ class Improvement:
             old.clear()
         if load == self._load:
             (new if self._next is None else old).append(seconds)
-        if len(new) > _STEPS:  # the first one is not like the others
+        if len(new) > _STEPS:  # the first one is not representative
             self._judge(median(old), median(new[1:]))
 
     def _judge(self, before: float, after: float) -> None:
@@ -252,13 +255,13 @@ class Improvement:
     def _run(self) -> None:
         try:
             self._next = self._make()
-        except Exception as error:  # whatever it is, the network computes on
+        except Exception as error:  # whatever it is, the network keeps running
             self.state = f"nothing better was made: {error}"
             text = f"engine auto: {self.state}; {engines_in_use(self._model)} computes on"
             logger.warning(text, exc_info=not isinstance(error, EngineError | OSError))
 
     def _make(self) -> Runner | None:
-        """What computes better; None if nothing does, or nothing had to be made."""
+        """The runner with the faster engines; None if there are none or nothing had to be made."""
         names = lacking(self._model, self._memory)
         if not names:
             return None

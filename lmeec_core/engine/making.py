@@ -1,9 +1,9 @@
-"""Makes what the engine ``auto`` lacks for a network, in a process of its own.
+"""Makes what engine ``auto`` lacks for a network, in a separate process.
 
-``python -m lmeec_core.engine.making`` reads an :class:`Order` and the weights from its standard
-input, which stays open: when it is closed, the parent is gone, and the process ends. It reports on
-its standard output, a line of JSON for each :class:`Report`. Two processes do not make the same:
-one holds a lock, which the system releases however that process ends, and the other waits for it.
+``python -m lmeec_core.engine.making`` reads an :class:`Order` and the weights from standard input,
+which stays open: when it is closed, the parent is gone, and the process exits. It writes each
+:class:`Report` to standard output as a line of JSON. Two processes never make the same files: one
+holds a lock, which the system releases however that process ends, and the other waits for it.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ from lmeec_core.networks import build_model
 
 LOCK = ".making.lock"
 _FORGOTTEN = 3600.0
-"""Seconds after which an unfinished file is one of a process that was killed."""
+"""Age in seconds at which an unfinished file must come from a process that was killed."""
 
 
 class Order(BaseModel):
-    """What is to be made.
+    """What to make.
 
     Attributes:
-        config, precision, device, memory: of the network and its trackers.
-        threads: of torch, as in the process that uses the engines.
+        config, precision, device, memory: those of the network and its trackers.
+        threads: torch's number of threads in the process that will use the engines.
         tensors: name, type and shape of each weight; their bytes follow in this order.
     """
 
@@ -57,11 +57,11 @@ class Order(BaseModel):
 
 
 class Report(BaseModel):
-    """What the process has to say.
+    """A message from the process.
 
     Attributes:
-        doing: what it does now, in words.
-        error: why it ends without success; None otherwise.
+        doing: what it is doing now.
+        error: why it failed; None otherwise.
     """
 
     doing: str = ""
@@ -72,10 +72,10 @@ Say = Callable[[Report], None]
 
 
 def send(stream: IO[bytes], model: LMEEC, memory: MemoryConfig | None) -> None:
-    """Write the order for a network, and its weights, tensor by tensor: nothing is copied at once.
+    """Write the order for a network and its weights, one tensor at a time to save memory.
 
     Raises:
-        OSError: the process does not read any more.
+        OSError: the process has stopped reading.
     """
     state = model.state_dict()
     order = Order(
@@ -97,7 +97,7 @@ def send(stream: IO[bytes], model: LMEEC, memory: MemoryConfig | None) -> None:
 
 
 def receive(stream: IO[bytes]) -> tuple[LMEEC, MemoryConfig]:
-    """The network of an order, and its trackers' memory; uses as many threads as it says."""
+    """Read a network and its trackers' memory settings; sets torch's threads as ordered."""
     order = Order.model_validate_json(stream.readline())
     torch.set_num_threads(order.threads)
     model = build_model(order.config).requires_grad_(False)
@@ -112,9 +112,9 @@ def receive(stream: IO[bytes]) -> tuple[LMEEC, MemoryConfig]:
 
 
 def make(model: LMEEC, memory: MemoryConfig, say: Say) -> None:
-    """Make and load everything for every engine that this machine can use, measure, and remember.
+    """Make and load all files for every engine that this machine can use, then measure and cache.
 
-    What an engine cannot have is left to others.
+    Calls that an engine cannot be prepared for are left to the others.
 
     Raises:
         OSError: the cache cannot be written.
@@ -145,7 +145,7 @@ def _prepare(engine: Engine, call: StageCall, say: Say) -> None:
 
 @contextmanager
 def _alone(folder: Path, say: Say) -> Iterator[None]:
-    """Hold the lock of a network's folder, without what a process left that was killed."""
+    """Hold the lock of a network's folder, and delete what killed processes left in it."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / LOCK).open("ab") as lock:
         try:
@@ -154,18 +154,18 @@ def _alone(folder: Path, say: Say) -> Iterator[None]:
             say(Report(doing="waiting for another process that makes the same"))
             fcntl.flock(lock, fcntl.LOCK_EX)
         for left in folder.glob(f".*{SUFFIX}"):
-            with contextlib.suppress(OSError):  # it has just got its name
+            with contextlib.suppress(OSError):  # it has just been renamed
                 if time.time() - left.stat().st_mtime > _FORGOTTEN:
                     left.unlink()
         yield
 
 
 def main() -> int:
-    """What the process does; returns its exit code."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends it
-    with contextlib.suppress(OSError):  # should memory run out, this process goes, not the parent
+    """Run the process; returns its exit code."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent stops this process
+    with contextlib.suppress(OSError):  # if memory runs out, this process dies, not the parent
         Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
-    report = sys.stdout  # what libraries print is told apart by its form
+    report = sys.stdout  # what libraries print is no valid report
 
     def say(what: Report) -> None:
         print(what.model_dump_json(), file=report, flush=True)
@@ -181,7 +181,7 @@ def main() -> int:
 
 
 def _end_with_parent() -> None:
-    os.read(sys.stdin.fileno(), 1)  # nothing comes but the end; not with the buffer's lock
+    os.read(sys.stdin.fileno(), 1)  # only end of file arrives; takes no buffer lock
     os._exit(1)
 
 

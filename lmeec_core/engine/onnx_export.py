@@ -1,7 +1,7 @@
-"""A stage of the network as an ONNX graph, checked against eager torch.
+"""Exports a stage of the network as an ONNX graph and checks it against eager torch.
 
-Shapes are static, the rotary encoding is in real numbers, and nothing needs control flow, so that
-ONNX Runtime, OpenVINO and TensorRT all take the graphs.
+Shapes are static, the rotary encoding is real-valued, and there is no control flow, so that ONNX
+Runtime, OpenVINO and TensorRT all accept the graphs.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ if TYPE_CHECKING:
 OPSET = 18
 TOLERANCE = 1e-3
 """Largest allowed difference between a graph in ONNX Runtime and eager torch, relative to the
-largest value of an output or to :data:`SMALL`."""
+largest value of an output, or to :data:`SMALL` if that is larger."""
 SMALL = 1e-2
-"""An output as small as this is compared with it: a predicted IoU may well be nearly 0."""
+"""Smallest divisor of differences: a predicted IoU, for instance, may be nearly 0."""
 HALF_TOLERANCES: dict[Precision, float] = {"bf16": 0.03, "fp16": 0.01}
 """Largest allowed difference between a graph with products in a half type, its rounding emulated
-in float32, and eager torch in float32: root mean squares, relative to those of an output."""
+in float32, and eager torch in float32: root mean square, relative to that of an output."""
 _SMALL_SUM = 1.0
-"""With this a predicted IoU or presence logit of a half type is compared, if it is smaller."""
+"""Smallest divisor of differences of a predicted IoU or presence logit in a half type."""
 _SEEDS = 16
-"""Examples that are tried of a stage that tells whether objects are present."""
+"""Number of examples to try for a stage that says whether objects are present."""
 _SURE = 0.05
-"""Presence logits as far from 0 as this are looked for: rounding does not turn them."""
+"""Examples should have presence logits this far from 0, so that rounding cannot flip the sign."""
 _CONTROL_FLOW = {"If", "Loop", "Scan", "SequenceMap"}
 
 
@@ -56,15 +56,15 @@ def export_graph(
 
     Args:
         model: the network.
-        call: of float32 inputs (:meth:`StageCall.for_graph`).
-        path: the ONNX file; it appears when all checks are passed.
-        few_operations: the form for GPUs, see :meth:`Trunk.exportable`.
+        call: a call with float32 inputs (:meth:`StageCall.for_graph`).
+        path: the ONNX file; it only appears once all checks have passed.
+        few_operations: export the form for GPUs, see :meth:`Trunk.exportable`.
 
     Returns:
-        what is known of the file, for its record.
+        the contents of the file's record.
 
     Raises:
-        EngineError: a library is missing, or the graph is not what it must be.
+        EngineError: a library is missing, or the graph fails a check.
         OSError: it cannot be written.
     """
     require("onnx", "onnxscript", "onnxruntime")
@@ -102,10 +102,10 @@ def export_half(
         precision: the half type.
 
     Returns:
-        see :func:`export_graph`; ``difference`` is that of root mean squares.
+        see :func:`export_graph`; ``difference`` compares root mean squares.
 
     Raises:
-        EngineError: rounding changes the results too much, in this type.
+        EngineError: rounding to this type changes the results too much.
         OSError: it cannot be written.
     """
     import onnx
@@ -157,7 +157,7 @@ def _record(call: StageCall, outputs: Outputs, path: Path) -> dict[str, Any]:
 
 
 def _plain(model: LMEEC) -> LMEEC:
-    """The network on the CPU, with weights in float32."""
+    """The network on the CPU, with float32 weights."""
     if model.device.type == "cpu" and model.precision != "bf16":
         return model
     plain = seeded_model(model.config, 0)
@@ -166,10 +166,10 @@ def _plain(model: LMEEC) -> LMEEC:
 
 
 def require(*modules: str) -> None:
-    """Raise if libraries that an export needs are missing.
+    """Check that the libraries needed for an export are installed.
 
     Raises:
-        EngineError: names them, and how to get them.
+        EngineError: some are missing; names them and says how to install them.
     """
     missing = [name for name in modules if importlib.util.find_spec(name) is None]
     if missing:
@@ -204,7 +204,7 @@ _TALKERS = (
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's remarks on each node, on torchvision and on its deprecations."""
+    """Silence the exporter's messages about nodes, torchvision and deprecations."""
     loggers = [logging.getLogger(name) for name in _TALKERS]
     levels = [talker.level for talker in loggers]
     for talker in loggers:
@@ -219,7 +219,7 @@ def _quiet() -> Iterator[None]:
 
 
 def unwanted(proto: onnx.ModelProto) -> list[str]:
-    """What in a graph some back end cannot compute, or not as torch does; empty if nothing is."""
+    """The parts of a graph that some backend cannot compute, or not as torch does."""
     import onnx
 
     problems = set()
@@ -250,9 +250,9 @@ def unwanted(proto: onnx.ModelProto) -> list[str]:
 
 
 def _examples(model: LMEEC, call: StageCall) -> list[tuple[Outputs, Outputs]]:
-    """Inputs and what eager torch makes of them. Of the decoder, whose masks and pointers are
-    constants where objects are absent, one with them absent and one with them present if there
-    are such."""
+    """Inputs with eager torch's outputs for them. The decoder's masks and pointers are constants
+    where objects are absent, so it gets one example with absent and one with present objects, if
+    both are found."""
     module = StageModule(model, call.stage, call.options)
     presence = [i for i, spec in enumerate(call.spec.outputs) if spec.name == "presence_logit"]
     found: dict[bool, tuple[Outputs, Outputs]] = {}
@@ -270,7 +270,8 @@ def _examples(model: LMEEC, call: StageCall) -> list[tuple[Outputs, Outputs]]:
 
 
 def _rounding(ours: Any, reference: Any, small: float) -> float:
-    """A single number may be a small sum of large ones, to which rounding is relative."""
+    """Compares root mean squares. A single number may be a small sum of large ones, and rounding
+    is relative to those, so it gets a larger divisor."""
     single = reference.size == len(reference)
     return mean_difference(ours, reference, _SMALL_SUM if single else small)
 
@@ -280,7 +281,7 @@ def _apart(
     examples: list[tuple[Outputs, Outputs]],
     measure: Callable[[Any, Any, float], float],
 ) -> float:
-    """How far a graph in ONNX Runtime is from what is expected: the farthest output counts."""
+    """How far a graph's outputs in ONNX Runtime are from the expected ones: the worst counts."""
     import onnxruntime
 
     content = graph if isinstance(graph, bytes) else str(graph)

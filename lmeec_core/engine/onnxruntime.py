@@ -17,7 +17,7 @@ from lmeec_core.model import LMEEC
 
 
 class OnnxRuntimeEngine(GraphEngine):
-    """Runs the network's graphs with ONNX Runtime, with as many threads as torch has."""
+    """Runs the network's graphs with ONNX Runtime, with as many threads as torch uses."""
 
     name = "onnxruntime"
 
@@ -33,7 +33,7 @@ class OnnxRuntimeEngine(GraphEngine):
         """See :class:`GraphEngine`."""
         try:
             return _Session(path)
-        except Exception as error:  # the library's own kinds have only this in common
+        except Exception as error:  # the library's errors have no other common base
             raise unloadable(self.name, path, error) from error
 
 
@@ -44,7 +44,7 @@ class _Session(Program):
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
         options.inter_op_num_threads = 1
-        # Threads that wait busily take the processors from the stages that torch computes.
+        # Spinning threads would slow down the stages that torch computes.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(
             str(path), options, providers=["CPUExecutionProvider"]

@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, in float32, or in bfloat16 where the processor has it."""
+"""OpenVINO on the CPU, in float32, or in bfloat16 where the processor supports it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _LOADING = threading.Lock()
 def _the_core() -> Any:
     """The process's only core, which is never released.
 
-    OpenVINO's CPU plugin gives the thread that loads it another stack for signal handlers, and
-    unmaps it when it is unloaded, in whatever thread and order that happens. A thread left with a
-    stack that is gone crashes at its next signal: SIGINT, or SIGCHLD when a process ends. So the
-    plugin is loaded once, in a thread that ends at once, and stays.
+    OpenVINO's CPU plugin gives the thread that loads it a new stack for signal handlers, and
+    unmaps that stack when the plugin is unloaded, in whatever thread and order that happens. A
+    thread whose signal stack is gone crashes at its next signal: SIGINT, or SIGCHLD when a process
+    ends. So the plugin is loaded once, in a thread that exits right away, and stays loaded.
     """
     import openvino
 
@@ -42,7 +42,7 @@ def _the_core() -> Any:
 
 
 class OpenVinoEngine(GraphEngine):
-    """Runs the network's graphs with OpenVINO, with as many threads as torch has."""
+    """Runs the network's graphs with OpenVINO, with as many threads as torch uses."""
 
     name = "openvino"
 
@@ -55,7 +55,7 @@ class OpenVinoEngine(GraphEngine):
         super().__init__(model, root)
         try:
             import openvino  # noqa: F401
-        except Exception as error:  # its telemetry looks for a home folder, for instance
+        except Exception as error:  # for instance, its telemetry needs a home folder
             raise EngineError(
                 f"engine openvino: OpenVINO cannot be imported ({error}); it needs a home folder "
                 "(HOME) and its libraries; mend that, or choose another engine"

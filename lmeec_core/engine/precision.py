@@ -1,4 +1,4 @@
-"""Precision ``auto``: bfloat16 where it is faster and finds the same masks, else float32."""
+"""Precision ``auto``: bfloat16 if it is faster and finds the same masks, else float32."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ from lmeec_core.tracker import CorrespondenceTracker
 logger = logging.getLogger(__name__)
 
 MASK_IOU = 0.99
-"""Least IoU of the masks in bfloat16 with those in float32, all of :func:`_scene` together."""
+"""Minimum IoU of the masks in bfloat16 with those in float32, over the whole :func:`_scene`."""
 _FASTER = 0.7
-"""Share of the time of a product in float32 that one in bfloat16 may take."""
+"""Maximum time of a product in bfloat16, as a share of its time in float32."""
 _SIDE, _REPEATS, _FRAMES = 512, 5, 2
 
 
 def choose_precision(model: LMEEC, trained: bool = True) -> Precision:
-    """The precision in which a network is to compute; the log says which, and why.
+    """Choose the precision that a network should compute in, and log the choice and the reason.
 
     Args:
-        model: in float32, with its final weights, on its device; unchanged.
-        trained: False for random weights: their masks tell nothing of rounding.
+        model: the network in float32, with its final weights, on its device; unchanged.
+        trained: False for random weights, whose masks say nothing about rounding.
+
+    Returns:
+        bf16 or fp32.
     """
     chosen, why = _choice(model, trained)
     logger.info("precision auto: %s, %s", chosen, why)
@@ -52,7 +55,7 @@ def _choice(model: LMEEC, trained: bool) -> tuple[Precision, str]:
 
 
 def product_times(device: torch.device) -> tuple[float, float]:
-    """Milliseconds of a matrix product in bfloat16 and in float32, taken in turns."""
+    """Milliseconds of a matrix product in bfloat16 and in float32, measured in turns."""
     kinds = (torch.bfloat16, torch.float32)
     factors = [torch.ones(_SIDE, _SIDE, dtype=kind, device=device) for kind in kinds]
     best = [float("inf")] * len(kinds)
@@ -62,7 +65,7 @@ def product_times(device: torch.device) -> tuple[float, float]:
             factor @ factor
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            if turn:  # the first ones are not like the others
+            if turn:  # the first round is a warm-up
                 best[i] = min(best[i], 1e3 * (time.perf_counter() - start))
     return best[0], best[1]
 
@@ -78,7 +81,7 @@ def mask_agreement(model: LMEEC) -> float | None:
 
 
 def _masks(model: LMEEC) -> NDArray[np.bool_]:
-    """What a network finds in the scene, which both cameras see alike."""
+    """The masks that a network finds in the scene, of which both cameras have the same image."""
     tracker = CorrespondenceTracker(model, "query", ["target"])
     found = []
     for frame in range(_FRAMES):
@@ -89,7 +92,7 @@ def _masks(model: LMEEC) -> NDArray[np.bool_]:
 
 
 def _scene(frame: int, side: int) -> tuple[NDArray[np.uint8], dict[str, NDArray[Any]]]:
-    """Two rectangles and two discs that move slowly over a cloudy ground, and their masks."""
+    """Two rectangles and two discs that move slowly over a cloudy background, and their masks."""
     rng = np.random.default_rng(0)
     coarse = torch.from_numpy(rng.random((1, 3, 9, 9), dtype=np.float32))
     cloudy = F.interpolate(coarse, (side, side), mode="bicubic")[0].clamp(0, 1)

@@ -1,4 +1,4 @@
-"""Exported graphs on disk: their names, and the record that lies beside each."""
+"""Exported graphs on disk: their names, and the record next to each."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmeec_core.engine.calls import StageCall
 
 
 def graph_name(call: StageCall) -> str:
-    """Name of a call's graph, different for each that one network has."""
+    """Name of a call's graph, unique among those of one network."""
     parts = [call.stage, f"b{call.batch}"]
     if call.length is not None:
         parts.append(f"l{call.length}")
@@ -25,7 +25,7 @@ def file_hash(path: Path) -> str:
 
 
 def describe_inputs(call: StageCall) -> list[dict[str, Any]]:
-    """A call's inputs as a record has them."""
+    """A call's inputs in the form used in records."""
     return [
         {
             "name": f"input_{i}",
@@ -40,7 +40,7 @@ def describe_inputs(call: StageCall) -> list[dict[str, Any]]:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A record, empty if there is none or it cannot be read."""
+    """Read a record; empty if there is none or it cannot be read."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -15,14 +15,14 @@ _CLASSES: dict[EngineName, tuple[str, str]] = {
     "openvino": ("openvino", "OpenVinoEngine"),
     "tensorrt": ("tensorrt", "TensorRtEngine"),
 }
-"""Module in this package and class of each engine; imported when it is asked for."""
+"""Module in this package and class of each engine; imported when it is needed."""
 
 
 def make_engine(model: LMEEC, name: EngineName, root: Path | None = None) -> Engine:
-    """An engine for a model; for the folder see :class:`Engine`.
+    """Create an engine for a model; for ``root`` see :class:`Engine`.
 
     Raises:
-        EngineError: unknown, or it cannot be used here.
+        EngineError: the name is unknown, or the engine cannot be used here.
     """
     if name not in _CLASSES:
         raise EngineError(f"engine: {name!r} given, one of {', '.join(ENGINES)} expected")

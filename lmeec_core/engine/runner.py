@@ -1,4 +1,4 @@
-"""Which engine computes which stage: the network's stages go through one :class:`Runner`."""
+"""Maps stages to engines: all of a network's stages go through one :class:`Runner`."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from lmeec_core.model.stages import STAGES, Outputs, Stage, StageOptions
 
 logger = logging.getLogger(__name__)
 
-_FUNCTIONS_KEPT = 128  # lengths of a filling memory times some numbers of objects
+_FUNCTIONS_KEPT = 128  # enough for a filling memory with several numbers of objects
 
 
 class Runner:
-    """Computes a model's stages, each by its engine; eager takes what that does not offer.
+    """Computes a model's stages, each with its engine; eager torch takes what that does not offer.
 
     Args:
         model: the network.
-        engines: the engine of each stage; a stage that is not named is eager.
+        engines: the engine of each stage; stages without one use eager torch.
     """
 
     def __init__(self, model: LMEEC, engines: dict[Stage, Engine]) -> None:
         self.model = model
         self.engines = engines
         self.used: dict[Stage, str] = {}
-        """Name of the engine that computed each stage the last time."""
+        """Name of the engine that last computed each stage."""
         self._functions: OrderedDict[StageCall, StageFunction] = OrderedDict()
         self._reported: set[tuple[Stage, StageOptions]] = set()
 
     def __call__(
         self, stage: Stage, options: StageOptions, inputs: tuple[Tensor, ...], /
     ) -> Outputs:
-        """Compute one stage; inputs and outputs as the network's table has them."""
+        """Compute one stage, with inputs and outputs as in the network's table."""
         engine = self.engines.get(stage)
         call = StageCall.of(self.model.stages[stage], options, inputs)
         function = None if engine is None else self._function(engine, call)
@@ -47,7 +47,7 @@ class Runner:
         return function(*inputs)
 
     def _function(self, engine: Engine, call: StageCall) -> StageFunction | None:
-        """What the engine has for a call, if anything; the functions used last are kept."""
+        """The engine's function for a call, if it offers one; the last used ones are kept."""
         function = self._functions.pop(call, None)
         if function is None:
             if not engine.offers(call):
@@ -60,7 +60,7 @@ class Runner:
         return function
 
     def _report(self, call: StageCall, engine: Engine) -> None:
-        """Say once what an engine is not prepared for; a memory that fills is not worth it."""
+        """Warn once about a call that an engine is not prepared for; not for a filling memory."""
         kind = (call.stage, call.options)
         if call.stage != "memory_attention" and kind not in self._reported:
             self._reported.add(kind)
@@ -74,9 +74,9 @@ class Runner:
 
 
 def engines_in_use(model: LMEEC) -> str:
-    """What computes the network, in words: "eager", or "openvino: image_encoder, ...; eager: ...".
+    """The engines that compute the network: "eager", or "openvino: image_encoder, ...; eager: ...".
 
-    It tells of the last time that each stage was computed; before, of what was chosen for it.
+    Names the engine that last computed each stage, or the one chosen for it if it has not run yet.
     """
     runner = model.runner
     if not isinstance(runner, Runner):

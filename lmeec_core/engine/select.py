@@ -19,18 +19,18 @@ def use_engine(
     name: EngineName | Mapping[Stage, EngineName] = "auto",
     memory: MemoryConfig | None = None,
 ) -> None:
-    """Let a model compute its stages with an engine from now on.
+    """Make a model compute its stages with an engine from now on.
 
     Args:
-        model: with its final weights, device and precision; in evaluation mode.
-        name: see :data:`lmeec_core.engine.ENGINES`; or the engine of each stage, as
-            :func:`chosen_engines` gives them: what ``auto`` has chosen elsewhere.
-        memory: the trackers' memory, None is the default one. All that takes long is done here
-            for it; no step waits for an engine later on.
+        model: the network with its final weights, device and precision; in evaluation mode.
+        name: see :data:`lmeec_core.engine.ENGINES`; or the engine of each stage as returned by
+            :func:`chosen_engines`, to repeat a choice that ``auto`` made elsewhere.
+        memory: the trackers' memory settings; None for the defaults. All slow work for them is
+            done here; no later step waits for an engine.
 
     Raises:
-        EngineError: unknown, or it cannot be used here.
-        OSError: what it needs cannot be written anywhere.
+        EngineError: the name is unknown, or the engine cannot be used here.
+        OSError: files that the engine needs cannot be written anywhere.
     """
     if name == "auto":
         engines = choose(model, memory)
@@ -46,7 +46,7 @@ def use_engine(
 
 
 def runner_of(model: LMEEC, engines: Mapping[Stage, Engine]) -> Runner | None:
-    """What computes a model's stages with prepared engines; None where all of them are eager."""
+    """The runner of a model with prepared engines; None if all of them are eager."""
     fast = {stage: engine for stage, engine in engines.items() if engine.name != "eager"}
     return Runner(model, fast) if fast else None
 

@@ -1,10 +1,10 @@
 """TensorRT: strongly typed engines built from the network's ONNX graphs.
 
-Whichever of NVIDIA's two libraries is installed is used; what sets them apart is in
-:mod:`lmeec_core.engine.tensorrt_library`. An engine computes in its graph's types: products are in
-bfloat16 or float16 with these precisions; with fp32 nothing rounds to TF32. Building, records and
-messages are tested with TensorRT for RTX, which needs no GPU for them; loading and running an
-engine were not tried.
+Uses whichever of NVIDIA's two libraries is installed; :mod:`lmeec_core.engine.tensorrt_library`
+covers their differences. An engine computes in its graph's types: with bf16 or fp16, products are
+in bfloat16 or float16; with fp32, nothing is rounded to TF32. Building, records and messages are
+tested with TensorRT for RTX, which needs no GPU for them; loading and running an engine have not
+been tested.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from lmeec_core.model import LMEEC
 logger = logging.getLogger(__name__)
 
 WORKSPACE_BYTES = 4 << 30
-"""Most device memory that a layer may take for itself while TensorRT chooses."""
+"""Maximum device memory that a single layer may use as workspace."""
 
 
 def validity(graph: Path, version: str, facts: dict[str, Any], precision: str) -> dict[str, Any]:
-    """The record of an engine: all that must be the same for it to be used again.
+    """The record of an engine: everything that must match for the engine to be used again.
 
     Args:
-        graph: the ONNX file; its own record gives the shapes.
+        graph: the ONNX file; its own record has the shapes.
         version: the library's name and version.
-        facts: of the device, see :meth:`Library.facts`; or the targets that are asked for.
-        precision: in which the engine computes.
+        facts: about the device, see :meth:`Library.facts`; or the requested targets.
+        precision: the precision that the engine computes in.
     """
     return {
         "tensorrt": version,
@@ -52,7 +52,7 @@ def validity(graph: Path, version: str, facts: dict[str, Any], precision: str) -
 
 
 def mismatch(record: dict[str, Any], wanted: dict[str, Any]) -> str | None:
-    """Why an engine with this record cannot be used, in words; None if it can."""
+    """Why an engine with this record cannot be used; None if it can."""
     if not record:
         return "it has no readable record"
     for key, value in wanted.items():
@@ -62,7 +62,7 @@ def mismatch(record: dict[str, Any], wanted: dict[str, Any]) -> str | None:
 
 
 def engine_path(graph: Path) -> Path:
-    """Where the engine of a graph is kept; its record lies beside it."""
+    """Where the engine of a graph is kept; its record is next to it."""
     return graph.with_suffix(".engine")
 
 
@@ -71,11 +71,11 @@ def stored_engine(
     wanted: dict[str, Any],
     refusal: Callable[[Path], str | None] = lambda path: None,
 ) -> Path | None:
-    """The engine file of a graph if its record fits and it is whole, else None (logged).
+    """The engine file of a graph if its record matches and it is intact, else None (logged).
 
     Args:
         graph: the ONNX file. wanted: see :func:`validity`.
-        refusal: why this machine cannot use a file, told from its beginning.
+        refusal: says why this machine cannot use a file, judging by the file's header.
     """
     path = engine_path(graph)
     if not path.is_file():
@@ -100,11 +100,11 @@ def keep_engine(graph: Path, plan: bytes, record: dict[str, Any]) -> None:
 
 
 def read_graph(library: Library, graph: Path) -> tuple[Any, Any, Any]:
-    """TensorRT's builder, strongly typed network and parser of an ONNX file. The network is
-    valid as long as the other two are there.
+    """TensorRT's builder, strongly typed network and parser for an ONNX file. The network is
+    valid only while the other two exist.
 
     Raises:
-        EngineError: TensorRT does not take the graph; with its own words.
+        EngineError: TensorRT rejects the graph; includes its own message.
     """
     trt, log = library.module, library.log
     log.take()
@@ -124,14 +124,14 @@ def build_engine(library: Library, graph: Path, targets: Sequence[str] = ()) -> 
     """Build a strongly typed engine from an ONNX file: it computes in the graph's own types.
 
     Args:
-        library: that is installed. graph: the ONNX file.
+        library: the installed library. graph: the ONNX file.
         targets: kinds of GPU, see :meth:`Library.targets`.
 
     Returns:
-        the engine, and the number of layers of its network.
+        the serialised engine, and the number of layers of its network.
 
     Raises:
-        EngineError: TensorRT does not take the graph, or fails to build it; with its own words.
+        EngineError: TensorRT rejects the graph or cannot build it; includes its own message.
     """
     trt, log = library.module, library.log
     builder, network, _parser = read_graph(library, graph)
@@ -152,7 +152,7 @@ def build_engine(library: Library, graph: Path, targets: Sequence[str] = ()) -> 
 
 
 def _told(error: Any) -> str:
-    """A parser's error, with the place in the graph."""
+    """A parser's error, with its location in the graph."""
     place = f"node {error.node_name() or error.node()} ({error.node_operator()}): "
     return (place if error.node_operator() else "") + str(error.desc()).strip()
 
@@ -163,14 +163,14 @@ def make_engine_file(
     """Build a graph's engine ahead of time, for machines with these targets, and keep it.
 
     Args:
-        library: that is installed. graph: the ONNX file. precision: of its products.
+        library: the installed library. graph: the ONNX file. precision: that of its products.
         targets: kinds of GPU, see :meth:`Library.targets`.
 
     Returns:
-        the record of what was built; None if an engine was there that fits.
+        the record of the new engine; None if a matching one already existed.
 
     Raises:
-        EngineError: it cannot be built; a GPU is needed and absent.
+        EngineError: it cannot be built, or a GPU is needed and there is none.
         OSError: it cannot be written.
     """
     here = torch.device("cuda") if torch.cuda.is_available() else None
@@ -184,7 +184,7 @@ def make_engine_file(
 
 
 class TensorRtEngine(GraphEngine):
-    """Runs engines built from the network's graphs; what does not fit the machine is rebuilt."""
+    """Runs engines built from the network's graphs; rebuilds those that do not fit the machine."""
 
     name = "tensorrt"
     device = "cuda"
@@ -208,16 +208,16 @@ class TensorRtEngine(GraphEngine):
         return stored_engine(path, self._wanted(path), refusal)
 
     def is_there(self, call: StageCall) -> bool:
-        """See :class:`GraphEngine`: a graph, and an engine of it that fits this machine."""
+        """See :class:`GraphEngine`: whether a graph and a fitting engine of it exist."""
         return super().is_there(call) and self._stored(self.store.path(call)) is not None
 
     def load(self, call: StageCall, path: Path, make: bool = True) -> Program:
-        """See :class:`GraphEngine`; builds the engine where none fits and ``make`` allows it."""
+        """See :class:`GraphEngine`; builds the engine if none fits and ``make`` allows it."""
         stored = self._stored(path)
         engine = self._deserialized(stored.read_bytes()) if stored is not None else None
         if engine is None and not make:
             raise EngineError(f"engine tensorrt: none of {path.name} can be loaded")
-        if engine is None:  # none is kept, it does not fit, or TensorRT refuses it
+        if engine is None:  # missing, not fitting, or rejected by TensorRT
             plan, layers = build_engine(self._library, path)
             try:
                 keep_engine(path, plan, self._wanted(path) | {"targets": [], "layers": layers})
@@ -236,7 +236,7 @@ class TensorRtEngine(GraphEngine):
         return self._runtime.deserialize_cuda_engine(plan)
 
     def _runtime_cache(self, graph: Path) -> Path:
-        """What TensorRT for RTX compiles belongs to one kind of GPU."""
+        """The kernels that TensorRT for RTX compiles are specific to one kind of GPU."""
         major, minor = torch.cuda.get_device_capability(self.model.device)
         return graph.with_suffix(f".sm{major}{minor}.runtime_cache")
 

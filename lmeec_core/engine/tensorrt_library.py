@@ -1,9 +1,9 @@
-"""NVIDIA's two TensorRT libraries, and all that sets them apart.
+"""NVIDIA's two TensorRT libraries, and their differences.
 
-Full TensorRT (10, 11) measures kernels on the GPU that an engine is built for, so it needs that GPU
-and keeps its measurements. TensorRT for RTX builds without a GPU for several kinds of GPU at once;
-its kernels are compiled when an engine is loaded and kept in a runtime cache, and it captures CUDA
-graphs itself.
+Full TensorRT (10, 11) times kernels on the GPU that an engine is built for, so it needs that GPU,
+and it keeps the timings. TensorRT for RTX builds engines for several kinds of GPU at once and needs
+no GPU for that; it compiles kernels when an engine is loaded, keeps them in a runtime cache, and
+captures CUDA graphs itself.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from lmeec_core.files import replacing
 logger = logging.getLogger(__name__)
 
 TIMING_CACHE = "timing.cache"
-"""File, beside the graphs, of the measurements that later builds with full TensorRT reuse."""
+"""File next to the graphs with kernel timings that later builds with full TensorRT reuse."""
 _NEEDED = ("Builder", "OnnxParser", "Runtime", "ICudaEngine", "Logger")
 
 
 class Library:
-    """Full TensorRT: an engine is of one kind of GPU, and built on it.
+    """Full TensorRT: an engine is for one kind of GPU, and is built on it.
 
     Args:
         module: the imported library.
 
     Attributes:
-        name: with the version, as records have it.
+        name: the library's name and version, as written in records.
         module: the imported library.
-        log: its messages; they go to Python's log, and into errors.
-        served: the GPUs of an engine for which no targets are named.
-        captures: whether contexts capture CUDA graphs, for which addresses must not change.
+        log: receives its messages, which go to Python's log and into errors.
+        served: the GPUs that an engine supports if no targets are given.
+        captures: whether contexts capture CUDA graphs, which need addresses that never change.
     """
 
     label = "TensorRT"
@@ -54,10 +54,10 @@ class Library:
         """What an engine depends on besides its graph and the library.
 
         Args:
-            device: that the engine is for; None is no GPU at hand.
+            device: the device that the engine is for; None if there is no GPU.
 
         Raises:
-            EngineError: a GPU is needed.
+            EngineError: a GPU is needed, and there is none.
         """
         if device is None or device.type != "cuda":
             raise EngineError(
@@ -72,13 +72,13 @@ class Library:
         }
 
     def targets(self, given: Sequence[str]) -> list[str]:
-        """The kinds of GPU that engines shall serve, checked; empty is the library's default.
+        """Check the kinds of GPU that engines should support; empty for the library's default.
 
         Args:
-            given: as in sm86; nothing is the default.
+            given: names such as sm86; empty for the default.
 
         Raises:
-            InputError: the library cannot build for these.
+            InputError: the library cannot build for one of these.
         """
         if given:
             raise InputError(
@@ -88,18 +88,18 @@ class Library:
         return []
 
     def set_targets(self, config: Any, targets: Sequence[str]) -> None:
-        """Tell a builder's configuration the targets."""
+        """Set the targets in a builder's configuration."""
 
     def read_timings(self, config: Any, folder: Path) -> None:
-        """Let a builder use the measurements of earlier builds."""
+        """Let a builder reuse the kernel timings of earlier builds."""
         path = folder / TIMING_CACHE
         cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
         if not config.set_timing_cache(cache, ignore_mismatch=False):
-            cache = config.create_timing_cache(b"")  # of another device or version
+            cache = config.create_timing_cache(b"")  # from another device or version
             config.set_timing_cache(cache, ignore_mismatch=False)
 
     def keep_timings(self, config: Any, folder: Path) -> None:
-        """Write a builder's measurements for later builds."""
+        """Save a builder's kernel timings for later builds."""
         try:
             with replacing(folder / TIMING_CACHE) as partial:
                 partial.write_bytes(bytes(config.get_timing_cache().serialize()))
@@ -107,30 +107,30 @@ class Library:
             logger.warning("TensorRT's measurements are not kept: %s", error)
 
     def refusal(self, runtime: Any, path: Path) -> str | None:
-        """Why an engine file does not fit this machine, told from its beginning; None if it fits
-        or the library only finds out when it is loaded."""
+        """Why an engine file does not fit this machine, judging by its header; None if it fits, or
+        if the library can only tell by loading it."""
         return None
 
     def context(self, engine: Any, cache: Path) -> tuple[Any, Callable[[], None]]:
-        """An execution context, and what to call after its first run.
+        """An execution context, and a function to call after its first run.
 
         Args:
             engine: the loaded engine.
-            cache: file for what the library compiles when it loads an engine.
+            cache: file for the kernels that the library compiles when it loads an engine.
         """
         return engine.create_execution_context(), lambda: None
 
 
 class RtxLibrary(Library):
-    """TensorRT for RTX: engines of several kinds of GPU, built anywhere; no timing cache (a
-    builder that is given one asks for a GPU), but a runtime cache."""
+    """TensorRT for RTX: engines for several kinds of GPU, built on any machine. It has a runtime
+    cache, but no timing cache (with one, its builder would need a GPU)."""
 
     label = "TensorRT for RTX"
     served = "sm80 and later"
     captures = True
 
     def facts(self, device: torch.device | None) -> dict[str, Any]:
-        """See :class:`Library`: an engine's own header tells what it fits (:meth:`refusal`)."""
+        """See :class:`Library`: none; an engine's header says what it fits (:meth:`refusal`)."""
         return {}
 
     def targets(self, given: Sequence[str]) -> list[str]:
@@ -176,7 +176,7 @@ class RtxLibrary(Library):
         return None
 
     def context(self, engine: Any, cache: Path) -> tuple[Any, Callable[[], None]]:
-        """See :class:`Library`: with CUDA graphs, and what was compiled earlier."""
+        """See :class:`Library`: with CUDA graphs, and the kernels that were compiled earlier."""
         settings = engine.create_runtime_config()
         settings.cuda_graph_strategy = self.module.CudaGraphStrategy.WHOLE_GRAPH_CAPTURE
         compiled = settings.create_runtime_cache()
@@ -203,14 +203,14 @@ _LIBRARIES: tuple[tuple[tuple[str, ...], type[Library]], ...] = (
     (("tensorrt_rtx",), RtxLibrary),
     (("tensorrt_rtx_libs", "tensorrt_rtx_bindings"), RtxLibrary),  # loads the libraries first
 )
-"""Modules to import, the last one being the interface; the first that is there is taken."""
+"""Modules to import, the last of each being the interface; the first that works is used."""
 
 
 def load_tensorrt() -> Library:
-    """The TensorRT that is installed; full TensorRT if both are.
+    """The installed TensorRT library; full TensorRT if both are installed.
 
     Raises:
-        EngineError: none is, or it is broken.
+        EngineError: none is installed, or the installation is broken.
     """
     problems = []
     for names, kind in _LIBRARIES:
@@ -237,11 +237,11 @@ def _library(module: Any, kind: type[Library]) -> Library:
 
 
 _IN_USE: dict[str, Library] = {}
-"""Libraries that have been loaded, by their module."""
+"""The loaded libraries, by the names of their modules."""
 
 
 def _message_log(module: Any) -> Any:
-    """A logger of the library's own kind. One per process: the library keeps the first."""
+    """A logger of the library's own type. One per process, as the library keeps the first one."""
     severity = module.Logger.Severity
     lock = threading.Lock()
 
@@ -258,7 +258,7 @@ def _message_log(module: Any) -> Any:
                 logger.warning("TensorRT: %s", text.strip())
 
         def take(self) -> list[str]:
-            """The errors since the last call, each once."""
+            """The errors since the last call, without duplicates."""
             with lock:
                 found, self.errors = self.errors, []
             return list(dict.fromkeys(found))

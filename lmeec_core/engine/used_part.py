@@ -1,4 +1,4 @@
-"""A module without the weights that a computation does not use."""
+"""Copies a module without the weights that a computation does not use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils import _pytree
 
 
 class _Used(TorchFunctionMode):
-    """Notes which tensors are given to torch's functions, by their ids."""
+    """Records the ids of all tensors that are passed to torch's functions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,12 +29,12 @@ class _Used(TorchFunctionMode):
 def used_part(module: nn.Module, inputs: tuple[Tensor, ...]) -> nn.Module:
     """A copy of a module with only the parameters and buffers that a forward pass uses.
 
-    The time of torch.export grows with the number of parameters, used or not: a stage is traced
-    in half the time without those of the others.
+    torch.export gets slower with the number of parameters, used or not: without those of the other
+    stages, tracing a stage takes half the time.
 
     Args:
-        module: shares its tensors with the copy.
-        inputs: of the forward pass.
+        module: the module, which shares its tensors with the copy.
+        inputs: the inputs of the forward pass.
     """
     with _Used() as used:
         module(*inputs)

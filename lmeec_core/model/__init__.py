@@ -1,4 +1,4 @@
-"""The LM-EEC network; it knows nothing of time."""
+"""The LM-EEC network. It keeps no state between steps."""
 
 from lmeec_core.model.lmeec import LMEEC
 from lmeec_core.model.mv_moe import MVMoE

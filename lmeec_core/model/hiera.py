@@ -37,7 +37,7 @@ class PatchEmbed(nn.Module):
 
 
 def _pool(x: Tensor) -> Tensor:
-    """Max pooling by two of (B, H, W, C)."""
+    """2x2 max pooling of (B, H, W, C)."""
     return F.max_pool2d(x.permute(0, 3, 1, 2), _STAGE_POOL).permute(0, 2, 3, 1)
 
 
@@ -49,29 +49,29 @@ def _to_windows(x: Tensor, rows: int, columns: int) -> Tensor:
 
 
 def _from_windows(x: Tensor, b: int, h: int, w: int, rows: int, columns: int) -> Tensor:
-    """Join windows (B * n, heads, rows * columns, C) to (B, h, w, heads, C)."""
+    """Join windows (B * n, heads, rows * columns, C) into (B, h, w, heads, C)."""
     heads, c = x.shape[1], x.shape[3]
     x = x.view(b, h // rows, w // columns, heads, rows, columns, c)
     return x.permute(0, 1, 4, 2, 5, 3, 6).reshape(b, h, w, heads, c)
 
 
 def _spans(length: int, side: int) -> list[tuple[int, int, int]]:
-    """Cut an axis into spans (start, end, side of its windows): whole windows, and the rest."""
+    """Cut an axis into spans (start, end, window side): whole windows, then the remainder."""
     whole = length - length % side
     spans = ((0, whole, side), (whole, length, length % side))
     return [span for span in spans if span[1] > span[0]]
 
 
 class WindowAttention(nn.Module):
-    """Attention within each window; queries are pooled where a stage begins.
+    """Attention within each window; queries are pooled at the start of a stage.
 
-    Windows at the right and lower edge reach over it, and the tokens out there are zeros: their
-    keys and values all are the projection's bias. They stand as one key, whose score is raised by
-    the logarithm of their number, so nothing is computed on padding.
+    Windows at the right and lower edges extend past the image. Tokens outside it are zeros, so
+    their keys and values all equal the projection's bias. A single key represents them, with the
+    logarithm of their number added to its score, so nothing is computed on padding.
 
     Attributes:
-        whole_windows: compute on padding, all windows at once: a graph of far fewer operations,
-            the same results.
+        whole_windows: compute all windows at once, including padding: the same results from a
+            graph with far fewer operations.
     """
 
     def __init__(self, dim: int, dim_out: int, heads: int, pool: bool) -> None:
@@ -83,11 +83,11 @@ class WindowAttention(nn.Module):
         self.proj = nn.Linear(dim_out, dim_out)
 
     def forward(self, x: Tensor, window: int) -> Tensor:
-        """(B, h, w, dim) to (B, h', w', dim_out); h' = h / 2 where pooled.
+        """(B, h, w, dim) to (B, h', w', dim_out); h' = h / 2 and w' = w / 2 if pooled, else equal.
 
         Args:
-            x: h and w are even where pooled.
-            window: side of the windows in tokens; 0 is the whole image.
+            x: the tokens; h and w must be even if pooled.
+            window: side of the windows in tokens; 0 for the whole image.
         """
         b, h, w, _ = x.shape
         if self.pool and window % _STAGE_POOL:
@@ -118,7 +118,7 @@ class WindowAttention(nn.Module):
         return self.proj(joined.flatten(3))
 
     def _all_windows(self, x: Tensor, window: int) -> Tensor:
-        """One attention over whole windows, padding and all."""
+        """One attention over whole windows, including padding."""
         b, h, w, _ = x.shape
         step = _STAGE_POOL if self.pool else 1
         x = F.pad(F.linear(x, self.qkv.weight), (0, 0, 0, -w % window, 0, -h % window))
@@ -137,7 +137,7 @@ class WindowAttention(nn.Module):
         return self.proj(y[:, : h // step, : w // step])
 
     def _odd_windows(self, x: Tensor, window: int) -> Tensor:
-        """Windows of odd sides lose a row and a column where queries are pooled."""
+        """For windows with an odd side, which lose a row and a column when queries are pooled."""
         b, h, w, dim = x.shape
         x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window))
         rows, columns = x.shape[1] // window, x.shape[2] // window
@@ -147,7 +147,7 @@ class WindowAttention(nn.Module):
         return y[:, : h // _STAGE_POOL, : w // _STAGE_POOL, 0]
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, outside: int) -> Tensor:
-        """Attention of windows that ``outside`` tokens of padding belong to."""
+        """Attention within windows that each contain ``outside`` padding tokens."""
         if not outside:
             return attention(q, k, v)
         _, key, value = self.qkv.bias.to(k.dtype).unflatten(0, (3, self.heads, 1, -1))
@@ -184,7 +184,7 @@ class HieraBlock(nn.Module):
 
 
 class Hiera(Trunk):
-    """The trunk: four stages, each at half the resolution of the one before."""
+    """The trunk: four stages, each at half the resolution of the previous one."""
 
     cuts_windows = True
 
@@ -200,12 +200,12 @@ class Hiera(Trunk):
         side = config.window_spec[0]
         self.pos_embed_window = nn.Parameter(torch.zeros(1, config.embed_dim, side, side))
         self.blocks = nn.ModuleList()
-        self._last_blocks: set[int] = set()  # of the stages
+        self._last_blocks: set[int] = set()  # last block of each stage
         dim, heads, index = config.embed_dim, config.num_heads, 0
         for stage, depth in enumerate(config.stages):
             for i in range(depth):
                 first = stage > 0 and i == 0
-                # A stage's first block still has the window of the stage before it.
+                # A stage's first block still uses the previous stage's window.
                 window = config.window_spec[stage - 1 if first else stage]
                 if index in config.global_attention_blocks:
                     window = 0
@@ -222,7 +222,7 @@ class Hiera(Trunk):
         return ["patch_embed.", *(f"blocks.{i}." for i in range(len(self.blocks)))]
 
     def position(self, h: int, w: int) -> Tensor:
-        """The position embedding (1, h, w, C); remembered while the weights stay the same."""
+        """The position embedding (1, h, w, C); cached until the weights change."""
         if self._constant_position is not None:
             return self._constant_position
         return self._remembered.get(
@@ -231,8 +231,8 @@ class Hiera(Trunk):
 
     @contextmanager
     def exportable(self, side: int, few_operations: bool) -> Iterator[None]:
-        """See :class:`Trunk`; an exported graph would have a bicubic Resize otherwise, and a piece
-        for each size of window at the edges."""
+        """See :class:`Trunk`. Otherwise an exported graph would contain a bicubic Resize and a
+        separate part for each window size at the edges."""
         self._constant_position = self._make_position(side, side).clone()
         layers = [module for module in self.modules() if isinstance(module, WindowAttention)]
         for layer in layers:

@@ -1,4 +1,4 @@
-"""The image encoder: a trunk and a neck, chosen by the kind that the configuration names."""
+"""The image encoder: a trunk and a neck of the kind that the configuration names."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from lmeec_core.model.hiera import Hiera
 from lmeec_core.model.trunk import Neck, Trunk
 
 Backbone = Callable[[Any, int], tuple[Trunk, Neck]]
-"""Makes trunk and neck of a trunk's configuration and the width of the top features."""
+"""Makes the trunk and neck from a trunk's configuration and the width of the top features."""
 
 BACKBONES: dict[str, Backbone] = {}
-"""The kinds of trunk; :func:`register_backbone` adds one."""
+"""The registered kinds of trunk; :func:`register_backbone` adds one."""
 
 
 def register_backbone(kind: str) -> Callable[[Backbone], Backbone]:
-    """Decorator: the function makes the backbones of configurations of this kind."""
+    """Decorator that registers a function to make the backbones of this kind."""
 
     def register(make: Backbone) -> Backbone:
         BACKBONES[kind] = make
@@ -43,7 +43,7 @@ class FpnNeck(Neck):
             self.convs.append(level)
 
     def forward(self, stages: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Features of the three finest levels (B, width, H_i, W_i), finest first."""
+        """Four stages' features to those of the three finest levels (B, width, H_i, W_i)."""
         coarse = self.convs[0](stages[3])
         top = self.convs[1](stages[2]) + F.interpolate(coarse, scale_factor=2.0, mode="nearest")
         return self.convs[3](stages[0]), self.convs[2](stages[1]), top
@@ -51,7 +51,7 @@ class FpnNeck(Neck):
 
 @register_backbone("hiera")
 def hiera_backbone(config: Any, width: int) -> tuple[Trunk, Neck]:
-    """SAM 2.1's trunk and neck, of a :class:`lmeec_core.TrunkConfig`."""
+    """SAM 2.1's trunk and neck, from a :class:`lmeec_core.TrunkConfig`."""
     trunk = Hiera(config)
     return trunk, FpnNeck(trunk.channels, width)
 
@@ -76,6 +76,6 @@ class ImageEncoder(nn.Module):
         self.neck = neck
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 3, S, S) to features at 1, 2 and 4 patch strides, of ``neck.channels``."""
+        """(B, 3, S, S) to features at 1, 2 and 4 patch strides with ``neck.channels`` channels."""
         fine, middle, top = self.neck(self.trunk(image))
         return fine, middle, top

@@ -14,7 +14,7 @@ class MLP(nn.Module):
 
     Args:
         sizes: widths from input to output, at least two.
-        activation: module put between the linear layers.
+        activation: the module between the linear layers.
     """
 
     def __init__(self, sizes: tuple[int, ...], activation: type[nn.Module] = nn.ReLU) -> None:
@@ -32,8 +32,8 @@ class MLP(nn.Module):
 
 
 _FEW_CHANNELS = 32
-"""Up to so many, torch's kernel for GPUs is slow: a block of threads for each pixel, mostly idle.
-Layer normalisation took 28 % of a training step on an H100 with it."""
+"""Up to this many channels, torch's GPU kernel is slow: it runs a block of threads per pixel, most
+of them idle. With it, layer normalisation took 28 % of a training step on an H100."""
 
 
 class LayerNorm2d(nn.Module):
@@ -53,7 +53,7 @@ class LayerNorm2d(nn.Module):
         return y.permute(0, 3, 1, 2)
 
     def over_channels(self, x: Tensor) -> Tensor:
-        """The same by plain operations on whole images."""
+        """The same, with elementwise operations on whole images."""
         x = x.float()
         x = x - x.mean(dim=1, keepdim=True)
         x = x * (x.square().mean(dim=1, keepdim=True) + self.eps).rsqrt()
@@ -65,7 +65,7 @@ class Attention(nn.Module):
 
     Args:
         dim: width of queries and output.
-        heads: attention heads.
+        heads: number of attention heads.
         inner: width of the projected queries, keys and values.
         key_dim: width of keys and values before projection; ``dim`` if not given.
     """
@@ -94,15 +94,15 @@ class Attention(nn.Module):
 
 
 _SCORES = 32 << 20
-"""Scores of queries and keys held at once on a CPU; more are computed in parts."""
+"""Maximum number of attention scores held at once on a CPU; more are computed in parts."""
 
 
 def slow_fused_attention(q: Tensor) -> bool:
-    """Whether plain products beat torch's attention: bfloat16 on a CPU.
+    """Whether plain matrix products are faster than torch's fused attention: bfloat16 on a CPU.
 
-    In inference the fused kernel reaches a quarter of the products' speed there (109 ms against
-    40 ms for 900 queries, 10,860 keys and 64 values on one core), and its backward pass is slow;
-    in float32 the two are equal.
+    There, inference takes 109 ms with the fused kernel and 40 ms with plain products (900 queries,
+    10,860 keys and 64 values on one core), and the kernel's backward pass is slow; in float32, the
+    two are equally fast.
     """
     return q.device.type == "cpu" and q.dtype is torch.bfloat16
 
@@ -112,7 +112,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
     Args:
         q: (B, H, L, C). k: (B, H, M, C). v: (B, H, M, W); W may differ from C.
-        bias: added to the scores; broadcasts to (B, H, L, M), the last axis of full length.
+        bias: added to the scores; broadcasts to (B, H, L, M), with its last axis of length M.
 
     Returns:
         (B, H, L, W).
@@ -131,7 +131,7 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
 
 def plain_attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
-    """:func:`attention` as products, of tensors with any number of axes in front."""
+    """:func:`attention` as plain matrix products; any number of leading axes."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if bias is not None:
         scores += bias
@@ -143,8 +143,8 @@ def sine_position_2d(
 ) -> Tensor:
     """Sine encoding of image positions (DETR's normalised form).
 
-    Rows and columns count from 1 and are scaled to 2 pi; half of the channels encode the row,
-    half the column, sines and cosines alternating.
+    Rows and columns are counted from 1 and scaled to 2 pi. The first half of the channels encodes
+    the row, the second half the column, with alternating sines and cosines.
 
     Returns:
         float32 (channels, height, width), values in [-1, 1].
@@ -164,10 +164,10 @@ def sine_position_2d(
 
 
 def sine_position_1d(position: Tensor, channels: int) -> Tensor:
-    """Sine encoding of scalars, as for the object pointers' distance in time.
+    """Sine encoding of scalars, such as the object pointers' distance in time.
 
     Args:
-        position: float32 (n,).
+        position: float32 (n,), the scalars. channels: width of the encoding.
 
     Returns:
         float32 (n, channels): all sines, then all cosines.
@@ -190,7 +190,7 @@ def rotary_tables(
         grid: side of the grid, in tokens.
         channels: width of queries and keys, a multiple of 4.
         theta: base of the frequencies.
-        step: side of the squares of tokens whose centres are encoded; divides the grid.
+        step: side of the squares of tokens whose centres are encoded; must divide ``grid``.
 
     Returns:
         two float32 tensors ((grid / step)^2, channels / 2).
@@ -205,11 +205,11 @@ def rotary_tables(
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Apply the rotary encoding, in float32 and in real arithmetic.
+    """Apply the rotary encoding, in float32 and without complex numbers.
 
     Args:
         x: (B, heads, r * P, C): r frames of P tokens; the encoding repeats for each frame. The
-            first members of all channel pairs come first, then the second ones.
+            first channels of all pairs come first, then the second channels.
         cos, sin: (P, C / 2).
 
     Returns:

@@ -1,4 +1,4 @@
-"""The LM-EEC network, as trackers and training call it."""
+"""The LM-EEC network, with the methods that trackers and training call."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from lmeec_core.model.stages import (
 )
 
 _POSITIONS_KEPT = 64
-"""Positions of memories: a filling memory passes 16 lengths for each configuration."""
+"""Cached position encodings of memories: a filling memory has 16 lengths per configuration."""
 
 
 class LMEEC(Network):
-    """LM-EEC on SAM 2.1 (paper section 3): the stages put together.
+    """LM-EEC on SAM 2.1 (paper section 3), put together from its stages.
 
-    The module holds no state in time. :class:`lmeec_core.CorrespondenceTracker` keeps the memory
-    and says which :class:`StageRunner` computes the stages; without one it is eager torch.
+    The module keeps no state between steps. :class:`lmeec_core.CorrespondenceTracker` keeps the
+    memory and chooses the :class:`StageRunner` that computes the stages; eager torch without one.
 
-    A network that differs is a subclass. It may replace the modules (``make_...``), the table of
-    stages and how they compute, the features, the prompts of the decoder and how frames are
-    stored.
+    Other networks are subclasses. They may replace the modules (``make_...``), the table of stages
+    and their computation, the features, the decoder's prompts and the way that frames are stored.
 
     Attributes:
-        features_type: what :meth:`encode_images` returns.
+        features_type: the type that :meth:`encode_images` returns.
         takes_prompts: whether :class:`lmeec_core.PromptTracker` can use it.
-        runner: of trackers that are given none (:func:`lmeec_core.engine.use_engine`).
+        runner: the default for trackers that are given none, set by
+            :func:`lmeec_core.engine.use_engine`; None for eager torch.
     """
 
     features_type: ClassVar[type[ViewFeatures]] = ViewFeatures
@@ -47,7 +47,7 @@ class LMEEC(Network):
         self.runner: StageRunner | None = None
         self._positions = Remembered(_POSITIONS_KEPT)
         self.memory_position: Tensor
-        self.stored_position: Tensor  # of the tokens of stored frames
+        self.stored_position: Tensor  # for the tokens of stored frames
         position = sine_tokens(config.grid, config.memory_dim)
         self.register_buffer("memory_position", position, persistent=False)
         stored = self.stored_frames(self.memory_position[None])[0]
@@ -58,11 +58,11 @@ class LMEEC(Network):
     def make_prompts(
         self, query: ViewFeatures, masks: Tensor, targets: ViewFeatures
     ) -> tuple[Tensor, ...]:
-        """Further inputs of the decoder, (B, N, ...) each; none in the release.
+        """Additional inputs for the decoder, (B, N, ...) each; the release has none.
 
         Args:
-            query: the query view of each of B target views, or the one query view of all.
-            masks: (B or 1, N, S, S) of 0 and 1: N objects of each query view.
+            query: the query view of each of B target views, or one query view for all of them.
+            masks: (B or 1, N, S, S) of 0 and 1: N objects in each query view.
             targets: B target views.
         """
         return ()
@@ -70,21 +70,21 @@ class LMEEC(Network):
     def encode_memory(
         self, views: ViewFeatures, masks: Tensor, presence_logit: Tensor, run: StageRunner | None
     ) -> Tensor:
-        """Memory features (B, P, width) of masks before the sigmoid, (B, s, s) or (B, S, S)."""
+        """Memory features (B, P, width) of mask logits (B, s, s) or (B, S, S)."""
         run = run or self.compute
         return run("memory_encoder", StageOptions(), (views.top, masks, presence_logit))[0]
 
     def stored_frames(self, memory: Tensor) -> Tensor:
-        """Memory features (B, P, .) as the banks keep them, (B, P', .); as they are in the
-        release."""
+        """Convert memory features (B, P, .) to the form kept in the banks, (B, P', .); unchanged
+        in the release."""
         return memory
 
     def stored_options(self, num_pointer_tokens: int) -> MemoryAttentionOptions:
-        """Options of the attention to stored frames."""
+        """Options of memory attention to stored frames."""
         return MemoryAttentionOptions(num_pointer_tokens)
 
     def pointer_tokens(self, pointers: Tensor) -> Tensor:
-        """Object pointers (B, n, C) as tokens of a memory, (B, n * C / memory_dim, memory_dim)."""
+        """Object pointers (B, n, C) as memory tokens, (B, n * C / memory_dim, memory_dim)."""
         return pointers.reshape(len(pointers), -1, self.config.memory_dim)
 
     # -- the steps of a tracker, each one stage ------------------------------------------------
@@ -94,13 +94,13 @@ class LMEEC(Network):
 
         Args:
             images: (V, 3, S, S) float32, normalised (:mod:`lmeec_core.preprocessing`).
-            run: computes the stage; None is eager torch, here and below.
+            run: computes the stage; None for eager torch, here and below.
         """
         run = run or self.compute
         return self.features_type(*run("image_encoder", StageOptions(), (images,)))
 
     def prepare_targets(self, targets: ViewFeatures, run: StageRunner | None = None) -> Tensor:
-        """What memory attention computes of K target views alone: (K, P, C)."""
+        """The part of memory attention that depends only on the K target views: (K, P, C)."""
         run = run or self.compute
         return run("target_tokens", StageOptions(), targets.token_inputs())[0]
 
@@ -109,8 +109,8 @@ class LMEEC(Network):
     ) -> Tensor:
         """Memory features of query masks.
 
-        The binary mask passes a sigmoid before scale and bias, as in the release: outside
-        becomes 0, inside 4.62.
+        As in the release, the binary mask goes through a sigmoid before scale and bias, which maps
+        outside to 0 and inside to 4.62.
 
         Args:
             views: the query view of each of B masks.
@@ -144,7 +144,7 @@ class LMEEC(Network):
     def attend_view(
         self, prepared: Tensor, query_memory: Tensor, run: StageRunner | None = None
     ) -> Tensor:
-        """View-specific feature: the targets attend to this frame's query memory.
+        """The view-specific feature: the targets attend to this frame's query memory.
 
         Args:
             prepared: (B, P, C) from :meth:`prepare_targets`.
@@ -166,14 +166,14 @@ class LMEEC(Network):
         pointer_window: int = RELEASE_POINTER_WINDOW,
         run: StageRunner | None = None,
     ) -> Tensor:
-        """Memory-aware feature: the targets attend to the banks and the object pointers.
+        """The memory-aware feature: the targets attend to the banks and the object pointers.
 
         Args:
             prepared: (B, P, C) from :meth:`prepare_targets`.
-            banks: for each bank its frames (B, m, P', width) from :meth:`stored_frames`, oldest
-                first, and the row of the temporal embedding for each frame.
+            banks: for each bank, its frames (B, m, P', width) from :meth:`stored_frames`, oldest
+                first, and each frame's row in the temporal embedding.
             pointers: (B, n, C) object pointers, newest first (1, 2, ... frames back).
-            pointer_window: frames that pointers look back over; scales their distance in time.
+            pointer_window: number of frames covered by pointers; scales their distance in time.
 
         Returns:
             (B, P, C).
@@ -199,12 +199,12 @@ class LMEEC(Network):
         pointers: Tensor,
         run: StageRunner | None = None,
     ) -> Tensor:
-        """The views attend to remembered frames of one view and object pointers, as in SAM 2.1.
+        """The views attend to remembered frames of one view and to object pointers, as in SAM 2.1.
 
         Args:
             prepared: (B, P, C) from :meth:`prepare_targets`.
             frames: (B, m, P, memory_dim).
-            positions: (B, L, memory_dim) from :meth:`memory_positions`, one of each memory.
+            positions: (B, L, memory_dim) from :meth:`memory_positions`, one for each memory.
             pointers: (B, n, C).
 
         Returns:
@@ -231,7 +231,7 @@ class LMEEC(Network):
         Args:
             memory_aware: (B, P, C) from :meth:`attend_memory`.
             view_specific: (B, P, C) from :meth:`attend_view`.
-            has_memory: (B,) bool; where False ``memory_aware`` takes no part.
+            has_memory: (B,) bool; where it is False, ``memory_aware`` is not used.
             targets: the target view of each.
             prompts: from :meth:`make_prompts`, (B, ...) each.
             fusion: see :class:`lmeec_core.MemoryConfig`.
@@ -243,12 +243,13 @@ class LMEEC(Network):
     def memory_positions(
         self, rows: tuple[int, ...], frames_back: tuple[int, ...], window: int, dtype: torch.dtype
     ) -> Tensor:
-        """Position of a memory's tokens; remembered in inference until weights change.
+        """Position encoding of a memory's tokens; in inference, cached until the weights change.
 
         Args:
-            rows: the row of the temporal embedding for each frame.
+            rows: each frame's row in the temporal embedding.
             frames_back: how many frames back each object pointer is.
-            window: frames that pointers look back over; scales their distance in time.
+            window: number of frames covered by pointers; scales their distance in time.
+            dtype: type of the result.
 
         Returns:
             (L, memory_dim).

@@ -1,4 +1,4 @@
-"""SAM 2.1's prompt encoder (the part that holds weights) and mask decoder."""
+"""SAM 2.1's prompt encoder (the part that has weights) and mask decoder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MASK_TOKENS = 4  # one for a single mask, three for ambiguous prompts
 
 
 class RandomFourierPosition(nn.Module):
-    """Position encoding by random spatial frequencies (arXiv 2006.10739)."""
+    """Position encoding with random spatial frequencies (arXiv 2006.10739)."""
 
     positional_encoding_gaussian_matrix: Tensor
 
@@ -31,7 +31,7 @@ class RandomFourierPosition(nn.Module):
         return self.at(torch.stack((x, y), dim=-1).flatten(0, 1))
 
     def at(self, places: Tensor) -> Tensor:
-        """Encoding of places (..., 2), x and y as shares 0 .. 1 of the image: (..., width)."""
+        """Encoding of places (..., 2), x and y as fractions 0 .. 1 of the image: (..., width)."""
         matrix = self.positional_encoding_gaussian_matrix.float()
         with torch.autocast(matrix.device.type, enabled=False):
             angle = (2 * places - 1) @ matrix * (2 * math.pi)
@@ -39,7 +39,7 @@ class RandomFourierPosition(nn.Module):
 
 
 class PromptEncoder(nn.Module):
-    """Points, boxes and masks as tokens and as a map (arXiv 2304.02643, appendix A)."""
+    """Encodes points and boxes as tokens, and masks as a map (arXiv 2304.02643, appendix A)."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -58,14 +58,14 @@ class PromptEncoder(nn.Module):
         self.no_mask_embed = nn.Embedding(1, width)
 
     def sparse(self, batch: int) -> Tensor:
-        """The prompt of a frame without clicks: two "not a point" tokens (batch, 2, width)."""
+        """The prompt for a frame without clicks: two "not a point" tokens (batch, 2, width)."""
         return self.not_a_point_embed.weight.expand(batch, 2, -1)
 
     def points(self, places: Tensor, labels: Tensor) -> Tensor:
-        """Sparse prompt of points, and a padding point behind them.
+        """The sparse prompt for points, followed by a padding point.
 
         Args:
-            places: (B, n, 2) float32, x and y as shares 0 .. 1 of the image.
+            places: (B, n, 2) float32, x and y as fractions 0 .. 1 of the image.
             labels: (B, n) int64: 1 on the object, 0 not on it, 2 and 3 corners of a box.
 
         Returns:
@@ -76,14 +76,14 @@ class PromptEncoder(nn.Module):
         return torch.cat((tokens, self.sparse(len(places))[:, :1]), dim=1)
 
     def dense(self, logits: Tensor | None) -> Tensor:
-        """Dense prompt: (B, width, g, g) of mask logits (B, 4g, 4g); (1, width, 1, 1) of none."""
+        """Dense prompt: mask logits (B, 4g, 4g) to (B, width, g, g); None to (1, width, 1, 1)."""
         if logits is None:
             return self.no_mask_embed.weight[:, :, None, None]
         return self.mask_downscaling(logits[:, None])
 
 
 class TwoWayLayer(nn.Module):
-    """Tokens and image attend to each other (arXiv 2304.02643, appendix A)."""
+    """A layer in which tokens and image attend to each other (arXiv 2304.02643, appendix A)."""
 
     def __init__(self, config: ModelConfig, first: bool) -> None:
         super().__init__()
@@ -101,8 +101,8 @@ class TwoWayLayer(nn.Module):
     def forward(
         self, tokens: Tensor, image: Tensor, token_pos: Tensor, image_pos: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """tokens and token_pos (B, T, C), image (B, P, C), image_pos (P, C)."""
-        if self.first:  # the tokens still are their own position
+        """tokens and token_pos (B, T, C), image (B, P, C), image_pos (P, C); returns both."""
+        if self.first:  # tokens and their positions are still the same
             tokens = self.self_attn(tokens, tokens, tokens)
         else:
             q = tokens + token_pos
@@ -138,7 +138,7 @@ class TwoWayTransformer(nn.Module):
 
 
 class Decoded(NamedTuple):
-    """What the mask decoder says of each correspondence of a batch."""
+    """The mask decoder's output for a batch of B correspondences."""
 
     logits: Tensor
     """(B, s, s) float32 mask logits before the presence rule."""
@@ -147,11 +147,11 @@ class Decoded(NamedTuple):
     presence_logit: Tensor
     """(B,) float32; the object is judged present where it is above 0."""
     token: Tensor
-    """(B, C) mask token, from which the object pointer is made."""
+    """(B, C) mask token from which the object pointer is made."""
 
 
 class Candidates(NamedTuple):
-    """All masks that the decoder offers for each object of a batch, the single mask first."""
+    """All masks that the decoder predicts for each object of a batch, the single mask first."""
 
     logits: Tensor
     """(B, 4, s, s) float32 mask logits before the presence rule."""
@@ -167,9 +167,9 @@ class MaskDecoder(nn.Module):
     """Predicts one mask, its IoU and the object's presence.
 
     Args:
-        config: of the network.
-        channels: of the image encoder's features at 1 and 2 patch strides.
-        presence_inputs: what the presence head takes beside its token.
+        config: the network's configuration.
+        channels: those of the image encoder's features at 1 and 2 patch strides.
+        presence_inputs: number of inputs that the presence head takes besides its token.
     """
 
     def __init__(
@@ -198,13 +198,13 @@ class MaskDecoder(nn.Module):
         self.pred_obj_score_head = MLP((dim + presence_inputs, dim, dim, 1))
 
     def reduce(self, fine: Tensor, middle: Tensor) -> tuple[Tensor, Tensor]:
-        """The image encoder's features as :meth:`forward` takes them; once for each view."""
+        """Reduce the image encoder's features for :meth:`forward`; once for each view."""
         return self.conv_s0(fine), self.conv_s1(middle)
 
     def forward(
         self, fused: Tensor, fine: Tensor, middle: Tensor, position: Tensor, prompt: Tensor
     ) -> Decoded:
-        """Decode the mask token of a single mask.
+        """Decode the token of the single mask.
 
         Args:
             fused: (B, C, g, g) fused features.
@@ -220,7 +220,8 @@ class MaskDecoder(nn.Module):
     def candidates(
         self, image: Tensor, fine: Tensor, middle: Tensor, position: Tensor, prompt: Tensor
     ) -> Candidates:
-        """Decode every mask token; arguments as of :meth:`forward`, ``image`` with its prompt."""
+        """Decode all mask tokens; takes the arguments of :meth:`forward`, ``image`` including the
+        dense prompt."""
         tokens, features = self.transform(image, position, prompt)
         features = self.upscale(features, fine, middle)
         masks = tokens[:, 2 : 2 + _MASK_TOKENS]
@@ -233,9 +234,9 @@ class MaskDecoder(nn.Module):
         return Candidates(logits, iou, self.presence_logit(tokens[:, 0]), masks)
 
     def transform(self, image: Tensor, position: Tensor, prompt: Tensor) -> tuple[Tensor, Tensor]:
-        """Own tokens and prompt (B, 6 + n, C), and image (B, C, g, g), after the transformer.
+        """Tokens (B, 6 + n, C) and image (B, C, g, g) after the transformer.
 
-        Own tokens are those of presence, IoU and the four masks.
+        The tokens are the decoder's own (presence, IoU, four masks), then the prompt's.
         """
         own = torch.cat(
             (self.obj_score_token.weight, self.iou_token.weight, self.mask_tokens.weight)
@@ -245,7 +246,7 @@ class MaskDecoder(nn.Module):
         return tokens, features.transpose(1, 2).unflatten(2, image.shape[2:])
 
     def upscale(self, image: Tensor, fine: Tensor, middle: Tensor) -> Tensor:
-        """Image features (B, C, g, g) to those that the masks are read from, (B, C/8, 4g, 4g)."""
+        """Upscale image features (B, C, g, g) to (B, C/8, 4g, 4g), the resolution of the masks."""
         up1, norm, act1, up2, act2 = self.output_upscaling
         image = act1(norm(up1(image) + middle))
         return act2(up2(image) + fine)
@@ -257,7 +258,7 @@ class MaskDecoder(nn.Module):
             return torch.einsum("bc,bchw->bhw", kernel.float(), image.float())
 
     def presence_logit(self, inputs: Tensor) -> Tensor:
-        """Presence logits (B,) float32 of the presence head's inputs (B, C + presence_inputs)."""
+        """Presence logits (B,) float32 from the presence head's inputs (B, C + presence_inputs)."""
         with torch.autocast(inputs.device.type, enabled=False):
             logit: Tensor = self.pred_obj_score_head(inputs.float())[:, 0]
         return logit

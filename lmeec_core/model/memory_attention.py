@@ -23,7 +23,7 @@ from lmeec_core.model.layers import (
 
 
 class RotaryAttention(Attention):
-    """Attention with the rotary encoding of the token grid on queries and keys.
+    """Attention with the token grid's rotary encoding applied to queries and keys.
 
     Args:
         dim: width of queries and output.
@@ -65,12 +65,12 @@ class RotaryAttention(Attention):
         return torch.cat((rotated, k[:, :, frames:]), dim=2)
 
     def _project(self, projection: nn.Linear, x: Tensor) -> Tensor:
-        """Projected tokens as :func:`rotate` wants them. Scores do not depend on the order of
-        channels, and adjacent pairs, as the weights have them, are slow to rotate."""
+        """Project tokens into the order that :func:`rotate` expects. Scores do not depend on the
+        order of channels, and the weights' order, in adjacent pairs, is slow to rotate."""
         return self.split(F.linear(x, projection.weight[self.order], projection.bias[self.order]))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, num_pointer_tokens: int = 0) -> Tensor:
-        """Attend. The last ``num_pointer_tokens`` keys take no rotary encoding.
+        """Attend. The last ``num_pointer_tokens`` keys get no rotary encoding.
 
         Args:
             q: (B, P, dim). k, v: (B, r * P + num_pointer_tokens, key_dim).
@@ -83,8 +83,8 @@ class RotaryAttention(Attention):
         )
 
     def attend_rotated(self, queries: Tensor, keys: Tensor, v: Tensor) -> Tensor:
-        """Attention of rotated queries (B, 1, P, inner) and keys (B, 1, L, inner) to values
-        (B, L, key_dim) that are not yet projected; (B, P, dim)."""
+        """Attention with rotated queries (B, 1, P, inner) and keys (B, 1, L, inner), and values
+        (B, L, key_dim) that are not yet projected; returns (B, P, dim)."""
         if v.shape[-1] >= self.q_proj.in_features or not slow_fused_attention(queries):
             return self.attend(queries, keys, self.split(self.v_proj(v)))
         # Weights sum to 1, so narrow values may be projected after the attention.
@@ -93,7 +93,7 @@ class RotaryAttention(Attention):
 
 
 class MemoryAttentionLayer(nn.Module):
-    """Self-attention, cross-attention to the memory, feed-forward; normalisation first."""
+    """Self-attention, cross-attention to the memory, feed-forward; each with pre-normalisation."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class MemoryAttentionLayer(nn.Module):
         self.norm3 = nn.LayerNorm(dim)
 
     def make_cross_attention(self, config: ModelConfig) -> RotaryAttention:
-        """The attention to the memory."""
+        """Make the attention to the memory."""
         return RotaryAttention(config.hidden_dim, config.grid, config.memory_dim)
 
     def attend_self(self, x: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class MemoryAttentionLayer(nn.Module):
 
 
 class MemoryAttention(nn.Module):
-    """The stack of layers. The first self-attention sees only the view, so it is split off."""
+    """The stack of layers. The first self-attention needs only the view, so it is separate."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -135,11 +135,11 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_dim)
 
     def make_layer(self, config: ModelConfig) -> MemoryAttentionLayer:
-        """One layer."""
+        """Make one layer."""
         return MemoryAttentionLayer(config)
 
     def prepare(self, tokens: Tensor, position: Tensor) -> Tensor:
-        """What every memory and object shares: input position and first self-attention.
+        """The part shared by all memories and objects: input position and first self-attention.
 
         Args:
             tokens: (K, P, C) top features of the target views.

@@ -1,4 +1,4 @@
-"""Memory encoder of SAM 2.1: image features and a mask become memory features."""
+"""Memory encoder of SAM 2.1: turns image features and a mask into memory features."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class MemoryEncoder(nn.Module):
         self.out_proj = nn.Conv2d(width, config.memory_dim, 1)
 
     def forward(self, top: Tensor, mask: Tensor) -> Tensor:
-        """Encode.
+        """Encode masks in their views.
 
         Args:
             top: (B, hidden, g, g) top features of the view.

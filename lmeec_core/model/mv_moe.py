@@ -9,13 +9,14 @@ from torch import Tensor, nn
 class MVMoE(nn.Module):
     """Fuses the memory-aware and the view-specific feature.
 
-    Channel routing weighs each feature's channels from both spatial means (equations 1 to 3),
-    spatial routing weighs each location from both results; each weight w acts as f + w * f, and
-    the sum of the two is the fused feature. Equation 5 prints the channel weight once more; the
-    text and released weights mean the spatial one. In the state dict, 1 is memory and 2 is view.
+    Channel routing weights each feature's channels, based on both spatial means (equations 1 to 3).
+    Spatial routing then weights each location, based on both results. Each weight w is applied as
+    f + w * f, and the sum of the two is the fused feature. Equation 5 in the paper repeats the
+    channel weight, but the text and the released weights use the spatial one. In the state dict, 1
+    is memory and 2 is view.
 
-    It can be used alone, in any network that has two features of one place: of any size, and of
-    ``dim`` channels.
+    It can be used on its own, in any network with two spatially aligned features of ``dim``
+    channels, of any size.
     """
 
     def __init__(self, dim: int) -> None:

@@ -1,4 +1,4 @@
-"""The modules of LM-EEC, and its stages in eager torch: each a pure function of tensors."""
+"""The modules of LM-EEC, and its stages in eager torch, each a pure function of tensors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lmeec_core.model.stages import (
 )
 
 MASK_SCALE, MASK_BIAS = 20.0, -10.0
-"""Mask probabilities p enter the memory encoder as MASK_SCALE * p + MASK_BIAS."""
+"""The memory encoder gets MASK_SCALE * p + MASK_BIAS for mask probabilities p."""
 
 
 def sine_tokens(grid: int, channels: int) -> Tensor:
@@ -38,14 +38,14 @@ def sine_tokens(grid: int, channels: int) -> Tensor:
 
 
 class Network(nn.Module):
-    """The modules and the stages; names and shapes of the state dict are the released ones.
+    """The modules and the stages; the state dict has the names and shapes of the release.
 
-    ``precision`` ("fp32", "bf16" or "fp16") sets how the stages compute; the half types keep
-    normalisation, rotary tables, mask and presence logits in float32.
+    ``precision`` ("fp32", "bf16" or "fp16") sets the type that the stages compute in; with the half
+    types, normalisation, rotary tables, mask and presence logits stay in float32.
 
     Attributes:
-        stages: what each stage takes and gives.
-        exact_modules: parts that stay in float32 in any precision, by their names.
+        stages: the inputs and outputs of each stage.
+        exact_modules: modules whose names contain one of these stay in float32.
     """
 
     stages: ClassVar[Mapping[Stage, StageSpec]] = RELEASED_STAGES
@@ -65,7 +65,7 @@ class Network(nn.Module):
         self.obj_ptr_tpos_proj = nn.Linear(dim, config.memory_dim)
         self.MV_MoE = MVMoE(dim)
         self.make_more()
-        # Part of every SAM 2.1 checkpoint; takes no part in LM-EEC.
+        # Part of every SAM 2.1 checkpoint, but not used by LM-EEC.
         self.mask_downsample = nn.Conv2d(1, 1, 4, stride=4)
         self.no_mem_embed = nn.Parameter(torch.zeros(1, 1, dim))
         self.no_mem_pos_enc = nn.Parameter(torch.zeros(1, 1, dim))
@@ -88,11 +88,11 @@ class Network(nn.Module):
         self.register_buffer("image_position", position, persistent=False)
 
     def make_memory_attention(self) -> MemoryAttention:
-        """The module ``memory_attention``."""
+        """Make the module ``memory_attention``."""
         return MemoryAttention(self.config)
 
     def make_mask_decoder(self) -> MaskDecoder:
-        """The module ``sam_mask_decoder``."""
+        """Make the module ``sam_mask_decoder``."""
         fine, middle, _ = self.image_encoder.neck.channels
         return MaskDecoder(self.config, (fine, middle))
 
@@ -101,15 +101,15 @@ class Network(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
+        """The device of the weights."""
         return self.no_obj_ptr.device
 
     def autocast(self) -> AbstractContextManager[Any]:
-        """The context in which the stages compute at :attr:`precision`, whatever autocast is
-        around it.
+        """A context in which the stages compute at :attr:`precision`, whatever the surrounding
+        autocast.
 
-        The first one in float32 on a GPU switches TF32 off in cuDNN, for the whole process and for
-        good (:func:`exact_convolutions`).
+        In float32 on a GPU, it permanently turns off TF32 in cuDNN, for the whole process
+        (:func:`exact_convolutions`).
         """
         half = self.precision != "fp32"
         if not half and self.device.type == "cuda":
@@ -125,15 +125,15 @@ class Network(nn.Module):
     def compute_in(self, precision: Precision) -> None:
         """Compute in a precision from now on; not for training.
 
-        With fp16 the weights stay as they are: it is for engines, which have weights of their own.
+        With fp16 the weights stay as they are: it is meant for engines with their own weights.
         """
         if precision == "bf16":
             self.cast_weights()
         self.precision = precision
 
     def cast_weights(self) -> None:
-        """Compute in bfloat16 from now on, and hold the weights of linear maps so once and for
-        all: casting them in every step costs more than the memory they take. Not for training.
+        """Compute in bfloat16 from now on, and convert the weights of linear layers and
+        convolutions permanently, as casting them in every step is slow. Not for training.
         """
         self.precision = "bf16"
         for name, module in self.named_modules():
@@ -142,7 +142,7 @@ class Network(nn.Module):
                 module.to(torch.bfloat16)
 
     def sizes(self) -> dict[str, int]:
-        """The sizes in the table's shapes that this network fixes, by their names."""
+        """The sizes in the table's shapes that this network fixes, by name."""
         return network_sizes(self.config)
 
     def compute(
@@ -161,7 +161,7 @@ class Network(nn.Module):
         return (*self.sam_mask_decoder.reduce(fine, middle), top)
 
     def compute_target_tokens(self, top: Tensor) -> Outputs:
-        """What memory attention computes of target views alone."""
+        """The part of memory attention that depends only on the target views."""
         tokens = top.flatten(2).transpose(1, 2)
         return (self.memory_attention.prepare(tokens, self.image_position),)
 
@@ -171,7 +171,7 @@ class Network(nn.Module):
         """Target tokens attend to a memory; see :meth:`MemoryAttention.forward`."""
         if tokens.device.type != "cpu" or not torch.is_inference_mode_enabled():
             return (self.memory_attention(tokens, memory, position, **options),)
-        # One memory fits into a processor's cache better than many (a fifth less time).
+        # One memory at a time makes better use of the CPU cache (a fifth less time).
         positions = position.split(1) if position.ndim == 3 else (position,) * len(tokens)
         rows = zip(tokens.split(1), memory.split(1), positions, strict=True)
         return (torch.cat([self.memory_attention(*row, **options) for row in rows]),)
@@ -192,7 +192,7 @@ class Network(nn.Module):
         return tuple(self.apply_presence(self.decode_raw(fused, fine, middle, prompts)))
 
     def compute_memory_encoder(self, top: Tensor, mask: Tensor, presence_logit: Tensor) -> Outputs:
-        """A view and a mask, (B, s, s) or (B, S, S) before the sigmoid, to memory features."""
+        """Top features and mask logits, (B, s, s) or (B, S, S), to memory features."""
         size = self.config.image_size
         mask = mask[:, None]
         if mask.shape[-1] != size:
@@ -223,7 +223,7 @@ class Network(nn.Module):
         Args:
             fused: (B, P, C).
             fine, middle: high-resolution features of the target views, (B, ...).
-            prompts: from :meth:`make_prompts`, (B, ...) each.
+            prompts: from :meth:`LMEEC.make_prompts`, (B, ...) each.
         """
         sparse = self.sam_prompt_encoder.sparse(len(fused))
         position = self.sam_prompt_encoder.pe_layer(self.config.grid)

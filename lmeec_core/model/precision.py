@@ -1,4 +1,4 @@
-"""The precisions, and how float32 is computed on a GPU."""
+"""The types of the precisions, and exact float32 on a GPU."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ TYPES: dict[Precision, torch.dtype] = {
 
 
 def exact_convolutions() -> None:
-    """Let cuDNN compute float32 convolutions in float32; torch's default rounds to TF32.
+    """Make cuDNN compute float32 convolutions in float32; torch's default rounds to TF32.
 
-    torch keeps this setting once for the whole process. It is set and never set back: a context
-    around each step would be undone by another thread's step in the middle of this one's.
-    Convolutions in bfloat16 do not depend on it.
+    torch has a single setting for the whole process. It is set once and never restored: if each
+    step restored it, another thread's step could do so in the middle of this one.
+    Convolutions in bfloat16 are not affected.
     """
     cudnn: Any = torch.backends.cudnn
     cudnn.allow_tf32 = False
-    # torch 2.9 and newer: an own setting of convolutions, which follows one of all operations.
+    # torch 2.9 and newer: convolutions have their own setting, which follows a general one.
     convolutions: Any = getattr(cudnn, "conv", None)
     if getattr(convolutions, "fp32_precision", None) == "tf32":
         convolutions.fp32_precision = "ieee"

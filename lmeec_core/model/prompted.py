@@ -1,4 +1,4 @@
-"""SAM 2.1's prompts: masks of points, boxes and given masks in one view, MV-MoE taking no part."""
+"""SAM 2.1's prompts: masks from points, boxes and given masks in one view, without MV-MoE."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from lmeec_core.model.results import Prediction, ViewFeatures
 from lmeec_core.model.stages import StageRunner
 
 STABILITY_DELTA, STABILITY_THRESHOLD = 0.05, 0.98
-"""The single mask is stable if its area above +delta is this share of that above -delta."""
+"""A single mask is stable if its area above +delta is at least this share of that above -delta."""
 PREVIOUS_LIMIT = 32.0
-"""Logits of an earlier mask are limited to plus and minus this before they become a prompt."""
-_CERTAIN = 1e3  # a logit whose sigmoid is 1 to the last bit, and 0 where it is negative
+"""The logits of an earlier mask are clamped to plus or minus this before use as a prompt."""
+_CERTAIN = 1e3  # the sigmoid of this logit is exactly 1, that of its negative exactly 0
 
 
 def decode_prompt(
@@ -26,17 +26,18 @@ def decode_prompt(
     points: tuple[Tensor, Tensor] | None = None,
     previous: Tensor | None = None,
 ) -> Prediction:
-    """Decode B objects of B views.
+    """Decode B objects in B views.
 
-    With at most one point (none: tracking) the likeliest of three masks is taken, since one point
-    may mean a part or the whole; otherwise the single mask, if it is stable.
+    With at most one point (none when tracking), the most likely of three masks is used, because one
+    point may mean a part or the whole; otherwise the single mask is used, if it is stable.
 
     Args:
-        tokens: (B, P, C) image tokens after the memory attention, or with ``no_mem_embed``.
-        views: the view of each.
-        points: places (B, n, 2), shares 0 .. 1 of the image, and labels (B, n); see
+        model: the network.
+        tokens: (B, P, C) image tokens after memory attention, or from :func:`fresh_tokens`.
+        views: the view of each object.
+        points: places (B, n, 2) as fractions 0 .. 1 of the image, and labels (B, n); see
             :meth:`~lmeec_core.model.mask_decoder.PromptEncoder.points`.
-        previous: (B, s, s) mask logits of an earlier answer that the points correct.
+        previous: (B, s, s) mask logits of an earlier result that the points correct.
     """
     several = points is None or points[0].shape[1] <= 1
     if previous is not None:
@@ -49,9 +50,9 @@ def decode_prompt(
 def decode_candidates(
     model: LMEEC, tokens: Tensor, views: ViewFeatures, points: tuple[Tensor, Tensor]
 ) -> tuple[Tensor, Tensor]:
-    """The three masks that one point may mean, whatever the presence.
+    """The three masks that one point may mean, regardless of presence.
 
-    Arguments are those of :func:`decode_prompt`.
+    Takes the arguments of :func:`decode_prompt`.
 
     Returns:
         mask logits (B, 3, s, s) and predicted IoU (B, 3).
@@ -61,14 +62,16 @@ def decode_candidates(
 
 
 def use_mask(model: LMEEC, views: ViewFeatures, masks: Tensor) -> Prediction:
-    """Take given masks as the answer; the decoder makes their object pointers.
+    """Use given masks as the result; the decoder makes their object pointers.
 
     Args:
+        model: the network.
         views: the view of each of B masks.
-        masks: (B, S, S) of 0 and 1; an empty one says that the object is absent.
+        masks: (B, S, S) of 0 and 1; an empty one means that the object is absent.
 
     Returns:
-        logits of 10 inside and -10 outside (between at the edge, masks being S/4), predicted IoU 1.
+        logits of 10 inside and -10 outside (in between at edges, as they are reduced to mask_size),
+        and a predicted IoU of 1.
     """
     given = masks[:, None].to(model.image_position.dtype)
     prompt = model.mask_downsample(given)[:, 0]
@@ -85,15 +88,15 @@ def use_mask(model: LMEEC, views: ViewFeatures, masks: Tensor) -> Prediction:
 
 
 def fresh_tokens(model: LMEEC, views: ViewFeatures) -> Tensor:
-    """Image tokens (B, P, C) of views in which nothing is remembered."""
+    """Image tokens (B, P, C) of views without any memory."""
     return _tokens(views) + model.no_mem_embed[0]
 
 
 def encode_prompted_memory(
     model: LMEEC, views: ViewFeatures, prediction: Prediction, run: StageRunner | None = None
 ) -> Tensor:
-    """Memory features (B, P, memory_dim) of masks that a person confirmed: inside or outside,
-    as they were shown, with nothing between."""
+    """Memory features (B, P, memory_dim) of masks that a person confirmed: binary, as they were
+    shown, without values in between."""
     size = model.config.image_size
     logits = F.interpolate(prediction.logits[:, None], size=(size, size), mode="bilinear")[:, 0]
     certain = torch.where(logits > 0, _CERTAIN, -_CERTAIN)
@@ -122,10 +125,9 @@ def _candidates(
 
 
 def _choose(candidates: Candidates, several: bool) -> Decoded:
-    """The likeliest of the three masks, or the single mask where that is stable.
+    """The most likely of the three masks, or (unless ``several``) the single mask if it is stable.
 
-    The token (hence the object pointer) of the single mask stays when an unstable one is replaced,
-    as in SAM 2.
+    As in SAM 2, replacing an unstable single mask keeps its token, and hence its object pointer.
     """
     logits, iou, presence, tokens = candidates
     rows = torch.arange(len(logits), device=logits.device)

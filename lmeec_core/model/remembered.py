@@ -1,4 +1,4 @@
-"""Tensors that follow from weights alone, computed once and kept until the weights change."""
+"""A cache of tensors that depend only on weights, kept until the weights change."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 
 
 class Remembered:
-    """Keeps the tensors that were used last.
+    """Keeps the most recently used tensors.
 
     Args:
-        capacity: tensors kept.
+        capacity: maximum number of tensors.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -25,18 +25,19 @@ class Remembered:
         return len(self._kept)
 
     def clear(self) -> None:
-        """Let go of all."""
+        """Remove all tensors."""
         self._kept.clear()
 
     def get(self, weights: Sequence[Tensor], key: Hashable, make: Callable[[], Tensor]) -> Tensor:
-        """The tensor of a key; made anew when weights have changed, and always in training.
+        """The tensor for a key; computed again when the weights have changed, and always when
+        gradients are enabled.
 
         Args:
-            weights: all that the tensor follows from.
-            key: tells tensors of the same weights apart.
-            make: computes it.
+            weights: all weights that the tensor depends on.
+            key: distinguishes tensors that depend on the same weights.
+            make: computes the tensor.
         """
-        # Weights made in inference mode do not tell whether they have changed.
+        # Weights made in inference mode do not record changes.
         unversioned = any(w.is_inference() for w in weights)
         if unversioned or torch.is_grad_enabled() or torch.compiler.is_compiling():
             return make()

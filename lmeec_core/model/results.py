@@ -1,4 +1,4 @@
-"""What the network gives: features of views, and predictions."""
+"""The network's results: features of views, and predictions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 NO_OBJECT_LOGIT = -1024.0
-"""Mask logit everywhere where the object is judged absent (SAM 2.1)."""
+"""Mask logit of every pixel if the object is judged absent (SAM 2.1)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,15 +25,15 @@ class ViewFeatures:
     """(V, C, g, g); g * g = P tokens."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Self:
-        """The same function applied to every tensor, to select or to repeat views."""
+        """Apply a function to every tensor, for instance to select or repeat views."""
         return type(self)(*(function(getattr(self, field.name)) for field in fields(self)))
 
     def token_inputs(self) -> tuple[Tensor, ...]:
-        """What the stage ``target_tokens`` takes of the views."""
+        """The views' inputs to the stage ``target_tokens``."""
         return (self.top,)
 
     def repeat_for_memory(self, count: int) -> Self:
-        """Each view ``count`` times in what the memory encoder reads; the rest stays as it is."""
+        """Repeat each view ``count`` times, but only in tensors that the memory encoder reads."""
         return replace(self, top=self.top.repeat_interleave(count, 0))
 
 
@@ -41,7 +41,7 @@ Features = TypeVar("Features", bound=ViewFeatures)
 
 
 def concatenate(parts: Sequence[Features]) -> Features:
-    """The views of one or more batches of the same kind as one batch."""
+    """Join the views of one or more batches of the same type into one batch."""
     kind = type(parts[0])
     return kind(*(torch.cat([getattr(p, f.name) for p in parts]) for f in fields(kind)))
 

@@ -1,8 +1,8 @@
-"""The network's stages: one table of what each takes and gives.
+"""The network's stages: a table of their inputs and outputs.
 
-Engines, exporter, CUDA graphs and benchmark read it; a network's table is :attr:`LMEEC.stages`.
-Sizes in shapes: g side of the token grid, P = g * g tokens, C hidden_dim, M memory_dim, S
-image_size, s = 4g mask_size. What a call decides: L tokens of a memory, m the side of a mask.
+Engines, exporter, CUDA graphs and benchmark use it; a network's table is :attr:`LMEEC.stages`.
+Sizes in shapes: g is the side of the token grid, P = g * g tokens, C hidden_dim, M memory_dim, S
+image_size, s = 4g mask_size. Sizes that vary by call: L memory tokens, m the side of a mask.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Outputs = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class StageOptions:
-    """What varies from call to call but is no tensor; fixed in an exported graph."""
+    """Arguments that vary between calls but are not tensors; fixed in an exported graph."""
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value}" for name, value in vars(self).items())
@@ -31,10 +31,10 @@ class StageOptions:
 
 @dataclass(frozen=True)
 class MemoryAttentionOptions(StageOptions):
-    """Options of the memory attention.
+    """Options of memory attention.
 
     Attributes:
-        num_pointer_tokens: tokens of object pointers at the memory's end.
+        num_pointer_tokens: number of object pointer tokens at the end of the memory.
     """
 
     num_pointer_tokens: int = 0
@@ -52,12 +52,12 @@ class DecoderOptions(StageOptions):
 
 
 class StageRunner(Protocol):
-    """Computes stages, with whatever engine."""
+    """Computes stages with some engine."""
 
     def __call__(
         self, stage: Stage, options: StageOptions, inputs: tuple[Tensor, ...], /
     ) -> Outputs:
-        """Compute one stage: inputs and outputs as the network's table has them."""
+        """Compute one stage, with inputs and outputs as in the network's table."""
 
 
 @dataclass(frozen=True)
@@ -65,13 +65,13 @@ class TensorSpec:
     """An input or output of a stage.
 
     Attributes:
-        name: of the tensor.
-        shape: sizes behind the batch, by the names above.
-        batched: whether the batch is in front. What is not batched is shared by the batch, unless
-            a call gives it one dimension more.
+        name: name of the tensor.
+        shape: its sizes after the batch dimension, by the names above.
+        batched: whether it always has a batch dimension. Otherwise it is shared by the batch,
+            unless a call passes it with one more dimension.
         dtype: float32 or bool; "computed" is float32, or the half type of the network's precision
             (normalised features and residual sums stay in float32).
-        in_range: brings numbers of a normal distribution to such as may occur.
+        in_range: maps normally distributed numbers to plausible values.
     """
 
     name: str
@@ -81,7 +81,7 @@ class TensorSpec:
     in_range: Callable[[Tensor], Tensor] | None = None
 
     def has_batch(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape has the batch in front."""
+        """Whether a tensor of this shape has a batch dimension."""
         return self.batched or len(shape) > len(self.shape)
 
     def resolve(self, batch: int, sizes: Mapping[str, int]) -> tuple[int, ...]:
@@ -96,16 +96,16 @@ def _one_use(options: StageOptions, inputs: tuple[Tensor, ...]) -> str:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """What a stage takes and gives.
+    """The inputs and outputs of a stage.
 
     Attributes:
-        name: of the stage; :class:`LMEEC` computes it in the method ``compute_<name>``.
-        inputs, outputs: its tensors, in their order.
+        name: name of the stage; :class:`LMEEC` computes it in the method ``compute_<name>``.
+        inputs, outputs: its tensors, in order.
         options: the class of its options.
-        bfloat16: whether an engine may compute all of it in bfloat16: it takes much of the time
-            and holds no logits.
-        varying: name of the size that a call decides, if there is one.
-        use: which of its uses in a step a call is: a word, "" where there is one.
+        bfloat16: whether an engine may compute all of it in bfloat16, because it takes much of the
+            time and contains no logits.
+        varying: name of the size that varies by call, if any.
+        use: says which of the stage's uses in a step a call is; "" if there is only one use.
     """
 
     name: Stage
@@ -118,7 +118,7 @@ class StageSpec:
 
 
 def network_sizes(config: ModelConfig) -> dict[str, int]:
-    """The sizes that a configuration fixes, by their names in the table."""
+    """The sizes that a configuration fixes, by name."""
     grid, dim = config.grid, config.hidden_dim
     return {
         "g": grid, "2g": 2 * grid, "4g": 4 * grid, "P": grid * grid,
@@ -183,7 +183,7 @@ MEMORY_ENCODER = StageSpec(
 
 
 def table(*specs: StageSpec) -> dict[Stage, StageSpec]:
-    """Specifications by the names of their stages, in the order of :data:`STAGES`."""
+    """Specifications by stage name, in the order of :data:`STAGES`."""
     by_name = {spec.name: spec for spec in specs}
     return {name: by_name[name] for name in STAGES}
 

@@ -1,4 +1,4 @@
-"""What a trunk and a neck tell of themselves to the rest of the network and to training."""
+"""Base classes of trunks and necks, as used by the rest of the network and by training."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Trunk(nn.Module, ABC):
     """Images (B, 3, S, S) to a list of features (B, channels[i], S / strides[i], .), finest first.
 
     Attributes:
-        channels: of each level.
-        strides: of each level, in pixels.
-        cuts_windows: whether exports with few operations are other graphs.
+        channels: number of channels of each level.
+        strides: stride of each level, in pixels.
+        cuts_windows: whether exporting with few operations gives a different graph.
     """
 
     cuts_windows = False
@@ -26,27 +26,27 @@ class Trunk(nn.Module, ABC):
 
     @abstractmethod
     def layer_groups(self) -> list[str]:
-        """The layers from the input on, as beginnings of names of parameters.
+        """The layers, starting from the input, as prefixes of parameter names.
 
-        What belongs to none of them (position embeddings) trains at the full rate.
+        Parameters outside of them (position embeddings) are trained at the full learning rate.
         """
 
     def exportable(self, side: int, few_operations: bool) -> AbstractContextManager[None]:
-        """A context for exports: position embeddings of ``side`` cells are constants.
+        """A context for exports, in which the position embedding is a constant.
 
         Args:
-            side: cells of the embedding.
-            few_operations: a graph of fewer operations that computes more, for GPUs; the results
-                are the same.
+            side: side of the embedding, in cells.
+            few_operations: for GPUs, use fewer operations that compute more; the results are the
+                same.
         """
         return nullcontext()
 
 
 class Neck(nn.Module):
-    """A trunk's features to those at 1, 2 and 4 patch strides.
+    """Converts a trunk's features to features at 1, 2 and 4 patch strides.
 
     Attributes:
-        channels: of the three, finest first.
+        channels: numbers of channels of these three, finest first.
     """
 
     def __init__(self, channels: tuple[int, int, int]) -> None:
