@@ -134,7 +134,7 @@ class TakeTrainConfig(Settings):
         return validated(ModelConfig, changed, f"model, with preset {self.preset}")
 
     def folder(self, split: str) -> Path:
-        """Where the takes of a split lie."""
+        """Folder of the takes of a split."""
         return Path(self.data) / split
 
 
@@ -181,7 +181,7 @@ class MatchTrainConfig(Settings):
     _given = field_validator("data", mode="before")(_data_given)
 
     def folder(self, split: str) -> Path:
-        """Where the takes of a split lie."""
+        """Folder of the takes of a split."""
         return Path(self.data) / split
 
 
