@@ -1,1 +1,1 @@
-"""Experiments about the method: ablations, and how simple methods compare."""
+"""Experiments on the method: ablations, baselines, and what single parts contribute."""

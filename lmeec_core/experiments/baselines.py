@@ -1,4 +1,4 @@
-"""Scores of the simple methods on simulated scenes, beside which a network's scores mean something.
+"""Scores of the simple methods on simulated scenes, as a baseline for a network's scores.
 
 ``python -m lmeec_core.experiments.baselines SCENES --out FILE`` scores all of them.
 """
@@ -33,23 +33,23 @@ EGO = "0"
 
 
 class Pair(NamedTuple):
-    """One object asked for in one pair of views."""
+    """One object to find in one pair of views."""
 
     scene: str
     frame: int
     object_name: str
     query: str
-    """Number of the camera; 0 is the ego camera."""
+    """Number of the camera, as text; 0 is the ego camera."""
     target: str
     query_image: Image
     query_mask: Mask
     target_image: Image
     truth: Mask
-    """Empty where the object is not in the target view."""
+    """Empty if the object is not in the target view."""
 
 
 def pairs_of(path: Path, step: int = 1) -> Iterator[Pair]:
-    """All that counts (:func:`qualifies`) of a scene shard, every ``step``-th frame, both
+    """All scored pairs (:func:`qualifies`) in every ``step``-th frame of a scene shard, in both
     directions."""
     rgb, labels, meta = read_shard(path)
     for frame in range(0, rgb.shape[0], step):
@@ -69,9 +69,9 @@ def pairs_of(path: Path, step: int = 1) -> Iterator[Pair]:
 def summary(scores: Scores) -> dict[str, Any]:
     """Per direction: IoU and contour accuracy of present objects, spread, existence.
 
-    ``iou spread`` is the standard deviation over objects, ``iou 95%`` an interval of the mean over
-    scenes; ``existence`` is balanced accuracy, a mask that is not empty says that the object is
-    there.
+    ``iou spread`` is the standard deviation over objects, ``iou 95%`` a confidence interval of the
+    mean over scenes. ``existence`` is balanced accuracy; a non-empty mask means that the object is
+    present.
     """
     result: dict[str, Any] = {}
     parts = scores.by(lambda record: DIRECTIONS[record.query != EGO])
@@ -96,7 +96,7 @@ def summary(scores: Scores) -> dict[str, Any]:
 def score_baselines(
     shards: Sequence[Path], step: int = 1, methods: Mapping[str, FindMask] = SIMPLE_METHODS
 ) -> dict[str, Any]:
-    """Scores on scene shards; by method what :func:`summary` gives."""
+    """Scores on scene shards: the :func:`summary` of each method."""
     scores = {name: Scores("simulated scenes") for name in methods}
     for shard in shards:
         for pair in pairs_of(shard, step):
@@ -114,10 +114,10 @@ def score_baselines(
 
 
 def choose_threshold(shards: Sequence[Path], step: int = 1) -> tuple[float, dict[float, float]]:
-    """The colour threshold with the best mean IoU on (validation) scenes, and all that were tried.
+    """The colour threshold with the best mean IoU on (validation) scenes, and the IoU of all tried.
 
     Raises:
-        InputError: no present object in the scenes.
+        InputError: the scenes contain no present object.
     """
     tried = [0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]
     sums: dict[float, list[float]] = {t: [] for t in tried}
@@ -138,10 +138,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("scenes", type=Path, help="folder of scene shards (.npy with .json)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--first", type=int, default=24, help="take the first so many scenes")
-    parser.add_argument("--step", type=int, default=4, help="every so many frames")
+    parser.add_argument("--first", type=int, default=24, help="how many scenes to use")
+    parser.add_argument("--step", type=int, default=4, help="use every n-th frame")
     parser.add_argument(
-        "--choose", action="store_true", help="try colour thresholds instead; for validation scenes"
+        "--choose", action="store_true", help="compare colour thresholds (on validation scenes)"
     )
     args = parser.parse_args(arguments)
     shards = sorted(args.scenes.glob("*.npy"))[: args.first]

@@ -1,6 +1,6 @@
-"""What the cycle check is worth: presence with and without it, on simulated scenes.
+"""Measures the benefit of the cycle check: presence with and without it, on simulated scenes.
 
-``python -m lmeec_core.experiments.cycle SCENES --out FILE`` tracks every object of scenes rendered
+``python -m lmeec_core.experiments.cycle SCENES --out FILE`` tracks every object in scenes rendered
 by ``python -m lmeec_core.simulation.shards``.
 """
 
@@ -26,9 +26,9 @@ from lmeec_core.simulation.shards import read_shard
 
 DRAWS = 300
 NETWORK = ("lm-eec", "lmeec")
-"""Names of the method that has a network."""
+"""Names of the method that uses a network."""
 LARGE = 0.5
-"""Share of the image from which a mask of an absent object counts as one over the whole image."""
+"""Share of the image above which the mask of an absent object counts as a large mask."""
 
 
 @dataclass(frozen=True)
@@ -37,14 +37,14 @@ class Answer:
 
     Attributes:
         scene: name of the scene.
-        direction: of :data:`lmeec_core.evaluation.scenes.DIRECTIONS`.
+        direction: one of :data:`lmeec_core.evaluation.scenes.DIRECTIONS`.
         there: whether the object is in the target view.
-        presence, checked: its probability, without and with the check.
+        presence, checked: presence probability, without and with the check.
         visible, kept: whether it is judged present, without and with the check.
         score: the method's own estimate of the mask's IoU.
-        overlap: of the look back; None where nothing was looked for.
-        iou, iou_kept: with the true mask, without and with the check; None where it is absent.
-        large: whether the mask covers :data:`LARGE` of the image.
+        overlap: overlap found by the cycle check; None if nothing was checked.
+        iou, iou_kept: IoU without and with the check; None if the object is absent.
+        large: whether the mask covers at least :data:`LARGE` of the image.
     """
 
     scene: str
@@ -63,7 +63,7 @@ class Answer:
 
 @dataclass
 class Seconds:
-    """Time spent in steps, without and with the check."""
+    """Time spent on steps, without and with the check."""
 
     plain: float = 0.0
     checked: float = 0.0
@@ -126,7 +126,7 @@ Numbers = NDArray[np.float64]
 
 
 def balanced_accuracy(there: Numbers, judged: Numbers, weights: Numbers) -> float:
-    """Mean of the share judged present of those present, and absent of those absent."""
+    """Mean of the shares of present and of absent objects that are classified correctly."""
     from sklearn.metrics import balanced_accuracy_score
 
     return float(balanced_accuracy_score(there, judged, sample_weight=weights))
@@ -140,7 +140,7 @@ def auroc(there: Numbers, value: Numbers, weights: Numbers) -> float:
 
 
 def mean_iou(there: Numbers, value: Numbers, weights: Numbers) -> float:
-    """Over objects that are present."""
+    """Mean IoU over present objects."""
     return float(np.average(value, weights=weights * there))
 
 
@@ -151,12 +151,12 @@ MEASURES: dict[str, tuple[Callable[[Numbers, Numbers, Numbers], float], Look, Lo
     "AUROC of the score": (auroc, lambda a: a.score, lambda a: a.overlap or 0.0),
     "IoU": (mean_iou, lambda a: a.iou or 0.0, lambda a: a.iou_kept or 0.0),
 }
-"""Each with what it looks at without and with the check."""
+"""Each measure with the value it uses without and with the check."""
 
 
 def summary(answers: Sequence[Answer], draws: int = DRAWS) -> dict[str, Any]:
-    """Each measure without and with the check, and their difference with its 95 % interval over
-    scenes (bootstrap, fixed seed)."""
+    """Each measure without and with the check, and the 95 % interval of the difference over scenes
+    (bootstrap, fixed seed)."""
     names, scene = np.unique([a.scene for a in answers], return_inverse=True)
     there = np.array([a.there for a in answers], np.float64)
     absent = [a for a in answers if not a.there]
@@ -170,7 +170,7 @@ def summary(answers: Sequence[Answer], draws: int = DRAWS) -> dict[str, Any]:
         },
     }
     if not absent or len(absent) == len(answers):
-        return result  # there is nothing to tell apart
+        return result  # the measures need both
     picked = np.random.default_rng(0).integers(0, len(names), (draws, len(names)))
     weights = [np.bincount(one, minlength=len(names))[scene].astype(np.float64) for one in picked]
     weights = [w for w in weights if 0 < np.dot(w, there) < w.sum()]
@@ -194,7 +194,7 @@ def compare(
     step: int = 1,
     draws: int = DRAWS,
 ) -> tuple[Mapping[str, Any], list[Answer]]:
-    """Scores of a method with and without the check, by direction; and all answers."""
+    """Scores of a method with and without the check, overall and by direction; and all answers."""
     seconds = Seconds()
     answers = [a for shard in shards for a in answers_of(shard, method, checked, step, seconds)]
     result: dict[str, Any] = {
@@ -215,12 +215,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("scenes", type=Path, help="folder of scene shards (.npy with .json)")
     parser.add_argument("--out", type=Path, required=True, help="JSON file to write")
-    parser.add_argument("--method", default="lm-eec", help="its name")
+    parser.add_argument("--method", default="lm-eec", help="name of the method")
     parser.add_argument("--preset", default="nano", help="the network of lm-eec")
-    parser.add_argument("--first", type=int, default=16, help="take the first so many scenes")
-    parser.add_argument("--step", type=int, default=1, help="every so many frames")
+    parser.add_argument("--first", type=int, default=16, help="how many scenes to use")
+    parser.add_argument("--step", type=int, default=1, help="use every n-th frame")
     parser.add_argument("--draws", type=int, default=DRAWS, help="bootstrap samples")
-    parser.add_argument("--answers", action="store_true", help="write every single answer, too")
+    parser.add_argument("--answers", action="store_true", help="also write every answer")
     args = parser.parse_args(arguments)
     shards = sorted(args.scenes.glob("*.npy"))[: args.first]
     if not shards:

@@ -1,15 +1,16 @@
-"""How far depth and triangulation lead, in millimetres, on simulated takes with their true masks.
+"""Accuracy of positions from depth and from triangulation, on simulated takes with true masks.
 
 ``python -m lmeec_core.experiments.depth TAKES`` reads takes made by ``lmeec simulate --depth``. For
-every object that two or more cameras see, it compares the true middle of its upright box with
+every object seen by two or more cameras, it compares the true centre of its axis-aligned box with
 
-- triangulation: of the masks' centroids, as in the node without depth,
-- depth, one camera: the box of each camera's own cloud,
-- depth, all cameras: the box of all clouds together, unless the cameras disagree,
+- triangulation: the triangulated centroids of the masks, as in the node without depth,
+- depth, one camera: the box of each single camera's cloud,
+- depth, all cameras: the box of all clouds together, unless the cameras disagree.
 
-with exact depth, and with noise: that of a structured-light camera along its axis, 1.2 + 1.9
-(z - 0.4)^2 mm at z metres, and 0.8 pixels across, which smears the edges (both: Nguyen, Izadi and
-Lovell, "Modeling Kinect Sensor Noise", 3DIMPVT 2012); and 5 % of the pixels have no value.
+Depth is either exact or noisy. The noise is that of a structured-light camera: along the axis
+1.2 + 1.9 (z - 0.4)^2 mm at z metres, and laterally 0.8 pixels, which smears the edges (both:
+Nguyen, Izadi and Lovell, "Modeling Kinect Sensor Noise", 3DIMPVT 2012); 5 % of the pixels have no
+value.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from lmeec_core.takes import Take, open_takes
 TRIANGULATED, ONE, ALL = "triangulation", "depth, one camera", "depth, all cameras"
 METHODS = (TRIANGULATED, ONE, ALL)
 MAX_ERROR, MIN_ANGLE = 10.0, 3.0
-"""As the node has them, pixels and degrees."""
+"""The node's defaults, in pixels and degrees."""
 MISSING = 0.05
 DRAWS = 2000
 Mask = NDArray[np.bool_]
@@ -46,14 +47,15 @@ Mask = NDArray[np.bool_]
 
 @dataclass
 class Tally:
-    """What was measured in one take.
+    """The measurements in one take.
 
     Attributes:
-        errors: by method, distances from the true middle, metres.
-        sizes: of all cameras' boxes, errors of each of the three sides, metres.
-        tried: by method, how often it was asked.
-        refused: by method and reason.
-        mixed: asked with one camera's mask of another object; how many, and how many refused.
+        errors: by method, distances from the true centre, metres.
+        sizes: errors of the three sides of the boxes from all cameras, metres.
+        tried: by method, the number of attempts.
+        refused: by method and reason, the number of objects that were not placed.
+        mixed: attempts with another object's mask in one camera: their number, and how many were
+            noticed.
     """
 
     errors: dict[str, list[float]] = field(default_factory=lambda: {m: [] for m in METHODS})
@@ -63,13 +65,13 @@ class Tally:
     mixed: list[int] = field(default_factory=lambda: [0, 0])
 
     def refuse(self, method: str, reason: str) -> None:
-        """Count an object that a method did not place."""
+        """Count an object that a method refused to place."""
         key = f"{method}: {reason}"
         self.refused[key] = self.refused.get(key, 0) + 1
 
 
 class Moment(NamedTuple):
-    """A frame: each camera's depth, lens and pose, and by object its masks by camera."""
+    """A frame: each camera's depth, lens and pose, and each object's masks by camera."""
 
     views: Mapping[str, DepthView]
     masks: Mapping[str, Mapping[str, Mask]]
@@ -90,10 +92,10 @@ def noisy(depth: Depth, rng: np.random.Generator) -> Depth:
 
 
 def moments(take: Take, rng: np.random.Generator | None, every: int) -> Iterator[Moment]:
-    """The frames of a take, each `every`-th; with a generator, its depth is noisy.
+    """Every `every`-th frame of a take; if `rng` is given, depth is noisy.
 
     Raises:
-        InputError: the take is not one of `lmeec simulate --depth`.
+        InputError: the take was not made by `lmeec simulate --depth`.
     """
     truth = take.annotation.get(TRUTH)
     if not isinstance(truth, dict) or not take.calibration_path.is_file():
@@ -123,7 +125,7 @@ def moments(take: Take, rng: np.random.Generator | None, every: int) -> Iterator
 
 
 def measure(moment: Moment, tally: Tally) -> None:
-    """Place every object of a frame by every method."""
+    """Place every object in a frame with every method."""
     names = list(moment.masks)
     for number, name in enumerate(names):
         masks, (low, high) = moment.masks[name], moment.boxes[name]
@@ -173,7 +175,7 @@ def _clouds(moment: Moment, masks: Mapping[str, Mask], tally: Tally) -> dict[str
 
 
 def _mixed(moment: Moment, clouds: dict[str, Cloud], other: str, tally: Tally) -> None:
-    """Exchange the first camera's cloud for that of another object: is it noticed?"""
+    """Replace the first camera's cloud with another object's, and count whether this is noticed."""
     if len(clouds) < 2:
         return
     camera = next(iter(clouds))
@@ -189,7 +191,7 @@ def _mixed(moment: Moment, clouds: dict[str, Cloud], other: str, tally: Tally) -
 
 
 def summary(tallies: Sequence[Tally]) -> dict[str, Any]:
-    """Median and 90 % quantile in mm with 95 % intervals over takes, and what was refused."""
+    """Median and 90 % quantile in mm with 95 % intervals over takes, and refusals by reason."""
     result: dict[str, Any] = {}
     for method in METHODS:
         groups = [np.array(tally.errors[method]) * 1000 for tally in tallies]
@@ -206,8 +208,8 @@ def summary(tallies: Sequence[Tally]) -> dict[str, Any]:
 
 
 def quantiles(groups: Sequence[NDArray[np.float64]]) -> dict[str, Any]:
-    """Median and 90 % quantile of all values, each with its 95 % interval when the groups are drawn
-    with replacement (fixed seed); nothing without values."""
+    """Median and 90 % quantile of all values, each with its 95 % interval from resampling groups
+    (bootstrap, fixed seed); empty without values."""
     filled = [one for one in groups if len(one)]
     if not filled:
         return {}
@@ -229,11 +231,11 @@ def run(takes: Sequence[Take], seed: int, every: int = 1) -> dict[str, Any]:
 
     Args:
         takes: made by `lmeec simulate --depth`.
-        seed: of the noise.
-        every: take each so many frames.
+        seed: for the noise.
+        every: use every n-th frame.
 
     Raises:
-        InputError: a take is another one.
+        InputError: a take was not made that way.
     """
     result: dict[str, Any] = {"simulated": True, "takes": [take.name for take in takes]}
     for name, with_noise in (("exact", False), ("noisy", True)):
@@ -249,7 +251,7 @@ def run(takes: Sequence[Take], seed: int, every: int = 1) -> dict[str, Any]:
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The figures as Markdown."""
+    """The results as a Markdown table."""
     lines = ["| depth | method | placed | median, mm | 90 %, mm |", "|---|---|---|---|---|"]
     for name in ("exact", "noisy"):
         for method in METHODS:
@@ -263,12 +265,12 @@ def table(result: Mapping[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Measure places in space on takes made by `lmeec simulate --depth`."""
+    """Measure the accuracy of 3D positions on takes made by `lmeec simulate --depth`."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("takes", type=Path, help="a take, or a folder of takes")
-    parser.add_argument("--split", default=None, help="take those of this split")
-    parser.add_argument("--every", type=int, default=1, help="take each so many frames")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise")
+    parser.add_argument("--split", default=None, help="use only this split")
+    parser.add_argument("--every", type=int, default=1, help="use every n-th frame")
+    parser.add_argument("--seed", type=int, default=0, help="random seed for the noise")
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args(arguments)
     if args.every < 1:

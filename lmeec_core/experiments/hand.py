@@ -1,9 +1,9 @@
-"""How well masks tell what moves and what is in the hand, on simulated takes.
+"""How well masks show what moves and what is in the hand, on simulated takes.
 
-``python -m lmeec_core.experiments.hand TAKES`` reads takes of ``lmeec simulate``, with their true
-masks, and the person's mask as the hand. True is: an object moves if its true box has moved by more
-than 5 mm since the frame before, and is in the hand from grasp to release. Only objects that some
-camera sees in both frames count.
+``python -m lmeec_core.experiments.hand TAKES`` reads takes made by ``lmeec simulate`` with their
+true masks; the person's mask serves as the hand. Ground truth: an object moves if its true box has
+moved by more than 5 mm since the previous frame, and it is in the hand from grasp to release. Only
+objects that some camera sees in both frames are scored.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from lmeec_core.simulation.truth import TRUTH
 from lmeec_core.takes import Take, decode_mask, open_takes
 
 MOVED = 0.005
-"""Metres."""
+"""Distance above which an object has moved, in metres."""
 MEASURES = ("moves", "contact", "in hand")
 DRAWS = 2000
 
 
 def counts_of(take: Take) -> dict[str, list[int]]:
-    """True positives, false positives and misses by measure.
+    """True positives, false positives and false negatives by measure.
 
     Raises:
         InputError: the take is not simulated.
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Score the rule of lmeec_core.datasets.interaction on simulated takes."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("takes", type=Path, help="a take, or a folder of takes")
-    parser.add_argument("--split", default=None, help="take those of this split")
+    parser.add_argument("--split", default=None, help="use only this split")
     parser.add_argument("--out", type=Path, default=None, help="JSON file to write")
     args = parser.parse_args(arguments)
     try:

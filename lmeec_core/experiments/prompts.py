@@ -1,10 +1,11 @@
-"""How far one click goes with the bundled weights, on simulated takes of held-out shapes.
+"""How well a single click works with the bundled weights, on simulated takes of held-out shapes.
 
-``python -m lmeec_core.experiments.prompts WORK`` makes the takes, clicks each object once in the
-ego view (the point deepest inside its true mask), tracks it there, and looks for it in the exo
-views: from the tracked mask, and beside it from the true mask of every frame. ``--pictures FOLDER``
-scores clicks and boxes on outlined photographs as well (outlines.json: "picture|object" to
-polygons). Results: WORK/prompts.json. Takes that are done are kept: the same command goes on.
+``python -m lmeec_core.experiments.prompts WORK`` generates takes, clicks each object once in the
+ego view (at the point deepest inside its true mask), tracks it there, and looks for it in the exo
+views, given the tracked mask and, for comparison, the true mask of every frame. ``--pictures
+FOLDER`` also scores clicks and boxes on outlined photographs (outlines.json maps "picture|object"
+to polygons). Results are written to WORK/prompts.json. Finished takes are kept; run the same
+command again to resume.
 """
 
 from __future__ import annotations
@@ -43,17 +44,17 @@ from lmeec_core.takes import Take
 from lmeec_core.takes.json_file import read_json
 
 SIZE, CLICKED = 320, 100
-"""Side of the images, and visible pixels from which an object is clicked."""
+"""Side of the images in pixels, and least visible pixels of an object to be clicked."""
 SPANS = ((0, 0), (1, 10), (11, 50), (51, 200))
-"""Frames after the click that are scored together, first and last."""
+"""Ranges (first, last) of frames after the click that are scored together."""
 GONE, BACK = 3, 5
-"""An object has left if it is invisible for so many frames, and is found again if it is within so
-many frames of its return."""
+"""An object has left if it is invisible for GONE frames, and counts as found again if it is found
+within BACK frames of its return."""
 
 Row = dict[str, Any]
-"""One object on one frame: ``object``; ``since``, frames after the click; ``area``, its visible
-pixels; ``seen``, whether it was said to be there; ``iou`` in the ego view where it is visible; and
-``targets``, the IoU in exo views where it is visible, from the click and from true masks."""
+"""One object on one frame: ``object``, its name; ``since``, frames after the click; ``area``, its
+visible pixels; ``seen``, whether it was judged present; ``iou`` in the ego view, if visible; and
+``targets``, the IoU in each exo view where it is visible, from the click and from true masks."""
 
 
 def follow(
@@ -63,10 +64,10 @@ def follow(
 
     Args:
         model: a network with weights.
-        take: with true masks.
-        objects: those to click, each on the first frame on which it is well visible.
-        most: use the first so many frames.
-        views: how many exo views it is looked for in.
+        take: a take with true masks.
+        objects: objects to click, each on the first frame where it is clearly visible.
+        most: maximum number of frames to use, from the first.
+        views: number of exo views to look in.
     """
     targets = take.exos[:views]
     frames = take.common_frames(take.ego, *targets)[:most]
@@ -112,10 +113,10 @@ def _row(name: str, since: int, found: CorrespondenceLike, truth: NDArray[np.boo
 
 
 def excursions(rows: Sequence[Row]) -> Iterator[bool]:
-    """For each time that an object left the view and came back, whether it was found again.
+    """For each time an object left the view and came back: whether it was found again.
 
     Args:
-        rows: of one object of one take, in order.
+        rows: rows of one object in one take, in order.
     """
     away = 0
     for i, row in enumerate(rows):
@@ -128,7 +129,7 @@ def excursions(rows: Sequence[Row]) -> Iterator[bool]:
 
 
 def _estimate(values: Iterable[tuple[str, float]]) -> dict[str, float | None] | None:
-    """Mean and interval of a measure's values by take."""
+    """Mean and interval of a measure, from its values with their takes."""
     sums: defaultdict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for take, value in values:
         total, count = sums[take]
@@ -137,7 +138,7 @@ def _estimate(values: Iterable[tuple[str, float]]) -> dict[str, float | None] | 
 
 
 def summary(takes: dict[str, list[Row]]) -> dict[str, Any]:
-    """Scores of takes, each a mean over frames with its 95 % interval over takes."""
+    """Scores over takes, each a mean over frames with its 95 % interval over takes."""
     rows = [(take, row) for take, own in takes.items() for row in own]
     query = {
         f"{low} to {high}": _estimate(
@@ -168,10 +169,10 @@ def summary(takes: dict[str, list[Row]]) -> dict[str, Any]:
 
 
 def pictures(model: LMEEC, folder: Path) -> dict[str, dict[str, float]]:
-    """IoU of the mask of one click, and of a box, of each outlined object.
+    """IoU of the masks from a click and from a box, for each outlined object.
 
     Raises:
-        InputError: no outlines, or a picture that cannot be read.
+        InputError: the outlines or a picture cannot be read.
     """
     results = {}
     for key, contours in read_json(folder / "outlines.json").items():
@@ -192,7 +193,7 @@ def pictures(model: LMEEC, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def _made(root: Path, args: argparse.Namespace, console: Console) -> list[Path]:
-    """The takes; missing ones are made."""
+    """Paths of the takes; missing ones are generated."""
     wanted = {"test": args.takes}
     with Progress(console=console) as progress:
         bar = progress.add_task("takes made", total=args.takes)
@@ -207,7 +208,7 @@ def _made(root: Path, args: argparse.Namespace, console: Console) -> list[Path]:
 
 
 def _digest() -> str:
-    """Of the weights that are scored."""
+    """Digest of the weights that are scored."""
     paths = [bundled_weights(name) for name in ("nano", HEAD)]
     return hashlib.sha256(b"".join(p.read_bytes() for p in paths if p)).hexdigest()[:12]
 
@@ -217,12 +218,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lmeec_core.experiments.prompts", description=__doc__
     )
-    parser.add_argument("work", type=Path, help="folder of takes and results")
+    parser.add_argument("work", type=Path, help="folder for takes and results")
     parser.add_argument("--takes", type=int, default=6)
     parser.add_argument("--frames", type=int, default=201)
     parser.add_argument("--objects", type=int, default=3)
     parser.add_argument("--targets", type=int, default=2)
-    parser.add_argument("--seed", type=int, default=SETS["prompts"].first, help="of the first take")
+    parser.add_argument("--seed", type=int, default=SETS["prompts"].first, help="first take's seed")
     parser.add_argument("--pictures", type=Path, help="folder of outlined photographs")
     args = parser.parse_args(arguments)
     for name in ("takes", "frames", "objects", "targets"):

@@ -1,10 +1,10 @@
-"""What a description of the object is worth to omama, on simulated takes.
+"""Measures how much a description of the object helps omama, on simulated takes.
 
-``python -m lmeec_core.experiments.text TAKES --out FOLDER`` takes the takes of ``lmeec simulate``,
-which say what their objects look like, and trains how texts and candidates are compared
-(:class:`lmeec_core.methods.conditions.TextScorer`) without text, with MCFuse as published, and with
-the form in which each object attends to the words about it, on frozen features of nano. Frames are
-few, and chosen candidates are scored by their IoU with the true mask.
+``python -m lmeec_core.experiments.text TAKES --out FOLDER`` uses takes made by ``lmeec simulate``,
+which contain descriptions of their objects. On frozen features of nano, it trains the comparison of
+texts and candidates (:class:`lmeec_core.methods.conditions.TextScorer`) in three forms: without
+text, with MCFuse as published, and with each object attending to the words about it. A few frames
+per take are used; chosen candidates are scored by their IoU with the true mask.
 """
 
 from __future__ import annotations
@@ -42,32 +42,32 @@ HELD_OUT = {"val": "kinds of training", "test": "kinds held out"}
 
 
 class Scene(NamedTuple):
-    """One frame of a pair of views: K objects of the query view, N candidates of the target view
-    and the T true masks in it."""
+    """One frame of a pair of views: K objects in the query view, N candidates and T true masks in
+    the target view."""
 
     take: str
     direction: str
     texts: list[str]
-    """(K,), "" for an object without a description."""
+    """(K,) descriptions; "" for an object without one."""
     objects: Tensor
-    """(K, C) of the object's descriptors, the part for the object itself."""
+    """(K, C): the part of each object's descriptor that describes the object itself."""
     others: Tensor
-    """(N + T, C), likewise of candidates and then of true masks."""
+    """(N + T, C): the same part for candidates, then for true masks."""
     scores: Tensor
     """(K, N + T) logits from the similarity alone."""
     true: Tensor
     """int64 (K,): the column of the object's true mask, -1 where it is not in the target view."""
     allowed: Tensor
-    """bool (K, N + T): what an object is compared with in training."""
+    """bool (K, N + T): which masks an object is compared with in training."""
     overlap: NDArray[np.float32]
     """(K, N) IoU of candidates with the object's true mask."""
 
 
 def scenes_of(path: Path, views: DescribedViews, features: Features, most: int) -> Iterator[Scene]:
-    """Up to `most` frames, evenly over the take, of each pair of views in both directions."""
+    """Up to `most` evenly spaced frames of each pair of views, in both directions."""
     take = Take.open(path)
     said = take.descriptions
-    # How descriptors are compared without a matcher does not depend on the image.
+    # Without a matcher, the comparison of descriptors does not depend on the image.
     plain = features.see([np.zeros((64, 64, 3), np.uint8)], [True])[0].plain
     for direction in DIRECTIONS:
         for query, target in take.pairs(direction):
@@ -87,14 +87,14 @@ def scenes_of(path: Path, views: DescribedViews, features: Features, most: int) 
 
 
 def _descriptors(query: DescribedView, target: DescribedView) -> tuple[Any, Any]:
-    """Of the query view's objects; of candidates and true masks of the target view."""
+    """Descriptors of the query view's objects; of the target view's candidates and true masks."""
     return query.objects, np.concatenate((target.candidates, target.objects))
 
 
 def _answers(
     query: DescribedView, target: DescribedView
 ) -> tuple[Tensor, Tensor, NDArray[np.float32]]:
-    """The last three entries of a scene."""
+    """The fields `true`, `allowed` and `overlap` of a scene."""
     rows = [target.row(str(name)) for name in query.names]
     count, seen = len(target.shown), len(target.names)
     true = np.array([-1 if row is None else count + row for row in rows])
@@ -108,13 +108,13 @@ def _answers(
 
 
 class Texts:
-    """Encoded texts, each once."""
+    """Encodes texts, each only once."""
 
     def __init__(self, encoder: TextEncoder) -> None:
         self._encoder, self._found = encoder, dict[str, TextVectors]()
 
     def __call__(self, texts: Sequence[str]) -> list[TextVectors | None]:
-        """Their vectors; None for "", and for a text without a word that the encoder knows."""
+        """Vectors of the texts; None for "" and for texts without any word known to the encoder."""
         new = [one for one in dict.fromkeys(texts) if one not in self._found]
         self._found.update(zip(new, self._encoder.encode(new), strict=True))
         found = [self._found[one] for one in texts]
@@ -125,7 +125,7 @@ class Texts:
 def train(
     form: Form, scenes: Sequence[Scene], texts: Texts, text_dim: int, seed: int, steps: int
 ) -> TextScorer:
-    """Learn to tell the true mask from candidates and from other objects' masks."""
+    """Train a scorer to pick the true mask among candidates and other objects' masks."""
     scenes = [one for one in scenes if (one.true >= 0).any()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -152,13 +152,13 @@ def train(
 def overlaps(
     scorer: TextScorer | None, scenes: Sequence[Scene], texts: Texts, wrong: bool = False
 ) -> Sums:
-    """By take the sum of the IoU of chosen candidates, and their number.
+    """Sum of the IoU of the chosen candidates, and their number, by take.
 
     Args:
-        scorer: None: the similarity alone.
-        scenes: objects that are not in the target view are left out.
-        texts: encode.
-        wrong: give each scene the texts of a scene of another take.
+        scorer: None: use the similarity alone.
+        scenes: scenes to score; objects that are not in the target view are ignored.
+        texts: encodes the texts.
+        wrong: give each scene the texts of a scene from another take.
     """
     sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
     for i, one in enumerate(scenes):
@@ -181,12 +181,12 @@ def overlaps(
 
 
 def mean_of(runs: Sequence[Sums]) -> Sums:
-    """The mean of several seeds, take by take."""
+    """Mean over several seeds, take by take."""
     return {t: (float(np.mean([run[t][0] for run in runs])), n) for t, (_, n) in runs[0].items()}
 
 
 def row_of(runs: Sequence[Sums], reference: Sequence[Sums]) -> dict[str, Any]:
-    """IoU with its 95 % interval over takes and by seed, and the difference to a reference."""
+    """IoU with its 95 % interval over takes and by seed, and the difference from a reference."""
     by_seed = [estimate(run) for run in runs]
     apart = [difference(*pair) for pair in zip(runs, reference, strict=True)]
     means = [one.mean for one in by_seed if one is not None]
@@ -204,9 +204,9 @@ def compare(
     held_out: Mapping[str, Sequence[Scene]], scorers: Mapping[Form, Sequence[TextScorer]],
     texts: Texts,
 ) -> dict[str, Any]:  # fmt: skip
-    """Rows by split and direction; differences are to the form without text, seed by seed.
+    """Rows by split and direction; differences are from the form without text, seed by seed.
 
-    A single take has no rows with the texts of another one.
+    With only one take, there are no rows with wrong texts.
     """
     found: dict[str, Any] = {}
     for split, every in held_out.items():
@@ -229,7 +229,7 @@ def compare(
 
 
 def table(found: Mapping[str, Any]) -> str:
-    """The rows as Markdown."""
+    """The rows as a Markdown table."""
     lines = [
         "| takes | direction | scores | IoU (95 % over takes) | sd of seeds | difference to none |",
         "|---|---|---|---|---|---|",
@@ -250,7 +250,7 @@ def table(found: Mapping[str, Any]) -> str:
 
 
 def _cell(found: Mapping[str, Any], form: str) -> str:
-    """A mean with its interval, which a single take does not have."""
+    """A mean with its interval, if there is one (there is none for a single take)."""
     mean, low, high = (found[name] for name in ("mean", "low", "high"))
     return f"{mean:{form}}" + ("" if low is None else f" ({low:{form}} to {high:{form}})")
 
@@ -258,14 +258,14 @@ def _cell(found: Mapping[str, Any], form: str) -> str:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train and compare the forms on a folder of takes; writes results.json and the weights."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("takes", type=Path, help="folder of lmeec simulate: train, val, test")
+    parser.add_argument("takes", type=Path, help="folder of takes: train, val, test")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--train", type=int, default=72, help="training takes")
-    parser.add_argument("--held-out", type=int, default=12, help="takes of val, and of test")
-    parser.add_argument("--frames", type=int, default=2, help="of each take")
+    parser.add_argument("--held-out", type=int, default=12, help="takes in val, and in test")
+    parser.add_argument("--frames", type=int, default=2, help="per take")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
-    parser.add_argument("--encoder", help="folder of a text model; without: hashed words")
+    parser.add_argument("--encoder", help="folder of a text model; default: hashed words")
     args = parser.parse_args(arguments)
     features = load_features("nano", device="cpu")
     views = DescribedViews(args.out / "views" / features.fingerprint, features, Regions())

@@ -1,7 +1,7 @@
 """Simulated ego-exo takes: procedural scenes rendered with MuJoCo, with exact masks.
 
-MuJoCo is imported where it is used. `render_scene` gives arrays, `render_many` writes shards for
-training, `generate_takes` writes takes in the processed EgoExo4D layout.
+`render_scene` returns arrays, `render_many` writes shards for training, `generate_takes` writes
+takes in the processed EgoExo4D layout. MuJoCo is imported only when it is needed.
 """
 
 from __future__ import annotations

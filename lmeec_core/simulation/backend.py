@@ -1,4 +1,4 @@
-"""MuJoCo with an off-screen OpenGL backend: chosen before the import, one context per process."""
+"""MuJoCo with an off-screen OpenGL backend, chosen before the import; one context per process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RenderingError(ExplainedError):
 
 
 def choose_backend() -> str:
-    """Set and return MUJOCO_GL: as given, else EGL where there is an NVIDIA GPU, else OSMesa.
+    """Set and return MUJOCO_GL: as given, else EGL if there is an NVIDIA GPU, else OSMesa.
 
     OSMesa needs the system library libOSMesa (Debian, Ubuntu: libosmesa6).
     """
@@ -22,7 +22,7 @@ def choose_backend() -> str:
     if not chosen:
         chosen = "egl" if os.path.exists("/dev/nvidia0") else "osmesa"
         os.environ["MUJOCO_GL"] = chosen
-    # llvmpipe's own threads compete with the worker processes; without them it is faster.
+    # llvmpipe's threads compete with the worker processes; rendering is faster without them.
     os.environ.setdefault("LP_NUM_THREADS", "0")
     return chosen
 
@@ -38,7 +38,7 @@ def _advice(backend: str, reason: object) -> str:
 def load_mujoco() -> Any:
     """The mujoco module, imported with the chosen backend.
 
-    Raises RenderingError where the backend's library is missing.
+    Raises RenderingError if MuJoCo or the backend's library is missing.
     """
     backend = choose_backend()
     try:
@@ -56,9 +56,9 @@ _CONTEXTS: dict[int, Any] = {}
 
 
 def use_gl_context() -> None:
-    """Make the process's OpenGL context current; it is made once.
+    """Make the process's OpenGL context current; it is created on first use.
 
-    Raises RenderingError where that fails.
+    Raises RenderingError if that fails.
     """
     if os.getpid() not in _CONTEXTS:
         backend, mujoco = choose_backend(), load_mujoco()
@@ -73,5 +73,5 @@ def use_gl_context() -> None:
                 f"{type(context).__module__}; set MUJOCO_GL={backend} in the environment"
             )
         _CONTEXTS[os.getpid()] = context
-        atexit.register(_CONTEXTS.clear)  # freeing it later than this would print errors
+        atexit.register(_CONTEXTS.clear)  # freeing it any later prints errors
     _CONTEXTS[os.getpid()].make_current()

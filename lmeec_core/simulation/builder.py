@@ -1,4 +1,4 @@
-"""A thin layer over mujoco.MjSpec: materials, textured geometry, bodies that are only posed."""
+"""A thin layer over mujoco.MjSpec: materials, textured geometry, bodies without dynamics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PERSON_GROUPS = (1, 2)
 
 
 class SceneBuilder:
-    """Builds and compiles a scene. There are no contacts and no gravity: poses are set."""
+    """Builds and compiles a scene. Poses are set directly; there are no contacts and no gravity."""
 
     def __init__(self, offscreen: int, multisamples: int, shadow_pixels: int) -> None:
         mujoco = load_mujoco()
@@ -42,7 +42,7 @@ class SceneBuilder:
         return f"{kind}{self._count}"
 
     def flat(self, rgb: ArrayLike, specular: float = 0.3, shininess: float = 0.3) -> str:
-        """Material of one colour (RGB in [0, 255]); returns its name."""
+        """Add a material of a single colour (RGB in [0, 255]); returns its name."""
         colour = np.clip(np.asarray(rgb, float) / 255, 0, 1)
         name = self._name("material")
         self.spec.add_material(
@@ -59,8 +59,10 @@ class SceneBuilder:
         reflectance: float = 0.0,
         cube: bool = True,
     ) -> str:
-        """Material with an (n, n, 3) texture: one per face of a cube around, or flat (planes,
-        lathes). Returns its name."""
+        """Add a material with an (n, n, 3) texture; returns its name.
+
+        The texture is repeated on the faces of a cube, or flat (for planes and lathes).
+        """
         texture, name = self._name("texture"), self._name("material")
         kind = self._mj.mjtTexture.mjTEXTURE_CUBE if cube else self._mj.mjtTexture.mjTEXTURE_2D
         data = np.ascontiguousarray(np.tile(image, (6, 1, 1)) if cube else image)
@@ -76,7 +78,7 @@ class SceneBuilder:
         return name
 
     def body(self, name: str, parent: Any = None, **options: Any) -> Any:
-        """A body; without a parent it belongs to the world and is posed as a mocap body."""
+        """Add a body; without a parent it is a mocap body of the world, posed directly."""
         if parent is None:
             return self.spec.worldbody.add_body(name=name, mocap=True, **options)
         return parent.add_body(name=name, **options)
@@ -93,7 +95,7 @@ class SceneBuilder:
         group: int = 0,
         rotation_matrix: NDArray[np.float64] | None = None,
     ) -> None:
-        """One geometry: `size` half lengths in metres, at `position` or between `ends`."""
+        """Add a geometry: `size` in half lengths (metres), at `position` or between `ends`."""
         options: dict[str, Any] = {}
         if ends is not None:
             options["fromto"] = [*np.asarray(ends[0], float), *np.asarray(ends[1], float)]
@@ -112,7 +114,7 @@ class SceneBuilder:
         )  # fmt: skip
 
     def lathe(self, part: Part, material: str, body: Any) -> None:
-        """A lathed mesh."""
+        """Add a lathed mesh."""
         vertices, coordinates, faces = lathe_mesh(part.profile)
         name = self._name("mesh")
         mesh = self.spec.add_mesh(name=name)
@@ -126,7 +128,7 @@ class SceneBuilder:
         )  # fmt: skip
 
     def add_object(self, spec: ObjectSpec, body_name: str) -> None:
-        """An object as a posed body, its origin at the bottom centre."""
+        """Add an object as a mocap body with its origin at the bottom centre."""
         body = self.body(body_name)
         materials: dict[tuple[str, bool], str] = {}
         for part in spec.parts:
@@ -157,7 +159,7 @@ class SceneBuilder:
         directional: bool,
         cutoff: float,
     ) -> None:
-        """A light; `diffuse` RGB in [0, 1], `cutoff` degrees of a spot."""
+        """Add a light; `diffuse` is RGB in [0, 1], `cutoff` the angle of a spotlight in degrees."""
         kind = "DIRECTIONAL" if directional else "SPOT"
         self.spec.worldbody.add_light(
             pos=np.asarray(position, float), dir=np.asarray(direction, float),
@@ -173,8 +175,11 @@ class SceneBuilder:
         orientation: NDArray[np.float64] | None = None,
         body: Any = None,
     ) -> None:
-        """A camera; `orientation` columns are its right, up and backward axes, `field_of_view`
-        vertical, degrees."""
+        """Add a camera.
+
+        The columns of `orientation` are its right, up and backward axes; `field_of_view` is
+        vertical, in degrees.
+        """
         quaternion = np.array([1.0, 0, 0, 0])
         if orientation is not None:
             self._mj.mju_mat2Quat(quaternion, orientation.flatten())
@@ -183,7 +188,7 @@ class SceneBuilder:
         )
 
     def ambience(self, ambient: float, headlight: float, sky: ArrayLike) -> None:
-        """Ambient light, a weak light at the camera, and a flat sky (RGB in [0, 1])."""
+        """Set ambient light, a weak light at the camera, and a uniform sky (RGB in [0, 1])."""
         head = self.spec.visual.headlight
         head.ambient, head.diffuse = [ambient] * 3, [headlight] * 3
         head.specular = [0, 0, 0]
@@ -194,5 +199,5 @@ class SceneBuilder:
         )  # fmt: skip
 
     def compile(self) -> Any:
-        """The finished mujoco.MjModel."""
+        """Compile the scene to a mujoco.MjModel."""
         return self.spec.compile()

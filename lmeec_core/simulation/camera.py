@@ -1,4 +1,4 @@
-"""Cameras: where they stand, and what their lens and sensor do to an image."""
+"""Cameras: their placement, and the effects of lens and sensor on an image."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def camera_names(exo_cameras: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class ExoPose:
-    """A fixed camera: where it stands, what it looks at (metres), roll and view (degrees)."""
+    """A fixed camera: position and aim (metres), roll and field of view (degrees)."""
 
     position: NDArray[np.float64]
     aim: NDArray[np.float64]
@@ -38,7 +38,7 @@ class ExoPose:
 def draw_exo_cameras(
     rng: np.random.Generator, layout: Layout, config: SimulationConfig
 ) -> list[ExoPose]:
-    """Fixed cameras around the surface, some of which show only part of it."""
+    """Draw fixed cameras around the surface, some of which show only part of it."""
     walled = layout.far_wall < layout.room
     spread = 75.0 if walled else 115.0
     start = rng.uniform(-spread, spread)
@@ -83,20 +83,20 @@ def _noise_map(index: int) -> NDArray[np.int16]:
 class CameraEffects:
     """Exposure, colour, vignetting, blur, noise and distortion of one camera over a take."""
 
-    tables: NDArray[np.uint8]  # (256, 3) grey level in, grey level out
+    tables: NDArray[np.uint8]  # (256, 3) maps input to output levels
     shading: NDArray[np.float32] | None  # (S, S, 1) vignetting
     blur: float
     noise: float
     motion_blur: float
     jpeg: float
-    maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None  # where each pixel comes from
-    bend: float = 0.0  # of the lens; 0 where there are no maps
+    maps: tuple[NDArray[np.float32], NDArray[np.float32]] | None  # source of each pixel
+    bend: float = 0.0  # distortion; 0 without maps
 
     @classmethod
     def draw(
         cls, rng: np.random.Generator, config: SimulationConfig, ego: bool, size: int
     ) -> CameraEffects:
-        """Effects of a camera with square images of `size` pixels."""
+        """Draw the effects of a camera with images of `size` x `size` pixels."""
         gamma, gain = rng.uniform(0.7, 1.3), rng.uniform(0.8, 1.25)
         balance = rng.uniform(0.88, 1.12, 3)
         grey = np.arange(256)[:, None] / 255
@@ -107,7 +107,7 @@ class CameraEffects:
         shading = (1 - dark * square / 2)[..., None].astype(np.float32) if dark > 0.08 else None
         bend = rng.uniform(0, config.distortion) if ego else 0.0
         maps = None
-        if bend > 0.01:  # barrel: the corner keeps its place, the middle is magnified
+        if bend > 0.01:  # barrel: corners stay in place, the centre is magnified
             scale = (1 + bend * square) / (1 + 2 * bend)
             maps = tuple(((v * scale + 1) * (size - 1) / 2).astype(np.float32) for v in (x, y))
         unit = size / 256
@@ -121,21 +121,21 @@ class CameraEffects:
         )  # fmt: skip
 
     def labels(self, labels: NDArray[Any]) -> NDArray[Any]:
-        """Labels or depth (S, S) through the lens; nearest neighbour, so that nothing is mixed."""
+        """Apply the lens to labels or depth (S, S); nearest neighbour, so nothing is mixed."""
         if self.maps is None:
             return labels
         return cv2.remap(labels, *self.maps, cv2.INTER_NEAREST)
 
     def lens(self, field_of_view: float, size: int) -> Intrinsics:
-        """The lens as a calibration has it.
+        """The lens in the form used by a calibration.
 
         Args:
-            field_of_view: vertical, degrees, before the lens bends it.
+            field_of_view: vertical, degrees, before distortion.
             size: side of the image, pixels.
         """
         half = math.tan(math.radians(field_of_view) / 2)
         middle = (size - 1) / 2
-        # The image without the lens: the edge pixels' outer edges are at `half`.
+        # Without distortion, the outer edges of the border pixels are at `half`.
         focal = size / 2 / half
         if not self.bend:
             return Intrinsics((size, size), _matrix(focal, middle), np.zeros(0))
@@ -158,7 +158,7 @@ class CameraEffects:
         if self.shading is not None:
             out = (out * self.shading).astype(np.uint8)
         if self.noise > 0.3:
-            # A window of a stored map, repeated above 300 px: far cheaper than fresh noise.
+            # A window of a stored map, tiled above 300 px: far cheaper than new noise.
             side, tile = min(size, 300), _noise_map(int(rng.integers(6)))
             row, column = (int(v) for v in rng.integers(0, 600 - side, 2))
             window = tile[row : row + side, column : column + side]
@@ -181,16 +181,17 @@ def _matrix(focal: float, middle: float) -> Vector:
 def _bent(bend: float, edge: float) -> Vector:
     """OpenCV's rational polynomial for the lens of :meth:`CameraEffects.draw`.
 
-    There, what is seen at p (the edge is at 1) comes from p (1 + b |p|^2) / (1 + 2 b). OpenCV goes
-    the other way, r to r (1 + k1 r^2 + ..) / (1 + k4 r^2 + ..), so the numbers are fitted.
+    There, the distorted point p (1 at the image's edge) comes from p (1 + b |p|^2) / (1 + 2 b).
+    OpenCV's model maps the other way, from r to r (1 + k1 r^2 + ..) / (1 + k4 r^2 + ..), so its
+    coefficients are fitted.
 
     Args:
         bend: b.
-        edge: the edge of the image as a tangent, of what is seen.
+        edge: tangent of the angle at the edge of the distorted image.
     """
     seen = np.linspace(0.01, 1.5, 200)  # beyond the corners, at the root of 2
     factor = 1 + bend * seen**2
-    square = (seen * edge * factor) ** 2  # r^2, of what is there
+    square = (seen * edge * factor) ** 2  # r^2, undistorted
     powers = np.stack([square, square**2, square**3], axis=1)
     # 1 / factor = (1 + P) / (1 + Q), linear in the coefficients: P factor - Q = 1 - factor.
     system = np.concatenate([powers * factor[:, None], -powers], axis=1)
@@ -199,7 +200,7 @@ def _bent(bend: float, edge: float) -> Vector:
 
 
 def _smear(rgb: Image, length: float, angle: float) -> Image:
-    """Blur along a line: `length` pixels, `angle` degrees."""
+    """Blur along a line of `length` pixels at `angle` degrees."""
     half = max(1, round(length / 2))
     kernel = np.zeros((2 * half + 1, 2 * half + 1), np.float32)
     dx, dy = math.cos(math.radians(angle)) * half, math.sin(math.radians(angle)) * half

@@ -1,4 +1,4 @@
-"""What a simulated scene may contain: one frozen dataclass, three named levels."""
+"""Configuration of simulated scenes: one frozen dataclass with three named levels."""
 
 from __future__ import annotations
 
@@ -9,39 +9,37 @@ from typing import Any
 from lmeec_core.errors import InputError
 
 SPLITS = ("train", "val", "test")
-"""Splits in the order of their random stream; `test` draws held-out shapes and textures only."""
+"""Splits, numbered in their random streams; `test` draws held-out shapes and textures only."""
 
 
 @dataclass(frozen=True)
 class SimulationConfig:
-    """Distribution that scenes are drawn from. Pairs are inclusive ranges, shares are in [0, 1].
+    """The distribution of scenes. Pairs are inclusive ranges, shares are in [0, 1].
 
-    The defaults are the level `normal`; `level()` gives the others.
+    The defaults are the level `normal`; see `level()` for the others.
     """
 
     level: str = "normal"
     exo_cameras: int = 2  # 1 to 4
     moved: tuple[int, int] = (1, 2)  # objects the person moves
-    distractors: tuple[int, int] = (3, 6)  # objects that stay, look-alikes not counted
-    look_alikes: tuple[int, int] = (0, 2)  # twins (same, recoloured, rescaled...) per moved object
+    distractors: tuple[int, int] = (3, 6)  # objects that stay in place, except look-alikes
+    look_alikes: tuple[int, int] = (0, 2)  # twins (same, recoloured, ...) per moved object
     max_objects: int = 12
     occluders: tuple[int, int] = (0, 1)  # tall boxes on the surface
-    bin_share: float = 0.15  # scenes with an open box, whose inside only shows from above
-    exit_share: float = 0.35  # actions that take an object out of sight (pocket, drawer, stool)
+    bin_share: float = 0.15  # scenes with an open box; its inside is visible only from above
+    exit_share: float = 0.35  # actions that put an object out of sight (pocket, box, stool)
     absent_steps: tuple[int, int] = (6, 20)  # how long a hidden object stays hidden
-    glance_share: float = 0.15  # time for which the wearer looks elsewhere
+    glance_share: float = 0.15  # share of the time in which the wearer looks elsewhere
     glance_steps: tuple[int, int] = (4, 14)
     tight_share: float = 0.15  # exo cameras that show only part of the surface
-    shadow_share: float = (
-        0.5  # scenes with one light that casts shadows (the most expensive effect)
-    )
-    reflect_share: float = 0.1  # scenes with a mirroring surface
-    multisamples: int = 4  # multisampling of the colour image: 0, 2 or 4
-    blur: float = 0.6  # base blur of the lens, pixels at 256 px
+    shadow_share: float = 0.5  # scenes in which a light casts shadows (the most expensive effect)
+    reflect_share: float = 0.1  # scenes with a reflective surface
+    multisamples: int = 4  # samples per pixel of the colour image: 0, 2 or 4
+    blur: float = 0.6  # base blur of the lens, in pixels at 256 px
     motion_blur: float = 0.15  # share of ego frames with motion blur
     noise: tuple[float, float] = (0.0, 3.0)  # standard deviation of the sensor noise, grey levels
     distortion: float = 0.05  # largest radial distortion of the ego lens (0: pinhole)
-    jpeg_share: float = 0.0  # frames that go through a JPEG codec before they are stored as arrays
+    jpeg_share: float = 0.0  # frames passed through a JPEG codec before being stored as arrays
 
     def __post_init__(self) -> None:
         if not 1 <= self.exo_cameras <= 4:
@@ -76,7 +74,7 @@ LEVELS = tuple(_LEVELS)
 
 
 def level(name: str, **changes: Any) -> SimulationConfig:
-    """The named level (`easy`, `normal`, `hard`), with single fields changed.
+    """The named level (`easy`, `normal`, `hard`), with individual fields changed.
 
     Raises InputError for an unknown level, TypeError for an unknown field.
     """

@@ -1,4 +1,4 @@
-"""What a simulated object looks like, in words: its colours, its pattern and its kind."""
+"""Describes a simulated object in words: its colours, pattern and kind."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ _PATTERNS = {
     "marble": "marbled", "wood": "wooden", "tiles": "tiled", "stains": "stained",
 }  # fmt: skip
 _NOUNS = {"turned": "turned piece", "pliers": "pair of pliers"}
-"""Where the name of a kind is no noun."""
+"""Nouns for kinds whose name is not a suitable noun."""
 _HUES = ((8, "red"), (22, "orange"), (34, "yellow"), (80, "green"), (98, "turquoise"),
          (130, "blue"), (150, "purple"), (170, "pink"), (180, "red"))  # fmt: skip
-"""Names of hues (0 .. 179, as OpenCV has them) up to a limit."""
+"""Upper limits of hues (0 .. 179, as in OpenCV) and their names."""
 COLOURS = ("black", "grey", "white", "brown", *dict.fromkeys(name for _, name in _HUES))
 SECOND = 0.3
-"""Share of an object from which a second colour of it is named."""
+"""Least share of an object for its second colour to be named."""
 
 
 def describe(spec: ObjectSpec) -> str:
-    """A description as a person might give it: "a blue and white striped mug"."""
+    """A description as a person might give, such as "a blue and white striped mug"."""
     shares, body = dict.fromkeys(COLOURS, 0.0), 0.0
     for part in spec.parts:
         low, high = extent(part)

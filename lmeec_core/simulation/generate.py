@@ -28,14 +28,14 @@ from lmeec_core.takes import TakeWriter
 from lmeec_core.takes.json_file import read_json
 
 FRAME_STEP = 30
-"""Frame numbers go 0, 30, 60, ...: one frame per second of 30 fps video, as in EgoExo4D."""
+"""Frame numbers are 0, 30, 60, ...: one frame per second of 30 fps video, as in EgoExo4D."""
 
 MANIFEST, SPLIT_FILE = "manifest.json", "split.json"
 
 
 @dataclass(frozen=True)
 class TakeJob:
-    """One take to make."""
+    """One take to generate."""
 
     seed: int
     config: SimulationConfig
@@ -48,16 +48,16 @@ class TakeJob:
 
 
 def take_name(split: str, seed: int) -> str:
-    """Name of a take, the same for the same seed."""
+    """Name of a take; determined by split and seed."""
     return f"sim_{split}_{seed:06d}"
 
 
 def write_take(job: TakeJob) -> dict[str, Any]:
-    """Render a take and write it; it appears under its name when it is complete.
+    """Render a take and write it; it gets its final name only when it is complete.
 
-    Images and masks are (size, size). An object has an entry where at least one of its pixels is
-    visible. Depth images are exact, in whole millimetres. Returns the take's entry of the manifest.
-    Raises FileExistsError if it exists.
+    Images and masks are (size, size). An object has a mask wherever at least one of its pixels is
+    visible. Depth images are exact, in whole millimetres. Returns the take's entry in the manifest.
+    Raises FileExistsError if the take exists.
     """
     scene = Scene(job.seed, job.config, job.split, job.size, job.frames)
     facts: dict[str, Any] = {
@@ -93,11 +93,11 @@ def write_take(job: TakeJob) -> dict[str, Any]:
 
 
 def _check_manifest(root: Path, recipe: dict[str, Any]) -> None:
-    """Raise InputError where the folder holds takes made with another recipe."""
+    """Raise InputError if the folder contains takes made with another recipe."""
     path = root / MANIFEST
     if not path.exists():
         return
-    there = {"depth": False, **(read_json(path).get("recipe") or {})}  # older takes have none
+    there = {"depth": False, **(read_json(path).get("recipe") or {})}  # missing in older takes
     wanted = json.loads(json.dumps(recipe))
     for key in wanted:
         if there.get(key) != wanted[key]:
@@ -142,12 +142,12 @@ def generate_takes(
     timeout: float = 3600.0,
     depth: bool = False,
 ) -> Iterator[JobResult]:
-    """Make `counts[split]` takes per split under `root`/<split>/<take>; yields them as they come.
+    """Generate `counts[split]` takes per split as `root`/<split>/<take>; yields each when finished.
 
-    Seeds run from `first_seed` in each split (whose random streams differ). Finished takes are
-    kept; an incomplete one never appears under its name. `depth` adds a depth image to each image.
-    Afterwards split.json and manifest.json are written. Raises InputError for options that differ
-    from those of the takes that are there.
+    Seeds start at `first_seed` in each split (the splits' random streams differ). Existing takes
+    are kept; incomplete ones never appear under their final name. `depth` adds a depth image to
+    each image. At the end, split.json and manifest.json are written. Raises InputError if the
+    options are invalid or differ from those of the existing takes.
     """
     for name, value, least in (("frames", frames, 1), ("size", size, 32), ("workers", workers, 1)):
         if value < least:

@@ -1,6 +1,6 @@
-"""What happens in a scene: the wearer moves objects, hides them, brings them back, looks around.
+"""The action in a scene: the wearer moves objects, hides them, brings them back, looks around.
 
-A plan is drawn for a number of steps; a step is a frame of a take (one second of the recording).
+A plan covers a number of steps; a step is a frame of a take (one second of the recording).
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from lmeec_core.simulation.room import CENTRE_X, Layout
 
 Array = NDArray[np.float64]
 NOWHERE = np.array([0.0, 0.0, -5.0])
-"""Where hidden objects are: under the floor, out of every view."""
+"""Position of hidden objects: below the floor, outside every view."""
 
 
 @dataclass(frozen=True)
 class MotionPlan:
-    """Poses over T steps of N objects and the wearer; metres, radians, world frame."""
+    """Poses of N objects and the wearer over T steps; metres, radians, world frame."""
 
     positions: Array  # (T, N, 3), bottom centre; NOWHERE while hidden
     yaw: Array  # (T, N)
@@ -32,9 +32,7 @@ class MotionPlan:
     grip: Array  # (T,) 0 open, 1 closed
     head: Array  # (T, 3)
     gaze: Array  # (T, 3) the point looked at
-    held: NDArray[
-        np.int64
-    ]  # (T,) number of the object in the hand, from grasp to release; -1: none
+    held: NDArray[np.int64]  # (T,) index of the object in the hand, from grasp to release; -1: none
 
 
 def smooth(u: float) -> float:
@@ -50,9 +48,9 @@ def free_spot(
     taken: Sequence[tuple[float, float, float]],
     reach: float,
 ) -> Array:
-    """A place on the surface that keeps clear of `taken` (x, y, radius) if one is found.
+    """A position on the surface, if possible clear of the circles `taken` (x, y, radius).
 
-    `reach` limits |y| and the depth, so that the wearer can get there.
+    `reach` limits |y| and the depth to what the wearer can reach.
     """
     spot = np.array([CENTRE_X, 0.0, layout.height])
     for attempt in range(150):
@@ -68,7 +66,7 @@ def free_spot(
 
 
 class _Planner:
-    """Draws one action after the other and keeps the state between them."""
+    """Draws one action after another and keeps the state between them."""
 
     def __init__(
         self, rng: np.random.Generator, config: SimulationConfig, layout: Layout,
@@ -103,7 +101,7 @@ class _Planner:
             self.yaw[:, number] = self.rng.uniform(-np.pi, np.pi)
 
     def run(self) -> None:
-        """Fill the whole time line."""
+        """Plan all steps."""
         step = int(self.rng.integers(0, 5))
         self.hand[:step] = self.at
         while step < self.steps:
@@ -114,7 +112,7 @@ class _Planner:
                 continue
             length = int(self.rng.integers(9, 22))
             away = [k for k in ready if self.positions[step, k, 2] < -1]
-            if away and self.rng.random() < 0.8:  # what was put away comes back
+            if away and self.rng.random() < 0.8:  # bring back what was put away
                 ready = away
             number = ready[int(self.rng.integers(len(ready)))]
             self._act(number, step, length)
@@ -128,7 +126,7 @@ class _Planner:
         return np.array([self.edge - 0.14, side * 0.28, self.layout.height - 0.12])
 
     def _goal(self, number: int, step: int) -> tuple[Array, bool]:
-        """Where to carry an object, and whether it vanishes there."""
+        """Where to carry an object, and whether it disappears there."""
         rng, spec, layout = self.rng, self.objects[number], self.layout
         now = self.positions[min(step, self.steps - 1)]
         if now[number, 2] > -1 and rng.random() < self.config.exit_share:
@@ -152,7 +150,7 @@ class _Planner:
         return free_spot(rng, layout, spec.radius, taken, 0.45), False
 
     def _act(self, number: int, start: int, length: int) -> None:
-        """Reach, grasp, carry, release, draw back: `length` steps from `start`."""
+        """Reach, grasp, carry, release and withdraw, in `length` steps from `start`."""
         rng, spec = self.rng, self.objects[number]
         share = rng.uniform(0.7, 1.3, 5) * [0.24, 0.06, 0.42, 0.06, 0.22]
         ends = start + np.round(np.cumsum(share) / share.sum() * length).astype(int)
@@ -202,7 +200,10 @@ class _Planner:
 def _gaze(
     rng: np.random.Generator, config: SimulationConfig, layout: Layout, hand: Array
 ) -> tuple[Array, Array]:
-    """Head (T, 3) and point looked at (T, 3): the hand, low-passed, with jitter and glances."""
+    """Positions of the head (T, 3) and of the gaze (T, 3).
+
+    The gaze follows the hand, low-pass filtered, with jitter and glances elsewhere.
+    """
     steps = len(hand)
     mean = sum(config.glance_steps) / 2
     start = config.glance_share / max(1e-6, mean * (1 - config.glance_share))
@@ -225,7 +226,7 @@ def _gaze(
         looked[t] = look + shake
         head[t] = base + sway + 0.12 * np.clip(look, -0.5, 0.5) * [1, 1, 0]
         away = looked[t] - head[t]
-        if np.hypot(away[0], away[1]) < 0.12:  # never straight down, or the image would spin
+        if np.hypot(away[0], away[1]) < 0.12:  # never straight down, where the image would spin
             looked[t, 0] = head[t, 0] + 0.15
     return head, looked
 
@@ -234,7 +235,7 @@ def draw_motion(
     rng: np.random.Generator, config: SimulationConfig, layout: Layout,
     objects: Sequence[ObjectSpec], moved: int, steps: int,
 ) -> MotionPlan:  # fmt: skip
-    """A random plan of `steps` steps; the first `moved` objects are carried about."""
+    """A random plan of `steps` steps; the first `moved` objects are carried around."""
     planner = _Planner(rng, config, layout, objects, moved, steps)
     planner.run()
     head, gaze = _gaze(rng, config, layout, planner.hand)

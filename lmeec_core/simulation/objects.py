@@ -1,4 +1,4 @@
-"""Objects of a scene: drawn kinds, look-alikes of them, and their MuJoCo geometry."""
+"""Draws the objects of a scene and their look-alikes, with shape and appearance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _VARIANTS = ("same", "recoloured", "rescaled", "retextured", "reshaped")
 
 @dataclass(frozen=True)
 class ObjectSpec:
-    """One object: what determines its shape and appearance."""
+    """One object: everything that determines its shape and appearance."""
 
     name: str
     kind: str
@@ -34,11 +34,11 @@ class ObjectSpec:
     paint_seed: int
     gloss: tuple[float, float]  # specular, shininess
     parts: list[Part] = field(default_factory=list)
-    radius: float = 0.0  # metres, around the vertical axis
+    radius: float = 0.0  # metres, from the vertical axis
     height: float = 0.0
 
     def texture(self) -> NDArray[np.uint8]:
-        """Texture of the parts painted `body`, (PIXELS, PIXELS, 3)."""
+        """Texture (PIXELS, PIXELS, 3) of the parts with the paint `body`."""
         rng = np.random.default_rng(self.paint_seed)
         stops = [self.colours[0], self.colours[1]]
         if self.family in textures.MANY_COLOURED:
@@ -46,7 +46,7 @@ class ObjectSpec:
         return textures.paint(rng, self.family, self.pattern, stops)
 
     def flat_colour(self, paint: str) -> NDArray[np.float64]:
-        """RGB in [0, 255] of a part that is not painted `body`."""
+        """RGB in [0, 255] of parts with another paint than `body`."""
         if paint == "metal":
             return 150 + 0.3 * (self.colours[3] - 128) + 40 * (self.numbers[7] - 0.5)
         if paint == "dark":
@@ -60,7 +60,7 @@ def _shaped(spec: ObjectSpec) -> ObjectSpec:
 
 
 def draw_object(rng: np.random.Generator, kind: str, split: str) -> ObjectSpec:
-    """A random object of a kind, textured from the split's families."""
+    """A random object of a kind, with a texture from the split's families."""
     names = textures.families(split, _OBJECT_FAMILIES)
     family = names[int(rng.integers(len(names)))]
     vivid = (0.2, 1.0) if rng.random() < 0.75 else (0.0, 0.3)
@@ -83,7 +83,7 @@ def draw_object(rng: np.random.Generator, kind: str, split: str) -> ObjectSpec:
 
 
 def draw_look_alike(rng: np.random.Generator, spec: ObjectSpec, split: str) -> ObjectSpec:
-    """A twin of an object: the same, or with one of colour, size, texture, proportions changed."""
+    """A twin of an object: identical, or with a different colour, size, texture or proportions."""
     how = _VARIANTS[int(rng.integers(len(_VARIANTS)))]
     if how == "recoloured":
         colours = np.clip(spec.colours + rng.normal(0, 55, (4, 3)), 0, 255)
@@ -105,7 +105,7 @@ def draw_objects(
 ) -> tuple[list[ObjectSpec], int]:
     """All objects of a scene, and how many of them (the first ones) the person moves.
 
-    Names are the kind and a number, `mug_1`, unique in the scene.
+    Names are unique within the scene: the kind and a number, such as `mug_1`.
     """
     moved = int(rng.integers(config.moved[0], config.moved[1] + 1))
     order = list(rng.permutation(tickets(split)))

@@ -21,9 +21,9 @@ LATHE_SEGMENTS = 20
 class Part:
     """One geometry of an object, in metres, in the object's frame (origin: bottom centre).
 
-    `size` as MuJoCo defines it for the primitive (half lengths). A part has `start` and `end`
+    `size` is MuJoCo's size of the primitive (half lengths). A part has either `start` and `end`
     (cylinder, capsule) or `position` and `euler` (degrees). A lathe has a `profile`: (radius,
-    height) points from bottom to top that are turned around z.
+    height) points from bottom to top, revolved around z.
     """
 
     primitive: Primitive
@@ -38,7 +38,7 @@ class Part:
 
 Numbers = NDArray[np.float64]
 Maker = Callable[[Numbers, float], list[Part]]
-"""Turns eight random numbers in [0, 1) and a scale into an object's parts."""
+"""Makes an object's parts from eight random numbers in [0, 1) and a scale."""
 
 
 def box(size: Vector, at: Vector, paint: Paint = "body", euler: Vector = (0, 0, 0)) -> Part:
@@ -74,14 +74,14 @@ def lathe(profile: Sequence[tuple[float, float]], paint: Paint = "body") -> Part
 def handle(
     x: float, low: float, high: float, out: float, radius: float, paint: Paint
 ) -> list[Part]:
-    """Three capsules that form a handle on the +x side, between two heights."""
+    """Three capsules that form a handle on the +x side between two heights."""
     a, b = (x, 0.0, high), (x + out, 0.0, high - 0.2 * (high - low))
     c, d = (x + out, 0.0, low + 0.2 * (high - low)), (x, 0.0, low)
     return [rod(radius, a, b, paint), rod(radius, b, c, paint), rod(radius, c, d, paint)]
 
 
 def extent(part: Part) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Corners (low, high), in metres, of a box around the part as it is turned."""
+    """Corners (low, high), in metres, of the axis-aligned box around the rotated part."""
     if part.primitive == "lathe":
         radius = max(r for r, _ in part.profile)
         heights = [z for _, z in part.profile]
@@ -107,7 +107,7 @@ def rotation(euler: Vector) -> NDArray[np.float64]:
 
 
 def settle(parts: Sequence[Part]) -> tuple[list[Part], float, float]:
-    """Move parts so that they stand on z = 0, centred; returns (parts, radius, height)."""
+    """Move parts so that they stand centred on z = 0; returns (parts, radius, height)."""
     corners = [extent(p) for p in parts]
     low = np.min([c[0] for c in corners], axis=0)
     high = np.max([c[1] for c in corners], axis=0)
@@ -135,10 +135,10 @@ def _shift(part: Part, by: NDArray[np.float64]) -> Part:
 def lathe_mesh(
     profile: Sequence[tuple[float, float]],
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    """Vertices (V, 3), texture coordinates (V, 2) and triangles (F, 3) of a turned profile.
+    """Vertices (V, 3), texture coordinates (V, 2) and triangles (F, 3) of a revolved profile.
 
-    The seam has two rows of vertices (1e-7 m apart, else they would be merged) so that the
-    texture wraps once around.
+    The seam has two rows of vertices so that the texture wraps around once; they are 1e-7 m apart,
+    or else MuJoCo would merge them.
     """
     points = np.asarray(profile, float)
     count = len(points)

@@ -1,4 +1,4 @@
-"""The person: a mannequin with two arms, five moving fingers, and a head that carries ego."""
+"""The person: a mannequin with two arms, five moving fingers, and a head with the ego camera."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Vector = NDArray[np.float64]
 Point = tuple[float, float, float]
 
 _SKINS = ((236, 188, 160), (198, 140, 105), (141, 90, 62), (90, 58, 40), (224, 172, 140))
-_FINGERS = (  # y, x of the knuckle in the hand, length of the first link; metres
+_FINGERS = (  # y and x of the knuckle in the hand's frame, length of the first link; metres
     (-0.032, 0.045, 0.036), (-0.011, 0.05, 0.042), (0.011, 0.048, 0.04), (0.031, 0.042, 0.032),
     (0.04, -0.005, 0.038),
 )  # fmt: skip
@@ -36,7 +36,7 @@ def add_person(
     hand = build.body("hand")
     build.geometry("ellipsoid", glove, (0.052, 0.044, 0.018), body=hand, group=1)
     for i, (y, x, length) in enumerate(_FINGERS):
-        # The last one is the thumb, which points inwards.
+        # The last finger is the thumb, which points inwards.
         turn = about((0, 0, 1), math.radians(55.0 if i == 4 else (i - 1.5) * 4.0))
         first = build.body("", hand, pos=[x, y, 0], quat=turn)
         first.add_joint(name=f"finger{i}a", axis=[0, 1, 0])
@@ -62,12 +62,12 @@ def add_person(
 
 
 def _capsule(build: SceneBuilder, material: str, radius: float, end: Point, body: Any) -> None:
-    """A capsule of an arm or a finger, from its body's origin to `end`."""
+    """Add a capsule of an arm or finger, from its body's origin to `end`."""
     build.geometry("capsule", material, (radius,), ends=((0, 0, 0), end), body=body, group=1)
 
 
 def about(axis: Point, angle: float) -> Vector:
-    """Unit quaternion (w, x, y, z) of a turn about a unit axis, radians."""
+    """Unit quaternion (w, x, y, z) of a rotation about a unit axis; `angle` in radians."""
     return np.array([math.cos(angle / 2), *(math.sin(angle / 2) * np.array(axis))])
 
 
@@ -78,7 +78,7 @@ def multiply(a: Vector, b: Vector) -> Vector:
 
 
 def look_at(position: Vector, target: Vector, roll: float = 0.0) -> Vector:
-    """Camera orientation (3, 3), columns right, up, backward; `roll` in degrees."""
+    """Camera orientation (3, 3) with columns right, up, backward; `roll` in degrees."""
     back = position - target
     back = back / np.linalg.norm(back)
     right = np.cross([0, 0, 1.0], back)
@@ -89,7 +89,7 @@ def look_at(position: Vector, target: Vector, roll: float = 0.0) -> Vector:
 
 
 class PersonPose:
-    """Sets the person's bodies in a MuJoCo state; ids are looked up once."""
+    """Sets the poses of the person's bodies in a MuJoCo state."""
 
     def __init__(self, model: Any) -> None:
         mujoco = load_mujoco()
@@ -120,7 +120,7 @@ class PersonPose:
         grip: float,
         roll: float,
     ) -> None:
-        """Head at `head` looking at `gaze`, hands at `hand` and `other` (3,), grip in [0, 1]."""
+        """Set head, point looked at, both hands (3,), grip in [0, 1], head's roll (degrees)."""
         quaternion = np.zeros(4)
         self._mj.mju_mat2Quat(quaternion, look_at(head, gaze, roll).flatten())
         self._put(data, "head", head, quaternion)
@@ -133,7 +133,7 @@ class PersonPose:
     def _arm(
         self, data: Any, head: Vector, target: Vector, side: int, suffix: str, pitch: float
     ) -> None:
-        """Two-link inverse kinematics; the shoulder follows where the arm is too short."""
+        """Two-link inverse kinematics; the shoulder moves along if the arm is too short."""
         shoulder = head + [-0.06, side * 0.19, -0.22]
         reach = target - shoulder
         flat = np.array([reach[0], reach[1], -0.15])

@@ -1,4 +1,4 @@
-"""Pixels of a scene: colour images, exact label images and depth, as arrays."""
+"""Renders scenes to arrays: colour images, exact label images and depth."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Image = NDArray[np.uint8]
 
 
 class SceneRenderer:
-    """Renders one scene's cameras. Use it as a context manager: it holds OpenGL memory.
+    """Renders the cameras of a scene. Use it as a context manager, as it holds OpenGL memory.
 
     Args:
         scene: the scene.
-        with_depth: whether :meth:`depth` is wanted, too.
+        with_depth: whether :meth:`depth` will be called.
     """
 
     def __init__(self, scene: Scene, with_depth: bool = False) -> None:
@@ -63,7 +63,7 @@ class SceneRenderer:
         return self._buffer[::-1].copy()
 
     def shoot(self, step: int, camera: int) -> tuple[Image, Image]:
-        """Camera `camera` (0: ego) at a step: rgb (S, S, 3) and labels (S, S), both uint8.
+        """Render `camera` (0: ego) at a step: rgb (S, S, 3) and labels (S, S), both uint8.
 
         Call `scene.pose(step)` first.
         """
@@ -81,24 +81,24 @@ class SceneRenderer:
         return effects.image(rgb, scene.random(20, camera, step)), effects.labels(labels)
 
     def depth(self, camera: int) -> Depth:
-        """Exact depth of the image that :meth:`shoot` returned last, float32 (S, S).
+        """Exact depth of the last image returned by :meth:`shoot`, float32 (S, S).
 
-        Metres along the camera's axis; NaN where there is nothing.
+        Metres along the camera's axis; NaN where there is no surface.
 
         Args:
-            camera: the same as for that.
+            camera: the same camera as in that call.
         """
         model = self.scene.model
         near, far = (float(v) * float(model.stat.extent)
                      for v in (model.vis.map.znear, model.vis.map.zfar))  # fmt: skip
-        # Of the label image's pass: without multisampling, the samples are the pixels' middles.
+        # Taken in the label pass, which samples pixel centres (no multisampling).
         buffer = self._distances[::-1].astype(np.float64)
         metres = near / (1 - buffer * (1 - near / far))
         metres[buffer >= 1] = np.nan
         return np.asarray(self.scene.effects[camera].labels(metres.astype(np.float32)))
 
     def _code_table(self) -> Image:
-        """Label of each segmentation code; code = index of the drawn geometry + 1."""
+        """Label of each segmentation code; the code is the index of the drawn geometry + 1."""
         count = self._view.ngeom
         table = np.zeros(count + 2, np.uint8)
         for geometry in self._view.geoms[:count]:
@@ -110,8 +110,11 @@ class SceneRenderer:
 def shots(
     scene: Scene, steps: Sequence[int], with_depth: bool = False
 ) -> Iterator[tuple[int, int, Image, Image, Depth | None]]:
-    """Every camera's image at the steps: index of the step, of the camera, rgb and labels as of
-    :meth:`SceneRenderer.shoot`, and depth as of :meth:`SceneRenderer.depth` if it is wanted."""
+    """Render every camera at the given steps.
+
+    Yields the index of the step, the camera, rgb and labels as from :meth:`SceneRenderer.shoot`,
+    and depth as from :meth:`SceneRenderer.depth`, or None without ``with_depth``.
+    """
     with SceneRenderer(scene, with_depth) as renderer:
         for index, step in enumerate(steps):
             scene.pose(step)
@@ -126,10 +129,10 @@ class SceneArrays:
 
     rgb: Image  # (F, C, S, S, 3)
     labels: Image  # (F, C, S, S): 0 background, 1..n objects, 255 person
-    steps: list[int]  # (F,) step of the motion plan of each frame
+    steps: list[int]  # (F,) motion step of each frame
     names: list[str]  # n object names
     kinds: list[str]
-    moved: int  # objects 1..moved are carried about
+    moved: int  # objects 1..moved are carried around
     cameras: list[str]
     seed: int
     split: str
@@ -138,10 +141,10 @@ class SceneArrays:
 def pick_steps(
     rng: np.random.Generator, frames: int, total: int, clip: int, stride: int
 ) -> list[int]:
-    """Steps of the frames: runs of `clip` steps, `stride` apart inside a run, spread over the plan.
+    """Choose the steps of the frames: runs of `clip` frames, `stride` steps apart within a run.
 
-    With clip 1 the frames are spread over the plan with jitter. Raises InputError if `frames`
-    is no multiple of `clip`.
+    Runs are spread randomly over the plan of `total` steps. Raises InputError if `frames` is not a
+    multiple of `clip`, or the runs do not fit.
     """
     if clip < 1 or stride < 1 or frames < 1 or frames % clip:
         raise InputError(
@@ -170,7 +173,7 @@ def render_scene(
     """Render `frames` frames of a scene from every camera.
 
     `clip` consecutive frames (`stride` steps apart) form a run; runs are spread over a plan of
-    `steps` steps. Deterministic in its arguments. Raises RenderingError where MuJoCo cannot
+    `steps` steps. The result depends only on the arguments. Raises RenderingError if MuJoCo cannot
     render.
     """
     scene = Scene(seed, config, split, size, steps)

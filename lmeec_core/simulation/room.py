@@ -1,4 +1,4 @@
-"""Rooms: the surface that is worked on, walls and floor, furniture, clutter, lights.
+"""Rooms: the work surface, walls and floor, furniture, clutter, lights.
 
 The wearer sits at negative x and looks along +x; y is to the left; z is up; metres.
 """
@@ -29,7 +29,7 @@ _CLUTTER = ("plain", "label", "wood", "stripes", "noise", "checker", "dots", "st
 
 @dataclass(frozen=True)
 class Layout:
-    """Where things may stand."""
+    """Layout of the room and the surface; metres."""
 
     kind: str
     height: float  # of the surface
@@ -49,11 +49,11 @@ class Layout:
 
 
 CENTRE_X = 0.06
-"""x of the middle of the surface."""
+"""x of the centre of the surface, in metres."""
 
 
 def draw_layout(rng: np.random.Generator, config: SimulationConfig) -> Layout:
-    """A random layout."""
+    """Draw a random layout."""
     kind = LAYOUTS[int(rng.integers(len(LAYOUTS)))]
     height = {"floor": 0.02, "counter": 0.9, "island": 0.88, "bench": 0.85}.get(kind, 0.74)
     height += 0.0 if kind == "floor" else float(rng.uniform(-0.05, 0.05))
@@ -74,7 +74,7 @@ def draw_layout(rng: np.random.Generator, config: SimulationConfig) -> Layout:
 
 
 def add_room(rng: np.random.Generator, build: SceneBuilder, layout: Layout, split: str) -> None:
-    """Floor and four walls, which share a texture or have their own."""
+    """Add the floor and four walls, with a shared texture or one each."""
     w = layout.room
     floor = draw_texture(rng, split, _FLOORS, (0.02, 0.5), (0.2, 0.9))
     build.geometry("plane", build.textured(floor, (float(rng.integers(3, 9)),) * 2, cube=False,
@@ -98,7 +98,7 @@ def add_room(rng: np.random.Generator, build: SceneBuilder, layout: Layout, spli
 def add_surface(
     rng: np.random.Generator, build: SceneBuilder, layout: Layout, split: str, mirror: bool
 ) -> None:
-    """The table, counter, bench, island or rug, with its support."""
+    """Add the table, counter, bench, island or rug, with its support."""
     h, a, b = layout.height, layout.half_x, layout.half_y
     image = draw_texture(rng, split, _SURFACES, (0.0, 0.6), (0.2, 0.95))
     gloss = (float(rng.uniform(0, 0.5)), float(rng.uniform(0.1, 0.7)))
@@ -130,7 +130,7 @@ def add_surface(
 def add_containers(
     rng: np.random.Generator, build: SceneBuilder, layout: Layout, split: str
 ) -> None:
-    """The side stool and the open box, where the layout has them."""
+    """Add the side stool and the open box, if the layout has them."""
     if layout.stool is not None:
         x, y, z = layout.stool
         wood = build.textured(draw_texture(rng, split, _CLUTTER))
@@ -149,12 +149,12 @@ def add_clutter(
     rng: np.random.Generator, build: SceneBuilder, layout: Layout, config: SimulationConfig,
     split: str, sights: Sequence[tuple[Array, Array]],
 ) -> None:  # fmt: skip
-    """Furniture and pictures along the walls, shelves of things, occluders on the surface.
+    """Add furniture and pictures along the walls, a shelf of things, occluders on the surface.
 
-    `sights` are lines (from, to) that furniture keeps clear of: the views of the exo cameras.
+    `sights` are lines (from, to) that furniture must not block: the views of the exo cameras.
     """
     w, pool = layout.room, []
-    for _ in range(int(rng.integers(3, 7))):  # a few materials for all clutter of a scene
+    for _ in range(int(rng.integers(3, 7))):  # a few materials for all clutter in the scene
         pool.append(build.textured(draw_texture(rng, split, _CLUTTER)))
     pool += [build.flat(colour(rng)) for _ in range(4)]
 
@@ -191,7 +191,7 @@ def add_clutter(
 
 
 def _distance(x: float, y: float, start: Array, end: Array) -> float:
-    """Distance of (x, y) from the line between two points, seen from above."""
+    """Distance of (x, y) from the segment between two points, in the ground plane."""
     along = (end - start)[:2]
     point = np.array([x, y]) - start[:2]
     u = float(np.clip(point @ along / max(float(along @ along), 1e-9), 0, 1))
@@ -201,7 +201,7 @@ def _distance(x: float, y: float, start: Array, end: Array) -> float:
 def _add_shelf(
     rng: np.random.Generator, build: SceneBuilder, layout: Layout, pool: list[str]
 ) -> None:
-    """A board with a row of boxes, balls and jars on the far wall."""
+    """Add a shelf on the far wall with a row of boxes, balls and jars."""
     wide, z = rng.uniform(0.4, 0.9), layout.height + rng.uniform(0.45, 0.8)
     x, y0 = layout.far_wall - 0.1, rng.uniform(-0.4, 0.4)
     build.geometry("box", pool[-1], (0.1, wide, 0.012), (x, y0, z))
@@ -218,7 +218,7 @@ def _add_shelf(
 def add_lights(
     rng: np.random.Generator, build: SceneBuilder, layout: Layout, shadows: bool
 ) -> None:
-    """One to three lights over the surface, ambient light, sky."""
+    """Add one to three lights above the surface, ambient light and sky."""
     count = int(rng.integers(1, 4))
     warmth = rng.uniform(-1, 1)
     for number in range(count):

@@ -1,4 +1,4 @@
-"""A scene: a seed made into a MuJoCo model, its objects and a plan of what happens."""
+"""A scene: a MuJoCo model, objects and a motion plan, all generated from a seed."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ PERSON = 255
 
 
 class Scene:
-    """A scene except its pixels; (seed, split, config, size, steps) determine it.
+    """A scene without its images; determined by (seed, split, config, size, steps).
 
     Attributes:
         objects: N object specs; object i has label i + 1.
-        moved: how many of them (the first ones) the person moves.
+        moved: number of objects that the person moves (the first ones).
         plan: the motion plan of `steps` steps.
         model, data: MuJoCo model and state.
         cameras: camera names, ego first (`aria01`, `cam01`, ...).
-        effects: what each camera does to its image.
+        effects: image effects of each camera.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Scene:
         self._prepare()
 
     def random(self, *key: int) -> np.random.Generator:
-        """The scene's random stream of a purpose."""
+        """The scene's random stream for the purpose given by `key`."""
         return np.random.default_rng([self.seed, SPLITS.index(self.split), *key])
 
     def _build(self, rng: np.random.Generator) -> Any:
@@ -100,7 +100,7 @@ class Scene:
         self._person = PersonPose(model)
         bodies = [model.body(f"object{i}") for i in range(len(self.objects))]
         self._mocap = np.array([int(b.mocapid[0]) for b in bodies])
-        table = np.zeros(model.ngeom + 1, np.uint8)  # the last entry serves index -1: background
+        table = np.zeros(model.ngeom + 1, np.uint8)  # the last entry is for index -1: background
         table[:-1][np.isin(model.geom_group, PERSON_GROUPS)] = PERSON
         for number, body in enumerate(bodies):
             table[:-1][model.geom_bodyid == body.id] = number + 1
@@ -108,7 +108,7 @@ class Scene:
         self._roll = float(self.random(5).uniform(0, 6.28))
 
     def camera_id(self, camera: int) -> int:
-        """MuJoCo's number of a camera (0: ego)."""
+        """MuJoCo's id of a camera (0: ego)."""
         return int(self.model.camera("ego" if camera == 0 else f"exo{camera - 1}").id)
 
     def lens(self, camera: int) -> Intrinsics:
@@ -117,23 +117,23 @@ class Scene:
         return self.effects[camera].lens(field_of_view, self.size)
 
     def camera_pose(self, camera: int) -> Pose:
-        """Where a camera (0: ego) stands at the step posed last; metres, the scene's axes."""
+        """Pose of a camera (0: ego) at the step last posed; metres, in the scene's frame."""
         number = self.camera_id(camera)
         # MuJoCo's camera axes are right, up, backward.
         turn = self.data.cam_xmat[number].reshape(3, 3) @ np.diag([1.0, -1.0, -1.0])
         return Pose(turn, np.array(self.data.cam_xpos[number]))
 
     def hidden(self, number: int) -> bool:
-        """Whether an object is out of every view at the step posed last."""
+        """Whether an object is hidden from every view at the step last posed."""
         return bool(self.data.mocap_pos[self._mocap[number]][2] < -1)
 
     def kind_of_geometry(self, geometry: int) -> str:
-        """MuJoCo's word for the shape of a geometry: box, sphere, mesh..."""
+        """MuJoCo's name for the type of a geometry: box, sphere, mesh, ..."""
         kind = load_mujoco().mjtGeom(int(self.model.geom_type[geometry]))
         return str(kind.name).removeprefix("mjGEOM_").lower()
 
     def pose(self, step: int) -> None:
-        """Set everything to its pose at a step."""
+        """Set all poses to those at a step."""
         mujoco = load_mujoco()
         plan, data = self.plan, self.data
         for number, mocap in enumerate(self._mocap):

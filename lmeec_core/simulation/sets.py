@@ -1,11 +1,11 @@
-"""Which simulated scenes serve what: the one list of seeds.
+"""The sets of simulated scenes: a single list of which seeds are used for what.
 
-A seed gives the same scene in every set of its split, so sets differ by their seeds, and a set
-grows upwards from its first one. Held-out shapes and textures are in the split ``test`` alone.
+Within a split, a seed always gives the same scene, so sets must use different seeds. The scenes of
+a set count up from its first seed. Only the split ``test`` has held-out shapes and textures.
 
-Four sets tell how good a network is: it learns from ``training``, its thresholds and its verdict on
-presence come from ``fitting_presence`` and ``fitting``, choices between networks are made on
-``development``, and ``sealed`` is scored once for each network that is published.
+Four sets are used to develop a network: it is trained on ``training``; its thresholds and presence
+verdict are fitted on ``fitting_presence`` and ``fitting``; choices between networks are made on
+``development``; and ``sealed`` is scored once for each published network.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class SceneSet(NamedTuple):
         """Seeds of the scenes ``start`` .. ``count - 1`` of the set.
 
         Raises:
-            InputError: there are not so many.
+            InputError: the set has fewer scenes.
         """
         if count > self.most:
             raise InputError(
@@ -47,15 +47,15 @@ SETS: dict[SetName, SceneSet] = {
     "fitting": SceneSet("val", 10_000_000, 10_000_000),
     "development": SceneSet("test", 20_000_000, 10_000_000),
     "sealed": SceneSet("test", 60_000_000, 10_000_000),
-    # of experiments and of the head for clicks
+    # for experiments and the click head
     "ablation": SceneSet("test", 300_000, 1_000_000),
     "ablation_training": SceneSet("train", 30_000_000, 10_000_000),
     "prompts": SceneSet("test", 30_000_000, 10_000_000),
     "click_training": SceneSet("train", 40_000_000, 10_000_000),
     "space_time": SceneSet("test", 50_000_000, 10_000_000),
     "space_time_training": SceneSet("train", 50_000_000, 10_000_000),
-    "methods": SceneSet("test", 70_000_000, 10_000_000),  # beside each other, docs/results.md
+    "methods": SceneSet("test", 70_000_000, 10_000_000),  # comparison in docs/results.md
 }
 
 PROTOTYPE_SEEDS = 9000
-"""First seed of scenes of the other generator that networks are compared on."""
+"""First seed of the other generator's scenes for comparing networks."""

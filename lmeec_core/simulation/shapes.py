@@ -1,6 +1,6 @@
-"""Kinds of objects. Each kind turns eight random numbers and a scale into a list of parts.
+"""Kinds of objects. Each kind makes a list of parts from eight random numbers and a scale.
 
-`TRAINING_KINDS` are drawn by the splits train and val, `HELD_OUT_KINDS` by test alone.
+The splits train and val draw `TRAINING_KINDS`; test draws only `HELD_OUT_KINDS`.
 """
 
 from __future__ import annotations
@@ -216,7 +216,7 @@ _TRAINING: dict[str, Maker] = {
 TRAINING_KINDS = (*_TRAINING, *RANDOM)
 
 _RANDOM_TICKETS = 5
-"""How many times as often as another a kind of random shape is drawn for training."""
+"""Weight of each kind of random shape in training; other kinds have weight 1."""
 
 
 def _makers() -> dict[str, Maker]:
@@ -226,7 +226,7 @@ def _makers() -> dict[str, Maker]:
 
 
 def make_parts(kind: str, numbers: Numbers, scale: float) -> list[Part]:
-    """Parts of one object; `numbers` (8,) in [0, 1) fix its proportions.
+    """Parts of one object; `numbers` (8,) in [0, 1) determine its proportions.
 
     Raises ValueError for an unknown kind.
     """
@@ -246,8 +246,8 @@ def kinds(split: str) -> tuple[str, ...]:
 def tickets(split: str) -> tuple[str, ...]:
     """The split's kinds, each repeated by its weight.
 
-    Random shapes weigh more in training: from a few dozen kinds alone a model does not generalise
-    to kinds that it never saw.
+    Random shapes have more weight in training: a model trained only on a few dozen kinds does
+    not generalise to unseen kinds.
     """
     if split == "test":
         return kinds(split)

@@ -1,4 +1,4 @@
-"""Kinds of objects that only the `test` split draws: a model trained on train never saw them."""
+"""Kinds of objects that only the `test` split draws, so that trained models have not seen them."""
 
 from __future__ import annotations
 

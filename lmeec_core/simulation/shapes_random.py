@@ -1,8 +1,8 @@
-"""Kinds whose shape is drawn for every object: no two vessels or gadgets are alike.
+"""Kinds with a random shape for every object: no two vessels or gadgets are alike.
 
 Only `train` and `val` draw them. Like everyday things they consist of a body, handles, lids, feet
-and knobs in different colours, so that a model learns which parts form one object, not which kinds
-there are.
+and knobs in different colours, so that a model learns which parts belong to one object rather than
+a fixed set of kinds.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def _assembly(u: Numbers, s: float) -> list[Part]:
 
 
 def _vessel(u: Numbers, s: float) -> list[Part]:
-    """A random turned body with any of a lid, handles, bands and a foot."""
+    """A random body of revolution, sometimes with a lid, a handle, a spout or a band."""
     rng = _rng(u, 2)
     height = float(rng.uniform(0.05, 0.16) * s)
     outline = _outline(rng, height, 0.018 * s, 0.062 * s)
@@ -134,7 +134,7 @@ def _gadget(u: Numbers, s: float) -> list[Part]:
 
 
 def _implement(u: Numbers, s: float) -> list[Part]:
-    """A grip with one to three heads of any form, like a tool without a name."""
+    """A grip with one to three heads of random shape, like an unknown tool."""
     rng = _rng(u, 4)
     length, q = float(rng.uniform(0.04, 0.12) * s), float(rng.uniform(0.005, 0.016) * s)
     make = rod if rng.random() < 0.6 else tube
@@ -182,4 +182,4 @@ RANDOM: dict[str, Maker] = {
     "turned": _turned, "assembly": _assembly, "vessel": _vessel, "gadget": _gadget,
     "implement": _implement, "stand": _stand,
 }  # fmt: skip
-"""Kinds of random shapes and what makes them."""
+"""Kinds of random shapes, with the functions that make them."""

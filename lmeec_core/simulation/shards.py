@@ -1,8 +1,8 @@
-"""Training scenes as arrays on disk, one file per scene: training starts before all are there.
+"""Training scenes as arrays on disk, one file per scene, so that training can start early.
 
-A shard is `<split>_<seed>.npy`, uint8 (F, C, S, S, 4): red, green, blue, label; beside it
-`<split>_<seed>.json` with names and seeds. The .npy is written last and renamed into place, so
-its presence means that the scene is complete.
+A shard is `<split>_<seed>.npy`, uint8 (F, C, S, S, 4): red, green, blue, label. Names and seeds are
+in `<split>_<seed>.json` beside it. The .npy is written last and renamed into place, so a scene is
+complete if it exists.
 """
 
 from __future__ import annotations
@@ -97,10 +97,10 @@ def render_many(
     steps: int = 160,
     timeout: float = 120.0,
 ) -> Iterator[JobResult]:
-    """Render scenes over processes; yields a JobResult per scene (job.seed, error or None).
+    """Render scenes in parallel; yields a JobResult per scene (job.seed, error or None).
 
-    Scenes whose shard exists are kept and not yielded. A seed that fails is reported and left
-    out. The iterator has to be consumed: it drives the work.
+    Scenes with an existing shard are skipped and not yielded. If a seed fails, its result has the
+    error. Rendering only proceeds while the iterator is consumed.
     """
     choose_backend()
     out = Path(out_dir)
@@ -118,9 +118,9 @@ def render_many(
 def write_manifest(
     out: Path, config: SimulationConfig, split: str, options: dict[str, Any]
 ) -> None:
-    """`<split>.manifest.json`: the distribution, and what the split holds out.
+    """Write `<split>.manifest.json`: the configuration, and which kinds and textures are held out.
 
-    Raises InputError where the folder holds scenes of the split made with other options.
+    Raises InputError if the folder contains scenes of the split made with other options.
     """
     manifest = {
         "split": split,
@@ -141,19 +141,19 @@ def write_manifest(
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m lmeec_core.simulation.shards`: render a range of seeds, one line per 5 seconds."""
+    """Render scenes for a range of seeds; prints progress every 5 seconds."""
     import argparse
 
     from lmeec_core.simulation.config import LEVELS, training_config
 
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("out")
-    parser.add_argument("--seeds", default="0:100", help="first:last (last is not rendered)")
+    parser.add_argument("--seeds", default="0:100", help="first:end (end is excluded)")
     parser.add_argument("--split", default="train", choices=SPLITS)
     parser.add_argument("--level", default="normal", choices=LEVELS)
     parser.add_argument("--exo-cameras", type=int, default=2)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time")
     for name, value in (("frames", 6), ("size", 256), ("clip", 1), ("stride", 1), ("steps", 160)):
         parser.add_argument(f"--{name}", type=int, default=value)
     args = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""Procedural textures: pooled index patterns, coloured by a palette drawn for each scene.
+"""Procedural textures: a pool of greyscale patterns, coloured with random palettes in each scene.
 
-A pattern is a (PIXELS, PIXELS) uint8 map that depends on nothing but (family, index), so a
-process computes it once and every process computes the same. A scene colours patterns with its
-own palettes, which costs a table look-up: textures are unlimited in colour and cheap.
+A pattern is a (PIXELS, PIXELS) uint8 map that depends only on (family, index), so it is the same in
+every process and computed only once in each. Colouring it is a table look-up, so textures are cheap
+and unlimited in colour.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 PIXELS = 128
-"""Side of a pattern; textures tile, so large surfaces repeat it."""
+"""Side of a pattern in pixels; large surfaces repeat it."""
 
 PER_FAMILY = 16
-"""Patterns of a family up to the last that `test` draws; training draws later ones as well."""
+"""`test` draws patterns of a family below this index; training also draws later ones."""
 
-_TEST_FROM = 12  # of a family shared by the splits, indices from here on belong to `test`
+_TEST_FROM = 12  # in shared families, `test` owns the indices from here to PER_FAMILY
 _TRAINING_PATTERNS = 240
 
 Array = NDArray[np.floating[Any]]
@@ -33,7 +33,7 @@ Image = NDArray[np.uint8]
 def value_noise(
     rng: np.random.Generator, coarse: int = 4, octaves: int = 4, stretch: tuple[int, int] = (1, 1)
 ) -> Array:
-    """Tiling-free sum of smoothed random grids, (PIXELS, PIXELS) in [0, 1]."""
+    """Sum of smoothed random grids, not periodic, (PIXELS, PIXELS) in [0, 1]."""
     out = np.zeros((PIXELS, PIXELS), np.float32)
     for octave in range(octaves):
         rows = min(PIXELS, max(2, coarse * 2**octave * stretch[0]))
@@ -127,7 +127,7 @@ def _stains(rng: np.random.Generator) -> Array:
 
 
 def _label(rng: np.random.Generator) -> Array:
-    """Like the print on a package: blocks, discs and lines of text."""
+    """Blocks, discs and lines of text, like the print on a package."""
     out = np.zeros((PIXELS, PIXELS), np.uint8)
     for _ in range(int(rng.integers(3, 8))):
         a, b, c, d = (int(v) for v in rng.integers(0, PIXELS, 4))
@@ -190,13 +190,13 @@ def _terrazzo(rng: np.random.Generator) -> Array:
 
 
 def _basic(rng: np.random.Generator) -> Array:
-    """A new pattern of one of the families that training may draw."""
+    """A new pattern from a random training family that is neither plain nor composed."""
     names = [f for f in TRAINING_TEXTURES if f not in ("plain", *COMPOSED_TEXTURES)]
     return np.asarray(_FAMILIES[names[int(rng.integers(len(names)))]](rng), np.float32)
 
 
 def _mixed(rng: np.random.Generator) -> Array:
-    """Two patterns side by side, in patches, or laid over each other."""
+    """Two patterns combined in bands or patches, or blended."""
     first, second = _basic(rng), _basic(rng)
     how = rng.integers(3)
     if how == 0:  # bands
@@ -212,7 +212,7 @@ def _mixed(rng: np.random.Generator) -> Array:
 
 
 def _bent(rng: np.random.Generator) -> Array:
-    """A pattern turned, scaled and bent, so that its lines run in any direction."""
+    """A pattern rotated, scaled and bent, so that its lines run in any direction."""
     x, y = _axes()
     angle, scale = rng.uniform(0, 2 * np.pi), rng.uniform(0.6, 2.0)
     bend = rng.uniform(0, 0.25)
@@ -226,7 +226,7 @@ def _bent(rng: np.random.Generator) -> Array:
 
 
 def _scattered(rng: np.random.Generator) -> Array:
-    """Strokes, triangles or squares at any place, angle, size and shade."""
+    """Strokes, triangles or squares with random position, angle, size and shade."""
     out = np.full((PIXELS, PIXELS), int(rng.integers(0, 120)), np.uint8)
     corners, large = int(rng.integers(2, 5)), float(rng.uniform(6, 26))
     for _ in range(int(rng.integers(8, 60))):
@@ -255,22 +255,22 @@ HELD_OUT_TEXTURES = ("hexagons", "zigzag", "rings", "terrazzo")
 """Families that only the `test` split draws."""
 
 SHARED_TEXTURES = ("plain", "gradient", "noise", "wood", "brick")
-"""Families that every split draws, `test` from patterns of its own."""
+"""Families that every split draws; `test` uses separate patterns."""
 
 COMPOSED_TEXTURES = ("mixed", "bent", "scattered")
-"""Families that `train` and `val` draw everywhere: endless patterns, so that none is memorised."""
+"""Families that `train` and `val` always include; too varied to be memorised."""
 
 TRAINING_TEXTURES = tuple(f for f in _FAMILIES if f not in HELD_OUT_TEXTURES)
 
 
 MANY_COLOURED = ("label", "terrazzo", "stains", "tiles", *COMPOSED_TEXTURES)
-"""Families whose shades run through more than two colours."""
+"""Families that use more than two colours."""
 
 
 def families(split: str, wanted: Sequence[str]) -> tuple[str, ...]:
-    """The wanted families as far as the split may draw them.
+    """Those of the wanted families that the split may draw.
 
-    For `test` the held-out ones join, otherwise the composed ones.
+    For `test` the held-out families are added, for the other splits the composed ones.
     """
     if split != "test":
         return tuple(f for f in wanted if f in TRAINING_TEXTURES) + COMPOSED_TEXTURES
@@ -314,7 +314,7 @@ def colour(
 
 
 def wood_colours(rng: np.random.Generator) -> list[NDArray[np.float64]]:
-    """Two browns."""
+    """Two shades of brown."""
     light = colour(rng, (0.25, 0.65), (0.35, 0.9), rng.uniform(0.05, 0.12))
     return [light, light * rng.uniform(0.45, 0.8)]
 
@@ -324,8 +324,8 @@ def paint(
 ) -> Image:
     """Colour a pattern: (PIXELS, PIXELS, 3) uint8 RGB.
 
-    Levels 0..255 of the pattern run through `colours`; a little grain is added, and the pattern
-    is shifted (and turned, except wood and gradient) so that repeats differ.
+    Levels 0..255 of the pattern are mapped to `colours` by interpolation. Some grain is added, and
+    half of the patterns (except gradients and labels) are transposed, so that repeats differ.
     """
     stops = np.linspace(0, 255, len(colours))
     table = np.stack(
@@ -348,13 +348,13 @@ def draw_texture(
     saturation: tuple[float, float] = (0.05, 0.9),
     value: tuple[float, float] = (0.15, 0.97),
 ) -> Image:
-    """A texture of one of the wanted families in random colours, for rooms and clothes."""
+    """A texture from one of the wanted families in random colours, for rooms and clothes."""
     names = families(split, wanted)
     family = names[int(rng.integers(len(names)))]
     count = int(rng.integers(2, 5)) if family in MANY_COLOURED else 2
     colours = [colour(rng, saturation, value) for _ in range(count)]
     if family == "wood" and rng.random() < 0.8:
         colours = wood_colours(rng)
-    if family != "label" and rng.random() < 0.4:  # quiet: close colours
+    if family != "label" and rng.random() < 0.4:  # subtle: similar colours
         colours = [colours[0] + math.exp(-1.5) * (c - colours[0]) for c in colours]
     return paint(rng, family, draw_index(rng, split), colours)

@@ -1,4 +1,4 @@
-"""What a simulated take knows of itself besides its masks: places, sizes, what the hand holds."""
+"""Ground truth of a simulated take besides masks: positions, sizes, what the hand holds."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ TRUTH = "simulation_truth"
 
 
 class Truth:
-    """Collects it over the frames of a take.
+    """Collects the ground truth over the frames of a take.
 
     Attributes:
-        content: "boxes", by object and frame the lowest and the highest x, y and z of its surface
-            (metres, the frame of the calibration), not while it is hidden; "held", by frame the
-            object in the hand, from grasp to release, or null; "person", by camera and frame the
-            person's mask, which in the ego view is that of arms and hands.
+        content: "boxes": by object and frame, the lowest and the highest x, y and z of its surface
+            (metres, in the calibration's frame), except while it is hidden; "held": by frame, the
+            object in the hand from grasp to release, or null; "person": by camera and frame, the
+            person's mask (in the ego view, that of arms and hands).
     """
 
     def __init__(self, scene: Scene) -> None:
@@ -36,7 +36,7 @@ class Truth:
         }  # fmt: skip
 
     def note(self, step: int, frame: int) -> None:
-        """Note the step that the scene was posed at last."""
+        """Record the state of the scene, which must be posed at ``step``."""
         scene = self._scene
         self._ego[frame] = scene.camera_pose(0)
         for number, spec in enumerate(scene.objects):
@@ -47,7 +47,7 @@ class Truth:
         self.content["held"][str(frame)] = None if held < 0 else scene.objects[held].name
 
     def person(self, camera: str, frame: int, mask: NDArray[np.bool_]) -> None:
-        """Note the person's mask in an image; none is noted where it is empty."""
+        """Record the person's mask in an image, unless it is empty."""
         if mask.any():
             self.content["person"][camera][str(frame)] = encode_mask(mask)
 
@@ -60,7 +60,7 @@ class Truth:
 
 
 def box_of(scene: Scene, number: int) -> tuple[Vector, Vector]:
-    """Lowest and highest corner (3,) of the upright box around an object, as the scene is posed."""
+    """Lowest and highest corner (3,) of the axis-aligned box around an object, as posed."""
     model, data = scene.model, scene.data
     body = model.body(f"object{number}").id
     lows, highs = [], []
@@ -93,4 +93,4 @@ _HALF: dict[str, Callable[[Vector, Vector], Vector]] = {
     "cylinder": _cylinder,
     "box": lambda turn, size: np.abs(turn) @ size,
 }
-"""Half the size (3,) of a geometry's upright box, from its rotation and its MuJoCo sizes."""
+"""Half the size (3,) of a geometry's axis-aligned box, from its rotation and MuJoCo size."""

@@ -1,1 +1,1 @@
-"""Training: data in device memory, augmentation, losses, clip steps, trainer, evaluation."""
+"""Training: clips, augmentation, losses, recipes, the training loop and its scores."""

@@ -1,9 +1,10 @@
-"""Augmentation of clips: what every view of a clip shares, and what differs between its images.
+"""Augmentation of clips: changes that all images of a clip share, and changes of single images.
 
-A mirrored object must be so in both views, or there is nothing to correspond; colour is what tells
-objects apart, so large changes of it are the same in both views. On takes one draw serves all
-images; ranges are those of SAM 2.1's training configuration, which the paper follows. Simulated
-scenes look alike, so their clips are cropped and changed much more, image by image.
+An object must be mirrored in both views or in neither, or else the views no longer correspond.
+Objects are told apart by colour, so large colour changes are the same in both views. On takes, one
+random change applies to all images of a clip; its ranges are those of SAM 2.1's training
+configuration, which the paper follows. Simulated scenes all look alike, so their clips are cropped
+and changed much more, image by image.
 """
 
 from __future__ import annotations
@@ -19,20 +20,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from lmeec_core.preprocessing import IMAGENET_MEAN
 
 FILL = tuple(round(255 * value) for value in IMAGENET_MEAN)
-"""Colour outside a turned image: 0 after normalisation."""
+"""Colour of the area outside a rotated image: 0 after normalisation."""
 GREY = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 """Luma weights (ITU-R BT.601)."""
 
 
 class Augmentation(BaseModel):
-    """Ranges of the random changes of takes; all zero changes nothing.
+    """Ranges of the random changes on takes; with all of them 0, nothing changes.
 
     Attributes:
         flip: probability of a horizontal flip, 0 .. 1.
         degrees: largest rotation either way.
         shear: largest horizontal shear either way, in degrees.
-        brightness, contrast, saturation: largest change of each factor around 1.
-        grey: probability that colours go, 0 .. 1.
+        brightness, contrast, saturation: largest deviation of each factor from 1.
+        grey: probability that the image becomes greyscale, 0 .. 1.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -47,17 +48,17 @@ class Augmentation(BaseModel):
 
 
 class Change(NamedTuple):
-    """What is done to every image of a clip."""
+    """The change applied to every image of a clip."""
 
     matrix: NDArray[np.float64] | None
-    """(2, 3) from old to new pixel coordinates; None leaves the geometry as it is."""
+    """(2, 3), maps old to new pixel coordinates; None leaves the geometry unchanged."""
     brightness: float = 1.0
     contrast: float = 1.0
     saturation: float = 1.0
 
 
 def draw_change(ranges: Augmentation, size: int, random: np.random.Generator) -> Change:
-    """Draw a change for images of ``size`` x ``size`` pixels."""
+    """Draw a random change for images of ``size`` x ``size`` pixels."""
     flip = -1.0 if random.random() < ranges.flip else 1.0
     angle = math.radians(random.uniform(-ranges.degrees, ranges.degrees))
     shear = math.tan(math.radians(random.uniform(-ranges.shear, ranges.shear)))
@@ -76,7 +77,7 @@ def draw_change(ranges: Augmentation, size: int, random: np.random.Generator) ->
 
 
 def change_image(image: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
-    """Change an image, RGB uint8 (S, S, 3); bilinear."""
+    """Apply a change to an image, RGB uint8 (S, S, 3); bilinear interpolation."""
     if change.matrix is not None:
         warped = cv2.warpAffine(
             image, change.matrix, image.shape[1::-1], flags=cv2.INTER_LINEAR, borderValue=FILL
@@ -93,7 +94,7 @@ def change_image(image: NDArray[np.uint8], change: Change) -> NDArray[np.uint8]:
 
 
 def change_mask(mask: NDArray[Any], change: Change) -> NDArray[np.bool_]:
-    """Change a mask, bool (S, S); nearest neighbour, outside is background."""
+    """Apply a change to a mask, bool (S, S); nearest neighbour, background outside."""
     if change.matrix is None:
         return mask.astype(bool)
     warped = cv2.warpAffine(
@@ -109,20 +110,21 @@ def crop_matrix(
     centre: NDArray[np.float64], scale: float, flip: float, source: int, size: int,
     random: np.random.Generator,
 ) -> NDArray[np.float64]:  # fmt: skip
-    """An affine map from pixels of a crop to pixels of the image: (2, 3).
+    """An affine map from the crop's pixels to the image's pixels: (2, 3).
 
     Args:
         centre: (2,) x and y of the crop's centre in the image, -1 .. 1.
-        scale: side of the crop as a share of the image's side.
-        flip: 1, or -1 for mirrored horizontally.
+        scale: side of the crop as a fraction of the image's side.
+        flip: 1, or -1 to mirror the crop horizontally.
         source, size: sides of the image and of the crop, in pixels.
-        random: draws a small rotation (standard deviation 5 degrees) and a change of aspect.
+        random: draws a small rotation (standard deviation 5 degrees) and a change of the aspect
+            ratio.
     """
     angle, aspect = math.radians(5) * random.normal(), math.exp(0.06 * random.normal())
     cos, sin = math.cos(angle), math.sin(angle)
     x, y = scale / aspect * flip, scale * aspect
     linear = np.array([[cos * x, -sin * y], [sin * x, cos * y]])
-    # Pixel p of n has its centre at (2 p + 1) / n - 1.
+    # The centre of pixel p of n is at (2 p + 1) / n - 1.
     corner = linear @ np.full(2, 1 / size - 1) + centre
     return np.column_stack((linear * source / size, (corner + 1) * source / 2 - 0.5))
 
@@ -130,7 +132,7 @@ def crop_matrix(
 def crop_image(
     image: NDArray[np.uint8], matrix: NDArray[np.float64], size: int
 ) -> NDArray[np.uint8]:
-    """Cut a crop out of an image, uint8 (S, S, 3): bilinear, mirrored outside."""
+    """Cut a crop out of an image, uint8 (S, S, 3): bilinear, mirrored at the border."""
     cut = cv2.warpAffine(
         image, matrix, (size, size), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REFLECT,
@@ -147,7 +149,7 @@ def crop_labels(
 
 
 def draw_colours(random: np.random.Generator) -> NDArray[np.float32]:
-    """A colour transform (3, 3) for both views of a clip: hue, saturation, at times grey, gain."""
+    """A colour transform (3, 3) for both views of a clip: hue, saturation (sometimes 0), gain."""
     matrix: NDArray[Any] = np.eye(3)
     if random.random() < 0.6:  # a rotation of RGB space about the grey axis (Rodrigues' formula)
         axis = np.full(3, random.uniform(0, 2 * math.pi) / math.sqrt(3))
@@ -160,12 +162,12 @@ def draw_colours(random: np.random.Generator) -> NDArray[np.float32]:
 def change_colours(
     image: NDArray[np.uint8], matrix: NDArray[np.float32], random: np.random.Generator
 ) -> NDArray[np.uint8]:
-    """Apply a colour transform, and a jitter, gamma, blur and noise of this image's own.
+    """Apply a shared colour transform, then jitter, gamma, blur and noise drawn for this image.
 
     Args:
         image: RGB uint8 (S, S, 3).
         matrix: from :func:`draw_colours`.
-        random: draws the rest.
+        random: draws what applies to this image alone.
     """
     jitter = random.uniform(0.88, 1.12, (3, 1)).astype(np.float32)
     moved = np.column_stack((matrix * jitter, np.full(3, random.uniform(-0.05, 0.05), np.float32)))

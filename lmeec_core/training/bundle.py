@@ -1,6 +1,6 @@
-"""Put trained weights into the package, with their scores and the model card.
+"""Copy trained weights into the package, with their scores and a model card.
 
-``python -m lmeec_core.training.bundle OUT`` takes what ``lmeec train`` left in OUT (weights,
+``python -m lmeec_core.training.bundle OUT`` reads what ``lmeec train`` wrote to OUT (weights,
 metrics.json, done.json) and writes lmeec_core/weights/nano.safetensors, nano.json and nano.md.
 """
 
@@ -35,10 +35,10 @@ LEAST = {"iou": 0.5, "existence": 0.8}
 
 
 def check_header(weights: Path, run: dict[str, Any]) -> None:
-    """Check that weights and numbers are of one run.
+    """Check that the weights and the metrics come from the same run.
 
     Raises:
-        InputError: the weights' header tells of another run than ``run`` (metrics.json).
+        InputError: the weights' header describes another run than ``run`` (metrics.json).
     """
     told, wanted = read_header(weights), run_header(run["steps"], run["minutes"])
     found = {name: told.get(name) for name in wanted}
@@ -89,7 +89,7 @@ def _curve(history: list[dict[str, Any]]) -> list[str]:
 
 
 def verdict(scores: dict[str, float]) -> str:
-    """A paragraph that says what the scores fall short of; empty where they do not."""
+    """A paragraph on the scores that are below :data:`LEAST`; empty if none are."""
     lacking = [
         f"{name.replace('_', ' ').replace('iou', 'IoU')} {scores[name]:.3f} of {least:.2f}"
         for key, least in LEAST.items()
@@ -145,7 +145,7 @@ def card(run: dict[str, Any], results: dict[str, Any], facts: dict[str, Any]) ->
 
 
 def _fitted(presence: dict[str, int]) -> str:
-    """A sentence on what the second look was fitted to; empty where it was not."""
+    """A sentence on the data that the second look was fitted to; empty if it was not fitted."""
     if not presence:
         return ""
     return (
@@ -156,13 +156,13 @@ def _fitted(presence: dict[str, int]) -> str:
 
 
 def _start(settings: dict[str, Any]) -> str:
-    """A sentence on what training began with."""
+    """A sentence on the weights that training started from."""
     names = {None: "random weights", "bundled": "the weights that came with the package before"}
     return f"It began with {names.get(settings['start'], settings['start'])}."
 
 
 def baseline_lines(path: Path | None) -> str:
-    """Lines of the card's table for the simple methods, from the baselines' own result file."""
+    """Rows of the card's table for the simple methods, from the baselines' result file."""
     if path is None:
         return ""
     rows, content = [], json.loads(path.read_text())
@@ -177,7 +177,7 @@ def baseline_lines(path: Path | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Command line of the module."""
+    """Command line entry point."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path, help="folder with the results of a finished training")
     parser.add_argument("--baselines", type=Path, help="result file of experiments.baselines")
@@ -206,7 +206,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def _without_steps(run: dict[str, Any]) -> dict[str, Any]:
-    """The run without the curve's points between validations, which are thousands."""
+    """The run without the thousands of points between validations in its curve."""
     curve = [r for r in run["history"] if any(k.startswith("eval ") for k in r)]
     return {**run, "history": curve}
 

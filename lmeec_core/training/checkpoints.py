@@ -1,4 +1,4 @@
-"""The file that a run of training goes on from: all of its state, written whole or not at all."""
+"""A run's checkpoint file: the complete state for resuming it, written atomically."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from lmeec_core.files import SUFFIX, replacing
 
 CHECKPOINT = "checkpoint.pt"
 FORMAT = 2
-"""Of checkpoints; raised when older ones cannot be resumed any more."""
+"""Checkpoint format; incremented when older checkpoints can no longer be resumed."""
 
 
 def write_checkpoint(folder: Path, content: Mapping[str, Any]) -> None:
-    """Write the state of a run in a folder: tensors and plain values."""
+    """Write the state of a run, tensors and plain values, to its folder."""
     with replacing(folder / CHECKPOINT) as partial:
         torch.save({"format": FORMAT, **content}, partial)
 
 
 def read_checkpoint(folder: Path) -> dict[str, Any] | None:
-    """What the run in a folder saved, None if it did not; nothing in the file is executed.
+    """The state that a run saved in its folder, or None; no code in the file is executed.
 
-    Files that were left half written are removed.
+    Partly written files are removed.
 
     Raises:
         InputError: it cannot be read, or is of an older version.
     """
     path = folder / CHECKPOINT
     for partial in folder.glob(f".{CHECKPOINT}.*{SUFFIX}"):
-        partial.unlink()  # of a kill while it was written
+        partial.unlink()  # the process was killed while writing it
     if not path.is_file():
         return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch's are of many kinds
+    except Exception as error:  # torch raises many types
         first = (str(error).strip() or repr(error)).splitlines()[0][:200]
         raise InputError(f"{path}: unreadable ({first}); remove it to begin anew") from error
     found = content.get("format", 1) if isinstance(content, dict) else "none"

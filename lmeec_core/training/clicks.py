@@ -1,8 +1,8 @@
-"""Training of the compact network's click head on simulated scenes; the network stays as it is.
+"""Trains the compact network's click head on simulated scenes; the network stays frozen.
 
-``python -m lmeec_core.training.clicks --scenes FOLDER --out OUT`` takes scenes that
-``python -m lmeec_core.simulation.shards`` rendered, and writes OUT/nano_clicks.safetensors. The
-same command goes on where it was interrupted.
+``python -m lmeec_core.training.clicks --scenes FOLDER --out OUT`` reads scenes rendered
+by ``python -m lmeec_core.simulation.shards`` and writes OUT/nano_clicks.safetensors. Run the same
+command again to resume an interrupted run.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ from lmeec_core.training.optimizer import cosine
 from lmeec_core.training.store import LABELS, SceneStore, areas
 
 IMAGES, OBJECTS = 2, 8
-"""Images of a step, and objects of an image at most."""
+"""Images per step, and the most objects per image."""
 ROUNDS = 2
-"""Answers to one object; each is corrected by a further point, or only read again."""
+"""Predictions per object; after each, a corrective point is added or the mask is just fed back."""
 WINDOW = 40
-"""Cells (of two patch strides) of the window that is learned from: objects are small."""
+"""Side of the training window in cells of two patch strides; objects are small."""
 LEAST = 12
-"""Pixels of an object that is clicked, on masks of the network's mask size."""
+"""Smallest area of a clicked object, in pixels at the network's mask size."""
 _K = 4
 
 
 class Batch(NamedTuple):
-    """B objects of V views."""
+    """B objects in V views."""
 
     images: list[NDArray[np.uint8]]
     view: list[int]
@@ -62,7 +62,7 @@ class Batch(NamedTuple):
 
 
 def draw_batch(store: SceneStore, size: int, side: int, random: np.random.Generator) -> Batch:
-    """Crops of random images, of any camera, with their objects."""
+    """Crops of random images from any camera, with their objects."""
     images: list[NDArray[np.uint8]] = []
     view: list[int] = []
     truth: list[Tensor] = []
@@ -90,7 +90,7 @@ def draw_batch(store: SceneStore, size: int, side: int, random: np.random.Genera
 
 
 def _anywhere(mask: NDArray[np.bool_], random: np.random.Generator) -> tuple[float, float]:
-    """A point of a mask, towards its inside; the deepest one in half of the cases."""
+    """A point inside a mask, away from its edge; the deepest one half of the time."""
     if random.random() < 0.5:
         return deepest(mask)
     inner = cv2.erode(np.pad(mask.astype(np.uint8), 1), np.ones((3, 3), np.uint8))[1:-1, 1:-1]
@@ -100,7 +100,7 @@ def _anywhere(mask: NDArray[np.bool_], random: np.random.Generator) -> tuple[flo
 
 
 def first_hints(truth: Tensor, random: np.random.Generator) -> Hints:
-    """A first prompt for each mask (B, s, s): a point, a box, or a point with one beside."""
+    """A first prompt for each mask (B, s, s): box, point, both, or point and negative point."""
     count, side = truth.shape[:2]
     points, labels = torch.zeros(count, _K, 2), torch.full((count, _K), -1)
     boxes = torch.zeros(count, 4)
@@ -127,7 +127,7 @@ def first_hints(truth: Tensor, random: np.random.Generator) -> Hints:
 
 def correct(hints: Hints, answer: Tensor, truth: Tensor, number: int, random: np.random.Generator,
             share: float = 0.6) -> Hints:  # fmt: skip
-    """Add a point where the answer is most wrong, to a share of the objects."""
+    """Add a point in the largest error of the prediction, for a fraction of the objects."""
     points, labels = hints.points.clone(), hints.labels.clone()
     side = truth.shape[-1]
     for i, (found, true) in enumerate(zip(answer.numpy() > 0.5, truth.numpy(), strict=True)):
@@ -140,7 +140,7 @@ def correct(hints: Hints, answer: Tensor, truth: Tensor, number: int, random: np
 
 
 def window(x: Tensor, corners: Tensor, side: int) -> Tensor:
-    """Windows (B, C, side, side) of (B, C, H, W) at corners (B, 2)."""
+    """Windows (B, C, side, side) cut from (B, C, H, W) at corners (B, 2)."""
     cut = [
         one[:, y : y + side, x0 : x0 + side]
         for one, (x0, y) in zip(x, corners.tolist(), strict=True)
@@ -149,15 +149,15 @@ def window(x: Tensor, corners: Tensor, side: int) -> Tensor:
 
 
 class Trainer:
-    """A run: head, optimiser, and how far it is.
+    """A training run: the head, its optimiser and the current step.
 
     Args:
-        store: the scenes.
-        out: folder of the weights and of what a run goes on from.
-        steps: of the whole run.
-        rate: largest learning rate.
-        seed: of the order of scenes and of the prompts.
-        model: the network whose features the head reads; None is the bundled one.
+        store: the training scenes.
+        out: folder of the weights and of the checkpoint.
+        steps: length of the whole run.
+        rate: peak learning rate.
+        seed: for the order of the scenes and for the prompts.
+        model: the network whose features the head reads; None: the bundled one.
     """
 
     def __init__(
@@ -201,7 +201,7 @@ class Trainer:
         self.step = state["step"]
 
     def save(self) -> None:
-        """Write what a run goes on from, and the weights as they are now, in float16."""
+        """Write the checkpoint, and the current weights in float16."""
         self.out.mkdir(parents=True, exist_ok=True)
         state = {
             "facts": self._facts(), "step": self.step, "head": self.head.state_dict(),
@@ -218,7 +218,7 @@ class Trainer:
             save_file(weights, partial)
 
     def run(self) -> Iterator[dict[str, float]]:
-        """Train to the end; yields the numbers of each step."""
+        """Train to the end; yields the loss and IoU of each step."""
         self.head.train()
         while self.step < self.steps:
             random = np.random.default_rng([self.seed, self.step])
@@ -269,7 +269,7 @@ class Trainer:
             overlap = 2 * (p * truth).sum(dim=(1, 2)) + 1
             dice = 1 - overlap / (p.sum(dim=(1, 2)) + truth.sum(dim=(1, 2)) + 1)
             cross = F.binary_cross_entropy_with_logits(logits, truth, reduction="none")
-            # As many pixels count as the object has, twice over, and not the whole background.
+            # Normalised by the object's area rather than the image's: the background is large.
             cross = cross.sum(dim=(1, 2)) / (3 * truth.sum(dim=(1, 2)) + 60)
             hard = (logits > 0).float()
             both = (hard * truth).sum(dim=(1, 2))
@@ -287,7 +287,7 @@ class Trainer:
         return torch.stack(losses).mean(), overlaps
 
     def _corners(self, truth: Tensor, random: np.random.Generator) -> Tensor:
-        """Of the window of each object: somewhere around its middle, (B, 2) in cells."""
+        """Corners of a window around each object, randomly shifted: (B, 2) in cells."""
         side = truth.shape[-1] // 2
         corners = []
         for mask in truth.numpy():

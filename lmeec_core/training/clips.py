@@ -1,7 +1,7 @@
-"""What training sees: clips of two views by number, from takes or from simulated scenes.
+"""Training data: numbered clips of two views, from takes or from simulated scenes.
 
-Which clip has which number, and how it is augmented, follows from the seed alone, so that a run
-that was cut off, or that is spread over other processes, sees the same clips.
+The seed alone decides which clip has which number and how it is augmented. A run that is resumed,
+or divided among a different number of processes, therefore sees the same clips.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from lmeec_core.errors import InputError
 class Clip(NamedTuple):
     """T frames of two views with up to N objects, at the model's size S.
 
-    On takes the first view is the query of all objects. On simulated scenes both directions train:
-    the first half of the objects is given in the first view, the rest in the second one.
+    On takes the first view is the query view of all objects. Simulated scenes train both
+    directions: the first view is the query view of the first half of the objects, the second view
+    that of the rest.
     """
 
     images: Tensor
@@ -34,32 +35,32 @@ class Clip(NamedTuple):
     counts: Tensor
     """float32 (T, N): 1 where the query mask is given and the truth is known."""
     filled: int
-    """Objects that there are; the rest of the N is empty."""
+    """Number of objects in the clip; the rest of the N are empty."""
     name: str
     """Recording, cameras and frames, for messages."""
     regions: Tensor | None = None
-    """uint8 (T, 2, S, S): 0 background, 1 an object, 2 a person; of simulated scenes alone."""
+    """uint8 (T, 2, S, S): 0 background, 1 an object, 2 a person; on simulated scenes only."""
     identity: Tensor | None = None
-    """int64 (N,) equal where scene and object are the same; of simulated scenes alone."""
+    """int64 (N,), equal for the same object of the same scene; on simulated scenes only."""
 
 
 class Drawn(NamedTuple):
-    """A clip, and what happened on the way to it."""
+    """A clip, and the errors met while drawing it."""
 
     clip: Any
-    """A :class:`Clip`, or what else the recipe trains on; None if no attempt gave one."""
+    """A :class:`Clip`, or whatever the recipe trains on; None if no attempt produced one."""
     errors: tuple[str, ...]
-    """Broken files and annotations met on the way, one line each."""
+    """Broken files and annotations, one line each."""
 
 
 class Clips(Dataset[Drawn]):
-    """Clips by number 0, 1, 2, ... without end; one clip is one item of a DataLoader.
+    """An endless sequence of clips numbered 0, 1, 2, ...; a DataLoader's item is one clip.
 
-    Subclasses draw a clip from a number generator of its own for each number and attempt.
+    Subclasses draw a clip with a separate random generator for each number and attempt.
 
     Attributes:
-        seed: of everything that is drawn.
-        attempts: draws for one clip before giving up.
+        seed: for all random choices.
+        attempts: how often to try to draw a clip before giving up.
     """
 
     seed: int
@@ -67,24 +68,24 @@ class Clips(Dataset[Drawn]):
 
     @abstractmethod
     def draw(self, key: Any, attempt: int, random: np.random.Generator, failed: bool) -> Any:
-        """Draw the clip of a key.
+        """Draw the clip for a key.
 
         Args:
             key: the clip's number, or a tuple that begins with it.
             attempt: 0 .. attempts - 1.
-            random: of this number and attempt.
-            failed: whether a file was found to be broken in an earlier attempt.
+            random: the generator for this number and attempt.
+            failed: whether an earlier attempt met a broken file.
 
         Returns:
-            A :class:`Clip`, or what else the recipe stacks and counts (:attr:`Clip.filled`); None
-            if there is nothing to learn from in what was drawn.
+            A :class:`Clip`, or another object that the recipe can stack and that has
+            :attr:`Clip.filled`; None if there is nothing to learn from in what was drawn.
 
         Raises:
-            InputError: a broken file; names it.
+            InputError: a file is broken; names it.
         """
 
     def __getitem__(self, key: Any) -> Drawn:
-        """The clip of a key."""
+        """The clip for a key."""
         number = key[0] if isinstance(key, tuple) else key
         errors: list[str] = []
         for attempt in range(self.attempts):
@@ -102,8 +103,8 @@ class Clips(Dataset[Drawn]):
 def stack(clips: Sequence[Clip]) -> tuple[Tensor, ...]:
     """Clips as one batch: images (T, B, 2, 3, S, S), masks and truth (T, B, n, S, S), counts.
 
-    n is the largest number of objects among the clips. Of simulated scenes also regions
-    (T, B, 2, S, S) and identity (B, n).
+    n is the largest number of objects in any of the clips. For simulated scenes, regions
+    (T, B, 2, S, S) and identity (B, n) follow.
     """
     n = max(clip.filled for clip in clips)
     images = torch.stack([clip.images for clip in clips], dim=1)

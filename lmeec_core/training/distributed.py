@@ -1,4 +1,4 @@
-"""One process or several (torchrun): who is who, sums over all, what rank 0 tells the others."""
+"""One or several training processes (torchrun): ranks, sums, gathering and broadcasting."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lmeec_core.checkpoint import resolve_device
 from lmeec_core.errors import InputError
 
 PATIENCE = datetime.timedelta(hours=1)
-"""How long a process waits for the others, which may have longer validation takes."""
+"""How long a process waits for the others, whose validation takes may be longer."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Processes:
     """The processes that train together.
 
     Attributes:
-        rank: number of this process, 0 .. world - 1; rank 0 writes and shows.
+        rank: number of this process, 0 .. world - 1; rank 0 writes files and shows progress.
         world: number of processes.
         device: where this process computes.
     """
@@ -36,11 +36,11 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that writes and shows."""
+        """Whether this is rank 0, which writes files and shows progress."""
         return self.rank == 0
 
     def sum(self, values: Tensor) -> Tensor:
-        """Sum of a tensor over all processes; every process must ask for it."""
+        """Sum of a tensor over all processes; every process must call this."""
         if self.world > 1:
             values = values.clone()
             dist.all_reduce(values)
@@ -65,13 +65,13 @@ class Processes:
 
 @contextmanager
 def processes(device: str = "auto") -> Iterator[Processes]:
-    """Join the other processes that torchrun started; without torchrun this is the only one.
+    """Join the other processes started by torchrun; without torchrun there is only this one.
 
     Args:
-        device: auto, cpu or cuda; with cuda each process of a machine takes a GPU of its own.
+        device: auto, cpu or cuda; with cuda each process on a machine uses its own GPU.
 
     Raises:
-        InputError: no such device, or fewer GPUs than processes on this machine.
+        InputError: there is no such device, or the machine has fewer GPUs than processes.
     """
     resolved = resolve_device(device)
     if "WORLD_SIZE" not in os.environ or "LOCAL_RANK" not in os.environ:
@@ -86,7 +86,7 @@ def processes(device: str = "auto") -> Iterator[Processes]:
             )
         resolved = torch.device("cuda", local)
         torch.cuda.set_device(resolved)
-    # Objects travel over the CPU, gradients between GPUs.
+    # Python objects are exchanged over the CPU, gradients between GPUs.
     backend = "cpu:gloo,cuda:nccl" if resolved.type == "cuda" else "gloo"
     dist.init_process_group(backend, timeout=PATIENCE)
     try:

@@ -1,4 +1,4 @@
-"""Scores on simulated scenes: single frames, and clips through the tracker itself."""
+"""Scores on simulated scenes: of single frames, and of clips run through the tracker."""
 
 from __future__ import annotations
 
@@ -35,10 +35,10 @@ class Row(NamedTuple):
 
 
 def balanced_accuracy(rows: list[Row], threshold: float = 0.0) -> float:
-    """Mean of the shares of present and of absent objects that are judged rightly.
+    """Mean of the shares of present and of absent objects that are classified correctly.
 
-    Of rows of both directions it is the mean of the two, however few absent objects one has; NaN
-    without rows.
+    With rows of both directions it is the mean over the two, however few absent objects one of
+    them has. NaN without rows.
     """
     sides = []
     for direction in range(len(DIRECTIONS)):
@@ -53,7 +53,7 @@ def balanced_accuracy(rows: list[Row], threshold: float = 0.0) -> float:
 
 
 def summary(rows: list[Row]) -> dict[str, float]:
-    """IoU and contour accuracy of present objects, and existence, per direction."""
+    """IoU and contour accuracy of present objects, and existence accuracy, per direction."""
     result: dict[str, float] = {}
     for number, name in enumerate(DIRECTIONS):
         mine = [r for r in rows if r.direction == number]
@@ -71,7 +71,7 @@ def summary(rows: list[Row]) -> dict[str, float]:
 
 
 def by_area(rows: list[Row]) -> dict[str, dict[str, float]]:
-    """IoU of present objects by their area in the target view, in pixels."""
+    """IoU of present objects, grouped by their area in the target view, in pixels."""
     edges = (30, 75, 150, 300, 600, 1e9)
     result: dict[str, dict[str, float]] = {}
     for low, high in zip(edges[:-1], edges[1:], strict=True):
@@ -82,16 +82,16 @@ def by_area(rows: list[Row]) -> dict[str, dict[str, float]]:
 
 
 def scores(rows: list[Row]) -> dict[str, Any]:
-    """All numbers of an evaluation: overall, by area, and the share of masks on something else."""
+    """All scores of an evaluation: overall, by area, and the share of present objects missed."""
     present = [row.iou for row in rows if row.target_area > 0]
     missed = sum(value < 0.1 for value in present) / max(1, len(present))
     return {"all": summary(rows), "by target area": by_area(rows), "missed": missed}
 
 
 def best_threshold(rows: list[Row], slack: float = 0.01) -> float:
-    """Lowest presence logit whose balanced accuracy is within ``slack`` of the best.
+    """Lowest threshold on the presence logit with a balanced accuracy within ``slack`` of the best.
 
-    Where accuracy hardly differs, the lower one shows more masks, which costs less IoU.
+    If the accuracy is nearly the same, a lower threshold shows more masks and costs less IoU.
     """
     values = np.unique(np.quantile([r.presence_logit for r in rows], np.linspace(0, 1, 201)))
     accuracy = np.array([balanced_accuracy(rows, float(v)) for v in values])
@@ -99,7 +99,7 @@ def best_threshold(rows: list[Row], slack: float = 0.01) -> float:
 
 
 class Views(NamedTuple):
-    """A pair of views of a frame of a scene, and the objects that count in it."""
+    """A pair of views of one frame of a scene, and the objects that are scored in it."""
 
     scene: Scene
     frame: int
@@ -119,7 +119,7 @@ class Views(NamedTuple):
 
 
 def pairs(store: SceneStore, scenes: int, step: int) -> Iterator[Views]:
-    """Every ``step``-th frame of the first scenes, both directions, where an object counts."""
+    """Every ``step``-th frame of the first scenes in both directions, if any object is scored."""
     for number in range(min(scenes, store.count)):
         scene = store.scene(number)
         for frame in range(number % step, store.frames, step):
@@ -134,11 +134,11 @@ def pairs(store: SceneStore, scenes: int, step: int) -> Iterator[Views]:
 
 @torch.no_grad()
 def decode(model: LMEEC, views: Views) -> tuple[Decoded, Guide | None, Tensor]:
-    """Find the objects by this frame alone, without memory.
+    """Find the objects from this frame alone, without memory.
 
     Returns:
-        the correspondences before the presence rule, what fits their masks to the target view,
-        and the true masks (n, S, S) bool.
+        the correspondences before the presence rule, the guide for fitting their masks to the
+        target view (or None), and the true masks (n, S, S) bool.
     """
     model.eval()
     device, size, cameras = model.device, model.config.image_size, (views.query, views.target)
@@ -152,7 +152,7 @@ def decode(model: LMEEC, views: Views) -> tuple[Decoded, Guide | None, Tensor]:
 
 
 def _overlap(decoded: Decoded, guide: Guide | None, truth: Tensor, bias: float = 0.0) -> Tensor:
-    """IoU (n,) of masks as the tracker would show them, were all objects judged present."""
+    """IoU (n,) of the masks that the tracker would show if it judged all objects present."""
     size = (truth.shape[1], truth.shape[2])
     logits = decoded.logits.float() + bias
     found = torch.stack([full_size(one, size, guide) for one in logits]) > 0
@@ -160,7 +160,7 @@ def _overlap(decoded: Decoded, guide: Guide | None, truth: Tensor, bias: float =
 
 
 def evaluate_pairs(model: LMEEC, store: SceneStore, scenes: int, step: int = 1) -> list[Row]:
-    """Single frames without memory: every ``step``-th frame of the first scenes."""
+    """Score single frames without memory: every ``step``-th frame of the first scenes."""
     rows: list[Row] = []
     for views in pairs(store, scenes, step):
         decoded, guide, truth = decode(model, views)
@@ -176,10 +176,10 @@ def evaluate_pairs(model: LMEEC, store: SceneStore, scenes: int, step: int = 1) 
 
 
 def best_mask_bias(model: LMEEC, store: SceneStore, scenes: int, step: int = 4) -> float:
-    """What to add to the mask logits for the best mean IoU of present objects, -0.4 .. 1.4.
+    """Offset to the mask logits with the best mean IoU of present objects, -0.4 .. 1.4.
 
-    The losses put the border of a doubtful mask elsewhere than IoU does. Without a present object
-    nothing tells, and it is 0.
+    For an uncertain mask, the border that minimises the losses is not the one that maximises IoU.
+    The offset is 0 if no object is present.
     """
     sums = dict.fromkeys((round(0.2 * i, 1) for i in range(-2, 8)), 0.0)
     for views in pairs(store, scenes, step):
@@ -197,19 +197,19 @@ def evaluate_tracker(
     memory: MemoryConfig | None = None,
     report: Report = lambda done, total: None,
 ) -> list[Row]:
-    """Clips through :class:`CorrespondenceTracker`, both directions, all objects at once.
+    """Score clips run through :class:`CorrespondenceTracker`, both directions, all objects at once.
 
-    IoU and contour are of the shown mask, so an object wrongly judged absent scores 0. Each
-    core works on scenes of its own.
+    IoU and contour accuracy are those of the shown mask, so an object wrongly judged absent scores
+    0. Each core works on separate scenes.
 
     Args:
         model, store: the network and the scenes.
-        scenes: use the first so many.
+        scenes: how many to use, from the first.
         memory: see :class:`lmeec_core.MemoryConfig`.
-        report: called with the number of scenes done and their total.
+        report: called with the number of scenes done and the total.
 
     Raises:
-        RuntimeError: a process failed; says why.
+        ExplainedError: a process failed; says why.
     """
     rows = each_scene(_score_scene, model, store, scenes, memory, report=report)
     return [row for own in rows for row in own]
@@ -244,7 +244,7 @@ def shift_presence(model: LMEEC, threshold: float) -> None:
 
 
 def shift_masks(model: LMEEC, bias: float) -> None:
-    """Add to the mask logits of a network with matching."""
+    """Add ``bias`` to the mask logits of a network with matching."""
     assert isinstance(model, CompactLMEEC)
     with torch.no_grad():
         model.sam_mask_decoder.mask_bias.add_(bias)

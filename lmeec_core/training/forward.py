@@ -1,4 +1,4 @@
-"""The network on batches of training examples, through the stages that the tracker calls."""
+"""Runs the network on batches of training examples, stage by stage as the tracker does."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from lmeec_core.model.mask_decoder import Decoded
 
 
 def other(rows: Tensor) -> Tensor:
-    """Every row's other view: the halves swapped."""
+    """The other view of every row: swaps the two halves."""
     return rows.roll(rows.shape[0] // 2, 0)
 
 
 def swap(views: ViewFeatures) -> ViewFeatures:
-    """Every row's other view."""
+    """The other view of every row."""
     return views.map(other)
 
 
 class Step(NamedTuple):
-    """Output of one frame for R rows of N objects, the first n of them sought."""
+    """Output for one frame: R rows of N objects, of which the first n are sought."""
 
     decoded: Decoded
     """R * n correspondences, row by row, before the presence rule."""
     match: tuple[Tensor, ...]
-    """Prompts (R, N, ...): a :class:`~lmeec_core.compact.matching.MatchPrompt`, or none."""
+    """Prompts (R, N, ...): a :class:`~lmeec_core.compact.matching.MatchPrompt`, or empty."""
 
 
 class _Read(NamedTuple):
-    """What a frame gives before any memory is read; R * n correspondences."""
+    """What is computed for a frame before memory is read; R * n correspondences."""
 
     prepared: Tensor
     query_memory: Tensor
@@ -60,17 +60,18 @@ def _decode(
 
 
 class ClipMemory:
-    """First-in-first-out banks and pointers of R * n correspondences that train together.
+    """First-in-first-out banks and pointers of R * n correspondences trained as one batch.
 
     A correspondence that is not sought on a frame repeats its newest entry, so that all banks
-    stay equally long.
+    stay the same length.
 
     Args:
         model: the network.
         capacity: frames in each bank.
-        newest_first: count the temporal embedding's rows from the newest frame (training in the
-            release), or from the oldest slot of a full bank (its compressed banks).
-        query_bank, target_bank: which banks there are.
+        newest_first: True counts the temporal embedding's rows from the newest frame (as the
+            released code does in training), False from the oldest slot of a full bank (as in its
+            compressed banks).
+        query_bank, target_bank: whether to keep each bank.
     """
 
     def __init__(
@@ -122,15 +123,16 @@ def forward_frame(
     memory: ClipMemory | None = None,
     fusion: Fusion | None = "mv_moe",
 ) -> Step:
-    """One frame, of a clip or by itself.
+    """Run one frame, as part of a clip or by itself.
 
     Args:
         query, target: R views each.
         masks: (R, N, S, S) of 0 and 1 in the query views.
-        sought: n, objects of each row that go through the whole network.
-        memory: of the clip, read and written; None: a memory that holds this frame's query alone,
-            so that the decoder knows fused features before clips train.
-        fusion: of memory-aware and view-specific feature; None decodes the view-specific one.
+        sought: n, the number of objects per row that go through the whole network.
+        memory: the clip's memory, read and updated; None: a memory with only this frame's query, so
+            that the decoder already knows fused features when training on clips begins.
+        fusion: how the memory-aware and the view-specific feature are fused; None decodes the
+            view-specific one.
     """
     read = _read(model, query, target, masks, sought)
     fused = read.view_specific

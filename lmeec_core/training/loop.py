@@ -1,4 +1,4 @@
-"""The loop of training, for every recipe: in one process or several, resumable at any moment."""
+"""The training loop shared by all recipes: one or several processes, resumable at any time."""
 
 from __future__ import annotations
 
@@ -28,33 +28,34 @@ from lmeec_core.training.recipe import Recipe, StageLike
 logger = logging.getLogger(__name__)
 
 LEAST_DRAWS = 100
-"""Clips that the share of unreadable ones is taken of at least, so that one early one is none."""
+"""Least total for the share of unreadable clips, so that a single early one is tolerated."""
 LOST_STEPS, LOST_SHARE = 10, 0.02
-"""A run gives up after so many steps in a row whose gradient is not finite, and when they are a
-larger share of its steps (of 500 at least)."""
+"""A run gives up after LOST_STEPS consecutive steps with a gradient that is not finite, or when
+such steps exceed LOST_SHARE of all steps (counted as at least 500)."""
 
 
 class Trainer:
-    """Trains what a recipe says; all that a resumed run needs is in its checkpoint.
+    """Trains a recipe; its checkpoint holds everything needed to resume the run.
 
-    A step of W processes with A batches of B clips each takes the next W * A * B clips by number,
-    so a run may be resumed by another number of processes as long as the product stays; every
-    number of processes computes the same gradient. What the loss draws follows from the recipe's
-    seed and the step. A run of steps that was stopped, by whatever, and resumed therefore ends
-    with the very weights of one that was not (on a CPU with the same number of threads).
+    A step of W processes with A batches of B clips each takes the next W * A * B clips by number.
+    A run may therefore be resumed with a different number of processes as long as the product
+    stays the same; the gradient does not depend on how a step is divided. Random numbers in the
+    loss depend only on the recipe's seed and the step. A run with a fixed number of steps that was
+    interrupted and resumed therefore ends with exactly the same weights as an uninterrupted run
+    (on a CPU with the same number of threads).
 
     Args:
-        recipe: on the processes' device.
-        folder: of the run; the checkpoint in it, if any, is continued.
-        processes: who takes part.
-        monitor: told what happens, in rank 0.
+        recipe: what to train, on the processes' device.
+        folder: folder of the run; resumed from the checkpoint in it, if there is one.
+        processes: the processes that train together.
+        monitor: notified of progress, in rank 0.
 
     Attributes:
         step, spent: steps done, and seconds of training.
-        history: the curve: reports and validations.
+        history: reports and validation scores, the points of the curve.
 
     Raises:
-        InputError: the checkpoint cannot be read, is of an older version, or of another run.
+        InputError: the checkpoint cannot be read, or is from an older version or another run.
     """
 
     def __init__(
@@ -73,14 +74,14 @@ class Trainer:
         self.step, self.spent = 0, 0.0
         self.history: list[dict[str, Any]] = []
         self.unreadable = self.draws = 0
-        """Clips that could not be read, and all that were to be, of this process; what a resumed
-        run began with counts in rank 0."""
+        """Number of clips that this process could not read, and of all that it tried to read; after
+        resuming, rank 0 also holds the counts from before."""
         self._next = 0  # number of the next step's first clip
-        self._split = 1  # parts of a batch, more after a GPU's memory ran out
+        self._split = 1  # parts per batch; increased when a GPU's memory runs out
         self._stages: deque[StageLike] = deque()
         self._errors: list[str] = []
         self._known: set[str] = set()
-        self._lost = self.lost = 0  # steps left out: in a row, and in all
+        self._lost = self.lost = 0  # skipped steps: consecutive, and in total
         self._sums: dict[str, Tensor] = {}
         self._rate = 0.0
         folder.mkdir(parents=True, exist_ok=True)
@@ -94,18 +95,18 @@ class Trainer:
 
     @property
     def progress(self) -> float:
-        """Share of the run that is done, 0 .. 1."""
+        """Fraction of the run that is done, 0 .. 1."""
         return self.recipe.budget.progress(self.step, self.spent)
 
     @property
     def trained(self) -> nn.Module:
-        """What a run is for: the average of the weights, if there is one."""
+        """The result of the run: the averaged weights if there is an average, else the model."""
         return self.average.module if self.average else self.model
 
     # -- data --------------------------------------------------------------------------------
 
     def _plan(self) -> Iterator[list[Any]]:
-        """Keys of this process's clips, step by step; loading processes ask some steps ahead."""
+        """Keys of this process's clips, step by step; loading workers run a few steps ahead."""
         recipe, processes = self.recipe, self.processes
         step, first = self.step, self._next
         while recipe.budget.steps is None or step < recipe.budget.steps:
@@ -117,7 +118,7 @@ class Trainer:
             step, first = step + 1, first + processes.world * share
 
     def _batches(self) -> Iterator[tuple[StageLike, list[Drawn]]]:
-        """This process's clips of each step that is left, with the step's stage."""
+        """This process's clips for each remaining step, with the step's stage."""
         loader: DataLoader[Drawn] = DataLoader(
             self.recipe.clips,
             batch_sampler=self._plan(),  # type: ignore[arg-type]
@@ -125,17 +126,17 @@ class Trainer:
             collate_fn=list,
             pin_memory=self.processes.device.type == "cuda",
             worker_init_fn=_one_thread,
-            # A fork takes along the threads' locks (OpenMP, OpenVINO, OpenCV), not the threads.
+            # fork copies locks held by threads (OpenMP, OpenVINO, OpenCV), but not the threads.
             multiprocessing_context="spawn" if self.recipe.workers else None,
         )
         for drawn in loader:
             yield self._stages.popleft(), drawn
 
     def _readable(self, drawn: Sequence[Drawn]) -> list[Clip]:
-        """The clips; what could not be read is counted, remembered by name and reported.
+        """The clips that were read; unreadable files are counted, remembered and reported.
 
         Raises:
-            ExplainedError: too much could not be read, or there is nothing to train on.
+            ExplainedError: too many clips could not be read, or there is nothing to train on.
         """
         for one in drawn:
             self.draws += len(one.errors) + (one.clip is not None)
@@ -183,14 +184,14 @@ class Trainer:
                 self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
             if self.average is not None:
                 self.average.update_parameters(self.model)
-        else:  # the batch's statistics are no better than its gradient
+        else:  # the batch's statistics are as useless as its gradient
             for buffer, value in before:
                 buffer.copy_(value)
         self._next += len(clips) * self.processes.world
         self.step += 1
 
     def _gradients(self, clips: Sequence[Clip], stage: StageLike) -> dict[str, Tensor]:
-        """Gradients of the step's clips, in parts; returns the sums of the loss's figures."""
+        """Accumulate the gradients of the step's clips, part by part; returns summed figures."""
         device, world = self.processes.device, self.processes.world
         torch.manual_seed((self.recipe.seed << 32) + self.step)
         self.optimizer.zero_grad(set_to_none=True)
@@ -215,10 +216,11 @@ class Trainer:
         return nullcontext()
 
     def _split_more(self, stage: StageLike, error: Exception) -> None:
-        """Compute batches in smaller parts, after the GPU's memory ran out.
+        """Divide batches into smaller parts because the GPU's memory ran out.
 
         Raises:
-            ExplainedError: they cannot be smaller, or other processes would have to know.
+            ExplainedError: they cannot be divided further, or other processes would have to do the
+                same.
         """
         if self._split >= stage.batch or self.processes.world > 1:
             raise ExplainedError(
@@ -232,7 +234,7 @@ class Trainer:
         logger.warning("out of GPU memory: batches are computed in %d parts now", self._split)
 
     def _update(self) -> Tensor | None:
-        """Clip and apply the gradients; the norm before clipping. Not finite: no update, None."""
+        """Clip and apply the gradients; returns the norm before. Not finite: no update, None."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = nn.utils.clip_grad_norm_(parameters, self.recipe.clip)
         if torch.isfinite(norm):
@@ -255,7 +257,7 @@ class Trainer:
     # -- the run -----------------------------------------------------------------------------
 
     def run(self, seconds: float = float("inf")) -> bool:
-        """Train until the budget is used up, or for so many seconds; returns whether it is over."""
+        """Train until the budget is used up (returns True) or ``seconds`` have passed (False)."""
         end = time.monotonic() + seconds
         reported, saved, validated = self.spent, self.spent, self.spent
         marked = self.step
@@ -274,7 +276,7 @@ class Trainer:
                 numbers = self.recipe.validate(self)
                 if numbers:
                     self._remember(stage, {f"eval {k}": v for k, v in numbers.items()})
-                validated, before = self.spent, time.monotonic()  # which is no training
+                validated, before = self.spent, time.monotonic()  # validation is not training time
             stopped = time.monotonic() > end
             if recipe.save.due(self.step, self.spent - saved) or over or stopped:
                 self.save()
@@ -284,12 +286,12 @@ class Trainer:
         return True
 
     def _report(self, stage: StageLike, speed: float) -> None:
-        """Add a point to the curve: means over all processes and the steps since the last one."""
+        """Add a point to the curve: means over all processes and steps since the last report."""
         sums = self._all_sums()
         self._sums = {}
         record: dict[str, Any] = {name: sums.pop(name) for name in ("unreadable", "draws")}
         record |= {"left out": self.lost, "rate": self._rate, "steps_per_s": speed}
-        steps = round(sums.pop("steps", 0))  # of all processes; none if all were left out
+        steps = round(sums.pop("steps", 0))  # of all processes; 0 if all were skipped
         if steps:
             record["norm"] = sums.pop("norm") / steps
             record = self.recipe.summary(sums, steps) | record
@@ -299,7 +301,7 @@ class Trainer:
             self.monitor.note(f"skipped: {error}")
 
     def _all_sums(self) -> dict[str, float]:
-        """The figures since the last report, and the counts of clips, of all processes."""
+        """The figures since the last report and the counts of clips, summed over all processes."""
         names = sorted(self._sums)
         own = torch.tensor([self.unreadable, self.draws], dtype=torch.float64)
         values = [self._sums[name].double().cpu() for name in names]
@@ -317,7 +319,7 @@ class Trainer:
     # -- checkpoints -------------------------------------------------------------------------
 
     def save(self) -> None:
-        """Write the checkpoint, in rank 0; every process must ask for it."""
+        """Write the checkpoint in rank 0; every process must call this."""
         sums = self._all_sums()
         if not self.processes.first:
             return
@@ -332,7 +334,7 @@ class Trainer:
         write_checkpoint(self.folder, content)
 
     def _resume(self) -> None:
-        """Continue from rank 0's checkpoint, if it has one."""
+        """Resume from rank 0's checkpoint, if there is one."""
         content = read_checkpoint(self.folder) if self.processes.first else None
         content = self.processes.from_first(content)
         if content is None:
@@ -346,7 +348,7 @@ class Trainer:
         self.optimizer.load_state_dict(content["optimizer"])
         self.step, self.spent, self.history = content["step"], content["spent"], content["history"]
         self._next, self._split = content["next"], content["split"]
-        self.lost = content.get("lost", 0)  # not told by earlier versions
+        self.lost = content.get("lost", 0)  # missing in checkpoints of earlier versions
         if self.processes.first:
             sums = dict(content["sums"])
             self.unreadable, self.draws = (round(sums.pop(k)) for k in ("unreadable", "draws"))
@@ -356,10 +358,10 @@ class Trainer:
 
 
 def _others(loss: nn.Module) -> dict[str, Tensor]:
-    """What trains beside the network."""
+    """State of what is trained besides the network."""
     return {n: v for n, v in loss.state_dict().items() if not n.startswith("model.")}
 
 
 def _one_thread(_: int) -> None:
-    """Loading processes are one core each."""
+    """Let each loading worker use one core."""
     cv2.setNumThreads(0)

@@ -1,4 +1,4 @@
-"""Losses of masks, IoU and presence (the paper's four) and of the contrastive embedding."""
+"""Losses for masks, IoU and presence (the paper's four) and for the contrastive embedding."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float 
 
     Args:
         logits: (..., h, w). target: the same shape, 0 .. 1 (soft at the border).
-        alpha: weight of the object against the rest; below 0 no weighting.
-        gamma: how much easy pixels count less.
+        alpha: weight of object pixels, 1 - alpha that of the others; below 0: no weighting.
+        gamma: how strongly easy pixels are down-weighted.
 
     Returns:
         (...,).
@@ -30,15 +30,15 @@ def focal_loss(logits: Tensor, target: Tensor, alpha: float = 0.5, gamma: float 
 
 
 POINTS = 256
-"""Points of a mask that :func:`point_loss` looks at."""
+"""Number of points per mask that :func:`point_loss` evaluates."""
 _REACH = 0.06
 _INSIDE, _ELSEWHERE = 2.0, 0.25
 
 
 def surroundings(target: Tensor) -> Tensor:
-    """Where an object and what lies around it are, (B, h, w) bool; all False without an object.
+    """The object and the area around it, (B, h, w) bool; all False without an object.
 
-    It reaches as far from the object as :data:`_REACH` of the image's side.
+    The area extends from the object by :data:`_REACH` of the image's side.
     """
     reach = max(1, round(_REACH * target.shape[-1]))
     return F.max_pool2d((target > 0.5).float()[:, None], 2 * reach + 1, 1, reach)[:, 0] > 0
@@ -47,13 +47,14 @@ def surroundings(target: Tensor) -> Tensor:
 def draw_points(logits: Tensor, target: Tensor, count: int = POINTS) -> Tensor:
     """Draw points of masks, with replacement: (B, count) indices into h * w.
 
-    Most are in the surroundings of the object, those on it twice as likely. So a place counts as
-    the object from a probability of about 1/3 on. That is where the border of the best expected
-    IoU lies (at half of that IoU), while a mean over the whole image puts it at 1/2. The rest are
-    elsewhere, likelier where the logits claim the object wrongly; all of them without an object.
+    Most points are on the object or around it, with object pixels drawn twice as often. A pixel is
+    therefore predicted as object if its probability exceeds about 1/3 rather than the 1/2 that a
+    mean over the whole image gives; expected IoU is best with a threshold of half that IoU. The
+    other points are elsewhere, drawn more often where the logits wrongly claim the object; without
+    an object, all points are drawn this way.
 
     Args:
-        logits, target: (B, h, w). count: points.
+        logits, target: (B, h, w). count: number of points.
     """
     with torch.no_grad():
         near = surroundings(target)
@@ -87,9 +88,9 @@ def mask_iou(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor, count: Tensor | None = None) -> Tensor:
-    """Mean of values with weights >= 0; 0 where all weights are.
+    """Weighted mean of values, weights >= 0; 0 if all weights are 0.
 
-    ``count``, if given, is what the sum is divided by in place of the weights' sum.
+    ``count``, if given, divides the weighted sum instead of the sum of the weights.
     """
     return (values * weight).sum() / (weight.sum().clamp_min(1) if count is None else count)
 
@@ -102,7 +103,7 @@ class LossWeights(NamedTuple):
     iou: float = 1.0
     presence: float = 1.0
     absent: float = 0.0
-    """Further weight of absent examples in the presence term."""
+    """Extra weight of absent examples in the presence term."""
     empty: float = 0.0
     """Weight of the first term of absent examples (their target is an empty mask)."""
     alpha: float = 0.25
@@ -118,19 +119,19 @@ def mask_losses(
     count: Tensor | None = None,
     at_points: bool = False,
 ) -> dict[str, Tensor]:
-    """The four terms, each with its weight.
+    """The four weighted terms.
 
-    Mask and IoU terms count where the object is in the target view, presence everywhere.
+    The mask and IoU terms apply only where the object is in the target view, presence everywhere.
 
     Args:
         logits: (B, h, w) before the presence rule.
         predicted_iou: (B,) 0 .. 1. presence_logit: (B,).
         target: (B, h, w) true masks, 0 .. 1.
         valid: (B,) 1 where the example counts.
-        count: what the terms' sums over examples are divided by, so that batches can be split;
-            None takes the number of examples that have the term.
-        at_points: look at points around the objects (:func:`point_loss`) in place of the focal
-            loss of all pixels.
+        count: divides each term's sum over the examples, so that batches can be split; None: the
+            number of examples that have the term.
+        at_points: use points around the objects (:func:`point_loss`) instead of the focal loss
+            over all pixels.
     """
     logits = logits.float()
     present = (target.sum(dim=(-2, -1)) > 0).float()
@@ -155,7 +156,7 @@ def dense_info_nce(cosine: Tensor, target: Tensor, temperature: Tensor, weight: 
 
     Args:
         cosine: (B, N, h, w). target: (B, N, h, w) true masks, 0 .. 1.
-        temperature: factor on the cosine. weight: (B, N), 0 where the object is not there.
+        temperature: factor on the cosine. weight: (B, N), 0 if the object is not in the view.
     """
     score = (cosine * temperature).flatten(2).log_softmax(dim=-1)
     share = target.flatten(2)
@@ -170,8 +171,8 @@ def prototype_info_nce(
 
     Args:
         query, target: (M, D) unit vectors of the same M objects in the two views.
-        identity: (M,) equal where the object is the same.
-        weight: (M,) 1 where the object is in both views.
+        identity: (M,), equal for the same object.
+        weight: (M,), 1 if the object is in both views.
     """
     there = weight > 0
     score = (query @ target.T) * temperature
@@ -182,16 +183,16 @@ def prototype_info_nce(
 
 
 def ranking_loss(cosine: Tensor, target: Tensor, valid: Tensor, scale: float = 30.0) -> Tensor:
-    """How surely a threshold on the largest cosine tells right places from wrong ones.
+    """How well a threshold on the largest cosine separates right places from wrong ones.
 
-    Every object that is there (its largest cosine inside the true mask) is compared with the best
-    wrong place of every object of the batch: anywhere if it is absent, else more than two cells
-    from its mask. Absent and present objects' wrong places have equal weight in all.
+    The largest cosine inside the true mask of every present object is compared with the best wrong
+    place of every object in the batch: anywhere if that object is absent, else more than two cells
+    from its mask. In total, the wrong places of absent and of present objects have equal weight.
 
     Args:
         cosine: (B, N, h, w). target: (B, N, h, w) true masks, 0 .. 1.
         valid: (B, N), 0 where there is no object.
-        scale: factor on differences of cosines; what is 1 / scale apart is told apart.
+        scale: factor on differences of cosines; a difference of 1 / scale counts as separated.
     """
     largest = target.amax(dim=(-2, -1), keepdim=True)
     near = F.max_pool2d(target, 5, 1, 2) > 0
@@ -205,7 +206,7 @@ def ranking_loss(cosine: Tensor, target: Tensor, valid: Tensor, scale: float = 3
 
 
 def propagation_loss(carried: Tensor, target: Tensor, weight: Tensor) -> Tensor:
-    """How well the mask that attention carries over agrees with the true one.
+    """Loss between the mask that attention transfers to the target view and the true one.
 
     Args:
         carried, target: (B, N, h, w), 0 .. 1. weight: (B, N).
@@ -219,7 +220,7 @@ def propagation_loss(carried: Tensor, target: Tensor, weight: Tensor) -> Tensor:
 
 
 def foreground_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy and dice of foreground channels, (B, c, h, w) both."""
+    """Cross-entropy and dice loss of foreground channels; both arguments are (B, c, h, w)."""
     p = logits.sigmoid()
     cross = F.binary_cross_entropy_with_logits(logits, target)
     both = (p * target).sum(dim=(0, 2, 3))

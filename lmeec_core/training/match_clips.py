@@ -1,4 +1,4 @@
-"""Objects with candidates of another view, drawn from takes, for O-MaMa's matcher to learn from."""
+"""Training examples for O-MaMa's matcher from takes: an object and candidates of another view."""
 
 from __future__ import annotations
 
@@ -19,43 +19,43 @@ Direction = Literal["both", "ego-exo", "exo-ego"]
 
 
 class MatchClip(NamedTuple):
-    """An object of a query view and n candidates of the target view."""
+    """An object in a query view and n candidates in the target view."""
 
     query: Tensor
     """(C, h, w) float16 tokens; the two grids may differ."""
     target: Tensor
     """(C, h, w) float16."""
     asked: Tensor
-    """(2C,) float16, descriptor of the object in the query view."""
+    """(2C,) float16: descriptor of the object in the query view."""
     given: Tensor
-    """(n, 2C) float16; the first is the true mask's, if there is one."""
+    """(n, 2C) float16: the candidates' descriptors; the true mask's first, if there is one."""
     true: Tensor
-    """int64: 0, or -1 where the object is not in the target view."""
+    """int64: 0, or -1 if the object is not in the target view."""
     filled: int = 1
-    """Objects."""
+    """Number of objects."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """Its five tensors."""
+        """The five tensors."""
         return self[:5]
 
 
 class MatchClips(TakeClips):
-    """All objects of a folder of takes, by number 0, 1, 2, ... without end.
+    """An endless sequence of examples, numbered 0, 1, 2, ..., from all takes in a folder.
 
-    Which views a number is of: see :class:`TakeClips`. Then a frame and an object with a query mask
-    are drawn, whether the target view has it or not. The true mask stands among negatives of
-    :func:`lmeec_core.methods.omama.training_candidates`.
+    :class:`TakeClips` describes which pair of views a number stands for. A frame and an object
+    with a query mask are then drawn, whether or not the target view has the object. The negatives
+    are drawn by :func:`lmeec_core.methods.omama.negatives.draw_negatives`.
 
     Args:
-        folder: holds the takes, one folder each.
-        views: describe images.
-        count: candidates of a target view, with the true one.
-        direction: which views are queries.
-        seed: of everything that is drawn.
+        folder: contains the takes, one folder each.
+        views: descriptions of the images.
+        count: candidates per target view, including the true one.
+        direction: which views are query views.
+        seed: for all random choices.
 
     Raises:
-        TakeError: no such folder, or no take in it that can be used.
+        TakeError: the folder does not exist or contains no usable take.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class MatchClips(TakeClips):
 
 
 def sought(take: Take, query: str, target: str) -> list[tuple[str, int]]:
-    """Objects and frames with a query mask of which is known whether the target view has them.
+    """Objects and frames with a query mask for which presence in the target view is known.
 
-    Where the file says null for the target, that is not known.
+    It is unknown where the file has null for the target's mask.
     """
     frames = annotated_frames(take, query, target)
     names = [
@@ -120,11 +120,11 @@ def sought(take: Take, query: str, target: str) -> list[tuple[str, int]]:
 
 
 def stack_matches(clips: Sequence[MatchClip]) -> tuple[Tensor, ...]:
-    """The tensors of all clips, one after another: their grids and counts may differ."""
+    """The tensors of all clips in a flat tuple, because their grids and counts may differ."""
     return tuple(tensor for clip in clips for tensor in clip.tensors)
 
 
 def unstack_matches(batch: Sequence[Tensor]) -> list[MatchClip]:
-    """What :func:`stack_matches` was given."""
+    """The clips that were passed to :func:`stack_matches`."""
     rows = zip(*(batch[i::5] for i in range(5)), strict=True)
     return [MatchClip(q, t, asked, given, true) for q, t, asked, given, true in rows]

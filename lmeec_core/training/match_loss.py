@@ -1,4 +1,4 @@
-"""The loss that O-MaMa's matcher trains on, and its scores on validation takes."""
+"""The training loss of O-MaMa's matcher, and its scores on validation takes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class MatchLoss(nn.Module):
     Args:
         model: the matcher.
         temperature: divides the cosines.
-        none: whether "none of them", a cosine of 0, is an answer for visible objects as well, so
-            that the true mask is to lie above 0. As published it is not.
-        align: weight of :func:`lmeec_core.methods.conditions.cross_view_align`, for visible
-            objects, of the embeddings that are compared; O-MaMa has none.
+        none: whether "none of them", with a cosine of 0, is a possible answer for visible objects
+            too, so that the true mask must score above 0. In the published code it is not.
+        align: weight of :func:`lmeec_core.methods.conditions.cross_view_align` on the compared
+            embeddings of visible objects; O-MaMa does not have this term.
     """
 
     def __init__(self, model: OMaMa, temperature: float, none: bool, align: float = 0.0) -> None:
@@ -73,18 +73,18 @@ def compare(
 
 
 class Choice(NamedTuple):
-    """What the matcher chose for an object in one target view."""
+    """The matcher's choice for an object in one target view."""
 
     take: str
     ego: bool
     """Whether the query view is an ego view."""
     similarity: float
-    """Of the chosen candidate; -1 without candidates."""
+    """Similarity of the chosen candidate; -1 without candidates."""
     overlap: float | None
-    """IoU of the chosen candidate with the true mask, 0 without candidates; None where the object
-    is not in the view."""
+    """IoU of the chosen candidate with the true mask, 0 without candidates; None if the object is
+    not in the view."""
     ceiling: float
-    """IoU of the best of the candidates."""
+    """IoU of the best candidate."""
 
 
 @torch.inference_mode()
@@ -92,14 +92,14 @@ def choices(
     model: OMaMa, takes: Iterable[Path], views: DescribedViews, direction: Direction,
     errors: list[str],
 ) -> Iterator[Choice]:  # fmt: skip
-    """What the matcher chooses in takes, in all annotated frames.
+    """The matcher's choices in all annotated frames of takes.
 
     Args:
         model: the matcher.
-        takes: folders.
-        views: describe images.
-        direction: which views are queries.
-        errors: takes that cannot be read are added here, one line each.
+        takes: folders of the takes.
+        views: descriptions of the images.
+        direction: which views are query views.
+        errors: takes that cannot be read are added to this list, one line each.
     """
     names = DIRECTIONS if direction == "both" else (direction,)
     device = next(model.parameters()).device
@@ -125,7 +125,7 @@ def _chosen(
     model: OMaMa, query: DescribedView, target: DescribedView, objects: list[str],
     device: torch.device,
 ) -> list[tuple[float, float | None, float]]:  # fmt: skip
-    """Similarity and overlap of each object's choice, and the best overlap that there is."""
+    """Similarity and overlap of each object's choice, and the best overlap of any candidate."""
     found = [(query.row(name), target.row(name)) for name in objects]
     rows = [(own, there) for own, there in found if own is not None]
     if not rows:
@@ -151,8 +151,8 @@ def _chosen(
 
 
 def scores(found: Iterable[Choice]) -> dict[str, float]:
-    """IoU of chosen candidates where the object is there, the best IoU among the candidates, and
-    balanced accuracy of presence (a similarity above 0), by direction."""
+    """Scores by direction: IoU of the chosen and of the best candidate, for present objects;
+    balanced accuracy of presence (a similarity above 0)."""
     numbers: dict[str, float] = {}
     every = list(found)
     for name, ego in (("ego_to_exo", True), ("exo_to_ego", False)):

@@ -1,8 +1,8 @@
-"""What O-MaMa's matcher is trained on: views of takes as frozen features see them, kept in files.
+"""Training data of O-MaMa's matcher: views of takes, described by frozen features and cached.
 
-A view is described once: its tokens, its candidates' descriptors, and of each object its own
-descriptor, which candidates are hard negatives, and how well each candidate fits. Training and
-scoring need neither images nor masks after that.
+A view is described once: its tokens, the descriptors of its candidates, and for each object its
+descriptor, its hard negatives and its overlap with each candidate. After that, training and scoring
+need neither images nor masks.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ Halves = NDArray[np.float16]
 
 
 class DescribedView(NamedTuple):
-    """One image with N candidates and K objects that are seen in it."""
+    """One image with N candidates and K visible objects."""
 
     tokens: Halves
     """(C, h, w)."""
     candidates: Halves
     """(N, 2C) descriptors."""
     shown: NDArray[np.bool_]
-    """(N,) whether a candidate has a pixel."""
+    """(N,) whether a candidate is not empty."""
     names: NDArray[np.str_]
-    """(K,) of the objects."""
+    """(K,) names of the objects."""
     objects: Halves
     """(K, 2C) descriptors of their true masks."""
     usable: NDArray[np.bool_]
-    """(K, N) whether a candidate can be a negative: it is not empty, and not the object."""
+    """(K, N) whether a candidate can be a negative, that is, neither empty nor the object."""
     hard: NDArray[np.bool_]
-    """(K, N) whether it is one around the object."""
+    """(K, N) whether a candidate is a hard negative, one next to the object."""
     overlap: NDArray[np.float32]
     """(K, N) IoU with the true mask."""
 
     def row(self, name: str) -> int | None:
-        """The object's row, None if it is not seen."""
+        """The object's row; None if it is not visible."""
         found = np.flatnonzero(self.names == name)
         return int(found[0]) if len(found) else None
 
 
 class DescribedViews:
-    """Views of takes, each described when it is first asked for.
+    """Views of takes, each described when it is first requested.
 
     Args:
-        folder: of the files; one made with other features or candidates cannot be told from these,
-            so each combination has a folder of its own.
-        features: see images.
-        candidates: make the candidate masks of an image, at any size.
+        folder: folder of the files. A file does not record the features and candidates it was made
+            with, so use a separate folder for each combination.
+        features: the frozen features.
+        candidates: makes the candidate masks of an image, at any size.
     """
 
     def __init__(self, folder: Path, features: Features, candidates: Candidates) -> None:
@@ -67,10 +67,10 @@ class DescribedViews:
         self._take: Take | None = None
 
     def view(self, take: Path, camera: str, frame: int) -> DescribedView:
-        """One image of the take in a folder, which is opened only if the view has no file.
+        """One image of a take; the take is opened only if the view has no file yet.
 
         Raises:
-            TakeError: the image or a mask in it cannot be read.
+            TakeError: the image or one of its masks cannot be read.
         """
         path = self.folder / take.parent.name / take.name / camera / f"{frame}.npz"
         found = _read(path) if path.is_file() else None
@@ -106,12 +106,12 @@ class DescribedViews:
 
 
 def half(values: Tensor) -> Halves:
-    """As float16 of the same shape."""
+    """The values as float16, same shape."""
     return values.detach().cpu().to(torch.float16).numpy()
 
 
 def _read(path: Path) -> DescribedView | None:
-    """A view's file; None if it cannot be read, and then it is made anew."""
+    """The view stored in a file; None if it cannot be read, so that it is computed again."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return DescribedView(**{name: file[name] for name in DescribedView._fields})

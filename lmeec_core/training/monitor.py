@@ -1,4 +1,4 @@
-"""What a person sees of a training run: progress bar, TensorBoard, example overlays, table."""
+"""Progress of a training run for the user: progress bar, TensorBoard, overlays, table."""
 
 from __future__ import annotations
 
@@ -20,34 +20,35 @@ if TYPE_CHECKING:
 
 
 class Monitor:
-    """Told what a run does; this one keeps it to itself."""
+    """Receives progress of a run; this base class ignores it."""
 
     def scenes(self, count: int, wanted: int) -> None:
-        """So many scenes are there of those that training waits for."""
+        """``count`` of the ``wanted`` scenes that training waits for are rendered."""
 
     def record(self, record: dict[str, Any], progress: float) -> None:
-        """A new entry of the history, at a progress of 0 .. 1."""
+        """A new entry in the history; ``progress`` is 0 .. 1."""
 
     def picture(self, image: NDArray[np.uint8], step: int) -> None:
-        """An overlay of what the network finds, RGB (H, W, 3)."""
+        """An overlay of the network's predictions, RGB (H, W, 3)."""
 
     def note(self, text: str) -> None:
-        """Something that a person should know."""
+        """A message for the user."""
 
     def phase(self, text: str) -> None:
-        """Training is over, something else begins."""
+        """A new phase after training begins."""
 
     def part(self, done: int, total: int) -> None:
-        """How much of the phase is done."""
+        """Progress within the phase."""
 
 
 def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np.uint8] | None:
-    """Correspondences on the first scenes: query views beside target views with found masks.
+    """Correspondences on the first scenes: query views beside target views with predicted masks.
 
-    The true masks are white outlines. One object of a view each, both directions by turns.
+    True masks are shown as white outlines. Each pair of views shows one object; directions
+    alternate.
 
     Returns:
-        RGB uint8 (H, W, 3); None if no object is in both views of any of the scenes.
+        RGB uint8 (H, W, 3); None if no scene has an object that is in both views.
     """
     from lmeec_core.methods.lm_eec import LmEec
     from lmeec_core.overlay import contact_sheet, draw_masks, side_by_side
@@ -74,14 +75,14 @@ def example_sheet(model: LMEEC, store: SceneStore, count: int = 6) -> NDArray[np
 
 
 class RunMonitor(Monitor):
-    """Progress bar on a console, and TensorBoard files; a context manager.
+    """Shows a progress bar on a console and writes TensorBoard files; a context manager.
 
     Args:
-        console: where to show.
-        folder: TensorBoard's folder; None writes none.
+        console: where to show progress.
+        folder: TensorBoard's folder; None: no TensorBoard files.
 
     Raises:
-        ImportError: TensorBoard is wanted and not installed.
+        ImportError: ``folder`` is given, but TensorBoard is not installed.
     """
 
     def __init__(self, console: Console, folder: Path | None) -> None:
@@ -108,7 +109,7 @@ class RunMonitor(Monitor):
             self._writer.close()
 
     def writer(self, step: int) -> SummaryWriter | None:
-        """TensorBoard's writer; what a run before this one wrote from ``step`` on is dropped."""
+        """TensorBoard's writer; anything an earlier run wrote from ``step`` on is discarded."""
         if self._writer is None and self.folder is not None:
             from torch.utils.tensorboard import SummaryWriter
 
@@ -158,10 +159,10 @@ class RunMonitor(Monitor):
 
 
 def results_table(results: dict[str, Any]) -> Table:
-    """Scores per direction of single frames and of the tracker, and by size of the object.
+    """Scores of single frames and of the tracker, per direction and by size of the object.
 
     Args:
-        results: what a finished run wrote (``done.json``).
+        results: the results of a finished run (``done.json``).
     """
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""The loss of the small network on simulated scenes: the paper's four terms, and contrast."""
+"""The small network's loss on simulated scenes: the paper's four terms and contrastive ones."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from lmeec_core.training.recipe import Figures
 from lmeec_core.training.stages import Stage
 
 NANO_WEIGHTS = LossWeights(focal=2.0, dice=1.0, iou=0.5, presence=1.0, absent=1.0, empty=0.5)
-"""The first is of points around the objects; absent examples count double for presence."""
+"""``focal`` weights the loss at points around objects; absent ones count double for presence."""
 
 
 class NanoLoss(nn.Module):
-    """Runs clips in both directions through the network, as the stage says, and sums the losses.
+    """Runs clips through the network in both directions, as the stage requires; sums the losses.
 
     Args:
-        model: the network; it needs matching.
+        model: the network; its config must have ``matching``.
         fusion: how the memory-aware and the view-specific feature are fused.
         bf16: compute in bfloat16.
     """
@@ -42,7 +42,7 @@ class NanoLoss(nn.Module):
         self._sized = {model.config.image_size: model}
 
     def sized(self, size: int) -> LMEEC:
-        """The network at another image size; the weights are the same."""
+        """The network at another image size, with shared weights."""
         if size not in self._sized:
             config = self.model.config.model_copy(update={"image_size": size})
             self._sized[size] = build_model(config).to(self.model.device)
@@ -50,15 +50,16 @@ class NanoLoss(nn.Module):
         return self._sized[size]
 
     def forward(self, stage: Stage, total: Tensor, *batch: Tensor) -> tuple[Tensor, Figures]:
-        """The loss of B clips of T frames; rows are the first views, then the second ones.
+        """The loss of B clips of T frames; rows are the first views, then the second views.
 
         Args:
             stage: see :class:`Stage`.
-            total: objects of all clips of the step; this part's means count by its share.
+            total: number of objects in all clips of the step; this part's means are weighted by its
+                share of them.
             batch: from :func:`lmeec_core.training.clips.stack`.
 
         Returns:
-            the loss; and its terms, IoU, presence accuracy and hits of the embedding.
+            the loss; and figures: its terms, IoU, presence accuracy, hit rate of the embedding.
         """
         images, masks, truth, _, regions, identity = batch
         share = masks.shape[1] * masks.shape[2] / total
@@ -112,7 +113,7 @@ class NanoLoss(nn.Module):
         memory: ClipMemory,
         times: int,
     ) -> tuple[tuple[Tensor, ...], Decoded | None]:
-        """One frame through the whole network, or through the embedding alone."""
+        """Run one frame through the whole network, or through the embedding only."""
         if stage.kind == "contrast":
             return model.make_prompts(query, masks, swap(query)), None
         fusion: Fusion | None = self.fusion
@@ -184,7 +185,7 @@ class NanoLoss(nn.Module):
 
 
 def _rows(views: Tensor) -> Tensor:
-    """(T, B, 2, ...) to (T, 2B, ...): the first views, then the second ones."""
+    """(T, B, 2, ...) to (T, 2B, ...): the first views, then the second views."""
     return views.transpose(1, 2).flatten(1, 2)
 
 

@@ -1,4 +1,4 @@
-"""AdamW as SAM 2.1 is fine-tuned, with a lower rate for the image encoder; the weights' average."""
+"""AdamW as in SAM 2.1's fine-tuning, with a lower rate for the image encoder; weight averaging."""
 
 from __future__ import annotations
 
@@ -24,26 +24,26 @@ IDLE = (
     "sam_mask_decoder.output_hypernetworks_mlps.2.",
     "sam_mask_decoder.output_hypernetworks_mlps.3.",
 )
-"""Weights of SAM 2.1 checkpoints that take no part in LM-EEC, by the beginnings of their names."""
+"""Prefixes of the names of weights in SAM 2.1 checkpoints that LM-EEC does not use."""
 
 
 def freeze_idle(model: LMEEC, fusion: Fusion) -> None:
-    """Take the weights that no output depends on out of training, and the rest in."""
+    """Freeze the weights that no output depends on, and make all others trainable."""
     idle = IDLE if fusion == "mv_moe" else (*IDLE, "MV_MoE.")
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(not name.startswith(idle))
 
 
 def trunk_layers(model: LMEEC) -> list[str]:
-    """The trunk's layers from its input on, as beginnings of names of parameters."""
+    """The trunk's layers from the input on, as prefixes of parameter names."""
     return [TRUNK + group for group in model.image_encoder.trunk.layer_groups()]
 
 
 def rate_factor(name: str, layers: list[str], decay: float) -> float:
-    """Factor on the image encoder's rate of one of its parameters.
+    """Factor on the image encoder's learning rate for one of its parameters.
 
-    The last layer of L has ``decay``, the first ``decay ** L``; what belongs to no layer (position
-    embeddings, the neck) has 1.
+    With L layers, the last one has ``decay`` and the first ``decay ** L``; parameters outside the
+    layers (position embeddings, the neck) have 1.
     """
     for i, layer in enumerate(layers):
         if name.startswith(layer):
@@ -59,9 +59,9 @@ def make_optimizer(
     layer_decay: float,
     weight_decay: float,
 ) -> torch.optim.AdamW:
-    """AdamW over all parameters that train; each group has its largest rate as ``top``.
+    """AdamW over all trainable parameters; each group stores its peak rate as ``top``.
 
-    Weights with one dimension (biases, normalisation, scales) take no weight decay.
+    Parameters with one dimension (biases, normalisation, scales) have no weight decay.
     """
     layers = trunk_layers(model)
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -83,22 +83,22 @@ def _training(model: LMEEC) -> Iterator[tuple[str, nn.Parameter]]:
 
 
 def cosine(progress: float, floor: float) -> float:
-    """Factor on all rates at a progress of 0 .. 1: from 1 to ``floor`` along half a cosine."""
+    """Factor on all rates at a progress of 0 .. 1: half a cosine from 1 down to ``floor``."""
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
 def set_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's rate to a share of its largest one."""
+    """Set every group's rate to a fraction of its peak rate."""
     for group in optimizer.param_groups:
         group["lr"] = group["top"] * factor
 
 
 def running_mean(decay: float) -> Any:
-    """For :class:`AveragedModel`: an exponential mean, over fewer steps while there are few."""
+    """Update rule for :class:`AveragedModel`: an exponential mean, shorter at the start."""
 
     @torch.no_grad()
     def update(mean: list[Tensor], now: list[Tensor], count: Tensor) -> None:
-        if not mean[0].is_floating_point():  # counts of batches
+        if not mean[0].is_floating_point():  # batch counters
             for old, new in zip(mean, now, strict=True):
                 old.copy_(new)
             return

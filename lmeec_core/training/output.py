@@ -1,4 +1,4 @@
-"""Files of a run: weights, numbers, log; and what it ran on."""
+"""Output files of a run: weights, metrics, log; and a description of the machine."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ METRICS = "metrics.json"
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write atomically."""
+    """Write JSON atomically."""
     write_text(path, json.dumps(content, indent=1))
 
 
@@ -31,9 +31,9 @@ def export(model: nn.Module, path: Path, metadata: dict[str, str], half: bool = 
 
     Args:
         model: the network.
-        path: of the file; its folder is made.
-        metadata: texts that go into it.
-        half: as float16, else as they are.
+        path: the file to write; its folder is created.
+        metadata: text entries for the file's header.
+        half: convert floating-point weights to float16; else they keep their type.
     """
     state = {
         name: (value.half() if half and value.is_floating_point() else value).cpu().contiguous()
@@ -45,11 +45,11 @@ def export(model: nn.Module, path: Path, metadata: dict[str, str], half: bool = 
 
 
 def run_header(steps: int, minutes: float, start: Path | None = None) -> dict[str, str]:
-    """What the header of weights tells of the run that made them.
+    """Entries for the header of a weights file that describe the run.
 
     Args:
-        steps, minutes: of the run.
-        start: weights that it began with; what their header tells is repeated as ``before``.
+        steps, minutes: length of the run.
+        start: the initial weights, if any; the steps in their header are recorded as ``before``.
     """
     header = {"steps": str(steps), "minutes": f"{minutes:.2f}"}
     if start is None:
@@ -59,7 +59,7 @@ def run_header(steps: int, minutes: float, start: Path | None = None) -> dict[st
 
 
 def read_header(path: Path) -> dict[str, str]:
-    """The texts in the header of a safetensors file; empty for other files."""
+    """The text entries in the header of a safetensors file; empty for other files."""
     if path.suffix != ".safetensors":
         return {}
     with safe_open(path, "pt") as file:
@@ -67,7 +67,7 @@ def read_header(path: Path) -> dict[str, str]:
 
 
 def machine(device: torch.device) -> dict[str, Any]:
-    """What the run ran on."""
+    """The hardware and software that the run uses."""
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"gpu": gpu, "cores": os.cpu_count(), "python": platform.python_version(),
             "torch": torch.__version__}  # fmt: skip
@@ -75,7 +75,7 @@ def machine(device: torch.device) -> dict[str, Any]:
 
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
-    """Append what the package logs to a file."""
+    """Append the package's log to a file."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logger = logging.getLogger("lmeec_core")

@@ -1,4 +1,4 @@
-"""Parts of the network that only training needs, and start values."""
+"""Parts of the network used only in training, and initialisation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmeec_core.model import LMEEC, ViewFeatures
 
 
 class ForegroundHead(nn.Module):
-    """Says of every pixel whether an object or a person is there; helps early training only."""
+    """Predicts objects and people per pixel; an auxiliary task that helps early training."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class ForegroundHead(nn.Module):
 
 
 def share_parameters(source: nn.Module, target: nn.Module) -> None:
-    """Make ``target`` use the very parameters and saved buffers of ``source`` (same layout)."""
+    """Make ``target`` share the parameters and saved buffers of ``source`` (same layout)."""
     for own, given in zip(target.modules(), source.modules(), strict=True):
         own._parameters = given._parameters
         for name, buffer in given._buffers.items():
@@ -34,7 +34,7 @@ def share_parameters(source: nn.Module, target: nn.Module) -> None:
 
 
 def initialise(model: LMEEC) -> None:
-    """Start values for training from scratch (the plain ones suit a checkpoint that overwrites)."""
+    """Set initial values for training from scratch; the defaults assume a checkpoint is loaded."""
     for module in model.modules():
         gamma = getattr(module, "gamma", None)
         if isinstance(gamma, nn.Parameter):

@@ -1,10 +1,10 @@
-"""The last part of training: the presence verdict on what the tracker itself finds.
+"""The last part of training: fits the presence verdict to the tracker's own output.
 
 Losses on batches of crops teach the network to judge presence only roughly. Here the trained
-network tracks whole scenes, and :class:`Verification` alone is fitted to what it sees there on
-frames with full banks, as most frames are in use. They are scenes of their own: in those it was
-trained on, the network is surer than it will be elsewhere. A few figures tell, none of them beyond
-the bounds that it had there.
+network tracks whole scenes, and only :class:`Verification` is fitted, to what it sees on frames
+with full memory banks, since most frames in use have full banks. The scenes are not training
+scenes: on those the network is more confident than it will be elsewhere. The verdict uses only a
+few figures, each clamped to the range it had on these scenes.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from lmeec_core.training.tracking import Job, Report, each_scene, track_scene
 logger = logging.getLogger(__name__)
 
 FULL = MemoryConfig().capacity
-"""Frames of a scene after which banks are full."""
+"""Number of frames after which the banks are full."""
 FIGURES = (
     0, 1, 2, 4, 5, 6, 7, 9, 11, 17, 18, 19, 21, 22, 23,
     27, 28, 29, 30, 33, 35, 40, 43, 44, 45, 47, 48, 50, 51, 54, 57, 61,
 )  # fmt: skip
-"""What the verdict is fitted to, as columns of
-:func:`~lmeec_core.compact.verification.presence_evidence`; two units of its first layer for each,
-so there is room for no more. Eight are given: likeness of the best place and of the runner-up,
-predicted IoU, ratio of the areas, borders of both masks, and of the object the share that comes
-back to where it set out and the share of it that lands near the find. The others are those whose
-permutation costs most on scenes that were left out of the fit; the eight alone are too few
+"""The figures that the verdict uses, as columns of
+:func:`~lmeec_core.compact.verification.presence_evidence`. Each needs two units of the first layer,
+which leaves no room for more. Eight were set beforehand: similarity of the best place and of the
+runner-up, predicted IoU, ratio of the areas, borders of both masks, the share of the object that is
+matched back to itself, and the share that is matched near the find. The others are those whose
+permutation costs the most on scenes left out of the fit; the eight alone are too few
 (docs/results.md)."""
-_CUT = 0.005  # share of a figure's values beyond each of its bounds
+_CUT = 0.005  # quantile of a figure's values at each of its bounds
 _EPOCHS, _BATCH, _RATE, _DECAY, _SMOOTHING = 15, 256, 4e-3, 0.02, 0.02
-_DROPOUT = (0.1, 0.2)  # of the figures, of the layers between
+_DROPOUT = (0.1, 0.2)  # on the figures, on the hidden layer
 
 
 _NONE = torch.empty(0, EVIDENCE_SIZE + 3)
@@ -60,7 +60,7 @@ def _observe(model: LMEEC, job: Job) -> Tensor:
             if not answers:
                 continue
             seen, logit = inputs.pop()
-            if number % job.frames < FULL:  # each camera's frames follow those of the one before
+            if number % job.frames < FULL:  # counts anew for each query camera
                 continue
             facts = torch.tensor([[float(a.query > 0), float(a.target_area > 0)] for a in answers])
             counts = torch.tensor([a.counts for a in answers])
@@ -71,14 +71,14 @@ def _observe(model: LMEEC, job: Job) -> Tensor:
 
 
 def _weights(direction: Tensor, present: Tensor) -> Tensor:
-    """Weights by which each direction, and present and absent in each, count alike; mean 1."""
+    """Weights that balance directions, and present and absent objects in each; mean 1."""
     group = (2 * direction + present).long()
     count = torch.bincount(group, minlength=4).float()
     return (len(group) / (count > 0).sum() / count.clamp_min(1))[group]
 
 
 def _fit(verification: Verification, rows: Tensor, seed: int) -> None:
-    """Fit to rows of :func:`_observe`; in place."""
+    """Fit the verification in place to rows of :func:`_observe`."""
     seen = rows[:, list(FIGURES)]
     logit, direction, present = rows[:, -3:].unbind(1)
     bounds = torch.stack([_quantile(seen, q) for q in (_CUT, 1 - _CUT)])
@@ -122,10 +122,10 @@ def _write(
     hidden: nn.Linear,
     last: nn.Linear,
 ) -> None:
-    """Make the verdict that of two layers on bounded figures.
+    """Write the two fitted layers and the clamping of the figures into the three layers.
 
-    A figure x between its bounds is low + relu(x - low) - relu(x - high): two units of the first
-    layer each, whose difference the second layer takes.
+    A figure x clamped to its bounds is low + relu(x - low) - relu(x - high): two units of the first
+    layer, whose difference the second layer takes.
     """
     first, second, third = layers = _layers(verification)
     for layer in layers:
@@ -145,13 +145,13 @@ def _write(
 
 
 def _quantile(values: Tensor, q: float) -> Tensor:
-    """Of each column; torch's own takes no more than 16 million values."""
+    """Quantile q of each column; torch.quantile is limited to 16 million values."""
     rank = round(q * (len(values) - 1))
     return values.kthvalue(rank + 1, dim=0).values
 
 
 def check_length(frames: int, where: str) -> None:
-    """Raise InputError where scenes of so many frames never fill the banks."""
+    """Raise InputError if scenes of ``frames`` frames are too short to fill the banks."""
     if frames <= FULL:
         raise InputError(
             f"{where}: {frames} frames given, more than {FULL} without a jump in time expected: "
@@ -168,18 +168,18 @@ def fit_presence(
     precision: Precision = "fp32",
     report: Report = lambda done, total: None,
 ) -> dict[str, Any]:
-    """Fit the verification of a network with matching; nothing else of it changes.
+    """Fit the verification of a network with matching; nothing else in the network changes.
 
     Args:
         model: the network.
-        store: scenes that the network was not trained on, of more than :data:`FULL` frames.
-        scenes: use the first so many.
-        seed: of start values and sampling.
+        store: scenes that the network was not trained on, with more than :data:`FULL` frames.
+        scenes: how many to use, from the first.
+        seed: for initial values and sampling.
         precision: see :func:`each_scene`.
-        report: called with the number of scenes done and their total.
+        report: called with the number of scenes done and the total.
 
     Returns:
-        numbers of scenes and of correspondences; empty where none were there to fit to.
+        numbers of scenes, correspondences and absent ones; empty if there were none to fit to.
 
     Raises:
         InputError: the scenes are too short.

@@ -1,4 +1,4 @@
-"""What a recipe supplies to the one loop of training: stages, clips, loss, rates, reports."""
+"""What a recipe supplies to the training loop: stages, clips, loss, rates, reports."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from lmeec_core.model import LMEEC
 from lmeec_core.training.clips import Clips, stack
 
 Figures = dict[str, Tensor]
-"""Sums that a loss reports beside itself, by name, without gradients."""
+"""Sums that a loss module reports along with the loss, by name, without gradients."""
 
 
 @dataclass(frozen=True)
 class Budget:
-    """How long a run is: so many steps, or so many minutes of training.
+    """Length of a run: a number of steps, or minutes of training.
 
     Attributes:
-        steps: optimisation steps in all; a run of steps can be repeated exactly.
-        minutes: in place of steps; pauses, rendering and scores do not count.
+        steps: number of optimisation steps; such a run can be repeated exactly.
+        minutes: used if ``steps`` is None; pauses, rendering and scoring do not count.
     """
 
     steps: int | None = None
     minutes: float = 0.0
 
     def progress(self, step: int, seconds: float) -> float:
-        """Share of the run that is done, 0 .. 1."""
+        """Fraction of the run that is done, 0 .. 1."""
         done, whole = (step, self.steps) if self.steps is not None else (seconds, 60 * self.minutes)
         return min(1.0, done / whole) if whole else 1.0
 
 
 @dataclass(frozen=True)
 class Every:
-    """How often something happens: every so many steps, or seconds of training."""
+    """How often something happens: every ``steps`` steps, or every ``seconds`` of training."""
 
     steps: int | None = None
     seconds: float = 0.0
 
     def due(self, step: int, since: float) -> bool:
-        """Whether it is time, at a step, so many seconds after the last time."""
+        """Whether it is due at this step, ``since`` seconds after the last time."""
         return since >= self.seconds if self.steps is None else step % self.steps == 0
 
 
 class StageLike(Protocol):
-    """What the loop has to know of a part of a run."""
+    """What the training loop needs to know about a stage of a run."""
 
     @property
     def name(self) -> str:
-        """For reports."""
+        """Name of the stage in reports."""
 
     @property
     def batch(self) -> int:
@@ -65,18 +65,18 @@ class Recipe(ABC):
     """What a run trains, and how. :class:`NetworkRecipe` is the one for LM-EEC's networks.
 
     Attributes:
-        loss: a module with the network as ``model`` and what else trains; called with the stage,
-            the number of objects that sums are divided by, and a batch from
+        loss: a module with the network as ``model`` and anything else that is trained; called
+            with the stage, the number of objects to divide sums by, and a batch from
             :meth:`stack`; returns the loss and :data:`Figures`.
         clips: the data.
         budget: how long it trains.
-        seed: of everything that the loss draws.
+        seed: for the random numbers in the loss.
         clip: largest norm of the gradient.
-        average: decay of the average of the weights; None keeps none.
+        average: decay of the averaged weights; None: no average.
         accumulate: batches per process and step.
         workers: processes that load clips.
         max_corrupt: share of the clips that may be unreadable.
-        report, save, validate: how often.
+        report, save, validation: how often to do so.
     """
 
     loss: nn.Module
@@ -94,7 +94,7 @@ class Recipe(ABC):
 
     @property
     def model(self) -> nn.Module:
-        """What trains and is saved."""
+        """The network that is trained and saved."""
         model = self.loss.model
         assert isinstance(model, nn.Module)
         return model
@@ -105,30 +105,30 @@ class Recipe(ABC):
 
     @abstractmethod
     def stage(self, progress: float) -> StageLike:
-        """What the run does at a progress of 0 .. 1."""
+        """The run's stage at a progress of 0 .. 1."""
 
     @abstractmethod
     def keys(self, numbers: range, stage: Any) -> list[Any]:
-        """Keys of :attr:`clips` for these numbers; each is its number or begins with it."""
+        """Keys of :attr:`clips` for these numbers; a key is, or begins with, the number."""
 
     @abstractmethod
     def make_optimizer(self) -> torch.optim.Optimizer:
-        """The optimizer of everything that trains."""
+        """The optimizer for everything that is trained."""
 
     @abstractmethod
     def begin_step(self, optimizer: torch.optim.Optimizer, stage: Any, progress: float) -> float:
-        """Set modes, what is frozen, and rates; returns the rate to report."""
+        """Set modes, frozen parameters and learning rates; returns the rate to report."""
 
     @abstractmethod
     def summary(self, sums: Mapping[str, float], steps: int) -> dict[str, float]:
-        """What is reported of :data:`Figures` summed over steps (and processes)."""
+        """Numbers to report, from :data:`Figures` summed over steps (and processes)."""
 
     def facts(self, world: int) -> dict[str, Any]:
-        """What a resumed run must have as before, by name, with ``world`` processes."""
+        """Properties by name that must not change when resuming with ``world`` processes."""
         return {}
 
     def check_facts(self, before: Mapping[str, Any], path: Path, world: int) -> None:
-        """Compare with the facts of a checkpoint.
+        """Compare :meth:`facts` with those in a checkpoint.
 
         Raises:
             InputError: they differ; says what to do.
@@ -141,11 +141,11 @@ class Recipe(ABC):
                 )
 
     def no_clip(self) -> str:
-        """An error's text for data that has nothing to train on."""
+        """The error message for data with nothing to train on."""
         return "there is nothing to train on in the data"
 
     def validate(self, trainer: Any) -> dict[str, float]:
-        """Try the network as it is now, in every process; numbers for the curve."""
+        """Score the current network, in every process; returns numbers for the curve."""
         return {}
 
 

@@ -1,6 +1,6 @@
-"""Rendering of training, validation and test scenes in processes beside the training.
+"""Renders training, validation and test scenes in separate processes during training.
 
-``python -m lmeec_core.training.rendering WORK`` renders what the settings in WORK/train.yaml say.
+``python -m lmeec_core.training.rendering WORK`` renders the scenes that WORK/train.yaml asks for.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from lmeec_core.training.settings import SETTINGS, TrainConfig, read_config
 logger = logging.getLogger(__name__)
 
 PRESENCE = "presence"
-"""Scenes like those of training, which the network is not trained on."""
+"""Name of the scenes that are like training scenes but not trained on."""
 SET_OF: dict[str, SetName] = {
     "train": "training", PRESENCE: "fitting_presence", "val": "fitting", "test": "development",
 }  # fmt: skip
 """The set of seeds behind each folder of scenes."""
 EXO_CAMERAS = 2
 STRIDE = 3
-"""Steps of the motion between frames; all frames of a scene are one run."""
+"""Motion steps between frames; all frames of a scene form one run without a jump in time."""
 RESERVE = 2 * 2**30
-"""Bytes that rendering leaves free on the disk."""
+"""Disk space that rendering leaves free, in bytes."""
 
 
 def render(settings: TrainConfig, work: Path) -> None:
-    """Render validation and test scenes, those that training starts with, presence, the rest.
+    """Render, in order, validation, test, initial training, presence and other training scenes.
 
-    It ends early when the process that started it is gone, or the disk is nearly full.
+    Stops early when the parent process has ended or the disk is nearly full.
     """
     parent = os.getppid()
     workers = settings.workers or max(1, (os.cpu_count() or 2) - 1)
@@ -71,7 +71,7 @@ def render(settings: TrainConfig, work: Path) -> None:
 
 
 def start_rendering(work: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Render in a process of its own; what it says is appended to the log."""
+    """Start rendering in a separate process; its output is appended to the log."""
     command = [sys.executable, "-m", "lmeec_core.training.rendering", str(work)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "LP_NUM_THREADS": "1"}
     with open(log, "ab") as file:
@@ -79,10 +79,11 @@ def start_rendering(work: Path, log: Path) -> subprocess.Popen[bytes]:
 
 
 def check_presence_scenes(settings: TrainConfig, work: Path) -> None:
-    """Check that there are or will be scenes to fit the presence verdict to.
+    """Check that scenes for fitting the presence verdict exist or will be rendered.
 
     Raises:
-        ExplainedError: they are wanted, missing, and not rendered; says how to render them.
+        ExplainedError: they are needed but missing, and rendering is off; says how to render
+            them.
     """
     folder, count = work / PRESENCE, settings.presence_scenes
     if settings.render or not count or any(folder.glob("*.npy")):
@@ -98,7 +99,7 @@ def check_presence_scenes(settings: TrainConfig, work: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """Entry point; the exit code is 0 when all is rendered or tried."""
+    """Entry point; the exit code is 0 when all scenes have been rendered or tried."""
     os.nice(5)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     work = Path(arguments[0])

@@ -1,4 +1,4 @@
-"""Training clips from simulated scenes: crops of two views, with objects for both directions."""
+"""Training clips from simulated scenes: crops of two views with objects for both directions."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ from lmeec_core.training.stages import Stage
 from lmeec_core.training.store import LABELS, PERSON, Scene, areas, open_scene
 
 SAME_TIME = 0.8
-"""Share of single frames whose two views are of the same time."""
+"""Share of single-frame clips whose two views show the same moment."""
 WITH_EGO = 0.8
-"""Share of clips of an ego and an exo camera; the rest is of two exo cameras."""
+"""Share of clips with an ego and an exo camera; the others have two exo cameras."""
 ANYTHING = 0.3
-"""Share of drawn pairs of views without a common object that train all the same."""
+"""Share of pairs of views without a common object that are used nevertheless."""
 APART = 0.08
-"""Share of clips whose second view is of another scene: all that is sought is absent."""
+"""Share of clips whose second view is of another scene, so that every sought object is absent."""
 
 
 class SceneKey(NamedTuple):
-    """Which clip to draw; number and seed decide the rest."""
+    """Which clip to draw; everything else depends on the number and the seed."""
 
     number: int
     scenes: tuple[Path, ...]
-    """One for each attempt."""
+    """One scene per attempt."""
     stage: Stage
 
 
 class _Views(NamedTuple):
-    """Where a clip comes from, the first and the second view."""
+    """Source of a clip: scene, frames and camera of the first and of the second view."""
 
     scenes: tuple[Scene, Scene]
     frames: NDArray[np.int64]  # (T, 2)
@@ -50,7 +50,7 @@ class _Views(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether the views are of two scenes, so that labels do not compare."""
+        """Whether the views are of different scenes, so that their labels are unrelated."""
         return self.scenes[0].path != self.scenes[1].path
 
     def area(self, view: int, time: int) -> NDArray[np.int64]:
@@ -62,12 +62,12 @@ def draw_views(scene: Scene, other: Scene, times: int, random: np.random.Generat
     """Draw two cameras in either order, and the frames: consecutive, forwards or backwards.
 
     Args:
-        scene, other: of the first and of the second view, mostly the same.
-        times: frames of a view, within one run of its scene.
-        random: draws them.
+        scene, other: scenes of the first and of the second view, usually the same.
+        times: number of frames, without a jump in time.
+        random: random generator.
 
     Raises:
-        InputError: a scene has no run of so many frames.
+        InputError: a scene has no run of ``times`` frames.
     """
     cameras = scene.packed.shape[1]
     exo = int(random.integers(1, cameras))
@@ -90,15 +90,15 @@ def choose_objects(
     share: float,
     random: np.random.Generator,
 ) -> NDArray[np.int64]:
-    """Labels of ``count`` objects, 0 where there is none.
+    """Draw the labels of ``count`` objects; 0 where there are too few.
 
-    The first ``sought`` are in the other view with probability ``share`` (as far as there are
-    such), the rest always, and are none of the first.
+    Each of the first ``sought`` objects is in the other view with probability ``share``, if there
+    are objects of both kinds. The rest are always in the other view and differ from the first.
 
     Args:
-        positive, negative: (LABELS,) bool, which objects are and which are not in the other view.
+        positive, negative: (LABELS,) bool, objects that are and that are not in the other view.
         sought, count, share: see above.
-        random: draws them.
+        random: random generator.
     """
     there = random.permutation(np.flatnonzero(positive))
     gone = random.permutation(np.flatnonzero(negative))[:sought]
@@ -115,15 +115,15 @@ def choose_objects(
 
 
 def _any(seen: NDArray[np.bool_], random: np.random.Generator) -> int:
-    """One of the labels, 0 without any."""
+    """A random one of the labels; 0 if there are none."""
     return int(random.choice(np.flatnonzero(seen))) if seen.any() else 0
 
 
 class SceneClips(Clips):
-    """Clips of simulated scenes; a :class:`SceneKey` says of which and for which stage.
+    """Clips of simulated scenes; a :class:`SceneKey` names the scenes and the stage.
 
     Args:
-        seed: of everything that is drawn.
+        seed: for all random choices.
     """
 
     attempts = 3
@@ -134,7 +134,7 @@ class SceneClips(Clips):
     def draw(
         self, key: SceneKey, attempt: int, random: np.random.Generator, failed: bool
     ) -> Clip | None:
-        """See :meth:`Clips.draw`; the last attempt takes whatever was drawn."""
+        """See :meth:`Clips.draw`; the last attempt accepts whatever was drawn."""
         scene, stage = open_scene(key.scenes[attempt]), key.stage
         other = scene
         if random.random() < APART:
@@ -154,9 +154,9 @@ class SceneClips(Clips):
     def _cut(
         self, views: _Views, anchors: tuple[int, ...], stage: Stage, random: np.random.Generator
     ) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Images (T, 2, s, s, 3) and labels (T, 2, s, s); a view's crop is the same at all times.
+        """Images (T, 2, s, s, 3) and labels (T, 2, s, s); a view has the same crop in all frames.
 
-        Crops are near the view's anchor object (0: anywhere).
+        Crops are near the view's anchor object (anchor 0: anywhere).
         """
         side, size = views.scenes[0].packed.shape[2], stage.size
         times = len(views.frames)
@@ -183,7 +183,7 @@ class SceneClips(Clips):
     def _choose(
         self, labels: NDArray[np.uint8], views: _Views, stage: Stage, random: np.random.Generator
     ) -> NDArray[np.int64]:
-        """Objects (2, N) that are given in each view of the clip, by their labels."""
+        """Labels (2, N) of the objects whose masks are given in each view of the clip."""
         least = MIN_AREA * (stage.size / 256) ** 2
         visible = np.array([[areas(view) for view in frame] for frame in labels])  # (T, 2, LABELS)
         seen = visible.max(axis=0)
@@ -211,7 +211,7 @@ def _clip(
     truth = np.concatenate((planes[:, 1, 0], planes[:, 0, 1]), axis=1) & (not views.apart)
     regions = (labels > 0) + (labels == PERSON).astype(np.uint8)
     numbers = [zlib.crc32(scene.path.stem.encode()) for scene in views.scenes]
-    identity = np.array(numbers)[:, None] * LABELS + objects  # each direction's own view
+    identity = np.array(numbers)[:, None] * LABELS + objects  # of the query view's scene
     scenes = " and ".join(dict.fromkeys(str(scene.path) for scene in views.scenes))
     return Clip(
         torch.from_numpy(images).permute(0, 1, 4, 2, 3).contiguous(),

@@ -1,4 +1,4 @@
-"""Settings of a run: YAML files and changes, checked; and those that a folder's run began with."""
+"""Settings of a run: read from YAML with changes, checked, and stored in the run's folder."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from lmeec_core.training.augment import Augmentation
 
 CONFIGS = Path(__file__).parent / "configs"
 SETTINGS = "train.yaml"
-"""The settings of a run, in its folder."""
+"""File with the settings of a run, in its folder."""
 SIZE = 320
-"""Side of rendered images, in pixels; crops of them train, so it is larger than the network's."""
+"""Side of rendered images in pixels; larger than the network's input, as crops are trained on."""
 
 
 class Settings(BaseModel):
-    """What every model of settings has in common."""
+    """Base class of all settings."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -34,7 +34,7 @@ class TrainConfig(Settings):
         {"device", "workers", "render", "session_minutes", "evaluate_every", "report_every",
          "tensorboard"}
     )  # fmt: skip
-    """Settings that a resumed run may have otherwise; the rest decides what is learnt."""
+    """Settings that may change when a run is resumed; the others affect what is learned."""
 
     recipe: Literal["simulation"] = "simulation"
     minutes: float = Field(ge=0)
@@ -125,16 +125,16 @@ class TakeTrainConfig(Settings):
     _given = field_validator("data", mode="before")(_data_given)
 
     def network(self) -> ModelConfig:
-        """The network: the preset with the changes of ``model``.
+        """The network's configuration: the preset with the changes in ``model``.
 
         Raises:
-            InputError: no such preset, or values that do not fit together.
+            InputError: there is no such preset, or the values are inconsistent.
         """
         changed = preset(self.preset).model_dump() | self.model
         return validated(ModelConfig, changed, f"model, with preset {self.preset}")
 
     def folder(self, split: str) -> Path:
-        """Where the takes of a split lie."""
+        """Folder of the takes of a split."""
         return Path(self.data) / split
 
 
@@ -181,7 +181,7 @@ class MatchTrainConfig(Settings):
     _given = field_validator("data", mode="before")(_data_given)
 
     def folder(self, split: str) -> Path:
-        """Where the takes of a split lie."""
+        """Folder of the takes of a split."""
         return Path(self.data) / split
 
 
@@ -192,16 +192,16 @@ RECIPES: dict[str, type[TrainConfig] | type[TakeTrainConfig] | type[MatchTrainCo
     "takes": TakeTrainConfig,
     "omama": MatchTrainConfig,
 }
-"""Settings by a file's ``recipe``; without one it is of the first."""
+"""Settings class by the file's ``recipe``; the first is the default."""
 GONE = {"keep": "the scenes now stay on the disk; lower `scenes` if they need too much room"}
-"""Settings of older versions, and what a user should know."""
+"""Removed settings, and what to tell the user about them."""
 
 
 def find_config(name: str) -> Path:
-    """The file of that name, or the one that the package brings.
+    """The file of that name, or the one included in the package.
 
     Raises:
-        InputError: neither is there; names those that the package brings.
+        InputError: there is neither; names the files included in the package.
     """
     for path in (Path(name), CONFIGS / name, CONFIGS / f"{name}.yaml"):
         if path.is_file():
@@ -215,10 +215,10 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> AnyConfig:
 
     Args:
         path: a YAML file.
-        changes: ``name=value`` each, the value in YAML; ``a.b=value`` sets b inside a.
+        changes: ``name=value`` strings, the value in YAML; ``a.b=value`` sets b inside a.
 
     Raises:
-        InputError: not YAML, an unknown name or a wrong value; says which.
+        InputError: invalid YAML, an unknown name or an invalid value; says which.
     """
     content = _read_yaml(path)
     for change in changes:
@@ -238,7 +238,7 @@ def read_config(path: Path, changes: Sequence[str] = ()) -> AnyConfig:
 def _parse_yaml(text: str, where: str) -> Any:
     try:
         return yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: the 35th of May
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: an impossible date
         raise InputError(f"{where}: not YAML: {error}") from error
 
 
@@ -254,7 +254,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def _set(content: dict[str, Any], name: str, value: Any) -> None:
-    """Set a value, the name of a value inside another with dots."""
+    """Set a value; dots in the name lead to nested values."""
     *outer, last = name.split(".")
     for part in outer:
         inner = content.get(part)
@@ -264,10 +264,10 @@ def _set(content: dict[str, Any], name: str, value: Any) -> None:
 
 
 def remember(config: AnyConfig, work: Path) -> None:
-    """Write the settings into the run's folder, or compare them with those it began with.
+    """Store the settings in the run's folder, or compare them with those stored there.
 
     Raises:
-        InputError: the folder's run began with settings that may not change; names them.
+        InputError: settings that must not change differ from those of the run; names them.
     """
     path, now = work / SETTINGS, config.model_dump()
     if path.is_file():

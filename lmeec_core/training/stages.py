@@ -1,4 +1,4 @@
-"""What a training run does when: the stages of the small model's curriculum."""
+"""The stages of the small network's training curriculum."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ class Stage:
     """A part of a training run.
 
     Attributes:
-        name: for reports.
-        kind: ``contrast`` trains image encoder and embedding alone, ``pairs`` the network on
-            single frames, ``clips`` with memory and MV-MoE over several frames.
-        share: share of the run's time.
+        name: shown in reports.
+        kind: ``contrast`` trains only the image encoder and embedding, ``pairs`` the network on
+            single frames, ``clips`` the network with memory and MV-MoE over several frames.
+        share: fraction of the run.
         size: side of the images, in pixels.
         batch: pairs of views (or of clips) per step; each trains in both directions.
-        crop: smallest and largest side of the crops, as a share of the image.
+        crop: smallest and largest side of the crops, as a fraction of the image's side.
         sought: objects per view that go through the whole network.
         objects: objects per view for the contrastive losses.
-        times: frames of a clip. In the last stage of a run they are more than a bank holds, so
-            that the network learns what it meets most, full banks that lose their oldest frame.
+        times: frames per clip. In the last stage of a run, clips have more frames than a bank
+            holds, so that the network learns the usual case: full banks that drop frames.
         contrast: weight of the contrastive losses.
         positive_share: share of sought objects that are in the other view.
-        fixed_norms: batch normalisation keeps its statistics, for batches with too few scenes.
+        fixed_norms: freeze the statistics of batch normalisation, for batches with too few scenes.
         encoder_rate: factor on the image encoder's learning rate; 0 freezes it, which saves its
             backward pass.
-        fixed_views: with ``encoder_rate`` 0, what the network computes of a view alone stays as it
-            is, so that a head for clicks that was trained on it still fits.
+        fixed_views: with ``encoder_rate`` 0, keeps unchanged everything the network computes from a
+            single view, so that a click head trained on it remains valid.
     """
 
     name: str
@@ -53,22 +53,22 @@ class Stage:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a run learns.
+    """The training schedule of a run.
 
     Attributes:
         stages: the curriculum.
-        minutes: length of the whole run, pauses not counted.
-        rate: largest learning rate.
-        warmup: share of the run in which the rate rises; then it falls as a cosine.
-        floor: last learning rate as a share of the largest.
+        minutes: length of the whole run, not counting pauses.
+        rate: peak learning rate.
+        warmup: fraction of the run in which the rate rises; after that it follows a cosine.
+        floor: final learning rate as a fraction of the peak.
         decay: weight decay of matrices.
         clip: largest gradient norm.
-        ema: decay of the averaged weights; its memory, 1 / (1 - ema) steps, is to be short beside
-            the last stage.
+        ema: decay of the averaged weights; its memory, 1 / (1 - ema) steps, should be short
+            compared with the last stage.
         fusion: how the memory-aware and the view-specific feature are fused.
         bf16: compute in bfloat16.
-        seed: of weights and sampling.
-        steps: length in optimisation steps in place of minutes, for runs that are compared.
+        seed: for weights and sampling.
+        steps: length in optimisation steps instead of minutes, for comparing runs.
     """
 
     stages: tuple[Stage, ...]
@@ -109,7 +109,7 @@ GPU_MORE_STAGES = (
         fixed_norms=True, encoder_rate=0.5,
     ),
 )  # fmt: skip
-"""For one large GPU that goes on from trained weights, and about 5 minutes."""
+"""For fine-tuning trained weights on one large GPU, about 5 minutes."""
 
 _CPU_CLIPS = Stage(
     "clips", "clips", 0.20, 288, 1, (0.85, 1.0), objects=3, times=8, contrast=0.5,
@@ -132,10 +132,10 @@ CPU_MORE_STAGES = (
     Stage("pairs, whole", "pairs", 0.08, 288, 2, (0.9, 1.0), fixed_norms=True),
     _CPU_CLIPS,
 )
-"""For two CPU cores that go on from trained weights."""
+"""For fine-tuning trained weights on two CPU cores."""
 
 CPU_CLIPS_STAGES = (replace(_CPU_CLIPS, share=1.0, contrast=0.0, fixed_views=True),)
-"""For two CPU cores that fine-tune trained weights: what follows the encoding of a view."""
+"""For two CPU cores: fine-tunes, on clips, only what comes after the encoding of a view."""
 
 STAGES = {
     "gpu": GPU_STAGES,
@@ -144,7 +144,7 @@ STAGES = {
     "cpu_more": CPU_MORE_STAGES,
     "cpu_clips": CPU_CLIPS_STAGES,
 }
-"""Curricula by their names in the settings."""
+"""Curricula by their name in the settings."""
 
 
 def stage_at(stages: tuple[Stage, ...], progress: float) -> Stage:

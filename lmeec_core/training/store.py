@@ -1,4 +1,4 @@
-"""Simulated scenes on the disk, as memory maps; their number grows while they are rendered.
+"""Simulated scenes on disk, opened as memory maps; more may be added while rendering goes on.
 
 A shard is an ``.npy`` file, uint8 (F, cameras, S, S, 4): red, green, blue and label (0
 background, 1 .. n objects, 255 the person). Camera 0 is the ego camera.
@@ -20,11 +20,11 @@ LABELS = 33
 """Object labels 1 .. LABELS - 1 can be sampled; higher ones (the person) never are."""
 PERSON = 255
 OPEN_SCENES = 64
-"""Scenes that a process keeps open."""
+"""Number of scenes that a process keeps open."""
 
 
 def areas(labels: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Visible pixels of every label of an image: (LABELS,), 0 for the background."""
+    """Number of visible pixels of every label in an image: (LABELS,), 0 for the background."""
     count = np.bincount(labels.ravel(), minlength=256)[:LABELS]
     count[0] = 0
     return np.asarray(count, dtype=np.int64)
@@ -34,13 +34,13 @@ class Scene:
     """One scene.
 
     Args:
-        path: of the shard.
+        path: the shard file.
 
     Attributes:
         packed: uint8 (F, cameras, S, S, 4), a memory map.
 
     Raises:
-        InputError: it cannot be read, or is no shard.
+        InputError: the file cannot be read, or is not a shard.
     """
 
     def __init__(self, path: Path) -> None:
@@ -60,13 +60,13 @@ class Scene:
 
     @cached_property
     def _run_lengths(self) -> NDArray[np.int64]:
-        """(F,) frames from each one to the end of its run, itself included.
+        """(F,) number of frames from each frame to the end of its run, including itself.
 
-        The file beside the shard tells the steps of the motion that its frames show; a run ends
-        where they jump. A shard without that file is one run.
+        The JSON file beside the shard lists the motion step of each frame; a run ends where the
+        steps jump. A shard without that file is a single run.
 
         Raises:
-            InputError: the file is broken, or of another number of frames.
+            InputError: the JSON file is invalid, or has a different number of frames.
         """
         count = self.packed.shape[0]
         path = self.path.with_suffix(".json")
@@ -87,11 +87,11 @@ class Scene:
 
     @property
     def run(self) -> int:
-        """Frames of the longest run, in which no time is left out."""
+        """Number of frames in the longest run without a jump in time."""
         return int(self._run_lengths.max())
 
     def starts(self, times: int) -> NDArray[np.int64]:
-        """Frames with which a run of ``times`` frames begins, without a jump in time.
+        """Frames at which a sequence of ``times`` frames without a jump in time can start.
 
         Raises:
             InputError: there is none.
@@ -115,20 +115,20 @@ class Scene:
 
 @lru_cache(maxsize=OPEN_SCENES)
 def open_scene(path: Path) -> Scene:
-    """A scene; those opened last are kept open."""
+    """Open a scene; the most recently used ones stay open."""
     return Scene(path)
 
 
 class SceneStore:
-    """The scenes of a folder, all of one shape.
+    """The scenes in a folder, all of the same shape.
 
     Args:
-        folder: where the shards are.
-        capacity: take the first so many.
+        folder: contains the shards.
+        capacity: maximum number of scenes to use, from the first.
 
     Attributes:
-        paths: of the scenes, by name.
-        rejected: why files were left out, by name.
+        paths: paths of the scenes, sorted by name.
+        rejected: file names of rejected files, with the reason.
     """
 
     def __init__(self, folder: Path, capacity: int) -> None:
@@ -140,22 +140,22 @@ class SceneStore:
 
     @property
     def count(self) -> int:
-        """Scenes that are there."""
+        """Number of scenes found so far."""
         return len(self.paths)
 
     @property
     def frames(self) -> int:
-        """Frames of a scene; 0 without scenes."""
+        """Number of frames per scene; 0 without scenes."""
         return self._shape[0] if self._shape else 0
 
     @property
     def run(self) -> int:
-        """Frames of a run without a jump in time, in the first scene; 0 without scenes."""
+        """Longest run without a jump in time in the first scene, in frames; 0 without scenes."""
         return self.scene(0).run if self.paths else 0
 
     @property
     def cameras(self) -> int:
-        """Cameras of a scene; number 0 is the ego camera."""
+        """Number of cameras per scene; camera 0 is the ego camera."""
         return self._shape[1]
 
     @property
@@ -168,9 +168,9 @@ class SceneStore:
         return open_scene(self.paths[number])
 
     def refresh(self) -> int:
-        """Take in the scenes that have come; returns how many there are.
+        """Add scenes that have been rendered since the last call; returns the number of scenes.
 
-        A file that is no scene, or one of another shape than the first, is left out, and kept in
+        Files that are not scenes, or whose shape differs from the first scene's, are recorded in
         ``rejected`` with the reason.
         """
         if self.count < self.capacity:
@@ -187,11 +187,11 @@ class SceneStore:
                 self.paths.append(path)
                 if self.count == self.capacity:
                     break
-            self.paths.sort()  # so that it does not matter when each of them came
+            self.paths.sort()  # the order must not depend on when each was added
         return self.count
 
     def wait_for(self, scenes: int, timeout: float) -> bool:
-        """Wait until so many scenes are there; returns whether they are."""
+        """Wait up to ``timeout`` seconds for ``scenes`` scenes; returns whether they exist."""
         end = time.monotonic() + timeout
         while self.refresh() < scenes and time.monotonic() < end:
             time.sleep(0.2)

@@ -1,6 +1,7 @@
 """Training clips from takes in the EgoExo4D processed layout.
 
-A clip is a few consecutive annotated frames of an ego and an exo camera, one of them the query.
+A clip is a few consecutive annotated frames of an ego and an exo camera, one of which is the query
+camera.
 """
 
 from __future__ import annotations
@@ -27,16 +28,16 @@ from lmeec_core.training.augment import (
 from lmeec_core.training.clips import Clip, Clips
 
 ATTEMPTS = 100
-"""Draws for one clip, if takes are broken or have nothing to learn from, before giving up."""
+"""Attempts to draw a clip, as takes may be broken or have nothing to learn from."""
 IN_TAKE = 8
-"""So many of them stay in the take: often one of its exo cameras alone is annotated."""
+"""The first IN_TAKE attempts stay in the same take: often only one exo camera is annotated."""
 OPEN_TAKES = 2
-"""Takes whose annotations, which are large, a process keeps."""
+"""Number of takes whose (large) annotations a process keeps in memory."""
 CPU = torch.device("cpu")
 
 
 class Pair(NamedTuple):
-    """Two views of a take."""
+    """A query and a target view of a take."""
 
     take: Path
     query: str
@@ -44,24 +45,25 @@ class Pair(NamedTuple):
 
 
 class TakeClips(Clips):
-    """All clips of a folder of takes, by number 0, 1, 2, ... without end.
+    """An endless sequence of clips, numbered 0, 1, 2, ..., from all takes in a folder.
 
-    In an epoch (:attr:`pairs` numbers) each exo camera of each take occurs twice with each ego
-    camera, once as the target and once as the query, in an order of its own; start frame, objects
-    and augmentation are drawn. An object belongs to a clip if it has a query mask on its first
-    frame and the target camera is annotated for it at all; one at least is seen in the target view
-    where the take has such a clip. Frames whose mask is null in the file count for nothing.
+    In an epoch (as many numbers as there are :attr:`pairs`) each pair of an ego and an exo camera
+    of each take occurs twice, once in each direction, in an order shuffled anew for every epoch.
+    Start frame, objects and augmentation are drawn at random. An object belongs to a clip if it
+    has a query mask on the clip's first frame and is annotated in the target camera at all. If the
+    take allows it, at least one of the objects is visible in the target view. Frames whose mask is
+    null in the file are ignored.
 
     Args:
-        folder: holds the takes, one folder each.
+        folder: contains the takes, one folder each.
         size: side S of the images, in pixels.
         frames: T, length of a clip.
-        objects: N, objects of a clip at most.
-        augmentation: see :class:`Augmentation`; None changes nothing.
-        seed: of everything that is drawn.
+        objects: N, maximum number of objects per clip.
+        augmentation: see :class:`Augmentation`; None: no augmentation.
+        seed: for all random choices.
 
     Raises:
-        TakeError: no such folder, or no take in it that can be used.
+        TakeError: the folder does not exist or contains no usable take.
     """
 
     attempts = ATTEMPTS
@@ -103,7 +105,7 @@ class TakeClips(Clips):
 
     @property
     def digest(self) -> str:
-        """Changes if a take, one of its cameras or anything that clips are drawn by does."""
+        """A hash of the takes, their cameras and the settings that determine the clips."""
         drawn = (self.size, self.frames, self.objects, self.seed, self.augmentation)
         pairs = [(pair.take.name, pair.query, pair.target) for pair in self.pairs]
         return hashlib.sha256(repr((drawn, pairs)).encode()).hexdigest()
@@ -122,15 +124,15 @@ class TakeClips(Clips):
         except TakeError:
             raise
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            # JSON can be valid and yet hold anything in any place.
+            # Valid JSON may still contain anything anywhere.
             text = f"{type(error).__name__}: {error}"
             raise TakeError(pair.take / "annotation.json", text) from error
 
     def pair(self, number: int) -> Pair:
-        """The views that a clip is of, unless they are broken or have nothing to learn from."""
+        """The views of a clip, used unless they are broken or have nothing to learn from."""
         epoch, place = divmod(number, len(self.pairs))
         if self._order is None or self._order[0] != epoch:
-            random = np.random.default_rng((self.seed, epoch, ATTEMPTS))  # as no clip's
+            random = np.random.default_rng((self.seed, epoch, ATTEMPTS))  # unlike any clip's
             self._order = (epoch, random.permutation(len(self.pairs)))
         return self.pairs[self._order[1][place]]
 
@@ -142,7 +144,7 @@ class TakeClips(Clips):
         return take
 
     def _read(self, pair: Pair, random: np.random.Generator) -> Any:
-        """A clip of two views; None if they have none. Subclasses read something else."""
+        """Read a clip of two views; None if they have none. Subclasses may read something else."""
         take = self._take(pair.take)
         frames = annotated_frames(take, pair.query, pair.target)
         names = [
@@ -176,7 +178,7 @@ class TakeClips(Clips):
         masks, given, _ = self._masks(take, names, pair.query, window, query)
         truth, known, lost = self._masks(take, names, pair.target, window, target)
         if not masks[0].reshape(len(names), -1).any(axis=1).all():
-            return None  # too small a mask to be seen at this size
+            return None  # a mask vanishes at this size
         change = self._draw(masks[0], random)
         images = np.stack([[self._image(view, change) for view in row] for row in pictures])
         shape = (self.frames, self.objects, self.size, self.size)
@@ -207,7 +209,7 @@ class TakeClips(Clips):
         window: Sequence[int],
         images: Sequence[tuple[int, int]],
     ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
-        """Masks (T, n, S, S); whether each is no null (T, n); whether it vanished at this size."""
+        """Masks (T, n, S, S); (T, n) whether each is not null; (T, n) whether it vanished at S."""
         masks = np.zeros((len(window), len(names), self.size, self.size), dtype=bool)
         known = np.ones(masks.shape[:2], dtype=bool)
         lost = np.zeros(masks.shape[:2], dtype=bool)
@@ -222,7 +224,7 @@ class TakeClips(Clips):
         return masks, known, lost
 
     def _draw(self, masks: NDArray[np.bool_], random: np.random.Generator) -> Change:
-        """A change that leaves every query mask (n, S, S) of the first frame something."""
+        """Draw a change that leaves every query mask (n, S, S) of the first frame non-empty."""
         if self.augmentation is None:
             return Change(None)
         for _ in range(4):
@@ -233,10 +235,10 @@ class TakeClips(Clips):
 
 
 def list_takes(folder: Path) -> list[Path]:
-    """Folders of the takes in a split's folder, sorted.
+    """Folders of the takes in the folder of a split, sorted.
 
     Raises:
-        TakeError: no such folder, or nothing in it.
+        TakeError: the folder does not exist, or is empty.
     """
     if not folder.is_dir():
         raise TakeError(folder, "no such folder; expected takes as <data>/<split>/<take>")
@@ -247,7 +249,7 @@ def list_takes(folder: Path) -> list[Path]:
 
 
 def annotated_frames(take: Take, *cameras: str) -> list[int]:
-    """Frames that all the cameras have and, if the take lists them, that were annotated."""
+    """Frames that all cameras have and that, if the take lists annotated frames, are annotated."""
     listed = set(take.subsample_idx)
     return [f for f in take.common_frames(*cameras) if not listed or f in listed]
 
@@ -271,12 +273,11 @@ def choose(
 
     Args:
         query, target: (objects, frames) whether an object has a mask in the view.
-        length: frames of the clip. count: objects at most.
+        length: frames in the clip. count: maximum number of objects.
 
     Returns:
-        index of the first frame and indices of the objects, the first of them one that the target
-        view sees within the clip, if the two views have such a clip; None if there is no clip
-        that begins with a query mask.
+        index of the first frame and indices of the objects; if possible, the first object is
+        visible in the target view within the clip. None if no clip begins with a query mask.
     """
     starts = query.shape[1] - length + 1
     if starts < 1 or not query.shape[0]:

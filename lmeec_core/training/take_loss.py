@@ -1,4 +1,4 @@
-"""The loss of a batch of clips, as one module: what several processes train together."""
+"""The loss of a batch of clips from takes, as one module for distributed training."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ TERMS = ("focal", "dice", "iou", "presence")
 class ClipLoss(nn.Module):
     """Runs clips through the network, frame by frame with memory, and sums the four losses.
 
-    DistributedDataParallel needs one forward call for all of it. Losses are taken at the image's
-    size and summed over frames and objects, as SAM 2 is trained.
+    It is a single module because DistributedDataParallel needs a single forward call. Losses are
+    computed at image size and summed over frames and objects, as in SAM 2's training.
 
     Args:
         model: the network.
-        weights: of the four terms.
+        weights: weights of the four terms.
         capacity: frames in each first-in-first-out bank.
         fusion: how the memory-aware and the view-specific feature are fused.
         bf16: compute in bfloat16; weights, losses and logits stay in float32.
-        recompute: encode frame by frame and again for the backward pass: less memory, more time.
+        recompute: encode frame by frame, and again for the backward pass; less memory, more time.
     """
 
     def __init__(
@@ -58,15 +58,15 @@ class ClipLoss(nn.Module):
         """The loss of B clips of T frames with n objects.
 
         Args:
-            stage: there is only one.
-            total: what the sums over objects are divided by.
+            stage: unused; there is only one.
+            total: divides the sums over objects.
             images: uint8 (T, B, 2, 3, S, S), the query view first.
             masks, truth: bool (T, B, n, S, S) in the query and in the target view.
-            counts: (T, B, n) 1 where an object counts.
+            counts: (T, B, n), 1 where an object counts.
 
         Returns:
-            the loss; and its terms, the sum of IoU (``overlap``) over ``present`` objects, and of
-            presence judged rightly (``right``) over all ``counted``.
+            the loss; and its terms, the sum of IoU (``overlap``) over the ``present`` objects, and
+            the number of correct presence verdicts (``right``) among all ``counted``.
         """
         device = images.device.type
         with torch.autocast(device, torch.bfloat16, enabled=self.bf16):
@@ -86,7 +86,7 @@ class ClipLoss(nn.Module):
         return losses.total(terms), {n: v.detach() for n, v in terms.items()} | figures
 
     def _encode(self, images: Tensor) -> list[tuple[ViewFeatures, ViewFeatures]]:
-        """Query and target views of every frame, B each."""
+        """Query and target views of every frame, B of each."""
         times, rows = images.shape[:2]
 
         def encode(frames: Tensor) -> ViewFeatures:  # uint8 (V, 3, S, S)

@@ -1,4 +1,4 @@
-"""Scores on takes by the real tracker, both directions, and pictures of what it finds."""
+"""Scores takes with the tracker, in both directions, and draws what it finds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 TILE = 240
-"""Height of a picture's views, in pixels."""
+"""Height of the views in a picture, in pixels."""
 
 MEASURES = {
     "frames": "frames",
@@ -35,17 +35,17 @@ MEASURES = {
     "contour accuracy": "contour_accuracy",
     "existence (balanced)": "existence_balanced_accuracy",
 }
-"""What is reported, by its heading in the table."""
+"""Reported measures: heading in the table to name."""
 
 
 @dataclass
 class Validation:
-    """What came out of some takes.
+    """Validation results of a number of takes.
 
     Attributes:
         scores: by direction, "ego-exo" and "exo-ego".
-        tiles: RGB uint8 (TILE, ., 3) query and target views with masks, the truth outlined.
-        errors: takes, or parts of them, that could not be scored, one line each.
+        tiles: RGB uint8 (TILE, W, 3), query and target views with masks; true masks are outlined.
+        errors: takes, or parts of takes, that could not be scored, one line each.
     """
 
     scores: dict[str, Scores] = field(default_factory=lambda: {d: Scores() for d in DIRECTIONS})
@@ -53,14 +53,14 @@ class Validation:
     errors: list[str] = field(default_factory=list)
 
     def add(self, other: Validation) -> None:
-        """Take in other takes."""
+        """Add the results of other takes."""
         for direction, scores in self.scores.items():
             scores.add(other.scores[direction])
         self.tiles += other.tiles
         self.errors += other.errors
 
     def numbers(self) -> dict[str, float]:
-        """The measures of each direction by name; those that nothing was scored for are left out.
+        """The measures of each direction by name, except those without any scored frame.
 
         Protocol ``official`` (:mod:`lmeec_core.evaluation.protocol`).
         """
@@ -79,7 +79,7 @@ class Validation:
 
 
 def validate(model: LMEEC, takes: Sequence[Path]) -> Validation:
-    """Run the tracker over whole takes and score it; broken takes are reported and left out."""
+    """Run the tracker over whole takes and score it; broken takes are reported and skipped."""
     model.eval()
     whole = Validation()
     for path in takes:
@@ -102,7 +102,7 @@ def validate(model: LMEEC, takes: Sequence[Path]) -> Validation:
 def _direction(
     model: LMEEC, take: Take, direction: str, query: str, targets: Sequence[str], into: Validation
 ) -> None:
-    """One query camera: track all objects that a target is annotated for, and score them."""
+    """For one query camera, track and score all objects annotated in any target."""
     objects = {
         name: [t for t in targets if take.mask_frames(name, t)]
         for name in take.objects
@@ -162,11 +162,11 @@ def _tile(
 
 
 def scores_table(numbers: dict[str, float], title: str) -> Table:
-    """The benchmark's measures by direction.
+    """A table of the benchmark's measures by direction.
 
     Args:
         numbers: from :meth:`Validation.numbers`.
-        title: says of what.
+        title: title of the table.
     """
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Simulated scenes through the tracker itself, spread over processes."""
+"""Runs the tracker over simulated scenes, divided among processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from lmeec_core.training.store import Scene, SceneStore, areas
 
 
 class Job(NamedTuple):
-    """A scene for a process of its own."""
+    """A scene to process, possibly in another process."""
 
     number: int
     path: Path
@@ -36,7 +36,7 @@ class Job(NamedTuple):
 
 
 Report = Callable[[int, int], None]
-"""Called with the number of scenes done and their total."""
+"""Called with the number of scenes done and the total."""
 T = TypeVar("T")
 
 
@@ -50,19 +50,19 @@ def each_scene(
     precision: Precision = "fp32",
     report: Report = lambda done, total: None,
 ) -> list[T]:
-    """What ``work`` makes of the first scenes, in their order.
+    """Results of ``work`` on the first scenes, in order.
 
-    Each core works on scenes of its own, with a share of the GPU if the network is on one, so
-    ``work`` is a function of a module.
+    Each core works on separate scenes, sharing the GPU if the network is on one. ``work`` must be
+    picklable, that is, a function at module level.
 
     Args:
-        work: gets the network and a scene.
+        work: called with the network and a scene's job.
         model, store: the network and the scenes.
-        scenes: use the first so many.
-        memory: for the scenes' trackers.
-        frames: use the first so many of each scene; None: all.
-        precision: of the processes' networks; with one core ``model`` itself is taken as it is.
-        report: called with the number of scenes done and their total.
+        scenes: how many to use, from the first.
+        memory: settings of the trackers' memory.
+        frames: how many frames of each scene to use, from the first; None: all.
+        precision: of the networks in other processes; with one core, ``model`` is used as it is.
+        report: called with the number of scenes done and the total.
 
     Raises:
         ExplainedError: a process failed; says why.
@@ -108,7 +108,7 @@ def _loaded(weights: Path, device: str, config: ModelConfig, precision: Precisio
 
 
 class Answer(NamedTuple):
-    """What a tracker said of one object in one target view on one frame."""
+    """The tracker's answer for one object in one target view on one frame."""
 
     query: int
     target: int
@@ -119,14 +119,14 @@ class Answer(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether it is scored, see :func:`qualifies`."""
+        """Whether the answer is scored, see :func:`qualifies`."""
         return qualifies(self.query_area, self.target_area)
 
 
 def track_scene(model: LMEEC, job: Job) -> Iterator[list[Answer]]:
-    """A scene through trackers of both directions, all objects at once.
+    """Track all objects of a scene in both directions.
 
-    Yields the answers of a step, object by object and target by target.
+    Yields the answers of each step, ordered by object and then target.
     """
     scene = Scene(job.path)
     cameras = scene.packed.shape[1]

@@ -1,1 +1,1 @@
-"""The paper's ablations at the size of the small network, on simulated takes (`lmeec ablate`)."""
+"""The paper's ablations with the small network, on simulated takes (`lmeec ablate`)."""

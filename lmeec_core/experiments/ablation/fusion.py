@@ -1,4 +1,4 @@
-"""Weights for the fusion variants: each is trained for the same number of steps."""
+"""Trains the weights of the fusion variants, each for the same number of steps."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from lmeec_core.training.store import SceneStore
 
 RATE = 3e-4
 STAGE = replace(CPU_STAGES[-1], share=1.0, size=192, crop=(0.55, 0.8))
-"""Clips with memory that fills; the image encoder stays as it is. Crops at two thirds of the
-network's own size show objects as large as whole images do, in a fraction of the time."""
+"""Clips long enough to fill the memory; the image encoder is frozen. Crops at two thirds of the
+network's image size show objects as large as whole images do, in a fraction of the time."""
 BATCH = {"cpu": 1, "cuda": 4}
-"""Clips per step."""
+"""Clips per step, by device."""
 FRESH = "MV_MoE."
 
 
@@ -38,14 +38,14 @@ def start_weights(checkpoint: Path, seed: int) -> dict[str, Tensor]:
 
 @dataclass(frozen=True)
 class Training:
-    """One variant's training.
+    """The training of one variant.
 
     Attributes:
         checkpoint: weights to start from.
         fusion, seed, steps: what to train, and how long.
         scenes, count: folder of the training scenes, and how many of them to use.
-        folder: of the run; a checkpoint in it is continued, finished weights are kept.
-        device: where to train. threads: of torch, on a CPU.
+        folder: folder of the run; resumed from the checkpoint in it, finished weights are reused.
+        device: where to train. threads: number of torch threads on a CPU.
     """
 
     checkpoint: Path
@@ -60,12 +60,12 @@ class Training:
 
     @property
     def weights(self) -> Path:
-        """Path of the result."""
+        """Path of the trained weights."""
         return self.folder / f"weights_{self.steps}.safetensors"
 
 
 def train_fusion(training: Training) -> str:
-    """Train one variant, or go on with it; returns the path of its weights."""
+    """Train one variant, or resume its training; returns the path of its weights."""
     if training.weights.is_file():
         return str(training.weights)
     torch.set_num_threads(training.threads)

@@ -1,4 +1,4 @@
-"""Tables and plots of an ablation, the paper's numbers beside ours."""
+"""Tables and plots of an ablation, with the paper's numbers beside ours."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ BASE: dict[Table, str] = {
     "fusion": "mv_moe", "stores": "reference", "size": "reference", "compression": "reference",
     "length": "reference",
 }  # fmt: skip
-"""The variant that the others of a table are compared with."""
+"""The variant that the others in the table are compared with."""
 
 
 def of(units: Units, variant: str) -> Units:
@@ -57,7 +57,7 @@ def _paper(line: Line) -> str:
 
 
 def line_results(table: Table, units: Units, line: Line) -> dict[str, Any]:
-    """All numbers of one line of a table, for JSON."""
+    """All numbers in one line of a table, for JSON."""
     mine, base = of(units, line.variant.name), of(units, BASE[table])
     numbers: dict[str, Any] = {}
     for metric in METRICS:
@@ -146,7 +146,7 @@ def _error(found: Estimate) -> list[list[float]] | None:
 
 
 def _bars(axes: Any, table: Table, units: Units) -> None:
-    """Ours as bars with intervals, the paper's numbers as diamonds."""
+    """Draw our results as bars with intervals, the paper's as diamonds."""
     lines = LINES[table]
     for i, line in enumerate(lines):
         found = estimate(of(units, line.variant.name), "iou")

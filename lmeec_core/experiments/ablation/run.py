@@ -1,4 +1,4 @@
-"""An ablation from takes to results; finished parts are kept, so that it can be resumed."""
+"""Runs an ablation, from takes to results; finished parts are kept, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from lmeec_core.training.settings import SIZE
 
 @dataclass(frozen=True)
 class Settings:
-    """Size of an ablation, see `lmeec ablate --help`."""
+    """Settings of an ablation, see `lmeec ablate --help`."""
 
     work: Path
     checkpoint: Path
@@ -44,17 +44,17 @@ class Settings:
 
 
 class Progress(Protocol):
-    """Shows progress."""
+    """A callback that shows progress."""
 
     def __call__(self, what: str, done: float, total: float) -> None:
-        """Show that ``done`` of ``total`` of a part of the work is done."""
+        """Show that ``done`` of ``total`` of the work called ``what`` is done."""
 
 
 def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
-    """Simulated test takes of a length; missing ones are made.
+    """Simulated test takes with ``frames`` frames; missing ones are generated.
 
     Raises:
-        ExplainedError: a take could not be made; says why.
+        ExplainedError: a take could not be generated; says why.
     """
     root = settings.work / f"takes_{frames}"
     config = level("normal", exo_cameras=settings.exo_cameras)
@@ -74,15 +74,15 @@ def takes_of(settings: Settings, frames: int, progress: Progress) -> list[Path]:
 
 
 def _threads(settings: Settings) -> int:
-    """Threads of torch for each worker."""
+    """Number of torch threads for each worker."""
     return max(1, torch.get_num_threads() // settings.workers)
 
 
 def training_scenes(settings: Settings, progress: Progress) -> Path:
-    """Folder of scenes to train the fusion variants on; missing ones are rendered.
+    """Folder of the scenes for training the fusion variants; missing ones are rendered.
 
     Raises:
-        ExplainedError: none could be rendered.
+        ExplainedError: no scene could be rendered.
     """
     folder = settings.work / "scenes"
     seeds = SETS["ablation_training"].seeds(settings.scenes)
@@ -107,12 +107,12 @@ def training_scenes(settings: Settings, progress: Progress) -> Path:
 
 
 def checkpoints(settings: Settings, progress: Progress) -> dict[str, list[tuple[Path, int | None]]]:
-    """Weights of every variant by its name: one file, or one per training seed.
+    """Weights of every variant by name: one file, or one per training seed.
 
-    As many trainings run at once as there are workers.
+    Training runs in parallel on all workers.
 
     Raises:
-        ExplainedError: a training failed; says why.
+        ExplainedError: training failed; says why.
     """
     found: dict[str, list[tuple[Path, int | None]]] = {
         v.name: [(settings.checkpoint, None)] for v in variants_of(settings.tables) if not v.trained
@@ -157,7 +157,7 @@ def _units(
 def units_of(
     settings: Settings, weights: dict[str, list[tuple[Path, int | None]]], progress: Progress
 ) -> dict[Table, list[Unit]]:
-    """The units of each table; tables share those of the same variant and takes."""
+    """The units of each table; tables with the same variant and takes share units."""
     plain = [t for t in settings.tables if t != "length"]
     standard = takes_of(settings, settings.frames, progress) if plain else []
     result: dict[Table, list[Unit]] = {}
@@ -173,17 +173,17 @@ def units_of(
 
 
 def run(settings: Settings, progress: Progress) -> dict[Table, list[dict[str, Any]]]:
-    """Everything from takes to the scored units of each table.
+    """Run everything from generating takes to scoring the units of each table.
 
     Raises:
-        ExplainedError: takes, scenes or units failed; names the first and its cause.
+        ExplainedError: takes, scenes or units failed; names the first failure and its cause.
     """
     settings.work.mkdir(parents=True, exist_ok=True)
     weights = checkpoints(settings, progress)
     tables = units_of(settings, weights, progress)
     wanted = {unit.file: unit for units in tables.values() for unit in units}
     missing = [unit for unit in wanted.values() if not unit.file.is_file()]
-    missing.sort(key=lambda unit: (unit.take, unit.query))  # a take's variants in a row
+    missing.sort(key=lambda unit: (unit.take, unit.query))  # keep the variants of a take together
     done = len(wanted) - len(missing)
     progress("scoring", done, len(wanted))
     failed = []

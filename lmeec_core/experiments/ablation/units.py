@@ -1,4 +1,4 @@
-"""One unit of an ablation: a variant on one take from one query camera, scored and kept on disk."""
+"""A unit of an ablation: one variant on one take from one query camera, scored and stored."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from lmeec_core.takes import Take, is_ego
 
 @dataclass(frozen=True)
 class Unit:
-    """What :func:`score_unit` computes, and the folder of its result."""
+    """Input of :func:`score_unit`, and the folder for its result."""
 
     variant: Variant
     checkpoint: Path
     seed: int | None
-    """Seed of the training that made the checkpoint, for variants that are trained."""
+    """Seed with which the checkpoint was trained, for variants that are trained."""
     take: Path
     query: str
     objects: tuple[str, ...]
@@ -36,10 +36,10 @@ class Unit:
 
     @property
     def file(self) -> Path:
-        """Path of the result; weights, objects, variant and recording give it, not the device.
+        """Path of the result; depends on weights, objects, variant and take, but not on the device.
 
-        The take's name alone is not enough: takes of other lengths have the same name if they
-        have the same seed.
+        The take's name alone is not enough: takes of different lengths but with the same seed have
+        the same name.
         """
         facts = (
             f"{_digest(self.checkpoint)} {self.take} {sorted(self.objects)} {asdict(self.variant)}"
@@ -59,7 +59,7 @@ def _model(path: Path, device: str) -> LMEEC:
 
 
 def sought_objects(take: Take, count: int) -> tuple[str, ...]:
-    """The objects that the person moves, then those most often visible in all cameras."""
+    """Up to ``count`` objects: those the person moves, then the most visible in all cameras."""
     moved = take.annotation.get("simulation", {}).get("moved", [])
 
     def rank(name: str) -> tuple[bool, int, str]:
@@ -71,7 +71,7 @@ def sought_objects(take: Take, count: int) -> tuple[str, ...]:
 
 
 def score_unit(unit: Unit) -> str:
-    """Track, score and write one unit; returns the file's path. An existing file is kept."""
+    """Track, score and write one unit; returns the file's path. An existing file is reused."""
     import torch
 
     if unit.file.is_file():

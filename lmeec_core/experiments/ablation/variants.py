@@ -1,4 +1,4 @@
-"""What is compared: the settings of the paper's tables and the paper's numbers beside them."""
+"""The compared variants: the settings in the paper's tables, with the paper's numbers."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Variant:
     """One way to run the network.
 
     Attributes:
-        name: short, for files.
-        fusion: of memory-aware and view-specific feature.
-        compression, capacity: of the banks.
-        ego_bank, exo_bank: which camera's bank there is; the paper's Table 4 names banks by camera.
-        trained: True for weights that were trained with this fusion, False for the given ones.
+        name: short name, used in file names.
+        fusion: how the memory-aware and the view-specific feature are fused.
+        compression, capacity: settings of the memory banks.
+        ego_bank, exo_bank: whether to keep each bank; named by camera as in the paper's Table 4.
+        trained: True: use weights trained with this fusion; False: use the given weights.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Variant:
     trained: bool = False
 
     def memory(self, query_is_ego: bool) -> MemoryConfig:
-        """Settings of a tracker whose query camera is the ego or an exo camera."""
+        """Memory settings of a tracker, depending on whether the query camera is the ego camera."""
         query, target = self.ego_bank, self.exo_bank
         if not query_is_ego:
             query, target = target, query
@@ -58,7 +58,7 @@ REFERENCE = Variant("reference")
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a table: the paper's name for it, the variant, the paper's numbers."""
+    """A line of a table: label, variant and the paper's numbers."""
 
     label: str
     variant: Variant
@@ -108,13 +108,13 @@ LINES: dict[Table, tuple[Line, ...]] = {
         Line("features, keep first (release)", REFERENCE, {}),
     ),
 }  # fmt: skip
-"""Lines of each table. The paper's Table 6 has one number for its feature compression, whose text
-describes ``average`` and whose code computes ``keep_first``."""
+"""Lines of each table. The paper's Table 6 has one number for feature compression; the paper's text
+describes ``average``, but the released code computes ``keep_first``."""
 
 PAPER_TABLE = {"fusion": 2, "stores": 4, "size": 5, "compression": 6, "length": 7}
 
 
 def variants_of(tables: tuple[Table, ...]) -> tuple[Variant, ...]:
-    """The different variants of the tables, in order."""
+    """The distinct variants in the tables, in order."""
     seen = {line.variant.name: line.variant for table in tables for line in LINES[table]}
     return tuple(seen.values())

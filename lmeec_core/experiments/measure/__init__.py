@@ -1,5 +1,5 @@
-"""What a set of weights is worth: simulated takes, another generator's scenes, real pictures.
+"""Scores weights on simulated takes, another generator's scenes, and real pictures.
 
-``python -m lmeec_core.experiments.measure WORK`` scores them, per source and with intervals over
-takes (pictures); ``--switch`` does the same with parts of the network switched off.
+``python -m lmeec_core.experiments.measure WORK`` reports scores per source, with intervals over
+takes (or pictures); ``--switch`` does the same with parts of the network switched off.
 """

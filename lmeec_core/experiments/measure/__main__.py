@@ -1,14 +1,14 @@
-"""Scores a file of weights on what it was not trained on.
+"""Scores a weights file on data that it was not trained on.
 
-Sources: ``takes`` (continuous simulated takes of held-out shapes, of the set that --set names),
-``prototype`` (scenes of the program that --generator names, or of a folder of scenes that it
-wrote), ``photographs`` (pairs made of photographs of installed packages: scikit-image,
-scikit-learn, opencv-doc; --root names a folder into which a package was unpacked) and ``pictures``
-(pairs made of the outlined pictures of --pictures). Results: WORK/measure.json, or --out. What is
-scored is kept in WORK: the same command goes on where it was interrupted.
+Sources: ``takes`` (continuous simulated takes of held-out shapes, from the set given by --set),
+``prototype`` (scenes from the program given by --generator, or from a folder of its scenes),
+``photographs`` (pairs made from photographs in installed packages: scikit-image, scikit-learn,
+opencv-doc; --root names a folder into which a package was unpacked) and ``pictures`` (pairs made
+from the outlined pictures in --pictures). Results are written to WORK/measure.json, or --out.
+Finished parts are kept in WORK; run the same command again to resume.
 
-The set ``sealed`` is scored once for each network that is published; everything that is chosen is
-chosen on ``development``.
+The set ``sealed`` is scored once for each published network; all choices are made on
+``development``.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from lmeec_core.simulation.sets import PROTOTYPE_SEEDS, SETS
 
 SOURCES = ("takes", "prototype", "photographs", "pictures")
 LEAST_FRAMES = 60
-"""Frames of a take from which it tells of memory that was full for long."""
+"""Default number of frames: enough to score a memory that has been full for a long time."""
 Units = list[tuple[str, Any]]
-"""Each part of a source that is scored by itself: its name, and what scores it with a switch."""
+"""Separately scored parts of a source: the name, and a function that scores it with a switch."""
 
 
 def _told(text: str) -> None:
@@ -51,7 +51,7 @@ def _takes(args: argparse.Namespace, source: str) -> list[Path]:
 
 
 def _parts(args: argparse.Namespace, source: str, report: dict[str, Any]) -> Iterator[Any]:
-    """Functions of a :class:`Measured`, each of which gives scores, take by take."""
+    """Names of the parts, each with a function that scores the part for a :class:`Measured`."""
     if source in ("takes", "prototype"):
         for path in _takes(args, source):
             for query in queries(path):
@@ -93,11 +93,11 @@ def _facts(args: argparse.Namespace, source: str) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Score everything that is asked for; the report so far is written after each part.
+    """Score everything that was requested; the report is updated on disk after each part.
 
     Raises:
-        InputError: an option does not fit, or nothing is there to score.
-        ExplainedError: a take could not be made.
+        InputError: an option is invalid, or there is nothing to score.
+        ExplainedError: a take could not be generated.
     """
     report: dict[str, Any] = {
         "weights": {"file": args.weights.name, "sha256": digest(args.weights)}
@@ -130,31 +130,33 @@ def _line(groups: dict[str, Any]) -> str:
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, checked.
+    """Parse and check the options.
 
     Raises:
-        InputError: values that do not fit.
+        InputError: a value is invalid.
     """
     parser = argparse.ArgumentParser(
         prog="python -m lmeec_core.experiments.measure", description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
-    parser.add_argument("work", type=Path, help="folder of takes and results")
-    parser.add_argument("--weights", type=Path, help="of nano; the bundled ones if not given")
-    parser.add_argument("--source", action="append", choices=SOURCES, help="again for more")
+    parser.add_argument("work", type=Path, help="folder for takes and results")
+    parser.add_argument("--weights", type=Path, help="weights of nano; default: the bundled ones")
+    parser.add_argument(
+        "--source", action="append", choices=SOURCES, help="can be given several times"
+    )
     parser.add_argument("--set", default="development", choices=("development", "sealed"))
     parser.add_argument("--takes", type=int, default=20)
-    parser.add_argument("--frames", type=int, default=LEAST_FRAMES, help="of each take")
-    parser.add_argument("--step", type=int, default=1, help="track every so many frames")
-    parser.add_argument("--objects", type=int, default=3, help="of each take")
-    parser.add_argument("--generator", type=Path, help="program or folder of the other generator")
+    parser.add_argument("--frames", type=int, default=LEAST_FRAMES, help="per take")
+    parser.add_argument("--step", type=int, default=1, help="track every n-th frame")
+    parser.add_argument("--objects", type=int, default=3, help="per take")
+    parser.add_argument("--generator", type=Path, help="other generator or its scenes")
     parser.add_argument("--pictures", type=Path, help="folder of outlined pictures")
     parser.add_argument("--root", type=Path, action="append", default=[])
     parser.add_argument(
         "--switch", action="append", choices=[*SWITCHES, "all"],
-        help="what is off; `all` for each by itself beside the whole network",
+        help="part to switch off; `all`: none, then each part in turn",
     )  # fmt: skip
-    parser.add_argument("--out", type=Path, help="JSON file; WORK/measure.json if not given")
+    parser.add_argument("--out", type=Path, help="JSON file; default: WORK/measure.json")
     args = parser.parse_args(arguments)
     for name in ("takes", "frames", "step", "objects"):
         if getattr(args, name) < 1:
@@ -171,7 +173,7 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; the exit code is 0 when all is scored, 1 where photographs were missing."""
+    """Entry point; the exit code is 0 when everything is scored, 1 if photographs were missing."""
     args = read_arguments(arguments)
     report = measure(args)
     _told(f"results: {args.out}")

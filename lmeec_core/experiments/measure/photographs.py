@@ -1,9 +1,9 @@
-"""Pairs of views made from single photographs: a homography stands in for another camera.
+"""Pairs of views made from single photographs, with a homography in place of a second camera.
 
-The masks are exact, for both views show the very same picture. Exposure, colour, blur and noise
+The masks are exact because both views show the same picture. Exposure, colour, blur and noise
 differ. Each object is sought in several views of its own picture, and in other pictures, where it
-is absent. The photographs are those of packages on this machine; here are their places only, and a
-box around each object, in which GrabCut finds its mask.
+is absent. The photographs come from packages installed on the machine; this module holds only their
+paths and a box around each object, in which GrabCut finds the mask.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
 VIEWS, SIDE = 6, 640
-"""Views of each object, and the longer side of pictures that are larger."""
+"""Number of views per object; larger pictures are resized to this longer side, in pixels."""
 QUERY, VIEW = "picture", "view"
 
 
 class Package(NamedTuple):
-    """Where a package's photographs are, below a module's folder or the root of a file system."""
+    """Location of a package's photographs, relative to a module's folder or the root directory."""
 
     module: str | None
     folder: str
@@ -55,7 +55,7 @@ PACKAGES = {
 }  # fmt: skip
 
 Box = tuple[int, int, int, int]
-"""x, y, width and height, in pixels of the file's picture."""
+"""x, y, width and height, in pixels of the original picture."""
 BOXES: dict[str, dict[str, dict[str, Box]]] = {
     "opencv-doc": {
         "stuff.jpg": {
@@ -101,10 +101,10 @@ def _read(path: Path) -> Image:
 
 
 def grab(image: Image, box: Box) -> Mask:
-    """The object that fills a box best: the largest part of what GrabCut finds in it.
+    """The object in a box: the largest connected part of what GrabCut finds in it.
 
     Raises:
-        InputError: it finds nothing.
+        InputError: GrabCut finds nothing.
     """
     labels = np.zeros(image.shape[:2], np.uint8)
     cv2.setRNGSeed(0)
@@ -117,7 +117,7 @@ def grab(image: Image, box: Box) -> Mask:
 
 
 def _folder(package: Package, roots: Sequence[Path]) -> list[Path]:
-    """Where a package's pictures may be: installed, or unpacked below one of the roots."""
+    """Possible folders of a package's pictures: unpacked below one of the roots, or installed."""
     spec = importlib.util.find_spec(package.module) if package.module else None
     installed = [Path(p) / package.folder for p in (spec.submodule_search_locations or ())] \
         if spec else ([] if package.module else [Path("/", package.folder)])  # fmt: skip
@@ -125,13 +125,13 @@ def _folder(package: Package, roots: Sequence[Path]) -> list[Path]:
 
 
 def of_packages(roots: Sequence[Path] = ()) -> tuple[list[Picture], list[str]]:
-    """The photographs of :data:`BOXES` that are on this machine.
+    """The photographs in :data:`BOXES` that exist on this machine.
 
     Args:
-        roots: folders into which packages were unpacked, besides what is installed.
+        roots: folders into which packages were unpacked, in addition to installed packages.
 
     Returns:
-        the pictures, and for each that is missing where it was looked for.
+        the pictures; and a line for each missing one, with the folders that were searched.
     """
     found, missing = [], []
     for name, files in BOXES.items():
@@ -160,10 +160,10 @@ def _shrunk(image: Image) -> tuple[Image, float]:
 
 
 def of_folder(folder: Path) -> list[Picture]:
-    """Outlined pictures: outlines.json has "picture|object" to polygons.
+    """Outlined pictures; outlines.json maps "picture|object" to polygons.
 
     Raises:
-        InputError: no outlines, or a picture that cannot be read.
+        InputError: the outlines or a picture cannot be read.
     """
     pictures: dict[str, Picture] = {}
     for key, contours in read_json(folder / "outlines.json").items():
@@ -179,12 +179,12 @@ def of_folder(folder: Path) -> list[Picture]:
 def views(image: Image, mask: Mask, seed: int, count: int = VIEWS) -> Iterator[tuple[Image, Mask]]:
     """A picture and a mask as another camera might see them.
 
-    Corners move by up to a fifth of a side, after a turn of up to 35 degrees and a zoom of 0.7 to
-    1.3; at least half of the object's area stays in sight.
+    The corners are moved by up to a fifth of the image's side, and the image is rotated by up to 35
+    degrees and scaled by 0.7 to 1.3; normally at least half of the object's area stays in view.
 
     Args:
-        image: RGB uint8 (H, W, 3). mask: bool (H, W). seed: of everything drawn.
-        count: views.
+        image: RGB uint8 (H, W, 3). mask: bool (H, W). seed: for all random choices.
+        count: number of views.
     """
     random = np.random.default_rng(seed)
     height, width = mask.shape
@@ -212,13 +212,13 @@ def views(image: Image, mask: Mask, seed: int, count: int = VIEWS) -> Iterator[t
 def score_picture(
     method: Method, picture: Picture, others: Sequence[Picture], first: int, count: int = VIEWS
 ) -> Scores:
-    """Seek each object of a picture in views of it, and in other pictures, where it is absent.
+    """Look for each object of a picture in views of it, and in other pictures, where it is absent.
 
     Args:
         method: makes trackers.
-        picture, others: where objects are from, and where they are not.
-        first: seed of the first object's views; the next ones count up.
-        count: views of each object.
+        picture, others: the picture with the objects; pictures without them.
+        first: seed for the first object's views, incremented for each following object.
+        count: number of views per object.
     """
     scores = Scores("homographies of photographs")
 

@@ -1,4 +1,4 @@
-"""The takes that networks are measured on: simulated ones, and those of another generator."""
+"""The takes that networks are scored on: simulated ones, and those of another generator."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from lmeec_core.takes.json_file import read_json
 SIZE = 320
 """Side of the images, in pixels."""
 CAMERAS = {"ego": "aria01", "exo0": "cam01", "exo1": "cam02"}
-"""Cameras of the other generator, and what they are called in takes."""
+"""Camera names of the other generator, and their names in takes."""
 Told = Callable[[str], None]
-"""Told what was done."""
+"""Called with a message on what was done."""
 
 
 def simulated(root: Path, name: SetName, count: int, frames: int, told: Told) -> list[Path]:
-    """Continuous takes of a set, of one exo camera; missing ones are made.
+    """Continuous takes of a set, with one exo camera; missing ones are generated.
 
     Raises:
-        InputError: the set is smaller, or the folder's takes were made otherwise.
-        ExplainedError: a take could not be made.
+        InputError: the set is too small, or the folder's takes were made with other options.
+        ExplainedError: a take could not be generated.
     """
     chosen = SETS[name]
     seeds = chosen.seeds(count)
@@ -44,17 +44,17 @@ def simulated(root: Path, name: SetName, count: int, frames: int, told: Told) ->
 
 
 def prototype(root: Path, source: Path, count: int, frames: int, told: Told) -> list[Path]:
-    """Scenes of the other generator as takes.
+    """Scenes of the other generator, as takes.
 
     Args:
-        root: folder of the takes; those that are there are kept.
-        source: the generator's program, which is run, or a folder of scenes that it wrote.
-        count, frames: scenes, and frames of each.
-        told: called for each that was made.
+        root: folder for the takes; existing ones are reused.
+        source: the generator's program, which is run, or a folder with scenes that it wrote.
+        count, frames: number of scenes, and frames per scene.
+        told: called for each generated scene.
 
     Raises:
-        InputError: ``source`` is neither.
-        ExplainedError: the program fails; says how.
+        InputError: ``source`` is neither, has too few scenes, or a scene is invalid.
+        ExplainedError: the program failed; says how.
     """
     if source.is_dir():
         scenes = sorted(path.parent for path in source.glob("*/masks.json"))[:count]
@@ -89,7 +89,7 @@ def _generate(program: Path, seed: int, frames: int, out: Path) -> None:
 
 
 def _imported(scene: Path, path: Path, frames: int) -> Path:
-    """Write a scene as a take, if it is not there yet."""
+    """Convert a scene to a take, unless the take exists already."""
     if path.exists():
         return path
     content = read_json(scene / "masks.json")

@@ -1,4 +1,4 @@
-"""Means of a measurement with their intervals, and what a switch changes."""
+"""Mean scores with their confidence intervals, and the effect of a switch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lmeec_core.evaluation.statistics import (
 )
 
 Key = Callable[[FrameScore], str]
-"""What tells the groups of a report apart: the direction, or the object."""
+"""Maps a record to its group in the report: the direction, or the object."""
 
 
 def _sums(scores: Scores) -> Sums:
@@ -36,8 +36,8 @@ def _counts(scores: Scores) -> Counts:
 
 
 def auroc(scores: Scores) -> float | None:
-    """Probability that a present object has a higher presence than an absent one; None where one
-    of the two does not occur."""
+    """Probability that a present object has a higher presence than an absent one; None if either
+    does not occur."""
     from sklearn.metrics import roc_auc_score
 
     told = [(r.exists, r.presence) for r in scores.records if r.presence is not None]
@@ -47,8 +47,8 @@ def auroc(scores: Scores) -> float | None:
 
 
 def summary(scores: Scores) -> dict[str, Any]:
-    """IoU of present objects (of the shown mask), balanced accuracy of existence, each with its
-    95 % interval over takes or pictures; and how well presence orders present before absent."""
+    """IoU of present objects (of the shown mask) and balanced accuracy of existence, each with its
+    95 % interval over takes or pictures; and the AUROC of presence."""
     existing = scores.existing
     return {
         "iou": record_of(estimate(_sums(scores))),
@@ -60,13 +60,13 @@ def summary(scores: Scores) -> dict[str, Any]:
 
 
 def by_group(scores: Scores, key: Key) -> dict[str, Any]:
-    """:func:`summary` of all, and of each group."""
+    """The :func:`summary` of all records, and of each group."""
     groups = {str(name): summary(own) for name, own in scores.by(key).items()}
     return {"all": summary(scores)} | dict(sorted(groups.items()))
 
 
 def change(scores: Scores, reference: Scores) -> dict[str, Any]:
-    """What a switch changes, paired by take: IoU, and the share of right verdicts on presence."""
+    """The effect of a switch on IoU and on the share of right presence verdicts, paired by take."""
 
     def right(own: Scores) -> Sums:
         takes = own.by(lambda record: record.take)

@@ -1,6 +1,6 @@
-"""Parts of the small network that can be switched off, without a change of the network's code.
+"""Switches off parts of the small network without changing the network's code.
 
-Nothing is trained again: what is told is how much the network as it is relies on a part.
+Nothing is retrained: the scores show how much the network as trained relies on a part.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ class Switch:
     """A way to run the network.
 
     Attributes:
-        what: what is off, for people.
-        change: changes a network that was loaded for this alone.
-        memory: of the trackers.
+        what: description of what is off.
+        change: modifies the network in place.
+        memory: settings of the trackers' memory.
     """
 
     what: str
@@ -35,10 +35,10 @@ class Switch:
     memory: MemoryConfig | None = None
 
     def method(self, model: LMEEC) -> LmEec:
-        """The switched network as a method; ``model`` is changed for good.
+        """The switched network as a method; ``model`` is modified permanently.
 
         Raises:
-            InputError: the network has no such parts.
+            InputError: ``model`` is not a small network.
         """
         if not isinstance(model, CompactLMEEC):
             raise InputError(f"network {type(model).__name__}: a small network (nano) expected")
@@ -47,13 +47,13 @@ class Switch:
 
 
 def _replace(owner: Any, name: str, function: Callable[..., Any]) -> None:
-    """Give one object a method of its own; ``function`` gets the old one first."""
+    """Replace a method on one object; ``function`` gets the old method as its first argument."""
     before = getattr(owner, name)
     object.__setattr__(owner, name, lambda *given, **named: function(before, *given, **named))
 
 
 def _without_memory(model: CompactLMEEC) -> None:
-    """Every frame is decoded as the first one is."""
+    """Decode every frame like the first one."""
     width = model.config.hidden_dim
     _replace(model, "attend_memory", lambda _, prepared, *rest: prepared[..., :width])
     _replace(
@@ -66,7 +66,7 @@ def _without_memory(model: CompactLMEEC) -> None:
 
 
 def _without_prompts(model: CompactLMEEC) -> None:
-    """The decoder gets no match prompts; the verdict on presence keeps its figures."""
+    """Decode without match prompts; the presence verdict still gets its figures."""
     decoder = model.sam_mask_decoder
     _replace(
         decoder,
@@ -99,7 +99,7 @@ def _without_guided_filter(model: CompactLMEEC) -> None:
 
 
 def _without_surroundings(model: CompactLMEEC) -> None:
-    """The figures of the surroundings are the mean of those seen so far, which tell nothing."""
+    """Replace the figures of the surroundings by the mean of those seen so far."""
     seen = torch.zeros(SURROUNDINGS_SIZE, dtype=torch.float64)
     count = 0
 
@@ -124,4 +124,4 @@ SWITCHES: dict[str, Switch] = {
     "surroundings": Switch("surroundings in the second look", _without_surroundings),
     "moe": Switch("MV-MoE: addition in its place", memory=MemoryConfig(fusion="add")),
 }
-"""By name; what each is called says what is off."""
+"""Switches by name; a switch is named after what it switches off."""

@@ -1,4 +1,4 @@
-"""One part of a measurement, scored once and kept: a take from one camera, or a picture."""
+"""Parts of a measurement, each scored once and stored: a take from one camera, or a picture."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def digest(path: Path) -> str:
 
 @dataclass(frozen=True)
 class Measured:
-    """What is measured, and the folder of results.
+    """What is measured, and the folder for the results.
 
     Attributes:
-        weights: of the network ``nano``.
-        switch: of :data:`SWITCHES`.
-        folder: where results are kept.
+        weights: weights of the network ``nano``.
+        switch: a name in :data:`SWITCHES`.
+        folder: where results are stored.
     """
 
     weights: Path
@@ -42,16 +42,16 @@ class Measured:
     folder: Path
 
     def method(self) -> LmEec:
-        """A network of its own, switched."""
+        """A newly loaded network with the switch applied."""
         return SWITCHES[self.switch].method(load_model("nano", self.weights, device="cpu"))
 
     def kept(self, name: str, facts: str, score: Callable[[], Scores]) -> Scores:
-        """What ``score`` gives, from the folder where it was computed before.
+        """The result of ``score``, read from the folder if it was computed before.
 
         Args:
-            name: of the unit, for the file.
-            facts: what else the result depends on.
-            score: computes it.
+            name: name of the part, for the file name.
+            facts: everything else that the result depends on.
+            score: computes the result.
         """
         key = hashlib.sha256(f"{digest(self.weights)} {self.switch} {facts}".encode()).hexdigest()
         file = self.folder / f"{self.switch}_{name.replace('/', '_')}_{key[:12]}.json"
@@ -66,7 +66,7 @@ class Measured:
         return scores
 
     def take(self, path: Path, query: str, objects: int, frames: int, step: int) -> Scores:
-        """A take from one query camera; see :func:`track_take`."""
+        """Score a take from one query camera; see :func:`track_take`."""
         take = Take.open(path)
         chosen = sought_objects(take, objects)
         facts = f"{path.resolve()} {query} {chosen} {frames} {step}"
@@ -77,7 +77,7 @@ class Measured:
         )
 
     def picture(self, picture: Picture, others: Sequence[Picture], first: int) -> Scores:
-        """A photograph; see :func:`score_picture`."""
+        """Score a photograph; see :func:`score_picture`."""
         facts = f"{picture.name} {hashlib.sha256(picture.image.tobytes()).hexdigest()} "
         facts += f"{list(picture.objects)} {[other.name for other in others]} {first}"
         return self.kept(
@@ -92,5 +92,5 @@ def queries(path: Path) -> list[str]:
 
 
 def direction(record: FrameScore) -> str:
-    """Direction of a record's take."""
+    """Direction of a record: ``ego_to_exo`` or ``exo_to_ego``."""
     return "ego_to_exo" if is_ego(record.query) else "exo_to_ego"

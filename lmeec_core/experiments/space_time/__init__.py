@@ -1,2 +1,2 @@
-"""MV-MoE in another kind of network: a space-time memory network, trained and scored on simulated
+"""MV-MoE in a different network: a space-time memory network, trained and scored on simulated
 scenes (``python -m lmeec_core.experiments.space_time``)."""

@@ -1,9 +1,9 @@
-"""What MV-MoE is worth in a space-time memory network, as the paper's Table 8 asks for STCN.
+"""Measures the benefit of MV-MoE in a space-time memory network, like the paper's Table 8 for STCN.
 
-``python -m lmeec_core.experiments.space_time WORK`` renders scenes, keeps the frozen features of
-the bundled network, trains each variant with each seed for the same steps, and scores them on
-scenes of held-out shapes. What is done is kept in WORK: the same command goes on. Results:
-WORK/space_time.json.
+``python -m lmeec_core.experiments.space_time WORK`` renders scenes, stores the frozen features of
+the bundled network, trains each variant with each seed for the same number of steps, and scores
+them on scenes of held-out shapes. Finished parts are kept in WORK; run the same command again to
+resume. Results are written to WORK/space_time.json.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ VARIANTS: dict[Fusion, str] = {
     "mv_moe": "MV-MoE", "add": "addition", "none": "memory alone",
 }  # fmt: skip
 BASE: Fusion = "add"
-"""What the others are compared with."""
+"""The variant that the others are compared with."""
 IMAGE = 224
-"""Side of the images that the trunk sees; a multiple of 16."""
+"""Side of the trunk's input images in pixels; a multiple of 16."""
 
 
 def scenes(work: Path, name: SetName, count: int, frames: int) -> SceneStore:
-    """The first so many scenes of a set, with one exo camera; missing ones are rendered.
+    """The first ``count`` scenes of a set, with one exo camera; missing ones are rendered.
 
     Raises:
-        ExplainedError: one could not be rendered; says why.
+        ExplainedError: a scene could not be rendered; says why.
     """
     chosen, folder = SETS[name], work / name
     results = render_many(
@@ -73,7 +73,7 @@ def _existence(units: Sequence[dict[str, Any]]) -> Counts:
 
 def summary(units: Mapping[Fusion, Sequence[dict[str, Any]]]) -> dict[str, Any]:
     """Per direction and variant: means over the frames of all seeds with 95 % intervals over
-    scenes, the difference of the IoU to addition, paired by scene, and the IoU of each seed."""
+    scenes, the difference in IoU from addition, paired by scene, and the IoU of each seed."""
     result: dict[str, Any] = {}
     for name, ego in zip(DIRECTIONS, (True, False), strict=True):
         mine = {f: [u for u in own if (u["query"] == 0) == ego] for f, own in units.items()}
@@ -97,11 +97,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m lmeec_core.experiments.space_time", description=__doc__
     )
-    parser.add_argument("work", type=Path, help="folder of scenes, features, weights and results")
-    parser.add_argument("--scenes", type=int, default=120, help="to train on")
-    parser.add_argument("--frames", type=int, default=3, help="of a scene to train on")
-    parser.add_argument("--test", type=int, default=24, help="scenes to score")
-    parser.add_argument("--test-frames", type=int, default=5, help="of a scene to score")
+    parser.add_argument("work", type=Path, help="folder for scenes, features, weights and results")
+    parser.add_argument("--scenes", type=int, default=120, help="number of training scenes")
+    parser.add_argument("--frames", type=int, default=3, help="per training scene")
+    parser.add_argument("--test", type=int, default=24, help="number of scenes to score")
+    parser.add_argument("--test-frames", type=int, default=5, help="per scored scene")
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args(arguments)

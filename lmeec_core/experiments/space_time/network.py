@@ -1,9 +1,9 @@
 """A compact space-time memory network for two views, after STCN (arXiv 2106.05210).
 
-The target view reads the memory's values by the similarity of keys, once in the past frames of
-both views (the memory-aware feature) and once in the present frame of the query view, whose mask is
-given (the view-specific feature). The two are fused, and decoded to a mask. It sees frozen features
-of the bundled network and knows nothing else of LM-EEC.
+The target view reads values from memory by the similarity of keys: once from past frames of both
+views (the memory-aware feature) and once from the current frame of the query view, whose mask is
+given (the view-specific feature). The two are fused and decoded to a mask. The network uses frozen
+features of the bundled network, but nothing else of LM-EEC.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from lmeec_core.config import Fusion
 from lmeec_core.model import MVMoE
 
 TOP = 20
-"""Places of the memory that a place reads at most."""
+"""Maximum number of memory positions that one position reads from."""
 SHARPNESS = 10.0
-"""Length of the keys at the start, when they are the trunk's own embedding."""
+"""Initial length of the keys, which start as the trunk's own embedding."""
 _GROUPS = 8
 CELLS = 4
-"""Cells of a mask at each place of the features."""
+"""Mask pixels per position of the features."""
 SAID = (10.0, -4.0)
-"""Slope and offset of the logits over the mask that was read, at the start."""
+"""Initial slope and offset of the logits as a function of the mask read from memory."""
 
 
 class Seen(NamedTuple):
     """Frozen features of F frames of one view."""
 
     top: Tensor
-    """(F, C, g, g), a mean square of 1 at each place."""
+    """(F, C, g, g), with a mean square of 1 at each position."""
     embedding: Tensor
     """(F, D, g, g) unit vectors."""
     middle: Tensor
@@ -40,19 +40,19 @@ class Seen(NamedTuple):
 
 
 def read_out(asked: Tensor, keys: Tensor, values: Tensor, top: int = TOP) -> Tensor:
-    """What each place reads in a memory: a mean of the values of the most similar keys.
+    """Read from memory at each position: a weighted mean of the values with the most similar keys.
 
-    The similarity is the negative squared distance of keys over the root of their width; the
-    weights are its softmax over the ``top`` most similar places.
+    Similarity is the negative squared distance between keys, divided by the square root of their
+    width. The weights are its softmax over the ``top`` most similar positions.
 
     Args:
-        asked: (P, K) keys of the places that read.
-        keys: (M, K). values: (M, B, W) of B objects.
+        asked: (P, K) keys of the reading positions.
+        keys: (M, K). values: (M, B, W) for B objects.
 
     Returns:
         (B, W, P).
     """
-    # The asking key's own norm is the same for all places of the memory.
+    # The norm of the reading key is the same for all memory positions and cancels out.
     similarity = (2 * asked @ keys.T - keys.square().sum(dim=1)) / keys.shape[1] ** 0.5
     best, index = similarity.topk(min(top, len(keys)), dim=1)
     weights = best.softmax(dim=1)
@@ -73,9 +73,9 @@ class SpaceTime(nn.Module):
 
     Args:
         channels, embedding, middle: C, D and c of :class:`Seen`.
-        fusion: of the two features: ``mv_moe``, ``add``, or ``none``, the memory-aware one alone.
-            Without a memory (on the first frame) the view-specific feature is taken.
-        width: of values and decoder, a multiple of 8.
+        fusion: how the two features are fused: ``mv_moe``, ``add``, or ``none`` (only the
+            memory-aware one). Without memory, on the first frame, it is the view-specific one.
+        width: width of values and decoder, a multiple of 8.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class SpaceTime(nn.Module):
             _block(width + middle, width // 2), nn.Conv2d(width // 2, 1, 3, padding=1)
         )
         self.said = nn.Conv2d(1, 1, 1)
-        # Last, so that the rest begins with the same weights whatever the fusion.
+        # Last, so that the other initial weights do not depend on the fusion.
         self.MV_MoE = MVMoE(width) if fusion == "mv_moe" else None
         with torch.no_grad():
             own = SHARPNESS * torch.eye(embedding)
@@ -112,8 +112,8 @@ class SpaceTime(nn.Module):
     def values(self, top: Tensor, masks: Tensor) -> Tensor:
         """(P, B, W) of an image's features (C, g, g) and masks (B, 2g, 2g), 0 .. 1.
 
-        The mask itself is part of them, so that what is read tells where the object is from the
-        first step of training on.
+        They include the mask itself, so that from the first training step, the values read show
+        where the object is.
         """
         image = top[None].expand(len(masks), -1, -1, -1)
         given = F.pixel_unshuffle(masks[:, None], 2)
@@ -121,7 +121,7 @@ class SpaceTime(nn.Module):
         return torch.cat((given, learned), dim=1).flatten(2).permute(2, 0, 1)
 
     def fuse(self, memory: Tensor, view: Tensor) -> Tensor:
-        """Two features (B, W, g, g) to one."""
+        """Fuse two features (B, W, g, g) into one."""
         if self.fusion == "none":
             return memory
         if self.MV_MoE is None:
@@ -130,10 +130,10 @@ class SpaceTime(nn.Module):
         return fused
 
     def decode(self, fused: Tensor, top: Tensor, middle: Tensor) -> Tensor:
-        """Mask logits (B, 2g, 2g) of fused features and the target's own (C, g, g), (c, 2g, 2g).
+        """Mask logits (B, 2g, 2g) from fused features and the target's (C, g, g) and (c, 2g, 2g).
 
-        They begin as those of the mask that was read, and the decoder learns to correct them: from
-        nothing it would need many more steps.
+        Initially the logits are those of the mask read from memory, which the decoder learns to
+        correct; learning from scratch would take many more steps.
         """
         image, count = self.image(top[None]), len(fused)
         x = self.coarse(torch.cat((fused, image.expand(count, -1, -1, -1)), dim=1))
@@ -147,8 +147,8 @@ class SpaceTime(nn.Module):
 
         Args:
             query, target: the two views.
-            masks: (F, B, 2g, 2g) of B objects in the query view, 0 .. 1; empty where one is not
-                seen.
+            masks: (F, B, 2g, 2g) of B objects in the query view, 0 .. 1; empty where an object is
+                not visible.
         """
         asked, given = self.keys(target), self.keys(query)
         keys: list[Tensor] = []

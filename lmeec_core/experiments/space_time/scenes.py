@@ -1,4 +1,4 @@
-"""Simulated scenes with their frozen features, and the clips that are drawn from them."""
+"""Simulated scenes with their frozen features, and clips drawn from them."""
 
 from __future__ import annotations
 
@@ -22,38 +22,38 @@ from lmeec_core.preprocessing import prepare_images
 from lmeec_core.training.store import Scene, areas
 
 USUAL = 256
-"""Side of the images that MIN_AREA is meant for."""
+"""Image side that MIN_AREA refers to, in pixels."""
 
 
 class Clip(NamedTuple):
-    """Objects asked for in one view and sought in another, over F frames."""
+    """Objects given in one view and sought in another, over F frames."""
 
     scene: str
     query: int
     """Number of the camera; 0 is the ego camera."""
     target: int
     labels: list[int]
-    """Of the B objects."""
+    """Labels of the B objects."""
     seen: tuple[Seen, Seen]
     """The query and the target view."""
     masks: Tensor
-    """(F, B, 2g, 2g) in the query view, shares of the cells."""
+    """(F, B, 2g, 2g) in the query view: covered fraction of each cell."""
     truth: Tensor
     """The same in the target view."""
     counts: Tensor
-    """(F, B) bool: whether the object counts on a frame; see
+    """(F, B) bool: whether the object is scored on a frame; see
     :func:`lmeec_core.evaluation.scenes.qualifies`."""
 
 
 @torch.inference_mode()
 def describe(scene: Scene, model: LMEEC, folder: Path) -> dict[str, Tensor]:
-    """Features of all images of a scene, (F, cameras, ...) float16 each; kept in the folder."""
+    """Features of all images of a scene, (F, cameras, ...) float16 each; cached in the folder."""
     path = folder / f"{scene.path.stem}.safetensors"
     if not path.is_file():
         frames, cameras = scene.packed.shape[:2]
         images = [scene.image(f, c) for f in range(frames) for c in range(cameras)]
         parts: list[dict[str, Tensor]] = []
-        for image in images:  # one at a time, so that none depends on how many there are
+        for image in images:  # one at a time, so that results do not depend on the batch size
             inputs = prepare_images([image], model.config.image_size, model.device)
             views = model.encode_images(inputs)
             assert isinstance(views, EmbeddedFeatures)
@@ -71,7 +71,7 @@ def describe(scene: Scene, model: LMEEC, folder: Path) -> dict[str, Tensor]:
 
 
 def _cover(labels: NDArray[np.uint8], chosen: list[int], side: int) -> Tensor:
-    """Shares (B, side, side) of the cells that each label covers."""
+    """Fraction of each cell that each label covers: (B, side, side)."""
     masks = [(labels == label).astype(np.float32) for label in chosen]
     small = [cv2.resize(mask, (side, side), interpolation=cv2.INTER_AREA) for mask in masks]
     return torch.from_numpy(np.stack(small))
@@ -81,11 +81,13 @@ def clip_of(
     scene: Scene, features: dict[str, Tensor], query: int, target: int, most: int | None = None,
     random: np.random.Generator | None = None,
 ) -> Clip | None:  # fmt: skip
-    """The objects that count between two cameras; None if there are no such objects.
+    """A clip with the scored objects between two cameras; None if there are no such objects.
 
     Args:
-        features: of the scene, see :func:`describe`.
-        most, random: draw at most so many objects; all in the order of their labels if not given.
+        scene: the scene.
+        features: features of the scene, see :func:`describe`.
+        query, target: numbers of the cameras.
+        most, random: draw at most ``most`` objects; if not given: all, ordered by label.
     """
     frames, least = scene.packed.shape[0], MIN_AREA * (scene.packed.shape[2] / USUAL) ** 2
     maps = [[scene.labels(f, c) for f in range(frames)] for c in (query, target)]

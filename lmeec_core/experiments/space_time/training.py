@@ -1,4 +1,4 @@
-"""Training and scoring of one variant of the space-time network; both can be resumed."""
+"""Trains and scores one variant of the space-time network; both can be resumed."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from lmeec_core.training.optimizer import cosine
 from lmeec_core.training.store import Scene, SceneStore
 
 OBJECTS = 2
-"""Objects of a training clip at most."""
+"""Maximum number of objects per training clip."""
 RATE, WARM_UP = 2e-3, 20
 SAVED = 25
-"""Steps after which a run is saved."""
+"""Number of steps between checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,9 @@ class Run:
     """One variant with one seed.
 
     Attributes:
-        fusion, seed, steps: what is trained, and how long.
-        batch: clips of a step.
-        width: of the network.
+        fusion, seed, steps: what to train, and how long.
+        batch: clips per step.
+        width: width of the network.
     """
 
     fusion: Fusion
@@ -51,14 +51,14 @@ class Run:
 
     @property
     def name(self) -> str:
-        """Of its files."""
+        """Stem of the run's file names."""
         return f"{self.fusion}_{self.seed}_{self.steps}"
 
 
 def build(run: Run, model: LMEEC) -> SpaceTime:
-    """The network as a run begins with it, for a model's features."""
+    """The initial network of a run, for a model's features."""
     assert model.config.matching is not None
-    middle = model.config.hidden_dim // 4  # the trunk's, reduced as the mask decoder reads it
+    middle = model.config.hidden_dim // 4  # the trunk's width as reduced for the mask decoder
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.seed)
         return SpaceTime(
@@ -78,9 +78,9 @@ def draw(store: SceneStore, model: LMEEC, features: Path, random: np.random.Gene
 
 
 def clip_loss(logits: Tensor, clip: Clip) -> Tensor:
-    """Cross-entropy around the objects, and dice of those that are there; (F, B, 2g, 2g) logits.
+    """Cross-entropy around the objects, and dice loss of present ones; logits (F, B, 2g, 2g).
 
-    What does not count (see :class:`Clip`) teaches nothing.
+    Objects that are not scored on a frame (see :class:`Clip`) are ignored.
     """
     found, truth = logits[clip.counts], clip.truth[clip.counts]
     there = truth.flatten(1).sum(dim=1) > 0
@@ -89,9 +89,9 @@ def clip_loss(logits: Tensor, clip: Clip) -> Tensor:
 
 
 def train(run: Run, store: SceneStore, model: LMEEC, work: Path) -> Iterator[dict[str, float]]:
-    """Train a variant, or go on with it; yields the numbers of each step.
+    """Train a variant, or resume its training; yields the loss of each step.
 
-    A step's clips depend on the seed and the step alone, so variants see the same ones.
+    A step's clips depend only on the seed and the step, so all variants see the same clips.
     """
     network = build(run, model)
     optimizer = torch.optim.AdamW(network.parameters(), RATE, weight_decay=0.01)
@@ -130,9 +130,11 @@ def train(run: Run, store: SceneStore, model: LMEEC, work: Path) -> Iterator[dic
 
 @torch.inference_mode()
 def score(run: Run, store: SceneStore, model: LMEEC, work: Path) -> list[dict[str, Any]]:
-    """Units, as :mod:`lmeec_core.experiments.ablation.statistics` reads them: one per scene, exo
-    camera and direction, of all objects that count, from the second frame on (on the first there
-    is no memory, and nothing to fuse). Kept beside the weights.
+    """Score a trained run; results are stored beside the weights.
+
+    Returns units as read by :mod:`lmeec_core.experiments.ablation.statistics`: one per scene, exo
+    camera and direction, with all scored objects from the second frame on (on the first frame there
+    is no memory, so nothing to fuse).
 
     Raises:
         InputError: the run is not complete.

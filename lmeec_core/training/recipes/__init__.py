@@ -1,1 +1,1 @@
-"""What `lmeec train` can train: LM-EEC on takes (egoexo4d), the small network on scenes (nano)."""
+"""The recipes of `lmeec train`: LM-EEC on takes, the small network on scenes, O-MaMa's matcher."""

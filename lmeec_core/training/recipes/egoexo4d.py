@@ -1,4 +1,4 @@
-"""The paper's recipe (section 4.3) on takes: start weights, rates, what is reported, files."""
+"""The paper's recipe (section 4.3) on takes: initial weights, rates, reports, output files."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ class TakeRecipe(NetworkRecipe):
 
     Args:
         settings: see configs/egoexo4d.yaml.
-        out: folder of the weights and the curve.
-        who: the processes that train.
-        monitor: told what happens.
+        out: folder for the weights and the curve.
+        who: the processes that train together.
+        monitor: notified of progress.
 
     Raises:
-        InputError: settings, weights or data do not fit; or the takes of the processes differ.
+        InputError: settings, weights or data do not fit, or the processes see different takes.
     """
 
     def __init__(
@@ -87,11 +87,11 @@ class TakeRecipe(NetworkRecipe):
         self.validation = Every(settings.validate_steps)
 
     def _check_takes(self) -> None:
-        """Report takes that cannot be used at all.
+        """Report takes that cannot be used.
 
         Raises:
-            InputError: they are a larger share than the settings allow, or other takes than those
-                of the other processes.
+            InputError: there are more of them than the settings allow, or the other processes see
+                different takes.
         """
         settings, errors = self.settings, self.clips.errors
         for error in errors:
@@ -175,7 +175,7 @@ class TakeRecipe(NetworkRecipe):
         )
 
     def validate(self, trainer: Trainer) -> dict[str, float]:
-        """Score validation takes, spread over the processes; also writes the weights so far."""
+        """Score validation takes, divided among the processes; also writes the current weights."""
         if not self.takes:
             return {}
         who, network = self.who, self.model
@@ -193,12 +193,14 @@ class TakeRecipe(NetworkRecipe):
 
     @property
     def weights(self) -> Path:
-        """Where the weights go."""
+        """Path of the weights file."""
         return self.out / f"{self.settings.preset}.safetensors"
 
     def write(self, trainer: Trainer) -> None:
-        """Write, in rank 0, the weights (float32: the last steps change less than half precision
-        holds) and the curve."""
+        """Write the weights and the curve, in rank 0.
+
+        The weights are float32: the last steps change them by less than half precision can store.
+        """
         if not self.who.first:
             return
         facts = {"preset": self.settings.preset} | run_header(trainer.step, trainer.spent / 60)
@@ -233,15 +235,15 @@ def start_model(settings: TakeTrainConfig, monitor: Monitor) -> LMEEC:
 
 
 def train(settings: TakeTrainConfig, work: Path, out: Path) -> bool:
-    """Train, or go on, and write weights and scores; every process of a torchrun calls this.
+    """Train or resume, and write weights and scores; called by every process under torchrun.
 
     Args:
         settings: see configs/egoexo4d.yaml.
-        work: folder of the run: checkpoint, settings, log, TensorBoard. Rank 0 alone writes.
-        out: folder of the weights and the curve.
+        work: folder of the run: checkpoint, settings, log, TensorBoard. Only rank 0 writes to it.
+        out: folder for the weights and the curve.
 
     Returns:
-        True: all is done.
+        True: the run is complete.
 
     Raises:
         InputError: settings, checkpoint or data do not fit; says which.
@@ -276,7 +278,7 @@ def train(settings: TakeTrainConfig, work: Path, out: Path) -> bool:
 def _train(
     settings: TakeTrainConfig, work: Path, out: Path, who: Processes, monitor: Monitor
 ) -> Trainer:
-    """One process's part of a run; returns its trainer, which is done."""
+    """One process's part of a run; returns the trainer when training is complete."""
     if who.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     recipe = TakeRecipe(settings, out, who, monitor)

@@ -1,4 +1,4 @@
-"""What the small network trains on simulated scenes: a curriculum, while scenes are rendered."""
+"""The small network's recipe on simulated scenes: a curriculum, while scenes are rendered."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ from lmeec_core.training.stages import Schedule, Stage, stage_at
 from lmeec_core.training.store import SceneStore
 
 LOOK_AFTER = 2.0
-"""Seconds between looks for new scenes."""
+"""Seconds between checks for new scenes."""
 FIGURES = {"overlap": "iou", "right": "presence accuracy", "hit": "hit"}
-"""What is reported beside the losses, by its name in the loss."""
+"""Figures reported besides the losses: name in the loss to name in the report."""
 
 
 class NanoRecipe(NetworkRecipe):
     """A run on simulated scenes, in one process.
 
     Args:
-        config: the network; it needs matching.
+        config: the network; must have ``matching``.
         schedule: see :class:`Schedule`.
-        store: training scenes; may grow while training goes on.
+        store: training scenes; may grow during training.
         device: where to train.
-        start: weights to begin with; None trains from scratch.
+        start: initial weights; None: train from scratch.
     """
 
     def __init__(
@@ -67,9 +67,9 @@ class NanoRecipe(NetworkRecipe):
         return stage_at(self.schedule.stages, progress)
 
     def keys(self, numbers: range, stage: Stage) -> list[SceneKey]:
-        """See :class:`Recipe`; scenes are drawn among those that are there.
+        """See :class:`Recipe`; scenes are drawn from those rendered so far.
 
-        A run of steps keeps to those that it began with.
+        A run with a fixed number of steps uses only the scenes it began with.
         """
         if self.budget.steps is None and time.monotonic() > self._looked + LOOK_AFTER:
             self.store.refresh()
@@ -77,13 +77,13 @@ class NanoRecipe(NetworkRecipe):
         paths, attempts = self.store.paths, self.clips.attempts
         keys = []
         for number in numbers:
-            random = np.random.default_rng((self.seed, number, attempts))  # as no attempt's
+            random = np.random.default_rng((self.seed, number, attempts))  # unlike any attempt's
             drawn = random.integers(len(paths), size=attempts)
             keys.append(SceneKey(number, tuple(paths[i] for i in drawn), stage))
         return keys
 
     def make_optimizer(self) -> torch.optim.AdamW:
-        """See :class:`Recipe`; each group has its share of the rate, and whether it encodes."""
+        """See :class:`Recipe`; groups also have a factor on the rate and an encoder flag."""
         groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
         for name, parameter in self.loss.named_parameters():
             encoder = name.startswith("model.image_encoder.")
@@ -119,7 +119,7 @@ class NanoRecipe(NetworkRecipe):
         return rate
 
     def facts(self, world: int) -> dict[str, Any]:
-        """See :class:`Recipe`; a run of steps needs the same scenes."""
+        """See :class:`Recipe`; a run with a fixed number of steps needs the same scenes."""
         if self.budget.steps is None:
             return {}
         names = " ".join(path.name for path in self.store.paths)

@@ -1,8 +1,8 @@
-"""The small network's run on simulated scenes: rendered beside the training, scored at the end.
+"""The small network's run on simulated scenes, which are rendered while it trains.
 
-Afterwards the masks' threshold is picked on validation scenes, the presence verdict is fitted to
-what the tracker finds in scenes the network was not trained on, its threshold is picked, and the
-network is scored on held-out scenes.
+After training, the mask threshold is chosen on validation scenes, the presence verdict is fitted to
+the tracker's output on scenes that the network was not trained on, the presence threshold is
+chosen, and the network is scored on held-out scenes.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ LOG, DONE, WEIGHTS = "nano.log", "done.json", "nano.safetensors"
 
 
 class SceneRun(NanoRecipe):
-    """A whole run of `lmeec train`: the recipe with its validation and its files.
+    """A whole run of `lmeec train`: the recipe with validation and output files.
 
     Args:
         settings: see configs/nano_sim.yaml.
-        work, out: folders of the run, and of weights and numbers.
+        work, out: folder of the run; folder for weights and metrics.
         device: where to train.
-        monitor: told what happens.
+        monitor: notified of progress.
     """
 
     def __init__(
@@ -77,8 +77,8 @@ class SceneRun(NanoRecipe):
         name: str = settings.stages
         if name == "auto":
             name = ("cpu" if device.type == "cpu" else "gpu") + ("" if start is None else "_more")
-        # Small batches on weights that are good already: a smaller rate. Fewer steps: a shorter
-        # mean. On a CPU the backward pass of long clips' attention is slower in bfloat16.
+        # Small batches on trained weights need a smaller rate, fewer steps a shorter average.
+        # On a CPU the backward pass of attention over long clips is slower in bfloat16.
         schedule = Schedule(
             STAGES[name], settings.minutes,
             settings.rate or {"cpu_more": 1e-3, "cpu_clips": 2e-4}.get(name, 1.5e-3),
@@ -98,7 +98,7 @@ class SceneRun(NanoRecipe):
         self.workers = 0 if device.type == "cpu" else min(8, os.cpu_count() or 1)
 
     def _check_length(self, frames: int, where: str) -> None:
-        """Raise InputError where scenes of so many frames are too short for the stages."""
+        """Raise InputError if scenes of ``frames`` frames are too short for the stages."""
         longest = max(stage.times for stage in self.schedule.stages)
         if frames < longest:
             raise InputError(
@@ -107,7 +107,7 @@ class SceneRun(NanoRecipe):
             )
 
     def validate(self, trainer: Trainer) -> dict[str, float]:
-        """Score a few validation scenes, frame by frame; also writes the weights so far."""
+        """Score a few validation scenes, frame by frame; also writes the current weights."""
         self.write(trainer, None)
         val = self.stores["val"]
         val.refresh()
@@ -119,7 +119,7 @@ class SceneRun(NanoRecipe):
         return summary(rows) if rows else {}
 
     def write(self, trainer: Trainer, report: dict[str, Any] | None) -> None:
-        """Write weights and numbers so far."""
+        """Write the current weights and metrics."""
         facts = {"preset": "nano"} | run_header(
             trainer.step, trainer.spent / 60, start_path(self.settings.start)
         )
@@ -133,11 +133,11 @@ class SceneRun(NanoRecipe):
         write_json(self.out / METRICS, content)
 
     def wait_for_scenes(self, renderer: subprocess.Popen[bytes] | None, log: Path) -> None:
-        """Wait for the scenes that training starts with: all of them for a run of steps.
+        """Wait for the scenes that training starts with: all, if the number of steps is fixed.
 
         Raises:
-            ExplainedError: hardly any came, within five minutes or at all.
-            InputError: they are too short for the stages.
+            ExplainedError: hardly any were rendered, within five minutes or at all.
+            InputError: the scenes are too short for the stages.
         """
         everything = self.settings.scenes
         exact = self.settings.steps is not None
@@ -155,9 +155,9 @@ class SceneRun(NanoRecipe):
             self.monitor.note(f"skipped: {name}: {reason}")
 
     def finish(self, trainer: Trainer) -> None:
-        """Calibrate and score the trained network, and write everything."""
+        """Calibrate and score the trained network, and write all results."""
         if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # for the processes that track
+            torch.cuda.empty_cache()  # free memory for the tracking processes
         for store in self.stores.values():
             store.refresh()
         settings, monitor, model = self.settings, self.monitor, trained(trainer)
@@ -167,7 +167,7 @@ class SceneRun(NanoRecipe):
         shift_masks(model, bias)
         logger.info("calibration: mask logits %+.1f", bias)
         report: dict[str, Any] = {"calibration": {"mask shift": bias}}
-        if settings.presence_scenes:  # what it is fitted to has those masks
+        if settings.presence_scenes:  # after the mask threshold, as masks affect presence
             monitor.phase("presence")
             precision: Precision = "bf16" if self.schedule.bf16 else "fp32"
             report["presence"] = fit_presence(
@@ -188,17 +188,17 @@ class SceneRun(NanoRecipe):
 
 
 def trained(trainer: Trainer) -> LMEEC:
-    """The network that a run is for."""
+    """The network that a run produces."""
     model = trainer.trained
     assert isinstance(model, LMEEC)
     return model
 
 
 def calibrate_presence(model: LMEEC, store: SceneStore, monitor: Monitor) -> dict[str, Any]:
-    """Shift presence logits to what is best on validation scenes."""
+    """Shift the presence logits to the best threshold on validation scenes."""
     monitor.phase("presence threshold")
     shifts, report = [], {}
-    for _ in range(2):  # the threshold changes what is remembered, hence twice
+    for _ in range(2):  # twice, because the threshold changes the memory
         rows = evaluate_tracker(model, store, store.count, report=monitor.part)
         if not rows:
             break
@@ -212,10 +212,10 @@ def calibrate_presence(model: LMEEC, store: SceneStore, monitor: Monitor) -> dic
 
 
 def start_path(name: str | None) -> Path | None:
-    """The file of the weights to begin with: none, a file, or those that come with the package.
+    """The file of the initial weights: None, a given file, or the bundled weights.
 
     Raises:
-        lmeec_core.CheckpointError: none come with it.
+        lmeec_core.CheckpointError: the package has no bundled weights.
     """
     path = bundled_weights("nano") if name == "bundled" else name
     if name is not None and path is None:
@@ -224,10 +224,10 @@ def start_path(name: str | None) -> Path | None:
 
 
 def start_weights(name: str | None) -> dict[str, Tensor] | None:
-    """Weights to begin with, as float32; see :func:`start_path`.
+    """The initial weights as float32, or None; see :func:`start_path`.
 
     Raises:
-        lmeec_core.CheckpointError: there are none, or they cannot be read.
+        lmeec_core.CheckpointError: there are no bundled weights, or the file cannot be read.
     """
     path = start_path(name)
     if path is None:
@@ -236,15 +236,15 @@ def start_weights(name: str | None) -> dict[str, Tensor] | None:
 
 
 def train(settings: TrainConfig, work: Path, out: Path) -> bool:
-    """Render, train, calibrate and score, or go on with it.
+    """Render, train, calibrate and score, or resume doing so.
 
     Args:
         settings: see configs/nano_sim.yaml.
         work: folder of the run: scenes, checkpoint, settings, log, TensorBoard.
-        out: folder of weights and numbers.
+        out: folder for weights and metrics.
 
     Returns:
-        whether all is done; if not, the session's time is up.
+        True if the run is complete; False if the session's time is up.
 
     Raises:
         InputError: settings, weights or checkpoint do not fit; says which.

@@ -1,4 +1,4 @@
-"""O-MaMa's recipe (ICCV 2025): the matcher learns from candidates of one image at a time."""
+"""O-MaMa's recipe (ICCV 2025): trains the matcher on the candidates of one image at a time."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class MatchRecipe(Recipe):
 
     Args:
         settings: see configs/omama.yaml.
-        work, out: folders of the run, and of weights and numbers.
+        work, out: folder of the run; folder for weights and metrics.
         device: where to train.
-        monitor: told what happens.
-        features: those of the settings; None loads them.
-        candidates: make the candidate masks.
+        monitor: notified of progress.
+        features: the frozen features; None: load those named in the settings.
+        candidates: makes the candidate masks; None: :class:`Regions`.
 
     Raises:
         InputError: settings, weights or data do not fit.
@@ -133,7 +133,7 @@ class MatchRecipe(Recipe):
         )
 
     def validate(self, trainer: Trainer) -> dict[str, float]:
-        """Score validation takes; also writes the weights so far."""
+        """Score validation takes; also writes the current weights."""
         self.write(trainer)
         errors: list[str] = []
         found = choices(self.model.eval(), self.takes, self.views, self.settings.direction, errors)
@@ -174,15 +174,15 @@ def start_matcher(settings: MatchTrainConfig, features: Features) -> OMaMa:
 
 
 def train(settings: MatchTrainConfig, work: Path, out: Path) -> bool:
-    """Train, or go on, and write weights and scores.
+    """Train or resume, and write weights and scores.
 
     Args:
         settings: see configs/omama.yaml.
         work: folder of the run: checkpoint, settings, descriptions of images, log, TensorBoard.
-        out: folder of the weights and the curve.
+        out: folder for the weights and the curve.
 
     Returns:
-        True: all is done.
+        True: the run is complete.
 
     Raises:
         InputError: settings, checkpoint or data do not fit; says which.
