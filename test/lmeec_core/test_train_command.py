@@ -96,7 +96,7 @@ def test_a_run_that_is_cut_off_goes_on(work: Path) -> None:
 
     first = _run(work, session_minutes=0.05)  # a step is done at least
     assert first.exit_code == 3, first.output
-    assert "the same command goes on" in first.output
+    assert "run the same command again" in first.output
     begun = json.loads((work / "out" / "metrics.json").read_text())
     assert begun["steps"] and 0 < begun["minutes"] < 0.25 and begun["results"] is None
 

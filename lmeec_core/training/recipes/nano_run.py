@@ -264,7 +264,7 @@ def train(settings: TrainConfig, work: Path, out: Path) -> bool:
             with log_to(work / LOG), shown as monitor:
                 _train(settings, work, out, who, monitor)
     if not (out / DONE).is_file():
-        console.print("time is up for now; the same command goes on", highlight=False)
+        console.print("time is up for now; run the same command again to resume", highlight=False)
         return False
     console.print(results_table(json.loads((out / DONE).read_text())))
     console.print(f"weights: {out / WEIGHTS}", highlight=False, soft_wrap=True)
