@@ -102,9 +102,7 @@ class Marks:
             if not full:
                 self._waiting.append(waiting)
         if full:
-            text = (
-                f"{LIMIT} prompts are waiting already; send it again, and prompts at a lower rate"
-            )
+            text = f"{LIMIT} prompts are waiting already; send prompts at a lower rate"
             _refuse(waiting, PromptRefused("full", _about(marking) + text))
         return waiting.answer
 

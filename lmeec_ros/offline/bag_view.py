@@ -142,7 +142,7 @@ def bag_moments(
             views.append(target_view(camera.name, picture, list(masks), found, stamp_ns=own))
         asked = View(query.name, image, masks, stamp_ns=stamp)
         yield Moment(frame, (stamp - first) / 1e9, asked, views)
-    _tell_left_out(sets, config, problem, note)
+    _report_left_out(sets, config, problem, note)
     for text in table.ignored_text():
         note(f"{path}: {text}")
 
@@ -153,7 +153,7 @@ def _decoded(
     table: LabelTable,
     read: Callable[[str, Any], images.Array],
 ) -> tuple[images.Array, dict[str, Any], dict[str, images.Array]]:
-    """The query image, the query masks as far as they are on a topic, and the target images.
+    """The query image, the query masks if they are on a topic, and the target images.
 
     Raises:
         InputError: a message of the set cannot be used.
@@ -169,7 +169,7 @@ def _decoded(
     return image, masks, {name: read(name, message) for name, message in given.targets.items()}
 
 
-def _tell_left_out(
+def _report_left_out(
     sets: RecordedSets,
     config: NodeConfig,
     problem: Callable[[str], None],
