@@ -137,12 +137,24 @@ CPU_MORE_STAGES = (
 CPU_CLIPS_STAGES = (replace(_CPU_CLIPS, share=1.0, contrast=0.0, fixed_views=True),)
 """For two CPU cores: fine-tunes, on clips, only what comes after the encoding of a view."""
 
+_CPU_PAIRS = Stage(
+    "pairs", "pairs", 0.6, 256, 2, (0.6, 1.0), sought=4, objects=4, contrast=0.0,
+    fixed_norms=True, encoder_rate=0.0, fixed_views=True,
+)  # fmt: skip
+
+CPU_PAIRS_STAGES = (
+    _CPU_PAIRS,
+    replace(_CPU_PAIRS, name="pairs, whole", share=0.4, size=288, crop=(0.85, 1.0)),
+)
+"""For two CPU cores: fine-tunes the same on single frames, of which more fit into an hour."""
+
 STAGES = {
     "gpu": GPU_STAGES,
     "gpu_more": GPU_MORE_STAGES,
     "cpu": CPU_STAGES,
     "cpu_more": CPU_MORE_STAGES,
     "cpu_clips": CPU_CLIPS_STAGES,
+    "cpu_pairs": CPU_PAIRS_STAGES,
 }
 """Curricula by their name in the settings."""
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from lmeec_core.checkpoint import CheckpointError, bundled_weights, read_state_dict
 from lmeec_core.config import Precision, preset
+from lmeec_core.engine.precision import bf16_is_faster
 from lmeec_core.errors import ExplainedError, InputError
 from lmeec_core.model import LMEEC
 from lmeec_core.training.distributed import Processes, processes
@@ -78,12 +79,14 @@ class SceneRun(NanoRecipe):
         if name == "auto":
             name = ("cpu" if device.type == "cpu" else "gpu") + ("" if start is None else "_more")
         # Small batches on trained weights need a smaller rate, fewer steps a shorter average.
-        # On a CPU the backward pass of attention over long clips is slower in bfloat16.
+        # On a CPU the backward pass of attention over long clips is slower in bfloat16, and on
+        # many CPUs everything is.
+        half = device.type == "cuda" or (name != "cpu_clips" and bf16_is_faster(device))
         schedule = Schedule(
             STAGES[name], settings.minutes,
-            settings.rate or {"cpu_more": 1e-3, "cpu_clips": 2e-4}.get(name, 1.5e-3),
-            ema={"gpu": 0.998, "gpu_more": 0.99, "cpu_clips": 0.98}.get(name, 0.995),
-            bf16=name != "cpu_clips", seed=settings.seed, steps=settings.steps,
+            settings.rate or {"cpu_more": 1e-3, "cpu_clips": 2e-4, "cpu_pairs": 4e-4}.get(name, 1.5e-3),
+            ema={"gpu": 0.998, "gpu_more": 0.99, "cpu_clips": 0.98, "cpu_pairs": 0.99}.get(name, 0.995),
+            bf16=half, seed=settings.seed, steps=settings.steps,
         )  # fmt: skip
         counts = {"train": settings.scenes, "val": settings.val_scenes,
                   "test": settings.test_scenes, PRESENCE: settings.presence_scenes}  # fmt: skip
