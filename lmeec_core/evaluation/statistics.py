@@ -85,6 +85,23 @@ Counts = Mapping[str, tuple[int, int, int, int]]
 """Take to: present and judged so, present, absent and judged so, absent."""
 
 
+def _balanced(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Balanced accuracy of counts (..., 4)."""
+    return np.asarray((x[..., 0] / x[..., 1] + x[..., 2] / x[..., 3]) / 2)
+
+
+def _balanced_draws(counts: NDArray[np.float64], draws: int) -> NDArray[np.float64]:
+    """Counts (draws, ..., 4) of takes drawn with replacement, without those of one kind only.
+
+    Args:
+        counts: (takes, ..., 4).
+        draws: number of bootstrap samples; their seed is fixed.
+    """
+    picked = np.random.default_rng(0).integers(0, len(counts), (draws, len(counts)))
+    drawn = counts[picked].sum(axis=1)
+    return drawn[(drawn[..., (1, 3)] > 0).reshape(draws, -1).all(axis=1)]
+
+
 def balanced_estimate(takes: Counts, draws: int = DRAWS) -> Estimate | None:
     """Balanced accuracy over all frames with its 95 % interval over takes (bootstrap, fixed seed).
 
@@ -96,13 +113,31 @@ def balanced_estimate(takes: Counts, draws: int = DRAWS) -> Estimate | None:
     if not total[1] or not total[3]:
         return None
 
-    def accuracy(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        return (x[..., 0] / x[..., 1] + x[..., 2] / x[..., 3]) / 2
+    low = high = float("nan")
+    if len(counts) > 1:
+        spread = _balanced(_balanced_draws(counts, draws))
+        low, high = (float(x) for x in np.quantile(spread, (0.025, 0.975)))
+    return Estimate(float(_balanced(total)), low, high, len(counts), int(total[1] + total[3]))
+
+
+def balanced_difference(mine: Counts, reference: Counts, draws: int = DRAWS) -> Estimate | None:
+    """Difference of balanced accuracies on the takes that both have; see :func:`balanced_estimate`.
+
+    Both are drawn together. None where either of present and absent does not occur.
+    """
+    both = [take for take in mine if take in reference]
+    pairs = [(mine[take], reference[take]) for take in both]
+    counts = np.array(pairs, np.float64).reshape(-1, 2, 4)
+    total = counts.sum(axis=0)
+    if not (total[:, (1, 3)] > 0).all():
+        return None
+
+    def apart(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        both = _balanced(x)
+        return np.asarray(both[..., 0] - both[..., 1])
 
     low = high = float("nan")
     if len(counts) > 1:
-        picked = np.random.default_rng(0).integers(0, len(counts), (draws, len(counts)))
-        drawn = counts[picked].sum(axis=1)
-        drawn = drawn[(drawn[:, 1] > 0) & (drawn[:, 3] > 0)]
-        low, high = (float(x) for x in np.quantile(accuracy(drawn), (0.025, 0.975)))
-    return Estimate(float(accuracy(total)), low, high, len(counts), int(total[1] + total[3]))
+        spread = apart(_balanced_draws(counts, draws))
+        low, high = (float(x) for x in np.quantile(spread, (0.025, 0.975)))
+    return Estimate(float(apart(total)), low, high, len(both), int(total[0, 1] + total[0, 3]))

@@ -93,7 +93,7 @@ def _read(path: Path, largest: int = LARGEST) -> Image:
     if image is None:
         raise InputError(f"{path}: not readable as an image")
     if image.dtype == np.uint16:
-        image = (image >> 8).astype(np.uint8)
+        image = (np.asarray(image, np.uint16) >> 8).astype(np.uint8)
     codes = {1: cv2.COLOR_GRAY2RGBA, 3: cv2.COLOR_BGR2RGBA, 4: cv2.COLOR_BGRA2RGBA}
     channels = 1 if image.ndim == 2 else image.shape[2]
     if image.dtype != np.uint8 or channels not in codes:
@@ -172,8 +172,8 @@ def _background(files: Sequence[Path], size: int, random: np.random.Generator) -
     side = int(min(image.shape[:2]) * random.uniform(0.5, 1.0))
     top, left = (int(random.integers(n - side + 1)) for n in image.shape[:2])
     part = image[top : top + side, left : left + side, :3]
-    part = cv2.resize(part, (2 * size, 2 * size), interpolation=cv2.INTER_AREA)
-    colours = part.astype(np.float32) / np.float32(255)
+    large = cv2.resize(part, (2 * size, 2 * size), interpolation=cv2.INTER_AREA)
+    colours = large.astype(np.float32) / np.float32(255)
     return np.dstack((colours, np.ones(part.shape[:2], np.float32)))
 
 
@@ -196,10 +196,16 @@ def _things(
         moves = random.random() < 0.4
         things.append(
             _Thing(
-                picture, name, diameter, random.uniform(-0.42, 0.42, 2),
-                random.normal(0, 0.02, 2) * moves, random.uniform(-math.pi, math.pi)
-                if random.random() < 0.5 else random.normal(0, 0.2),
-                random.normal(0, 0.05) * moves, bool(random.random() < 0.5),
+                picture,
+                name,
+                diameter,
+                random.uniform(-0.42, 0.42, 2),
+                random.normal(0, 0.02, 2) * moves,
+                random.uniform(-math.pi, math.pi)
+                if random.random() < 0.5
+                else random.normal(0, 0.2),
+                random.normal(0, 0.05) * moves,
+                bool(random.random() < 0.5),
             )  # fmt: skip
         )
     return things
@@ -231,10 +237,10 @@ def _surface(
     side = int(min(image.shape[:2]) * random.uniform(0.15, 0.6))
     top, left = (int(random.integers(n - side + 1)) for n in image.shape[:2])
     part = image[top : top + side, left : left + side, :3]
-    part = cv2.resize(part, picture.shape[1::-1], interpolation=cv2.INTER_AREA) / np.float32(255)
+    cover = cv2.resize(part, picture.shape[1::-1], interpolation=cv2.INTER_AREA) / np.float32(255)
     light = random.uniform(0, 0.6)  # keeps some of the object's own light and shadow
     grey = picture[..., :3].mean(axis=2, keepdims=True)
-    return np.dstack((np.clip(part * (1 - light + 2 * light * grey), 0, 1) * alpha, alpha))
+    return np.dstack((np.clip(cover * (1 - light + 2 * light * grey), 0, 1) * alpha, alpha))
 
 
 def _homography(near: bool, random: np.random.Generator) -> Floats:
@@ -378,7 +384,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if result.error is not None:
             print(f"seed {result.job.seed}: {result.error}", flush=True)
     print(f"{done} scenes, {failed} failed")
-    return 0 if failed < max(1, done) else 1
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

@@ -39,9 +39,7 @@ class TrainConfig(Settings):
     recipe: Literal["simulation"] = "simulation"
     minutes: float = Field(ge=0)
     steps: int | None = Field(None, ge=1)
-    stages: Literal[
-        "auto", "gpu", "gpu_more", "cpu", "cpu_more", "cpu_clips", "cpu_pairs"
-    ] = "auto"
+    stages: Literal["auto", "gpu", "gpu_more", "cpu", "cpu_more", "cpu_clips", "cpu_pairs"] = "auto"
     rate: float | None = Field(None, gt=0)
     start: str | None = None
     seed: int = Field(0, ge=0)

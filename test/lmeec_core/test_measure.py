@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import sys
@@ -19,11 +20,11 @@ import lmeec_core as lm
 from lmeec_core.checkpoint import seeded_model
 from lmeec_core.errors import ExplainedError
 from lmeec_core.evaluation import FrameScore, Scores
-from lmeec_core.evaluation.statistics import balanced_estimate
+from lmeec_core.evaluation.statistics import balanced_difference, balanced_estimate
 from lmeec_core.experiments.measure import __main__ as command
 from lmeec_core.experiments.measure import photographs, recordings
 from lmeec_core.experiments.measure.photographs import Package, Picture
-from lmeec_core.experiments.measure.report import by_group, change, summary
+from lmeec_core.experiments.measure.report import by_group, change, gain, summary
 from lmeec_core.experiments.measure.switches import SWITCHES, WHOLE
 from lmeec_core.experiments.measure.units import Measured
 from lmeec_core.simulation.sets import SETS
@@ -294,6 +295,31 @@ def test_intervals_of_balanced_accuracy() -> None:
     assert balanced_estimate({"a": (3, 3, 0, 0)}) is None and balanced_estimate({}) is None
 
 
+def test_a_gain_is_paired() -> None:
+    """Takes differ much, but the second weights are better by the same in each of them."""
+    worse = [
+        r for i in range(6) for r in (
+            _record(str(i), "aria01", True, True, i / 10),
+            _record(str(i), "aria01", False, i < 3, None),
+        )
+    ]  # fmt: skip
+    better = [r._replace(iou=r.iou and r.iou + 0.05) for r in worse]
+    told = gain(Scores("t", better), Scores("t", worse), lambda r: r.query)
+    assert set(told) == {"all", "aria01"}
+    found = told["aria01"]["iou"]
+    assert found["mean"] == pytest.approx(0.25 / 6)  # the first take has an IoU of 0
+    assert found["low"] > 0 and found["high"] == pytest.approx(0.05)
+    assert told["all"]["existence"]["mean"] == told["all"]["existence"]["high"] == 0
+
+    mine, theirs = ({str(i): (9, 10, right, 5) for i in range(6)} for right in (4, 3))
+    apart = balanced_difference(mine, theirs)
+    assert apart is not None
+    assert (apart.mean, apart.low, apart.high) == pytest.approx((0.1,) * 3)
+    assert (apart.takes, apart.frames) == (6, 90)
+    one = {"0": (9, 10, 0, 0)}
+    assert balanced_difference(one, theirs) is None is balanced_difference({}, theirs)
+
+
 # -- the command -----------------------------------------------------------------------------------
 
 
@@ -327,6 +353,14 @@ def test_the_command_scores_once_and_goes_on(
     assert command.main(given) == 0 and len(made) == 4  # all was kept
     assert json.loads((tmp_path / "work" / "measure.json").read_text()) == told
 
+    other = tmp_path / "other.safetensors"
+    other.write_bytes(b"only its digest is read here")
+    assert command.main([*given[:5], "--against", str(other)]) == 0 and len(made) == 6
+    told = json.loads((tmp_path / "work" / "measure.json").read_text())
+    assert told["against"]["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
+    assert told["pictures"]["against"] == mine["whole"]
+    assert told["pictures"]["gain"]["all"]["iou"]["mean"] == 0
+
 
 @pytest.mark.parametrize(
     ("given", "message"),
@@ -334,6 +368,7 @@ def test_the_command_scores_once_and_goes_on(
         (["--takes", "0"], "--takes 0: 1 or more expected"),
         (["--source", "pictures"], "--pictures names a folder"),
         (["--source", "prototype"], "--generator names its program"),
+        (["--against", "gone.safetensors"], "--against gone.safetensors: no such file"),
         (["--weights", "gone.safetensors"], "--weights gone.safetensors: no such file"),
     ],
 )

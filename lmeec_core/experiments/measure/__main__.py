@@ -23,7 +23,7 @@ from lmeec_core.checkpoint import bundled_weights
 from lmeec_core.errors import InputError
 from lmeec_core.evaluation import FrameScore, Scores
 from lmeec_core.experiments.measure import photographs, recordings
-from lmeec_core.experiments.measure.report import by_group, change
+from lmeec_core.experiments.measure.report import by_group, change, gain
 from lmeec_core.experiments.measure.switches import SWITCHES, WHOLE
 from lmeec_core.experiments.measure.units import Measured, digest, direction, queries
 from lmeec_core.files import write_text
@@ -102,9 +102,12 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     report: dict[str, Any] = {
         "weights": {"file": args.weights.name, "sha256": digest(args.weights)}
     }
+    if args.against is not None:
+        report["against"] = {"file": args.against.name, "sha256": digest(args.against)}
     for source in args.source:
         mine: dict[str, Any] = report.setdefault(source, _facts(args, source))
         found = {name: Scores(source) for name in args.switch}
+        before = Scores(source)
         parts = list(_parts(args, source, mine))
         if not parts:
             raise InputError(f"--source {source}: nothing is there to score; see above")
@@ -112,11 +115,18 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             for name in args.switch:
                 measured = Measured(args.weights, name, args.work / "scores" / source)
                 found[name].records += score(measured).records
+            if args.against is not None:
+                other = Measured(args.against, WHOLE, args.work / "scores" / source)
+                before.records += score(other).records
             mine["parts done"] = f"{number} of {len(parts)}"
             for name, scores in found.items():
                 mine[name] = by_group(scores, lambda r: _group(source, r))  # noqa: B023
                 if name != WHOLE and WHOLE in found:
                     mine[name]["change"] = change(scores, found[WHOLE])
+            if args.against is not None:
+                mine["against"] = by_group(before, lambda r: _group(source, r))  # noqa: B023
+                first = found[args.switch[0]]
+                mine["gain"] = gain(first, before, lambda r: _group(source, r))  # noqa: B023
             write_text(args.out, json.dumps(report, indent=1))
             _told(f"{source}: {number} of {len(parts)}, {part}: {_line(mine[args.switch[0]])}")
     return report
@@ -142,6 +152,10 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("work", type=Path, help="folder for takes and results")
     parser.add_argument("--weights", type=Path, help="weights of nano; default: the bundled ones")
     parser.add_argument(
+        "--against", type=Path,
+        help="other weights of nano, scored on the same; `bundled`: the package's",
+    )  # fmt: skip
+    parser.add_argument(
         "--source", action="append", choices=SOURCES, help="can be given several times"
     )
     parser.add_argument("--set", default="development", choices=("development", "sealed"))
@@ -165,11 +179,18 @@ def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     wanted = args.switch or [WHOLE]
     args.switch = list(SWITCHES) if "all" in wanted else list(dict.fromkeys(wanted))
     args.out = args.out or args.work / "measure.json"
-    weights = args.weights or bundled_weights("nano")
-    if weights is None or not weights.is_file():
-        raise InputError(f"--weights {weights}: no such file")
-    args.weights = weights
+    args.weights = _weights("--weights", args.weights or "bundled")
+    if args.against is not None:
+        args.against = _weights("--against", args.against)
     return args
+
+
+def _weights(option: str, given: Path | str) -> Path:
+    """The file that is meant; ``bundled`` is the package's."""
+    path = bundled_weights("nano") if str(given) == "bundled" else Path(given)
+    if path is None or not path.is_file():
+        raise InputError(f"{option} {path or given}: no such file")
+    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

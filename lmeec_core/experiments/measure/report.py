@@ -1,4 +1,4 @@
-"""Mean scores with their confidence intervals, and the effect of a switch."""
+"""Mean scores with their confidence intervals, the effect of a switch, and of other weights."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lmeec_core.evaluation import FrameScore, Scores
 from lmeec_core.evaluation.statistics import (
     Counts,
     Sums,
+    balanced_difference,
     balanced_estimate,
     difference,
     estimate,
@@ -79,4 +80,23 @@ def change(scores: Scores, reference: Scores) -> dict[str, Any]:
     return {
         "iou": record_of(difference(_sums(scores), _sums(reference))),
         "right on presence": record_of(difference(right(scores), right(reference))),
+    }
+
+
+def gain(scores: Scores, reference: Scores, key: Key) -> dict[str, Any]:
+    """How much better the scores are than those of other weights, over all and by group.
+
+    Differences of IoU and of the balanced accuracy of existence, paired by take (or picture), with
+    95 % intervals.
+    """
+    mine, theirs = scores.by(key), reference.by(key)
+    pairs = {"all": (scores, reference)} | {
+        str(name): (own, theirs[name]) for name, own in mine.items() if name in theirs
+    }
+    return {
+        name: {
+            "iou": record_of(difference(_sums(own), _sums(other))),
+            "existence": record_of(balanced_difference(_counts(own), _counts(other))),
+        }
+        for name, (own, other) in pairs.items()
     }

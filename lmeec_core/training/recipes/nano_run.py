@@ -60,6 +60,17 @@ logger = logging.getLogger(__name__)
 
 LOG, DONE, WEIGHTS = "nano.log", "done.json", "nano.safetensors"
 
+RATES = {
+    "gpu": 1.5e-3, "gpu_more": 1.5e-3,
+    "cpu": 1.5e-3, "cpu_more": 1e-3, "cpu_clips": 2e-4, "cpu_pairs": 4e-4,
+}  # fmt: skip
+"""Peak learning rate of each curriculum; small batches on trained weights need a smaller one."""
+AVERAGES = {
+    "gpu": 0.998, "gpu_more": 0.99,
+    "cpu": 0.995, "cpu_more": 0.995, "cpu_clips": 0.98, "cpu_pairs": 0.99,
+}  # fmt: skip
+"""Decay of the averaged weights in each curriculum; fewer steps need a shorter average."""
+
 
 class SceneRun(NanoRecipe):
     """A whole run of `lmeec train`: the recipe with validation and output files.
@@ -78,14 +89,12 @@ class SceneRun(NanoRecipe):
         name: str = settings.stages
         if name == "auto":
             name = ("cpu" if device.type == "cpu" else "gpu") + ("" if start is None else "_more")
-        # Small batches on trained weights need a smaller rate, fewer steps a shorter average.
         # On a CPU the backward pass of attention over long clips is slower in bfloat16, and on
         # many CPUs everything is.
         half = device.type == "cuda" or (name != "cpu_clips" and bf16_is_faster(device))
         schedule = Schedule(
             STAGES[name], settings.minutes,
-            settings.rate or {"cpu_more": 1e-3, "cpu_clips": 2e-4, "cpu_pairs": 4e-4}.get(name, 1.5e-3),
-            ema={"gpu": 0.998, "gpu_more": 0.99, "cpu_clips": 0.98, "cpu_pairs": 0.99}.get(name, 0.995),
+            settings.rate or RATES[name], ema=AVERAGES[name],
             bf16=half, seed=settings.seed, steps=settings.steps,
         )  # fmt: skip
         counts = {"train": settings.scenes, "val": settings.val_scenes,
