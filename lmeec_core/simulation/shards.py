@@ -134,7 +134,7 @@ def write_manifest(
     path = out / f"{split}.manifest.json"
     if path.exists() and read_json(path) != manifest:
         raise InputError(
-            f"{path} was written with other options; give the same options to go on with it, or "
+            f"{path} was written with other options; give the same options to resume it, or use "
             "another output folder"
         )
     write_text(path, json.dumps(manifest, indent=1))

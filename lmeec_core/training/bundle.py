@@ -99,8 +99,8 @@ def verdict(scores: dict[str, float]) -> str:
     if not lacking:
         return ""
     return (
-        "**These are interim weights.** They do not reach yet what they are to reach: "
-        f"{', '.join(lacking)}. Training goes on from them (`--set start=bundled`).\n\n"
+        "**These are interim weights.** They miss these goals: "
+        f"{', '.join(lacking)}. `--set start=bundled` trains them further.\n\n"
     )
 
 

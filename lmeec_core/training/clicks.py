@@ -194,7 +194,7 @@ class Trainer:
         if state["facts"] != self._facts():
             raise InputError(
                 f"{self.saved} is of a run with {state['facts']}, {self._facts()} given; give the "
-                "same options to go on with it, or another folder"
+                "same options to resume it, or use another folder"
             )
         self.head.load_state_dict(state["head"])
         self.optimizer.load_state_dict(state["optimizer"])

@@ -137,7 +137,7 @@ class Recipe(ABC):
             if before.get(name) != now:
                 raise InputError(
                     f"{path}: {name}: this run began with {before.get(name)}, now it is {now}; "
-                    "give the same to go on with it, or another folder"
+                    "give the same to resume it, or use another folder"
                 )
 
     def no_clip(self) -> str:

@@ -278,7 +278,7 @@ def remember(config: AnyConfig, work: Path) -> None:
                 f"{k} {shortened(before.get(k))} (now {shortened(now[k])})" for k in other
             )
             raise InputError(
-                f"{work} holds a run with other settings: {told}; give the same to go on with it, "
-                "or another folder"
+                f"{work} holds a run with other settings: {told}; give the same to resume it, "
+                "or use another folder"
             )
     write_text(path, yaml.safe_dump(now, sort_keys=False))
