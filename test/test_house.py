@@ -38,6 +38,13 @@ def test_help_does_not_wait_for_torch() -> None:
     assert subprocess.run(command, capture_output=True, text=True).stdout == "False\n"
 
 
+def test_the_node_does_not_wait_for_scipy() -> None:
+    """Only calibration and training need it; importing it takes the node most of a second."""
+    code = "import sys, lmeec_ros.main; print('torch' in sys.modules, 'scipy' in sys.modules)"
+    command = [sys.executable, "-P", "-c", code]
+    assert subprocess.run(command, capture_output=True, text=True).stdout == "True False\n"
+
+
 def test_a_plugin_may_add_only_a_part(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that knows nothing of bags does not hide the one that does."""
     ours = plugins.plugins()
