@@ -199,6 +199,15 @@ class Says:
         return {"target": {name: answer}}
 
 
+def test_photographs_for_choices_and_for_the_verdict_are_others() -> None:
+    sets = (photographs.BOXES, photographs.WALLPAPERS)
+    assert {name for boxes in sets for name in boxes} == set(photographs.PACKAGES)
+    files = [{f"{name}/{file}" for name in boxes for file in boxes[name]} for boxes in sets]
+    assert not files[0] & files[1]
+    found, missing = photographs.of_packages([Path("/nowhere")], photographs.WALLPAPERS)
+    assert len(found) + len(missing) == len(files[1]) == 8
+
+
 def test_objects_are_sought_in_views_and_in_other_pictures() -> None:
     image, mask = _picture()
     one = Picture("one", image, {"disc": mask, "rest": ~mask})

@@ -24,7 +24,7 @@ from lmeec_core.evaluation import iou
 from lmeec_core.jobs import JobResult
 from lmeec_core.training import rendering
 from lmeec_core.training.distributed import Processes
-from lmeec_core.training.evaluate import best_mask_bias, evaluate_pairs, shift_masks
+from lmeec_core.training.evaluate import SLACK, best_mask_bias, evaluate_pairs, shift_masks
 from lmeec_core.training.monitor import Monitor, RunMonitor, example_sheet, results_table
 from lmeec_core.training.output import export
 from lmeec_core.training.recipe import Budget
@@ -315,7 +315,7 @@ def test_pairs_score_as_the_tracker_does_on_a_first_frame(tmp_path: Path) -> Non
             assert row.iou == pytest.approx(iou(one.found.mask(), one.truth), abs=1e-4)
 
 
-def test_the_mask_bias_with_the_best_iou_is_found(tmp_path: Path) -> None:
+def test_the_smallest_good_mask_bias_is_found(tmp_path: Path) -> None:
     store = _store(tmp_path, _scene(0))
     model = seeded_model(lm.preset("nano").model_copy(update={"image_size": SIDE}), 0)
 
@@ -326,7 +326,9 @@ def test_the_mask_bias_with_the_best_iou_is_found(tmp_path: Path) -> None:
         return float(np.mean([r.iou for r in rows]))
 
     best = best_mask_bias(model, store, 1, step=2)
-    assert score(best) == pytest.approx(max(score(b / 5) for b in range(-2, 8)), abs=1e-4)
+    scores = {b / 5: score(b / 5) for b in range(-2, 8)}
+    enough = max(scores.values()) - SLACK
+    assert best == min(bias for bias, found in scores.items() if found >= enough)
     assert score(best) > min(score(-0.4), score(1.4))
     assert best_mask_bias(model, store, 0) == 0  # nothing tells
 

@@ -3,7 +3,9 @@
 Sources: ``takes`` (continuous simulated takes of held-out shapes, from the set given by --set),
 ``prototype`` (scenes from the program given by --generator, or from a folder of its scenes),
 ``photographs`` (pairs made from photographs in installed packages: scikit-image, scikit-learn,
-opencv-doc; --root names a folder into which a package was unpacked) and ``pictures`` (pairs made
+opencv-doc; --root names a folder into which a package was unpacked), ``wallpapers`` (the same from
+other packages, kept for a verdict: lomiri-wallpapers-16.04 and -20.04, mate-backgrounds,
+plasma-workspace-wallpapers) and ``pictures`` (pairs made
 from the outlined pictures in --pictures). Results are written to WORK/measure.json, or --out.
 Finished parts are kept in WORK; run the same command again to resume.
 
@@ -29,7 +31,7 @@ from lmeec_core.experiments.measure.units import Measured, digest, direction, qu
 from lmeec_core.files import write_text
 from lmeec_core.simulation.sets import PROTOTYPE_SEEDS, SETS
 
-SOURCES = ("takes", "prototype", "photographs", "pictures")
+SOURCES = ("takes", "prototype", "photographs", "wallpapers", "pictures")
 LEAST_FRAMES = 60
 """Default number of frames: enough to score a memory that has been full for a long time."""
 Units = list[tuple[str, Any]]
@@ -65,8 +67,9 @@ def _parts(args: argparse.Namespace, source: str, report: dict[str, Any]) -> Ite
             raise InputError("--source pictures: --pictures names a folder with outlines.json")
         found = photographs.of_folder(args.pictures)
     else:
-        found, report["missing"] = photographs.of_packages(args.root)
-        report["licences"] = {n: p.licence for n, p in photographs.PACKAGES.items()}
+        boxes = photographs.BOXES if source == "photographs" else photographs.WALLPAPERS
+        found, report["missing"] = photographs.of_packages(args.root, boxes)
+        report["licences"] = {name: photographs.PACKAGES[name].licence for name in boxes}
         for name in report["missing"]:
             _told(f"left out: {name}: no such file")
     first = 0
@@ -83,7 +86,7 @@ def _group(source: str, record: FrameScore) -> str:
 
 
 def _facts(args: argparse.Namespace, source: str) -> dict[str, Any]:
-    if source in ("photographs", "pictures"):
+    if source in ("photographs", "wallpapers", "pictures"):
         return {"views of each object": photographs.VIEWS}
     chosen = SETS[args.set]
     facts = {"takes": args.takes, "frames": args.frames, "step": args.step, "objects": args.objects}

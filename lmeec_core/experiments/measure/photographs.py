@@ -52,6 +52,20 @@ PACKAGES = {
         None, "usr/share/doc/opencv-doc/examples/data",
         "Apache-2.0 with OpenCV's samples (Debian package opencv-doc)",
     ),
+    "lomiri-wallpapers-16.04": Package(
+        None, "usr/share/backgrounds",
+        "CC BY 4.0 (Picture_0B: Trevor Freespace, Wine: Jakub Mede, friends: Aitzol Berasategi), "
+        "CC BY-SA 4.0 (free: Peter Nerlich), CC0 (seeding: Clemens Engelhardt)",
+    ),
+    "lomiri-wallpapers-20.04": Package(
+        None, "usr/share/backgrounds", "CC BY-SA 3.0 (Kleiber: Lukas Baubkus)"
+    ),
+    "mate-backgrounds": Package(
+        None, "usr/share/backgrounds/mate/nature", "GPL-2+ (LadyBird: Charles Barbin)"
+    ),
+    "plasma-workspace-wallpapers": Package(
+        None, "usr/share/wallpapers", "GPL-2+ (ColorfulCups: Dmitri Popov)"
+    ),
 }  # fmt: skip
 
 Box = tuple[int, int, int, int]
@@ -83,6 +97,33 @@ BOXES: dict[str, dict[str, dict[str, Box]]] = {
         "china.jpg": {"pagoda": (70, 15, 280, 330)},
     },
 }
+
+WALLPAPERS: dict[str, dict[str, dict[str, Box]]] = {
+    "lomiri-wallpapers-16.04": {
+        "Picture_0B_by_freespace.jpg": {
+            "fig": (1040, 590, 800, 740),
+            "bowl": (560, 190, 2010, 1540),
+        },
+        "Wine_by_Jakkub_Mede.jpg": {"drum": (110, 1850, 1560, 1050)},
+        "free_by_Peter_Nerlich.jpg": {
+            "bird": (700, 1230, 1200, 640),
+            "lamp": (1330, 260, 980, 780),
+        },
+        "friends_by_Aitzol_Berasategi.jpg": {"dog": (600, 690, 510, 560)},
+        "seeding_by_Clements_Engelhardt.jpg": {"seed head": (640, 200, 1780, 1620)},
+    },
+    "lomiri-wallpapers-20.04": {
+        "Kleiber_by_Lukas_Baubkus.jpg": {"bird": (2380, 1100, 1000, 1250)},
+    },
+    "mate-backgrounds": {"LadyBird.jpg": {"ladybird": (1640, 680, 300, 260)}},
+    "plasma-workspace-wallpapers": {
+        "ColorfulCups/contents/images/2560x1600.jpg": {
+            "blue one of many": (1010, 890, 720, 600),
+            "pink one of many": (1560, 600, 660, 440),
+        },
+    },
+}
+"""Photographs of Debian's wallpapers, kept for a verdict; choices are made on :data:`BOXES`."""
 
 
 class Picture(NamedTuple):
@@ -124,19 +165,22 @@ def _folder(package: Package, roots: Sequence[Path]) -> list[Path]:
     return [Path(r, package.module or "", package.folder) for r in roots] + installed
 
 
-def of_packages(roots: Sequence[Path] = ()) -> tuple[list[Picture], list[str]]:
-    """The photographs in :data:`BOXES` that exist on this machine.
+def of_packages(
+    roots: Sequence[Path] = (), boxes: dict[str, dict[str, dict[str, Box]]] | None = None
+) -> tuple[list[Picture], list[str]]:
+    """The photographs of packages that exist on this machine.
 
     Args:
         roots: folders into which packages were unpacked, in addition to installed packages.
+        boxes: package, file and object to a box; default: :data:`BOXES`.
 
     Returns:
         the pictures; and a line for each missing one, with the folders that were searched.
     """
     found, missing = [], []
-    for name, files in BOXES.items():
+    for name, files in (BOXES if boxes is None else boxes).items():
         folders = _folder(PACKAGES[name], roots)
-        for file, boxes in files.items():
+        for file, own in files.items():
             path = next((f / file for f in folders if (f / file).is_file()), None)
             if path is None:
                 places = ", ".join(str(f) for f in folders) or "the package is not installed"
@@ -145,7 +189,7 @@ def of_packages(roots: Sequence[Path] = ()) -> tuple[list[Picture], list[str]]:
             image, scale = _shrunk(_read(path))
             objects = {
                 key: grab(image, (int(x * scale), int(y * scale), int(w * scale), int(h * scale)))
-                for key, (x, y, w, h) in boxes.items()
+                for key, (x, y, w, h) in own.items()
             }
             found.append(Picture(f"{name}/{file}", image, objects))
     return found, missing
