@@ -333,7 +333,7 @@ def test_a_gain_is_paired() -> None:
 
 
 def test_the_command_scores_once_and_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, shade in (("one", (220, 40, 30)), ("two", (40, 220, 60))):
         cv2.imwrite(str(tmp_path / f"{name}.png"), _picture(shade)[0][..., ::-1])
@@ -365,6 +365,7 @@ def test_the_command_scores_once_and_goes_on(
     other = tmp_path / "other.safetensors"
     other.write_bytes(b"only its digest is read here")
     assert command.main([*given[:5], "--against", str(other)]) == 0 and len(made) == 6
+    assert "difference: IoU +0.000, existence +" in capsys.readouterr().out
     told = json.loads((tmp_path / "work" / "measure.json").read_text())
     assert told["against"]["sha256"] == hashlib.sha256(other.read_bytes()).hexdigest()
     assert told["pictures"]["against"] == mine["whole"]

@@ -131,15 +131,22 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                 first = found[args.switch[0]]
                 mine["gain"] = gain(first, before, lambda r: _group(source, r))  # noqa: B023
             write_text(args.out, json.dumps(report, indent=1))
-            _told(f"{source}: {number} of {len(parts)}, {part}: {_line(mine[args.switch[0]])}")
+            _told(f"{source}: {number} of {len(parts)}, {part}: {_line(mine, args.switch[0])}")
     return report
 
 
-def _line(groups: dict[str, Any]) -> str:
-    def number(value: dict[str, Any] | None) -> str:
-        return "-" if value is None else f"{value['mean']:.3f}"
+def _line(mine: dict[str, Any], switch: str) -> str:
+    """The scores so far, and how much better they are than the other weights' if there are any."""
 
-    return f"IoU {number(groups['all']['iou'])}, existence {number(groups['all']['existence'])}"
+    def number(value: dict[str, Any] | None, sign: str = "") -> str:
+        return "-" if value is None else f"{value['mean']:{sign}.3f}"
+
+    def text(groups: dict[str, Any], sign: str = "") -> str:
+        found = groups["all"]
+        return f"IoU {number(found['iou'], sign)}, existence {number(found['existence'], sign)}"
+
+    difference = f"; difference: {text(mine['gain'], '+')}" if "gain" in mine else ""
+    return text(mine[switch]) + difference
 
 
 def read_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
