@@ -12,6 +12,7 @@ makes scenes of the images below these folders: photographs, and images with an 
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,6 +38,8 @@ LARGEST, LARGEST_CUT = 1280, 384
 """Longer side to which photographs and cut-outs are reduced when they are read, in pixels."""
 LEAST = 40
 """Cut-outs with a shorter side, in pixels, are left out."""
+SHOW_EVERY = 5.0
+"""Seconds between lines that report progress."""
 OPAQUE = 0.25
 """Cut-outs that fill less of their box than this are left out: light effects, thin drawings."""
 
@@ -194,20 +197,11 @@ def _things(
         if random.random() < (0.6 if alike else 0.35):
             picture = _surface(picture, backgrounds, random)
         moves = random.random() < 0.4
-        things.append(
-            _Thing(
-                picture,
-                name,
-                diameter,
-                random.uniform(-0.42, 0.42, 2),
-                random.normal(0, 0.02, 2) * moves,
-                random.uniform(-math.pi, math.pi)
-                if random.random() < 0.5
-                else random.normal(0, 0.2),
-                random.normal(0, 0.05) * moves,
-                bool(random.random() < 0.5),
-            )  # fmt: skip
-        )
+        place, pace = random.uniform(-0.42, 0.42, 2), random.normal(0, 0.02, 2) * moves
+        upright = random.random() >= 0.5
+        turn = random.normal(0, 0.2) if upright else random.uniform(-math.pi, math.pi)
+        spin, mirrored = random.normal(0, 0.05) * moves, bool(random.random() < 0.5)
+        things.append(_Thing(picture, name, diameter, place, pace, turn, spin, mirrored))
     return things
 
 
@@ -376,13 +370,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first, last = (int(v) for v in args.seeds.split(":"))
     backgrounds = list_images(args.backgrounds, args.skip)
     cutouts = list_images(args.cutouts, args.skip)
-    print(f"{len(backgrounds)} photographs, {len(cutouts)} images for cut-outs", flush=True)
+    seeds = range(first, last)
+    exist = sum(shard_path(args.out, SPLIT, seed).exists() for seed in seeds)
+    print(f"{len(backgrounds)} photographs, {len(cutouts)} images for cut-outs; "
+          f"{exist} of {len(seeds)} scenes exist", flush=True)  # fmt: skip
+    shown = time.monotonic()
     done = failed = 0
-    for result in make_many(range(first, last), backgrounds, cutouts, args.frames, args.size,
-                            args.out, args.workers):  # fmt: skip
+    for result in make_many(seeds, backgrounds, cutouts, args.frames, args.size, args.out,
+                            args.workers):  # fmt: skip
         done, failed = done + 1, failed + (result.error is not None)
         if result.error is not None:
             print(f"seed {result.job.seed}: {result.error}", flush=True)
+        if time.monotonic() - shown > SHOW_EVERY:
+            shown = time.monotonic()
+            print(f"{done} scenes, {failed} failed", flush=True)
     print(f"{done} scenes, {failed} failed")
     return 1 if failed else 0
 
