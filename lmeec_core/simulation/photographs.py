@@ -177,7 +177,7 @@ def _background(files: Sequence[Path], size: int, random: np.random.Generator) -
     part = image[top : top + side, left : left + side, :3]
     large = cv2.resize(part, (2 * size, 2 * size), interpolation=cv2.INTER_AREA)
     colours = large.astype(np.float32) / np.float32(255)
-    return np.dstack((colours, np.ones(part.shape[:2], np.float32)))
+    return np.dstack((colours, np.ones(large.shape[:2], np.float32)))
 
 
 def _things(
