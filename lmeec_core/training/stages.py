@@ -138,15 +138,16 @@ CPU_CLIPS_STAGES = (replace(_CPU_CLIPS, share=1.0, contrast=0.0, fixed_views=Tru
 """For two CPU cores: fine-tunes, on clips, only what comes after the encoding of a view."""
 
 _CPU_PAIRS = Stage(
-    "pairs", "pairs", 0.6, 256, 2, (0.6, 1.0), sought=4, objects=4, contrast=0.0,
+    "pairs", "pairs", 0.5, 256, 2, (0.6, 1.0), sought=4, objects=4, contrast=0.0,
     fixed_norms=True, encoder_rate=0.0, fixed_views=True,
 )  # fmt: skip
 
 CPU_PAIRS_STAGES = (
     _CPU_PAIRS,
-    replace(_CPU_PAIRS, name="pairs, whole", share=0.4, size=288, crop=(0.85, 1.0)),
+    replace(_CPU_PAIRS, name="pairs, whole", share=0.3, size=288, crop=(0.85, 1.0)),
+    replace(CPU_CLIPS_STAGES[0], share=0.2),
 )
-"""For two CPU cores: fine-tunes the same on single frames, of which more fit into an hour."""
+"""For two CPU cores: the same, but mostly on single frames, of which more fit into an hour."""
 
 STAGES = {
     "gpu": GPU_STAGES,

@@ -31,7 +31,7 @@ from lmeec_core.training.recipe import Budget
 from lmeec_core.training.recipes import nano_run
 from lmeec_core.training.recipes.nano import NanoRecipe
 from lmeec_core.training.settings import CONFIGS, TrainConfig, find_config, read_config, remember
-from lmeec_core.training.stages import CPU_MORE_STAGES, STAGES, Schedule
+from lmeec_core.training.stages import CPU_MORE_STAGES, Schedule
 from lmeec_core.training.store import SceneStore
 from lmeec_core.training.tracking import Job, track_scene
 
@@ -262,22 +262,6 @@ def test_settings_reach_the_run(tmp_path: Path) -> None:
     assert isinstance(exact, TrainConfig)
     run = nano_run.SceneRun(exact, tmp_path, tmp_path, torch.device("cpu"), Monitor())
     assert run.budget.steps == 30
-
-
-@pytest.mark.parametrize("faster", [True, False])
-def test_a_cpu_trains_in_the_faster_precision(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
-) -> None:
-    monkeypatch.setattr(nano_run, "bf16_is_faster", lambda device: faster)
-    config = read_config(find_config("nano_sim"), ["start=bundled", "stages=cpu_pairs"])
-    assert isinstance(config, TrainConfig)
-    run = nano_run.SceneRun(config, tmp_path, tmp_path, torch.device("cpu"), Monitor())
-    assert run.schedule.bf16 is faster
-    assert all(stage.fixed_views and not stage.encoder_rate for stage in run.schedule.stages)
-
-
-def test_every_curriculum_has_a_rate_and_an_average() -> None:
-    assert set(nano_run.RATES) == set(nano_run.AVERAGES) == set(STAGES)
 
 
 def test_the_file_names_every_setting() -> None:

@@ -1,4 +1,4 @@
-"""The curriculum that fine-tunes what follows the encoding of a view, and nothing else."""
+"""The curricula that fine-tune what follows the encoding of a view, and nothing else."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import torch
 import lmeec_core as lm
 from lmeec_core.training.distributed import Processes
 from lmeec_core.training.loop import Trainer
+from lmeec_core.training.monitor import Monitor
+from lmeec_core.training.recipes import nano_run
 from lmeec_core.training.recipes.nano import NanoRecipe
-from lmeec_core.training.stages import CPU_CLIPS_STAGES, Schedule
+from lmeec_core.training.settings import TrainConfig, find_config, read_config
+from lmeec_core.training.stages import CPU_CLIPS_STAGES, STAGES, Schedule
 from lmeec_core.training.store import SceneStore
 
 from .conftest import TINY_CONV
@@ -45,3 +48,19 @@ def test_views_are_encoded_as_before_while_the_rest_learns(tmp_path: Path, fixed
     parts = {name.partition(".")[0] for name in learnt}
     assert {"memory_attention", "memory_encoder", "sam_mask_decoder", "MV_MoE"} <= parts
     assert "image_encoder" not in parts
+
+
+@pytest.mark.parametrize("faster", [True, False])
+def test_a_cpu_trains_in_the_faster_precision(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, faster: bool
+) -> None:
+    monkeypatch.setattr(nano_run, "bf16_is_faster", lambda device: faster)
+    config = read_config(find_config("nano_sim"), ["start=bundled", "stages=cpu_pairs"])
+    assert isinstance(config, TrainConfig)
+    run = nano_run.SceneRun(config, tmp_path, tmp_path, CPU, Monitor())
+    assert run.schedule.bf16 is faster
+    assert all(stage.fixed_views and not stage.encoder_rate for stage in run.schedule.stages)
+
+
+def test_every_curriculum_has_a_rate_and_an_average() -> None:
+    assert set(nano_run.RATES) == set(nano_run.AVERAGES) == set(STAGES)
