@@ -74,19 +74,18 @@ def list_images(folders: Sequence[Path], skip: Sequence[str] = ()) -> tuple[Path
     """The images below folders, sorted; without those whose path contains a word of ``skip``.
 
     Raises:
-        InputError: there are none.
+        InputError: a folder has none.
     """
-    found = sorted(
-        path
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and not any(word in str(path) for word in skip)
-    )
-    if not found:
-        raise InputError(
-            f"{', '.join(map(str, folders))}: no image ({', '.join(SUFFIXES)}) found there"
-        )
-    return tuple(found)
+    found: list[Path] = []
+    for folder in folders:
+        images = [
+            path for path in folder.rglob("*")
+            if path.suffix.lower() in SUFFIXES and not any(word in str(path) for word in skip)
+        ]  # fmt: skip
+        if not images:
+            raise InputError(f"{folder}: no image ({', '.join(SUFFIXES)}) found there")
+        found += images
+    return tuple(sorted(found))
 
 
 @lru_cache(maxsize=256)

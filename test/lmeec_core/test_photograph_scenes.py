@@ -103,7 +103,7 @@ def test_bad_folders_are_named(
     files: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(InputError, match=f"{tmp_path}: no image .*jpg"):
-        list_images([tmp_path])
+        list_images([files, tmp_path])  # one folder of several
     (tmp_path / "broken.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"broken\.png: not readable as an image"):
         make_scene(0, list_images([tmp_path]), images(files)[1], 1, SIZE)
